@@ -1,0 +1,128 @@
+"""What a solver returns, and what its status means.
+
+A solver never raises from inside a compiled program and never returns a wrong pair quietly: the residuals are
+true residuals, `converged` is judged by them, and `status` says in a number what `Status.advice` says in words.
+"""
+
+import enum
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Status(enum.IntEnum):
+    """How a solve ended. Every code has an `advice`: what happened and what to do.
+
+    >>> Status.CONVERGED.advice
+    'all pairs converged'
+    """
+
+    CONVERGED = 0
+    NOT_CONVERGED = 1
+    STAGNATED = 2
+    INCONSISTENT = 3
+    NONFINITE = 4
+
+    @property
+    def advice(self) -> str:
+        """One sentence for a person: what happened, and the remedy."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.CONVERGED: "all pairs converged",
+    Status.NOT_CONVERGED: (
+        "some pairs did not reach tol within the products allowed: raise krylov_dim or max_iter, loosen tol, or "
+        "ask for fewer pairs"
+    ),
+    Status.STAGNATED: (
+        "the residuals stand at the rounding of the working precision, above tol: loosen tol, or compute in a "
+        "wider dtype"
+    ),
+    Status.INCONSISTENT: (
+        "the operator is not symmetric, or not the same at every call (dropout, a shuffled batch): the residuals "
+        "are true, but the method does not apply; look at symmetry_error(op, key)"
+    ),
+    Status.NONFINITE: (
+        "the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"
+    ),
+}
+
+
+class EigenResult(NamedTuple):
+    """The k eigenpairs asked for, the most wanted first, and what is known of each.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import lanczos
+        >>> result = lanczos(jnp.diag(jnp.array([3.0, 2.0, 1.0])), k=2)
+        >>> print(result.eigenvalues.round(4), result.converged)
+        [3. 2.] [ True  True]
+    """
+
+    eigenvalues: jax.Array
+    """(k,) real, ordered by `which`, the most wanted first."""
+    eigenvectors: Any
+    """A vector of the operator with a leading axis k on every leaf; orthonormal rows, signs fixed."""
+    residuals: jax.Array
+    """(k,) ||A v - lambda v||, as one would recompute it."""
+    converged: jax.Array
+    """(k,) bool: the residual is at most tol * (largest |Ritz value| seen)."""
+    status: jax.Array
+    """() int32, a `Status`."""
+    num_matvecs: jax.Array
+    """() int32, all products spent, those that audit the residuals included."""
+
+
+class EigenError(RuntimeError):
+    """A solve that did not end well, told on the host by `raise_if_failed`."""
+
+
+def raise_if_failed(result: EigenResult) -> EigenResult:
+    """Turns a failure that is data into an exception; to be called on the host, outside jit.
+
+    Args:
+        result: of any solver, or a batch of them as `jax.vmap` gives it.
+
+    Returns:
+        The same result, so that the call can be chained.
+
+    Raises:
+        EigenError: if any status is not `CONVERGED`; says which pairs, their residuals and the remedy.
+        TypeError: if called under a transformation, where there are no values to look at.
+
+    Cost: no products; one transfer of k numbers to the host.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import lanczos
+        >>> _ = raise_if_failed(lanczos(jnp.eye(3), k=1))
+        >>> raise_if_failed(lanczos(jnp.eye(3) * jnp.nan, k=1))
+        Traceback (most recent call last):
+        ...
+        eigenjax.result.EigenError: NONFINITE: the operator returned NaN or Inf: ...
+    """
+    if isinstance(result.status, jax.core.Tracer):
+        raise TypeError(
+            "raise_if_failed needs values, and got a traced result: call it on the host, outside jit and vmap, "
+            "or branch on result.status inside"
+        )
+    status = np.atleast_1d(np.asarray(result.status))
+    failed = np.flatnonzero(status != Status.CONVERGED)
+    if failed.size:
+        raise EigenError(_describe(result, status, int(failed[0]), failed.size))
+    return result
+
+
+def _describe(result: EigenResult, status: np.ndarray, lane: int, num_failed: int) -> str:
+    converged = np.asarray(result.converged).reshape(status.size, -1)[lane]
+    residuals = np.asarray(result.residuals).reshape(status.size, -1)[lane]
+    code = Status(int(status[lane]))
+    message = f"{code.name}: {code.advice}"
+    if not converged.all():
+        pairs = ", ".join(f"{i} (residual {residuals[i]:.2e})" for i in np.flatnonzero(~converged)[:5])
+        message += f"; {np.sum(~converged)} of {converged.size} pairs not converged: {pairs}"
+    if status.size > 1:
+        message += f"; batch member {lane}, the first of {num_failed} of {status.size} that failed"
+    return message
