@@ -1,0 +1,1 @@
+"""What: linear operators on pytrees."""

@@ -1,0 +1,178 @@
+"""Linear operators: registered pytrees that can be called.
+
+`op(v)` is A v. The arrays of an operator (parameters, data, a matrix) are leaves and its functions are static, so an
+operator crosses `jit` without a retrace, its arrays are never baked into a program, it can be vmapped over, and
+it is the argument that is differentiated: the cotangent of an operator is an operator-shaped pytree.
+
+To write one: a frozen dataclass registered with `jax.tree_util.register_dataclass`, with `structure` and `mv`.
+"""
+
+import dataclasses
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.tree import PyTree
+
+
+class LinearOperator:
+    """A square linear map A on pytrees; subclasses give `structure` and `mv`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import as_operator
+        >>> op = as_operator(jnp.diag(jnp.array([1.0, 2.0])))
+        >>> print((2.0 * op.shift(1.0))(jnp.ones(2)))
+        [0. 2.]
+    """
+
+    # NumPy scalars then leave `scalar * op` to __rmul__ below.
+    __array_ufunc__ = None
+
+    @property
+    def structure(self) -> PyTree:
+        """The vectors it acts on, as a pytree of `jax.ShapeDtypeStruct`."""
+        raise NotImplementedError
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A v, for a vector known to fit; `op(v)` checks first."""
+        raise NotImplementedError
+
+    def __call__(self, vector: PyTree) -> PyTree:
+        """A v.
+
+        Args:
+            vector: of the operator's structure, shapes and dtypes.
+
+        Raises:
+            ValueError: if the structure or a shape differs; names the leaf.
+            TypeError: if a dtype differs; names the leaf.
+        """
+        check_vector(vector, self.structure)
+        return self.mv(vector)
+
+    @property
+    def size(self) -> int:
+        """How many numbers a vector holds: A is size x size."""
+        return tree.size(self.structure)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.structure)}
+        return dtypes.pop() if len(dtypes) == 1 else tree.accumulation_dtype(self.structure)
+
+    def shift(self, sigma: Any) -> "LinearOperator":
+        """A - sigma I: the same eigenvectors, every eigenvalue less sigma."""
+        return ShiftedOperator(self, jnp.asarray(sigma))
+
+    def __add__(self, other: Any) -> "LinearOperator":
+        return SumOperator(self, other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __sub__(self, other: Any) -> "LinearOperator":
+        return SumOperator(self, -other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __mul__(self, factor: Any) -> "LinearOperator":
+        return ScaledOperator(self, jnp.asarray(factor)) if jnp.ndim(factor) == 0 else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "LinearOperator":
+        return -1.0 * self
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class SumOperator(LinearOperator):
+    """A + B."""
+
+    left: LinearOperator
+    right: LinearOperator
+
+    def __post_init__(self):
+        check_vector(self.left.structure, self.right.structure, name="the left operand of + or -")
+
+    @property
+    def structure(self) -> PyTree:
+        """That of both."""
+        return self.left.structure
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A v + B v."""
+        return jax.tree.map(operator.add, self.left.mv(vector), self.right.mv(vector))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScaledOperator(LinearOperator):
+    """Factor times A."""
+
+    inner: LinearOperator
+    factor: jax.Array
+
+    @property
+    def structure(self) -> PyTree:
+        """That of A."""
+        return self.inner.structure
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """Factor times A v."""
+        return tree.scale(self.factor, self.inner.mv(vector))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShiftedOperator(LinearOperator):
+    """A - sigma I."""
+
+    inner: LinearOperator
+    sigma: jax.Array
+
+    @property
+    def structure(self) -> PyTree:
+        """That of A."""
+        return self.inner.structure
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A v - sigma v."""
+        return tree.add_scaled(self.inner.mv(vector), -self.sigma, vector)
+
+
+@jax.jit
+def matvec(op: LinearOperator, vector: PyTree) -> PyTree:
+    """A v for a vector held in the working dtypes: cast to the operator's for the product only.
+
+    All products of all solvers go through here, and jit remembers the trace: however often a solver names the
+    product, the operator's Python code runs once per operator type and shape.
+    """
+    structure = op.structure
+    return tree.cast_like(op(tree.cast_like(vector, structure)), tree.working_structure(structure))
+
+
+def check_vector(vector: PyTree, structure: PyTree, name: str = "the vector") -> None:
+    """Raises an error that names the leaf where a vector does not fit a structure."""
+    expected = jax.tree_util.tree_flatten_with_path(structure)[0]
+    if jax.tree.structure(vector) != jax.tree.structure(structure):
+        paths = {jax.tree_util.keystr(path) or "the root" for path, _ in expected}
+        given = {
+            jax.tree_util.keystr(path) or "the root"
+            for path, _ in jax.tree_util.tree_flatten_with_path(vector)[0]
+        }
+        missing, extra = ", ".join(sorted(paths - given)) or "none", ", ".join(sorted(given - paths)) or "none"
+        raise ValueError(
+            f"{name} has the structure {jax.tree.structure(vector)}, but the operator acts on "
+            f"{jax.tree.structure(structure)} (leaves missing: {missing}; leaves too many: {extra}). "
+            "Build vectors with jax.tree.map over op.structure"
+        )
+    for (path, leaf), value in zip(expected, jax.tree.leaves(vector), strict=True):
+        where = f"leaf {jax.tree_util.keystr(path)}" if path else "the array"
+        if jnp.shape(value) != leaf.shape:
+            raise ValueError(f"{name}: {where} has shape {jnp.shape(value)}, but the operator needs {leaf.shape}")
+        if value.dtype != leaf.dtype:
+            raise TypeError(
+                f"{name}: {where} has dtype {value.dtype}, but the operator needs {leaf.dtype}: "
+                f"cast it with .astype({leaf.dtype})"
+            )

@@ -1,0 +1,146 @@
+"""Operators from matrices, sparse matrices, objects with `.mv`, and plain functions."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.closure import TracedFunction, hoist
+from eigenjax.tree import PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class MatrixOperator(LinearOperator):
+    """A dense (n, n) array, or a sparse one that jax can multiply: v -> A @ v on flat vectors."""
+
+    matrix: Any
+
+    @property
+    def structure(self) -> PyTree:
+        """One flat leaf of n numbers."""
+        return jax.ShapeDtypeStruct(self.matrix.shape[-1:], self.matrix.dtype)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A v; a dense product in the full precision of the dtype on every device."""
+        if isinstance(self.matrix, jax.Array):
+            return jnp.matmul(self.matrix, vector, precision=jax.lax.Precision.HIGHEST)
+        return self.matrix @ vector
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class FunctionOperator(LinearOperator):
+    """A plain function v -> A v; the arrays that it closed over are leaves."""
+
+    constants: list[jax.Array]
+    function: TracedFunction = dataclasses.field(metadata={"static": True})
+    leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
+    treedef: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """That of the example it was traced with."""
+        return jax.tree.unflatten(self.treedef, self.leaves)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """The function, as it was traced."""
+        return self.function(self.constants, vector)
+
+
+def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
+    """Whatever stands for a square linear map, as a `LinearOperator`.
+
+    Args:
+        a: a `LinearOperator` (returned as it is), an (n, n) array (integers become floats), a sparse matrix of
+            `jax.experimental.sparse`, an object with a method `.mv`, or a callable v -> A v. A callable may close
+            over arrays and tracers: they become leaves, and gradients flow to them.
+        like: for a callable or an object with `.mv`, the vectors it takes: a pytree of arrays or of
+            `jax.ShapeDtypeStruct`. Not needed otherwise.
+
+    Returns:
+        The operator.
+
+    Raises:
+        TypeError: if `a` is none of these, or needs `like`; if a result's dtype differs from its argument's.
+        ValueError: if a matrix is not square, or a result is not shaped like its argument.
+
+    Cost: a callable is traced once; nothing is computed.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> op = as_operator(lambda v: 2 * v, like=jax.ShapeDtypeStruct((3,), jnp.float32))
+        >>> print(op(jnp.ones(3)), op.size, op.dtype)
+        [2. 2. 2.] 3 float32
+    """
+    if isinstance(a, LinearOperator):
+        return a
+    if isinstance(a, jax.Array | np.ndarray | list | tuple):
+        return _from_matrix(_floating(jnp.asarray(a)))
+    if hasattr(a, "mv"):
+        structure = _describe_all(like if like is not None else _own_structure(a))
+        return _from_function(a.mv, structure)
+    if _is_jax_sparse(a):
+        return _from_matrix(a)
+    if callable(a):
+        if like is None:
+            raise TypeError(
+                "a callable operator says nothing of its vectors: pass like= (or v0= to a solver), a pytree of arrays "
+                "or of jax.ShapeDtypeStruct"
+            )
+        return _from_function(a, _describe_all(like))
+    raise TypeError(
+        f"expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse, an object with .mv or "
+        f"a callable, and got {type(a).__name__}"
+    )
+
+
+def _from_matrix(matrix: Any) -> MatrixOperator:
+    shape = tuple(matrix.shape)
+    if len(shape) > 2:
+        raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"expected a square matrix (n, n), and got the shape {shape}")
+    return MatrixOperator(matrix)
+
+
+def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
+    traced, constants = hoist(function, structure)
+    check_vector(traced.result_structure, structure, name="the callable's result")
+    leaves, treedef = jax.tree.flatten(structure)
+    return FunctionOperator(constants, traced, tuple(leaves), treedef)
+
+
+def _floating(matrix: jax.Array) -> jax.Array:
+    return matrix if jnp.issubdtype(matrix.dtype, jnp.inexact) else matrix.astype(float)
+
+
+def _describe_all(like: PyTree) -> PyTree:
+    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), like)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(
+                f"like{jax.tree_util.keystr(path)} has dtype {leaf.dtype}: vectors hold floating-point or complex "
+                "numbers; give shapes as jax.ShapeDtypeStruct(shape, dtype)"
+            )
+    return tree.structure_of(arrays)
+
+
+def _own_structure(a: Any) -> PyTree:
+    if hasattr(a, "in_structure"):  # lineax's name for it
+        return a.in_structure()
+    if hasattr(a, "shape") and hasattr(a, "dtype"):
+        return jax.ShapeDtypeStruct(tuple(a.shape)[-1:], a.dtype)
+    raise TypeError(f"{type(a).__name__} has .mv but says nothing of its vectors: pass like=, a pytree of arrays")
+
+
+def _is_jax_sparse(a: Any) -> bool:
+    # Whoever holds a sparse matrix has imported the module; nobody else should wait for it.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(a, sparse.JAXSparse)

@@ -1,0 +1,1 @@
+"""How: iterations that find eigenpairs, without derivatives."""

@@ -1,0 +1,60 @@
+"""What is said of a result: which pairs converged, and how the solve ended. The one place for it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.result import EigenResult, Status
+from eigenjax.solvers.residuals import rounding_unit
+
+# Residuals below so many units of rounding of ||A|| are as small as the arithmetic allows.
+_ROUNDING_FLOOR = 32.0
+
+
+def default_tol(dtype: Any) -> float:
+    """The square root of the machine epsilon: residuals of that size give eigenvalues to working precision.
+
+    >>> print(f"{default_tol(jnp.float32):.1e}")
+    3.5e-04
+    """
+    return float(jnp.finfo(dtype).eps) ** 0.5
+
+
+def judge(
+    op: LinearOperator, result: EigenResult, *, tol: Any, scale: jax.Array, discrepancy: jax.Array, finite: jax.Array
+) -> EigenResult:
+    """Fills in `converged` and `status`; a solve that met NaN or Inf returns NaN throughout.
+
+    Args:
+        op: the operator.
+        result: with `converged` True where a pair is a candidate (no copy of another).
+        tol: relative to scale; None is `default_tol`.
+        scale: () the largest |Ritz value| seen, the estimate of ||A||.
+        discrepancy: () how far products are from what the method says of them.
+        finite: () whether all products were.
+    """
+    dtype = result.residuals.dtype
+    tol = jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
+    finite = finite & jnp.all(jnp.isfinite(result.residuals))
+    converged = result.converged & (result.residuals <= tol * scale) & finite
+    unit = rounding_unit(op)
+    at_rounding = jnp.all(converged | (result.residuals <= _ROUNDING_FLOOR * unit * scale))
+    inconsistent = discrepancy > unit**0.5 * scale
+    status = jnp.select(
+        [~finite, jnp.all(converged), inconsistent, at_rounding],
+        [jnp.int32(code) for code in (Status.NONFINITE, Status.CONVERGED, Status.INCONSISTENT, Status.STAGNATED)],
+        jnp.int32(Status.NOT_CONVERGED),
+    )
+    or_nan = lambda x: jnp.where(finite, x, jnp.nan)
+    return EigenResult(
+        eigenvalues=or_nan(result.eigenvalues),
+        eigenvectors=jax.tree.map(or_nan, result.eigenvectors),
+        residuals=or_nan(result.residuals),
+        converged=converged,
+        status=status,
+        num_matvecs=result.num_matvecs.astype(jnp.int32),
+    )
+
+

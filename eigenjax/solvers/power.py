@@ -1,0 +1,254 @@
+"""Deflated power iteration: eigenpairs of a symmetric operator one after another, in the memory of k + 3 vectors.
+
+    w_{t+1} = P B v_t - b v_{t-1} / ||w_t||,    v_{t+1} = w_{t+1} / ||w_{t+1}||,    P = I - V V^H
+
+with V the vectors found so far, b the momentum (De Sa, He, Mitliagkas, Re and Xu 2017) and B = A for the largest
+magnitudes, A + c I for the largest and A - c I for the smallest eigenvalues, c the largest ||A v|| seen. Without
+momentum it converges like |mu_2 / mu_1|^t in the eigenvalues mu of B that are left; with the best momentum,
+b = mu_2^2 / 4, like that of a method that takes the square root of the number of steps.
+
+Whatever B and b are, a pair is judged by A itself: theta = <v, A v> and ||A v - theta v||.
+
+>>> import jax, jax.numpy as jnp
+>>> from eigenjax import as_operator
+>>> op = as_operator(jnp.diag(jnp.array([3.0, 2.0, 1.0])))
+>>> state, _ = jax.lax.scan(lambda state, _: (step(op, state), None), init(op, k=2), length=200)
+>>> print(state.eigenvalues.round(4), state.index, state.num_matvecs < 100)
+[3. 2.] 2 True
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.convert import as_operator
+from eigenjax.result import EigenResult
+from eigenjax.solvers import ritz
+from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.judgement import judge
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
+from eigenjax.solvers.signs import fix_signs
+from eigenjax.solvers.start import start_vector
+from eigenjax.tree import PyTree
+
+# Momentum 1 would amplify all eigenvalues alike; at 0.98 the wanted one still gains a factor 1.2 a step.
+_MOMENTUM_LIMIT = 0.98
+# An image below so many units of rounding of ||A|| is zero: the vector is an eigenvector, there is nowhere to move.
+_VANISHED = 4.0
+
+
+class PowerState(NamedTuple):
+    """The pairs found so far and the iterate on its way to the next one."""
+
+    basis: PyTree  # (k, ...) rows 0 .. index - 1 are the eigenvectors found
+    eigenvalues: jax.Array  # (k,)
+    residuals: jax.Array  # (k,) ||A v - theta v|| of the very vectors in the basis
+    converged: jax.Array  # (k,) bool
+    index: jax.Array  # () int32, pairs done; k is the end
+    iteration: jax.Array  # () int32, products spent on the current pair
+    vector: PyTree  # v_t, unit norm, orthogonal to the rows found
+    previous: PyTree  # v_{t-1} / ||w_t||
+    eigenvalue: jax.Array  # () the Rayleigh quotient one product ago; Inf at first
+    operator_norm: jax.Array  # () the largest ||A v|| seen
+    largest: jax.Array  # () the largest |Rayleigh quotient| seen
+    num_matvecs: jax.Array  # () int32
+    key: jax.Array  # of the start vectors to come
+
+
+def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array | None = None) -> PowerState:
+    """The state before the first product.
+
+    Args:
+        op: a symmetric operator.
+        v0: start vector of the first pair; None, or zero, draws one.
+        k: pairs there is room for.
+        key: typed key of the start vectors; None is `jax.random.key(0)`.
+    """
+    start_key, fresh_key, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    start = start_vector(op, v0, start_key)
+    basis, length = tree.zero_basis(start, k), tree.norm(start)
+    structure = tree.structure_of(start)
+    vector = apply_when(
+        length == 0, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length)
+    )
+    numbers, zero = jnp.zeros(k, length.dtype), jnp.zeros((), length.dtype)
+    return PowerState(
+        basis=basis,
+        eigenvalues=numbers,
+        residuals=numbers,
+        converged=jnp.zeros(k, bool),
+        index=jnp.zeros((), jnp.int32),
+        iteration=jnp.zeros((), jnp.int32),
+        vector=vector,
+        previous=jax.tree.map(jnp.zeros_like, vector),
+        eigenvalue=jnp.full_like(zero, jnp.inf),
+        operator_norm=zero,
+        largest=zero,
+        num_matvecs=jnp.zeros((), jnp.int32),
+        key=key,
+    )
+
+
+def step(
+    op: LinearOperator,
+    state: PowerState,
+    *,
+    which: str = "LM",
+    max_iter: int = 100,
+    tol: Any = 1e-4,
+    momentum: Any = 0.0,
+) -> PowerState:
+    """One product, or none once all pairs are done: judges the iterate, then moves on or starts the next pair."""
+    advance = lambda state: _advance(op, state, which, max_iter, tol, momentum)
+    return apply_when(state.index < state.eigenvalues.shape[0], advance, state)
+
+
+def finalize(
+    op: LinearOperator, state: PowerState, *, which: str = "LM", tol: Any = 1e-4, v0: PyTree | None = None
+) -> EigenResult:
+    """The pairs done, in the order of `which`; costs no product, because each was judged by its own."""
+    done = jnp.arange(state.eigenvalues.shape[0]) < state.index
+    order = ritz.wanted_order(state.eigenvalues, which, done)
+    vectors, _ = fix_signs(jax.tree.map(lambda b: b[order], state.basis), v0)
+    return judge(
+        op,
+        EigenResult(
+            state.eigenvalues[order],
+            vectors,
+            state.residuals[order],
+            state.converged[order],
+            jnp.int32(0),
+            state.num_matvecs,
+        ),
+        tol=tol,
+        scale=state.largest,
+        discrepancy=jnp.zeros_like(state.largest),
+        finite=jnp.isfinite(state.operator_norm),
+    )
+
+
+def deflated_power_iteration(
+    op: Any,
+    k: int = 10,
+    *,
+    max_iter: int = 100,
+    tol: Any = 1e-4,
+    momentum: Any = 0.0,
+    which: str = "LM",
+    v0: PyTree | None = None,
+    key: jax.Array | None = None,
+) -> EigenResult:
+    """k eigenpairs of a symmetric operator by power iteration, each deflated by projection before the next.
+
+        v <- P B v / ||P B v||,    P = I - V V^H
+
+    The plainest method there is, slow where eigenvalues are close: a check on the others, and the one to take where
+    memory has room for little more than the k results. Two eigenvalues of opposite sign and equal magnitude stand in
+    each other's way under "LM" and are reported as not converged.
+
+    Args:
+        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian.
+        k: number of pairs, static.
+        max_iter: products spent on one pair at most, static.
+        tol: a pair is done when its residual and the change of its Rayleigh quotient are at most tol times the
+            largest |Rayleigh quotient| seen.
+        momentum: in [0, 1], free of units: an estimate of |mu_2 / mu_1|, the ratio of the first two eigenvalues of B.
+            The b of the recurrence is (momentum theta_B / 2)^2 with the current theta_B = <v, B v>. 0 is plain power
+            iteration; 0.9 shortens most runs; held at 0.98, because at 1 nothing is told apart.
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
+        v0: start vector of the first pair; the signs of the result follow it. An eigenvector stays what it is.
+        key: typed key of the start vectors; None is `jax.random.key(0)`.
+
+    Returns:
+        The pairs in the order of `which`, with true residuals. num_matvecs says how many products were needed; what
+        remains of the k max_iter steps is skipped.
+
+    Raises:
+        ValueError: if k does not fit the operator, max_iter is not positive, `which` is unknown, or v0 does not fit.
+        TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
+
+    Cost: at most k max_iter products, k + 6 vectors of memory beside one product's.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> result = deflated_power_iteration(jnp.diag(jnp.array([8.0, 4.0, 2.0, 1.0])), k=2)
+        >>> print(result.eigenvalues.round(3), result.converged, result.num_matvecs < 40)
+        [8. 4.] [ True  True] True
+
+    Source: Golub and Van Loan (2013), section 8.2; De Sa et al. (2017), Accelerated stochastic power iteration.
+    """
+    op = as_operator(op, like=v0)
+    ritz.check_count(k, op.size)
+    ritz.check_which(which)
+    if not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter={max_iter!r}: give a positive int, the products allowed for one pair")
+    advance = lambda state, _: (
+        step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum),
+        None,
+    )
+    state, _ = jax.lax.scan(advance, init(op, v0, k=k, key=key), length=k * max_iter)
+    return finalize(op, state, which=which, tol=tol, v0=v0)
+
+
+def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
+    image = matvec(op, state.vector)
+    theta = tree.inner(state.vector, image).real
+    residual = tree.norm(tree.add_scaled(image, -theta, state.vector))
+    largest = jnp.maximum(state.largest, jnp.abs(theta))
+    bound = jnp.asarray(tol).astype(theta.dtype) * largest
+    state = state._replace(
+        operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)),
+        largest=largest,
+        iteration=state.iteration + 1,
+        num_matvecs=state.num_matvecs + 1,
+    )
+    converged = (residual <= bound) & (jnp.abs(theta - state.eigenvalue) <= bound)
+    moved = _move(state, image, theta, which, momentum)
+    done = converged | (state.iteration >= max_iter)
+    moved = apply_when(done, lambda _: _next_pair(state, theta, residual, converged), moved)
+    # NaN stays NaN: the products that are left would be wasted.
+    last = jnp.full_like(moved.index, state.eigenvalues.shape[0])
+    return moved._replace(index=jnp.where(jnp.isfinite(theta), moved.index, last))
+
+
+def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, momentum: Any) -> PowerState:
+    shift = _shift(state, which)
+    rate = jnp.minimum(jnp.asarray(momentum).astype(theta.dtype), _MOMENTUM_LIMIT) * (theta + shift) / 2
+    image = tree.add_scaled(image, shift, state.vector)
+    # Twice the rate, because its square may overflow where the eigenvalue does not.
+    brake = tree.scale(rate, tree.scale(rate, state.previous))
+    direction, length = orthogonalize(state.basis, tree.add_scaled(image, -1.0, brake))
+    vanished = length <= _VANISHED * jnp.finfo(length.dtype).eps * state.operator_norm
+    length = jnp.where(vanished, 1, length)
+    return state._replace(
+        vector=tree.where(vanished, state.vector, normalize(direction, length)),
+        previous=normalize(state.vector, length),
+        eigenvalue=theta,
+    )
+
+
+def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, converged: jax.Array) -> PowerState:
+    start_key, key = jax.random.split(state.key)
+    basis = tree.set_row(state.basis, state.index, state.vector)
+    return state._replace(
+        basis=basis,
+        eigenvalues=state.eigenvalues.at[state.index].set(theta),
+        residuals=state.residuals.at[state.index].set(residual),
+        converged=state.converged.at[state.index].set(converged),
+        index=state.index + 1,
+        iteration=jnp.zeros_like(state.iteration),
+        vector=random_direction(start_key, basis, tree.structure_of(state.vector)),
+        previous=jax.tree.map(jnp.zeros_like, state.previous),
+        eigenvalue=jnp.full_like(theta, jnp.inf),
+        key=key,
+    )
+
+
+def _shift(state: PowerState, which: str) -> jax.Array:
+    # "BE" serves the high end and the low end in turn, as `ritz.wanted_order` does.
+    above = jnp.where(state.index % 2 == 0, 1, -1).astype(state.operator_norm.dtype)
+    sign = {"LM": 0, "LA": 1, "SA": -1, "BE": above}[which]
+    return sign * state.operator_norm

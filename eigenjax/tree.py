@@ -1,0 +1,235 @@
+"""The vector space of pytrees: inner products, norms, bases, random vectors.
+
+A vector is a pytree of arrays, shaped and sharded like the parameters of a model; a flat array is a pytree with one
+leaf. Nothing is ever raveled: every operation below acts leaf by leaf and adds up scalars, so that leaves keep
+their sharding, on meshes with Auto and with Explicit axes alike.
+
+A basis of m vectors has a leading axis m on every leaf. Scalars are accumulated in the widest precision among the
+leaves, and in float32 at least; `working_structure` says in which dtypes a solver holds the vectors of an operator.
+
+Cost: every function here reads each argument once and moves at most a few numbers between devices.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+PyTree = Any
+
+
+def accumulation_dtype(structure: PyTree) -> jnp.dtype:
+    """The dtype of scalars over these leaves: the widest of them, float32 or complex64 at least.
+
+    >>> accumulation_dtype([jnp.ones(2, jnp.bfloat16), jnp.ones((), jnp.float32)])
+    dtype('float32')
+    """
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(structure)]
+    is_complex = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    is_double = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
+    return jnp.dtype(f"complex{128 if is_double else 64}" if is_complex else f"float{64 if is_double else 32}")
+
+
+def real_dtype(dtype: Any) -> jnp.dtype:
+    """The dtype of the real part.
+
+    >>> real_dtype(jnp.complex64)
+    dtype('float32')
+    """
+    return jnp.finfo(dtype).dtype
+
+
+def explicit_sharding(leaf: Any) -> NamedSharding | None:
+    """The sharding of a leaf where it is a part of its type (meshes with Explicit axes), else None."""
+    sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf).sharding
+    if not isinstance(sharding, NamedSharding) or not sharding.mesh.are_all_axes_explicit or sharding.mesh.empty:
+        return None
+    return sharding
+
+
+def structure_of(tree: PyTree) -> PyTree:
+    """Shapes, dtypes and explicit shardings of a vector, without its numbers.
+
+    >>> structure_of(jnp.ones(3))
+    ShapeDtypeStruct(shape=(3,), dtype=float32)
+    """
+    describe = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=explicit_sharding(x))
+    return jax.tree.map(describe, tree)
+
+
+def working_structure(structure: PyTree) -> PyTree:
+    """The structure in which a solver holds its vectors: narrow leaves are widened to float32.
+
+    >>> working_structure(jax.ShapeDtypeStruct((3,), jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    widen = lambda x: jax.ShapeDtypeStruct(x.shape, accumulation_dtype(x), sharding=x.sharding)
+    return jax.tree.map(widen, structure)
+
+
+def cast_like(tree: PyTree, structure: PyTree) -> PyTree:
+    """Each leaf in the dtype of its counterpart."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, structure)
+
+
+def size(structure: PyTree) -> int:
+    """How many numbers a vector holds.
+
+    >>> size({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)})
+    9
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(structure))
+
+
+def add_scaled(y: PyTree, factor: Any, x: PyTree) -> PyTree:
+    """y + factor x, in the dtypes of y."""
+    return jax.tree.map(lambda y, x: y + _cast(factor, y.dtype) * x.astype(y.dtype), y, x)
+
+
+def scale(factor: Any, x: PyTree) -> PyTree:
+    """Factor times x, in the dtypes of x.
+
+    >>> scale(2.0, (jnp.ones(2),))
+    (Array([2., 2.], dtype=float32),)
+    """
+    return jax.tree.map(lambda x: _cast(factor, x.dtype) * x, x)
+
+
+def where(predicate: jax.Array, x: PyTree, y: PyTree) -> PyTree:
+    """X if the () predicate holds, else y."""
+    return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), x, y)
+
+
+def inner(x: PyTree, y: PyTree) -> jax.Array:
+    """The inner product <x, y> = sum conj(x) y, accumulated in `accumulation_dtype`.
+
+    >>> print(inner((jnp.array([1j]), jnp.ones(2)), (jnp.array([1j]), jnp.ones(2))))
+    (3+0j)
+    """
+    dtype = accumulation_dtype((x, y))
+    # Multiply and sum: the one spelling that keeps any sharding, and that XLA sums pairwise.
+    product = lambda x, y: jnp.sum(jnp.conj(x.astype(dtype)) * y.astype(dtype))
+    return _total(jax.tree.map(product, x, y), dtype)
+
+
+def norm(x: PyTree) -> jax.Array:
+    """The Euclidean norm, without over- or underflow of the squares.
+
+    Squares are summed at three scales, 1 and two powers of two on either side, in one reduction; of the three at
+    least one lies well within the range of the dtype (Blue 1978). A float32 vector of norm 1e-30 keeps its digits.
+
+    >>> print(norm(jnp.full(4, 1e-30)))
+    2e-30
+    """
+    dtype = real_dtype(accumulation_dtype(x))
+    up = 2.0 ** _BLUE_EXPONENT[jnp.finfo(dtype).bits]
+    sums = jnp.stack([_sum_of_squares(x, jnp.asarray(factor, dtype)) for factor in (1 / up, 1.0, up)])
+    large, medium, small = jnp.sqrt(sums) * jnp.asarray([up, 1.0, 1 / up], dtype)
+    is_medium = (medium > 1 / up**0.5) & (medium < up**0.5)
+    # NaN takes the branch of the large, and stays NaN.
+    return jnp.where(is_medium, medium, jnp.where(medium <= 1 / up**0.5, small, large))
+
+
+# Scales of `norm`: squares of numbers near 2**-exponent must not vanish beside tiny**0.5, nor 2**exponent overflow.
+_BLUE_EXPONENT = {32: 80, 64: 600}
+
+
+def random_normal(key: jax.Array, structure: PyTree) -> PyTree:
+    """Independent standard normal numbers in the working dtype of each leaf, drawn sharded."""
+    return _random(jax.random.normal, key, structure)
+
+
+def random_rademacher(key: jax.Array, structure: PyTree) -> PyTree:
+    """Independent signs, +1 or -1 with equal odds, in the working dtype of each leaf, drawn sharded.
+
+    >>> bool(jnp.all(jnp.abs(random_rademacher(jax.random.key(0), jnp.ones(5))) == 1))
+    True
+    """
+
+    def draw(key, shape, dtype, out_sharding):
+        signs = jax.random.bernoulli(key, shape=shape, out_sharding=out_sharding)
+        return jnp.where(signs, jnp.ones((), dtype), -jnp.ones((), dtype))
+
+    return _random(draw, key, structure)
+
+
+def zero_basis(x: PyTree, length: int) -> PyTree:
+    """A basis of `length` zero vectors, shaped and sharded like x."""
+    # zeros_like of a broadcast, because plain zeros would lose the sharding.
+    return jax.tree.map(lambda x: jnp.zeros_like(jnp.broadcast_to(x[None], (length, *x.shape))), x)
+
+
+def row(basis: PyTree, index: Any) -> PyTree:
+    """The vector at this index of a basis."""
+    return jax.tree.map(lambda b: jax.lax.dynamic_index_in_dim(b, index, keepdims=False), basis)
+
+
+def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
+    """The basis with the vector at this index replaced."""
+    return jax.tree.map(lambda b, x: b.at[index].set(x.astype(b.dtype)), basis, x)
+
+
+def project(basis: PyTree, x: PyTree) -> jax.Array:
+    """The (m,) coefficients <b_i, x>: a matrix product per leaf, and one small sum over devices."""
+    dtype = accumulation_dtype((basis, x))
+
+    def coefficients(b, x):
+        axes = tuple(range(x.ndim))
+        return _contract(jnp.conj(b).astype(dtype), x.astype(dtype), tuple(a + 1 for a in axes), axes, x)
+
+    return _total(jax.tree.map(coefficients, basis, x), dtype)
+
+
+def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
+    """The vector sum_i c_i b_i for coefficients (m,); for coefficients (m, k) a basis of k such vectors."""
+    return jax.tree.map(lambda b: _contract(_cast(coefficients, b.dtype), b, (0,), (0,), None), basis)
+
+
+def gram(x: PyTree, y: PyTree) -> jax.Array:
+    """The (m, k) matrix of inner products <x_i, y_j> of two bases.
+
+    >>> print(gram(jnp.eye(3)[:2], jnp.ones((1, 3))))
+    [[1.]
+     [1.]]
+    """
+    return jax.vmap(project, in_axes=(None, 0), out_axes=1)(x, y)
+
+
+def _contract(a, b, a_axes, b_axes, summed: Any) -> jax.Array:
+    # The sum over sharded axes must be told its result: the same numbers on every device.
+    sharding = explicit_sharding(summed) if summed is not None else None
+    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * (a.ndim - len(a_axes)))) if sharding else None
+    return jax.lax.dot_general(
+        a, b, ((a_axes, b_axes), ((), ())), precision=jax.lax.Precision.HIGHEST, out_sharding=replicated
+    )
+
+
+def _total(terms: PyTree, dtype: Any) -> jax.Array:
+    leaves = jax.tree.leaves(terms)
+    return sum(leaves[1:], leaves[0]) if leaves else jnp.zeros((), dtype)
+
+
+def _sum_of_squares(x: PyTree, factor: jax.Array) -> jax.Array:
+    square = lambda x: jnp.square(x.astype(factor.dtype) * factor)
+    modulus = lambda x: square(x.real) + square(x.imag) if jnp.iscomplexobj(x) else square(x)
+    return _total(jax.tree.map(lambda x: jnp.sum(modulus(x)), x), factor.dtype)
+
+
+def _random(draw: Callable, key: jax.Array, structure: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(structure)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        draw(key, leaf.shape, accumulation_dtype(leaf), out_sharding=explicit_sharding(leaf))
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, drawn)
+
+
+def _cast(factor: Any, dtype: Any) -> jax.Array:
+    factor = jnp.asarray(factor)
+    if jnp.iscomplexobj(factor) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"a complex factor (dtype {factor.dtype}) times a real leaf (dtype {dtype})")
+    return factor.astype(dtype)
