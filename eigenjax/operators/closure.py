@@ -49,7 +49,8 @@ def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[j
         >>> print(traced([3 * constants[0]], jnp.ones(2)))
         [3. 6.]
     """
-    closed_jaxpr, result_structure = jax.make_jaxpr(function, return_shape=True)(*examples)
+    # A fresh lambda, because JAX remembers traces by function, and what a function closes over may have changed.
+    closed_jaxpr, result_structure = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
     return TracedFunction(closed_jaxpr, result_structure), list(closed_jaxpr.consts)
 
 

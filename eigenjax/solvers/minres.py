@@ -1,0 +1,142 @@
+"""MINRES: the linear solver for symmetric systems, definite or not.
+
+    min ||b - A x||  over the Krylov space of A and b
+
+by the Lanczos recurrence and a QR factorisation of its tridiagonal matrix, updated by one rotation a step (Paige and
+Saunders 1975). Where the system is singular it stops at a least-squares solution instead of blowing up.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.solvers.orthogonalize import normalize
+from eigenjax.tree import PyTree
+
+# A diagonal entry of the triangular factor below so many units of rounding of ||A|| is zero: the system is singular
+# in the direction that the step would take.
+_SINGULAR = 10.0
+# A coupling beta below so many of them ends the recurrence: the Krylov space is exhausted, the rest is noise.
+_EXHAUSTED = 100.0
+# No residual can be told from rounding below so many units of ||b||.
+_ATTAINABLE = 10.0
+
+
+class LinearSolution(NamedTuple):
+    """The solution of A x = b and what is known of it."""
+
+    solution: PyTree
+    residual: jax.Array  # () ||b - A x||, of the recurrence
+    num_matvecs: jax.Array  # () int32
+
+
+class _State(NamedTuple):
+    solution: PyTree
+    vector: PyTree  # v_j of the Lanczos recurrence
+    previous: PyTree  # v_{j-1}
+    coupling: jax.Array  # beta_j, between the two
+    direction: PyTree  # w_j, the last search direction
+    before: PyTree  # w_{j-1}
+    cosine: jax.Array  # of the last rotation
+    sine: jax.Array
+    carried: jax.Array  # the entry left of the diagonal that the next rotation takes up
+    skipped: jax.Array  # the entry two left of it
+    residual: jax.Array  # ||b - A x||
+    operator_norm: jax.Array
+    ended: jax.Array  # there is nowhere to go on to: the system is singular, or the Krylov space exhausted
+    num_matvecs: jax.Array
+
+
+def minres(
+    operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Array, max_iter: int
+) -> LinearSolution:
+    """Solves A x = b for a symmetric (Hermitian) A.
+
+    Args:
+        operator: v -> A v.
+        rhs: b.
+        target: () the absolute ||b - A x|| to stop at, rounding allowing; a b no longer than that costs no product.
+        max_iter: products at most, static.
+
+    Returns:
+        The solution, starting from zero. Cost: one product a step, six vectors of memory.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matrix = jnp.array([[2.0, 1.0], [1.0, -3.0]])
+        >>> found = minres(lambda v: matrix @ v, jnp.array([4.0, -5.0]), target=1e-5, max_iter=10)
+        >>> print(found.solution.round(4), found.num_matvecs)
+        [1. 2.] 2
+
+    Source: Paige and Saunders (1975), Solution of sparse indefinite systems of linear equations.
+    """
+    length = tree.norm(rhs)
+    target = jnp.maximum(target, _ATTAINABLE * jnp.finfo(length.dtype).eps * length)
+    zero, zeros = jnp.zeros_like(length), jax.tree.map(jnp.zeros_like, rhs)
+    start = _State(
+        solution=zeros,
+        vector=normalize(rhs, length),
+        previous=zeros,
+        coupling=zero,
+        direction=zeros,
+        before=zeros,
+        cosine=zero - 1,
+        sine=zero,
+        carried=zero,
+        skipped=zero,
+        residual=length,
+        operator_norm=zero,
+        ended=jnp.zeros((), bool),
+        num_matvecs=jnp.zeros((), jnp.int32),
+    )
+
+    def goes_on(state):
+        # Also ends on NaN, which compares False.
+        return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
+
+    end = jax.lax.while_loop(goes_on, lambda state: _step(operator, state), start)
+    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+
+
+def _step(operator: Callable[[PyTree], PyTree], state: _State) -> _State:
+    image = tree.add_scaled(operator(state.vector), -state.coupling, state.previous)
+    alpha = tree.inner(state.vector, image).real
+    image = tree.add_scaled(image, -alpha, state.vector)
+    beta = tree.norm(image)
+    operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([state.coupling, alpha, beta])))
+
+    # The new column (epsilon, beta_j, alpha, beta) of the tridiagonal matrix, turned by the rotations so far ...
+    above = state.cosine * state.carried + state.sine * alpha
+    diagonal = state.sine * state.carried - state.cosine * alpha
+    # ... and by the one that annihilates beta.
+    pivot = tree.norm(jnp.stack([diagonal, beta]))
+    unit = jnp.finfo(beta.dtype).eps * operator_norm
+    # ||A r|| = ||r|| root: where it vanishes, the residual is orthogonal to the range, and x is as good as it gets.
+    root = tree.norm(jnp.stack([diagonal, state.cosine * beta]))
+    singular = (root <= _SINGULAR * unit) | (pivot <= _SINGULAR * unit)
+    safe = jnp.where(singular, 1, pivot)
+    cosine, sine = diagonal / safe, beta / safe
+
+    direction = tree.add_scaled(state.vector, -state.skipped, state.before)
+    direction = tree.scale(1 / safe, tree.add_scaled(direction, -above, state.direction))
+    moved = _State(
+        solution=tree.add_scaled(state.solution, cosine * state.residual, direction),
+        vector=normalize(image, beta),
+        previous=state.vector,
+        coupling=beta,
+        direction=direction,
+        before=state.direction,
+        cosine=cosine,
+        sine=sine,
+        carried=-state.cosine * beta,
+        skipped=state.sine * beta,
+        residual=sine * state.residual,
+        operator_norm=operator_norm,
+        ended=beta <= _EXHAUSTED * unit,
+        num_matvecs=state.num_matvecs + 1,
+    )
+    stopped = state._replace(ended=jnp.ones((), bool), num_matvecs=state.num_matvecs + 1)
+    return tree.where(singular, stopped, moved)
