@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 class Status(enum.IntEnum):
@@ -44,9 +45,7 @@ _ADVICE = {
         "the operator is not symmetric, or not the same at every call (dropout, a shuffled batch): the residuals "
         "are true, but the method does not apply; look at symmetry_error(op, key)"
     ),
-    Status.NONFINITE: (
-        "the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"
-    ),
+    Status.NONFINITE: ("the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"),
 }
 
 
@@ -103,7 +102,7 @@ def raise_if_failed(result: EigenResult) -> EigenResult:
         ...
         eigenjax.result.EigenError: NONFINITE: the operator returned NaN or Inf: ...
     """
-    if isinstance(result.status, jax.core.Tracer):
+    if isinstance(result.status, Tracer):
         raise TypeError(
             "raise_if_failed needs values, and got a traced result: call it on the host, outside jit and vmap, "
             "or branch on result.status inside"

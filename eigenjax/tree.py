@@ -10,6 +10,7 @@ leaves, and in float32 at least; `working_structure` says in which dtypes a solv
 Cost: every function here reads each argument once and moves at most a few numbers between devices.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -85,7 +86,7 @@ def size(structure: PyTree) -> int:
 
 
 def add_scaled(y: PyTree, factor: Any, x: PyTree) -> PyTree:
-    """y + factor x, in the dtypes of y."""
+    """The sum y + factor x, in the dtypes of y."""
     return jax.tree.map(lambda y, x: y + _cast(factor, y.dtype) * x.astype(y.dtype), y, x)
 
 
@@ -169,7 +170,8 @@ def row(basis: PyTree, index: Any) -> PyTree:
 
 def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
     """The basis with the vector at this index replaced."""
-    return jax.tree.map(lambda b, x: b.at[index].set(x.astype(b.dtype)), basis, x)
+    write = jax.lax.dynamic_update_index_in_dim
+    return jax.tree.map(lambda b, x: write(b, x.astype(b.dtype), index, 0), basis, x)
 
 
 def project(basis: PyTree, x: PyTree) -> jax.Array:
@@ -208,8 +210,7 @@ def _contract(a, b, a_axes, b_axes, summed: Any) -> jax.Array:
 
 
 def _total(terms: PyTree, dtype: Any) -> jax.Array:
-    leaves = jax.tree.leaves(terms)
-    return sum(leaves[1:], leaves[0]) if leaves else jnp.zeros((), dtype)
+    return functools.reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros((), dtype))
 
 
 def _sum_of_squares(x: PyTree, factor: jax.Array) -> jax.Array:

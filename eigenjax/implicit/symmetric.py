@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
 from eigenjax import tree
@@ -85,10 +86,10 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)
-        >>> loss = lambda a: lanczos(a, k=1).eigenvectors[0, 0] ** 2
-        >>> print(jax.grad(loss)(jnp.diag(jnp.array([4.0, 1.0, 1.0]))).round(6))
-        [[0. 0. 0.]
-         [0. 0. 0.]
+        >>> loss = lambda a: 6 * lanczos(a, k=1).eigenvectors[0, 1]
+        >>> print(jnp.abs(jax.grad(loss)(jnp.diag(jnp.array([4.0, 1.0, 1.0])))).round(4))
+        [[0. 1. 0.]
+         [1. 0. 0.]
          [0. 0. 0.]]
     """
 
@@ -111,7 +112,7 @@ _ADJOINT_OPTIONS = ("adjoint_tol", "adjoint_max_iter")
 
 
 def _static(name: str, value: Any) -> Any:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
     return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
 
@@ -172,7 +173,7 @@ def _complement(method: _Method, solved: _Solved, vectors_bar: PyTree) -> PyTree
     solution, is symmetric and not singular, and stays true to first order when A and X vary: a derivative of z_i may
     leave the range of P, which the singular system would not let it.
     """
-    op, eigenvalues, vectors, residuals, _ = solved
+    op, eigenvalues, vectors = solved.op, solved.eigenvalues, solved.vectors
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(eigenvalues)))
     scale = jnp.where(largest > 0, largest, 1)
     inside = lambda z: tree.combine(tree.project(vectors, z), vectors)

@@ -158,10 +158,12 @@ def check_vector(vector: PyTree, structure: PyTree, name: str = "the vector") ->
     if jax.tree.structure(vector) != jax.tree.structure(structure):
         paths = {jax.tree_util.keystr(path) or "the root" for path, _ in expected}
         given = {
-            jax.tree_util.keystr(path) or "the root"
-            for path, _ in jax.tree_util.tree_flatten_with_path(vector)[0]
+            jax.tree_util.keystr(path) or "the root" for path, _ in jax.tree_util.tree_flatten_with_path(vector)[0]
         }
-        missing, extra = ", ".join(sorted(paths - given)) or "none", ", ".join(sorted(given - paths)) or "none"
+        missing, extra = (
+            ", ".join(sorted(paths - given)) or "none",
+            ", ".join(sorted(given - paths)) or "none",
+        )
         raise ValueError(
             f"{name} has the structure {jax.tree.structure(vector)}, but the operator acts on "
             f"{jax.tree.structure(structure)} (leaves missing: {missing}; leaves too many: {extra}). "

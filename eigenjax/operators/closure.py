@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import eval_jaxpr
 
 from eigenjax.tree import PyTree
 
@@ -28,7 +29,8 @@ class TracedFunction:
         self.result_structure = result_structure
 
     def __call__(self, constants: list[jax.Array], *arguments: PyTree) -> PyTree:
-        leaves = jax.core.eval_jaxpr(self._jaxpr, constants, *jax.tree.leaves(arguments))
+        """The function's value, with other constants if wished."""
+        leaves = eval_jaxpr(self._jaxpr, constants, *jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(self.result_structure), leaves)
 
 

@@ -61,7 +61,7 @@ class HessianOperator(LinearOperator):
         if batch is None:
             return _checked(self.loss(params), (), "loss(params)")
         count = num_examples(batch)
-        if weights is None:
+        if weights is None or self.weights is None:
             value = _checked(self.loss(params, batch), (), "loss(params, batch)")
             return value if count == num_examples(self.data) else value * (count / num_examples(self.data))
         value = _checked(self.loss(params, batch), (count,), "with weights=, loss(params, batch)")

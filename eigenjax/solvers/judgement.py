@@ -23,7 +23,13 @@ def default_tol(dtype: Any) -> float:
 
 
 def judge(
-    op: LinearOperator, result: EigenResult, *, tol: Any, scale: jax.Array, discrepancy: jax.Array, finite: jax.Array
+    op: LinearOperator,
+    result: EigenResult,
+    *,
+    tol: Any,
+    scale: jax.Array,
+    discrepancy: jax.Array,
+    finite: jax.Array,
 ) -> EigenResult:
     """Fills in `converged` and `status`; a solve that met NaN or Inf returns NaN throughout.
 
@@ -56,5 +62,3 @@ def judge(
         status=status,
         num_matvecs=result.num_matvecs.astype(jnp.int32),
     )
-
-

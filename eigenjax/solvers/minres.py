@@ -50,9 +50,7 @@ class _State(NamedTuple):
     num_matvecs: jax.Array
 
 
-def minres(
-    operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Array, max_iter: int
-) -> LinearSolution:
+def minres(operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Array, max_iter: int) -> LinearSolution:
     """Solves A x = b for a symmetric (Hermitian) A.
 
     Args:

@@ -44,20 +44,22 @@ def orthogonalize(basis: PyTree, vector: PyTree) -> Orthogonalized:
         Orthogonalized(vector=Array([0., 3., 4.], dtype=float32), norm=Array(5., dtype=float32))
     """
 
-    def one_pass(vector):
+    # All passes within the loop, the first one too: beside it XLA would hold a second copy of the basis.
+    def one_pass(carry):
+        vector, _, _, passes = carry
         coefficients = tree.project(basis, vector)
         cleaned = tree.add_scaled(vector, -1.0, tree.combine(coefficients, basis))
         after = tree.norm(cleaned)
         # ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2, which spares the norm before.
-        return cleaned, after, tree.norm(coefficients) > _UNSAFE_SHARE * after
+        return cleaned, after, tree.norm(coefficients) > _UNSAFE_SHARE * after, passes + 1
 
-    def repeat(carry):
-        *_, passes = carry
-        return (*one_pass(carry[0]), passes + 1)
-
-    cleaned, after, _, _ = jax.lax.while_loop(
-        lambda carry: carry[2] & (carry[3] < _MAX_PASSES), repeat, (*one_pass(vector), jnp.asarray(1))
+    start = (
+        vector,
+        jnp.zeros((), tree.real_dtype(tree.accumulation_dtype(vector))),
+        jnp.asarray(True),
+        jnp.asarray(0),
     )
+    cleaned, after, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < _MAX_PASSES), one_pass, start)
     return Orthogonalized(cleaned, after)
 
 

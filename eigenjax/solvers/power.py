@@ -13,7 +13,7 @@ Whatever B and b are, a pair is judged by A itself: theta = <v, A v> and ||A v -
 >>> from eigenjax import as_operator
 >>> op = as_operator(jnp.diag(jnp.array([3.0, 2.0, 1.0])))
 >>> state, _ = jax.lax.scan(lambda state, _: (step(op, state), None), init(op, k=2), length=200)
->>> print(state.eigenvalues.round(4), state.index, state.num_matvecs < 100)
+>>> print(state.eigenvalues.round(4), state.num_pairs, state.num_matvecs < 100)
 [3. 2.] 2 True
 """
 
@@ -43,11 +43,11 @@ _VANISHED = 4.0
 class PowerState(NamedTuple):
     """The pairs found so far and the iterate on its way to the next one."""
 
-    basis: PyTree  # (k, ...) rows 0 .. index - 1 are the eigenvectors found
+    basis: PyTree  # (k, ...) rows 0 .. num_pairs - 1 are the eigenvectors found
     eigenvalues: jax.Array  # (k,)
     residuals: jax.Array  # (k,) ||A v - theta v|| of the very vectors in the basis
     converged: jax.Array  # (k,) bool
-    index: jax.Array  # () int32, pairs done; k is the end
+    num_pairs: jax.Array  # () int32, pairs done; k is the end
     iteration: jax.Array  # () int32, products spent on the current pair
     vector: PyTree  # v_t, unit norm, orthogonal to the rows found
     previous: PyTree  # v_{t-1} / ||w_t||
@@ -67,20 +67,18 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         k: pairs there is room for.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
     """
-    start_key, fresh_key, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
+    start_key, fresh_key, later_key = jax.random.split(jax.random.key(0) if key is None else key, 3)
     start = start_vector(op, v0, start_key)
     basis, length = tree.zero_basis(start, k), tree.norm(start)
     structure = tree.structure_of(start)
-    vector = apply_when(
-        length == 0, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length)
-    )
+    vector = apply_when(length == 0, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length))
     numbers, zero = jnp.zeros(k, length.dtype), jnp.zeros((), length.dtype)
     return PowerState(
         basis=basis,
         eigenvalues=numbers,
         residuals=numbers,
         converged=jnp.zeros(k, bool),
-        index=jnp.zeros((), jnp.int32),
+        num_pairs=jnp.zeros((), jnp.int32),
         iteration=jnp.zeros((), jnp.int32),
         vector=vector,
         previous=jax.tree.map(jnp.zeros_like, vector),
@@ -88,7 +86,7 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         operator_norm=zero,
         largest=zero,
         num_matvecs=jnp.zeros((), jnp.int32),
-        key=key,
+        key=later_key,
     )
 
 
@@ -103,14 +101,14 @@ def step(
 ) -> PowerState:
     """One product, or none once all pairs are done: judges the iterate, then moves on or starts the next pair."""
     advance = lambda state: _advance(op, state, which, max_iter, tol, momentum)
-    return apply_when(state.index < state.eigenvalues.shape[0], advance, state)
+    return apply_when(state.num_pairs < state.eigenvalues.shape[0], advance, state)
 
 
 def finalize(
     op: LinearOperator, state: PowerState, *, which: str = "LM", tol: Any = 1e-4, v0: PyTree | None = None
 ) -> EigenResult:
     """The pairs done, in the order of `which`; costs no product, because each was judged by its own."""
-    done = jnp.arange(state.eigenvalues.shape[0]) < state.index
+    done = jnp.arange(state.eigenvalues.shape[0]) < state.num_pairs
     order = ritz.wanted_order(state.eigenvalues, which, done)
     vectors, _ = fix_signs(jax.tree.map(lambda b: b[order], state.basis), v0)
     return judge(
@@ -141,7 +139,7 @@ def deflated_power_iteration(
     v0: PyTree | None = None,
     key: jax.Array | None = None,
 ) -> EigenResult:
-    """k eigenpairs of a symmetric operator by power iteration, each deflated by projection before the next.
+    """Some k eigenpairs of a symmetric operator by power iteration, each deflated by projection before the next.
 
         v <- P B v / ||P B v||,    P = I - V V^H
 
@@ -210,8 +208,8 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
     done = converged | (state.iteration >= max_iter)
     moved = apply_when(done, lambda _: _next_pair(state, theta, residual, converged), moved)
     # NaN stays NaN: the products that are left would be wasted.
-    last = jnp.full_like(moved.index, state.eigenvalues.shape[0])
-    return moved._replace(index=jnp.where(jnp.isfinite(theta), moved.index, last))
+    last = jnp.full_like(moved.num_pairs, state.eigenvalues.shape[0])
+    return moved._replace(num_pairs=jnp.where(jnp.isfinite(theta), moved.num_pairs, last))
 
 
 def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, momentum: Any) -> PowerState:
@@ -232,13 +230,13 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
 
 def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, converged: jax.Array) -> PowerState:
     start_key, key = jax.random.split(state.key)
-    basis = tree.set_row(state.basis, state.index, state.vector)
+    basis = tree.set_row(state.basis, state.num_pairs, state.vector)
     return state._replace(
         basis=basis,
-        eigenvalues=state.eigenvalues.at[state.index].set(theta),
-        residuals=state.residuals.at[state.index].set(residual),
-        converged=state.converged.at[state.index].set(converged),
-        index=state.index + 1,
+        eigenvalues=state.eigenvalues.at[state.num_pairs].set(theta),
+        residuals=state.residuals.at[state.num_pairs].set(residual),
+        converged=state.converged.at[state.num_pairs].set(converged),
+        num_pairs=state.num_pairs + 1,
         iteration=jnp.zeros_like(state.iteration),
         vector=random_direction(start_key, basis, tree.structure_of(state.vector)),
         previous=jax.tree.map(jnp.zeros_like, state.previous),
@@ -249,6 +247,6 @@ def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, converg
 
 def _shift(state: PowerState, which: str) -> jax.Array:
     # "BE" serves the high end and the low end in turn, as `ritz.wanted_order` does.
-    above = jnp.where(state.index % 2 == 0, 1, -1).astype(state.operator_norm.dtype)
+    above = jnp.where(state.num_pairs % 2 == 0, 1, -1).astype(state.operator_norm.dtype)
     sign = {"LM": 0, "LA": 1, "SA": -1, "BE": above}[which]
     return sign * state.operator_norm

@@ -1,0 +1,32 @@
+"""Eight simulated devices, strict promotion of dtypes, and float64 where a test asks for it."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def float64():
+    """Enables float64 for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng():
+    """A NumPy generator, the same for every test."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both working precisions; float64 enabled for the second."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
