@@ -1,0 +1,140 @@
+"""The command line: `python -m eigenjax`, also installed as `eigenjax`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from eigenjax.report.errors import ReportError
+
+_EXAMPLES = """\
+examples:
+  eigenjax spectrum
+  eigenjax spectrum --problem my_package.my_module:my_problem --k 5 --out curvature
+
+The function takes nothing and returns eigenjax.Problem(loss, params, data), with loss(params, data) -> scalar the
+mean over the examples in the data. The folder will hold spectrum.json, eigenpairs.npz and pictures.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the words after the program's name; None takes those of this process.
+
+    Returns:
+        The exit status: 0, or 2 for a request that cannot be met, with one line on standard error.
+
+    Example:
+        >>> main(["spectrum", "--k", "none"])
+        2
+    """
+    try:
+        options = vars(_parser().parse_args(argv))
+        options.pop("command")
+        # Not before the options are known to be good: this takes as long as importing JAX.
+        from eigenjax.report.command import Request, report_spectrum
+
+        report_spectrum(Request(**options))
+    except ReportError as error:
+        sys.stderr.write(f"eigenjax: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("eigenjax: interrupted, nothing written\n")
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ReportError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="eigenjax", description="Eigenvalues of operators too large to write down.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    spectrum = commands.add_parser(
+        "spectrum",
+        help="the Hessian spectrum of a trained model, by two algorithms, with pictures",
+        description="The top and the lowest eigenpairs of the Hessian of a loss over all its data, by Lanczos and by "
+        "deflated power iteration.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_questions(spectrum.add_argument_group("what to compute"))
+    _add_methods(spectrum.add_argument_group("how to compute it"))
+    return parser
+
+
+def _add_questions(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--problem",
+        default="digits",
+        metavar="NAME",
+        help="digits, a network trained here and now on scikit-learn's digits, or package.module:function (digits)",
+    )
+    group.add_argument("--k", type=_positive, default=10, metavar="K", help="pairs wanted (10)")
+    group.add_argument(
+        "--which",
+        choices=("LA", "SA", "LM", "BE"),
+        default="LA",
+        help="LA largest, SA lowest, LM largest magnitude, BE both ends; with LA and LM a few of the lowest are "
+        "added (LA)",
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of training and start vectors (0)")
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="of parameters and data; yours are converted (float32)",
+    )
+    group.add_argument("--out", default="eigenjax-out", metavar="DIR", help="folder to fill (eigenjax-out)")
+
+
+def _add_methods(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--algorithm", choices=("both", "lanczos", "power"), default="both", help="(both)")
+    group.add_argument(
+        "--tol",
+        type=_share,
+        default=1e-5,
+        metavar="T",
+        help="a pair is converged when its residual is at most T times the largest |eigenvalue| (1e-5)",
+    )
+    group.add_argument(
+        "--krylov-dim",
+        type=_positive,
+        metavar="M",
+        help="products of Lanczos, and vectors it holds: fewer save memory (the larger of 150 and 4 K)",
+    )
+    group.add_argument(
+        "--max-iter", type=_positive, default=3000, metavar="N", help="power: products for one pair at most (3000)"
+    )
+    group.add_argument(
+        "--momentum", type=_share, default=0.98, metavar="R", help="power: 0 to 1, 0 is the plain method (0.98)"
+    )
+    group.add_argument(
+        "--batch-size", type=_positive, metavar="B", help="examples at a time, for data too large for memory (all)"
+    )
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
+
+
+# argparse names the type in its message: "invalid whole number value: 'ten'".
+_positive.__name__ = "whole number"
+_share.__name__ = "number"
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The command `spectrum`, from a request to a folder: problem, Hessian, solvers, tables, files, pictures."""
+
+import contextlib
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.hessian import hessian
+from eigenjax.report import digits, pictures, record
+from eigenjax.report.errors import ReportError, in_one_line, require
+from eigenjax.report.folder import CONTENTS, staged
+from eigenjax.report.landscape import Landscape, survey
+from eigenjax.report.problem import Problem, load_problem, num_parameters
+from eigenjax.report.progress import Progress
+from eigenjax.report.solve import Settings, Solve, solve_by_lanczos, solve_by_power, wanted_groups
+from eigenjax.report.tables import print_tables
+from eigenjax.tree import PyTree
+
+_SOLVERS = {"lanczos": solve_by_lanczos, "power": solve_by_power}
+_DEFAULT_KRYLOV_DIM = 150
+
+
+class Request(NamedTuple):
+    """What a person asked for: the options of the command line, under their names."""
+
+    problem: str = "digits"
+    k: int = 10
+    which: str = "LA"
+    algorithm: str = "both"
+    seed: int = 0
+    dtype: str = "float32"
+    krylov_dim: int | None = None
+    max_iter: int = 3000
+    momentum: float = 0.98
+    tol: float = 1e-5
+    batch_size: int | None = None
+    out: str = "eigenjax-out"
+
+
+def report_spectrum(request: Request) -> None:
+    """Computes a spectrum, shows it, and leaves a folder with the numbers and pictures.
+
+    Args:
+        request: of which every option has a default.
+
+    Raises:
+        ReportError: if it cannot be done; then no file is left behind.
+    """
+    start = time.perf_counter()
+    require("rich", "matplotlib", *(digits.PACKAGES if request.problem == "digits" else ()))
+    progress = Progress()
+    with staged(request.out) as folder, jax.enable_x64(request.dtype == "float64"):
+        problem = _problem(request, progress)
+        op = _hessian(problem, request)
+        settings = _settings(request, op.size)
+        solves = _solve(op, settings, request, progress)
+        print_tables(solves)
+        loss = _draw(folder, problem, solves, request, progress)
+        record.write_eigenpairs(folder / "eigenpairs.npz", next(iter(solves.values())))
+        record.write_json(
+            folder / CONTENTS,
+            arguments=request._asdict() | {"krylov_dim": settings.krylov_dim},
+            problem=problem,
+            op=op,
+            solves=solves,
+            loss=loss,
+            seconds=time.perf_counter() - start,
+            files=sorted({CONTENTS, *(path.name for path in folder.iterdir())}),
+        )
+        names = sorted(path.name for path in folder.iterdir())
+    progress.say(f"{', '.join(names)} in {request.out} ({time.perf_counter() - start:.1f} s)")
+
+
+def _problem(request: Request, progress: Progress) -> Problem:
+    dtype = jnp.dtype(request.dtype)
+    if request.problem == "digits":
+        with progress.stage("train on digits", digits.NUM_STEPS) as update:
+            return digits.digits_problem(jax.random.key(request.seed), dtype=dtype, update=update)
+    with _importing_from_here():
+        problem = load_problem(request.problem)
+    return problem._replace(params=_as_arrays(problem.params, dtype), data=_as_arrays(problem.data, dtype))
+
+
+@contextlib.contextmanager
+def _importing_from_here() -> Iterator[None]:
+    # `python -m` looks for modules in the working folder, an installed script does not: here both do.
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _as_arrays(tree: PyTree, dtype: jnp.dtype) -> PyTree:
+    def convert(leaf):
+        is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf, dtype) if is_floating else jnp.asarray(leaf)
+
+    return jax.tree.map(convert, tree)
+
+
+def _hessian(problem: Problem, request: Request) -> LinearOperator:
+    size = num_parameters(problem.params)
+    if request.k > size:
+        raise ReportError(f"--k {request.k}: the Hessian is {size} x {size}, so choose k <= {size}")
+    if request.krylov_dim is not None and request.krylov_dim < request.k:
+        raise ReportError(f"--krylov-dim {request.krylov_dim}: must be at least k = {request.k}")
+    if request.batch_size is not None and problem.data is None:
+        raise ReportError(f"--batch-size {request.batch_size}: this problem has no data")
+    try:
+        op = hessian(problem.loss, problem.params, problem.data, batch_size=request.batch_size)
+        jax.eval_shape(op, op.structure)
+    except Exception as error:
+        raise ReportError(f"the Hessian of this loss cannot be taken: {in_one_line(error)}") from error
+    return op
+
+
+def _settings(request: Request, size: int) -> Settings:
+    groups = wanted_groups(request.which, request.k, size)
+    krylov_dim = request.krylov_dim or max(_DEFAULT_KRYLOV_DIM, 4 * request.k)
+    return Settings(groups, min(krylov_dim, size), request.max_iter, request.momentum, request.tol)
+
+
+def _solve(op: LinearOperator, settings: Settings, request: Request, progress: Progress) -> dict[str, Solve]:
+    names = _SOLVERS if request.algorithm == "both" else (request.algorithm,)
+    # The trained parameters came from the seed itself; the start vectors must not repeat their random numbers.
+    key = jax.random.fold_in(jax.random.key(request.seed), 1)
+    return {name: _SOLVERS[name](op, settings, key, progress) for name in names}
+
+
+def _draw(
+    folder: pathlib.Path, problem: Problem, solves: dict[str, Solve], request: Request, progress: Progress
+) -> float | None:
+    with progress.stage("pictures", 3) as update:
+        pictures.draw_eigenvalues(folder / "eigenvalues.png", solves, request.tol)
+        update(1, "eigenvalues")
+        landscape, eigenvalues = _survey(problem, next(iter(solves.values())), request.batch_size)
+        if landscape is not None:
+            pictures.draw_landscape(folder / "landscape.png", landscape, eigenvalues)
+            update(2, "eigenvalues, landscape")
+        if problem.history is not None:
+            pictures.draw_training(folder / "training.png", problem.history)
+            update(3, "eigenvalues, landscape, training")
+    return None if landscape is None else float(landscape.center)
+
+
+def _survey(problem: Problem, solve: Solve, batch_size: int | None) -> tuple[Landscape | None, np.ndarray]:
+    result = next(iter(solve.results.values()))
+    eigenvalues = np.asarray(result.eigenvalues)[:2]
+    if not np.all(np.isfinite(eigenvalues)):
+        # Directions that are no numbers lead nowhere; the table and the file say what happened.
+        return None, eigenvalues
+    directions = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), result.eigenvectors)
+    return survey(problem, eigenvalues, directions, batch_size=batch_size), eigenvalues

@@ -1,0 +1,178 @@
+"""The numbers of a report as files: `spectrum.json` for reading, `eigenpairs.npz` for going on with."""
+
+import importlib.metadata
+import json
+import math
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.report.problem import Problem, num_examples
+from eigenjax.report.solve import Solve
+from eigenjax.report.tables import disagreement
+from eigenjax.result import EigenResult, Status
+from eigenjax.tree import PyTree
+
+_PACKAGES = ("eigenjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
+
+
+def write_json(
+    path: pathlib.Path,
+    *,
+    arguments: dict[str, Any],
+    problem: Problem,
+    op: LinearOperator,
+    solves: dict[str, Solve],
+    loss: float | None,
+    seconds: float,
+    files: list[str],
+) -> None:
+    """Writes everything that was found, and what it was found with.
+
+    Args:
+        path: of the file.
+        arguments: of the command, by name.
+        problem: whose Hessian it was.
+        op: the Hessian.
+        solves: by the name of the algorithm.
+        loss: at the parameters, where it was evaluated.
+        seconds: of the whole run.
+        files: all the names in the folder, so that a later run knows which to replace.
+    """
+    document = {
+        "arguments": arguments,
+        "problem": _problem_record(problem, op, loss),
+        "versions": _versions(),
+        "device": {
+            "platform": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+        },
+        "algorithms": {name: _solve_record(solve) for name, solve in solves.items()},
+        "relative_disagreement": _disagreements(solves),
+        "history": problem.history and problem.history._asdict(),
+        "seconds": seconds,
+        "files": files,
+    }
+    path.write_text(json.dumps(plain(document), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_eigenpairs(path: pathlib.Path, solve: Solve) -> None:
+    """Writes the pairs of one algorithm, eigenvectors as rows of n numbers.
+
+    The wanted group gives `eigenvalues` (k,), `eigenvectors` (k, n), `residuals` and `converged`; the lowest pairs,
+    where they are another group, the same with `lowest_` before the name. `layout` is JSON text: for each leaf, in the
+    order of the numbers in a row, its path, shape and offset.
+
+    Args:
+        path: of the file.
+        solve: its first group is the wanted one.
+
+    Example:
+        Of `pairs = numpy.load(path)`, the part of the sharpest eigenvector that belongs to one leaf:
+
+            leaf = json.loads(str(pairs["layout"]))[0]
+            size = math.prod(leaf["shape"])
+            part = pairs["eigenvectors"][0, leaf["offset"] : leaf["offset"] + size].reshape(leaf["shape"])
+    """
+    arrays = {}
+    for prefix, result in zip(("", "lowest_"), solve.results.values(), strict=False):
+        arrays[f"{prefix}eigenvalues"] = result.eigenvalues
+        arrays[f"{prefix}eigenvectors"] = rows(result.eigenvectors)
+        arrays[f"{prefix}residuals"] = result.residuals
+        arrays[f"{prefix}converged"] = result.converged
+    first = next(iter(solve.results.values()))
+    arrays["layout"] = np.asarray(json.dumps(layout(first.eigenvectors)))
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def rows(vectors: PyTree) -> np.ndarray:
+    """A basis as a matrix (k, n), leaf after leaf.
+
+    >>> rows({"bias": np.zeros((2, 1)), "kernel": np.ones((2, 2, 2))}).shape
+    (2, 5)
+    """
+    return np.concatenate([np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(vectors)], axis=1)
+
+
+def layout(vectors: PyTree) -> list[dict[str, Any]]:
+    """Where each leaf of a basis lies in the rows of its matrix.
+
+    >>> layout({"bias": np.zeros((2, 1)), "kernel": np.ones((2, 2, 2))})
+    [{'path': 'bias', 'shape': [1], 'offset': 0}, {'path': 'kernel', 'shape': [2, 2], 'offset': 1}]
+    """
+    entries, offset = [], 0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(vectors)[0]:
+        shape = list(leaf.shape[1:])
+        entries.append(
+            {"path": jax.tree_util.keystr(path, simple=True, separator="/"), "shape": shape, "offset": offset}
+        )
+        offset += math.prod(shape)
+    return entries
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists, and None for what JSON has no number for.
+
+    >>> plain({"a": np.array([1.0, np.nan]), "b": (np.int32(2), True)})
+    {'a': [1.0, None], 'b': [2, True]}
+    """
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _problem_record(problem: Problem, op: LinearOperator, loss: float | None) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_flatten_with_path(op.structure)[0]
+    return {
+        "num_parameters": op.size,
+        "num_examples": num_examples(problem.data),
+        "dtype": str(op.dtype),
+        "loss": loss,
+        "leaves": {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves},
+    }
+
+
+def _solve_record(solve: Solve) -> dict[str, Any]:
+    return {
+        "products": solve.num_matvecs,
+        "seconds": solve.seconds,
+        "compile_seconds": solve.compile_seconds,
+        "pairs": {which: _result_record(result) for which, result in solve.results.items()},
+    }
+
+
+def _result_record(result: EigenResult) -> dict[str, Any]:
+    status = Status(int(result.status))
+    return {
+        "eigenvalues": result.eigenvalues,
+        "residuals": result.residuals,
+        "converged": result.converged,
+        "status": status.name,
+        "advice": status.advice,
+        "products": result.num_matvecs,
+    }
+
+
+def _disagreements(solves: dict[str, Solve]) -> dict[str, Any]:
+    groups = next(iter(solves.values())).results
+    return {which: disagreement([solve.results[which] for solve in solves.values()]) for which in groups}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # A checkout on the path, or an extra that this run had no need of.
+            continue
+    return versions

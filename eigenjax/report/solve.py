@@ -1,0 +1,174 @@
+"""The solvers, run as a person watches: a host loop over compiled chunks of the same `step` that a scan would take."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.report.progress import Progress
+from eigenjax.result import EigenResult
+from eigenjax.solvers import lanczos, power
+
+# The end of the spectrum that is shown beside the wanted one: how negative the curvature gets.
+NUM_LOWEST = 5
+
+_LANCZOS_CHUNK = 30
+_POWER_CHUNK = 500
+
+
+class Settings(NamedTuple):
+    """What both algorithms are asked for."""
+
+    groups: dict[str, int]  # how many pairs of each `which`, the wanted ones first
+    krylov_dim: int
+    max_iter: int
+    momentum: float
+    tol: float
+
+
+class Solve(NamedTuple):
+    """What one algorithm found and what it spent."""
+
+    results: dict[str, EigenResult]  # by `which`, on the host
+    num_matvecs: int  # all products, those for the progress display included
+    seconds: float
+    compile_seconds: float  # of these
+
+
+def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
+    """The k pairs asked for, and a few of the lowest where these are not among them already.
+
+    >>> wanted_groups("LA", 10, 3010)
+    {'LA': 10, 'SA': 5}
+    >>> wanted_groups("SA", 10, 3010), wanted_groups("LA", 3, 4)
+    ({'SA': 10}, {'LA': 3, 'SA': 1})
+    """
+    lowest = min(NUM_LOWEST, k, size - k) if which in ("LA", "LM") else 0
+    return {which: k, "SA": lowest} if lowest else {which: k}
+
+
+def solve_by_lanczos(op: LinearOperator, settings: Settings, key: jax.Array, progress: Progress) -> Solve:
+    """All groups from one Krylov space, finalized once for each.
+
+    Args:
+        op: the Hessian.
+        settings: krylov_dim and tol count here.
+        key: of the start vector.
+        progress: told of every chunk.
+
+    Returns:
+        The pairs. Cost: krylov_dim products and a few that vouch for residuals.
+    """
+    clock = _Clock()
+    state = clock.run(_lanczos_init, op, key, krylov_dim=settings.krylov_dim)
+    (which, k), *_ = settings.groups.items()
+    done, looks = 0, 0
+    with progress.stage("lanczos", settings.krylov_dim) as update:
+        while done < settings.krylov_dim:
+            chunk = min(_LANCZOS_CHUNK, settings.krylov_dim - done)
+            state, done = clock.run(_lanczos_steps, op, state, jnp.int32(chunk)), done + chunk
+            note = f"{done} products"
+            if done >= k and done < settings.krylov_dim:
+                seen = clock.run(_lanczos_finalize, op, state, settings.tol, k=k, which=which)
+                looks += int(seen.num_matvecs) - done
+                note += f", {_standing(seen)}"
+            update(done, note)
+        results = {
+            which: clock.run(_lanczos_finalize, op, state, settings.tol, k=k, which=which)
+            for which, k in settings.groups.items()
+        }
+        update(done, f"{done} products, {'; '.join(map(_standing, results.values()))}")
+    audits = sum(int(result.num_matvecs) - done for result in results.values())
+    return clock.solve(results, done + looks + audits)
+
+
+def solve_by_power(op: LinearOperator, settings: Settings, key: jax.Array, progress: Progress) -> Solve:
+    """Each group by a deflated power iteration of its own.
+
+    Args:
+        op: the Hessian.
+        settings: max_iter, momentum and tol count here.
+        key: of the start vectors.
+        progress: told of every chunk.
+
+    Returns:
+        The pairs. Cost: at most max_iter products a pair.
+    """
+    clock = _Clock()
+    results = {}
+    for which, k in settings.groups.items():
+        with progress.stage(f"power {which}", k) as update:
+            results[which] = _power_group(op, settings, key, which, update, clock)
+    return clock.solve(results, sum(int(result.num_matvecs) for result in results.values()))
+
+
+def _power_group(op, settings: Settings, key, which: str, update: Callable, clock: "_Clock") -> EigenResult:
+    k = settings.groups[which]
+    state = clock.run(_power_init, op, key, k=k)
+    while int(state.num_pairs) < k:
+        state = clock.run(
+            _power_steps, op, state, settings.tol, settings.momentum, which=which, max_iter=settings.max_iter
+        )
+        found = int(state.num_pairs)
+        worst = float(np.max(state.residuals[:found], initial=0.0))
+        note = f"{int(state.num_matvecs)} products, {int(np.sum(state.converged))} of {k} pairs converged"
+        update(found, f"{note}, worst residual {worst:.1e}")
+    return clock.run(_power_finalize, op, state, settings.tol, which=which)
+
+
+def _standing(result: EigenResult) -> str:
+    converged = np.asarray(result.converged)
+    worst = float(np.max(result.residuals))
+    return f"{converged.sum()} of {converged.size} pairs converged, worst residual {worst:.1e}"
+
+
+class _Clock:
+    """Runs functions to the end, and tells compiling from computing."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+        self._compile_seconds = 0.0
+        self._compiled: dict[Any, Callable] = {}
+
+    def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
+        name = (function, tuple(static.items()))
+        if name not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[name] = jax.jit(functools.partial(function, **static)).lower(*arguments).compile()
+            self._compile_seconds += time.perf_counter() - start
+        return jax.block_until_ready(self._compiled[name](*arguments))
+
+    def solve(self, results: dict[str, EigenResult], num_matvecs: int) -> Solve:
+        on_host = jax.tree.map(np.asarray, results)
+        return Solve(on_host, num_matvecs, time.perf_counter() - self._start, self._compile_seconds)
+
+
+def _lanczos_init(op, key, *, krylov_dim):
+    return lanczos.init(op, krylov_dim=krylov_dim, key=key)
+
+
+def _lanczos_steps(op, state, count):
+    return jax.lax.fori_loop(0, count, lambda _, state: lanczos.step(op, state), state)
+
+
+def _lanczos_finalize(op, state, tol, *, k, which):
+    return lanczos.finalize(op, state, k, which=which, tol=tol)
+
+
+def _power_init(op, key, *, k):
+    return power.init(op, k=k, key=key)
+
+
+def _power_steps(op, state, tol, momentum, *, which, max_iter):
+    advance = lambda state: power.step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum)
+    # A step after the last pair costs nothing.
+    return jax.lax.fori_loop(0, _POWER_CHUNK, lambda _, state: advance(state), state)
+
+
+def _power_finalize(op, state, tol, *, which):
+    return power.finalize(op, state, which=which, tol=tol)
