@@ -55,7 +55,7 @@ def digits_problem(
     """
     model, loss_of_output, loss, optimizer = _pieces()
     images, labels = _images(dtype)
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.init(key, images[:1]))
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), jax.jit(model.init)(key, images[:1]))
     train = _training(loss, optimizer, _sharpness(loss))
     params, history = _run(train, params, optimizer.init(params), (images, labels), num_steps, update)
     return Problem(loss, params, (images, labels), model.apply, loss_of_output, history)
@@ -97,7 +97,9 @@ def _images(dtype: Any) -> tuple[jax.Array, jax.Array]:
 def _sharpness(loss: Callable) -> Callable:
     def sharpness(params, data, start):
         op = hessian(loss, params, data)
-        result = lanczos(op, k=1, which="LA", krylov_dim=_KRYLOV_DIM, v0=start)
+        # The key is for breakdowns, which there are none of; of this kind it compiles in half the time.
+        key = jax.random.key(0, impl="rbg")
+        result = lanczos(op, k=1, which="LA", krylov_dim=_KRYLOV_DIM, v0=start, key=key)
         return result.eigenvalues[0], tree.row(result.eigenvectors, 0)
 
     return sharpness
@@ -123,7 +125,7 @@ def _training(loss: Callable, optimizer: Any, sharpness: Callable) -> Callable:
 
 def _run(train: Callable, params: PyTree, state: Any, data: PyTree, num_steps: int, update: Update | None):
     steps = [*range(0, num_steps, RECORD_EVERY), num_steps]
-    start = tree.random_normal(jax.random.key(0), params)
+    start = jax.tree.map(jnp.ones_like, params)
     losses, eigenvalues = [], []
     for before, now in zip([0, *steps], steps, strict=False):
         params, state, start, value, eigenvalue = train(params, state, data, start, now - before)

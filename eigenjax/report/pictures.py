@@ -33,12 +33,14 @@ def draw_eigenvalues(path: pathlib.Path, solves: dict[str, Solve], tol: float) -
         tol: a pair is converged when its residual is at most tol times the largest |eigenvalue|.
     """
     groups = list(next(iter(solves.values())).results)
+    # Of all groups together: the flags are judged by the largest Ritz value that the whole run saw.
+    largest = max(float(np.max(np.abs(r.eigenvalues))) for solve in solves.values() for r in solve.results.values())
     figure = _figure(5.4 * len(groups) + 0.6, 6.0)
     axes = figure.subplots(2, len(groups), sharex="col", squeeze=False, height_ratios=[2, 1])
     for column, which in enumerate(groups):
         results = {name: solve.results[which] for name, solve in solves.items()}
         _draw_values(axes[0, column], which, results)
-        _draw_residuals(axes[1, column], results, tol)
+        _draw_residuals(axes[1, column], results, tol * largest)
     axes[0, 0].set_ylabel("eigenvalue")
     axes[1, 0].set_ylabel("residual  ||H v - λ v||")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -85,7 +87,7 @@ def draw_training(path: pathlib.Path, history: History) -> None:
     above.legend(loc="lower right", frameon=False)
     below.plot(history.steps, history.losses, color=INK, marker="o", markersize=3)
     if np.min(history.losses) > 0:
-        below.set_yscale("log")
+        _scale_by_decades(below)
     below.set_ylabel("training loss")
     below.set_xlabel("training step")
     above.set_title("Curvature while the network trains")
@@ -107,30 +109,32 @@ def _draw_values(axes: Any, which: str, results: dict[str, EigenResult]) -> None
     if np.all(values > 0) and values.max() > 30 * values.min():
         axes.set_yscale("log")
     elif np.all(values > 0):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * values.max())
     elif np.all(values < 0):
-        axes.set_ylim(top=0)
+        axes.set_ylim(1.08 * values.min(), 0)
     title = TITLES[which].format(k=len(next(iter(results.values())).eigenvalues))
     axes.set_title(title[0].upper() + title[1:])
     _dress(axes)
 
 
-def _draw_residuals(axes: Any, results: dict[str, EigenResult], tol: float) -> None:
+def _draw_residuals(axes: Any, results: dict[str, EigenResult], tolerance: float) -> None:
     for name, result in results.items():
         residuals = np.asarray(result.residuals)
         # A logarithm has no zero: what is exact is drawn at the smallest number of the dtype's rounding.
         shown = np.maximum(residuals, np.finfo(residuals.dtype).eps ** 2)
         axes.plot(_numbers(residuals), shown, linestyle="none", **_MARKS[name])
-    largest = max(float(np.max(np.abs(result.eigenvalues))) for result in results.values())
-    if largest > 0 and np.isfinite(largest):
-        axes.axhline(tol * largest, color=GREY, linestyle="--", linewidth=1.2)
+    if tolerance > 0 and np.isfinite(tolerance):
+        axes.axhline(tolerance, color=GREY, linestyle="--", linewidth=1.2)
         note = {"textcoords": "offset points", "xytext": (-4, 4), "ha": "right", "color": GREY}
-        axes.annotate("tolerance", (1, tol * largest), xycoords=axes.get_yaxis_transform(), **note)
+        axes.annotate("tolerance", (1, tolerance), xycoords=axes.get_yaxis_transform(), **note)
     axes.set_yscale("log")
     axes.margins(y=0.25)
     axes.set_xlabel("pair")
     _dress(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    count = max(len(result.residuals) for result in results.values())
+    if count <= 12:
+        axes.set_xticks(range(1, count + 1))
+    axes.set_xlim(0.4, count + 0.6)
 
 
 def _draw_slice(axes: Any, line: Any, index: int, eigenvalue: float) -> None:
@@ -144,14 +148,31 @@ def _draw_slice(axes: Any, line: Any, index: int, eigenvalue: float) -> None:
 
 
 def _draw_plane(figure: Any, axes: Any, landscape: Landscape) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    assert landscape.plane is not None
     first, second = landscape.axes
-    filled = axes.contourf(first, second, landscape.plane, levels=24, cmap="viridis")
-    axes.contour(first, second, landscape.plane, levels=12, colors="white", linewidths=0.4, alpha=0.6)
+    low, high = landscape.plane.min(), landscape.plane.max()
+    # Closer where the loss is low, which is where the shape of the bottom shows.
+    levels = low + (high - low) * np.linspace(0, 1, 25) ** 2 if high > low else 24
+    filled = axes.contourf(first, second, landscape.plane, levels=levels, cmap="viridis")
+    axes.contour(first, second, landscape.plane, levels=levels, colors="white", linewidths=0.4, alpha=0.5)
     axes.plot(0, 0, "o", color="white", markeredgecolor=INK, markersize=7)
-    figure.colorbar(filled, ax=axes, label="loss")
+    figure.colorbar(filled, ax=axes, label="loss", spacing="proportional", ticks=MaxNLocator(8), format="%g")
+    if 1 / 3 < first[-1] / second[-1] < 3:
+        axes.set_aspect("equal")
     axes.set_title("Across both")
     axes.set_xlabel("distance along eigenvector 1")
     axes.set_ylabel("distance along eigenvector 2")
+
+
+def _scale_by_decades(axes: Any) -> None:
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float) -> Any:
