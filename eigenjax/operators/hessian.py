@@ -94,9 +94,9 @@ def hessian(
             losses of the batch's examples. An example of weight zero is as if absent.
         select: `select(path, leaf) -> bool`, which parameters vary: the others are constants, and vectors have None
             in their place. The path is JAX's key path, as in `jax.tree_util.tree_map_with_path`.
-        mode: "forward_over_reverse"; "linearize", which also takes a loss with a `custom_vjp`, and stores what the
-            gradient computed; "reverse_over_reverse", for a loss that has no forward mode at all;
-            "auto": the first, or the second where the first meets a custom_vjp.
+        mode: "forward_over_reverse"; "linearize", which also takes most losses with a `custom_vjp`, and stores what
+            the gradient computed; "reverse_over_reverse", for a loss that has no forward mode at all;
+            "auto": the first of the three that the loss has.
 
     Returns:
         An operator on pytrees shaped and sharded like the selected parameters.
@@ -166,12 +166,15 @@ def _reverse_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> P
 
 
 def _automatic(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
-    try:
-        return _forward_over_reverse(function, params, vector)
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-    return _linearize(function, params, vector)
+    # Only tracing tells: a custom_vjp whose forward rule calls a custom_vjp again (as ours, and most attention kernels,
+    # do) has no jvp, and within a scan no linearization either.
+    for product in (_forward_over_reverse, _linearize):
+        try:
+            return product(function, params, vector)
+        except TypeError as error:
+            if "custom_vjp" not in str(error):
+                raise
+    return _reverse_over_reverse(function, params, vector)
 
 
 _PRODUCTS = {

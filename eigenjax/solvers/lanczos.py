@@ -232,9 +232,9 @@ def lanczos(
 def _projected_pairs(state: LanczosState) -> tuple[jax.Array, jax.Array, jax.Array]:
     # Rows not filled yet get a value beyond the spectrum of the others, so that they come last and mix with nothing.
     room = state.diagonal.shape[0]
-    filled = jnp.arange(room) < state.step
+    filled = jnp.arange(room, dtype=jnp.int32) < state.step
     beyond = 4 * state.operator_norm + 1
-    offdiagonal = jnp.where(jnp.arange(room) < state.step - 1, state.offdiagonal, 0)
+    offdiagonal = jnp.where(jnp.arange(room, dtype=jnp.int32) < state.step - 1, state.offdiagonal, 0)
     values, coefficients = ritz.tridiagonal_eigh(jnp.where(filled, state.diagonal, beyond), offdiagonal)
     return values, coefficients, filled
 

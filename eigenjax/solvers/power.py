@@ -108,7 +108,7 @@ def finalize(
     op: LinearOperator, state: PowerState, *, which: str = "LM", tol: Any = 1e-4, v0: PyTree | None = None
 ) -> EigenResult:
     """The pairs done, in the order of `which`; costs no product, because each was judged by its own."""
-    done = jnp.arange(state.eigenvalues.shape[0]) < state.num_pairs
+    done = jnp.arange(state.eigenvalues.shape[0], dtype=jnp.int32) < state.num_pairs
     order = ritz.wanted_order(state.eigenvalues, which, done)
     vectors, _ = fix_signs(jax.tree.map(lambda b: b[order], state.basis), v0)
     return judge(
