@@ -53,10 +53,9 @@ def digits_problem(
 
     Cost: a second or two; a dozen Hessian products per record.
     """
-    model, loss_of_output, loss, optimizer = _pieces()
+    model, loss_of_output, loss, optimizer, train = _pieces()
     images, labels = _images(dtype)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), jax.jit(model.init)(key, images[:1]))
-    train = _training(loss, optimizer, _sharpness(loss))
     params, history = _run(train, params, optimizer.init(params), (images, labels), num_steps, update)
     return Problem(loss, params, (images, labels), model.apply, loss_of_output, history)
 
@@ -70,7 +69,7 @@ def accuracy(problem: Problem) -> float:
 
 @functools.cache
 def _pieces():
-    # Made once, so that the static functions of the operators stay the same and nothing is compiled twice.
+    # Made once, so that static functions stay the same and nothing is compiled twice.
     import optax
     from flax import linen
 
@@ -84,7 +83,8 @@ def _pieces():
     def loss(params, batch):
         return loss_of_output(model.apply(params, batch[0]), batch[1])
 
-    return model, loss_of_output, loss, optax.sgd(LEARNING_RATE)
+    optimizer = optax.sgd(LEARNING_RATE)
+    return model, loss_of_output, loss, optimizer, _training(loss, optimizer)
 
 
 def _images(dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -105,8 +105,10 @@ def _sharpness(loss: Callable) -> Callable:
     return sharpness
 
 
-def _training(loss: Callable, optimizer: Any, sharpness: Callable) -> Callable:
+def _training(loss: Callable, optimizer: Any) -> Callable:
     import optax
+
+    sharpness = _sharpness(loss)
 
     def one(carry, data):
         params, state = carry

@@ -1,0 +1,105 @@
+"""A problem small enough to solve densely, as a module that the command can import."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from eigenjax.__main__ import main
+
+SOURCE = """
+import numpy as np
+import jax.numpy as jnp
+import eigenjax
+
+def loss(params, batch):
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["first"] + params["bias"])
+    return jnp.mean((hidden @ params["second"] - targets) ** 2)
+
+def small():
+    rng = np.random.default_rng(3)
+    params = {"first": rng.normal(size=(4, 3)), "bias": rng.normal(size=3), "second": rng.normal(size=3)}
+    data = (rng.normal(size=(20, 4)), rng.normal(size=20))
+    return eigenjax.Problem(loss, params, data)
+
+def one_leaf():
+    rng = np.random.default_rng(4)
+    loss = lambda w, inputs: jnp.mean(jnp.cos(inputs @ w))
+    return eigenjax.Problem(loss, rng.normal(size=6), rng.normal(size=(20, 6)))
+
+def without_data():
+    return eigenjax.Problem(lambda w: jnp.sum(w**4) + jnp.sum(w) ** 2, np.arange(1.0, 5.0))
+
+def with_integers():
+    scale = lambda params: params["count"].astype(params["w"].dtype)
+    loss = lambda params: scale(params) * jnp.sum(params["w"] ** 4) - params["w"][0]
+    return eigenjax.Problem(loss, {"w": np.arange(1.0, 5.0), "count": np.arange(3, 4)[0]})
+
+def not_a_problem():
+    return 3
+
+def failing():
+    raise RuntimeError("no such file\\nand more")
+
+def vector_loss():
+    return eigenjax.Problem(lambda w: 2 * w, np.ones(3))
+
+def integer_params():
+    return eigenjax.Problem(lambda w: jnp.sum(w), np.arange(3))
+
+def ragged_data():
+    return eigenjax.Problem(lambda w, batch: jnp.sum(w), np.ones(3), (np.ones(2), np.ones(3)))
+
+def broken_loss():
+    return eigenjax.Problem(lambda w: w @ jnp.ones(7), np.ones(3))
+
+def complex_params():
+    return eigenjax.Problem(lambda w: jnp.sum(jnp.abs(w) ** 2), np.ones(3, np.complex64))
+
+def infinite():
+    return eigenjax.Problem(lambda w: jnp.inf * jnp.sum(w**2), np.ones(3))
+
+constant = 7
+"""
+
+
+@pytest.fixture(scope="session")
+def dense():
+    """The eigenvalues, ascending, that NumPy finds for the dense Hessian of the problem `small`, in float64."""
+    namespace = {}
+    exec(SOURCE, namespace)
+    with jax.enable_x64(True):
+        problem = namespace["small"]()
+        params, data = jax.tree.map(jnp.asarray, (problem.params, problem.data))
+        flat, unravel = ravel_pytree(params)
+        matrix = jax.hessian(lambda flat: problem.loss(unravel(flat), data))(flat)
+        return np.linalg.eigvalsh(np.asarray(matrix)), np.asarray(matrix)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty working folder beside which the module `small_problems` can be imported."""
+    (tmp_path / "small_problems.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    # rich takes these for a terminal's.
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    yield tmp_path
+    sys.modules.pop("small_problems", None)
+
+
+@pytest.fixture
+def run(workplace):
+    """Runs the command on a function of `small_problems`; returns the folder and its `spectrum.json`."""
+
+    def run(function, *options, out="out"):
+        words = ["spectrum", "--problem", f"small_problems:{function}", "--out", out, *options]
+        assert main(words) == 0
+        return workplace / out, json.loads((workplace / out / "spectrum.json").read_text())
+
+    return run

@@ -1,0 +1,92 @@
+"""What cannot be done: one clear line, exit status 2, and no file left behind."""
+
+import subprocess
+import sys
+
+import pytest
+
+from eigenjax.__main__ import main
+
+CASES = {
+    "unknown option": (["spectrum", "--sharp"], "--sharp"),
+    "no command": ([], "command"),
+    "unknown command": (["spectra"], "spectra"),
+    "zero pairs": (["spectrum", "--k", "0"], "--k: 0 is not a positive number"),
+    "pairs in words": (["spectrum", "--k", "ten"], "invalid whole number value: 'ten'"),
+    "unknown end": (["spectrum", "--which", "SM"], "--which"),
+    "momentum": (["spectrum", "--momentum", "1.5"], "1.5 is not between 0 and 1"),
+    "no function named": (["spectrum", "--problem", "small_problems"], "expected package.module:function"),
+    "wrong module": (["spectrum", "--problem", "no_such.module:function"], "No module named 'no_such'"),
+    "module that fails": (["spectrum", "--problem", "failing_module:function"], "ZeroDivisionError: division by zero"),
+    "no such function": (["spectrum", "--problem", "small_problems:huge"], "no function huge"),
+    "not a function": (["spectrum", "--problem", "small_problems:constant"], "no function constant"),
+    "wrong return": (["spectrum", "--problem", "small_problems:not_a_problem"], "got int"),
+    "function that fails": (["spectrum", "--problem", "small_problems:failing"], "RuntimeError: no such file"),
+    "vector loss": (["spectrum", "--problem", "small_problems:vector_loss"], "an array of shape (3,)"),
+    "integer parameters": (["spectrum", "--problem", "small_problems:integer_params"], "no floating-point numbers"),
+    "ragged data": (["spectrum", "--problem", "small_problems:ragged_data"], "leading axis of examples"),
+    "loss that fails": (["spectrum", "--problem", "small_problems:broken_loss"], "the loss cannot be evaluated"),
+    "complex": (["spectrum", "--problem", "small_problems:complex_params", "--k", "2"], "complex"),
+    "too many pairs": (["spectrum", "--problem", "small_problems:small", "--k", "19"], "18 x 18"),
+    "small basis": (["spectrum", "--problem", "small_problems:small", "--krylov-dim", "9"], "at least k = 10"),
+    "batches of nothing": (
+        ["spectrum", "--problem", "small_problems:without_data", "--k", "2", "--batch-size", "2"],
+        "no data",
+    ),
+    "a file for a folder": (["spectrum", "--out", "small_problems.py"], "is a file, not a folder"),
+    "a file for a parent": (["spectrum", "--out", "small_problems.py/out"], "cannot write there"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_nothing_left(case, workplace, capsys):
+    words, message = CASES[case]
+    (workplace / "failing_module.py").write_text("1 / 0")
+    before = sorted(path.name for path in workplace.iterdir())
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("eigenjax: error: ")
+    assert output.err.count("\n") == 1
+    assert message in output.err
+    assert sorted(path.name for path in workplace.iterdir() if path.name != "__pycache__") == before
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "rich", "flax", "optax", "sklearn"])
+def test_a_missing_extra_is_named(package, workplace, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["spectrum"]) == 2
+    assert capsys.readouterr().err == (f'eigenjax: error: {package} is not installed: pip install "eigenjax[all]"\n')
+    assert not (workplace / "eigenjax-out").exists()
+
+
+def test_a_problem_of_ones_own_needs_no_demo(workplace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "flax", None)
+    monkeypatch.setitem(sys.modules, "optax", None)
+    words = ["spectrum", "--problem", "small_problems:without_data", "--k", "1", "--algorithm", "lanczos"]
+    assert main(words) == 0
+
+
+def test_an_interruption_leaves_nothing(workplace, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eigenjax.report.record.write_json", interrupted)
+    words = ["spectrum", "--problem", "small_problems:without_data", "--k", "1", "--algorithm", "lanczos"]
+    assert main(words) == 130
+    assert "interrupted, nothing written" in capsys.readouterr().err
+    assert not (workplace / "eigenjax-out").exists()
+
+
+def test_help_imports_nothing_optional():
+    code = (
+        "import sys; from eigenjax.__main__ import main\n"
+        "try: main(['spectrum', '--help'])\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "heavy = {'flax', 'optax', 'matplotlib', 'sklearn', 'rich', 'eigenjax.report.command'} & set(sys.modules)\n"
+        "sys.exit(status or sorted(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "package.module:function" in done.stdout
