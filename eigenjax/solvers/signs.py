@@ -57,7 +57,7 @@ def _largest_component(leaves: list[jax.Array]) -> jax.Array:
 
 def _phase(numbers: jax.Array) -> jax.Array:
     modulus = jnp.abs(numbers)
-    return jnp.where(modulus > 0, jnp.conj(numbers) / jnp.where(modulus > 0, modulus, 1), 1)
+    return jnp.where(modulus > 0, jnp.conj(numbers) / jnp.where(modulus > 0, modulus, 1).astype(numbers.dtype), 1)
 
 
 def _rotate(vectors: PyTree, phases: jax.Array) -> PyTree:
