@@ -110,7 +110,7 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         help="products of Lanczos, and vectors it holds: fewer save memory (the larger of 150 and 4 K)",
     )
     group.add_argument(
-        "--max-iter", type=_positive, default=3000, metavar="N", help="power: products for one pair at most (3000)"
+        "--max-iter", type=_positive, default=5000, metavar="N", help="power: products for one pair at most (5000)"
     )
     group.add_argument(
         "--momentum", type=_share, default=0.98, metavar="R", help="power: 0 to 1, 0 is the plain method (0.98)"

@@ -38,7 +38,7 @@ class Request(NamedTuple):
     seed: int = 0
     dtype: str = "float32"
     krylov_dim: int | None = None
-    max_iter: int = 3000
+    max_iter: int = 5000
     momentum: float = 0.98
     tol: float = 1e-5
     batch_size: int | None = None
@@ -82,7 +82,7 @@ def report_spectrum(request: Request) -> None:
 def _problem(request: Request, progress: Progress) -> Problem:
     dtype = jnp.dtype(request.dtype)
     if request.problem == "digits":
-        with progress.stage("train on digits", digits.NUM_STEPS) as update:
+        with progress.stage("training", digits.NUM_STEPS) as update:
             return digits.digits_problem(jax.random.key(request.seed), dtype=dtype, update=update)
     with _importing_from_here():
         problem = load_problem(request.problem)

@@ -129,10 +129,12 @@ def _run(train: Callable, params: PyTree, state: Any, data: PyTree, num_steps: i
     steps = [*range(0, num_steps, RECORD_EVERY), num_steps]
     start = jax.tree.map(jnp.ones_like, params)
     losses, eigenvalues = [], []
+    if update is not None:
+        update(0, "compiling")
     for before, now in zip([0, *steps], steps, strict=False):
         params, state, start, value, eigenvalue = train(params, state, data, start, now - before)
         losses.append(float(value))
         eigenvalues.append(float(eigenvalue))
         if update is not None:
-            update(now, f"step {now}, loss {losses[-1]:.3f}, largest eigenvalue {eigenvalues[-1]:.3f}")
+            update(now, f"step {now}, loss {losses[-1]:.3f}, eigenvalue {eigenvalues[-1]:.3f}")
     return params, History(np.asarray(steps), np.asarray(losses), np.asarray(eigenvalues), LEARNING_RATE)

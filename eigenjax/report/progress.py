@@ -58,11 +58,13 @@ class Progress:
 
     def _bar(self):
         from rich import progress
+        from rich.table import Column
 
+        # Together 80 columns, with notes of up to 46.
         return progress.Progress(
-            progress.TextColumn("{task.description:<18}"),
-            progress.BarColumn(bar_width=24),
-            progress.TextColumn("{task.fields[note]}"),
+            progress.TextColumn("{task.description:<9}", table_column=Column(no_wrap=True)),
+            progress.BarColumn(bar_width=14),
+            progress.TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
             progress.TimeElapsedColumn(),
             console=self.console,
             disable=not self.console.is_terminal,

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,10 @@ from eigenjax.solvers import lanczos, power
 NUM_LOWEST = 5
 
 _LANCZOS_CHUNK = 30
-_POWER_CHUNK = 500
+_POWER_CHUNK = 100
+
+# The fields of a power iteration's state with a row for each pair.
+_POWER_ROWS = ("basis", "eigenvalues", "residuals", "converged")
 
 
 class Settings(NamedTuple):
@@ -65,10 +68,11 @@ def solve_by_lanczos(op: LinearOperator, settings: Settings, key: jax.Array, pro
         The pairs. Cost: krylov_dim products and a few that vouch for residuals.
     """
     clock = _Clock()
-    state = clock.run(_lanczos_init, op, key, krylov_dim=settings.krylov_dim)
     (which, k), *_ = settings.groups.items()
     done, looks = 0, 0
     with progress.stage("lanczos", settings.krylov_dim) as update:
+        update(0, "compiling")
+        state = clock.run(_lanczos_init, op, key, krylov_dim=settings.krylov_dim)
         while done < settings.krylov_dim:
             chunk = min(_LANCZOS_CHUNK, settings.krylov_dim - done)
             state, done = clock.run(_lanczos_steps, op, state, jnp.int32(chunk)), done + chunk
@@ -76,13 +80,13 @@ def solve_by_lanczos(op: LinearOperator, settings: Settings, key: jax.Array, pro
             if done >= k and done < settings.krylov_dim:
                 seen = clock.run(_lanczos_finalize, op, state, settings.tol, k=k, which=which)
                 looks += int(seen.num_matvecs) - done
-                note += f", {_standing(seen)}"
+                note += _standing([seen])
             update(done, note)
         results = {
             which: clock.run(_lanczos_finalize, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
-        update(done, f"{done} products, {'; '.join(map(_standing, results.values()))}")
+        update(done, f"{done} products{_standing(list(results.values()))}")
     audits = sum(int(result.num_matvecs) - done for result in results.values())
     return clock.solve(results, done + looks + audits)
 
@@ -109,22 +113,30 @@ def solve_by_power(op: LinearOperator, settings: Settings, key: jax.Array, progr
 
 def _power_group(op, settings: Settings, key, which: str, update: Callable, clock: "_Clock") -> EigenResult:
     k = settings.groups[which]
-    state = clock.run(_power_init, op, key, k=k)
+    # The lowest of A are the largest of -A: both ends, with room for as many pairs, are then one program, and
+    # compiling is what a person waits for.
+    sign, side = (-1.0, "LA") if which == "SA" else (1.0, which)
+    signed, options = sign * op, {"which": side, "max_iter": settings.max_iter}
+    update(0, "compiling")
+    state = clock.run(_power_init, signed, key, k=max(settings.groups.values()))
     while int(state.num_pairs) < k:
-        state = clock.run(
-            _power_steps, op, state, settings.tol, settings.momentum, which=which, max_iter=settings.max_iter
-        )
-        found = int(state.num_pairs)
-        worst = float(np.max(state.residuals[:found], initial=0.0))
-        note = f"{int(state.num_matvecs)} products, {int(np.sum(state.converged))} of {k} pairs converged"
-        update(found, f"{note}, worst residual {worst:.1e}")
-    return clock.run(_power_finalize, op, state, settings.tol, which=which)
+        state = clock.run(_power_steps, signed, state, settings.tol, settings.momentum, **options)
+        pairs = _first_pairs(state, k)
+        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} products{_standing([pairs])}")
+    result = clock.run(_power_finalize, signed, _first_pairs(state, k), settings.tol, which=side)
+    return result._replace(eigenvalues=sign * result.eigenvalues)
 
 
-def _standing(result: EigenResult) -> str:
-    converged = np.asarray(result.converged)
-    worst = float(np.max(result.residuals))
-    return f"{converged.sum()} of {converged.size} pairs converged, worst residual {worst:.1e}"
+def _first_pairs(state: power.PowerState, k: int) -> power.PowerState:
+    # As if there had been room for k only; what a chunk did beyond them stays in the count of products.
+    rows = {name: jax.tree.map(lambda leaf: leaf[:k], getattr(state, name)) for name in _POWER_ROWS}
+    return state._replace(**rows, num_pairs=jnp.minimum(state.num_pairs, k))
+
+
+def _standing(found: Sequence[EigenResult | power.PowerState]) -> str:
+    converged = np.concatenate([pairs.converged for pairs in found])
+    worst = max(float(np.max(pairs.residuals)) for pairs in found)
+    return f", {converged.sum()}/{converged.size} converged, worst {worst:.1e}"
 
 
 class _Clock:
@@ -137,6 +149,7 @@ class _Clock:
 
     def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
         name = (function, tuple(static.items()))
+        name += (jax.tree.structure(arguments), *map(jnp.shape, jax.tree.leaves(arguments)))
         if name not in self._compiled:
             start = time.perf_counter()
             self._compiled[name] = jax.jit(functools.partial(function, **static)).lower(*arguments).compile()
