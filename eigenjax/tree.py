@@ -198,13 +198,20 @@ def gram(x: PyTree, y: PyTree) -> jax.Array:
     [[1.]
      [1.]]
     """
-    return jax.vmap(project, in_axes=(None, 0), out_axes=1)(x, y)
+    dtype = accumulation_dtype((x, y))
+
+    def products(x, y):
+        axes = tuple(range(1, x.ndim))
+        return _contract(jnp.conj(x).astype(dtype), y.astype(dtype), axes, axes, y)
+
+    return _total(jax.tree.map(products, x, y), dtype)
 
 
 def _contract(a, b, a_axes, b_axes, summed: Any) -> jax.Array:
     # The sum over sharded axes must be told its result: the same numbers on every device.
     sharding = explicit_sharding(summed) if summed is not None else None
-    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * (a.ndim - len(a_axes)))) if sharding else None
+    free = a.ndim + b.ndim - len(a_axes) - len(b_axes)
+    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * free)) if sharding else None
     return jax.lax.dot_general(
         a, b, ((a_axes, b_axes), ((), ())), precision=jax.lax.Precision.HIGHEST, out_sharding=replicated
     )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.start import arbitrary_vector
 from eigenjax.tree import PyTree
 
 # A pass is repeated when it took more than this times what it left: the norm then fell below 0.717 of what it was,
@@ -73,7 +74,7 @@ def normalize(vector: PyTree, length: jax.Array) -> PyTree:
 
 def random_direction(key: jax.Array, basis: PyTree, structure: PyTree) -> PyTree:
     """A random unit vector orthogonal to a basis; where the basis spans the space, numbers without meaning."""
-    start = tree.random_normal(key, structure)
+    start = arbitrary_vector(key, structure)
     start = normalize(start, tree.norm(start))
     return normalize(*orthogonalize(basis, start))
 

@@ -1,0 +1,94 @@
+"""The house: imports point one way, files and functions stay short, the public names are documented."""
+
+import ast
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import eigenjax
+
+PACKAGE = pathlib.Path(eigenjax.__file__).parent
+# Each may import what stands before it, never what stands behind.
+LAYERS = ("tree", "result", "operators", "solvers", "implicit", "report", "__init__", "__main__")
+OPTIONAL = ("flax", "optax", "orbax", "rich", "matplotlib", "sklearn", "scipy", "chex")
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    layer = layer_of(path)
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == "eigenjax" and len(parts) > 1 and parts[1] in LAYERS:
+            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{layer} imports {name}"
+        if layer not in ("report", "__main__"):
+            assert parts[0] not in OPTIONAL, f"{layer} imports {name}"
+        assert "jax._src" not in name
+
+
+def test_there_is_no_import_cycle():
+    modules = {".".join(("eigenjax", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    # `from eigenjax import tree` names the module eigenjax.tree; `from eigenjax.tree import row` its parent.
+    resolve = lambda name: name if name in modules else name.rpartition(".")[0]
+    graph = {module: {resolve(name) for name in imports_of(path)} & set(modules) for module, path in modules.items()}
+
+    def visit(module, trail):
+        assert module not in trail, " -> ".join([*trail, module])
+        for name in graph[module]:
+            visit(name, [*trail, module])
+
+    for module in graph:
+        visit(module, [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            has_docstring = ast.get_docstring(node) is not None
+            start = node.body[0].end_lineno + 1 if has_docstring else node.body[0].lineno
+            assert node.end_lineno - start + 1 <= 50, node.name
+
+
+def test_the_public_names_are_sorted_and_documented_with_an_example():
+    assert eigenjax.__all__ == sorted(eigenjax.__all__)
+    for name in eigenjax.__all__:
+        documentation = inspect.getdoc(getattr(eigenjax, name))
+        assert documentation, name
+        if inspect.isfunction(getattr(eigenjax, name)):
+            for part in ("Args:", "Returns:", "Example:", ">>>"):
+                assert part in documentation, f"{name} has no {part}"
+
+
+def test_importing_takes_nothing_optional_along():
+    code = f"import sys, eigenjax; print([m for m in {OPTIONAL!r} if m in sys.modules and m not in before])"
+    code = "import sys, jax; import jax.numpy; before = set(sys.modules); " + code
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_importing_changes_no_global_configuration():
+    code = (
+        "import jax; before = dict(jax.config.values); import eigenjax; "
+        "assert dict(jax.config.values) == before; eigenjax.lanczos([[1.0]], 1); "
+        "assert dict(jax.config.values) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
