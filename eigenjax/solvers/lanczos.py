@@ -142,7 +142,7 @@ def finalize(
     Returns:
         The result. Cost: one product where the residuals are as the recurrence says, else k + 1.
     """
-    values, coefficients, filled = _projected_pairs(state)
+    values, coefficients, filled = ritz.projected_eigh(_projected_matrix(state), state.step)
     last = coefficients[state.step - 1] * state.length
     distinct, lengths = filled, jnp.ones_like(values)
     if not reorthogonalize:
@@ -229,14 +229,10 @@ def lanczos(
     return finalize(op, state, k, which=which, tol=tol, v0=v0, reorthogonalize=reorthogonalize)
 
 
-def _projected_pairs(state: LanczosState) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # Rows not filled yet get a value beyond the spectrum of the others, so that they come last and mix with nothing.
-    room = state.diagonal.shape[0]
-    filled = jnp.arange(room, dtype=jnp.int32) < state.step
-    beyond = 4 * state.operator_norm + 1
-    offdiagonal = jnp.where(jnp.arange(room, dtype=jnp.int32) < state.step - 1, state.offdiagonal, 0)
-    values, coefficients = ritz.tridiagonal_eigh(jnp.where(filled, state.diagonal, beyond), offdiagonal)
-    return values, coefficients, filled
+def _projected_matrix(state: LanczosState) -> jax.Array:
+    """T."""
+    beside = jnp.diag(state.offdiagonal[:-1], 1)
+    return jnp.diag(state.diagonal) + beside + beside.T
 
 
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:

@@ -7,13 +7,16 @@ magnitudes, A + c I for the largest and A - c I for the smallest eigenvalues, c 
 momentum it converges like |mu_2 / mu_1|^t in the eigenvalues mu of B that are left; with the best momentum,
 b = mu_2^2 / 4, like that of a method that takes the square root of the number of steps.
 
-Whatever B and b are, a pair is judged by A itself: theta = <v, A v> and ||A v - theta v||.
+Whatever B and b are, a vector is judged by A itself: theta = <v, A v> and ||P (A v - theta v)||. What A v has along
+the vectors found before it is the fault of their own small errors, and no further step would mend it: it is kept as the
+matrix V^H A V, and a Rayleigh-Ritz step at the end rotates the k vectors so that it vanishes. The residuals that
+are returned are those of the rotated vectors, ||A v - theta v||, recomputed.
 
 >>> import jax, jax.numpy as jnp
 >>> from eigenjax import as_operator
 >>> op = as_operator(jnp.diag(jnp.array([3.0, 2.0, 1.0])))
 >>> state, _ = jax.lax.scan(lambda state, _: (step(op, state), None), init(op, k=2), length=200)
->>> print(state.eigenvalues.round(4), state.num_pairs, state.num_matvecs < 100)
+>>> print(finalize(op, state).eigenvalues.round(4), state.num_pairs, state.num_matvecs < 100)
 [3. 2.] 2 True
 """
 
@@ -30,10 +33,13 @@ from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
+from eigenjax.solvers.residuals import true_residuals
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.start import start_vector
 from eigenjax.tree import PyTree
 
+# A pair ends at this part of tol, a margin for what the Rayleigh-Ritz step mixes into it from the others.
+_MARGIN = 0.5
 # Momentum 1 would amplify all eigenvalues alike; at 0.98 the wanted one still gains a factor 1.2 a step.
 _MOMENTUM_LIMIT = 0.98
 # An image below so many units of rounding of ||A|| is zero: the vector is an eigenvector, there is nowhere to move.
@@ -43,10 +49,9 @@ _VANISHED = 4.0
 class PowerState(NamedTuple):
     """The pairs found so far and the iterate on its way to the next one."""
 
-    basis: PyTree  # (k, ...) rows 0 .. num_pairs - 1 are the eigenvectors found
-    eigenvalues: jax.Array  # (k,)
-    residuals: jax.Array  # (k,) ||A v - theta v|| of the very vectors in the basis
-    converged: jax.Array  # (k,) bool
+    basis: PyTree  # (k, ...) rows 0 .. num_pairs - 1 are the vectors found
+    projection: jax.Array  # (k, k) V^H A V, its upper triangle; the diagonal holds the Rayleigh quotients
+    residuals: jax.Array  # (k,) ||P (A v - theta v)|| of the vectors found
     num_pairs: jax.Array  # () int32, pairs done; k is the end
     iteration: jax.Array  # () int32, products spent on the current pair
     vector: PyTree  # v_t, unit norm, orthogonal to the rows found
@@ -72,12 +77,11 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
     basis, length = tree.zero_basis(start, k), tree.norm(start)
     structure = tree.structure_of(start)
     vector = apply_when(length == 0, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length))
-    numbers, zero = jnp.zeros(k, length.dtype), jnp.zeros((), length.dtype)
+    zero = jnp.zeros_like(length)
     return PowerState(
         basis=basis,
-        eigenvalues=numbers,
-        residuals=numbers,
-        converged=jnp.zeros(k, bool),
+        projection=jnp.zeros((k, k), tree.accumulation_dtype(vector)),
+        residuals=jnp.zeros(k, length.dtype),
         num_pairs=jnp.zeros((), jnp.int32),
         iteration=jnp.zeros((), jnp.int32),
         vector=vector,
@@ -101,28 +105,37 @@ def step(
 ) -> PowerState:
     """One product, or none once all pairs are done: judges the iterate, then moves on or starts the next pair."""
     advance = lambda state: _advance(op, state, which, max_iter, tol, momentum)
-    return apply_when(state.num_pairs < state.eigenvalues.shape[0], advance, state)
+    return apply_when(state.num_pairs < state.residuals.shape[0], advance, state)
 
 
 def finalize(
     op: LinearOperator, state: PowerState, *, which: str = "LM", tol: Any = 1e-4, v0: PyTree | None = None
 ) -> EigenResult:
-    """The pairs done, in the order of `which`; costs no product, because each was judged by its own."""
-    done = jnp.arange(state.eigenvalues.shape[0], dtype=jnp.int32) < state.num_pairs
-    order = ritz.wanted_order(state.eigenvalues, which, done)
-    vectors, _ = fix_signs(jax.tree.map(lambda b: b[order], state.basis), v0)
+    """The pairs done, after a Rayleigh-Ritz step, in the order of `which`.
+
+    Args:
+        op: the operator of the steps.
+        state: after any number of steps; it is left as it is.
+        which: as of the steps.
+        tol: as of the steps.
+        v0: the warm start, for the signs.
+
+    Returns:
+        The result. Cost: k products, for the residuals.
+    """
+    upper = jnp.triu(state.projection, 1)
+    diagonal = jnp.diag(jnp.diag(state.projection).real).astype(upper.dtype)
+    values, coefficients, done = ritz.projected_eigh(upper + diagonal + jnp.conj(upper).T, state.num_pairs)
+    order = ritz.wanted_order(values, which, done)
+    eigenvalues = values[order]
+    vectors, _ = fix_signs(tree.combine(coefficients[:, order], state.basis), v0)
+    residuals = true_residuals(op, eigenvalues, vectors)
+    num_matvecs = state.num_matvecs + eigenvalues.shape[0]
     return judge(
         op,
-        EigenResult(
-            state.eigenvalues[order],
-            vectors,
-            state.residuals[order],
-            state.converged[order],
-            jnp.int32(0),
-            state.num_matvecs,
-        ),
+        EigenResult(eigenvalues, vectors, residuals, done, jnp.int32(0), num_matvecs),
         tol=tol,
-        scale=state.largest,
+        scale=jnp.maximum(state.largest, jnp.max(jnp.abs(eigenvalues))),
         discrepancy=jnp.zeros_like(state.largest),
         finite=jnp.isfinite(state.operator_norm),
     )
@@ -151,8 +164,8 @@ def deflated_power_iteration(
         op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian.
         k: number of pairs, static.
         max_iter: products spent on one pair at most, static.
-        tol: a pair is done when its residual and the change of its Rayleigh quotient are at most tol times the
-            largest |Rayleigh quotient| seen.
+        tol: a pair is converged when its residual is at most tol times the largest |Rayleigh quotient| seen. It is
+            left for the next one when half of that bounds its residual and the change of its Rayleigh quotient.
         momentum: in [0, 1], free of units: an estimate of |mu_2 / mu_1|, the ratio of the first two eigenvalues of B.
             The b of the recurrence is (momentum theta_B / 2)^2 with the current theta_B = <v, B v>. 0 is plain power
             iteration; 0.9 shortens most runs; held at 0.98, because at 1 nothing is told apart.
@@ -161,14 +174,14 @@ def deflated_power_iteration(
         key: typed key of the start vectors; None is `jax.random.key(0)`.
 
     Returns:
-        The pairs in the order of `which`, with true residuals. num_matvecs says how many products were needed; what
-        remains of the k max_iter steps is skipped.
+        The pairs in the order of `which`, rotated by a Rayleigh-Ritz step, with true residuals. num_matvecs says how
+        many products were needed; what remains of the k max_iter steps is skipped.
 
     Raises:
         ValueError: if k does not fit the operator, max_iter is not positive, `which` is unknown, or v0 does not fit.
         TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
 
-    Cost: at most k max_iter products, k + 6 vectors of memory beside one product's.
+    Cost: at most k max_iter products and k for the residuals, k + 6 vectors of memory beside one product's.
 
     Example:
         >>> import jax.numpy as jnp
@@ -194,21 +207,22 @@ def deflated_power_iteration(
 def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
     image = matvec(op, state.vector)
     theta = tree.inner(state.vector, image).real
-    residual = tree.norm(tree.add_scaled(image, -theta, state.vector))
-    largest = jnp.maximum(state.largest, jnp.abs(theta))
-    bound = jnp.asarray(tol).astype(theta.dtype) * largest
+    couplings = tree.project(state.basis, image)
     state = state._replace(
         operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)),
-        largest=largest,
+        largest=jnp.maximum(state.largest, jnp.abs(theta)),
         iteration=state.iteration + 1,
         num_matvecs=state.num_matvecs + 1,
     )
+    image = tree.add_scaled(image, -1.0, tree.combine(couplings, state.basis))
+    residual = tree.norm(tree.add_scaled(image, -theta, state.vector))
+    bound = _MARGIN * jnp.asarray(tol).astype(theta.dtype) * state.largest
     converged = (residual <= bound) & (jnp.abs(theta - state.eigenvalue) <= bound)
     moved = _move(state, image, theta, which, momentum)
     done = converged | (state.iteration >= max_iter)
-    moved = apply_when(done, lambda _: _next_pair(state, theta, residual, converged), moved)
+    moved = apply_when(done, lambda _: _next_pair(state, theta, residual, couplings), moved)
     # NaN stays NaN: the products that are left would be wasted.
-    last = jnp.full_like(moved.num_pairs, state.eigenvalues.shape[0])
+    last = jnp.full_like(moved.num_pairs, state.residuals.shape[0])
     return moved._replace(num_pairs=jnp.where(jnp.isfinite(theta), moved.num_pairs, last))
 
 
@@ -228,14 +242,14 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
     )
 
 
-def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, converged: jax.Array) -> PowerState:
+def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, couplings: jax.Array) -> PowerState:
     start_key, key = jax.random.split(state.key)
+    column = couplings.at[state.num_pairs].set(theta.astype(couplings.dtype))
     basis = tree.set_row(state.basis, state.num_pairs, state.vector)
     return state._replace(
         basis=basis,
-        eigenvalues=state.eigenvalues.at[state.num_pairs].set(theta),
+        projection=state.projection.at[:, state.num_pairs].set(column),
         residuals=state.residuals.at[state.num_pairs].set(residual),
-        converged=state.converged.at[state.num_pairs].set(converged),
         num_pairs=state.num_pairs + 1,
         iteration=jnp.zeros_like(state.iteration),
         vector=random_direction(start_key, basis, tree.structure_of(state.vector)),

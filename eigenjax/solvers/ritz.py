@@ -26,23 +26,30 @@ def check_count(k: Any, size: int) -> None:
         raise ValueError(f"k={k}: the operator is {size} x {size}, so choose 1 <= k <= {size}")
 
 
-def tridiagonal_eigh(diagonal: jax.Array, offdiagonal: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues (m,), ascending, and eigenvectors (m, m), columns, of a real symmetric tridiagonal matrix.
+def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Eigenpairs of the projection of an operator on the first `num_filled` vectors of a basis with room for m.
 
-    Dense `eigh`, because that of a tridiagonal matrix gives no eigenvectors on a TPU; scaled to entries of order
-    one by a power of two, because not every backend does so itself. NaN and Inf are taken for zero: LAPACK may not
-    return from them, and the caller knows of them.
+    Scaled to entries of order one by a power of two, because not every backend does so itself. NaN and Inf are taken
+    for zero: LAPACK may not return from them, and the caller knows of them. A dense solve, because that of a
+    tridiagonal matrix gives no eigenvectors on a TPU.
 
     Args:
-        diagonal: (m,).
-        offdiagonal: (m,), the last one unused.
+        matrix: (m, m) Hermitian in its first num_filled rows and columns.
+        num_filled: () int32.
+
+    Returns:
+        `values, vectors, valid`: (m,) ascending, (m, m) columns, (m,) bool: which belong to the rows filled.
     """
-    matrix = jnp.diag(diagonal) + jnp.diag(offdiagonal[:-1], 1) + jnp.diag(offdiagonal[:-1], -1)
-    matrix = jnp.where(jnp.isfinite(matrix), matrix, 0)
+    filled = jnp.arange(matrix.shape[0], dtype=jnp.int32) < num_filled
+    matrix = jnp.where(jnp.isfinite(matrix) & filled[:, None] & filled[None, :], matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
-    values, vectors = jnp.linalg.eigh(jnp.ldexp(matrix, -exponent), symmetrize_input=False)
-    return jnp.ldexp(values, exponent), vectors
+    # Rows not filled get a value beyond the spectrum of the others (m entries of modulus one, or less, a row): they
+    # come last, and mix with nothing.
+    beyond = jnp.where(filled, 0, 2.0 * matrix.shape[0]).astype(matrix.dtype)
+    scaled = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype) + jnp.diag(beyond)
+    values, vectors = jnp.linalg.eigh(scaled, symmetrize_input=False)
+    return jnp.ldexp(jnp.where(filled, values, 0), exponent), vectors, filled
 
 
 def wanted_order(values: jax.Array, which: str, valid: jax.Array | None = None) -> jax.Array:
