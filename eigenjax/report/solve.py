@@ -21,7 +21,6 @@ _LANCZOS_CHUNK = 30
 _POWER_CHUNK = 100
 
 # The fields of a power iteration's state with a row for each pair.
-_POWER_ROWS = ("basis", "eigenvalues", "residuals", "converged")
 
 
 class Settings(NamedTuple):
@@ -122,18 +121,23 @@ def _power_group(op, settings: Settings, key, which: str, update: Callable, cloc
     while int(state.num_pairs) < k:
         state = clock.run(_power_steps, signed, state, settings.tol, settings.momentum, **options)
         pairs = _first_pairs(state, k)
-        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} products{_standing([pairs])}")
+        worst = float(np.max(pairs.residuals))
+        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} products, worst residual {worst:.1e}")
     result = clock.run(_power_finalize, signed, _first_pairs(state, k), settings.tol, which=side)
     return result._replace(eigenvalues=sign * result.eigenvalues)
 
 
 def _first_pairs(state: power.PowerState, k: int) -> power.PowerState:
     # As if there had been room for k only; what a chunk did beyond them stays in the count of products.
-    rows = {name: jax.tree.map(lambda leaf: leaf[:k], getattr(state, name)) for name in _POWER_ROWS}
-    return state._replace(**rows, num_pairs=jnp.minimum(state.num_pairs, k))
+    return state._replace(
+        basis=jax.tree.map(lambda leaf: leaf[:k], state.basis),
+        projection=state.projection[:k, :k],
+        residuals=state.residuals[:k],
+        num_pairs=jnp.minimum(state.num_pairs, k),
+    )
 
 
-def _standing(found: Sequence[EigenResult | power.PowerState]) -> str:
+def _standing(found: Sequence[EigenResult]) -> str:
     converged = np.concatenate([pairs.converged for pairs in found])
     worst = max(float(np.max(pairs.residuals)) for pairs in found)
     return f", {converged.sum()}/{converged.size} converged, worst {worst:.1e}"
