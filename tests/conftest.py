@@ -9,7 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture
