@@ -77,7 +77,7 @@ def init(
         diagonal=zeros,
         offdiagonal=zeros,
         operator_norm=jnp.zeros_like(length),
-        broken_down=length == 0,
+        broken_down=length <= _underflow(length),
         step=jnp.zeros((), jnp.int32),
         key=later_key,
     )
@@ -103,7 +103,7 @@ def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = Tru
 
     # ||A v_j||^2 = alpha^2 + beta_{j-1}^2 + beta_j^2
     operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([alpha, coupling, length])))
-    broken_down = length <= _BREAKDOWN * jnp.finfo(length.dtype).eps * operator_norm
+    broken_down = length <= jnp.maximum(_BREAKDOWN * jnp.finfo(length.dtype).eps * operator_norm, _underflow(length))
     length = jnp.where(broken_down, 0, length)
     return LanczosState(
         basis=basis,
@@ -233,6 +233,12 @@ def _projected_matrix(state: LanczosState) -> jax.Array:
     """T."""
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     return jnp.diag(state.diagonal) + beside + beside.T
+
+
+def _underflow(length: jax.Array) -> float:
+    # A direction this short has lost digits to underflow, and would not be of unit norm when normalised.
+    limits = jnp.finfo(length.dtype)
+    return float(limits.tiny) / float(limits.eps)
 
 
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:

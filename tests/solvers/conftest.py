@@ -63,7 +63,9 @@ def check_result(result, matrix, *, which="LM", tol=None, unit=None, complete=Fa
     tol = np.finfo(np.asarray(result.residuals).dtype).eps ** 0.5 if tol is None else tol
 
     true_residuals = np.linalg.norm(vectors @ dense.T - values[:, None] * vectors, axis=1)
-    np.testing.assert_array_less(np.abs(true_residuals - np.asarray(result.residuals, float)), slack + np.finfo(float).tiny)
+    np.testing.assert_array_less(
+        np.abs(true_residuals - np.asarray(result.residuals, float)), slack + np.finfo(float).tiny
+    )
     bound = max(ORTHONORMALITY[str(leaf.dtype)] for leaf in jax.tree.leaves(result.eigenvectors))
     np.testing.assert_allclose(vectors.conj() @ vectors.T, np.eye(len(values)), rtol=0, atol=bound)
     np.testing.assert_array_less(true_residuals[converged], tol * size + slack + np.finfo(float).tiny)
