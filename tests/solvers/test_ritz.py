@@ -1,0 +1,71 @@
+"""The order of what is wanted, and the projected problem."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eigenjax.solvers.ritz import check_count, check_which, projected_eigh, wanted_order
+
+VALUES = np.array([-3.0, 2.0, 1.0, 0.0, -2.5], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ("LM", [-3, -2.5, 2, 1, 0]),
+        ("LA", [2, 1, 0, -2.5, -3]),
+        ("SA", [-3, -2.5, 0, 1, 2]),
+        ("BE", [2, -3, 1, -2.5, 0]),
+    ],
+)
+def test_the_most_wanted_come_first(which, expected):
+    np.testing.assert_array_equal(VALUES[wanted_order(jnp.asarray(VALUES), which)], expected)
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
+def test_what_is_not_valid_comes_last_and_changes_no_order(which):
+    valid = np.array([False, True, True, True, False])
+    order = np.asarray(wanted_order(jnp.asarray(VALUES), which, jnp.asarray(valid)))
+    alone = VALUES[valid][np.asarray(wanted_order(jnp.asarray(VALUES[valid]), which))]
+    np.testing.assert_array_equal(VALUES[order[:3]], alone)
+    assert set(order[3:]) == {0, 4}
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
+def test_equal_values_keep_their_order(which):
+    np.testing.assert_array_equal(np.sort(wanted_order(jnp.ones(4), which)), np.arange(4))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e30])
+@pytest.mark.parametrize("num_filled", [1, 4, 6])
+def test_the_part_filled_is_solved_at_any_scale(scale, num_filled, rng):
+    normal = rng.standard_normal((6, 6))
+    matrix = (scale * (normal + normal.T)).astype(np.float32)
+    values, vectors, valid = projected_eigh(jnp.asarray(matrix), jnp.int32(num_filled))
+    truth = np.linalg.eigvalsh(matrix[:num_filled, :num_filled].astype(float))
+    largest = np.abs(truth).max()
+    np.testing.assert_array_equal(valid, np.arange(6) < num_filled)
+    np.testing.assert_allclose(np.asarray(values, float)[:num_filled], truth, rtol=0, atol=1e-6 * largest)
+    block = np.asarray(vectors, float)[:num_filled, :num_filled]
+    np.testing.assert_allclose(
+        (block * truth) @ block.T / largest, matrix[:num_filled, :num_filled] / largest, atol=3e-6
+    )
+
+
+def test_nan_is_taken_for_zero():
+    values, vectors, _ = projected_eigh(jnp.diag(jnp.array([1.0, jnp.nan, jnp.inf])), jnp.int32(3))
+    np.testing.assert_allclose(values, [0, 0, 1], atol=1e-6)
+    assert np.all(np.isfinite(vectors))
+
+
+def test_arguments_are_checked():
+    check_which("BE")
+    check_count(3, 3)
+    with pytest.raises(ValueError, match="eigsh with sigma=0"):
+        check_which("SM")
+    with pytest.raises(ValueError, match="choose one of"):
+        check_which("lm")
+    with pytest.raises(ValueError, match="choose 1 <= k <= 3"):
+        check_count(4, 3)
+    with pytest.raises(TypeError, match="give an int"):
+        check_count(True, 3)
