@@ -6,6 +6,7 @@ taken forward over reverse (Pearlmutter 1994): one `jax.jvp` of one `jax.grad`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,7 +126,7 @@ def hessian(
     if data is not None:
         _check_weights(weights, num_examples(data))
     varying, constant = partition(params, select)
-    op = HessianOperator(varying, constant, data, weights, loss, batch_size, mode)
+    op = HessianOperator(varying, constant, data, weights, _hashable(loss), batch_size, mode)
     return as_operator(op.mv, like=op.structure) if closes_over_arrays(loss) else op
 
 
@@ -183,6 +184,15 @@ _PRODUCTS = {
     "linearize": _linearize,
     "reverse_over_reverse": _reverse_over_reverse,
 }
+
+
+def _hashable(function: Callable) -> Callable:
+    # Static parts of a pytree are compared by jit: a callable object that cannot be is wrapped in one that is itself.
+    try:
+        hash(function)
+    except TypeError:
+        return functools.partial(function)
+    return function
 
 
 def _check_weights(weights: jax.Array | None, count: int) -> None:

@@ -1,5 +1,6 @@
 """The Hessian against dense derivatives, closed forms, and a spectrum from another framework."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -179,6 +180,17 @@ def test_a_loss_that_closes_over_tracers(problem):
         ours = jax.jit(jax.grad(top, argument))(params, data[0])
         theirs = jax.grad(dense, argument)(params, data[0])
         jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-6, atol=1e-9), ours, theirs)
+
+
+def test_a_loss_that_cannot_be_hashed():
+    @dataclasses.dataclass
+    class Power:  # a dataclass with __eq__ has no __hash__
+        exponent: int
+
+        def __call__(self, params):
+            return jnp.sum(params**self.exponent)
+
+    assert_allclose(lanczos(hessian(Power(3), jnp.array([1.0, 2.0])), 1).eigenvalues, [12.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
