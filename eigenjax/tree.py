@@ -119,8 +119,8 @@ def inner(x: PyTree, y: PyTree) -> jax.Array:
 def norm(x: PyTree) -> jax.Array:
     """The Euclidean norm, without over- or underflow of the squares.
 
-    Squares are summed at three scales, 1 and two powers of two on either side, in one reduction; of the three at
-    least one lies well within the range of the dtype (Blue 1978). A float32 vector of norm 1e-30 keeps its digits.
+    Squares are summed at three scales, 1 and two powers of two on either side, of which at least one lies well within
+    the range of the dtype (Blue 1978). A float32 vector of norm 1e-30 keeps its digits.
 
     >>> print(norm(jnp.full(4, 1e-30)))
     2e-30

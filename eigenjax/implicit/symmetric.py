@@ -95,7 +95,10 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
     @functools.wraps(solver)
     def solve(op: Any, *args: Any, adjoint_tol: Any = None, adjoint_max_iter: int | None = None, **options: Any):
-        bound = inspect.signature(solver).bind(op, *args, **options).arguments
+        arguments = inspect.signature(solver).bind(op, *args, **options)
+        # Defaults filled in, so that an option left out and the same one given are one program.
+        arguments.apply_defaults()
+        bound = arguments.arguments
         bound.pop("op")
         traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
         static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))

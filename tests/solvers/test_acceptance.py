@@ -59,6 +59,7 @@ def wilkinson(n):
     )
 
 
+@functools.cache
 def wishart(n):
     x = np.random.default_rng(n).standard_normal((n, n))
     return x @ x.T / n
@@ -148,8 +149,8 @@ def test_a_spectrum_below_the_range_of_float32_flags_no_wrong_pair():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (3, 3)])
-def test_the_smallest_operators(solver, n, k, dtype, rotated, check_result):
-    stack = np.stack([rotated([4.0, -1.0, 2.0][:n]), np.zeros((n, n)), np.eye(n)]).astype(dtype)
+def test_the_smallest_operators(solver, n, k, rotated, check_result):
+    stack = np.stack([rotated([4.0, -1.0, 2.0][:n]), np.zeros((n, n)), np.eye(n)]).astype(np.float32)
     results = jax.vmap(lambda a: SOLVERS[solver](a, k))(jnp.asarray(stack))
     tol = POWER_TOL if solver == "power" else None
     for lane, matrix in enumerate(stack):
@@ -303,9 +304,9 @@ def test_a_bfloat16_operator_is_solved_to_its_rounding(solver, rotated, check_re
     np.testing.assert_allclose(result.eigenvalues, truth, rtol=0, atol=2 * unit * 8)
 
 
-@pytest.mark.parametrize("narrow", ["bfloat16", "float32"])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_empty_scalar_and_mixed_leaves(solver, narrow, dtype, rotated, check_result):
+def test_empty_scalar_and_mixed_leaves(solver, dtype, rotated, check_result):
+    narrow = {"float32": "bfloat16", "float64": "float32"}[str(dtype)]
     like = {"a": jnp.zeros((2, 3), dtype), "b": jnp.zeros(0), "c": jnp.zeros((), dtype), "d": jnp.zeros(2, narrow)}
     dense = rotated([9, 7, -5, 3, 3, 1, 0, -1, 2]).astype(dtype)
 

