@@ -127,7 +127,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_another_start(matrix):
 
 def test_eager_jitted_and_batched_agree(matrix):
     a = jnp.asarray(matrix)
-    eager = method.lanczos(a, 3)  # without the compiled wrapper of the public name
+    eager = lanczos(a, 3)
     jitted = jax.jit(lambda a: lanczos(a, 3))(a)
     lanes = jax.vmap(lambda a: lanczos(a, 3))(jnp.stack([-a, a]))
     for result in (jitted, jax.tree.map(lambda x: x[1], lanes)):
