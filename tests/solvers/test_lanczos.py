@@ -60,6 +60,16 @@ def test_pairs_that_a_state_has_no_vectors_for_are_not_claimed(matrix):
     assert int(result.status) == Status.NOT_CONVERGED
 
 
+@pytest.mark.parametrize("scale", [1e-14, 1.0, 1e14])
+def test_an_exhausted_krylov_space_is_left_uncoupled(scale, dtype, rotated):
+    # Two distinct eigenvalues: after two products all that is left of the next direction is rounding.
+    op = as_operator(jnp.asarray((scale * rotated([50] * 6 + [1] * 6)).astype(dtype)))
+    state = jax.jit(lambda op: steps(op, method.init(op, krylov_dim=12), 2))(op)
+    assert bool(state.broken_down)
+    assert float(state.offdiagonal[0]) > scale
+    assert float(state.offdiagonal[1]) == 0
+
+
 def test_products_are_counted_exactly(matrix):
     calls = []
     result = lanczos(counting(matrix, calls), 3, krylov_dim=9, v0=jnp.ones(12))
