@@ -56,6 +56,7 @@ class _Method(NamedTuple):
 
     solver: Callable[..., EigenResult]
     options: tuple[tuple[str, Any], ...]
+    kinds: tuple[type, ...]
     adjoint_max_iter: int | None
 
 
@@ -102,8 +103,10 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
         bound.pop("op")
         traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
         static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
+        # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
+        kinds = tuple(type(value) for _, value in static)
         op = as_operator(op, like=traced.get("v0"))
-        return _solve(_Method(solver, static, adjoint_max_iter), op, traced)
+        return _solve(_Method(solver, static, kinds, adjoint_max_iter), op, traced)
 
     parameters = list(inspect.signature(solver).parameters.values())
     extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _ADJOINT_OPTIONS]

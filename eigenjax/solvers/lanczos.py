@@ -34,7 +34,7 @@ from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, unless_broken_down
 from eigenjax.solvers.residuals import vouched_residuals
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import start_vector
+from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.tree import PyTree
 
 # beta_j below this many units of rounding of ||A|| is a breakdown: an invariant subspace, to working precision.
@@ -62,7 +62,7 @@ def init(
 
     Args:
         op: a symmetric operator.
-        v0: start vector; None draws one. A zero vector is answered like a breakdown.
+        v0: start vector; None draws one. A vector whose norm is zero or overflows is answered like a breakdown.
         krylov_dim: m, how many steps there is room for.
         key: typed key of all random directions; None is `jax.random.key(0)`.
     """
@@ -77,7 +77,7 @@ def init(
         diagonal=zeros,
         offdiagonal=zeros,
         operator_norm=jnp.zeros_like(length),
-        broken_down=length <= _underflow(length),
+        broken_down=~((length > _underflow(length)) & jnp.isfinite(length)),
         step=jnp.zeros((), jnp.int32),
         key=later_key,
     )
@@ -148,7 +148,9 @@ def finalize(
     if not reorthogonalize:
         distinct, lengths = distinct_ritz_vectors(state.basis, coefficients, jnp.abs(last), filled)
     chosen = ritz.wanted_order(values, which, distinct)[:k]
-    vectors, phases = fix_signs(tree.combine(coefficients[:, chosen] / lengths[chosen], state.basis), v0)
+    vectors, phases = fix_signs(
+        tree.combine(coefficients[:, chosen] / lengths[chosen], state.basis), given_start(op, v0)
+    )
     residuals, discrepancy, audits = vouched_residuals(
         op,
         values[chosen],
@@ -244,6 +246,8 @@ def _underflow(length: jax.Array) -> float:
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:
     if krylov_dim is None:
         return min(size, max(2 * k + 1, 20))
+    if not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):
+        raise TypeError(f"krylov_dim={krylov_dim!r}: give an int, the number of vectors held; it is static under jit")
     if krylov_dim < k:
         raise ValueError(f"krylov_dim={krylov_dim} is less than k={k}: a basis of m vectors holds at most m pairs")
     return min(krylov_dim, size)

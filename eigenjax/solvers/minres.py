@@ -16,10 +16,11 @@ from eigenjax import tree
 from eigenjax.solvers.orthogonalize import normalize
 from eigenjax.tree import PyTree
 
-# A diagonal entry of the triangular factor below so many units of rounding of ||A|| is zero: the system is singular
-# in the direction that the step would take.
-_SINGULAR = 10.0
-# A coupling beta below so many of them ends the recurrence: the Krylov space is exhausted, the rest is noise.
+# A residual that A shrinks by more than eps to this power, relative to ||A||, lies in the null space for all that the
+# arithmetic can tell: the system is singular, and a step would amplify rounding. (At eps itself it is too late.)
+_SINGULAR_POWER = 2 / 3
+# A coupling beta below so many units of rounding of ||A|| ends the recurrence: the Krylov space is exhausted, and the
+# rest is noise.
 _EXHAUSTED = 100.0
 # No residual can be told from rounding below so many units of ||b||.
 _ATTAINABLE = 10.0
@@ -56,7 +57,8 @@ def minres(operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Arr
     Args:
         operator: v -> A v.
         rhs: b.
-        target: () the absolute ||b - A x|| to stop at, rounding allowing; a b no longer than that costs no product.
+        target: () the absolute ||b - A x|| to stop at, rounding allowing; a b no longer than that costs
+            no product.
         max_iter: products at most, static.
 
     Returns:
@@ -111,10 +113,11 @@ def _step(operator: Callable[[PyTree], PyTree], state: _State) -> _State:
     diagonal = state.sine * state.carried - state.cosine * alpha
     # ... and by the one that annihilates beta.
     pivot = tree.norm(jnp.stack([diagonal, beta]))
-    unit = jnp.finfo(beta.dtype).eps * operator_norm
+    eps = float(jnp.finfo(beta.dtype).eps)
+    null = eps**_SINGULAR_POWER * operator_norm
     # ||A r|| = ||r|| root: where it vanishes, the residual is orthogonal to the range, and x is as good as it gets.
     root = tree.norm(jnp.stack([diagonal, state.cosine * beta]))
-    singular = (root <= _SINGULAR * unit) | (pivot <= _SINGULAR * unit)
+    singular = (root <= null) | (pivot <= null)
     safe = jnp.where(singular, 1, pivot)
     cosine, sine = diagonal / safe, beta / safe
 
@@ -133,7 +136,7 @@ def _step(operator: Callable[[PyTree], PyTree], state: _State) -> _State:
         skipped=state.sine * beta,
         residual=sine * state.residual,
         operator_norm=operator_norm,
-        ended=beta <= _EXHAUSTED * unit,
+        ended=beta <= _EXHAUSTED * eps * operator_norm,
         num_matvecs=state.num_matvecs + 1,
     )
     stopped = state._replace(ended=jnp.ones((), bool), num_matvecs=state.num_matvecs + 1)

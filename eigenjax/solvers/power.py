@@ -35,7 +35,7 @@ from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
 from eigenjax.solvers.residuals import true_residuals
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import start_vector
+from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.tree import PyTree
 
 # A pair ends at this part of tol, a margin for what the Rayleigh-Ritz step mixes into it from the others.
@@ -68,7 +68,7 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
 
     Args:
         op: a symmetric operator.
-        v0: start vector of the first pair; None, or zero, draws one.
+        v0: start vector of the first pair; None draws one, and so does one whose norm is zero or overflows.
         k: pairs there is room for.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
     """
@@ -76,7 +76,8 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
     start = start_vector(op, v0, start_key)
     basis, length = tree.zero_basis(start, k), tree.norm(start)
     structure = tree.structure_of(start)
-    vector = apply_when(length == 0, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length))
+    unusable = ~((length > 0) & jnp.isfinite(length))
+    vector = apply_when(unusable, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length))
     zero = jnp.zeros_like(length)
     return PowerState(
         basis=basis,
@@ -128,7 +129,7 @@ def finalize(
     values, coefficients, done = ritz.projected_eigh(upper + diagonal + jnp.conj(upper).T, state.num_pairs)
     order = ritz.wanted_order(values, which, done)
     eigenvalues = values[order]
-    vectors, _ = fix_signs(tree.combine(coefficients[:, order], state.basis), v0)
+    vectors, _ = fix_signs(tree.combine(coefficients[:, order], state.basis), given_start(op, v0))
     residuals = true_residuals(op, eigenvalues, vectors)
     num_matvecs = state.num_matvecs + eigenvalues.shape[0]
     return judge(
@@ -194,7 +195,7 @@ def deflated_power_iteration(
     op = as_operator(op, like=v0)
     ritz.check_count(k, op.size)
     ritz.check_which(which)
-    if not isinstance(max_iter, int) or max_iter < 1:
+    if not isinstance(max_iter, int) or isinstance(max_iter, bool) or max_iter < 1:
         raise ValueError(f"max_iter={max_iter!r}: give a positive int, the products allowed for one pair")
     advance = lambda state, _: (
         step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum),

@@ -20,14 +20,25 @@ def start_vector(op: LinearOperator, v0: PyTree | None, key: jax.Array) -> PyTre
     """The vector v0 in the working dtypes of an operator, or an arbitrary one.
 
     Raises:
-        ValueError: if v0 does not fit the operator; names the leaf.
+        ValueError, TypeError: if v0 does not fit the operator; names the leaf.
     """
-    structure = tree.working_structure(op.structure)
+    given = given_start(op, v0)
+    return arbitrary_vector(key, tree.working_structure(op.structure)) if given is None else given
+
+
+def given_start(op: LinearOperator, v0: PyTree | None) -> PyTree | None:
+    """The vector v0 in the working dtypes of an operator; None stays None.
+
+    Raises:
+        ValueError, TypeError: if v0 does not fit the operator; names the leaf.
+    """
     if v0 is None:
-        return arbitrary_vector(key, structure)
+        return None
+    structure = tree.working_structure(op.structure)
+    widen = lambda x, like: x.astype(like.dtype) if jnp.iscomplexobj(like) or not jnp.iscomplexobj(x) else x
     v0 = jax.tree.map(jnp.asarray, v0)
     if jax.tree.structure(v0) == jax.tree.structure(structure):
-        v0 = tree.cast_like(v0, structure)
+        v0 = jax.tree.map(widen, v0, structure)
     check_vector(v0, structure, name="v0")
     return v0
 
