@@ -22,6 +22,11 @@ def default_tol(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 
+def tolerance(tol: Any, dtype: Any) -> jax.Array:
+    """() tol in a real dtype, the default where it is None."""
+    return jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
+
+
 def judge(
     op: LinearOperator,
     result: EigenResult,
@@ -41,8 +46,7 @@ def judge(
         discrepancy: () how far products are from what the method says of them.
         finite: () whether all products were.
     """
-    dtype = result.residuals.dtype
-    tol = jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
+    tol = tolerance(tol, result.residuals.dtype)
     finite = finite & jnp.all(jnp.isfinite(result.residuals))
     converged = result.converged & (result.residuals <= tol * scale) & finite
     unit = rounding_unit(op)

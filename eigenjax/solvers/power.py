@@ -31,7 +31,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.judgement import judge
+from eigenjax.solvers.judgement import judge, tolerance
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
 from eigenjax.solvers.residuals import true_residuals
 from eigenjax.solvers.signs import fix_signs
@@ -57,7 +57,7 @@ class PowerState(NamedTuple):
     vector: PyTree  # v_t, unit norm, orthogonal to the rows found
     previous: PyTree  # v_{t-1} / ||w_t||
     eigenvalue: jax.Array  # () the Rayleigh quotient one product ago; Inf at first
-    operator_norm: jax.Array  # () the largest ||A v|| seen
+    operator_norm: jax.Array  # () the largest ||A v|| seen: ||A|| from below
     largest: jax.Array  # () the largest |Rayleigh quotient| seen
     num_matvecs: jax.Array  # () int32
     key: jax.Array  # of the start vectors to come
@@ -217,7 +217,7 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
     )
     image = tree.add_scaled(image, -1.0, tree.combine(couplings, state.basis))
     residual = tree.norm(tree.add_scaled(image, -theta, state.vector))
-    bound = _MARGIN * jnp.asarray(tol).astype(theta.dtype) * state.largest
+    bound = _MARGIN * tolerance(tol, theta.dtype) * state.largest
     converged = (residual <= bound) & (jnp.abs(theta - state.eigenvalue) <= bound)
     moved = _move(state, image, theta, which, momentum)
     done = converged | (state.iteration >= max_iter)
