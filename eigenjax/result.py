@@ -72,6 +72,14 @@ class EigenResult(NamedTuple):
     """() int32, a `Status`."""
     num_matvecs: jax.Array
     """() int32, all products spent, those that audit the residuals included."""
+    error_bounds: jax.Array | None = None
+    """(k,) of each eigenvalue: its residual r, or r^2 / gap to its neighbours where it stands apart. `eigsh` only."""
+    gap: jax.Array | None = None
+    """() from the eigenvalues to the first one known that was not wanted; inf where none is. `eigsh` only."""
+    num_probes: jax.Array | None = None
+    """() int32, how often a random direction was followed in search of pairs missed. `eigsh` only."""
+    num_recovered: jax.Array | None = None
+    """() int32, how many of the pairs only such a probe has found. `eigsh` only."""
 
 
 class EigenError(RuntimeError):

@@ -175,6 +175,12 @@ def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
     return jax.tree.map(lambda b, x: write(b, x.astype(b.dtype), index, 0), basis, x)
 
 
+def set_rows(basis: PyTree, index: Any, rows: PyTree) -> PyTree:
+    """The basis with the vectors from this index on replaced by these rows."""
+    write = jax.lax.dynamic_update_slice_in_dim
+    return jax.tree.map(lambda b, x: write(b, x.astype(b.dtype), index, 0), basis, rows)
+
+
 def project(basis: PyTree, x: PyTree) -> jax.Array:
     """The (m,) coefficients <b_i, x>: a matrix product per leaf, and one small sum over devices."""
     dtype = accumulation_dtype((basis, x))
@@ -205,6 +211,17 @@ def gram(x: PyTree, y: PyTree) -> jax.Array:
         return _contract(jnp.conj(x).astype(dtype), y.astype(dtype), axes, axes, y)
 
     return _total(jax.tree.map(products, x, y), dtype)
+
+
+def self_gram(x: PyTree) -> jax.Array:
+    """The (m, m) matrix of inner products <x_i, x_j> of one basis, a few columns at a time."""
+    rows = jax.tree.leaves(x)[0].shape[0]
+    column = lambda index: project(x, row(x, index))
+    return jax.lax.map(column, jnp.arange(rows, dtype=jnp.int32), batch_size=min(_GRAM_COLUMNS, rows)).T
+
+
+# Taken at once: for all of them XLA would copy the basis.
+_GRAM_COLUMNS = 4
 
 
 def _contract(a, b, a_axes, b_axes, summed: Any) -> jax.Array:

@@ -34,10 +34,11 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import MatrixOperator, as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.minres import minres
+from eigenjax.solvers.warm_start import example_vector
 from eigenjax.tree import PyTree
 
 # Options that are arrays, and so arguments of the compiled program; all others are static.
-_TRACED = ("tol", "momentum", "v0", "key", "adjoint_tol")
+_TRACED = ("tol", "momentum", "sigma", "v0", "key", "adjoint_tol")
 # Two eigenvalues closer than so many times the sum of their residuals are not told apart by the forward solve ...
 _CLUSTER_RESIDUALS = 4.0
 # ... nor two closer than so many units of rounding of the largest.
@@ -105,7 +106,7 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
         static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
         # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
         kinds = tuple(type(value) for _, value in static)
-        op = as_operator(op, like=traced.get("v0"))
+        op = as_operator(op, like=example_vector(traced.get("v0")))
         return _solve(_Method(solver, static, kinds, adjoint_max_iter), op, traced)
 
     parameters = list(inspect.signature(solver).parameters.values())

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.tree import PyTree
 
-# Rows taken at once into the inner products of the basis: all of them would be copied for it.
-_ROWS = 4
 # Two unit Ritz vectors with a larger inner product are one vector found twice.
 _PARALLEL = 0.5
 
@@ -31,7 +29,7 @@ def distinct_ritz_vectors(
     Returns:
         `distinct, lengths`: (m,) bool, and (m,) the norms ||y_i||. Cost: the m^2 inner products of the basis.
     """
-    products = _gram(basis)
+    products = tree.self_gram(basis)
     rotation = coefficients.astype(products.dtype)
     overlaps = jnp.abs(rotation.T @ products @ rotation)
     lengths = jnp.sqrt(jnp.diag(overlaps))
@@ -45,9 +43,3 @@ def distinct_ritz_vectors(
 
     distinct, _ = jax.lax.scan(admit, jnp.zeros(residuals.shape, bool), best_first)
     return distinct, safe
-
-
-def _gram(basis: PyTree) -> jax.Array:
-    rows = jax.tree.leaves(basis)[0].shape[0]
-    column = lambda index: tree.project(basis, tree.row(basis, index))
-    return jax.lax.map(column, jnp.arange(rows, dtype=jnp.int32), batch_size=min(_ROWS, rows)).T

@@ -27,6 +27,11 @@ def tolerance(tol: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
 
 
+def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any) -> jax.Array:
+    """() tol, or the rounding of a product where that is larger: below it an iteration has nothing to gain."""
+    return jnp.maximum(tolerance(tol, dtype), rounding_unit(op))
+
+
 def judge(
     op: LinearOperator,
     result: EigenResult,
@@ -47,7 +52,7 @@ def judge(
         finite: () whether all products were.
     """
     tol = tolerance(tol, result.residuals.dtype)
-    finite = finite & jnp.all(jnp.isfinite(result.residuals))
+    finite = finite & jnp.all(jnp.isfinite(result.residuals) | ~result.converged)
     converged = result.converged & (result.residuals <= tol * scale) & finite
     unit = rounding_unit(op)
     at_rounding = jnp.all(converged | (result.residuals <= _ROUNDING_FLOOR * unit * scale))
@@ -58,7 +63,7 @@ def judge(
         jnp.int32(Status.NOT_CONVERGED),
     )
     or_nan = lambda x: jnp.where(finite, x, jnp.nan)
-    return EigenResult(
+    return result._replace(
         eigenvalues=or_nan(result.eigenvalues),
         eigenvectors=jax.tree.map(or_nan, result.eigenvectors),
         residuals=or_nan(result.residuals),

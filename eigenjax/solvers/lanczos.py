@@ -97,7 +97,7 @@ def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = Tru
     alpha = tree.inner(vector, image).real
     direction = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -coupling, previous)
     if reorthogonalize:
-        direction, length = orthogonalize(basis, direction)
+        direction, length, _ = orthogonalize(basis, direction)
     else:
         length = tree.norm(direction)
 

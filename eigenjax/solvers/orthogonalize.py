@@ -5,6 +5,7 @@ good part of the vector: what is left after such a pass is dominated by the roun
 Gragg, Kaufman and Stewart 1976; "twice is enough": Giraud, Langou and Rozloznik 2005).
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -23,45 +24,56 @@ _MAX_PASSES = 4
 
 
 class Orthogonalized(NamedTuple):
-    """A vector and what is left of it."""
+    """A vector, what is left of it, and what was taken."""
 
     vector: PyTree  # orthogonal to the basis, not normalised
     norm: jax.Array  # () its norm
+    coefficients: jax.Array  # (m,) of the part along the basis
 
 
-def orthogonalize(basis: PyTree, vector: PyTree) -> Orthogonalized:
+def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalized:
     """Takes out of a vector its components along an orthonormal basis (zero rows do no harm).
 
     Args:
         basis: orthonormal rows, with a leading axis m on every leaf.
         vector: any vector.
+        *more: further rows, orthonormal with the first; their coefficients follow the others.
 
     Returns:
-        The rest and its norm. Cost: each pass reads the basis twice; one pass is the rule, two are common.
+        The rest, its norm and the coefficients. Cost: each pass reads the basis twice; one pass is the rule, two are
+        common.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> print(orthogonalize(jnp.eye(3)[:1], jnp.array([5.0, 3.0, 4.0])))
-        Orthogonalized(vector=Array([0., 3., 4.], dtype=float32), norm=Array(5., dtype=float32))
+        >>> rest = orthogonalize(jnp.eye(3)[:1], jnp.array([5.0, 3.0, 4.0]))
+        >>> print(rest.vector, rest.norm, rest.coefficients)
+        [0. 3. 4.] 5.0 [5.]
     """
+    bases = (basis, *more)
+    ends = [0, *itertools.accumulate(jax.tree.leaves(rows)[0].shape[0] for rows in bases)]
 
     # All passes within the loop, the first one too: beside it XLA would hold a second copy of the basis.
     def one_pass(carry):
-        vector, _, _, passes = carry
-        coefficients = tree.project(basis, vector)
-        cleaned = tree.add_scaled(vector, -1.0, tree.combine(coefficients, basis))
+        vector, _, taken, _, passes = carry
+        coefficients = jnp.concatenate([tree.project(rows, vector) for rows in bases])
+        cleaned = vector
+        for rows, first, last in zip(bases, ends, ends[1:], strict=False):
+            cleaned = tree.add_scaled(cleaned, -1.0, tree.combine(coefficients[first:last], rows))
         after = tree.norm(cleaned)
         # ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2, which spares the norm before.
-        return cleaned, after, tree.norm(coefficients) > _UNSAFE_SHARE * after, passes + 1
+        again = tree.norm(coefficients) > _UNSAFE_SHARE * after
+        return cleaned, after, taken + coefficients, again, passes + 1
 
+    dtype = tree.accumulation_dtype(vector)
     start = (
         vector,
-        jnp.zeros((), tree.real_dtype(tree.accumulation_dtype(vector))),
+        jnp.zeros((), tree.real_dtype(dtype)),
+        jnp.zeros(ends[-1], dtype),
         jnp.asarray(True),
         jnp.asarray(0),
     )
-    cleaned, after, _, _ = jax.lax.while_loop(lambda carry: carry[2] & (carry[3] < _MAX_PASSES), one_pass, start)
-    return Orthogonalized(cleaned, after)
+    end = jax.lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_PASSES), one_pass, start)
+    return Orthogonalized(*end[:3])
 
 
 def normalize(vector: PyTree, length: jax.Array) -> PyTree:
@@ -72,15 +84,16 @@ def normalize(vector: PyTree, length: jax.Array) -> PyTree:
     return tree.scale(1 / root, tree.scale(1 / root, vector))
 
 
-def random_direction(key: jax.Array, basis: PyTree, structure: PyTree) -> PyTree:
+def random_direction(key: jax.Array, basis: PyTree, structure: PyTree, *more: PyTree) -> PyTree:
     """A random unit vector orthogonal to a basis; where the basis spans the space, numbers without meaning."""
     start = arbitrary_vector(key, structure)
     start = normalize(start, tree.norm(start))
-    return normalize(*orthogonalize(basis, start))
+    rest = orthogonalize(basis, start, *more)
+    return normalize(rest.vector, rest.norm)
 
 
 def unless_broken_down(
-    key: jax.Array, basis: PyTree, vector: PyTree, length: jax.Array, broken_down: jax.Array
+    key: jax.Array, basis: PyTree, vector: PyTree, length: jax.Array, broken_down: jax.Array, *more: PyTree
 ) -> PyTree:
     """The normalised vector or, after a breakdown, a fresh random direction orthogonal to the basis.
 
@@ -88,5 +101,5 @@ def unless_broken_down(
     of a repeated eigenvalue.
     """
     structure = tree.structure_of(vector)
-    fresh = lambda _: random_direction(key, basis, structure)
+    fresh = lambda _: random_direction(key, basis, structure, *more)
     return apply_when(broken_down, fresh, normalize(vector, length))

@@ -233,7 +233,7 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
     image = tree.add_scaled(image, shift, state.vector)
     # Twice the rate, because its square may overflow where the eigenvalue does not.
     brake = tree.scale(rate, tree.scale(rate, state.previous))
-    direction, length = orthogonalize(state.basis, tree.add_scaled(image, -1.0, brake))
+    direction, length, _ = orthogonalize(state.basis, tree.add_scaled(image, -1.0, brake))
     vanished = length <= _VANISHED * jnp.finfo(length.dtype).eps * state.operator_norm
     length = jnp.where(vanished, 1, length)
     return state._replace(

@@ -1,5 +1,7 @@
 """Residuals that are true: claimed by the recurrence, vouched for by a product."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -41,12 +43,42 @@ def vouched_residuals(
     Returns:
         `residuals, discrepancy, num_matvecs`: (k,), () the norm of sum_i s_i e_i over sqrt(k), () int32 1 or k + 1.
     """
+    phases = coefficients.astype(tree.accumulation_dtype(vectors))
+
+    def predict(signs):
+        along = tree.combine(signs.astype(eigenvalues.dtype) * eigenvalues, vectors)
+        return tree.add_scaled(along, jnp.sum(signs.astype(phases.dtype) * phases), direction)
+
+    return audited_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, key)
+
+
+def audited_residuals(
+    op: LinearOperator,
+    eigenvalues: jax.Array,
+    vectors: PyTree,
+    claimed: jax.Array,
+    predict: Callable[[jax.Array], PyTree],
+    operator_norm: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same for a method that says otherwise what the images are.
+
+    Args:
+        op: the operator.
+        eigenvalues: (k,).
+        vectors: k unit vectors.
+        claimed: (k,) the residual norms that follow from what the method says.
+        predict: (k,) signs s -> A (sum_i s_i v_i), as the method has it.
+        operator_norm: () an estimate of ||A||.
+        key: of the signs.
+
+    Returns:
+        As above.
+    """
     k = eigenvalues.shape[0]
     signs = jnp.where(jax.random.bernoulli(key, shape=(k,)), 1, -1).astype(eigenvalues.dtype)
-    predicted = tree.combine(signs * eigenvalues, vectors)
-    predicted = tree.add_scaled(predicted, jnp.sum(signs.astype(coefficients.dtype) * coefficients), direction)
     image = matvec(op, tree.combine(signs, vectors))
-    discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / k**0.5
+    discrepancy = tree.norm(tree.add_scaled(image, -1.0, predict(signs))) / k**0.5
     confirmed = discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * operator_norm
 
     def recompute(i, residuals):
@@ -54,8 +86,8 @@ def vouched_residuals(
 
     # A loop of no turns where all is well, under vmap too.
     count = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, k)
-    claimed = jnp.hypot(jnp.abs(coefficients).astype(eigenvalues.dtype), discrepancy)
-    residuals = jax.lax.fori_loop(0, count, recompute, claimed)
+    believed = jnp.hypot(claimed.astype(eigenvalues.dtype), discrepancy)
+    residuals = jax.lax.fori_loop(0, count, recompute, believed)
     return residuals, discrepancy, (1 + count).astype(jnp.int32)
 
 

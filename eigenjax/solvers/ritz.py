@@ -29,9 +29,7 @@ def check_count(k: Any, size: int) -> None:
 def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Eigenpairs of the projection of an operator on the first `num_filled` vectors of a basis with room for m.
 
-    Scaled to entries of order one by a power of two, because not every backend does so itself. NaN and Inf are taken
-    for zero: LAPACK may not return from them, and the caller knows of them. A dense solve, because that of a
-    tridiagonal matrix gives no eigenvectors on a TPU.
+    The cost of one dense (m, m) `eigh`; see `masked_eigh`.
 
     Args:
         matrix: (m, m) Hermitian in its first num_filled rows and columns.
@@ -40,7 +38,24 @@ def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array,
     Returns:
         `values, vectors, valid`: (m,) ascending, (m, m) columns, (m,) bool: which belong to the rows filled.
     """
-    filled = jnp.arange(matrix.shape[0], dtype=jnp.int32) < num_filled
+    return masked_eigh(matrix, jnp.arange(matrix.shape[0], dtype=jnp.int32) < num_filled)
+
+
+def masked_eigh(matrix: jax.Array, filled: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Eigenpairs of the projection of an operator on some vectors of a basis with room for m.
+
+    Scaled to entries of order one by a power of two, because not every backend does so itself. NaN and Inf are taken
+    for zero: LAPACK may not return from them, and the caller knows of them. A dense solve, because that of a
+    tridiagonal matrix gives no eigenvectors on a TPU.
+
+    Args:
+        matrix: (m, m) Hermitian in the rows and columns filled.
+        filled: (m,) bool.
+
+    Returns:
+        `values, vectors, valid`: (m,) ascending, (m, m) columns, (m,) bool: which belong to the rows filled, the
+        first ones.
+    """
     matrix = jnp.where(jnp.isfinite(matrix) & filled[:, None] & filled[None, :], matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
@@ -49,7 +64,8 @@ def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array,
     beyond = jnp.where(filled, 0, 2.0 * matrix.shape[0]).astype(matrix.dtype)
     scaled = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype) + jnp.diag(beyond)
     values, vectors = jnp.linalg.eigh(scaled, symmetrize_input=False)
-    return jnp.ldexp(jnp.where(filled, values, 0), exponent), vectors, filled
+    valid = jnp.arange(matrix.shape[0], dtype=jnp.int32) < jnp.sum(filled, dtype=jnp.int32)
+    return jnp.ldexp(jnp.where(valid, values, 0), exponent), vectors, valid
 
 
 def wanted_order(values: jax.Array, which: str, valid: jax.Array | None = None) -> jax.Array:

@@ -7,12 +7,15 @@ from eigenjax import tree
 from eigenjax.tree import PyTree
 
 
-def fix_signs(vectors: PyTree, reference: PyTree | None = None) -> tuple[PyTree, jax.Array]:
+def fix_signs(
+    vectors: PyTree, reference: PyTree | None = None, *, references: PyTree | None = None
+) -> tuple[PyTree, jax.Array]:
     """Makes the component of largest magnitude positive (real), or the product with a reference vector.
 
     Args:
         vectors: k vectors.
         reference: the warm start's vector; a vector practically orthogonal to it follows the first rule.
+        references: several of them, of about unit norm: to each vector the one nearest to it.
 
     Returns:
         The vectors turned, and the (k,) signs (phases) that they were multiplied with.
@@ -22,10 +25,18 @@ def fix_signs(vectors: PyTree, reference: PyTree | None = None) -> tuple[PyTree,
         [[-0.6  0.8]]
     """
     by_component = jax.vmap(_phase_of_largest)(vectors)
-    if reference is None:
+    if reference is None and references is None:
         return _rotate(vectors, by_component), by_component
-    overlaps = tree.project(vectors, reference)
-    threshold = float(jnp.finfo(overlaps.dtype).eps) ** 0.5 * tree.norm(reference)
+    if references is None:
+        overlaps, length = tree.project(vectors, reference), tree.norm(reference)
+    else:
+        products = tree.gram(vectors, references)
+        nearest = jnp.argmax(jnp.abs(products), axis=1)
+        overlaps, length = (
+            jnp.take_along_axis(products, nearest[:, None], axis=1)[:, 0],
+            jnp.ones((), by_component.real.dtype),
+        )
+    threshold = float(jnp.finfo(overlaps.dtype).eps) ** 0.5 * length
     phases = jnp.where(jnp.abs(overlaps) > threshold, _phase(jnp.conj(overlaps)), by_component)
     return _rotate(vectors, phases), phases
 

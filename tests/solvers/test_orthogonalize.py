@@ -18,7 +18,7 @@ def test_what_cancellation_leaves_is_orthogonal_too(share, dtype, rng):
     basis, n = orthonormal(rng, 6, 30, dtype), 30
     inside, outside = rng.standard_normal(6) @ np.asarray(basis, float), rng.standard_normal(n)
     outside -= np.asarray(basis, float).T @ (np.asarray(basis, float) @ outside)
-    cleaned, length = orthogonalize(basis, jnp.asarray((inside + share * outside).astype(dtype)))
+    cleaned, length, _ = orthogonalize(basis, jnp.asarray((inside + share * outside).astype(dtype)))
     cleaned = np.asarray(cleaned, float)
     np.testing.assert_allclose(float(length), np.linalg.norm(cleaned), rtol=1e-5)
     assert np.abs(np.asarray(basis, float) @ cleaned).max() <= 10 * np.finfo(dtype).eps * np.linalg.norm(cleaned)

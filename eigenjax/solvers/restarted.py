@@ -1,0 +1,288 @@
+"""Thick-restart Lanczos: Krylov spaces of bounded size, restarted until what is wanted has converged.
+
+    expand until a look is due -> look (extract, judge) -> compress when the basis is full -> expand ...
+
+A restart keeps the most wanted Ritz vectors (Wu and Simon 2000), as many as `retention` finds best.
+
+A Krylov space shows one vector of a multiple eigenvalue. Where it is exhausted, or where the caller wants to be sure,
+the pairs found are kept and a fresh random direction is followed until its own best pair is seen to be unwanted; if
+it was wanted, once more.
+
+`init`, `step` and `finalize` over one `RestartedState` are the solver; one step is one look.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.result import EigenResult
+from eigenjax.solvers import completeness, krylov, ritz
+from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.extraction import Extraction, harmonic_directions, harmonic_pairs, ritz_pairs, stand_off
+from eigenjax.solvers.judgement import judge, stopping_tolerance
+from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
+from eigenjax.solvers.residuals import audited_residuals
+from eigenjax.solvers.retention import most_kept, num_kept
+from eigenjax.solvers.signs import fix_signs
+from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
+from eigenjax.tree import PyTree
+
+# A look waits for this share of the products that the last ones let expect, and for no more than this of the basis.
+_PATIENCE = 0.5
+_LONGEST_WAIT = 0.125
+
+
+class Goal(NamedTuple):
+    """What is asked for; static."""
+
+    k: int
+    which: str  # of ritz.WHICH; not looked at where there is a sigma
+    near: bool  # whether there is a sigma
+    verify: bool
+    max_matvecs: int
+
+
+class RestartedState(NamedTuple):
+    """Where a solve stands."""
+
+    krylov: KrylovDecomposition
+    found: Extraction  # at the last look
+    scale: jax.Array  # () the largest |Ritz value| so far: ||A|| from below
+    target: jax.Array  # () the shift of the harmonic pairs found; 0 without a sigma
+    next_look: jax.Array  # () int32, rows filled at which to look again
+    distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
+    last_look: jax.Array  # () int32, products spent by then
+    probe: completeness.Probe
+    vouched: jax.Array  # () bool, the residuals were computed, not inferred
+    done: jax.Array  # () bool
+
+
+def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, key: jax.Array) -> RestartedState:
+    """The state before the first product.
+
+    Args:
+        starts: (b, ...) start vectors.
+        goal: what is asked for.
+        krylov_dim: m, the vectors there is room for beside the b that are next.
+        first_look: rows to fill before it.
+        key: typed key of all random directions.
+    """
+    state = krylov.begin(starts, krylov_dim, key)
+    zero = jnp.zeros_like(state.operator_norm)
+    m = krylov_dim
+    return RestartedState(
+        krylov=state,
+        found=Extraction(
+            jnp.zeros(m, zero.dtype), jnp.eye(m, dtype=state.matrix.dtype), jnp.full(m, jnp.inf, zero.dtype)
+        ),
+        scale=zero,
+        target=zero,
+        next_look=jnp.asarray(first_look, jnp.int32),
+        distance=zero + jnp.inf,
+        last_look=jnp.zeros((), jnp.int32),
+        probe=completeness.nothing_probed(goal.k, zero.dtype),
+        vouched=jnp.zeros((), bool),
+        done=jnp.asarray(goal.max_matvecs < state.block_size),
+    )
+
+
+def step(
+    op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any, known: KnownVectors | None = None
+) -> RestartedState:
+    """Products until a look is due, the look, and the restart that it asks for.
+
+    Args:
+        op: the operator.
+        state: of `init`.
+        goal: as of `init`.
+        tol: as of `eigsh`.
+        sigma: () the number that is approached, where goal.near.
+        known: k vectors or more, of which the start is the sum; if they turn out to be eigenvectors after the first
+            product, the solve ends with them.
+    """
+    b, m = state.krylov.couplings.shape
+
+    def goes_on(part):
+        has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= goal.max_matvecs)
+        return (part.num_filled < state.next_look) & has_room & ~part.broken_down
+
+    # A breakdown before has been looked at.
+    first = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    grown = jax.lax.while_loop(goes_on, lambda part: krylov.expand(op, part), first)
+    state = look(op, state._replace(krylov=grown), goal, tol=tol, sigma=sigma)
+    if known is not None:
+        bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
+        length = tree.norm(state.krylov.couplings)
+        outside = distance_from(known.rows, tree.row(state.krylov.directions, 0), length)
+        is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & known.independent
+        state = apply_when(is_close, lambda state: _try_known(op, state, goal, known, bound, sigma), state)
+    if m < op.size:
+        is_full = state.krylov.num_filled + b > m
+        restarting = (is_full | state.probe.starts) & ~state.done
+        state = apply_when(restarting, lambda state: _restart(state, goal), state)
+    return state._replace(next_look=state.next_look + state.krylov.num_filled)
+
+
+def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any) -> RestartedState:
+    """Extracts the pairs, judges them, and says when to look again (in rows from now)."""
+    found, target = _extract(state, goal, sigma)
+    b, m = state.krylov.couplings.shape
+    num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
+    scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
+    bound = stopping_tolerance(op, tol, scale.dtype) * scale
+    k = min(goal.k, m)
+    converged = jnp.all(found.residuals[:k] <= bound)
+    complete = num_filled >= op.size
+    probe = completeness.judge_probe(state.probe, goal, found, converged, bound, state.krylov.broken_down & ~complete)
+    # A space that holds all of a small operator is filled: that is all there is to know.
+    finished = probe.satisfied if m < op.size else jnp.zeros((), bool)
+    out_of_budget = spent + b > goal.max_matvecs
+    worst = jnp.max(found.residuals[:k])
+    distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    return state._replace(
+        found=found,
+        scale=scale,
+        target=target,
+        next_look=_wait(state, distance, spent, m, b, goal.k - num_filled),
+        distance=distance,
+        last_look=spent,
+        probe=probe,
+        done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
+    )
+
+
+def finalize(
+    op: LinearOperator,
+    state: RestartedState,
+    goal: Goal,
+    *,
+    tol: Any,
+    references: PyTree | None = None,
+) -> EigenResult:
+    """The result of a state, with residuals vouched for: one product, or k + 1 where that one finds fault."""
+    k = goal.k
+    values, residuals = state.found.values[:k], state.found.residuals[:k]
+    coefficients = state.found.coefficients[:, :k]
+    vectors, phases = fix_signs(tree.combine(coefficients, state.krylov.basis), references=references)
+    there = jnp.isfinite(residuals)
+
+    def predict(signs):
+        turned = coefficients @ (signs.astype(phases.dtype) * phases)
+        inside = tree.combine(state.krylov.matrix @ turned, state.krylov.basis)
+        return jax.tree.map(jnp.add, inside, tree.combine(state.krylov.couplings @ turned, state.krylov.directions))
+
+    # Without the defects: the audit finds them, if they are still there.
+    inside = state.krylov.matrix @ coefficients - coefficients * values.astype(coefficients.dtype)
+    claimed = jax.vmap(tree.norm, in_axes=1)((inside, state.krylov.couplings @ coefficients))
+
+    def audit(_):
+        believed = jnp.where(there, claimed, 0)
+        return audited_residuals(op, values, vectors, believed, predict, state.scale, state.krylov.key)
+
+    unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
+    residuals, discrepancy, audits = apply_when(~state.vouched & jnp.any(there), audit, unaudited)
+    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
+    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
+    result = judge(
+        op,
+        result,
+        tol=tol,
+        scale=state.scale,
+        discrepancy=discrepancy,
+        finite=jnp.isfinite(state.krylov.operator_norm),
+    )
+    return completeness.with_neighbours(result, state.found, state.probe)
+
+
+def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction, jax.Array]:
+    if not goal.near:
+        return ritz_pairs(state.krylov, goal.which), state.target
+    number = jnp.asarray(sigma).astype(state.scale.dtype)
+    looked_before = jnp.isfinite(state.found.residuals[0])
+    target = jnp.where(looked_before, stand_off(number, state.found.values[: goal.k]), number)
+    return harmonic_pairs(state.krylov, number, target, goal.k), target
+
+
+def _try_known(
+    op: LinearOperator, state: RestartedState, goal: Goal, known: KnownVectors, bound: jax.Array, sigma: Any
+) -> RestartedState:
+    """Ends the solve with the Ritz pairs of known vectors if they have converged."""
+    pairs = rayleigh_ritz(op, known.rows)
+    if goal.near:
+        order = jnp.argsort(jnp.abs(pairs.values - jnp.asarray(sigma).astype(pairs.values.dtype)))[: goal.k]
+    else:
+        order = ritz.wanted_order(pairs.values, goal.which)[: goal.k]
+    scale = jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
+    success = jnp.all(pairs.residuals[order] <= bound)
+    m = state.found.values.shape[0]
+    padded = lambda x, fill: jnp.full(m, fill, x.dtype).at[: goal.k].set(x[order])
+    found = Extraction(
+        padded(pairs.values, 0), jnp.eye(m, dtype=state.krylov.matrix.dtype), padded(pairs.residuals, jnp.inf)
+    )
+    basis = tree.set_rows(state.krylov.basis, 0, jax.tree.map(lambda x: x[order], pairs.vectors))
+    ended = state._replace(
+        krylov=state.krylov._replace(basis=basis), found=found, scale=scale, vouched=success, done=success
+    )
+    count = pairs.values.shape[0]
+    state = tree.where(success, ended, state)
+    return state._replace(krylov=state.krylov._replace(num_matvecs=state.krylov.num_matvecs + count))
+
+
+def _wait(
+    state: RestartedState, distance: jax.Array, spent: jax.Array, m: int, b: int, missing: jax.Array
+) -> jax.Array:
+    """Rows to fill before the next look, () int32."""
+    rate = (state.distance - distance) / jnp.maximum(spent - state.last_look, 1).astype(distance.dtype)
+    expected = jnp.where(jnp.isfinite(rate) & (rate > 0), _PATIENCE * distance / jnp.where(rate > 0, rate, 1), b)
+    wait = jnp.clip(expected, b, max(b, int(_LONGEST_WAIT * m))).astype(jnp.int32)
+    return jnp.maximum(wait, missing)
+
+
+def _restart(state: RestartedState, goal: Goal) -> RestartedState:
+    """Keeps the most wanted vectors and goes on in the same direction, or in a fresh one."""
+    b, m = state.krylov.couplings.shape
+    most = most_kept(goal.k, m, b)
+    kept = jnp.where(state.probe.starts, goal.k, num_kept(state.found.values, state.krylov.num_filled, goal.k, most))
+    columns = jnp.arange(most, dtype=jnp.int32) < kept
+    coefficients = jnp.where(columns, state.found.coefficients[:, :most], 0)
+    old = state.krylov
+    directions, couplings = old.directions, old.couplings @ coefficients
+    if goal.near:
+        along_basis, along_directions, couplings = harmonic_directions(old, coefficients, state.target)
+        directions = jax.tree.map(
+            jnp.add, tree.combine(along_basis, old.basis), tree.combine(along_directions, directions)
+        )
+    dropped = jnp.where(state.probe.starts, state.found.residuals[:most], 0)
+    couplings = jnp.where(state.probe.starts, 0, couplings)
+    new = krylov.compress(old, coefficients, couplings, jnp.where(columns, dropped, 0))
+    if goal.near:
+        directions = _orthonormal(new.basis, directions)
+    fresh_key, key = jax.random.split(old.key)
+    directions = apply_when(state.probe.starts, lambda rows: _fresh_directions(fresh_key, new.basis, rows), directions)
+    probe = state.probe._replace(starts=jnp.zeros((), bool))
+    return state._replace(krylov=new._replace(directions=directions, key=key), probe=probe)
+
+
+def _orthonormal(basis: PyTree, directions: PyTree) -> PyTree:
+    """Directions that a translation left orthonormal but for rounding."""
+
+    def clean(i, rows):
+        rest = orthogonalize(basis, tree.row(rows, i))
+        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
+
+    b = jax.tree.leaves(directions)[0].shape[0]
+    return jax.lax.fori_loop(0, b, clean, directions)
+
+
+def _fresh_directions(key: jax.Array, basis: PyTree, directions: PyTree) -> PyTree:
+    b = jax.tree.leaves(directions)[0].shape[0]
+    structure = tree.structure_of(tree.row(directions, 0))
+
+    def draw(i, rows):
+        return tree.set_row(rows, i, random_direction(jax.random.fold_in(key, i), basis, structure, rows))
+
+    return jax.lax.fori_loop(0, b, draw, jax.tree.map(jnp.zeros_like, directions))

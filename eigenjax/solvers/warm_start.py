@@ -1,0 +1,133 @@
+"""Where a solve begins: nowhere in particular, at one vector, at several, or at a result of before.
+
+Of several vectors the sum is followed: a Krylov space finds each of them again, at little more than one product each,
+and what they lack besides. The first product, that of a sum with random signs, also shows how far all of them are from
+eigenvectors: if hardly, the Ritz pairs of their span are all that is needed, at one product each.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.result import EigenResult
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize
+from eigenjax.solvers.start import arbitrary_vector, given_start
+from eigenjax.tree import PyTree
+
+# A row that keeps less than this share of itself beside those before it is a copy of them.
+_DEPENDENT = 1e-3
+
+
+class RayleighRitz(NamedTuple):
+    """The Ritz pairs of the span of some vectors, ascending."""
+
+    values: jax.Array  # (q,)
+    vectors: PyTree  # (q, ...)
+    residuals: jax.Array  # (q,) ||A v - theta v||, computed
+
+
+class KnownVectors(NamedTuple):
+    """What a solve is told: approximate eigenvectors."""
+
+    rows: PyTree  # (q, ...) orthonormal
+    independent: jax.Array  # () bool; else some rows are zero
+
+
+def example_vector(v0: Any) -> PyTree | None:
+    """One vector of v0 where it is an `EigenResult`, else v0: what a bare callable acts on."""
+    return jax.tree.map(lambda x: x[0], v0.eigenvectors) if isinstance(v0, EigenResult) else v0
+
+
+def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:
+    """The vectors of v0, with a leading axis, in the working dtypes of an operator; None stays None.
+
+    Args:
+        op: the operator.
+        v0: a vector of the operator, several with a leading axis on every leaf, or an `EigenResult`, of which the
+            eigenvectors are taken.
+
+    Raises:
+        ValueError, TypeError: if v0 does not fit the operator; names the leaf.
+    """
+    if v0 is None:
+        return None
+    if isinstance(v0, EigenResult):
+        v0 = v0.eigenvectors
+    if not _is_stacked(v0, op.structure):
+        one = given_start(op, v0)
+        return jax.tree.map(lambda x: x[None], one)
+    return jax.vmap(lambda row: given_start(op, row))(jax.tree.map(jnp.asarray, v0))
+
+
+def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, key: jax.Array) -> PyTree:
+    """The (b, ...) vectors that a solve starts from: those of v0 dealt out to them and added up with random signs."""
+    structure = tree.working_structure(op.structure)
+    draw_key, sign_key = jax.random.split(key)
+    drawn = jax.vmap(lambda key: arbitrary_vector(key, structure))(jax.random.split(draw_key, block_size))
+    if rows is None:
+        return drawn
+    count = jax.tree.leaves(rows)[0].shape[0]
+    if count == 1:
+        return tree.set_rows(drawn, 0, rows)
+    signs = jnp.where(jax.random.bernoulli(sign_key, shape=(count,)), 1.0, -1.0)
+    place = jnp.arange(count, dtype=jnp.int32) % block_size
+    weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32), signs[:, None], 0.0)
+    sums = tree.combine(weights.astype(tree.accumulation_dtype(rows)), rows)
+    given = min(count, block_size)
+    return jax.tree.map(lambda x, y: jnp.concatenate([x[:given].astype(y.dtype), y[given:]]), sums, drawn)
+
+
+def is_several(op: LinearOperator, v0: Any) -> bool:
+    """Whether v0 is a result or a stack of vectors, and not one vector."""
+    return isinstance(v0, EigenResult) or (v0 is not None and _is_stacked(v0, op.structure))
+
+
+def known_vectors(rows: PyTree) -> KnownVectors:
+    """The rows, made orthonormal one after another."""
+
+    def clean(i, carry):
+        done, independent = carry
+        row = tree.row(rows, i)
+        row = normalize(row, tree.norm(row))
+        rest = orthogonalize(done, row)
+        return tree.set_row(done, i, normalize(rest.vector, rest.norm)), independent & (rest.norm > _DEPENDENT)
+
+    count = jax.tree.leaves(rows)[0].shape[0]
+    return KnownVectors(*jax.lax.fori_loop(0, count, clean, (jax.tree.map(jnp.zeros_like, rows), jnp.ones((), bool))))
+
+
+def distance_from(rows: PyTree, direction: PyTree, length: jax.Array) -> jax.Array:
+    """How far length times a unit direction reaches out of the span of orthonormal rows, ().
+
+    Of A x for x = sum_i +- x_i / sqrt(q), this is the root mean square of the residuals of the rows.
+    """
+    inside = tree.combine(tree.project(rows, direction), rows)
+    return length * tree.norm(tree.add_scaled(direction, -1.0, inside))
+
+
+def rayleigh_ritz(op: LinearOperator, rows: PyTree) -> RayleighRitz:
+    """The Ritz pairs of the span of q orthonormal rows, at q products; holds 2 q vectors."""
+    images = jax.lax.map(lambda row: matvec(op, row), rows)
+    projected = tree.gram(rows, images)
+    values, rotation = jnp.linalg.eigh((projected + jnp.conj(projected).T) / 2)
+    vectors = tree.combine(rotation, rows)
+
+    def residual(pair):
+        value, column, vector = pair
+        return tree.norm(tree.add_scaled(tree.combine(column, images), -value, vector))
+
+    return RayleighRitz(values, vectors, jax.lax.map(residual, (values, rotation.T, vectors)))
+
+
+def _is_stacked(v0: Any, structure: PyTree) -> bool:
+    """Whether v0 is shaped like the operator's vectors but for one leading axis, the same on every leaf."""
+    if jax.tree.structure(v0) != jax.tree.structure(structure):
+        return False
+    pairs = [
+        (jnp.shape(x), leaf.shape) for x, leaf in zip(jax.tree.leaves(v0), jax.tree.leaves(structure), strict=True)
+    ]
+    lengths = {shape[0] for shape, own in pairs if len(shape) == len(own) + 1 and shape[1:] == own}
+    return len(lengths) == 1 and all(len(shape) == len(own) + 1 for shape, own in pairs)
