@@ -34,8 +34,8 @@ class Status(enum.IntEnum):
 _ADVICE = {
     Status.CONVERGED: "all pairs converged",
     Status.NOT_CONVERGED: (
-        "some pairs did not reach tol within the products allowed: raise krylov_dim or max_iter, loosen tol, or "
-        "ask for fewer pairs"
+        "some pairs did not reach tol within the products allowed: raise krylov_dim, max_matvecs or max_iter, "
+        "loosen tol, or ask for fewer pairs"
     ),
     Status.STAGNATED: (
         "the residuals stand at the rounding of the working precision, above tol: loosen tol, or compute in a "

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from eigenjax import as_operator, deflated_power_iteration, hessian, lanczos
+from eigenjax import as_operator, deflated_power_iteration, eigsh, hessian, lanczos
 from eigenjax.operators.base import matvec
 
 SOLVERS = {
     "lanczos": functools.partial(lanczos, k=3),
+    "eigsh": functools.partial(eigsh, k=3),
     "power": functools.partial(deflated_power_iteration, k=3, max_iter=10),
 }
 
@@ -108,6 +109,23 @@ def test_lanczos_holds_one_basis_and_six_vectors(reorthogonalize, rng):
     product = temporaries(matvec, op, vector)
     solve = lambda op: lanczos(op, k=5, krylov_dim=32, reorthogonalize=reorthogonalize)
     assert temporaries(solve, op) <= 1.25 * 32 * vector_bytes + product + 6 * vector_bytes
+
+
+# What is promised, in vectors: m + k + m / 5 + 6.
+EIGSH = {
+    "at an end": {},
+    "verified": {"verify": True},
+    "near a number": {"sigma": 0.1},
+}
+
+
+@pytest.mark.parametrize("case", EIGSH)
+def test_eigsh_holds_one_basis(case, rng):
+    op = hessian(network_loss, *network(200, rng))
+    vector_bytes = 4 * op.size
+    product = temporaries(matvec, op, jax.tree.map(jnp.zeros_like, op.varying))
+    solve = lambda op: eigsh(op, k=5, krylov_dim=32, **EIGSH[case])
+    assert temporaries(solve, op) <= (32 + 5 + 32 / 5 + 6) * vector_bytes + product
 
 
 def test_power_iteration_holds_its_results_and_six_vectors(rng):

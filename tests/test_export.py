@@ -7,12 +7,14 @@ import jax.export
 import jax.numpy as jnp
 import pytest
 
-from eigenjax import deflated_power_iteration, hessian, lanczos
+from eigenjax import deflated_power_iteration, eigsh, hessian, lanczos
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SOLVERS = {
     "lanczos": functools.partial(lanczos, k=2, krylov_dim=6),
     "lanczos without reorthogonalisation": functools.partial(lanczos, k=2, krylov_dim=6, reorthogonalize=False),
+    "eigsh": functools.partial(eigsh, k=2, krylov_dim=5, verify=True),
+    "eigsh near a number, in blocks": functools.partial(eigsh, k=2, krylov_dim=5, block_size=2, sigma=0.5),
     "power": functools.partial(deflated_power_iteration, k=2, which="BE", momentum=0.9),
 }
 

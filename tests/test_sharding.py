@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
-from eigenjax import deflated_power_iteration, hessian, lanczos
+from eigenjax import deflated_power_iteration, eigsh, hessian, lanczos
 
 SPECS = {"inner": P(None, "model"), "bias": P("model"), "outer": P("model", None)}
 MODES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
@@ -20,6 +20,9 @@ GATHERS = re.compile(r" (all-gather|all-to-all|collective-permute|ragged-all-to-
 SOLVERS = {
     "lanczos": functools.partial(lanczos, k=3, krylov_dim=12),
     "lanczos, smallest, warm": functools.partial(lanczos, k=2, krylov_dim=12, which="SA"),
+    "eigsh, verified": functools.partial(eigsh, k=3, which="LM", krylov_dim=12, verify=True),
+    "eigsh, near, warm": functools.partial(eigsh, k=2, krylov_dim=12, sigma=0.1, max_matvecs=60),
+    "eigsh, block": functools.partial(eigsh, k=2, krylov_dim=12, block_size=2),
     "power": functools.partial(deflated_power_iteration, k=2, max_iter=30, momentum=0.9),
 }
 

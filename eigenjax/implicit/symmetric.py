@@ -38,7 +38,7 @@ from eigenjax.solvers.warm_start import example_vector
 from eigenjax.tree import PyTree
 
 # Options that are arrays, and so arguments of the compiled program; all others are static.
-_TRACED = ("tol", "momentum", "sigma", "v0", "key", "adjoint_tol")
+_TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
 # Two eigenvalues closer than so many times the sum of their residuals are not told apart by the forward solve ...
 _CLUSTER_RESIDUALS = 4.0
 # ... nor two closer than so many units of rounding of the largest.
@@ -107,6 +107,8 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
         # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
         kinds = tuple(type(value) for _, value in static)
         op = as_operator(op, like=example_vector(traced.get("v0")))
+        if traced.get("preconditioner") is not None:
+            traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
         return _solve(_Method(solver, static, kinds, adjoint_max_iter), op, traced)
 
     parameters = list(inspect.signature(solver).parameters.values())

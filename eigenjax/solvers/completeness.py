@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from eigenjax.result import EigenResult
 from eigenjax.solvers.extraction import Extraction
+from eigenjax.solvers.goal import Goal
 
 # A pair that is not converged will not be wanted when its residual is below this share of its distance from those
 # that are.
@@ -37,8 +38,13 @@ def nothing_probed(k: int, dtype: Any) -> Probe:
     return Probe(no, no, no, nothing, nothing, jnp.zeros((), jnp.int32))
 
 
+def begun(probe: Probe) -> Probe:
+    """With the direction asked for drawn."""
+    return probe._replace(starts=jnp.zeros((), bool))
+
+
 def judge_probe(
-    probe: Probe, goal: Any, found: Extraction, converged: jax.Array, bound: jax.Array, broken_down: jax.Array
+    probe: Probe, goal: Goal, found: Extraction, converged: jax.Array, bound: jax.Array, broken_down: jax.Array
 ) -> Probe:
     """What follows from a look.
 
@@ -87,7 +93,7 @@ def with_neighbours(result: EigenResult, found: Extraction, probe: Probe) -> Eig
     return result._replace(error_bounds=bounds, gap=gap, num_probes=probe.num_probes, num_recovered=recovered)
 
 
-def _is_settled(goal: Any, found: Extraction, bound: jax.Array) -> jax.Array:
+def _is_settled(goal: Goal, found: Extraction, bound: jax.Array) -> jax.Array:
     """() bool: the best pair that is not converged will not be wanted; of both ends, the best two."""
     index = jnp.arange(found.values.shape[0], dtype=jnp.int32)
     open_pairs = (index >= goal.k) & (found.residuals > bound) & jnp.isfinite(found.residuals)

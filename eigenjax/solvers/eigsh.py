@@ -1,22 +1,29 @@
 """Eigsh: the symmetric eigensolver to call, whatever the spectrum.
 
-It checks what it is given and chooses the method: `restarted` (thick-restart Lanczos), at an end of the spectrum or
-near a number.
+It checks what it is given and chooses the method: `restarted` (thick-restart Lanczos, at an end of the spectrum or near
+a number), `two_pass` where no basis is to be held, `lobpcg` where there is a preconditioner.
 """
 
 from typing import Any
 
 import jax
 
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import restarted, ritz
-from eigenjax.solvers.restarted import Goal
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.lobpcg import lobpcg
+from eigenjax.solvers.two_pass import two_pass_lanczos
 from eigenjax.solvers.warm_start import example_vector, is_several, known_vectors, start_rows, starting_block
 
 # Vectors held by default: 2 k + 10 at an end, more near a number, where a small space sees little.
 _LEAST_DIM = 20
 _LEAST_DIM_NEAR = 60
+# What more memory than this would buy is not worth the reading of it.
+_PER_PAIR = 8
+_ENOUGH = 200
 # Products allowed by default: so many for each vector of the basis, or so many for each dimension of a small operator.
 _PRODUCTS_PER_VECTOR = 100
 _PRODUCTS_PER_DIMENSION = 10
@@ -36,6 +43,9 @@ def eigsh(
     v0: Any = None,
     key: jax.Array | None = None,
     verify: bool = False,
+    preconditioner: Any = None,
+    basis: str = "device",
+    max_basis_bytes: int | None = None,
 ) -> EigenResult:
     """K eigenpairs of a symmetric operator, restarted until they have converged, in bounded memory.
 
@@ -71,13 +81,21 @@ def eigsh(
         verify: once k pairs have converged, follow random directions orthogonal to them until one brings nothing new;
             static. `num_probes` and `num_recovered` of the result tell what came of it. It costs about as many
             products as one pair alone, each time.
+        preconditioner: T, whatever `as_operator` takes, positive definite and near the inverse of A - s I with s
+            below the spectrum for "SA" (of s I - A with s above it for "LA"): `lobpcg` is used. It has no use for
+            krylov_dim, block_size, sigma and verify.
+        basis: "device" holds the Krylov basis; "recompute" holds three vectors and the k results and runs the
+            recurrence twice, for more than twice the products (`two_pass`): for whoever has no room for m vectors.
+            One end or both, from one start vector; of a repeated eigenvalue it finds one copy. Static.
+        max_basis_bytes: chooses krylov_dim, as many vectors as fit, at most 8 k or 200; static.
 
     Returns:
         The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds each eigenvalue's error
         by min(r, r^2 / gap), `gap` is the distance to the first eigenvalue known that was not wanted.
 
     Raises:
-        ValueError: if k, krylov_dim, block_size or max_matvecs does not fit, `which` is unknown, v0 does not fit.
+        ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes does not fit, `which` or `basis` is
+            unknown, v0 or the preconditioner does not fit, or two options exclude each other.
         TypeError: if `op` is nothing that `as_operator` takes, or a static option is not an int.
 
     Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; one more audits the residuals (k + 1
@@ -100,24 +118,78 @@ def eigsh(
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     near = sigma is not None or which == "SM"
+    own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size, verify)
+    if preconditioner is not None:
+        _refuse(own | {"basis": None if basis == "device" else basis}, "preconditioner")
+        start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
+        budget = {"max_matvecs": max_matvecs, "preconditioner": preconditioner}
+        return lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget)
+    if basis != "device":
+        _check_basis(basis)
+        _refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
+        budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
+        return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
     if not near:
         ritz.check_which(which)
     _check_positive("block_size", block_size)
+    if max_basis_bytes is not None:
+        krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, op, k, block_size)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
     max_matvecs = _checked_budget(max_matvecs, krylov_dim, op.size)
     goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs)
+    return _restarted(op, goal, tol, sigma, v0, key, krylov_dim=krylov_dim, block_size=block_size)
+
+
+def _restarted(
+    op: LinearOperator, goal: Goal, tol: Any, sigma: Any, v0: Any, key: Any, *, krylov_dim: int, block_size: int
+) -> EigenResult:
+    """Runs thick-restart Lanczos to its end."""
     start_key, later_key = jax.random.split(jax.random.key(0) if key is None else key)
     rows = start_rows(op, v0)
     known = None
-    if is_several(op, v0) and not verify and block_size == 1 and jax.tree.leaves(rows)[0].shape[0] >= k:
+    believable = is_several(op, v0) and not goal.verify and block_size == 1
+    if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
         known = known_vectors(rows)
     starts = starting_block(op, rows if known is None else known.rows, block_size, start_key)
     number = 0.0 if sigma is None else sigma
-    first_look = k if known is None else 1
+    first_look = goal.k if known is None else 1
     state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=first_look, key=later_key)
     advance = lambda state: restarted.step(op, state, goal, tol=tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     return restarted.finalize(op, state, goal, tol=tol, references=rows)
+
+
+def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:
+    """Options that are at their defaults are None."""
+    return {"block_size": None if block_size == 1 else block_size, "verify": verify or None}
+
+
+def _refuse(options: dict[str, Any], other: str) -> None:
+    """Raises an error if an option is given that another one excludes."""
+    shown = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
+    given = [shown(name, value) for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
+
+
+def _check_basis(basis: Any) -> None:
+    if basis != "recompute":
+        raise ValueError(f"basis={basis!r}: choose 'device' or 'recompute'")
+
+
+def _fitting_dim(max_basis_bytes: Any, krylov_dim: Any, op: LinearOperator, k: int, block_size: int) -> int:
+    """As many vectors as fit into these bytes."""
+    _check_positive("max_basis_bytes", max_basis_bytes)
+    _refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
+    leaves = jax.tree.leaves(tree.working_structure(op.structure))
+    vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    fitting, least = max_basis_bytes // vector_bytes, min(k + block_size, op.size)
+    if fitting < least:
+        raise ValueError(
+            f"max_basis_bytes={max_basis_bytes} holds {fitting} vectors of {vector_bytes} bytes, and k={k} pairs need "
+            f"{least} at least: give {least * vector_bytes} bytes or more, or basis='recompute'"
+        )
+    return min(fitting, max(_PER_PAIR * k, _ENOUGH))
 
 
 def _check_positive(name: str, value: Any) -> None:

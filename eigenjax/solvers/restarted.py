@@ -21,29 +21,19 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import completeness, krylov, ritz
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.extraction import Extraction, harmonic_directions, harmonic_pairs, ritz_pairs, stand_off
+from eigenjax.solvers.extraction import Extraction, harmonic_pairs, ritz_pairs, stand_off
+from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
 from eigenjax.solvers.residuals import audited_residuals
-from eigenjax.solvers.retention import most_kept, num_kept
 from eigenjax.solvers.signs import fix_signs
+from eigenjax.solvers.thick_restart import kept_coefficients, restart, translate
 from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
 from eigenjax.tree import PyTree
 
 # A look waits for this share of the products that the last ones let expect, and for no more than this of the basis.
 _PATIENCE = 0.5
 _LONGEST_WAIT = 0.125
-
-
-class Goal(NamedTuple):
-    """What is asked for; static."""
-
-    k: int
-    which: str  # of ritz.WHICH; not looked at where there is a sigma
-    near: bool  # whether there is a sigma
-    verify: bool
-    max_matvecs: int
 
 
 class RestartedState(NamedTuple):
@@ -123,8 +113,18 @@ def step(
     if m < op.size:
         is_full = state.krylov.num_filled + b > m
         restarting = (is_full | state.probe.starts) & ~state.done
-        state = apply_when(restarting, lambda state: _restart(state, goal), state)
+        state = state._replace(krylov=_restart(state, goal, restarting), probe=completeness.begun(state.probe))
     return state._replace(next_look=state.next_look + state.krylov.num_filled)
+
+
+def _restart(state: RestartedState, goal: Goal, restarting: jax.Array) -> KrylovDecomposition:
+    part = state.krylov
+    coefficients = kept_coefficients(part, state.found, goal, state.probe.starts)
+    if goal.near:
+        # A step of its own, so that the basis is read for the last time before it is turned in place.
+        part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
+    turn = lambda part: restart(part, coefficients, state.found, state.probe.starts, translated=goal.near)
+    return apply_when(restarting, turn, part)
 
 
 def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any) -> RestartedState:
@@ -240,49 +240,3 @@ def _wait(
     expected = jnp.where(jnp.isfinite(rate) & (rate > 0), _PATIENCE * distance / jnp.where(rate > 0, rate, 1), b)
     wait = jnp.clip(expected, b, max(b, int(_LONGEST_WAIT * m))).astype(jnp.int32)
     return jnp.maximum(wait, missing)
-
-
-def _restart(state: RestartedState, goal: Goal) -> RestartedState:
-    """Keeps the most wanted vectors and goes on in the same direction, or in a fresh one."""
-    b, m = state.krylov.couplings.shape
-    most = most_kept(goal.k, m, b)
-    kept = jnp.where(state.probe.starts, goal.k, num_kept(state.found.values, state.krylov.num_filled, goal.k, most))
-    columns = jnp.arange(most, dtype=jnp.int32) < kept
-    coefficients = jnp.where(columns, state.found.coefficients[:, :most], 0)
-    old = state.krylov
-    directions, couplings = old.directions, old.couplings @ coefficients
-    if goal.near:
-        along_basis, along_directions, couplings = harmonic_directions(old, coefficients, state.target)
-        directions = jax.tree.map(
-            jnp.add, tree.combine(along_basis, old.basis), tree.combine(along_directions, directions)
-        )
-    dropped = jnp.where(state.probe.starts, state.found.residuals[:most], 0)
-    couplings = jnp.where(state.probe.starts, 0, couplings)
-    new = krylov.compress(old, coefficients, couplings, jnp.where(columns, dropped, 0))
-    if goal.near:
-        directions = _orthonormal(new.basis, directions)
-    fresh_key, key = jax.random.split(old.key)
-    directions = apply_when(state.probe.starts, lambda rows: _fresh_directions(fresh_key, new.basis, rows), directions)
-    probe = state.probe._replace(starts=jnp.zeros((), bool))
-    return state._replace(krylov=new._replace(directions=directions, key=key), probe=probe)
-
-
-def _orthonormal(basis: PyTree, directions: PyTree) -> PyTree:
-    """Directions that a translation left orthonormal but for rounding."""
-
-    def clean(i, rows):
-        rest = orthogonalize(basis, tree.row(rows, i))
-        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
-
-    b = jax.tree.leaves(directions)[0].shape[0]
-    return jax.lax.fori_loop(0, b, clean, directions)
-
-
-def _fresh_directions(key: jax.Array, basis: PyTree, directions: PyTree) -> PyTree:
-    b = jax.tree.leaves(directions)[0].shape[0]
-    structure = tree.structure_of(tree.row(directions, 0))
-
-    def draw(i, rows):
-        return tree.set_row(rows, i, random_direction(jax.random.fold_in(key, i), basis, structure, rows))
-
-    return jax.lax.fori_loop(0, b, draw, jax.tree.map(jnp.zeros_like, directions))

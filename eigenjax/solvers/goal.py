@@ -1,0 +1,13 @@
+"""What a restarted solve is asked for."""
+
+from typing import NamedTuple
+
+
+class Goal(NamedTuple):
+    """What is asked for; static."""
+
+    k: int
+    which: str  # of ritz.WHICH; not looked at where there is a sigma
+    near: bool  # whether there is a sigma
+    verify: bool
+    max_matvecs: int

@@ -1,0 +1,79 @@
+"""A thick restart: of a full decomposition, the part worth keeping and the direction to go on in."""
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.extraction import Extraction, harmonic_directions
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.krylov import KrylovDecomposition, compress
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
+from eigenjax.solvers.retention import most_kept, num_kept
+from eigenjax.tree import PyTree
+
+
+def kept_coefficients(state: KrylovDecomposition, found: Extraction, goal: Goal, fresh: jax.Array) -> jax.Array:
+    """(m, p) C of the vectors that are kept, the most wanted first; columns of zeros where they are fewer.
+
+    Args:
+        state: the decomposition.
+        found: its pairs.
+        goal: with k.
+        fresh: () bool, a random direction follows: only the pairs wanted are kept.
+    """
+    b, m = state.couplings.shape
+    most = most_kept(goal.k, m, b)
+    kept = jnp.where(fresh, goal.k, num_kept(found.values, state.num_filled, goal.k, most))
+    return jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, found.coefficients[:, :most], 0)
+
+
+def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.Array) -> KrylovDecomposition:
+    """Turns to the direction in which the harmonic Ritz vectors that are kept go on; see `extraction`."""
+    along_basis, along_directions, couplings = harmonic_directions(state, coefficients, target)
+    directions = jax.tree.map(
+        jnp.add, tree.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
+    )
+    # For `restart`, which will multiply by C; the columns of C are orthonormal.
+    return state._replace(directions=directions, couplings=couplings @ jnp.conj(coefficients).T)
+
+
+def restart(
+    state: KrylovDecomposition, coefficients: jax.Array, found: Extraction, fresh: jax.Array, *, translated: bool
+) -> KrylovDecomposition:
+    """Keeps V C, and goes on in the same direction or in a fresh one.
+
+    Args:
+        state: the decomposition.
+        coefficients: of `kept_coefficients`.
+        found: the pairs, of which residuals are dropped before a fresh direction.
+        fresh: () bool.
+        translated: whether the direction comes from `translate`, and is orthonormal but for rounding; static.
+    """
+    dropped = jnp.where(fresh & jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
+    new = compress(state, coefficients, jnp.where(fresh, 0, state.couplings @ coefficients), dropped)
+    directions = _orthonormal(new.basis, state.directions) if translated else state.directions
+    fresh_key, key = jax.random.split(state.key)
+    directions = apply_when(fresh, lambda rows: _fresh_directions(fresh_key, new.basis, rows), directions)
+    return new._replace(directions=directions, key=key)
+
+
+def _orthonormal(basis: PyTree, directions: PyTree) -> PyTree:
+    """Directions that a translation left orthonormal but for rounding."""
+
+    def clean(i, rows):
+        rest = orthogonalize(basis, tree.row(rows, i))
+        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
+
+    b = jax.tree.leaves(directions)[0].shape[0]
+    return jax.lax.fori_loop(0, b, clean, directions)
+
+
+def _fresh_directions(key: jax.Array, basis: PyTree, directions: PyTree) -> PyTree:
+    b = jax.tree.leaves(directions)[0].shape[0]
+    structure = tree.structure_of(tree.row(directions, 0))
+
+    def draw(i, rows):
+        return tree.set_row(rows, i, random_direction(jax.random.fold_in(key, i), basis, structure, rows))
+
+    return jax.lax.fori_loop(0, b, draw, jax.tree.map(jnp.zeros_like, directions))
