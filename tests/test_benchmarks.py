@@ -5,14 +5,28 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SLOW = ("gradient_cost", "lanczos_overhead", "products")
+SLOW = (
+    "eigsh_compile",
+    "eigsh_products",
+    "eigsh_time",
+    "gradient_cost",
+    "lanczos_overhead",
+    "products",
+    "random_spectra",
+)
+NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
+    "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
+    "eigsh_products": {"eigsh", "arpack", "ratio", "unrestarted", "over_unrestarted"},
+    "eigsh_time": {"median_s", "ratio", "residual", "temporary_vectors"},
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
+    "random_spectra": {"asked", "converged", "missed", "wrong"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -25,7 +39,7 @@ def benchmark(monkeypatch):
 
 
 def programs():
-    return sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "timing")
+    return sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in NO_PROGRAMS)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +71,60 @@ def check_gradient_cost(rows):
         assert (row["products_both"] == row["products_forward"] + 3) == (row["loss"] == "of_eigenvalues")
 
 
-CHECKS = {"products": check_products, "gradient_cost": check_gradient_cost}
+def check_eigsh_products(rows):
+    assert len({row["problem"] for row in rows}) >= 12
+    for row in rows:
+        assert row["eigsh_right"] == row["starts"]
+        assert row["eigsh_residual"] <= 1
+
+
+def check_random_spectra(rows):
+    assert {row["dtype"] for row in rows} == {"float32", "float64"}
+    assert sum(row["wrong"] for row in rows) == 0
+
+
+def check_eigsh_time(rows):
+    assert {"eigsh", "ARPACK", "bare products"} <= {row["program"] for row in rows}
+    assert all(row["residual"] <= 1e-4 for row in rows)
+
+
+def check_eigsh_compile(rows):
+    assert all(row["compiled_by_second_call"] == 0 for row in rows)
+
+
+CHECKS = {
+    "eigsh_compile": check_eigsh_compile,
+    "eigsh_products": check_eigsh_products,
+    "eigsh_time": check_eigsh_time,
+    "gradient_cost": check_gradient_cost,
+    "products": check_products,
+    "random_spectra": check_random_spectra,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "alone"),
+    [([1.0, 2.0], 0), ([2.0, 2.0], 1), ([3.0, 3.0], 0), ([1.0, 2.5], 1), ([], 0), ([3.0, 3.0, 3.0], 1)],
+)
+def test_an_eigenvalue_served_twice_is_seen(benchmark, values, alone):
+    unmatched = benchmark("random_spectra").unmatched
+    assert unmatched(np.asarray(values), np.asarray([1.0, 2.0, 3.0, 3.0]), slack=0.1) == alone
+
+
+def test_a_missed_pair_is_seen(benchmark):
+    is_wanted = benchmark("random_spectra").is_wanted
+    eigenvalues = np.asarray([-6.0, 0.0, 1.0, 2.0, 3.0, 4.0, 4.0])
+    assert is_wanted(np.asarray([4.0, 4.0, 3.0, 2.0, 1.0]), eigenvalues, "LA", 0.1)
+    assert not is_wanted(np.asarray([4.0, 3.0, 2.0, 1.0, 0.0]), eigenvalues, "LA", 0.1)
+    assert is_wanted(np.asarray([-6.0, 4.0, 4.0, 3.0, 2.0]), eigenvalues, "LM", 0.1)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE"])
+def test_the_wanted_end_of_a_spectrum(benchmark, which):
+    problem = benchmark("spectra").Spectrum("four", which, None, np.asarray([-3.0, -1.0, 2.0, 2.5]))
+    wanted = {"LA": [-1.0, 2.0, 2.5], "SA": [-3.0, -1.0, 2.0], "LM": [-3.0, 2.0, 2.5], "BE": [-3.0, 2.0, 2.5]}
+    assert problem.wanted(3).tolist() == wanted[which]
+    assert problem.norm == 3.0
 
 
 def test_every_benchmark_is_in_the_readme():

@@ -56,8 +56,16 @@ def expected_sharding(mesh, name):
     return NamedSharding(mesh, P(None, *SPECS[name]))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", SOLVERS)
+# Half a minute a case: each solver in one mode, the other in the slow run.
+SLOW = {("eigsh, verified", "explicit"), ("eigsh, near, warm", "auto"), ("eigsh, block", "auto")}
+CASES = [
+    pytest.param(name, mode, marks=[pytest.mark.slow] if (name, mode) in SLOW else [])
+    for name in SOLVERS
+    for mode in MODES
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
 def test_solvers_on_sharded_parameters(problem, name, mode):
     params, batch = problem
     warm = "warm" in name
