@@ -13,6 +13,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import restarted, ritz
+from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.lobpcg import lobpcg
 from eigenjax.solvers.two_pass import two_pass_lanczos
@@ -68,7 +69,8 @@ def eigsh(
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is
             sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision.
         krylov_dim: m, the vectors held, static; None is max(2 k + 10, 20), near a number max(4 k + 20, 60), with
-            more for blocks. More is fewer products, fewer is less memory; k + block_size is the least.
+            more for blocks. More is fewer products, fewer is less memory; k + block_size is the least, and 2 more
+            near a number.
         max_matvecs: products at most, static, but for those that audit the residuals; None is 100 m, or 10 n if that
             is more, up to n = 1000.
         block_size: b, the vectors multiplied at once (by vmap: one pass over the data for b products), static. For
@@ -107,7 +109,7 @@ def eigsh(
         >>> import jax.numpy as jnp
         >>> laplacian = lambda v: 2 * v - jnp.roll(v, 1) - jnp.roll(v, -1)  # a ring: all but two eigenvalues are double
         >>> result = eigsh(laplacian, k=3, which="SA", v0=jnp.zeros(64), verify=True)
-        >>> print(jnp.abs(result.eigenvalues - 4 * jnp.sin(jnp.pi / 64 * jnp.array([0, 1, 1])) ** 2) < 1e-5)
+        >>> print(jnp.abs(result.eigenvalues - 4 * jnp.sin(jnp.pi / 64 * jnp.array([0, 1, 1])) ** 2) < 1e-4)
         [ True  True  True]
         >>> inside = eigsh(jnp.diag(jnp.arange(100.0)), k=3, sigma=41.8)
         >>> print(jnp.abs(inside.eigenvalues - jnp.array([42.0, 41.0, 43.0])) < 1e-4)
@@ -133,7 +135,8 @@ def eigsh(
         ritz.check_which(which)
     _check_positive("block_size", block_size)
     if max_basis_bytes is not None:
-        krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, op, k, block_size)
+        least = min(_least_dim(k, block_size, near), op.size)
+        krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, op, k, least)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
     max_matvecs = _checked_budget(max_matvecs, krylov_dim, op.size)
     goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs)
@@ -177,13 +180,13 @@ def _check_basis(basis: Any) -> None:
         raise ValueError(f"basis={basis!r}: choose 'device' or 'recompute'")
 
 
-def _fitting_dim(max_basis_bytes: Any, krylov_dim: Any, op: LinearOperator, k: int, block_size: int) -> int:
+def _fitting_dim(max_basis_bytes: Any, krylov_dim: Any, op: LinearOperator, k: int, least: int) -> int:
     """As many vectors as fit into these bytes."""
     _check_positive("max_basis_bytes", max_basis_bytes)
     _refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
     leaves = jax.tree.leaves(tree.working_structure(op.structure))
     vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    fitting, least = max_basis_bytes // vector_bytes, min(k + block_size, op.size)
+    fitting = max_basis_bytes // vector_bytes
     if fitting < least:
         raise ValueError(
             f"max_basis_bytes={max_basis_bytes} holds {fitting} vectors of {vector_bytes} bytes, and k={k} pairs need "
@@ -206,12 +209,17 @@ def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: boo
         krylov_dim = max(least, k + 3 * block_size)
     else:
         _check_positive("krylov_dim", krylov_dim)
-        if krylov_dim < min(k + block_size, size):
+        least = min(_least_dim(k, block_size, near), size)
+        if krylov_dim < least:
+            where = " near a number" if near else ""
             raise ValueError(
-                f"krylov_dim={krylov_dim}: k={k} pairs and a block of {block_size} need krylov_dim >= "
-                f"{min(k + block_size, size)}"
+                f"krylov_dim={krylov_dim}: k={k} pairs{where} and a block of {block_size} need krylov_dim >= {least}"
             )
     return (size, 1) if krylov_dim + block_size > size else (krylov_dim, block_size)
+
+
+def _least_dim(k: int, block_size: int, near: bool) -> int:
+    return k + block_size + (EXTRA_NEAR if near else 0)
 
 
 def _checked_budget(max_matvecs: Any, krylov_dim: int, size: int) -> int:

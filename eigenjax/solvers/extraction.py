@@ -24,7 +24,7 @@ from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
 # to the farthest value wanted, so that it meets no eigenvalue.
 _OFFSET = 0.0217
 # So many pairs more are separated from each other: which k of them are nearest to sigma itself is decided among all.
-_EXTRA = 2
+EXTRA_NEAR = 2
 # A triangular factor with a diagonal entry below so many units of rounding is singular: it is held up there.
 _SINGULAR = 1.0
 # A vector with more of its weight than this on rows that are not filled belongs to them.
@@ -71,7 +71,7 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     coefficients, _ = jnp.linalg.qr(vectors)
 
     matrix = jnp.where(state.filled[:, None] & state.filled[None, :], state.matrix, 0)
-    k = min(k + _EXTRA, m)
+    k = min(k + EXTRA_NEAR, m)
     nearest = coefficients[:, :k]
     values, rotation, _ = ritz.masked_eigh(jnp.conj(nearest).T @ matrix @ nearest, valid[:k])
     by_distance = jnp.argsort(jnp.where(valid[:k], jnp.abs(values - sigma), jnp.inf), stable=True)

@@ -10,7 +10,7 @@ from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.residuals import rounding_unit
 
 # Residuals below so many units of rounding of ||A|| are as small as the arithmetic allows.
-_ROUNDING_FLOOR = 32.0
+_ROUNDING_FLOOR = 64.0
 
 
 def default_tol(dtype: Any) -> float:

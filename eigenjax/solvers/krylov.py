@@ -65,6 +65,7 @@ def begin(starts: PyTree, krylov_dim: int, key: jax.Array) -> KrylovDecompositio
         key: typed.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
+    starts = jax.vmap(_finite_or_zero)(starts)
     first = tree.row(starts, 0)
     dtype = tree.accumulation_dtype(first)
     zero = jnp.zeros((), tree.real_dtype(dtype))
@@ -220,6 +221,10 @@ def _recurrence(op: LinearOperator, basis: PyTree, state: KrylovDecomposition, r
     taken = jnp.zeros_like(state.couplings).at[0, row].set(alpha.astype(state.couplings.dtype))
     taken = taken.at[0, state.last_row].add(state.last_length.astype(taken.dtype))
     return jax.tree.map(lambda x: x[None], image), taken
+
+
+def _finite_or_zero(vector: PyTree) -> PyTree:
+    return tree.where(jnp.isfinite(tree.norm(vector)), vector, jax.tree.map(jnp.zeros_like, vector))
 
 
 def _underflow(length: jax.Array) -> float:

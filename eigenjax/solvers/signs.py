@@ -37,7 +37,8 @@ def fix_signs(
             jnp.ones((), by_component.real.dtype),
         )
     threshold = float(jnp.finfo(overlaps.dtype).eps) ** 0.5 * length
-    phases = jnp.where(jnp.abs(overlaps) > threshold, _phase(jnp.conj(overlaps)), by_component)
+    tells = (jnp.abs(overlaps) > threshold) & jnp.isfinite(jnp.abs(overlaps))
+    phases = jnp.where(tells, _phase(jnp.conj(overlaps)), by_component)
     return _rotate(vectors, phases), phases
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.extraction import Extraction, harmonic_directions
+from eigenjax.solvers.extraction import EXTRA_NEAR, Extraction, harmonic_directions
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.krylov import KrylovDecomposition, compress
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
@@ -23,8 +23,10 @@ def kept_coefficients(state: KrylovDecomposition, found: Extraction, goal: Goal,
         fresh: () bool, a random direction follows: only the pairs wanted are kept.
     """
     b, m = state.couplings.shape
-    most = most_kept(goal.k, m, b)
-    kept = jnp.where(fresh, goal.k, num_kept(found.values, state.num_filled, goal.k, most))
+    # What harmonic pairs are turned among themselves is kept as a whole: a part of it has no common residual.
+    wanted = goal.k + EXTRA_NEAR - 1 if goal.near else goal.k
+    most = most_kept(wanted, m, b)
+    kept = jnp.where(fresh, goal.k, num_kept(found.values, state.num_filled, wanted, most))
     return jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, found.coefficients[:, :most], 0)
 
 

@@ -1,0 +1,62 @@
+"""How many vectors a restart keeps: always within its bounds, and at a gap where there is one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eigenjax.solvers.retention import most_kept, num_kept
+
+SIZES = [(k, m, b) for k in (1, 3, 6) for b in (1, 3) for m in (k + b, k + b + 1, k + 2 * b, 20, 30)]
+
+
+@pytest.mark.parametrize(("k", "m", "block_size"), SIZES)
+def test_what_is_kept_holds_the_pairs_wanted_and_leaves_room_for_a_block(k, m, block_size, rng):
+    most = most_kept(k, m, block_size)
+    assert k <= most <= m - block_size
+    spectra = [np.sort(rng.standard_normal(m))[::-1], np.ones(m), np.zeros(m), np.logspace(8, -8, m)]
+    spectra += [-np.arange(m, dtype=float), np.sort(np.abs(rng.standard_normal(m))) * (-1.0) ** np.arange(m)]
+    values = jnp.asarray(np.stack(spectra), jnp.float32)
+    for num_filled in {m - block_size, m, m - block_size + 1}:
+        kept = np.asarray(jax.vmap(lambda x, n=num_filled: num_kept(x, jnp.int32(n), k, most))(values))
+        assert (kept >= k).all()
+        assert (kept <= most).all()
+
+
+def test_the_tightest_spaces_keep_all_that_they_can():
+    assert most_kept(4, 5, 1) == 4
+    assert most_kept(4, 6, 1) == 5
+    assert int(num_kept(jnp.arange(5.0)[::-1], jnp.int32(5), 4, 4)) == 4
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_an_obvious_gap_within_the_bounds_is_where_the_basis_is_cut(scale, sign):
+    # Deeper a cycle of which six products are lost would be left no room.
+    for cut in (11, 12):
+        high, low = np.linspace(9, 8.9, cut), np.linspace(1, 0, 20 - cut)
+        values = jnp.asarray(sign * scale * np.concatenate([high, low]), jnp.float32)
+        assert int(num_kept(values, jnp.int32(20), 2, most_kept(2, 20, 1))) == cut
+
+
+def test_rows_not_filled_are_no_gap():
+    # The zeros behind them stand for nothing: without care the cut would fall just before them.
+    values = np.linspace(10, 9, 20)
+    expected = num_kept(jnp.asarray(np.concatenate([values[:18], [values[17]] * 2])), jnp.int32(20), 2, 16)
+    found = num_kept(jnp.asarray(np.concatenate([values[:18], [0, 0]])), jnp.int32(18), 2, 16)
+    assert int(found) == int(expected)
+    assert int(found) < 16
+
+
+def test_the_best_cut_is_that_of_the_fastest_growth_a_product():
+    # The rule of the module's docstring, by brute force: arccosh(1 + 2 gamma) (1 - 6 / (m - p)).
+    generator = np.random.default_rng(1)
+    for _ in range(20):
+        values = np.sort(generator.standard_normal(24) ** 3)[::-1].astype(np.float32)
+        speed = {}
+        for p in range(12, 18):
+            dropped = values[p:].astype(float)
+            gamma = (values[2] - dropped.max()) / (dropped.max() - dropped.min())
+            speed[p] = np.arccosh(1 + 2 * gamma) * max(1 - 6 / (24 - p), 1 / (6 * (24 - p)))
+        found = int(num_kept(jnp.asarray(values), jnp.int32(24), 3, 17))
+        assert speed[found] >= max(speed.values()) * (1 - 1e-4)
