@@ -81,8 +81,9 @@ def eigsh(
             over. The signs of the result follow them.
         key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
         verify: once k pairs have converged, follow random directions orthogonal to them until one brings nothing new;
-            static. `num_probes` and `num_recovered` of the result tell what came of it. It costs about as many
-            products as one pair alone, each time.
+            static. `num_probes` and `num_recovered` of the result tell what came of it. It works to a tenth of tol,
+            and each probe costs about as many products as one pair alone. Within clusters a few tol wide it may
+            still take one eigenvalue for another.
         preconditioner: T, whatever `as_operator` takes, positive definite and near the inverse of A - s I with s
             below the spectrum for "SA" (of s I - A with s above it for "LA"): `lobpcg` is used. It has no use for
             krylov_dim, block_size, sigma and verify.

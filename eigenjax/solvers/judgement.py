@@ -27,9 +27,9 @@ def tolerance(tol: Any, dtype: Any) -> jax.Array:
     return jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
 
 
-def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any) -> jax.Array:
-    """() tol, or the rounding of a product where that is larger: below it an iteration has nothing to gain."""
-    return jnp.maximum(tolerance(tol, dtype), rounding_unit(op))
+def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any, share: float = 1.0) -> jax.Array:
+    """() a share of tol, or the rounding of a product where that is larger: below it there is nothing to gain."""
+    return jnp.maximum(share * tolerance(tol, dtype), rounding_unit(op))
 
 
 def judge(

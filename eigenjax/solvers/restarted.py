@@ -31,9 +31,13 @@ from eigenjax.solvers.thick_restart import kept_coefficients, restart, translate
 from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
 from eigenjax.tree import PyTree
 
-# A look waits for this share of the products that the last ones let expect, and for no more than this of the basis.
+# A look waits for this share of the products that the last ones let expect, and for no more than these: convergence
+# quickens towards its end.
 _PATIENCE = 0.5
-_LONGEST_WAIT = 0.125
+_LONGEST_WAIT = 3
+# Who wants to be sure of the order within a cluster needs pairs better than its width: a verified solve goes on to
+# this share of tol.
+_VERIFIED_SHARE = 0.1
 
 
 class RestartedState(NamedTuple):
@@ -133,7 +137,8 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     b, m = state.krylov.couplings.shape
     num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
-    bound = stopping_tolerance(op, tol, scale.dtype) * scale
+    share = _VERIFIED_SHARE if goal.verify else 1.0
+    bound = stopping_tolerance(op, tol, scale.dtype, share) * scale
     k = min(goal.k, m)
     converged = jnp.all(found.residuals[:k] <= bound)
     complete = num_filled >= op.size
@@ -147,7 +152,7 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
         found=found,
         scale=scale,
         target=target,
-        next_look=_wait(state, distance, spent, m, b, goal.k - num_filled),
+        next_look=_wait(state, distance, spent, b, goal.k - num_filled),
         distance=distance,
         last_look=spent,
         probe=probe,
@@ -232,11 +237,9 @@ def _try_known(
     return state._replace(krylov=state.krylov._replace(num_matvecs=state.krylov.num_matvecs + count))
 
 
-def _wait(
-    state: RestartedState, distance: jax.Array, spent: jax.Array, m: int, b: int, missing: jax.Array
-) -> jax.Array:
+def _wait(state: RestartedState, distance: jax.Array, spent: jax.Array, b: int, missing: jax.Array) -> jax.Array:
     """Rows to fill before the next look, () int32."""
     rate = (state.distance - distance) / jnp.maximum(spent - state.last_look, 1).astype(distance.dtype)
     expected = jnp.where(jnp.isfinite(rate) & (rate > 0), _PATIENCE * distance / jnp.where(rate > 0, rate, 1), b)
-    wait = jnp.clip(expected, b, max(b, int(_LONGEST_WAIT * m))).astype(jnp.int32)
+    wait = jnp.clip(expected, b, max(b, _LONGEST_WAIT)).astype(jnp.int32)
     return jnp.maximum(wait, missing)
