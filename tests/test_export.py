@@ -36,8 +36,8 @@ def lowers(function, argument):
     return set(exported.platforms) == set(PLATFORMS)
 
 
-# Half a minute a case: the kinds of operator in turn, the rest in the slow run.
-QUICK = {("eigsh", "hessian"), ("eigsh near a number, in blocks", "hermitian")}
+# Half a minute a case: one of them always, the rest in the slow run.
+QUICK = {("eigsh", "hessian")}
 CASES = [
     pytest.param(
         solver, operator, marks=[pytest.mark.slow] if "eigsh" in solver and (solver, operator) not in QUICK else []

@@ -133,6 +133,7 @@ def test_nan_at_step_j_is_told_and_stops_only_its_own_lane():
     )
 
 
+@pytest.mark.slow
 def test_an_operator_may_itself_call_eigsh(matrix):
     # diag(0 .. 11) deflated by its own first eigenpair, which every product computes anew.
     small = jnp.asarray(np.diag(np.arange(12.0)))

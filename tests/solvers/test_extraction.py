@@ -86,7 +86,7 @@ def test_harmonic_coefficients_are_orthonormal_and_residuals_true(block_size, st
     np.testing.assert_allclose(found.residuals[:filled], true, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("block_size", [1, 3])
+@pytest.mark.parametrize("block_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_decomposition_near_a_number_survives_its_restarts(block_size, rotated):
     matrix = rotated(SPECTRUM)
     op = as_operator(jnp.asarray(matrix))

@@ -75,6 +75,7 @@ def test_the_unit_does_not_matter(factor, spread, check_result):
     check_result(solve(jnp.asarray(matrix)), matrix, which="SA", complete=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "k"), [(1, 1), (2, 1), (3, 3), (9, 6)])
 def test_a_space_smaller_than_the_trial_space(size, k, rotated, check_result):
     matrix = rotated(np.arange(1.0, size + 1)).astype(np.float32)
@@ -90,6 +91,7 @@ def test_complex_hermitian(dtype, rotated, check_result):
     check_result(solve(jnp.asarray(matrix), which=which), matrix, which=which, complete=True)
 
 
+@pytest.mark.slow
 def test_pytrees(spread, check_result):
     matrix, sizes = jnp.asarray(spread, jnp.float32), {"a": (4, 5), "b": (), "c": (N - 21,)}
     inverse = jnp.asarray(np.linalg.inv(spread + 28 * np.eye(N)), jnp.float32)
@@ -199,6 +201,7 @@ def test_a_singular_preconditioner_drops_directions(spread, check_result):
     np.testing.assert_allclose(result.eigenvalues[:2], np.linalg.eigvalsh(spread)[:2], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_operators_are_judged_by_their_own_rounding(spread, check_result):
     matrix = jnp.asarray(spread, jnp.bfloat16)
     result = solve(matrix, None, default_tol(np.float32))

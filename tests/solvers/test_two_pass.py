@@ -126,6 +126,7 @@ def test_no_pair_is_wrong_in_a_batch_and_nan_stays_in_its_lane(dtype, rotated, c
     assert int(results[-1].num_matvecs) == 1 + 5
 
 
+@pytest.mark.slow
 def test_eager_jitted_and_batched_agree_from_both_ends(rotated, check_result):
     matrix = jnp.asarray(rotated(SPECTRUM), jnp.float32)
     method = functools.partial(two_pass_lanczos, k=3, krylov_dim=24, which="BE")
@@ -140,6 +141,7 @@ def test_eager_jitted_and_batched_agree_from_both_ends(rotated, check_result):
         assert int(result.num_matvecs) == int(eager.num_matvecs)
 
 
+@pytest.mark.slow
 def test_clusters_are_told_apart_down_to_rounding(float64, rotated, check_result):
     values = [2, 2 - 1e-7, 1, 1 - 1e-3, 1 - 1e-5, *np.linspace(-1, 0.5, 35)]
     matrix = rotated(values)
@@ -147,6 +149,7 @@ def test_clusters_are_told_apart_down_to_rounding(float64, rotated, check_result
     check_result(result, matrix, which="LA", tol=1e-12, complete=True, accuracy=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (3, 3)])
 def test_the_smallest_operators(n, k, rotated, check_result):
     stack = np.stack([rotated([4.0, -1.0, 2.0][:n]), np.zeros((n, n)), np.eye(n)]).astype(np.float32)
@@ -170,6 +173,7 @@ def test_a_bfloat16_operator_is_solved_to_its_rounding(rotated):
     assert np.asarray(result.converged).all()
 
 
+@pytest.mark.slow
 def test_leaves_of_several_shapes(rotated, check_result):
     like = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(()), "c": jnp.zeros(0), "d": jnp.zeros(2)}
     matrix = rotated([9, 7, -5, 4, 3, 1, 0, -1, 2]).astype(np.float32)
@@ -223,6 +227,7 @@ def temporaries(function, *args):
     return analysis.temp_size_in_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 8])
 def test_memory_is_twice_the_results_and_six_vectors(k, rng):
     kernels = [jnp.asarray(rng.normal(size=(150, 150)), jnp.float32) for _ in range(3)]
