@@ -14,7 +14,7 @@ SOLVERS = {
     "lanczos": functools.partial(lanczos, k=2, krylov_dim=6),
     "lanczos without reorthogonalisation": functools.partial(lanczos, k=2, krylov_dim=6, reorthogonalize=False),
     "eigsh": functools.partial(eigsh, k=2, krylov_dim=5, verify=True),
-    "eigsh near a number, in blocks": functools.partial(eigsh, k=2, krylov_dim=5, block_size=2, sigma=0.5),
+    "eigsh near a number, in blocks": functools.partial(eigsh, k=2, krylov_dim=6, block_size=2, sigma=0.5),
     "power": functools.partial(deflated_power_iteration, k=2, which="BE", momentum=0.9),
 }
 
