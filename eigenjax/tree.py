@@ -215,9 +215,14 @@ def gram(x: PyTree, y: PyTree) -> jax.Array:
 
 def self_gram(x: PyTree) -> jax.Array:
     """The (m, m) matrix of inner products <x_i, x_j> of one basis, a few columns at a time."""
-    rows = jax.tree.leaves(x)[0].shape[0]
-    column = lambda index: project(x, row(x, index))
-    return jax.lax.map(column, jnp.arange(rows, dtype=jnp.int32), batch_size=min(_GRAM_COLUMNS, rows)).T
+    m = jax.tree.leaves(x)[0].shape[0]
+    group = min(_GRAM_COLUMNS, m)
+    # The last group reaches back rather than over the end.
+    firsts = jnp.minimum(jnp.arange(0, m, group, dtype=jnp.int32), m - group)
+    few = lambda first: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, group), x)
+    columns = jax.lax.map(lambda first: gram(x, few(first)), firsts)
+    places = firsts[:, None] + jnp.arange(group, dtype=jnp.int32)
+    return jnp.zeros((m, m), columns.dtype).at[:, places.reshape(-1)].set(jnp.swapaxes(columns, 0, 1).reshape(m, -1))
 
 
 # Taken at once: for all of them XLA would copy the basis.

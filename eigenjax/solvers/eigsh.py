@@ -7,18 +7,24 @@ a number), `two_pass` where no basis is to be held, `lobpcg` where there is a pr
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import storage, tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import restarted, ritz
 from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import default_tol
 from eigenjax.solvers.lobpcg import lobpcg
+from eigenjax.solvers.start import seed_of, successor
 from eigenjax.solvers.two_pass import two_pass_lanczos
 from eigenjax.solvers.warm_start import example_vector, is_several, known_vectors, start_rows, starting_block
+from eigenjax.storage import Storage
 
+_BASES = ("device", "offload", "recompute")
+_NARROW = ("bfloat16", "float16", "float32")
 # Vectors held by default: 2 k + 10 at an end, more near a number, where a small space sees little.
 _LEAST_DIM = 20
 _LEAST_DIM_NEAR = 60
@@ -46,6 +52,7 @@ def eigsh(
     verify: bool = False,
     preconditioner: Any = None,
     basis: str = "device",
+    basis_dtype: Any = None,
     max_basis_bytes: int | None = None,
 ) -> EigenResult:
     """K eigenpairs of a symmetric operator, restarted until they have converged, in bounded memory.
@@ -87,9 +94,14 @@ def eigsh(
         preconditioner: T, whatever `as_operator` takes, positive definite and near the inverse of A - s I with s
             below the spectrum for "SA" (of s I - A with s above it for "LA"): `lobpcg` is used. It has no use for
             krylov_dim, block_size, sigma and verify.
-        basis: "device" holds the Krylov basis; "recompute" holds three vectors and the k results and runs the
-            recurrence twice, for more than twice the products (`two_pass`): for whoever has no room for m vectors.
-            One end or both, from one start vector; of a repeated eigenvalue it finds one copy. Static.
+        basis: "device" holds the Krylov basis; "offload" keeps it in the memory of the host (`pinned_host`) and brings
+            a few rows at a time to the device, not under vmap; "recompute" holds three vectors and the k results and
+            runs the recurrence twice, for more than twice the products (`two_pass`): for whoever has no room for m
+            vectors. One end or both, from one start vector; of a repeated eigenvalue it finds one copy. Static.
+        basis_dtype: "bfloat16", "float16", "float32": keeps the basis in fewer bits, with all arithmetic in the
+            working precision; static. The eigenvalues are those of a Rayleigh-Ritz step at the end, in working
+            precision, at k products, and right to about the square of the residuals, which do not fall below what
+            is lost in writing. tol=None is then the machine epsilon of this dtype, if that is more.
         max_basis_bytes: chooses krylov_dim, as many vectors as fit, at most 8 k or 200; static.
 
     Returns:
@@ -123,24 +135,29 @@ def eigsh(
     near = sigma is not None or which == "SM"
     own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size, verify)
     if preconditioner is not None:
-        _refuse(own | {"basis": None if basis == "device" else basis}, "preconditioner")
+        own |= {"basis": None if basis == "device" else basis, "basis_dtype": basis_dtype}
+        _refuse(own, "preconditioner")
         start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
         budget = {"max_matvecs": max_matvecs, "preconditioner": preconditioner}
         return lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget)
-    if basis != "device":
-        _check_basis(basis)
+    _check_basis(basis)
+    if basis == "recompute":
+        own |= {"basis_dtype": basis_dtype}
         _refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
         return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
     if not near:
         ritz.check_which(which)
     _check_positive("block_size", block_size)
+    kept = _storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
         least = min(_least_dim(k, block_size, near), op.size)
-        krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, op, k, least)
+        krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
     max_matvecs = _checked_budget(max_matvecs, krylov_dim, op.size)
-    goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs)
+    goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs, kept=kept)
+    if tol is None:
+        tol = max(default_tol(tree.accumulation_dtype(op.structure)), kept.unit)
     return _restarted(op, goal, tol, sigma, v0, key, krylov_dim=krylov_dim, block_size=block_size)
 
 
@@ -148,19 +165,19 @@ def _restarted(
     op: LinearOperator, goal: Goal, tol: Any, sigma: Any, v0: Any, key: Any, *, krylov_dim: int, block_size: int
 ) -> EigenResult:
     """Runs thick-restart Lanczos to its end."""
-    start_key, later_key = jax.random.split(jax.random.key(0) if key is None else key)
+    seed = seed_of(key)
     rows = start_rows(op, v0)
     known = None
-    believable = is_several(op, v0) and not goal.verify and block_size == 1
+    believable = is_several(op, v0) and not goal.verify and block_size == 1 and goal.kept == Storage()
     if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
         known = known_vectors(rows)
-    starts = starting_block(op, rows if known is None else known.rows, block_size, start_key)
+    starts = starting_block(op, rows if known is None else known.rows, block_size, successor(seed, 0))
     number = 0.0 if sigma is None else sigma
     first_look = goal.k if known is None else 1
-    state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=first_look, key=later_key)
+    state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=first_look, seed=successor(seed, 1))
     advance = lambda state: restarted.step(op, state, goal, tol=tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    return restarted.finalize(op, state, goal, tol=tol, references=rows)
+    return restarted.finalize(op, state, goal, tol=tol, sigma=number, references=rows)
 
 
 def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:
@@ -177,16 +194,28 @@ def _refuse(options: dict[str, Any], other: str) -> None:
 
 
 def _check_basis(basis: Any) -> None:
-    if basis != "recompute":
-        raise ValueError(f"basis={basis!r}: choose 'device' or 'recompute'")
+    if basis not in _BASES:
+        raise ValueError(f"basis={basis!r}: choose one of {', '.join(map(repr, _BASES))}")
 
 
-def _fitting_dim(max_basis_bytes: Any, krylov_dim: Any, op: LinearOperator, k: int, least: int) -> int:
+def _storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
+    """How the basis is kept."""
+    if dtype is None:
+        return Storage(on_host=basis == "offload")
+    try:
+        name = str(jnp.dtype(dtype))
+    except TypeError:
+        name = str(dtype)
+    if name not in _NARROW:
+        raise ValueError(f"basis_dtype={dtype!r}: choose one of {', '.join(map(repr, _NARROW))}, or None")
+    kept = Storage(name, on_host=basis == "offload")
+    return kept if storage.loses(op.structure, kept) else kept._replace(dtype=None)
+
+
+def _fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int, least: int) -> int:
     """As many vectors as fit into these bytes."""
     _check_positive("max_basis_bytes", max_basis_bytes)
     _refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
-    leaves = jax.tree.leaves(tree.working_structure(op.structure))
-    vector_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     fitting = max_basis_bytes // vector_bytes
     if fitting < least:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from eigenjax.storage import Storage
+
 
 class Goal(NamedTuple):
     """What is asked for; static."""
@@ -11,3 +13,4 @@ class Goal(NamedTuple):
     near: bool  # whether there is a sigma
     verify: bool
     max_matvecs: int
+    kept: Storage = Storage()  # how the basis is

@@ -40,6 +40,7 @@ def judge(
     scale: jax.Array,
     discrepancy: jax.Array,
     finite: jax.Array,
+    lost: float = 0.0,
 ) -> EigenResult:
     """Fills in `converged` and `status`; a solve that met NaN or Inf returns NaN throughout.
 
@@ -50,12 +51,13 @@ def judge(
         scale: () the largest |Ritz value| seen, the estimate of ||A||.
         discrepancy: () how far products are from what the method says of them.
         finite: () whether all products were.
+        lost: what the storage of the vectors loses, relative to their length.
     """
     tol = tolerance(tol, result.residuals.dtype)
     finite = finite & jnp.all(jnp.isfinite(result.residuals) | ~result.converged)
     converged = result.converged & (result.residuals <= tol * scale) & finite
     unit = rounding_unit(op)
-    at_rounding = jnp.all(converged | (result.residuals <= _ROUNDING_FLOOR * unit * scale))
+    at_rounding = jnp.all(converged | (result.residuals <= max(_ROUNDING_FLOOR * unit, lost) * scale))
     inconsistent = discrepancy > unit**0.5 * scale
     status = jnp.select(
         [~finite, jnp.all(converged), inconsistent, at_rounding],

@@ -14,15 +14,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import storage, tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.orthogonalize import orthogonalize, unless_broken_down
+from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 from eigenjax.solvers.rotation import rotate
+from eigenjax.solvers.start import arbitrary_vector, successor
+from eigenjax.storage import Storage
 from eigenjax.tree import PyTree
 
-# What is left of an image below so many units of rounding of ||A|| is rounding: an invariant subspace is found.
-_BREAKDOWN = 10.0
+_AS_IT_IS = Storage()
+# The random directions of a beginning, of expansions and (in `thick_restart`) of restarts come from different seeds.
+_BEGINNING, _EXPANDING = 0, 1
 # Each restart adds about a unit of rounding to what the basis lacks of orthonormality: it is mended every so often.
 _RESTARTS_PER_MENDING = 8
 
@@ -40,7 +43,7 @@ class KrylovDecomposition(NamedTuple):
     last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
     operator_norm: jax.Array  # () the largest ||A v|| so far: ||A|| from below; NaN once a product is not finite
     broken_down: jax.Array  # () bool, a vector of D is a fresh random direction, uncoupled
-    key: jax.Array  # of the random directions to come
+    seed: jax.Array  # of all random directions
     num_matvecs: jax.Array  # () int32, products so far
     num_restarts: jax.Array  # () int32
 
@@ -55,26 +58,31 @@ class KrylovDecomposition(NamedTuple):
         return self.couplings.shape[0]
 
 
-def begin(starts: PyTree, krylov_dim: int, key: jax.Array) -> KrylovDecomposition:
+def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS) -> KrylovDecomposition:
     """No row filled, and D an orthonormal basis of the start vectors.
 
     Args:
         starts: (b, ...) vectors in working dtypes; one that is zero, not finite or dependent on the others is
             replaced by a random direction.
         krylov_dim: m.
-        key: typed.
+        seed: of all random directions.
+        kept: how V is kept; D is in working dtypes always.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
     starts = jax.vmap(_finite_or_zero)(starts)
     first = tree.row(starts, 0)
     dtype = tree.accumulation_dtype(first)
     zero = jnp.zeros((), tree.real_dtype(dtype))
-    nothing = tree.zero_basis(first, 1)
-    grown = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, key)
+    if b == 1:
+        directions = jax.tree.map(lambda x: x[None], _unit(first, successor(seed, _BEGINNING)))
+    else:
+        nothing = tree.zero_basis(first, 1)
+        fresh = successor(seed, _BEGINNING)
+        directions = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, fresh).directions
     return KrylovDecomposition(
-        basis=tree.zero_basis(first, krylov_dim),
+        basis=storage.zero_basis(first, krylov_dim, kept),
         filled=jnp.zeros(krylov_dim, bool),
-        directions=grown.directions,
+        directions=directions,
         matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
         couplings=jnp.zeros((b, krylov_dim), dtype),
         defects=jnp.zeros(krylov_dim, zero.dtype),
@@ -82,7 +90,7 @@ def begin(starts: PyTree, krylov_dim: int, key: jax.Array) -> KrylovDecompositio
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
-        key=grown.key,
+        seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
     )
@@ -91,15 +99,18 @@ def begin(starts: PyTree, krylov_dim: int, key: jax.Array) -> KrylovDecompositio
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
     """Moves D into V, at b products; there must be room for b rows, and b more dimensions."""
     b = state.block_size
-    rows = jnp.argsort(state.filled, stable=True)[:b].astype(jnp.int32)  # the first ones free
+    rows = _free_rows(state.filled, b)
     basis = state.basis
+    # What is multiplied is what the rows hold.
+    directions = jax.vmap(lambda x: storage.rounded(basis, x))(state.directions)
     for i in range(b):
-        basis = tree.set_row(basis, rows[i], tree.row(state.directions, i))
+        basis = storage.set_row(basis, rows[i], tree.row(directions, i))
     if b == 1:
-        images, taken = _recurrence(op, basis, state, rows[0])
+        images, taken = _recurrence(op, basis, state, rows[0], tree.row(directions, 0))
     else:
-        images, taken = jax.vmap(lambda v: matvec(op, v))(state.directions), jnp.zeros_like(state.couplings)
-    grown = _orthonormalize(basis, images, taken, state.operator_norm, state.key)
+        images, taken = jax.vmap(lambda v: matvec(op, v))(directions), jnp.zeros_like(state.couplings)
+    fresh = successor(successor(state.seed, _EXPANDING), state.num_matvecs)
+    grown = _orthonormalize(basis, images, taken, state.operator_norm, fresh)
     columns = grown.columns
     return KrylovDecomposition(
         basis=basis,
@@ -112,7 +123,7 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
         last_length=grown.triangle[0, 0].real if b == 1 else state.last_length,
         operator_norm=grown.operator_norm,
         broken_down=grown.broken_down,
-        key=grown.key,
+        seed=state.seed,
         num_matvecs=state.num_matvecs + b,
         num_restarts=state.num_restarts,
     )
@@ -129,7 +140,8 @@ def compress(
         couplings: (b, p) of D, or of what will take its place, with V C.
         dropped: (p,) the norms of what is left out of A V C on purpose.
     """
-    coefficients = _mended(state, coefficients)
+    if not storage.is_narrow(state.basis):  # what is lost in writing is more
+        coefficients = _mended(state, coefficients)
     basis, rows = rotate(state.basis, coefficients)
     projected = jnp.conj(coefficients).T @ state.matrix @ coefficients
     defects = jnp.hypot(combined_defects(state, coefficients), dropped)
@@ -167,36 +179,37 @@ class _Orthonormalized(NamedTuple):
     triangle: jax.Array  # (b, b) of the new D with the rows that the images belong to
     operator_norm: jax.Array
     broken_down: jax.Array
-    key: jax.Array
 
 
 def _orthonormalize(
-    basis: PyTree, images: PyTree, taken: jax.Array, operator_norm: jax.Array, key: jax.Array
+    basis: PyTree, images: PyTree, taken: jax.Array, operator_norm: jax.Array, seed: jax.Array
 ) -> _Orthonormalized:
     """Orthonormal directions that span, with the basis, the images; a random one wherever an image adds nothing."""
     b, m = (jax.tree.leaves(rows)[0].shape[0] for rows in (images, basis))
     dtype = tree.accumulation_dtype(images)
 
     def add(i, grown):
-        fresh_key, key = jax.random.split(grown.key)
         before = () if b == 1 else (grown.directions,)
-        rest = orthogonalize(basis, tree.row(images, i), *before)
-        column = taken[i] + rest.coefficients[:m]
-        # ||A v||^2 is what was taken and what is left
-        norm = jnp.maximum(grown.operator_norm, tree.norm((column, rest.coefficients[m:], rest.norm)))
-        broken_down = rest.norm <= jnp.maximum(_BREAKDOWN * jnp.finfo(norm.dtype).eps * norm, _underflow(norm))
-        direction = unless_broken_down(fresh_key, basis, rest.vector, rest.norm, broken_down, *before)
-        triangle = grown.triangle.at[i, i].set(jnp.where(broken_down, 0, rest.norm).astype(dtype))
+
+        def norm_with(coefficients, rest_norm):
+            # ||A v||^2 is what was taken and what is left
+            parts = jnp.concatenate([jnp.abs(taken[i] + coefficients[:m]), jnp.abs(coefficients[m:]), rest_norm[None]])
+            return jnp.maximum(grown.operator_norm, tree.norm(parts))
+
+        is_nothing = lambda taken, rest_norm: rest_norm <= breakdown_length(norm_with(taken, rest_norm))
+        image, fresh = tree.row(images, i), successor(seed, i)
+        rest, replaced = orthogonalize_or_replace(fresh, basis, image, *before, is_nothing=is_nothing)
+        length = jnp.where(replaced, 0, rest.norm)
+        triangle = grown.triangle.at[i, i].set(length.astype(dtype))
         if b > 1:
             above = jnp.arange(b, dtype=jnp.int32) < i
             triangle = triangle.at[:, i].add(jnp.where(above, rest.coefficients[m:], 0))
         return _Orthonormalized(
-            directions=tree.set_row(grown.directions, i, direction),
-            columns=grown.columns.at[i].set(column),
+            directions=tree.set_row(grown.directions, i, normalize(rest.vector, rest.norm)),
+            columns=grown.columns.at[i].set(taken[i] + rest.coefficients[:m]),
             triangle=triangle,
-            operator_norm=norm,
-            broken_down=grown.broken_down | broken_down,
-            key=key,
+            operator_norm=norm_with(rest.coefficients, length),
+            broken_down=grown.broken_down | replaced,
         )
 
     nothing = _Orthonormalized(
@@ -205,16 +218,16 @@ def _orthonormalize(
         triangle=jnp.zeros((b, b), dtype),
         operator_norm=operator_norm,
         broken_down=jnp.zeros((), bool),
-        key=key,
     )
     return add(0, nothing) if b == 1 else jax.lax.fori_loop(0, b, add, nothing)
 
 
-def _recurrence(op: LinearOperator, basis: PyTree, state: KrylovDecomposition, row: jax.Array):
+def _recurrence(
+    op: LinearOperator, basis: PyTree, state: KrylovDecomposition, row: jax.Array, vector: PyTree
+) -> tuple[PyTree, jax.Array]:
     """The image of the one direction, less its parts along itself and the row before; and these parts, (1, m)."""
-    vector = tree.row(state.directions, 0)
     # Read from the new basis: a row of the old one, wanted after the new is written, would cost a copy of it.
-    previous = tree.row(basis, state.last_row)
+    previous = storage.row(basis, state.last_row)
     image = matvec(op, vector)
     alpha = tree.inner(vector, image).real
     image = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -state.last_length, previous)
@@ -223,11 +236,22 @@ def _recurrence(op: LinearOperator, basis: PyTree, state: KrylovDecomposition, r
     return jax.tree.map(lambda x: x[None], image), taken
 
 
+def _free_rows(filled: jax.Array, count: int) -> jax.Array:
+    """(count,) int32, the first rows that are not filled; there must be so many."""
+    place = jnp.cumsum(~filled, dtype=jnp.int32) - 1
+    index = jnp.arange(filled.shape[0], dtype=jnp.int32)
+    hit = ~filled & (place == jnp.arange(count, dtype=jnp.int32)[:, None])
+    return jnp.sum(jnp.where(hit, index, 0), axis=1, dtype=jnp.int32)
+
+
+def _unit(vector: PyTree, seed: jax.Array) -> PyTree:
+    """The vector over its norm, or an arbitrary one where it is zero."""
+    length = tree.norm(vector)
+    fresh = lambda x: arbitrary_vector(seed, tree.structure_of(x))
+    vector = apply_when(length == 0, fresh, normalize(vector, length))
+    # Once more, for the arbitrary one; and what was tiny is of unit norm only now.
+    return normalize(vector, tree.norm(vector))
+
+
 def _finite_or_zero(vector: PyTree) -> PyTree:
     return tree.where(jnp.isfinite(tree.norm(vector)), vector, jax.tree.map(jnp.zeros_like, vector))
-
-
-def _underflow(length: jax.Array) -> float:
-    # A direction this short has lost digits to underflow, and would not be of unit norm when normalised.
-    limits = jnp.finfo(length.dtype)
-    return float(limits.tiny) / float(limits.eps)

@@ -31,14 +31,17 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
 from eigenjax.solvers.ghosts import distinct_ritz_vectors
 from eigenjax.solvers.judgement import judge
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize, unless_broken_down
+from eigenjax.solvers.orthogonalize import (
+    breakdown_length,
+    normalize,
+    orthogonalize,
+    underflow,
+    unless_broken_down,
+)
 from eigenjax.solvers.residuals import vouched_residuals
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import given_start, start_vector
+from eigenjax.solvers.start import given_start, seed_of, start_vector, successor
 from eigenjax.tree import PyTree
-
-# beta_j below this many units of rounding of ||A|| is a breakdown: an invariant subspace, to working precision.
-_BREAKDOWN = 10.0
 
 
 class LanczosState(NamedTuple):
@@ -52,7 +55,7 @@ class LanczosState(NamedTuple):
     operator_norm: jax.Array  # () the largest ||A v_j|| so far: ||A|| from below
     broken_down: jax.Array  # () bool, the next vector will be a fresh random direction
     step: jax.Array  # () int32, products so far
-    key: jax.Array  # of the random directions to come
+    seed: jax.Array  # of the random directions to come
 
 
 def init(
@@ -66,8 +69,8 @@ def init(
         krylov_dim: m, how many steps there is room for.
         key: typed key of all random directions; None is `jax.random.key(0)`.
     """
-    start_key, later_key = jax.random.split(jax.random.key(0) if key is None else key)
-    start = start_vector(op, v0, start_key)
+    seed = seed_of(key)
+    start = start_vector(op, v0, successor(seed, 0))
     length = tree.norm(start)
     zeros = jnp.zeros(krylov_dim, length.dtype)
     return LanczosState(
@@ -77,17 +80,17 @@ def init(
         diagonal=zeros,
         offdiagonal=zeros,
         operator_norm=jnp.zeros_like(length),
-        broken_down=~((length > _underflow(length)) & jnp.isfinite(length)),
+        broken_down=~((length > underflow(length)) & jnp.isfinite(length)),
         step=jnp.zeros((), jnp.int32),
-        key=later_key,
+        seed=successor(seed, 1),
     )
 
 
 def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = True) -> LanczosState:
     """One product: v_{j+1}, alpha_{j+1} and the direction after it. At most m steps."""
     j = state.step
-    fresh_key, key = jax.random.split(state.key)
-    vector = unless_broken_down(fresh_key, state.basis, state.direction, state.length, state.broken_down)
+    fresh = successor(state.seed, j)
+    vector = unless_broken_down(fresh, state.basis, state.direction, state.length, state.broken_down)
     coupling = jnp.where((j == 0) | state.broken_down, 0, state.length)
     basis = tree.set_row(state.basis, j, vector)
     # Read from the new basis: a row of the old one, wanted after the new is written, would cost a copy of it.
@@ -103,7 +106,7 @@ def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = Tru
 
     # ||A v_j||^2 = alpha^2 + beta_{j-1}^2 + beta_j^2
     operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([alpha, coupling, length])))
-    broken_down = length <= jnp.maximum(_BREAKDOWN * jnp.finfo(length.dtype).eps * operator_norm, _underflow(length))
+    broken_down = length <= breakdown_length(operator_norm)
     length = jnp.where(broken_down, 0, length)
     return LanczosState(
         basis=basis,
@@ -114,7 +117,7 @@ def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = Tru
         operator_norm=operator_norm,
         broken_down=broken_down,
         step=j + 1,
-        key=key,
+        seed=state.seed,
     )
 
 
@@ -158,7 +161,7 @@ def finalize(
         phases * (last / lengths)[chosen].astype(phases.dtype),
         normalize(state.direction, state.length),
         state.operator_norm,
-        state.key,
+        state.seed,
     )
     return judge(
         op,
@@ -235,12 +238,6 @@ def _projected_matrix(state: LanczosState) -> jax.Array:
     """T."""
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     return jnp.diag(state.diagonal) + beside + beside.T
-
-
-def _underflow(length: jax.Array) -> float:
-    # A direction this short has lost digits to underflow, and would not be of unit norm when normalised.
-    limits = jnp.finfo(length.dtype)
-    return float(limits.tiny) / float(limits.eps)
 
 
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:

@@ -35,7 +35,7 @@ from eigenjax.solvers.judgement import judge, tolerance
 from eigenjax.solvers.orthogonalize import normalize
 from eigenjax.solvers.residuals import rounding_unit
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import arbitrary_vector, given_start
+from eigenjax.solvers.start import arbitrary_rows, given_start, seed_of
 from eigenjax.tree import PyTree
 
 # What is left of a unit vector after a projection, below so many units of rounding, is rounding.
@@ -69,7 +69,7 @@ class LobpcgState(NamedTuple):
 def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array | None = None) -> LobpcgState:
     """The state before the first product; start vectors that are dependent, zero or not finite are drawn anew."""
     size = min(k + max(1, k // 3), op.size)  # a third more took the fewest products, of all shares measured
-    vectors = _start_block(op, v0, k, jax.random.split(jax.random.key(0) if key is None else key, size))
+    vectors = _start_block(op, v0, k, size, seed_of(key))
     nothing = jax.tree.map(jnp.zeros_like, (vectors, vectors))
     zeros = jnp.zeros(size, tree.real_dtype(tree.accumulation_dtype(vectors)))
     return LobpcgState(
@@ -221,9 +221,9 @@ def given_block(op: LinearOperator, v0: PyTree | None, k: int) -> PyTree | None:
         raise ValueError(f"{error}; or give k={k} vectors, a leading axis {k} on every leaf") from None
 
 
-def _start_block(op: LinearOperator, v0: PyTree | None, k: int, keys: jax.Array) -> PyTree:
+def _start_block(op: LinearOperator, v0: PyTree | None, k: int, size: int, seed: jax.Array) -> PyTree:
     structure = tree.working_structure(op.structure)
-    drawn = jax.vmap(lambda key: arbitrary_vector(key, structure))(keys)
+    drawn = arbitrary_rows(seed, structure, size)
     given = given_block(op, v0, k)
     if given is None:
         return drawn

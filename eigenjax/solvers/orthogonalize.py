@@ -5,13 +5,13 @@ good part of the vector: what is left after such a pass is dominated by the roun
 Gragg, Kaufman and Stewart 1976; "twice is enough": Giraud, Langou and Rozloznik 2005).
 """
 
-import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import storage, tree
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.start import arbitrary_vector
 from eigenjax.tree import PyTree
@@ -21,6 +21,9 @@ from eigenjax.tree import PyTree
 _UNSAFE_SHARE = 0.972
 # A vector within the span of the basis never settles; after four passes what is left is rounding.
 _MAX_PASSES = 4
+
+# What is left of an image below so many units of rounding of ||A|| is rounding: an invariant subspace is found.
+_BREAKDOWN = 10.0
 
 
 class Orthogonalized(NamedTuple):
@@ -49,31 +52,88 @@ def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalize
         >>> print(rest.vector, rest.norm, rest.coefficients)
         [0. 3. 4.] 5.0 [5.]
     """
-    bases = (basis, *more)
-    ends = [0, *itertools.accumulate(jax.tree.leaves(rows)[0].shape[0] for rows in bases)]
 
     # All passes within the loop, the first one too: beside it XLA would hold a second copy of the basis.
     def one_pass(carry):
         vector, _, taken, _, passes = carry
-        coefficients = jnp.concatenate([tree.project(rows, vector) for rows in bases])
-        cleaned = vector
-        for rows, first, last in zip(bases, ends, ends[1:], strict=False):
-            cleaned = tree.add_scaled(cleaned, -1.0, tree.combine(coefficients[first:last], rows))
-        after = tree.norm(cleaned)
-        # ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2, which spares the norm before.
-        again = tree.norm(coefficients) > _UNSAFE_SHARE * after
+        cleaned, after, coefficients, again = _one_pass((basis, *more), vector)
         return cleaned, after, taken + coefficients, again, passes + 1
 
-    dtype = tree.accumulation_dtype(vector)
-    start = (
-        vector,
-        jnp.zeros((), tree.real_dtype(dtype)),
-        jnp.zeros(ends[-1], dtype),
-        jnp.asarray(True),
-        jnp.asarray(0),
-    )
+    start = (vector, *_nothing_taken(vector, (basis, *more)), jnp.asarray(True), jnp.int32(0))
     end = jax.lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_PASSES), one_pass, start)
     return Orthogonalized(*end[:3])
+
+
+def orthogonalize_or_replace(
+    seed: jax.Array,
+    basis: PyTree,
+    vector: PyTree,
+    *more: PyTree,
+    is_nothing: Callable[[jax.Array, jax.Array], jax.Array],
+) -> tuple[Orthogonalized, jax.Array]:
+    """The same, but where nothing is left of the vector an arbitrary one takes its place, in the same loop.
+
+    An invariant subspace is found: to go on within it would divide by rounding, to stop would miss the other copies
+    of a repeated eigenvalue.
+
+    Args:
+        seed: of the arbitrary vector.
+        basis: as above.
+        vector: as above.
+        *more: as above.
+        is_nothing: (coefficients, norm of the rest) -> () bool.
+
+    Returns:
+        What is left, its norm and the coefficients of the vector given; and () bool whether it was replaced: then the
+        coefficients are still those of the vector given, and rest and norm of the one in its place.
+    """
+    structure = tree.structure_of(vector)
+
+    def draw(_):
+        drawn = arbitrary_vector(seed, structure)
+        return normalize(drawn, tree.norm(drawn))
+
+    def one_pass(carry):
+        vector, _, taken, _, passes, replaced = carry
+        cleaned, after, coefficients, again = _one_pass((basis, *more), vector)
+        taken = jnp.where(replaced, taken, taken + coefficients)
+        again, passes = again & (passes < _MAX_PASSES - 1), passes + 1
+        collapsed = ~again & ~replaced & is_nothing(taken, after)
+        cleaned = apply_when(collapsed, draw, cleaned)
+        return cleaned, after, taken, again | collapsed, jnp.where(collapsed, 0, passes), replaced | collapsed
+
+    no = jnp.zeros((), bool)
+    start = (vector, *_nothing_taken(vector, (basis, *more)), jnp.asarray(True), jnp.int32(0), no)
+    end = jax.lax.while_loop(lambda carry: carry[3], one_pass, start)
+    return Orthogonalized(*end[:3]), end[5]
+
+
+def _nothing_taken(vector: PyTree, bases: tuple[PyTree, ...]) -> tuple[jax.Array, jax.Array]:
+    dtype = tree.accumulation_dtype(vector)
+    count = sum(jax.tree.leaves(rows)[0].shape[0] for rows in bases)
+    return jnp.zeros((), tree.real_dtype(dtype)), jnp.zeros(count, dtype)
+
+
+def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
+    """One pass: what is left, its norm, the coefficients, and () bool whether another one is needed."""
+    coefficients = [storage.project(rows, vector) for rows in bases]
+    for rows, along in zip(bases, coefficients, strict=True):
+        vector = tree.add_scaled(vector, -1.0, storage.combine(along, rows))
+    after = tree.norm(vector)
+    # ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2, which spares the norm before.
+    again = tree.norm(coefficients) > _UNSAFE_SHARE * after
+    return vector, after, jnp.concatenate(coefficients), again
+
+
+def breakdown_length(operator_norm: jax.Array) -> jax.Array:
+    """() the length up to which what is left of an image is nothing."""
+    return jnp.maximum(_BREAKDOWN * jnp.finfo(operator_norm.dtype).eps * operator_norm, underflow(operator_norm))
+
+
+def underflow(length: jax.Array) -> float:
+    """A direction this short has lost digits to underflow, and would not be of unit norm when normalised."""
+    limits = jnp.finfo(length.dtype)
+    return float(limits.tiny) / float(limits.eps)
 
 
 def normalize(vector: PyTree, length: jax.Array) -> PyTree:
@@ -85,7 +145,10 @@ def normalize(vector: PyTree, length: jax.Array) -> PyTree:
 
 
 def random_direction(key: jax.Array, basis: PyTree, structure: PyTree, *more: PyTree) -> PyTree:
-    """A random unit vector orthogonal to a basis; where the basis spans the space, numbers without meaning."""
+    """A random unit vector orthogonal to a basis; where the basis spans the space, numbers without meaning.
+
+    The key is a typed one, or a seed.
+    """
     start = arbitrary_vector(key, structure)
     start = normalize(start, tree.norm(start))
     rest = orthogonalize(basis, start, *more)

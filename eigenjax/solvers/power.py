@@ -35,7 +35,7 @@ from eigenjax.solvers.judgement import judge, tolerance
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
 from eigenjax.solvers.residuals import true_residuals
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import given_start, start_vector
+from eigenjax.solvers.start import given_start, seed_of, start_vector, successor
 from eigenjax.tree import PyTree
 
 # A pair ends at this part of tol, a margin for what the Rayleigh-Ritz step mixes into it from the others.
@@ -60,7 +60,7 @@ class PowerState(NamedTuple):
     operator_norm: jax.Array  # () the largest ||A v|| seen: ||A|| from below
     largest: jax.Array  # () the largest |Rayleigh quotient| seen
     num_matvecs: jax.Array  # () int32
-    key: jax.Array  # of the start vectors to come
+    seed: jax.Array  # of the start vectors to come
 
 
 def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array | None = None) -> PowerState:
@@ -72,12 +72,14 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         k: pairs there is room for.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
     """
-    start_key, fresh_key, later_key = jax.random.split(jax.random.key(0) if key is None else key, 3)
-    start = start_vector(op, v0, start_key)
+    seed = seed_of(key)
+    start = start_vector(op, v0, successor(seed, 0))
     basis, length = tree.zero_basis(start, k), tree.norm(start)
     structure = tree.structure_of(start)
     unusable = ~((length > 0) & jnp.isfinite(length))
-    vector = apply_when(unusable, lambda _: random_direction(fresh_key, basis, structure), normalize(start, length))
+    vector = apply_when(
+        unusable, lambda _: random_direction(successor(seed, 1), basis, structure), normalize(start, length)
+    )
     zero = jnp.zeros_like(length)
     return PowerState(
         basis=basis,
@@ -91,7 +93,7 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         operator_norm=zero,
         largest=zero,
         num_matvecs=jnp.zeros((), jnp.int32),
-        key=later_key,
+        seed=successor(seed, 2),
     )
 
 
@@ -244,7 +246,6 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
 
 
 def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, couplings: jax.Array) -> PowerState:
-    start_key, key = jax.random.split(state.key)
     column = couplings.at[state.num_pairs].set(theta.astype(couplings.dtype))
     basis = tree.set_row(state.basis, state.num_pairs, state.vector)
     return state._replace(
@@ -253,10 +254,9 @@ def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, couplin
         residuals=state.residuals.at[state.num_pairs].set(residual),
         num_pairs=state.num_pairs + 1,
         iteration=jnp.zeros_like(state.iteration),
-        vector=random_direction(start_key, basis, tree.structure_of(state.vector)),
+        vector=random_direction(successor(state.seed, state.num_matvecs), basis, tree.structure_of(state.vector)),
         previous=jax.tree.map(jnp.zeros_like, state.previous),
         eigenvalue=jnp.full_like(theta, jnp.inf),
-        key=key,
     )
 
 

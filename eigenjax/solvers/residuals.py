@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers.start import arbitrary_signs
 from eigenjax.tree import PyTree
 
 # A product and a recurrence in floating point are off by a few units; a dozen of them pass for rounding.
@@ -20,7 +21,7 @@ def vouched_residuals(
     coefficients: jax.Array,
     direction: PyTree,
     operator_norm: jax.Array,
-    key: jax.Array,
+    seed: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Residual norms to a few eps ||A||: the recurrence's own where one product confirms them, else recomputed.
 
@@ -38,7 +39,7 @@ def vouched_residuals(
         coefficients: (k,), the c_i.
         direction: d, a unit vector or zero.
         operator_norm: () an estimate of ||A||.
-        key: of the signs.
+        seed: of the signs.
 
     Returns:
         `residuals, discrepancy, num_matvecs`: (k,), () the norm of sum_i s_i e_i over sqrt(k), () int32 1 or k + 1.
@@ -49,7 +50,7 @@ def vouched_residuals(
         along = tree.combine(signs.astype(eigenvalues.dtype) * eigenvalues, vectors)
         return tree.add_scaled(along, jnp.sum(signs.astype(phases.dtype) * phases), direction)
 
-    return audited_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, key)
+    return audited_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, seed)
 
 
 def audited_residuals(
@@ -59,7 +60,7 @@ def audited_residuals(
     claimed: jax.Array,
     predict: Callable[[jax.Array], PyTree],
     operator_norm: jax.Array,
-    key: jax.Array,
+    seed: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same for a method that says otherwise what the images are.
 
@@ -70,13 +71,13 @@ def audited_residuals(
         claimed: (k,) the residual norms that follow from what the method says.
         predict: (k,) signs s -> A (sum_i s_i v_i), as the method has it.
         operator_norm: () an estimate of ||A||.
-        key: of the signs.
+        seed: of the signs.
 
     Returns:
         As above.
     """
     k = eigenvalues.shape[0]
-    signs = jnp.where(jax.random.bernoulli(key, shape=(k,)), 1, -1).astype(eigenvalues.dtype)
+    signs = arbitrary_signs(seed, k, eigenvalues.dtype)
     image = matvec(op, tree.combine(signs, vectors))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predict(signs))) / k**0.5
     confirmed = discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * operator_norm

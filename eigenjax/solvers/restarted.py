@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import storage, tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import completeness, krylov, ritz
@@ -28,13 +28,16 @@ from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.thick_restart import kept_coefficients, restart, translate
-from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
+from eigenjax.solvers.warm_start import KnownVectors, RayleighRitz, distance_from, known_vectors, rayleigh_ritz
 from eigenjax.tree import PyTree
 
 # A look waits for this share of the products that the last ones let expect, and for no more than these: convergence
 # quickens towards its end.
 _PATIENCE = 0.5
 _LONGEST_WAIT = 3
+# A basis that is kept in fewer bits spoils the vectors by about this share of its machine epsilon: to ask more of the
+# recurrence gains nothing.
+_LOST = 0.1
 # Who wants to be sure of the order within a cluster needs pairs better than its width: a verified solve goes on to
 # this share of tol.
 _VERIFIED_SHARE = 0.1
@@ -55,7 +58,7 @@ class RestartedState(NamedTuple):
     done: jax.Array  # () bool
 
 
-def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, key: jax.Array) -> RestartedState:
+def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: jax.Array) -> RestartedState:
     """The state before the first product.
 
     Args:
@@ -63,9 +66,9 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, key: j
         goal: what is asked for.
         krylov_dim: m, the vectors there is room for beside the b that are next.
         first_look: rows to fill before it.
-        key: typed key of all random directions.
+        seed: of all random directions.
     """
-    state = krylov.begin(starts, krylov_dim, key)
+    state = krylov.begin(starts, krylov_dim, seed, goal.kept)
     zero = jnp.zeros_like(state.operator_norm)
     m = krylov_dim
     return RestartedState(
@@ -138,7 +141,8 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
     share = _VERIFIED_SHARE if goal.verify else 1.0
-    bound = stopping_tolerance(op, tol, scale.dtype, share) * scale
+    least = _LOST * goal.kept.unit
+    bound = jnp.maximum(stopping_tolerance(op, tol, scale.dtype, share), least) * scale
     k = min(goal.k, m)
     converged = jnp.all(found.residuals[:k] <= bound)
     complete = num_filled >= op.size
@@ -166,18 +170,27 @@ def finalize(
     goal: Goal,
     *,
     tol: Any,
+    sigma: Any = 0.0,
     references: PyTree | None = None,
 ) -> EigenResult:
     """The result of a state, with residuals vouched for: one product, or k + 1 where that one finds fault."""
     k = goal.k
     values, residuals = state.found.values[:k], state.found.residuals[:k]
     coefficients = state.found.coefficients[:, :k]
-    vectors, phases = fix_signs(tree.combine(coefficients, state.krylov.basis), references=references)
+    vectors = storage.combine(coefficients, state.krylov.basis)
+    if storage.is_narrow(state.krylov.basis):
+        pairs = _polished(op, vectors, goal, sigma)
+        vectors, _ = fix_signs(pairs.vectors, references=references)
+        spent, scale = state.krylov.num_matvecs + k, jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
+        there = jnp.isfinite(residuals)
+        result = EigenResult(pairs.values, vectors, pairs.residuals, there, jnp.int32(0), spent)
+        return _judged(op, result, state, goal, tol, scale, jnp.zeros_like(scale))
+    vectors, phases = fix_signs(vectors, references=references)
     there = jnp.isfinite(residuals)
 
     def predict(signs):
         turned = coefficients @ (signs.astype(phases.dtype) * phases)
-        inside = tree.combine(state.krylov.matrix @ turned, state.krylov.basis)
+        inside = storage.combine(state.krylov.matrix @ turned, state.krylov.basis)
         return jax.tree.map(jnp.add, inside, tree.combine(state.krylov.couplings @ turned, state.krylov.directions))
 
     # Without the defects: the audit finds them, if they are still there.
@@ -186,21 +199,43 @@ def finalize(
 
     def audit(_):
         believed = jnp.where(there, claimed, 0)
-        return audited_residuals(op, values, vectors, believed, predict, state.scale, state.krylov.key)
+        return audited_residuals(op, values, vectors, believed, predict, state.scale, state.krylov.seed)
 
     unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
     residuals, discrepancy, audits = apply_when(~state.vouched & jnp.any(there), audit, unaudited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
-    result = judge(
-        op,
-        result,
-        tol=tol,
-        scale=state.scale,
-        discrepancy=discrepancy,
-        finite=jnp.isfinite(state.krylov.operator_norm),
-    )
+    return _judged(op, result, state, goal, tol, state.scale, discrepancy)
+
+
+def _judged(
+    op: LinearOperator,
+    result: EigenResult,
+    state: RestartedState,
+    goal: Goal,
+    tol: Any,
+    scale: jax.Array,
+    off: jax.Array,
+) -> EigenResult:
+    finite = jnp.isfinite(state.krylov.operator_norm)
+    result = judge(op, result, tol=tol, scale=scale, discrepancy=off, finite=finite, lost=goal.kept.unit)
     return completeness.with_neighbours(result, state.found, state.probe)
+
+
+def _polished(op: LinearOperator, vectors: PyTree, goal: Goal, sigma: Any) -> RayleighRitz:
+    """The Ritz pairs of vectors that were put together from rounded rows, in the order wanted; k products.
+
+    Their eigenvalues are off by the square of what the vectors are.
+    """
+    pairs = rayleigh_ritz(op, known_vectors(vectors).rows)
+    order = _order(pairs.values, goal, sigma)
+    return RayleighRitz(pairs.values[order], jax.tree.map(lambda x: x[order], pairs.vectors), pairs.residuals[order])
+
+
+def _order(values: jax.Array, goal: Goal, sigma: Any) -> jax.Array:
+    if goal.near:
+        return jnp.argsort(jnp.abs(values - jnp.asarray(sigma).astype(values.dtype)))
+    return ritz.wanted_order(values, goal.which)
 
 
 def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction, jax.Array]:
@@ -217,10 +252,7 @@ def _try_known(
 ) -> RestartedState:
     """Ends the solve with the Ritz pairs of known vectors if they have converged."""
     pairs = rayleigh_ritz(op, known.rows)
-    if goal.near:
-        order = jnp.argsort(jnp.abs(pairs.values - jnp.asarray(sigma).astype(pairs.values.dtype)))[: goal.k]
-    else:
-        order = ritz.wanted_order(pairs.values, goal.which)[: goal.k]
+    order = _order(pairs.values, goal, sigma)[: goal.k]
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
     success = jnp.all(pairs.residuals[order] <= bound)
     m = state.found.values.shape[0]

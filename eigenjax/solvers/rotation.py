@@ -13,7 +13,7 @@ written in one step costs XLA a copy of the basis. No leaf is split along anothe
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import storage, tree
 from eigenjax.tree import PyTree
 
 # The sweeps make the rows in this many groups: what a rotation holds beside the basis is one group.
@@ -38,7 +38,7 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
     """
     m, p = coefficients.shape
     packed, _, permutation = jax.lax.linalg.lu(coefficients)
-    back = jnp.argsort(permutation)
+    back = jnp.zeros_like(permutation).at[permutation].set(jnp.arange(m, dtype=permutation.dtype))
     lower = (jnp.tril(packed, -1) + jnp.eye(m, p, dtype=packed.dtype))[back]
     upper = jnp.pad(jnp.triu(packed[:p]), ((0, m - p), (0, 0)))[back]
     group = -(-p // _GROUPS)
@@ -53,12 +53,11 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
 
     def make_group(basis, step):
         weights, targets = step
-        made = tree.combine(weights, basis)
+        made = storage.combine(weights, basis)
         for i in range(group):
-            basis = tree.set_row(basis, targets[i], tree.row(made, i))
+            basis = storage.set_row(basis, targets[i], tree.row(made, i))
         return basis, None
 
     basis, _ = jax.lax.scan(make_group, basis, (weights, targets))
     kept = jnp.zeros(m, bool).at[permutation[:p]].set(True)
-    only_kept = lambda b: jnp.where(kept.reshape(-1, *[1] * (b.ndim - 1)), b, jnp.zeros_like(b))
-    return jax.tree.map(only_kept, basis), permutation[:p]
+    return storage.keep_rows(basis, kept), permutation[:p]

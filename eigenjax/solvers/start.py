@@ -2,8 +2,9 @@
 
 A start need not be random to a statistician's standard, only without any relation to the operator, and it should
 cost nothing. Threefry, jax.random's generator, compiles to some hundred instructions for every leaf and every place:
-eight leaves took 1.3 s to compile on a CPU, a transformer's two hundred half a minute. So a vector is hashed from
-the position of each number, ten instructions a leaf, with seeds drawn by jax.random.
+eight leaves took 1.3 s to compile on a CPU, a transformer's two hundred half a minute, and a mere split inside a
+solver 0.2 s. So a key is hashed to a seed once, seeds to other seeds, and vectors from a seed and the position of each
+number: ten instructions each time.
 """
 
 from typing import Any
@@ -43,11 +44,46 @@ def given_start(op: LinearOperator, v0: PyTree | None) -> PyTree | None:
     return v0
 
 
+def seed_of(key: jax.Array | None) -> jax.Array:
+    """The (2,) uint32 that all arbitrary numbers of a solve come from; a seed stays what it is.
+
+    Args:
+        key: typed key of any generator; None is `jax.random.key(0)`.
+
+    Raises:
+        TypeError: if it is no typed key.
+    """
+    key = jax.random.key(0) if key is None else key
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"key={key!r}: give a typed key, such as jax.random.key(0)")
+    if key.dtype == jnp.uint32 and key.shape == (2,):
+        return key
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
+        raise TypeError(f"key: got {key.dtype}{list(key.shape)}; give one typed key, such as jax.random.key(0)")
+    words = jax.random.key_data(key)
+    seed = jnp.asarray([0, 0], jnp.uint32)
+    for position in range(words.size):
+        seed = successor(seed ^ words.reshape(-1)[position], position)
+    return seed
+
+
+def successor(seed: jax.Array, number: Any) -> jax.Array:
+    """Another seed for each number.
+
+    >>> first = seed_of(jax.random.key(0))
+    >>> print((successor(first, 1) != first).all(), (successor(first, 1) != successor(first, 2)).all())
+    True True
+    """
+    # Two counters apart, so that the two words of a seed stay unrelated.
+    counters = jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(2) + jnp.arange(2, dtype=jnp.uint32)
+    return _mix(seed + _mix(counters + jnp.uint32(_GOLDEN)))
+
+
 def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
     """Numbers in (-1, 1), uniform to the eye, computed where they are stored whatever the sharding.
 
     Args:
-        key: typed key; another one gives other numbers.
+        key: typed key, or a seed of `seed_of`; another one gives other numbers.
         structure: of the vector, in working dtypes.
 
     >>> x = arbitrary_vector(jax.random.key(0), jnp.zeros(10000))
@@ -55,13 +91,37 @@ def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
     True True True
     """
     leaves, treedef = jax.tree.flatten(structure)
-    seeds = jax.random.bits(key, (len(leaves), 2, 2), jnp.uint32)
-    return jax.tree.unflatten(treedef, [_numbers(seed, leaf) for seed, leaf in zip(seeds, leaves, strict=True)])
+    seed = seed_of(key)
+    return jax.tree.unflatten(treedef, [_numbers(successor(seed, i), leaf) for i, leaf in enumerate(leaves)])
 
 
-def _numbers(seeds: jax.Array, leaf: Any) -> jax.Array:
-    real, imaginary = (_uniform(seed, leaf) for seed in seeds)
-    return jax.lax.complex(real, imaginary) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else real
+def arbitrary_rows(seed: jax.Array, structure: PyTree, count: int) -> PyTree:
+    """So many arbitrary vectors, with a leading axis."""
+    seeds = jax.vmap(lambda i: successor(seed, i))(jnp.arange(count, dtype=jnp.uint32))
+    return jax.vmap(lambda seed: arbitrary_vector(seed, structure))(seeds)
+
+
+def arbitrary_signs(seed: jax.Array, count: int, dtype: Any) -> jax.Array:
+    """(count,) of +1 and -1, with equal odds.
+
+    >>> print(abs(arbitrary_signs(seed_of(jax.random.key(0)), 10000, jnp.float32).mean()) < 0.02)
+    True
+    """
+    numbers = arbitrary_vector(seed, jax.ShapeDtypeStruct((count,), jnp.float32))
+    return jnp.where(numbers > 0, 1, -1).astype(dtype)
+
+
+# The number whose successor seeds imaginary parts.
+_IMAGINARY = 1
+# 2^32 over the golden ratio: keeps small counters and a seed of zeros apart.
+_GOLDEN = 0x9E3779B9
+
+
+def _numbers(seed: jax.Array, leaf: Any) -> jax.Array:
+    real = _uniform(seed, leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return real
+    return jax.lax.complex(real, _uniform(successor(seed, _IMAGINARY), leaf))
 
 
 def _uniform(seed: jax.Array, leaf: Any) -> jax.Array:

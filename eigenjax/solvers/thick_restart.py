@@ -3,14 +3,18 @@
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import storage, tree
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import EXTRA_NEAR, Extraction, harmonic_directions
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.krylov import KrylovDecomposition, compress
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize
 from eigenjax.solvers.retention import most_kept, num_kept
+from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.tree import PyTree
+
+# The seed of fresh directions; see `krylov`.
+_RESTARTING = 2
 
 
 def kept_coefficients(state: KrylovDecomposition, found: Extraction, goal: Goal, fresh: jax.Array) -> jax.Array:
@@ -34,7 +38,7 @@ def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.A
     """Turns to the direction in which the harmonic Ritz vectors that are kept go on; see `extraction`."""
     along_basis, along_directions, couplings = harmonic_directions(state, coefficients, target)
     directions = jax.tree.map(
-        jnp.add, tree.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
+        jnp.add, storage.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
     )
     # For `restart`, which will multiply by C; the columns of C are orthonormal.
     return state._replace(directions=directions, couplings=couplings @ jnp.conj(coefficients).T)
@@ -54,28 +58,34 @@ def restart(
     """
     dropped = jnp.where(fresh & jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
     new = compress(state, coefficients, jnp.where(fresh, 0, state.couplings @ coefficients), dropped)
-    directions = _orthonormal(new.basis, state.directions) if translated else state.directions
-    fresh_key, key = jax.random.split(state.key)
-    directions = apply_when(fresh, lambda rows: _fresh_directions(fresh_key, new.basis, rows), directions)
-    return new._replace(directions=directions, key=key)
+    if translated:
+        directions = _orthonormal(new, state.directions, fresh)
+    else:
+        directions = apply_when(fresh, lambda rows: _orthonormal(new, rows, fresh), state.directions)
+    return new._replace(directions=directions)
 
 
-def _orthonormal(basis: PyTree, directions: PyTree) -> PyTree:
-    """Directions that a translation left orthonormal but for rounding."""
-
-    def clean(i, rows):
-        rest = orthogonalize(basis, tree.row(rows, i))
-        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
-
-    b = jax.tree.leaves(directions)[0].shape[0]
-    return jax.lax.fori_loop(0, b, clean, directions)
-
-
-def _fresh_directions(key: jax.Array, basis: PyTree, directions: PyTree) -> PyTree:
-    b = jax.tree.leaves(directions)[0].shape[0]
+def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array) -> PyTree:
+    """Directions that a translation left orthonormal but for rounding, or fresh ones."""
+    seed = successor(successor(state.seed, _RESTARTING), state.num_restarts)
     structure = tree.structure_of(tree.row(directions, 0))
 
-    def draw(i, rows):
-        return tree.set_row(rows, i, random_direction(jax.random.fold_in(key, i), basis, structure, rows))
+    def clean(i, rows):
+        direction = apply_when(fresh, lambda _: _drawn(successor(seed, i), structure), tree.row(rows, i))
+        # What comes after it is not orthogonal to it yet: of no account.
+        earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
+        rest = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
+        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
 
-    return jax.lax.fori_loop(0, b, draw, jax.tree.map(jnp.zeros_like, directions))
+    b = state.block_size
+    return clean(0, directions) if b == 1 else jax.lax.fori_loop(0, b, clean, directions)
+
+
+def _drawn(seed: jax.Array, structure: PyTree) -> PyTree:
+    drawn = arbitrary_vector(seed, structure)
+    return normalize(drawn, tree.norm(drawn))
+
+
+def _before(i: jax.Array, rows: jax.Array) -> jax.Array:
+    index = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    return (index < i).reshape(-1, *[1] * (rows.ndim - 1))

@@ -38,14 +38,12 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.judgement import judge, tolerance
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize, unless_broken_down
+from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
 from eigenjax.solvers.residuals import rounding_unit
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import arbitrary_vector, given_start, start_vector
+from eigenjax.solvers.start import arbitrary_vector, given_start, seed_of, start_vector, successor
 from eigenjax.tree import PyTree
 
-# beta_j below this many units of rounding of ||A|| is a breakdown: an invariant subspace, to working precision.
-_BREAKDOWN = 10.0
 # c above: 4 let copies through, 16 none. Of a narrow product's rounding a direction gets one part in sqrt(n).
 _GHOST_ROUNDING, _GHOST_SHARE = 16.0, 2.0
 # The first pass ends at this part of tol, a margin for the rounding of the second and for the Rayleigh-Ritz step.
@@ -79,9 +77,9 @@ class TwoPassState(NamedTuple):
 
 def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key: Any = None) -> TwoPassState:
     """The state before the first product, with room for krylov_dim steps; a v0 of no finite length is not taken."""
-    start_key, spare_key = jax.random.split(jax.random.key(0) if key is None else key)
-    start = start_vector(op, v0, start_key)
-    length, fresh = tree.norm(start), lambda x: arbitrary_vector(spare_key, x)
+    seed = seed_of(key)
+    start = start_vector(op, v0, successor(seed, 0))
+    length, fresh = tree.norm(start), lambda x: arbitrary_vector(successor(seed, 1), x)
     start = apply_when(~((length > 0) & jnp.isfinite(length)), fresh, normalize(start, length))
     start = normalize(start, tree.norm(start))
     zero, none, room = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
@@ -120,10 +118,7 @@ def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None
     length = tree.norm(direction)
     # ||A v_j||^2 = alpha^2 + beta_{j-1}^2 + beta_j^2
     operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([alpha, coupling, length])))
-    limits = jnp.finfo(length.dtype)
-    # A direction that has lost digits to underflow would not be of unit norm when normalised.
-    shortest = jnp.maximum(_BREAKDOWN * limits.eps * operator_norm, limits.tiny / limits.eps)
-    length = jnp.where(length <= shortest, 0, length)
+    length = jnp.where(length <= breakdown_length(operator_norm), 0, length)
     change = jnp.maximum(jnp.abs(alpha - state.diagonal[j]), jnp.abs(length - state.offdiagonal[j]))
     # A loop of at most one turn: the first pass reads none of the k vectors.
     multiples = lambda x: state.coefficients[j].reshape(-1, *[1] * x.ndim).astype(x.dtype) * x[None]
@@ -140,7 +135,9 @@ def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None
         drift=jnp.where(state.replaying, jnp.maximum(state.drift, change), 0),
     )
     due = ~state.replaying & ((state.step >= state.stop) | (length == 0)) & jnp.isfinite(operator_norm)
-    rounding = max(_GHOST_ROUNDING * float(limits.eps), _GHOST_SHARE * rounding_unit(op) / op.size**0.5)
+    rounding = max(
+        _GHOST_ROUNDING * float(jnp.finfo(length.dtype).eps), _GHOST_SHARE * rounding_unit(op) / op.size**0.5
+    )
     return apply_when(due, lambda state: _look(state, which, tol, rounding), state)
 
 
@@ -281,8 +278,8 @@ def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTre
         vector = tree.row(vectors, i)
         before, rest = tree.norm(vector), orthogonalize(basis, vector)
         collapsed = rest.norm <= _COLLAPSED * jnp.finfo(before.dtype).eps * before
-        # A key of its own, because any random direction will do.
-        unit = unless_broken_down(jax.random.key(i), basis, rest.vector, rest.norm, collapsed)
+        # A seed of its own, because any random direction will do.
+        unit = unless_broken_down(successor(seed_of(None), i), basis, rest.vector, rest.norm, collapsed)
         return tree.set_row(basis, i, unit), tree.set_row(vectors, i, matvec(op, unit))
 
     return jax.lax.fori_loop(0, k, make_row, (jax.tree.map(jnp.zeros_like, vectors), vectors))

@@ -14,7 +14,7 @@ from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.result import EigenResult
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
-from eigenjax.solvers.start import arbitrary_vector, given_start
+from eigenjax.solvers.start import arbitrary_rows, arbitrary_signs, given_start, successor
 from eigenjax.tree import PyTree
 
 # A row that keeps less than this share of itself beside those before it is a copy of them.
@@ -62,19 +62,18 @@ def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:
     return jax.vmap(lambda row: given_start(op, row))(jax.tree.map(jnp.asarray, v0))
 
 
-def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, key: jax.Array) -> PyTree:
+def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, seed: jax.Array) -> PyTree:
     """The (b, ...) vectors that a solve starts from: those of v0 dealt out to them and added up with random signs."""
     structure = tree.working_structure(op.structure)
-    draw_key, sign_key = jax.random.split(key)
-    drawn = jax.vmap(lambda key: arbitrary_vector(key, structure))(jax.random.split(draw_key, block_size))
+    drawn = arbitrary_rows(successor(seed, 0), structure, block_size)
     if rows is None:
         return drawn
     count = jax.tree.leaves(rows)[0].shape[0]
     if count == 1:
         return tree.set_rows(drawn, 0, rows)
-    signs = jnp.where(jax.random.bernoulli(sign_key, shape=(count,)), 1.0, -1.0)
+    signs = arbitrary_signs(successor(seed, 1), count, jnp.float32)
     place = jnp.arange(count, dtype=jnp.int32) % block_size
-    weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32), signs[:, None], 0.0)
+    weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32), signs[:, None], 0)
     sums = tree.combine(weights.astype(tree.accumulation_dtype(rows)), rows)
     given = min(count, block_size)
     return jax.tree.map(lambda x, y: jnp.concatenate([x[:given].astype(y.dtype), y[given:]]), sums, drawn)
