@@ -46,8 +46,8 @@ def zero_basis(x: PyTree, length: int, storage: Storage) -> PyTree:
     if storage == Storage():
         return tree.zero_basis(x, length)
     working = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(x))
-    narrow = jax.tree.map(lambda leaf: leaf.astype(_kept_dtype(leaf.dtype, storage)), x)
-    return StoredBasis(_placed(tree.zero_basis(narrow, length), storage), storage, working)
+    kept = jax.tree.map(lambda leaf: _words(leaf.astype(_kept_dtype(leaf.dtype, storage))), x)
+    return StoredBasis(_placed(tree.zero_basis(kept, length), storage), storage, working)
 
 
 def loses(structure: PyTree, storage: Storage) -> bool:
@@ -99,8 +99,8 @@ def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
     """The basis with the vector at this index replaced."""
     if not isinstance(basis, StoredBasis):
         return tree.set_row(basis, index, x)
-    narrow = jax.tree.map(lambda x, kept: x.astype(kept.dtype), x, basis.rows)
-    return dataclasses.replace(basis, rows=tree.set_row(basis.rows, index, _placed(narrow, basis.storage)))
+    kept = jax.tree.map(lambda x: _words(x.astype(_kept_dtype(x.dtype, basis.storage))), x)
+    return dataclasses.replace(basis, rows=tree.set_row(basis.rows, index, _placed(kept, basis.storage)))
 
 
 def keep_rows(basis: PyTree, kept: jax.Array) -> PyTree:
@@ -163,7 +163,21 @@ def _placed(x: PyTree, storage: Storage) -> PyTree:
 def _working(basis: StoredBasis, x: PyTree) -> PyTree:
     x = jax.device_put(x, jax.memory.Space.Device) if basis.storage.on_host else x
     leaves, treedef = jax.tree.flatten(x)
-    return jax.tree.unflatten(treedef, [leaf.astype(to) for leaf, to in zip(leaves, basis.working, strict=True)])
+    pairs = zip(leaves, basis.working, strict=True)
+    return jax.tree.unflatten(treedef, [_numbers(leaf, to, basis.storage).astype(to) for leaf, to in pairs])
+
+
+# Numbers of 16 bits are kept as integers of 16 bits: a backend without arithmetic for them would widen a whole basis to
+# write one row (on a CPU it held three copies).
+
+
+def _words(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if jnp.finfo(x.dtype).bits == 16 else x
+
+
+def _numbers(words: jax.Array, working: Any, storage: Storage) -> jax.Array:
+    dtype = _kept_dtype(working, storage)
+    return words if words.dtype == dtype else jax.lax.bitcast_convert_type(words, dtype)
 
 
 def _few(basis: StoredBasis, first: jax.Array) -> PyTree:

@@ -10,9 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = (
+    "eigsh_blocks",
     "eigsh_compile",
+    "eigsh_memory",
     "eigsh_products",
     "eigsh_time",
+    "eigsh_tracking",
     "gradient_cost",
     "lanczos_overhead",
     "products",
@@ -20,9 +23,12 @@ SLOW = (
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
+    "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
+    "eigsh_memory": {"promised", "temporary_vectors", "resident_vectors"},
     "eigsh_products": {"eigsh", "arpack", "ratio", "unrestarted", "over_unrestarted"},
     "eigsh_time": {"median_s", "ratio", "residual", "temporary_vectors"},
+    "eigsh_tracking": {"warm", "cold", "ratio", "worst_error", "unconverged"},
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
