@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.orthogonalize import orthogonalize, random_direction, unless_broken_down
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction, unless_broken_down
 from eigenjax.solvers.rotation import rotate
 from eigenjax.solvers.start import arbitrary_vector
 from eigenjax.tree import PyTree
@@ -72,7 +72,8 @@ def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, key: jax.Arra
     length = tree.norm(start)
     zero = jnp.zeros((), tree.real_dtype(dtype))
     unusable = ~jnp.isfinite(length) | (length <= _underflow(length))
-    direction = unless_broken_down(fresh_key, tree.zero_basis(start, 1), start, length, unusable)
+    other = arbitrary_vector(fresh_key, tree.structure_of(start))
+    direction = tree.where(unusable, normalize(other, tree.norm(other)), normalize(start, length))
     return Bidiagonalization(
         left=tree.zero_basis(u, krylov_dim),
         right=tree.zero_basis(start, krylov_dim),
