@@ -84,15 +84,7 @@ class EigenResult(NamedTuple):
 
 
 class SingularResult(NamedTuple):
-    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, and what is known of each.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from eigenjax import svds
-        >>> result = svds(jnp.array([[0.0, 3.0, 0.0], [2.0, 0.0, 0.0]]), k=2)
-        >>> print(result.values.round(4), jnp.abs(result.left).round(4).tolist())
-        [3. 2.] [[1.0, 0.0], [0.0, 1.0]]
-    """
+    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, and what is known of each."""
 
     left: Any
     """A vector that the operator gives with a leading axis k on every leaf: the u_i, orthonormal, not conjugated."""

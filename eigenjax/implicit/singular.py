@@ -93,13 +93,6 @@ def differentiable(solver: Callable[..., SingularResult]) -> Callable[..., Singu
         products and, where the loss depends on the vectors, one through k more and about as many steps per triplet,
         of a product with A and one with A^H, as MINRES needs for the complement; none where it depends on the values
         alone. v0 and key get zero cotangents.
-
-    Example:
-        >>> from eigenjax import svds  # which is differentiable(eigenjax.solvers.svds.svds)
-        >>> loss = lambda a: jnp.sum(svds(a, k=2).values)  # of rank two: the nuclear norm, whose gradient is U V^H
-        >>> print(jnp.abs(jax.grad(loss)(jnp.array([[0.0, 3.0, 0.0], [2.0, 0.0, 0.0]]))).round(4))
-        [[0. 1. 0.]
-         [1. 0. 0.]]
     """
 
     @functools.wraps(solver)

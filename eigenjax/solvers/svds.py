@@ -79,8 +79,6 @@ def svds(
     recurrence). Memory: 2 m + 2 k vectors and a tenth of them, on average of the two sides, beside a product's.
 
     Example:
-        >>> print(svds(jnp.diag(jnp.arange(100.0))[:, 50:], k=3).values.round(2))
-        [99. 98. 97.]
         >>> differences = lambda v: {"inside": v[1:] - v[:-1], "ends": v[::11]}
         >>> result = svds(differences, k=2, v0=jnp.zeros(12))
         >>> print(jnp.abs(result.values - 2 * jnp.cos(jnp.pi / 26 * jnp.array([1, 2]))) < 1e-5)

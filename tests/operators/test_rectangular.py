@@ -1,4 +1,4 @@
-"""Rectangular operators: the product, the adjoint that JAX derives or the user gives, and errors that name the remedy."""
+"""Rectangular operators: products, the adjoint that JAX derives or the user gives, and errors that name the remedy."""
 
 import jax
 import jax.numpy as jnp
