@@ -131,7 +131,8 @@ def _forward(method: _Method, op: Any, traced: Any) -> tuple[SingularResult, _So
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
     result = _solve(method, op, traced)
-    return result, _Solved(op, *result[:4], traced["adjoint_tol"])
+    triplets = (result.left, result.values, result.right)
+    return result, _Solved(op, *triplets, result.residuals, traced["adjoint_tol"])
 
 
 def _backward(method: _Method, solved: _Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:

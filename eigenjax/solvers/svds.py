@@ -76,7 +76,8 @@ def svds(
             option is not an int.
 
     Cost: two products a step, and two more at the end audit the residuals (2 k + 2 where they find fault with the
-    recurrence). Memory: 2 m + 2 k vectors and a tenth of them, on average of the two sides, beside a product's.
+    recurrence); where A is wide and v0 given, one at the start. Each product is followed by reading one of the bases
+    twice or four times. Memory: m + k + 3 vectors of either side, beside a product's.
 
     Example:
         >>> differences = lambda v: {"inside": v[1:] - v[:-1], "ends": v[::11]}

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 from eigenjax import EigenError, Status, as_operator, raise_if_failed, svds
-from eigenjax.operators.rectangular import MatrixMap
+from eigenjax.operators.rectangular import MatrixMap, as_rectangular
 
 SLOW = pytest.mark.slow
 P, N, K = 40, 30, 6
@@ -252,6 +253,44 @@ def test_a_symmetric_operator_has_the_moduli_of_its_eigenvalues(float64):
     result = svds(as_operator(jnp.diag(jnp.array([1.0, -5.0, 3.0, 0.0]))), 3)
     assert_allclose(result.values, [5, 3, 1], atol=1e-14)
     assert_allclose(jnp.sum(result.left * result.right, axis=1), [-1, 1, 1], atol=1e-14)
+
+
+@SLOW
+def test_one_basis_is_held_on_each_side():
+    n, m, k = 40_000, 32, 5
+    op = as_rectangular(lambda v: jnp.concatenate([v[1:] - v[:-1], v]), like=jnp.zeros(n))
+    for options in ({}, {"verify": True}):
+        solve = jax.jit(lambda op, options=options: svds(op, k, krylov_dim=m, **options))
+        held = solve.lower(op).compile().memory_analysis().temp_size_in_bytes
+        assert held <= (m + k + 3) * 4 * sum(op.shape)
+
+
+@SLOW
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_vectors_stay_where_they_are(mode, rng):
+    weights = rng.standard_normal((64, 32)).astype(np.float32)
+    like = {"x": np.ones((32, 4), np.float32), "w": np.ones(16, np.float32)}
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(mode,))
+    place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    def solve(weights, v0, sharding):
+        def product(v):
+            return {"y": jnp.einsum("ij,jk->ik", weights, v["x"], out_sharding=sharding), "z": 2 * v["w"]}
+
+        return svds(product, 3, v0=v0, krylov_dim=12)
+
+    alone = solve(jnp.asarray(weights), like, None)
+    with jax.set_mesh(mesh):
+        sharding = PartitionSpec("d", None) if mode == AxisType.Explicit else None
+        program = jax.jit(lambda weights, v0: solve(weights, v0, sharding))
+        placed = place(weights, "d", None), {"x": place(like["x"], None, None), "w": place(like["w"], "d")}
+        compiled = program.lower(*placed).compile()
+        together = compiled(*placed)
+    assert "all-gather" not in compiled.as_text()
+    assert "all-to-all" not in compiled.as_text()
+    assert_allclose(together.values, alone.values, rtol=2e-6)
+    for leaf in (together.left["y"], together.left["z"], together.right["w"]):
+        assert leaf.addressable_shards[0].data.size == leaf.size // 8
 
 
 WRONG = {
