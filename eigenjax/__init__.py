@@ -1,18 +1,19 @@
 """Eigenvalues and eigenvectors of operators too large to write down, in JAX."""
 
-from eigenjax.implicit import deflated_power_iteration, eigsh, lanczos
+from eigenjax.implicit import deflated_power_iteration, eigsh, lanczos, svds
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.hessian import hessian, hvp
 from eigenjax.operators.inspection import symmetry_error, to_dense
 from eigenjax.report.problem import Problem
-from eigenjax.result import EigenError, EigenResult, Status, raise_if_failed
+from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
 
 __all__ = [
     "EigenError",
     "EigenResult",
     "LinearOperator",
     "Problem",
+    "SingularResult",
     "Status",
     "as_operator",
     "deflated_power_iteration",
@@ -21,6 +22,7 @@ __all__ = [
     "hvp",
     "lanczos",
     "raise_if_failed",
+    "svds",
     "symmetry_error",
     "to_dense",
 ]

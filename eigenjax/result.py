@@ -5,7 +5,7 @@ true residuals, `converged` is judged by them, and `status` says in a number wha
 """
 
 import enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -42,8 +42,9 @@ _ADVICE = {
         "wider dtype"
     ),
     Status.INCONSISTENT: (
-        "the operator is not symmetric, or not the same at every call (dropout, a shuffled batch): the residuals "
-        "are true, but the method does not apply; look at symmetry_error(op, key)"
+        "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "
+        "call (dropout, a shuffled batch): the residuals are true, but the method does not apply; look at "
+        "symmetry_error(op, key)"
     ),
     Status.NONFINITE: ("the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"),
 }
@@ -82,11 +83,33 @@ class EigenResult(NamedTuple):
     """() int32, how many of the pairs only such a probe has found. `eigsh` only."""
 
 
+class SingularResult(NamedTuple):
+    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, and what is known of each."""
+
+    left: Any
+    """A vector that the operator gives with a leading axis k on every leaf: the u_i, orthonormal, not conjugated."""
+    values: jax.Array
+    """(k,) real, descending, not negative."""
+    right: Any
+    """A vector that the operator takes with a leading axis k on every leaf: the v_i, orthonormal, signs fixed."""
+    residuals: jax.Array
+    """(k,) (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2), as one would recompute it."""
+    converged: jax.Array
+    """(k,) bool: the residual is at most tol * (largest singular value seen)."""
+    status: jax.Array
+    """() int32, a `Status`."""
+    num_matvecs: jax.Array
+    """() int32, all products with A and with A^H together, those that audit the residuals included."""
+
+
+_Result = TypeVar("_Result", EigenResult, SingularResult)
+
+
 class EigenError(RuntimeError):
     """A solve that did not end well, told on the host by `raise_if_failed`."""
 
 
-def raise_if_failed(result: EigenResult) -> EigenResult:
+def raise_if_failed(result: _Result) -> _Result:
     """Turns a failure that is data into an exception; to be called on the host, outside jit.
 
     Args:
@@ -122,7 +145,7 @@ def raise_if_failed(result: EigenResult) -> EigenResult:
     return result
 
 
-def _describe(result: EigenResult, status: np.ndarray, lane: int, num_failed: int) -> str:
+def _describe(result: EigenResult | SingularResult, status: np.ndarray, lane: int, num_failed: int) -> str:
     converged = np.asarray(result.converged).reshape(status.size, -1)[lane]
     residuals = np.asarray(result.residuals).reshape(status.size, -1)[lane]
     code = Status(int(status[lane]))

@@ -20,6 +20,7 @@ SLOW = (
     "lanczos_overhead",
     "products",
     "random_spectra",
+    "svds_products",
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
@@ -33,6 +34,7 @@ COLUMNS = {
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
+    "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -84,6 +86,11 @@ def check_eigsh_products(rows):
         assert row["eigsh_residual"] <= 1
 
 
+def check_svds_products(rows):
+    assert len({row["problem"] for row in rows}) >= 10
+    assert all(row["svds_residual"] <= 1 for row in rows)
+
+
 def check_random_spectra(rows):
     assert {row["dtype"] for row in rows} == {"float32", "float64"}
     assert sum(row["wrong"] for row in rows) == 0
@@ -105,6 +112,7 @@ CHECKS = {
     "gradient_cost": check_gradient_cost,
     "products": check_products,
     "random_spectra": check_random_spectra,
+    "svds_products": check_svds_products,
 }
 
 

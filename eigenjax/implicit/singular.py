@@ -1,0 +1,245 @@
+"""The derivative of singular triplets.
+
+Differentiate A v_i = s_i u_i, A^H u_i = s_i v_i and the orthonormality of both, with U = [u_1 .. u_k] and
+V = [v_1 .. v_k], D = U^H dA V and the projections P_U = I - U U^H, P_V = I - V V^H:
+
+    d s_i = Re D_ii
+    u_j^H du_i + v_j^H dv_i = (D_ji + conj D_ij) / (s_i - s_j)
+    u_j^H du_i - v_j^H dv_i = (D_ji - conj D_ij) / (s_i + s_j)
+    [s_i, -A; -A^H, s_i] [P_U du_i; P_V dv_i] = [P_U dA v_i; P_V dA^H u_i]
+
+so that for cotangents (Ubar, sbar, Vbar), with aU and aV the antihermitian parts of U^H Ubar and V^H Vbar,
+
+    Re sum_i <ubar_i, du_i> + sbar_i ds_i + <vbar_i, dv_i>  =  Re sum_i <w_i, dA v_i> + <u_i, dA y_i>
+    W = U M + X,    M_ji = (aU + aV)_ji / (s_i - s_j) + (aU - aV)_ji / (s_i + s_j) + sbar_i delta_ij
+    [s_i, -A; -A^H, s_i] [x_i; y_i] = [P_U ubar_i; P_V vbar_i]
+
+(with j = i in the second term of M, the phase between u and v, but not in the first, the phase that they share). The
+cotangent of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the
+operator's leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
+
+The first term is zero within clusters, the second where both values are zero, and so are x_i and y_i where s_i is: a
+loss that does not depend on the choice of vectors there gets its exact gradient, and no other is defined. All
+pieces are differentiable themselves, so that the rule holds to any order.
+"""
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.custom_derivatives import SymbolicZero
+
+from eigenjax import tree
+from eigenjax.operators.base import matvec as symmetric_matvec
+from eigenjax.operators.rectangular import Dilation, RectangularOperator, as_rectangular, matvec
+from eigenjax.result import SingularResult
+from eigenjax.solvers.minres import minres
+from eigenjax.tree import PyTree
+
+# Options that are arrays, and so arguments of the compiled program; all others are static.
+_TRACED = ("tol", "v0", "key")
+_ADJOINT_OPTIONS = ("adjoint_tol", "adjoint_max_iter")
+# Two values closer than so many times the sum of their residuals are not told apart by the forward solve ...
+_CLUSTER_RESIDUALS = 4.0
+# ... nor two closer than so many units of rounding of the largest; the same of a value and zero.
+_CLUSTER_ROUNDING = 32.0
+# The adjoint solve need not be better than the forward one, by this factor to be safe.
+_ADJOINT_SHARE = 0.1
+# A projected cotangent below so many units of rounding of the whole is zero.
+_NEGLIGIBLE = 16.0
+# Products that one adjoint system may take: in exact arithmetic p + n suffice.
+_ADJOINT_PRODUCTS_PER_DIMENSION = 10
+_ADJOINT_PRODUCTS = 10_000
+
+
+class _Method(NamedTuple):
+    """A solver and its static options: what a compiled program is specific to."""
+
+    solver: Callable[..., SingularResult]
+    options: tuple[tuple[str, Any], ...]
+    kinds: tuple[type, ...]
+    adjoint_max_iter: int | None
+
+
+class _Solved(NamedTuple):
+    """What the backward pass needs of the forward one."""
+
+    op: RectangularOperator
+    left: PyTree
+    values: jax.Array
+    right: PyTree
+    residuals: jax.Array
+    adjoint_tol: jax.Array | None
+
+
+def differentiable(solver: Callable[..., SingularResult]) -> Callable[..., SingularResult]:
+    """Makes a solver of singular triplets differentiable in its operator, by reverse mode and to any order.
+
+    The result takes two more options: adjoint_tol, the residual of the linear solve relative to the cotangent (None
+    ties it to the residual of the triplet), and adjoint_max_iter, the steps it may take for one triplet, static. It is
+    compiled once per operator type, shape and static options.
+
+    Args:
+        solver: `solver(op, k, *, tol, v0, key, adjoint, **static) -> SingularResult`; what it does inside is not
+            looked at.
+
+    Returns:
+        The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
+        products and, where the loss depends on the vectors, one through k more and about as many steps per triplet,
+        of a product with A and one with A^H, as MINRES needs for the complement; none where it depends on the values
+        alone. v0 and key get zero cotangents.
+    """
+
+    @functools.wraps(solver)
+    def solve(op: Any, *args: Any, adjoint_tol: Any = None, adjoint_max_iter: int | None = None, **options: Any):
+        arguments = inspect.signature(solver).bind(op, *args, **options)
+        # Defaults filled in, so that an option left out and the same one given are one program.
+        arguments.apply_defaults()
+        bound = dict(arguments.arguments)
+        op = as_rectangular(bound.pop("op"), like=bound["v0"], adjoint=bound.pop("adjoint"))
+        traced = {name: bound.pop(name) for name in _TRACED} | {"adjoint_tol": adjoint_tol}
+        static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
+        # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
+        kinds = tuple(type(value) for _, value in static)
+        return _solve(_Method(solver, static, kinds, adjoint_max_iter), op, traced)
+
+    parameters = list(inspect.signature(solver).parameters.values())
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _ADJOINT_OPTIONS]
+    solve.__signature__ = inspect.signature(solver).replace(parameters=parameters + extra)  # type: ignore[attr-defined]
+    return solve
+
+
+def _static(name: str, value: Any) -> Any:
+    if isinstance(value, Tracer):
+        raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
+    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _solve(method: _Method, op: RectangularOperator, traced: dict[str, Any]) -> SingularResult:
+    options = {name: value for name, value in traced.items() if name not in _ADJOINT_OPTIONS}
+    return method.solver(op, **dict(method.options), **options)
+
+
+def _forward(method: _Method, op: Any, traced: Any) -> tuple[SingularResult, _Solved]:
+    op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    # Through the rule again, not past it: this is what makes the second derivative right.
+    result = _solve(method, op, traced)
+    triplets = (result.left, result.values, result.right)
+    return result, _Solved(op, *triplets, result.residuals, traced["adjoint_tol"])
+
+
+def _backward(method: _Method, solved: _Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:
+    # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
+    values_bar = jnp.zeros_like(solved.values) if _is_zero(cotangent.values) else cotangent.values
+    vectors, weights = solved.right, jax.vmap(tree.scale)(values_bar, solved.left)
+    bars, pair = (cotangent.left, cotangent.right), (solved.left, solved.right)
+    if not all(_is_zero(leaf) for leaf in jax.tree.leaves(bars, is_leaf=_is_zero)):
+        bars = jax.tree.map(_conjugate, bars, pair, is_leaf=_is_zero)
+        weights = jax.tree.map(jnp.add, weights, tree.combine(_within(solved, *bars), solved.left))
+        if solved.values.shape[0] < max(solved.op.shape):  # else there is no complement
+            x, y = _complement(method, solved, bars)
+            weights = jax.tree.map(jnp.add, weights, x)
+            stacked = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a, b]))
+            vectors, weights = stacked(solved.right, y), stacked(weights, solved.left)
+    products = lambda op: jax.vmap(functools.partial(matvec, op))(vectors)
+    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0], None
+
+
+_solve.__wrapped__.defvjp(_forward, _backward, symbolic_zeros=True)  # type: ignore[attr-defined]
+
+
+def _within(solved: _Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
+    """(k, k) M without the part of the values."""
+    values, width = solved.values, _width(solved)
+    aU, aV = (_antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
+    widths = width[:, None] + width[None, :]
+    between = _reciprocal(values[None, :] - values[:, None], widths).astype(aU.dtype)
+    across = _reciprocal(values[None, :] + values[:, None], widths).astype(aU.dtype)
+    return (aU + aV) * between + (aU - aV) * across
+
+
+def _width(solved: _Solved) -> jax.Array:
+    """(k,) how far a value may be from where it was found, for all that the forward solve knows."""
+    unit = _CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
+    return jax.lax.stop_gradient(_CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
+
+
+def _reciprocal(numbers: jax.Array, width: jax.Array) -> jax.Array:
+    """1 / x, or zero where |x| may be nothing."""
+    apart = jnp.abs(numbers) > width
+    return jnp.where(apart, 1 / jnp.where(apart, numbers, 1), 0)
+
+
+def _antihermitian(inner: jax.Array) -> jax.Array:
+    return (inner - jnp.conj(inner).T) / 2
+
+
+def _complement(method: _Method, solved: _Solved, bars: PyTree) -> PyTree:
+    """(X, Y), all triplets together: the systems (s_i - H) z_i = P zbar_i for the dilation H = [[0, A], [A^H, 0]].
+
+    With the projection P = diag(P_U, P_V) and a scale c of A, what is solved is [P (s_i - H) P + c (I - P)] z_i =
+    P zbar_i. It has the same solution, is symmetric and not singular, and stays true to first order when A, U and V
+    vary: a derivative of z_i may leave the range of P, which the singular system would not let it.
+    """
+    values, pair = solved.values, (solved.left, solved.right)
+    largest = jax.lax.stop_gradient(jnp.max(values))
+    scale = jnp.where(largest > 0, largest, 1)
+    dilation = Dilation(solved.op)
+    inside = lambda z: (_projected(pair[0], z[0]), _projected(pair[1], z[1]))
+    outside = lambda z: tree.add_scaled(z, -1.0, inside(z))
+
+    def shifted(value, z):
+        z = outside(z)  # at every product: rounding would bring the vectors found back
+        return outside(tree.add_scaled(tree.scale(value, z), -1.0, symmetric_matvec(dilation, z)))
+
+    # What the projection leaves of a cotangent within the span of U and V is rounding, and not to be solved for.
+    floors = jax.lax.stop_gradient(_NEGLIGIBLE * jnp.finfo(scale.dtype).eps * jax.vmap(tree.norm)(bars))
+    limit = method.adjoint_max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * dilation.size, _ADJOINT_PRODUCTS)
+
+    def system(z):
+        return jax.vmap(lambda value, z: tree.add_scaled(shifted(value, z), scale, inside(z)))(values, z)
+
+    def solve(_, rhs):
+        def solve_one(value, rhs, tol, floor):
+            target = jnp.maximum(tol * tree.norm(rhs), floor)
+            found = minres(functools.partial(shifted, value), outside(rhs), target=target, max_iter=limit)
+            return tree.add_scaled(outside(found.solution), 1 / scale, inside(rhs))
+
+        return jax.vmap(solve_one)(values, rhs, _adjoint_tol(solved, scale), floors)
+
+    # The transpose of a Hermitian map is its conjugate.
+    conjugate = functools.partial(jax.tree.map, jnp.conj)
+    is_complex = jnp.issubdtype(tree.accumulation_dtype(pair), jnp.complexfloating)
+    transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
+    # Of a value that may be zero nothing is defined outside; before the solve and after it, for the derivatives.
+    positive = (values > 2 * _width(solved)).astype(values.dtype)
+    masked = lambda z: jax.vmap(tree.scale)(positive, z)
+    rhs = masked(jax.vmap(outside)(bars))
+    return masked(jax.lax.custom_linear_solve(system, rhs, solve, transposed, symmetric=not is_complex))
+
+
+def _projected(rows: PyTree, vector: PyTree) -> PyTree:
+    """The part of a vector in the span of orthonormal rows."""
+    return tree.combine(tree.project(rows, vector), rows)
+
+
+def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
+    if solved.adjoint_tol is not None:
+        return jnp.full_like(solved.residuals, solved.adjoint_tol)
+    unit = float(jnp.finfo(scale.dtype).eps)
+    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, unit**0.5))
+
+
+def _is_zero(leaf: Any) -> bool:
+    return isinstance(leaf, SymbolicZero)
+
+
+def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:
+    return jnp.zeros_like(like) if _is_zero(leaf) else jnp.conj(leaf)

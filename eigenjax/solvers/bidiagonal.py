@@ -1,0 +1,211 @@
+"""The decomposition that a restarted Golub-Kahan-Lanczos solver grows and shrinks.
+
+    A V = U B,    A^H U = V B^H + d g + E,    B = U^H A V,    U, V orthonormal,    d a unit vector orthogonal to V
+
+U and V hold up to m vectors in rows of two fixed buffers, d is the vector that A is applied to next, g (m) couples
+it to U. `expand` moves d into V by one product with A and one with A^H (Golub and Kahan 1965; Paige 1974); `compress`
+keeps some combinations of both (Baglama and Reichel 2005). B is taken from the orthogonalisation as a full matrix, so
+that nothing depends on how U and V came about. E is zero but for what was dropped on purpose, of which `defects`
+keeps account. Where A V lies in the span of U, or A^H U in that of V, a random direction takes the place of what is
+not there, with a coupling of zero: the equations still hold.
+
+Both bases are reorthogonalised. With V alone, as is common, U lost orthogonality to 2e-3 in float32 where five values
+stand far above the rest, and altogether where A has rank ten; with both it was 2e-7.
+
+A is at least as tall as it is wide: when V spans its whole space, so does the decomposition.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
+from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction, unless_broken_down
+from eigenjax.solvers.rotation import rotate
+from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.tree import PyTree
+
+# What is left of an image below so many units of rounding of ||A|| is rounding: an invariant subspace is found.
+_BREAKDOWN = 10.0
+# Each restart adds about a unit of rounding to what the bases lack of orthonormality: they are mended every so often.
+_RESTARTS_PER_MENDING = 8
+
+
+class Bidiagonalization(NamedTuple):
+    """A V = U B,  A^H U = V B^H + d g + E."""
+
+    left: PyTree  # (m, ...) U; rows not filled are zero
+    right: PyTree  # (m, ...) V
+    left_filled: jax.Array  # (m,) bool, which rows of U are there
+    right_filled: jax.Array  # (m,) bool, as many
+    direction: PyTree  # d
+    matrix: jax.Array  # (m, m) B
+    couplings: jax.Array  # (m,) g
+    defects: jax.Array  # (m,) the norms of the columns of E, about
+    last_row: jax.Array  # () int32, the row of U that d couples with, where it is only one ...
+    last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
+    operator_norm: jax.Array  # () the largest ||A v|| or ||A^H u|| so far; NaN once a product is not finite
+    broken_down: jax.Array  # () bool, a random direction has been put in
+    key: jax.Array  # of the random directions to come
+    num_matvecs: jax.Array  # () int32, products with A and with A^H so far
+    num_restarts: jax.Array  # () int32
+
+    @property
+    def num_filled(self) -> jax.Array:
+        """() int32."""
+        return jnp.sum(self.right_filled, dtype=jnp.int32)
+
+
+def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, key: jax.Array) -> Bidiagonalization:
+    """No row filled, and d along the start vector.
+
+    Args:
+        op: A.
+        start: a vector of the domain in working dtypes; one that is zero or not finite is replaced by a random one.
+        krylov_dim: m.
+        key: typed.
+    """
+    fresh_key, key = jax.random.split(key)
+    # Of drawn numbers, because plain zeros would lose the sharding.
+    u = jax.tree.map(jnp.zeros_like, arbitrary_vector(fresh_key, tree.working_structure(op.codomain)))
+    dtype = tree.accumulation_dtype((u, start))
+    length = tree.norm(start)
+    zero = jnp.zeros((), tree.real_dtype(dtype))
+    unusable = ~jnp.isfinite(length) | (length <= _underflow(length))
+    other = arbitrary_vector(fresh_key, tree.structure_of(start))
+    direction = tree.where(unusable, normalize(other, tree.norm(other)), normalize(start, length))
+    return Bidiagonalization(
+        left=tree.zero_basis(u, krylov_dim),
+        right=tree.zero_basis(start, krylov_dim),
+        left_filled=jnp.zeros(krylov_dim, bool),
+        right_filled=jnp.zeros(krylov_dim, bool),
+        direction=direction,
+        matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
+        couplings=jnp.zeros(krylov_dim, dtype),
+        defects=jnp.zeros(krylov_dim, zero.dtype),
+        last_row=jnp.zeros((), jnp.int32),
+        last_length=zero,
+        operator_norm=zero,
+        broken_down=jnp.zeros((), bool),
+        key=key,
+        num_matvecs=jnp.zeros((), jnp.int32),
+        num_restarts=jnp.zeros((), jnp.int32),
+    )
+
+
+def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalization:
+    """One more row of each basis, for which there must be room, at a product with A and one with A^H.
+
+    V <- [V d],    alpha u = (I - U U^H) A d,    U <- [U u],    beta d = (I - V V^H) A^H u
+    """
+    left_key, right_key, key = jax.random.split(state.key, 3)
+    left_row, right_row = (jnp.argmin(filled).astype(jnp.int32) for filled in (state.left_filled, state.right_filled))
+    right = tree.set_row(state.right, right_row, state.direction)
+    # What the recurrence says of an image is taken out before the full orthogonalisation, which then needs one pass.
+    image = matvec(op, state.direction)
+    image = tree.add_scaled(image, -state.last_length, tree.row(state.left, state.last_row))
+    forward = _extended(left_key, state.left, image, state.last_row, state.last_length, state.operator_norm)
+    left = tree.set_row(state.left, left_row, forward.vector)
+    image = tree.add_scaled(adjoint_matvec(op, forward.vector), -forward.length, state.direction)
+    back = _extended(right_key, right, image, right_row, forward.length, forward.operator_norm)
+    dtype = state.matrix.dtype
+    column = forward.coefficients.at[left_row].set(forward.length.astype(dtype))
+    return Bidiagonalization(
+        left=left,
+        right=right,
+        left_filled=state.left_filled.at[left_row].set(True),
+        right_filled=state.right_filled.at[right_row].set(True),
+        direction=back.vector,
+        matrix=state.matrix.at[:, right_row].set(column),
+        couplings=jnp.zeros_like(state.couplings).at[left_row].set(back.length.astype(dtype)),
+        defects=state.defects,
+        last_row=left_row,
+        last_length=back.length,
+        operator_norm=back.operator_norm,
+        broken_down=forward.broken_down | back.broken_down,
+        key=key,
+        num_matvecs=state.num_matvecs + 2,
+        num_restarts=state.num_restarts,
+    )
+
+
+def compress(
+    state: Bidiagonalization, left_coefficients: jax.Array, right_coefficients: jax.Array, fresh: jax.Array
+) -> Bidiagonalization:
+    """Keeps U P and V Q only, and goes on in the same direction or in a fresh one.
+
+    Args:
+        state: of m rows.
+        left_coefficients: (m, p) P; the columns are orthonormal, or zero where fewer are kept.
+        right_coefficients: (m, p) Q, likewise.
+        fresh: () bool: what couples to d is dropped, and d drawn anew.
+    """
+    P = _mended(state, state.left, left_coefficients)
+    Q = _mended(state, state.right, right_coefficients)
+    left, left_rows = rotate(state.left, P)
+    right, right_rows = rotate(state.right, Q)
+    couplings = state.couplings @ P
+    dropped = jnp.where(fresh, jnp.abs(couplings), 0)
+    defects = jnp.hypot(combined_defects(state, P), dropped)
+    fresh_key, key = jax.random.split(state.key)
+    draw = lambda d: random_direction(fresh_key, right, tree.structure_of(d))
+    return state._replace(
+        left=left,
+        right=right,
+        left_filled=jnp.zeros_like(state.left_filled).at[left_rows].set(jnp.any(P != 0, axis=0)),
+        right_filled=jnp.zeros_like(state.right_filled).at[right_rows].set(jnp.any(Q != 0, axis=0)),
+        direction=apply_when(fresh, draw, state.direction),
+        matrix=jnp.zeros_like(state.matrix).at[left_rows[:, None], right_rows].set(jnp.conj(P).T @ state.matrix @ Q),
+        couplings=jnp.zeros_like(state.couplings).at[left_rows].set(jnp.where(fresh, 0, couplings)),
+        defects=jnp.zeros_like(state.defects).at[left_rows].set(defects),
+        last_length=jnp.zeros_like(state.last_length),
+        broken_down=jnp.zeros_like(state.broken_down),
+        key=key,
+        num_restarts=state.num_restarts + 1,
+    )
+
+
+def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> jax.Array:
+    """(p,) estimates of ||E p_i||: squares add up, as those of errors without relation do."""
+    return jax.vmap(tree.norm, in_axes=1)(jnp.abs(left_coefficients) * state.defects[:, None])
+
+
+def _mended(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
+    """C (3 I - C^H G C) / 2 with the Gram matrix G of the basis, now and then: the rows kept are orthonormal again."""
+
+    def mend(coefficients):
+        gram = jnp.conj(coefficients).T @ tree.self_gram(basis).astype(coefficients.dtype) @ coefficients
+        return 1.5 * coefficients - 0.5 * coefficients @ gram
+
+    due = state.num_restarts % _RESTARTS_PER_MENDING == _RESTARTS_PER_MENDING - 1
+    return apply_when(due, mend, coefficients)
+
+
+class _Extended(NamedTuple):
+    vector: PyTree  # the new unit vector
+    length: jax.Array  # () of the image along it; 0 where it is random
+    coefficients: jax.Array  # (m,) of the image along the basis
+    operator_norm: jax.Array
+    broken_down: jax.Array
+
+
+def _extended(
+    key: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
+) -> _Extended:
+    """What an image adds to a basis; `taken` of its component along one row has been taken out before."""
+    rest = orthogonalize(basis, image)
+    coefficients = rest.coefficients.at[row].add(taken.astype(rest.coefficients.dtype))
+    # ||A v||^2 is what was taken and what is left.
+    norm = jnp.maximum(operator_norm, tree.norm((coefficients, rest.norm)))
+    broken_down = rest.norm <= jnp.maximum(_BREAKDOWN * jnp.finfo(norm.dtype).eps * norm, _underflow(norm))
+    vector = unless_broken_down(key, basis, rest.vector, rest.norm, broken_down)
+    return _Extended(vector, jnp.where(broken_down, 0, rest.norm), coefficients, norm, broken_down)
+
+
+def _underflow(length: jax.Array) -> float:
+    # A vector this short has lost digits to underflow, and would not be of unit norm when normalised.
+    limits = jnp.finfo(length.dtype)
+    return float(limits.tiny) / float(limits.eps)

@@ -1,0 +1,200 @@
+"""Gradients of losses of singular triplets against fourth-order differences of dense numpy in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from eigenjax import svds
+
+K = 3
+STEP = 1e-4  # of a fourth-order difference
+WIDE_STEP = 1e-2  # of a difference of differences
+TOLERANCE = 1e-6
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def problem(p, n, seed, *, is_complex=False):
+    """A matrix whose singular values stand apart, two directions and the weights of a loss."""
+    generator = np.random.default_rng(seed)
+    draw = lambda *shape: generator.standard_normal(shape) + 1j * is_complex * generator.standard_normal(shape)
+    left, right = (np.linalg.qr(draw(rows, min(p, n)))[0] for rows in (p, n))
+    matrix = (left * np.linspace(4, 1, min(p, n))) @ right.conj().T
+    stack = np.stack([matrix, *(draw(p, n) for _ in range(4))])
+    return stack if is_complex else stack.real
+
+
+def loss_of(left, values, right, weights, xp):
+    """Depends on values, left and right vectors, and on no phase that a pair of vectors shares."""
+    first, second = weights
+    across = xp.einsum("ki,ij,kj->k", left.conj(), first, right)
+    inside = xp.abs(left[0].conj() @ (second @ right[1])) ** 2 + xp.abs(right.conj() @ first.conj().T[:, 0]) @ values
+    return xp.sum(xp.sin(values)) + values[0] * values[1] + xp.sum(0.8 * across.real - 0.5 * across.imag) + inside
+
+
+def dense_loss(matrix, weights, k):
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    return loss_of(left.T[:k], values[:k], right.conj()[:k], weights, np)
+
+
+def central_difference(function, at, direction, step=STEP):
+    f = lambda steps: function(at + steps * step * direction)
+    return (8 * (f(1) - f(-1)) - (f(2) - f(-2))) / (12 * step)
+
+
+def pairing(gradient, direction):
+    """JAX's gradient g means d loss = Re sum g dA."""
+    return np.sum(np.asarray(gradient) * direction).real
+
+
+def loss(matrix, weights, k, **options):
+    result = svds(matrix, k, tol=1e-13, **options)
+    return loss_of(result.left, result.values, result.right, weights, jnp)
+
+
+def check_gradients(p, n, k, seeds, *, is_complex=False):
+    stacks = jnp.asarray(np.stack([problem(p, n, seed, is_complex=is_complex) for seed in seeds]))
+    function = functools.partial(loss, k=k, krylov_dim=k + 3)
+    both = jax.jit(jax.vmap(jax.value_and_grad(function)))
+    values, gradients = both(stacks[:, 0], stacks[:, 3:])
+    for value, gradient, (matrix, direction, _, *weights) in zip(values, gradients, np.asarray(stacks), strict=True):
+        dense = lambda matrix, weights=weights: dense_loss(matrix, weights, k)
+        assert_allclose(value, dense(matrix), rtol=0, atol=1e-10)
+        expected = central_difference(dense, matrix, direction)
+        assert abs(expected) > 1e-2, "the direction shows nothing"
+        assert_allclose(pairing(gradient, direction), expected, rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("p", "n", "k"),
+    [(9, 7, 3), (7, 9, 3), (7, 7, 7)],
+)
+def test_the_gradient_of_many_real_matrices_at_once(p, n, k):
+    check_gradients(p, n, k, range(4))
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "k"),
+    [
+        (6, 8, 3),
+        pytest.param(8, 6, 6, marks=pytest.mark.slow),
+        pytest.param(6, 6, 3, marks=pytest.mark.slow),
+        pytest.param(6, 8, 6, marks=pytest.mark.slow),
+    ],
+)
+def test_the_gradient_of_complex_matrices(p, n, k):
+    check_gradients(p, n, k, range(2), is_complex=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("p", "n", "is_complex"), [(5, 4, False), (5, 6, True)])
+def test_the_gradient_of_the_gradient(p, n, is_complex):
+    matrix, direction, other, *weights = problem(p, n, 1, is_complex=is_complex)
+    function = lambda matrix: loss(matrix, jnp.stack(weights), k=2)
+    slope = jax.jit(jax.grad(lambda matrix: jnp.sum(jax.grad(function)(matrix) * direction).real))
+    # Without one product of ours: a difference of differences.
+    dense = lambda matrix: dense_loss(matrix, weights, 2)
+    along = lambda at: central_difference(dense, at, 0.1 * direction, WIDE_STEP)
+    mixed = central_difference(along, matrix, 0.1 * other, WIDE_STEP) / 0.01
+    assert abs(mixed) > 1e-2
+    assert_allclose(pairing(slope(jnp.asarray(matrix)), other), mixed, rtol=1e-4)
+
+
+def matrix_of(theta, xp):
+    """A (6, 5) matrix that depends on parameters: differences of v, weighted, and two sums."""
+    differences = xp.asarray(np.eye(5)[1:] - np.eye(5)[:-1])
+    return xp.concatenate([theta["weights"][:, None] * differences, xp.stack([theta["row"], xp.sin(theta["row"])])])
+
+
+def matrix_free(theta):
+    def product(v):
+        sums = jnp.stack([theta["row"] @ v, jnp.sin(theta["row"]) @ v])
+        return {"differences": theta["weights"] * (v[1:] - v[:-1]), "sums": sums}
+
+    return product
+
+
+def objective(theta, weights):
+    result = svds(matrix_free(theta), 2, v0=jnp.ones(5), tol=1e-13)
+    left = jnp.concatenate([result.left["differences"], result.left["sums"]], axis=1)
+    return loss_of(left, result.values, result.right, weights, jnp)
+
+
+def test_a_callable_with_parameters(rng):
+    theta = {"weights": np.array([1.0, 2.0, 0.5, 3.0]), "row": rng.standard_normal(5), "unused": np.ones(2)}
+    weights = rng.standard_normal((2, 6, 5))
+    found = jax.jit(jax.grad(objective))(theta, weights)
+    assert not np.any(found["unused"])
+    for name in ("weights", "row"):
+        direction = rng.standard_normal(theta[name].shape)
+        dense = lambda x, name=name: dense_loss(matrix_of(theta | {name: x}, np), weights, 2)
+        expected = central_difference(dense, theta[name], direction)
+        assert_allclose(np.sum(found[name] * direction), expected, rtol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_loss_of_the_values_costs_one_pull_back_and_no_solve(rng):
+    matrix, calls = rng.standard_normal((6, 5)), []
+
+    @jax.jit
+    @jax.grad
+    def gradient(matrix):
+        def product(v):
+            jax.debug.callback(lambda: calls.append(1))
+            return matrix @ v
+
+        return jnp.sum(svds(product, 2, v0=jnp.ones(5)).values ** 2)
+
+    found = jax.block_until_ready(gradient(jnp.asarray(matrix)))
+    jax.effects_barrier()
+    # Five steps and the audit, of two products each (a transpose calls back too); then two for the pull-back.
+    assert len(calls) <= 2 * 6 + 2
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    assert_allclose(found, 2 * (left[:, :2] * values[:2]) @ right[:2], atol=1e-12)
+
+
+def polar(matrix, weight, r):
+    left, _, right = np.linalg.svd(matrix)
+    projector = right[:r].T @ right[:r]
+    return np.sum(weight * (left[:, :r] @ right[:r])) + np.sum(projector[0]), np.sum(np.linalg.svd(matrix)[1][:r])
+
+
+@functools.cache
+def gradients():
+    """Of an invariant loss of three triplets, or of some components; with sum u v^H, the gradient of the values."""
+
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(matrix, weight, of_components):
+        result = svds(matrix, 3, tol=1e-13)
+        across = result.left.T @ result.right
+        invariant = jnp.sum(weight * across) + jnp.sum((result.right.T @ result.right)[0])
+        return jnp.where(of_components, result.left[0, 1] + 3 * result.right[0, 2], invariant), across
+
+    return jax.jit(gradient)
+
+
+def test_invariant_losses_of_repeated_and_of_zero_singular_values(rng):
+    # sum u v^H and the projector on the right vectors of the leading group: smooth, though the vectors are not.
+    weight, direction = rng.standard_normal((2, 5, 5))
+    rotations = [np.linalg.qr(rng.standard_normal((5, 5)))[0] for _ in range(2)]
+    for values in ([4, 4, 4, 2, 1], [4, 4, 3, 0, 0], [3, 3, 3, 0, 0]):
+        matrix = (rotations[0] * np.asarray(values, float)) @ rotations[1].T
+        gradient, nuclear = gradients()(jnp.asarray(matrix), weight, False)
+        expected = central_difference(lambda a: np.array(polar(a, weight, 3)), matrix, direction)
+        assert_allclose(pairing(gradient, direction), expected[0], rtol=TOLERANCE)
+        assert_allclose(np.sum(nuclear * direction), expected[1], rtol=TOLERANCE)
+
+
+def test_zero_and_repeated_singular_values_give_no_nan_and_harm_no_other():
+    gradient = lambda matrix: gradients()(jnp.asarray(matrix), np.ones((5, 5)), True)[0]
+    for values in ([1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [2, 2, 1, 1, 1], [2, 1, 0, 0, 0]):
+        assert np.all(np.isfinite(gradient(np.diag(np.asarray(values, float)))))
+    # Of rank one: d u_1 = P_U dA v_1 / s and d v_1 = P_V dA^H u_1 / s in closed form, whatever is made of the zeros.
+    expected = np.zeros((5, 5))
+    expected[1, 0], expected[0, 2] = 1 / 2, 3 / 2
+    assert_allclose(gradient(np.diag([2.0, 0, 0, 0, 0])), expected, atol=1e-12)
