@@ -23,13 +23,19 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction, unless_broken_down
+from eigenjax.solvers.orthogonalize import (
+    breakdown_length,
+    normalize,
+    orthogonalize_or_replace,
+    random_direction,
+    underflow,
+)
 from eigenjax.solvers.rotation import rotate
-from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.tree import PyTree
 
-# What is left of an image below so many units of rounding of ||A|| is rounding: an invariant subspace is found.
-_BREAKDOWN = 10.0
+# The random directions of a beginning, of either side and of restarts come from different seeds.
+_BEGINNING, _LEFT, _RIGHT, _RESTARTING = range(4)
 # Each restart adds about a unit of rounding to what the bases lack of orthonormality: they are mended every so often.
 _RESTARTS_PER_MENDING = 8
 
@@ -49,7 +55,7 @@ class Bidiagonalization(NamedTuple):
     last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
     operator_norm: jax.Array  # () the largest ||A v|| or ||A^H u|| so far; NaN once a product is not finite
     broken_down: jax.Array  # () bool, a random direction has been put in
-    key: jax.Array  # of the random directions to come
+    seed: jax.Array  # of all random directions
     num_matvecs: jax.Array  # () int32, products with A and with A^H so far
     num_restarts: jax.Array  # () int32
 
@@ -59,23 +65,23 @@ class Bidiagonalization(NamedTuple):
         return jnp.sum(self.right_filled, dtype=jnp.int32)
 
 
-def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, key: jax.Array) -> Bidiagonalization:
+def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Array) -> Bidiagonalization:
     """No row filled, and d along the start vector.
 
     Args:
         op: A.
         start: a vector of the domain in working dtypes; one that is zero or not finite is replaced by a random one.
         krylov_dim: m.
-        key: typed.
+        seed: of all random directions.
     """
-    fresh_key, key = jax.random.split(key)
+    fresh = successor(seed, _BEGINNING)
     # Of drawn numbers, because plain zeros would lose the sharding.
-    u = jax.tree.map(jnp.zeros_like, arbitrary_vector(fresh_key, tree.working_structure(op.codomain)))
+    u = jax.tree.map(jnp.zeros_like, arbitrary_vector(fresh, tree.working_structure(op.codomain)))
     dtype = tree.accumulation_dtype((u, start))
     length = tree.norm(start)
     zero = jnp.zeros((), tree.real_dtype(dtype))
-    unusable = ~jnp.isfinite(length) | (length <= _underflow(length))
-    other = arbitrary_vector(fresh_key, tree.structure_of(start))
+    unusable = ~jnp.isfinite(length) | (length <= underflow(length))
+    other = arbitrary_vector(fresh, tree.structure_of(start))
     direction = tree.where(unusable, normalize(other, tree.norm(other)), normalize(start, length))
     return Bidiagonalization(
         left=tree.zero_basis(u, krylov_dim),
@@ -90,7 +96,7 @@ def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, key: jax.Arra
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
-        key=key,
+        seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
     )
@@ -101,16 +107,16 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
 
     V <- [V d],    alpha u = (I - U U^H) A d,    U <- [U u],    beta d = (I - V V^H) A^H u
     """
-    left_key, right_key, key = jax.random.split(state.key, 3)
+    left_seed, right_seed = (successor(successor(state.seed, side), state.num_matvecs) for side in (_LEFT, _RIGHT))
     left_row, right_row = (jnp.argmin(filled).astype(jnp.int32) for filled in (state.left_filled, state.right_filled))
     right = tree.set_row(state.right, right_row, state.direction)
     # What the recurrence says of an image is taken out before the full orthogonalisation, which then needs one pass.
     image = matvec(op, state.direction)
     image = tree.add_scaled(image, -state.last_length, tree.row(state.left, state.last_row))
-    forward = _extended(left_key, state.left, image, state.last_row, state.last_length, state.operator_norm)
+    forward = _extended(left_seed, state.left, image, state.last_row, state.last_length, state.operator_norm)
     left = tree.set_row(state.left, left_row, forward.vector)
     image = tree.add_scaled(adjoint_matvec(op, forward.vector), -forward.length, state.direction)
-    back = _extended(right_key, right, image, right_row, forward.length, forward.operator_norm)
+    back = _extended(right_seed, right, image, right_row, forward.length, forward.operator_norm)
     dtype = state.matrix.dtype
     column = forward.coefficients.at[left_row].set(forward.length.astype(dtype))
     return Bidiagonalization(
@@ -126,7 +132,7 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
         last_length=back.length,
         operator_norm=back.operator_norm,
         broken_down=forward.broken_down | back.broken_down,
-        key=key,
+        seed=state.seed,
         num_matvecs=state.num_matvecs + 2,
         num_restarts=state.num_restarts,
     )
@@ -150,8 +156,8 @@ def compress(
     couplings = state.couplings @ P
     dropped = jnp.where(fresh, jnp.abs(couplings), 0)
     defects = jnp.hypot(combined_defects(state, P), dropped)
-    fresh_key, key = jax.random.split(state.key)
-    draw = lambda d: random_direction(fresh_key, right, tree.structure_of(d))
+    drawn = successor(successor(state.seed, _RESTARTING), state.num_restarts)
+    draw = lambda d: random_direction(drawn, right, tree.structure_of(d))
     return state._replace(
         left=left,
         right=right,
@@ -163,7 +169,6 @@ def compress(
         defects=jnp.zeros_like(state.defects).at[left_rows].set(defects),
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
-        key=key,
         num_restarts=state.num_restarts + 1,
     )
 
@@ -193,19 +198,14 @@ class _Extended(NamedTuple):
 
 
 def _extended(
-    key: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
+    seed: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
 ) -> _Extended:
     """What an image adds to a basis; `taken` of its component along one row has been taken out before."""
-    rest = orthogonalize(basis, image)
-    coefficients = rest.coefficients.at[row].add(taken.astype(rest.coefficients.dtype))
+    along = lambda coefficients: coefficients.at[row].add(taken.astype(coefficients.dtype))
     # ||A v||^2 is what was taken and what is left.
-    norm = jnp.maximum(operator_norm, tree.norm((coefficients, rest.norm)))
-    broken_down = rest.norm <= jnp.maximum(_BREAKDOWN * jnp.finfo(norm.dtype).eps * norm, _underflow(norm))
-    vector = unless_broken_down(key, basis, rest.vector, rest.norm, broken_down)
-    return _Extended(vector, jnp.where(broken_down, 0, rest.norm), coefficients, norm, broken_down)
-
-
-def _underflow(length: jax.Array) -> float:
-    # A vector this short has lost digits to underflow, and would not be of unit norm when normalised.
-    limits = jnp.finfo(length.dtype)
-    return float(limits.tiny) / float(limits.eps)
+    norm_with = lambda coefficients, left: jnp.maximum(operator_norm, tree.norm((along(coefficients), left)))
+    is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
+    rest, replaced = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
+    length = jnp.where(replaced, 0, rest.norm)
+    norm = norm_with(rest.coefficients, length)
+    return _Extended(normalize(rest.vector, rest.norm), length, along(rest.coefficients), norm, replaced)

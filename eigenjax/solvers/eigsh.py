@@ -115,8 +115,9 @@ def eigsh(
 
     Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; one more audits the residuals (k + 1
     where it finds the recurrence at odds with the operator). Each product is followed by reading the basis twice or
-    four times, each restart by eight. Memory: m + k + m / 5 + 6 vectors beside one product's, 2 k more where k
-    eigenvectors are given.
+    four times, each restart by eight. Memory beside a product's: m + max(k, m / 5) + 4
+    vectors; 2 k more where k eigenvectors are given. With basis_dtype of half the bits 0.9 m + 2 k + 5, on the host
+    but for 2 m / 5 + 6 or k + 8 of them.
 
     Example:
         >>> import jax.numpy as jnp

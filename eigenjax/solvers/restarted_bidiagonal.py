@@ -65,7 +65,7 @@ class SolveState(NamedTuple):
     done: jax.Array  # () bool
 
 
-def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int, key: jax.Array) -> SolveState:
+def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> SolveState:
     """The state before the first product.
 
     Args:
@@ -73,9 +73,9 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         start: a vector of its domain in working dtypes.
         goal: what is asked for; which is "LA", and near False.
         krylov_dim: m, the vectors there is room for in each basis.
-        key: typed key of all random directions.
+        seed: of all random directions.
     """
-    space = bidiagonal.begin(op, start, krylov_dim, key)
+    space = bidiagonal.begin(op, start, krylov_dim, seed)
     zero, m = space.operator_norm, krylov_dim
     identity = jnp.eye(m, dtype=space.matrix.dtype)
     return SolveState(
@@ -188,7 +188,7 @@ def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any
 
     def audit(_):
         believed = jnp.where(there, jnp.abs(couplings), 0)
-        return audited_residuals(Dilation(op), values, (left, right), believed, predict, state.scale, space.key)
+        return audited_residuals(Dilation(op), values, (left, right), believed, predict, state.scale, space.seed)
 
     unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
     residuals, discrepancy, audits = apply_when(jnp.any(there), audit, unaudited)

@@ -11,7 +11,7 @@ from eigenjax.operators.rectangular import AdjointMap, RectangularOperator, as_r
 from eigenjax.result import SingularResult
 from eigenjax.solvers import restarted_bidiagonal
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
 from eigenjax.tree import PyTree
 
 # Vectors held on each side by default: 2 k + 10, and 20 at least.
@@ -95,8 +95,9 @@ def svds(
     _check_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
     max_matvecs = _checked_budget(max_matvecs, krylov_dim, min(p, n))
-    start_key, later_key = jax.random.split(jax.random.key(0) if key is None else key)
-    start = _start_vector(op, v0, start_key)
+    seed = seed_of(key)
+    start_seed = successor(seed, 0)
+    start = _start_vector(op, v0, start_seed)
     # Of the two spaces the bases can fill the smaller one.
     is_wide = p < n
     tall = AdjointMap(op) if is_wide else op
@@ -104,9 +105,9 @@ def svds(
     if to_start:
         start = matvec(op, start)
     elif is_wide:
-        start = arbitrary_vector(start_key, tree.working_structure(op.codomain))
+        start = arbitrary_vector(start_seed, tree.working_structure(op.codomain))
     goal = Goal(k=k, which="LA", near=False, verify=bool(verify), max_matvecs=max_matvecs - to_start)
-    state = restarted_bidiagonal.init(tall, start, goal, krylov_dim=krylov_dim, key=later_key)
+    state = restarted_bidiagonal.init(tall, start, goal, krylov_dim=krylov_dim, seed=successor(seed, 1))
     advance = lambda state: restarted_bidiagonal.step(tall, state, goal, tol=tol)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     found = restarted_bidiagonal.finalize(tall, state, goal, tol=tol, sign_by_left=is_wide)
@@ -115,11 +116,11 @@ def svds(
     return SingularResult(left, found.eigenvalues, right, found.residuals, found.converged, found.status, num_matvecs)
 
 
-def _start_vector(op: RectangularOperator, v0: PyTree, key: jax.Array) -> PyTree:
+def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTree:
     """The vector v0 in working dtypes, or an arbitrary one."""
     structure = tree.working_structure(op.domain)
     if v0 is None:
-        return arbitrary_vector(key, structure)
+        return arbitrary_vector(seed, structure)
     widen = lambda x, like: x.astype(like.dtype) if jnp.iscomplexobj(like) or not jnp.iscomplexobj(x) else x
     v0 = jax.tree.map(jnp.asarray, v0)
     if jax.tree.structure(v0) == jax.tree.structure(structure):

@@ -1,0 +1,71 @@
+"""A basis kept in fewer bits or on the host does what one kept as it is does, but for what is lost in writing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eigenjax import storage, tree
+from eigenjax.storage import Storage, StoredBasis
+
+M = 6  # not a multiple of the rows read at once
+KINDS = [Storage("bfloat16"), Storage("float16"), Storage(None, on_host=True), Storage("bfloat16", on_host=True)]
+
+
+def filled(rows, kept):
+    basis = storage.zero_basis(tree.row(rows, 0), M, kept)
+    for i in range(M):
+        basis = storage.set_row(basis, i, tree.row(rows, i))
+    return basis
+
+
+@pytest.fixture
+def rows(rng):
+    normal = lambda *shape: jnp.asarray(rng.standard_normal((M, *shape)), jnp.float32)
+    return {"kernel": normal(3, 5), "bias": normal()}
+
+
+@pytest.mark.parametrize("kept", KINDS, ids=str)
+def test_products_with_the_rows_are_those_of_the_rounded_rows(rows, kept, rng):
+    basis = filled(rows, kept)
+    flat = lambda x: np.concatenate([np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)], 1)
+    rounded = jax.vmap(lambda x: storage.rounded(basis, x))(rows)
+    read = jax.tree.map(lambda *x: jnp.stack(x), *[storage.row(basis, i) for i in range(M)])
+    np.testing.assert_array_equal(flat(read), flat(rounded))
+    np.testing.assert_allclose(flat(read), flat(rows), rtol=kept.unit / 2, atol=0)
+    assert (flat(read) != flat(rows)).any() == bool(kept.dtype)
+
+    x, weights = tree.row(rows, 2), jnp.asarray(rng.standard_normal((M, 2)), jnp.float32)
+    expected = flat(read) @ flat(jax.tree.map(lambda leaf: leaf[None], x))[0]
+    np.testing.assert_allclose(np.asarray(jax.jit(storage.project)(basis, x)), expected, rtol=1e-5, atol=1e-6)
+    both = flat(jax.jit(storage.combine)(weights, basis))
+    np.testing.assert_allclose(both, np.asarray(weights, float).T @ flat(read), rtol=1e-5, atol=1e-6)
+    one = storage.combine(weights[:, 0], basis)
+    np.testing.assert_allclose(flat(jax.tree.map(lambda leaf: leaf[None], one))[0], both[0], rtol=1e-5, atol=1e-6)
+
+    few = storage.keep_rows(basis, jnp.arange(M) % 2 == 0)
+    left = np.stack([flat(jax.tree.map(lambda x: x[None], storage.row(few, i)))[0] for i in range(M)])
+    np.testing.assert_array_equal(left, flat(read) * (np.arange(M) % 2 == 0)[:, None])
+
+
+@pytest.mark.usefixtures("float64")
+def test_float64_and_complex128_are_kept_in_half():
+    x = {"real": jnp.full(3, 1 / 3), "complex": jnp.full(2, 1 / 3 - 2j / 3)}
+    basis = storage.set_row(storage.zero_basis(x, 2, Storage("float32")), 1, x)
+    assert {name: str(leaf.dtype) for name, leaf in basis.rows.items()} == {"real": "float32", "complex": "complex64"}
+    back = storage.row(basis, 1)
+    assert jax.tree.map(lambda leaf: leaf.dtype, back) == jax.tree.map(lambda leaf: leaf.dtype, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), back, x)
+    jax.tree.map(np.testing.assert_array_equal, back, storage.rounded(basis, x))
+    assert storage.vector_bytes(tree.structure_of(x), Storage("float32")) == 3 * 4 + 2 * 8
+
+
+def test_what_is_narrow_already_is_kept_as_it_is():
+    assert not storage.loses(jnp.ones(3), Storage("float32"))
+    assert storage.loses(jnp.ones(3, jnp.bfloat16), Storage("bfloat16"))  # a solver works in float32 there
+    assert not isinstance(storage.zero_basis(jnp.ones(3), 2, Storage()), StoredBasis)
+
+
+def test_there_are_no_complex_numbers_of_sixteen_bits():
+    with pytest.raises(ValueError, match="basis_dtype='bfloat16'.*'float32'"):
+        storage.loses(jnp.ones(3, jnp.complex64), Storage("bfloat16"))
