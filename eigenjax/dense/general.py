@@ -63,9 +63,9 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
 
     Args:
         a: (..., n, n) real or complex.
-        degeneracy_tol: eigenvalues that differ by at most so much, relative to the Frobenius norm of `a`, are of one
-            cluster. None is 32 sqrt(n) units of rounding times the condition of the two eigenvalues. To be set for
-            losses of invariant subspaces whose eigenvalues nearly repeat, see `eigh`.
+        degeneracy_tol: eigenvalues that differ by at most so much, relative to the largest absolute column sum of
+            `a`, are of one cluster. None is 32 sqrt(n) units of rounding times the condition of the two eigenvalues.
+            To be set for losses of invariant subspaces whose eigenvalues nearly repeat, see `eigh`.
 
     Returns:
         The eigenvalues (..., n) and the eigenvectors in columns, complex. A matrix with NaN gives NaN.
@@ -87,8 +87,8 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
     """
     a = as_matrices(a, "a")
-    found = _decompose(a, relative_tolerance(degeneracy_tol, a), degeneracy_tol is None)
-    return GeneralEigen(found.values, _normalized(found.vectors))
+    values, vectors = _pairs(a, relative_tolerance(degeneracy_tol, a), degeneracy_tol is None)
+    return GeneralEigen(values, _normalized(vectors))
 
 
 def eigenvalue_condition(a: Any) -> jax.Array:
@@ -114,27 +114,44 @@ def eigenvalue_condition(a: Any) -> jax.Array:
         >>> print(eigenvalue_condition(jnp.array([[1.0, 100.0], [0.0, 2.0]])).round(1))
         [100. 100.]
     """
-    _, left, right = _eig(jax.lax.stop_gradient(as_matrices(a, "a")))
-    return 1 / jnp.abs(jnp.sum(jnp.conj(left) * right, axis=-2))
+    _, left, right = _eig(jax.lax.stop_gradient(as_matrices(a, "a")), compute_left=True)
+    return 1 / _overlap_moduli(left, right)
 
 
-def _eig(a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Eigenvalues, left and right eigenvectors in columns of unit norm."""
+def _eig(a: jax.Array, *, compute_left: bool) -> list[jax.Array]:
+    """Eigenvalues, left ones if asked for, and right eigenvectors, in columns of unit norm."""
     if jax.default_backend() == "tpu":
         raise NotImplementedError(
-            "eig: a TPU has no eigensolver for general matrices; move the matrix to the host, "
-            "with jax.jit(eigenjax.eig, backend='cpu') or jax.default_device(jax.devices('cpu')[0])"
+            "eig: a TPU has no eigensolver for general matrices; compute on the host: move the matrix there, "
+            "jax.device_put(a, jax.devices('cpu')[0]), under jax.default_device(jax.devices('cpu')[0])"
         )
-    values, left, right = jax.lax.linalg.eig(a, compute_left_eigenvectors=True)
-    return values, left, right
+    return jax.lax.linalg.eig(a, compute_left_eigenvectors=compute_left)
+
+
+def _overlap_moduli(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.sum(jnp.conj(left) * right, axis=-2))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _pairs(a: jax.Array, tol: jax.Array, by_condition: bool) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues and right eigenvectors; the left ones are computed where a derivative asks for them."""
+    del tol, by_condition
+    values, vectors = _eig(a, compute_left=False)
+    return values, vectors
+
+
+@_pairs.defjvp
+def _derivative_of_pairs(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (a, tol), (a_dot, _) = primals, tangents
+    found, dot = jax.jvp(lambda a: _decompose(a, tol, by_condition), (a,), (a_dot,))
+    return (found.values, found.vectors), (dot.values, dot.vectors)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _decompose(a: jax.Array, tol: jax.Array, by_condition: bool) -> _Decomposition:
-    values, left, right = _eig(a)
-    overlaps = product(adjoint(left), right)
-    inside = _clusters(a, values, jnp.abs(diagonal(overlaps)) if by_condition else None, tol)
-    return _Decomposition(values, jnp.zeros_like(right), inside, _inverse(overlaps, inside, adjoint(left)), right)
+    values, left, right = _eig(a, compute_left=True)
+    inside = _clusters(a, values, _overlap_moduli(left, right) if by_condition else None, tol)
+    return _Decomposition(values, jnp.zeros_like(right), inside, _inverse(left, right, inside), right)
 
 
 @_decompose.defjvp
@@ -155,28 +172,54 @@ def _derivative(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[_D
 
 def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: jax.Array) -> jax.Array:
     """(..., n, n) bool: which eigenvalues are not told apart."""
-    width = tol * jnp.sqrt(jnp.sum(jnp.abs(a) ** 2, axis=(-2, -1)))[..., None, None]
+    norm = jnp.max(jnp.sum(jnp.abs(a), axis=-2), axis=-1, initial=0)[..., None]
+    # In units of the norm, so that squares neither overflow nor vanish.
+    relative = values / jnp.where(norm == 0, jnp.ones_like(norm), norm).astype(values.dtype)
+    gaps = relative[..., None, :] - relative[..., :, None]
     if overlaps is not None:
         # Rounding moves a simple eigenvalue by eps ||A|| / overlap, a double defective one by sqrt(eps) ||A||.
         least = float(jnp.finfo(a.dtype).eps) ** 0.5
-        lower = jnp.clip(jnp.minimum(overlaps[..., None, :], overlaps[..., :, None]), least, 1)
-        width = width / lower
-    return jnp.abs(values[..., None, :] - values[..., :, None]) <= width
+        tol = tol / jnp.clip(jnp.minimum(overlaps[..., None, :], overlaps[..., :, None]), least, 1)
+    return jnp.real(gaps) ** 2 + jnp.imag(gaps) ** 2 <= tol**2
 
 
-def _inverse(overlaps: jax.Array, inside: jax.Array, left: jax.Array) -> jax.Array:
+@jax.custom_batching.custom_vmap
+def _inverse(left: jax.Array, right: jax.Array, inside: jax.Array) -> jax.Array:
     """K^-1 U^H with the blocks K of U^H V; zero rows for the clusters whose block is singular."""
-    blocks = jnp.where(inside, overlaps, jnp.zeros_like(overlaps))
-    factors, _, order = jax.lax.linalg.lu(blocks)
-    singular = jnp.abs(diagonal(factors)) <= _DEFECTIVE * float(jnp.finfo(left.dtype).eps)
+    alone = jnp.eye(right.shape[-1], dtype=bool)
+    return jax.lax.cond(jnp.all(inside == alone), _inverse_of_simple, _inverse_by_blocks, left, right, inside)
+
+
+@_inverse.def_vmap
+def _inverse_of_batch(size: int, batched: tuple, *arrays: jax.Array) -> tuple[jax.Array, bool]:
+    # Under vmap the condition would become a choice between two results, both computed.
+    along = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+    return _inverse(*map(along, arrays, batched)), True
+
+
+def _inverse_of_simple(left: jax.Array, right: jax.Array, _: jax.Array) -> jax.Array:
+    overlaps = jnp.sum(jnp.conj(left) * right, axis=-2)
+    singular = jnp.abs(overlaps) <= _singular_below(left)
+    scales = jnp.where(singular, jnp.zeros_like(overlaps), 1 / jnp.where(singular, jnp.ones_like(overlaps), overlaps))
+    return scales[..., :, None] * adjoint(left)
+
+
+def _inverse_by_blocks(left: jax.Array, right: jax.Array, inside: jax.Array) -> jax.Array:
+    overlaps = product(adjoint(left), right)
+    factors, _, order = jax.lax.linalg.lu(jnp.where(inside, overlaps, jnp.zeros_like(overlaps)))
+    singular = jnp.abs(diagonal(factors)) <= _singular_below(left)
     # A pivot of one keeps the other clusters' rows finite: the blocks do not touch.
     on_diagonal = jnp.eye(left.shape[-1], dtype=bool)
     factors = jnp.where(on_diagonal & singular[..., None, :], jnp.ones_like(factors), factors)
-    rows = jnp.take_along_axis(left, order[..., :, None], axis=-2)
+    rows = jnp.take_along_axis(adjoint(left), order[..., :, None], axis=-2)
     solve = functools.partial(jax.lax.linalg.triangular_solve, factors, left_side=True)
     inverse = solve(b=solve(b=rows, lower=True, unit_diagonal=True), lower=False)
     touched = singular | jnp.any(inside & singular[..., None, :], axis=-1)
     return jnp.where(touched[..., :, None], jnp.zeros_like(inverse), inverse)
+
+
+def _singular_below(left: jax.Array) -> float:
+    return _DEFECTIVE * float(jnp.finfo(left.dtype).eps)
 
 
 def _normalized(vectors: jax.Array) -> jax.Array:
