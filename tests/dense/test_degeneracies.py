@@ -8,7 +8,8 @@ import pytest
 from eigenjax import eig, eigh, svd
 
 SIZE, COUNT, HESSIANS = 6, 1000, 16
-DTYPES = ["float32", "float64", "complex64", "complex128"]
+COMPLEX = [pytest.param(name, marks=pytest.mark.slow) for name in ("complex64", "complex128")]
+DTYPES = ["float32", "float64", *COMPLEX]
 
 
 def eigh_loss(a):

@@ -63,10 +63,7 @@ def test_all_entries_of_the_gradient_of_the_dominant_eigenvector(size, check, dr
             is_real.append(dominant)
     units = np.eye(size * size).reshape(-1, size, size)
     expected = np.stack(
-        [
-            np.reshape([check.central_difference(truth, a, unit, 1e-3) for unit in units], (size, size))
-            for a in matrices
-        ]
+        [np.reshape([check.central_difference(truth, a, unit, 1e-3) for unit in units], (size, size)) for a in matrices]
     )
     scale = np.max(np.abs(expected))
     assert_allclose(np.stack([gradient(a) for a in matrices]), expected, rtol=1e-6, atol=1e-6 * scale)
