@@ -37,11 +37,12 @@ def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
     return a
 
 
-def relative_tolerance(degeneracy_tol: Any, a: jax.Array) -> jax.Array:
-    """() in the real dtype of `a`: the option, or sqrt(n) times the rounding that splits repeated values."""
+def relative_tolerance(degeneracy_tol: Any, a: jax.Array, *, units: float | None = None) -> jax.Array:
+    """() in the real dtype of `a`: the option, or the rounding that splits repeated values, 32 sqrt(n) units of it."""
     dtype = jnp.finfo(a.dtype).dtype
     if degeneracy_tol is None:
-        degeneracy_tol = _ROUNDING * max(a.shape[-2:]) ** 0.5 * float(jnp.finfo(dtype).eps)
+        usual = _ROUNDING * max(a.shape[-2:]) ** 0.5
+        degeneracy_tol = (usual if units is None else units) * float(jnp.finfo(dtype).eps)
     tol = jnp.asarray(degeneracy_tol)
     if tol.ndim or not jnp.issubdtype(tol.dtype, jnp.floating):
         raise TypeError(f"degeneracy_tol is one real number, and got shape {tol.shape}, dtype {tol.dtype}")

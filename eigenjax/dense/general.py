@@ -26,6 +26,8 @@ from eigenjax.dense.clusters import (
     without_diagonal,
 )
 
+# Rounding moves an eigenvalue by some units of rounding of the norm, times its condition.
+_ROUNDING = 8.0
 # A pivot of U^H V (columns of unit norm) below so many units of rounding is that of a defective eigenvalue.
 _DEFECTIVE = 8.0
 
@@ -64,8 +66,8 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     Args:
         a: (..., n, n) real or complex.
         degeneracy_tol: eigenvalues that differ by at most so much, relative to the largest absolute column sum of
-            `a`, are of one cluster. None is 32 sqrt(n) units of rounding times the condition of the two eigenvalues.
-            To be set for losses of invariant subspaces whose eigenvalues nearly repeat, see `eigh`.
+            `a`, are of one cluster. None is 8 units of rounding times the condition of the worse of the two. To be
+            set for losses of invariant subspaces whose eigenvalues nearly repeat, see `eigh`.
 
     Returns:
         The eigenvalues (..., n) and the eigenvectors in columns, complex. A matrix with NaN gives NaN.
@@ -87,7 +89,8 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
     """
     a = as_matrices(a, "a")
-    values, vectors = _pairs(a, relative_tolerance(degeneracy_tol, a), degeneracy_tol is None)
+    tol = relative_tolerance(degeneracy_tol, a, units=_ROUNDING)
+    values, vectors = _pairs(a, tol, degeneracy_tol is None)
     return GeneralEigen(values, _normalized(vectors))
 
 
@@ -176,11 +179,13 @@ def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: 
     # In units of the norm, so that squares neither overflow nor vanish.
     relative = values / jnp.where(norm == 0, jnp.ones_like(norm), norm).astype(values.dtype)
     gaps = relative[..., None, :] - relative[..., :, None]
-    if overlaps is not None:
-        # Rounding moves a simple eigenvalue by eps ||A|| / overlap, a double defective one by sqrt(eps) ||A||.
-        least = float(jnp.finfo(a.dtype).eps) ** 0.5
-        tol = tol / jnp.clip(jnp.minimum(overlaps[..., None, :], overlaps[..., :, None]), least, 1)
-    return jnp.real(gaps) ** 2 + jnp.imag(gaps) ** 2 <= tol**2
+    squares = jnp.real(gaps) ** 2 + jnp.imag(gaps) ** 2
+    if overlaps is None:
+        return squares <= tol**2
+    # Rounding moves a simple eigenvalue by eps ||A|| / overlap, a double defective one by sqrt(eps) ||A||.
+    least = float(jnp.finfo(a.dtype).eps) ** 0.5
+    width = (tol / jnp.clip(overlaps, least, 1)) ** 2
+    return (squares <= width[..., None, :]) | (squares <= width[..., :, None])
 
 
 @jax.custom_batching.custom_vmap
@@ -227,8 +232,10 @@ def _normalized(vectors: jax.Array) -> jax.Array:
     if vectors.shape[-1] == 0:
         return vectors
     squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
-    largest = jax.lax.stop_gradient(jnp.argmax(squares, axis=-2, keepdims=True))
-    at_largest = jnp.arange(vectors.shape[-2], dtype=largest.dtype)[:, None] == largest
+    # The first of the largest, by two reductions: several times faster than an argmax on a CPU.
+    row = jnp.arange(vectors.shape[-2], dtype=jnp.int32)[:, None]
+    is_largest = squares == jnp.max(jax.lax.stop_gradient(squares), axis=-2, keepdims=True)
+    at_largest = row == jnp.min(jnp.where(is_largest, row, row.shape[0] - 1), axis=-2, keepdims=True)
     component = jnp.sum(jnp.where(at_largest, vectors, jnp.zeros_like(vectors)), axis=-2, keepdims=True)
     modulus = jnp.sqrt(jnp.sum(jnp.where(at_largest, squares, jnp.zeros_like(squares)), axis=-2, keepdims=True))
     length = jnp.sqrt(jnp.sum(squares, axis=-2, keepdims=True))

@@ -52,7 +52,10 @@ def assert_derivatives(compiled, truth, x, direction, *data, first=1e-6, second=
 def check():
     """What derivatives are compared with."""
     return types.SimpleNamespace(
-        central_difference=central_difference, derivatives=derivatives, assert_derivatives=assert_derivatives
+        central_difference=central_difference,
+        second_difference=second_difference,
+        derivatives=derivatives,
+        assert_derivatives=assert_derivatives,
     )
 
 
