@@ -26,7 +26,7 @@ def loss(function, a, xp):
         u, values, vh = svd(a) if xp is jnp else np.linalg.svd(a)
         projector = (u * (values > 0.5).astype(u.dtype)) @ vh
     total = xp.sum(xp.where(values.real > 0.5, values.real, 0.0))
-    return xp.sum(projector.real * probe) + xp.sum(xp.abs(projector * probe) ** 2) + total * xp.sin(total / n)
+    return xp.sum(projector.real * probe) + xp.sum((xp.abs(projector) * probe) ** 2) + total * xp.sin(total / n)
 
 
 @pytest.mark.parametrize("function", ["eigh", "eig", "svd"])
@@ -34,9 +34,8 @@ def loss(function, a, xp):
 def test_over_sizes(function, size, check, draw):
     for complex_entries in (False, True):
         values = np.resize([3.0, 1.0, 0.0, 2.0, 1.0], size)
-        rotate = lambda: draw.rotation(size, complex_entries=complex_entries)
-        basis = rotate()
-        other = basis if function == "eigh" else rotate()
+        basis, other = (draw.rotation(size, complex_entries=complex_entries) for _ in range(2))
+        other = basis if function == "eigh" else other
         a = (basis * values) @ other.conj().T
         if function == "eig":
             basis = basis + 0.3 * other
