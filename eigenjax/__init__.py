@@ -1,5 +1,6 @@
 """Eigenvalues and eigenvectors of operators too large to write down, in JAX."""
 
+from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
 from eigenjax.implicit import deflated_power_iteration, eigsh, lanczos, svds
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
@@ -17,11 +18,15 @@ __all__ = [
     "Status",
     "as_operator",
     "deflated_power_iteration",
+    "eig",
+    "eigenvalue_condition",
+    "eigh",
     "eigsh",
     "hessian",
     "hvp",
     "lanczos",
     "raise_if_failed",
+    "svd",
     "svds",
     "symmetry_error",
     "to_dense",

@@ -24,6 +24,7 @@ SLOW = (
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
+    "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
     "eigsh_memory": {"promised", "temporary_vectors", "resident_vectors"},
@@ -96,6 +97,12 @@ def check_random_spectra(rows):
     assert sum(row["wrong"] for row in rows) == 0
 
 
+def check_dense_batches(rows):
+    for row in rows:
+        assert row["agree"] < 1e-3
+        assert row["finite"] == 8 or row["program"] == "jax"
+
+
 def check_eigsh_time(rows):
     assert {"eigsh", "ARPACK", "bare products"} <= {row["program"] for row in rows}
     assert all(row["residual"] <= 1e-4 for row in rows)
@@ -106,6 +113,7 @@ def check_eigsh_compile(rows):
 
 
 CHECKS = {
+    "dense_batches": check_dense_batches,
     "eigsh_compile": check_eigsh_compile,
     "eigsh_products": check_eigsh_products,
     "eigsh_time": check_eigsh_time,

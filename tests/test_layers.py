@@ -12,7 +12,7 @@ import eigenjax
 
 PACKAGE = pathlib.Path(eigenjax.__file__).parent
 # Each may import what stands before it, never what stands behind.
-LAYERS = ("tree", "storage", "result", "operators", "solvers", "implicit", "report", "__init__", "__main__")
+LAYERS = ("tree", "storage", "result", "operators", "solvers", "implicit", "dense", "report", "__init__", "__main__")
 OPTIONAL = ("flax", "optax", "orbax", "rich", "matplotlib", "sklearn", "scipy", "chex")
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,7 @@
+"""Dense matrices, batched: decompositions whose derivatives stay finite where eigenvalues repeat."""
+
+from eigenjax.dense.general import GeneralEigen, eig, eigenvalue_condition
+from eigenjax.dense.singular import SingularVectors, svd
+from eigenjax.dense.symmetric import SymmetricEigen, eigh
+
+__all__ = ["GeneralEigen", "SingularVectors", "SymmetricEigen", "eig", "eigenvalue_condition", "eigh", "svd"]

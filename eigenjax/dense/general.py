@@ -1,0 +1,242 @@
+"""General matrices: A V = V T, not symmetric, eigenvalues and eigenvectors complex.
+
+With T = diag(lambda) + C block diagonal by clusters (see `clusters`), L = V^-1 and dV = V M,
+
+    E = L dA V,    dT = E within the clusters,    M T - T M = E outside,    dL = -M L.
+
+The rows of L are the left eigenvectors u_i^H / (u_i^H v_i). Their own decomposition gives each of them as accurately
+as its eigenvalue is conditioned, where an inverse of V would let one ill-conditioned eigenvalue spoil all the others;
+within a cluster they are made biorthogonal to the right ones by a solve with that block of U^H V. The vectors are
+normalised afterwards, by differentiable arithmetic.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.dense.clusters import (
+    adjoint,
+    as_matrices,
+    diagonal,
+    product,
+    relative_tolerance,
+    solve_commutator,
+    without_diagonal,
+)
+
+# Rounding moves an eigenvalue by some units of rounding of the norm, times its condition.
+_ROUNDING = 8.0
+# A pivot of U^H V (columns of unit norm) below so many units of rounding is that of a defective eigenvalue.
+_DEFECTIVE = 8.0
+
+
+class GeneralEigen(NamedTuple):
+    """Eigenvalues and eigenvectors of `eig`."""
+
+    eigenvalues: jax.Array
+    """(..., n) complex, in the order of `jnp.linalg.eig`."""
+    eigenvectors: jax.Array
+    """(..., n, n) complex, one in each column, of unit norm, the component of largest modulus positive."""
+
+
+class _Decomposition(NamedTuple):
+    """A V = V T and L = V^-1, as functions of A."""
+
+    values: jax.Array
+    coupling: jax.Array  # C, zero
+    inside: jax.Array  # (..., n, n) bool: which eigenvalues are of one cluster
+    inverse: jax.Array  # L
+    vectors: jax.Array  # V
+
+
+def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
+    """Eigenvalues and eigenvectors of (batches of) general square matrices, with their derivatives.
+
+    As `jnp.linalg.eig`, with the phase of each eigenvector fixed: its component of largest modulus is real and
+    positive. Differentiable in forward and reverse mode and to any order; the gradient of a real matrix is real.
+    Eigenvalues closer than they are determined are one cluster, within which the derivative of an eigenvector is left
+    out: exact to any order are what stands apart, and of a whole cluster its spectral projector and the sum (mean)
+    of its eigenvalues; other symmetric functions of a cluster's eigenvalues to first order. A loss that tells the
+    vectors of a cluster apart has no derivative there, nor have a defective eigenvalue and its vector: the
+    derivatives returned are finite (zero where right and left vector are orthogonal to rounding), and
+    `eigenvalue_condition` says where this is so.
+
+    Args:
+        a: (..., n, n) real or complex.
+        degeneracy_tol: eigenvalues that differ by at most so much, relative to the largest absolute column sum of
+            `a`, are of one cluster. None is 8 units of rounding times the condition of the worse of the two. To be
+            set for losses of invariant subspaces whose eigenvalues nearly repeat, see `eigh`.
+
+    Returns:
+        The eigenvalues (..., n) and the eigenvectors in columns, complex. A matrix with NaN gives NaN.
+
+    Raises:
+        TypeError: for a dtype other than float32, float64, complex64, complex128.
+        ValueError: for a shape that is not square.
+        NotImplementedError: where the default backend is a TPU, which has no general eigensolver.
+
+    Cost: one decomposition with left and right vectors; beyond it about six products of n x n complex matrices, three
+    of them for the left vectors, for a first derivative.
+
+    Example:
+        >>> top = lambda a: eig(a).eigenvalues[1].real
+        >>> print(jax.grad(top)(jnp.array([[1.0, 1.0], [0.0, 2.0]])).round(4))
+        [[0. 0.]
+         [1. 1.]]
+
+    Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
+    """
+    a = as_matrices(a, "a")
+    tol = relative_tolerance(degeneracy_tol, a, units=_ROUNDING)
+    values, vectors = _pairs(a, tol, degeneracy_tol is None)
+    return GeneralEigen(values, _normalized(vectors))
+
+
+def eigenvalue_condition(a: Any) -> jax.Array:
+    """Condition numbers of the eigenvalues, 1 / |u^H v| with left and right vectors of unit norm.
+
+    A change of A by E moves a simple eigenvalue by at most that times ||E||_2, to first order: the norm of its
+    derivative. One for a normal matrix, infinite for a defective eigenvalue, and arbitrary for a repeated one. To be
+    looked at before derivatives of `eig` are believed: about condition * eps is their relative error, and beyond
+    1 / sqrt(eps) they mean nothing.
+
+    Args:
+        a: (..., n, n) real or complex.
+
+    Returns:
+        (..., n) real, at least 1 up to rounding, in the order of `eig(a).eigenvalues`. Not differentiated.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `eig`.
+
+    Cost: one decomposition.
+
+    Example:
+        >>> print(eigenvalue_condition(jnp.array([[1.0, 100.0], [0.0, 2.0]])).round(1))
+        [100. 100.]
+    """
+    _, left, right = _eig(jax.lax.stop_gradient(as_matrices(a, "a")), compute_left=True)
+    return 1 / _overlap_moduli(left, right)
+
+
+def _eig(a: jax.Array, *, compute_left: bool) -> list[jax.Array]:
+    """Eigenvalues, left ones if asked for, and right eigenvectors, in columns of unit norm."""
+    if jax.default_backend() == "tpu":
+        raise NotImplementedError(
+            "eig: a TPU has no eigensolver for general matrices; compute on the host: move the matrix there, "
+            "jax.device_put(a, jax.devices('cpu')[0]), under jax.default_device(jax.devices('cpu')[0])"
+        )
+    return jax.lax.linalg.eig(a, compute_left_eigenvectors=compute_left)
+
+
+def _overlap_moduli(left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.sum(jnp.conj(left) * right, axis=-2))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _pairs(a: jax.Array, tol: jax.Array, by_condition: bool) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues and right eigenvectors; the left ones are computed where a derivative asks for them."""
+    del tol, by_condition
+    values, vectors = _eig(a, compute_left=False)
+    return values, vectors
+
+
+@_pairs.defjvp
+def _derivative_of_pairs(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (a, tol), (a_dot, _) = primals, tangents
+    found, dot = jax.jvp(lambda a: _decompose(a, tol, by_condition), (a,), (a_dot,))
+    return (found.values, found.vectors), (dot.values, dot.vectors)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _decompose(a: jax.Array, tol: jax.Array, by_condition: bool) -> _Decomposition:
+    values, left, right = _eig(a, compute_left=True)
+    inside = _clusters(a, values, _overlap_moduli(left, right) if by_condition else None, tol)
+    return _Decomposition(values, jnp.zeros_like(right), inside, _inverse(left, right, inside), right)
+
+
+@_decompose.defjvp
+def _derivative(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decomposition]:
+    (a, tol), (a_dot, _) = primals, tangents
+    # Through the rule again, not past it: this is what makes the second derivative right.
+    found = _decompose(a, tol, by_condition)
+    values, coupling, inside, inverse, vectors = found
+    change = product(product(inverse, a_dot.astype(vectors.dtype)), vectors)
+    zeros = jnp.zeros_like(change)
+    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, change))
+    coupling_dot = without_diagonal(jnp.where(inside, change, zeros))
+    inside_dot = jax.custom_derivatives.zero_from_primal(inside)
+    return found, _Decomposition(
+        diagonal(change), coupling_dot, inside_dot, -product(turn, inverse), product(vectors, turn)
+    )
+
+
+def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: jax.Array) -> jax.Array:
+    """(..., n, n) bool: which eigenvalues are not told apart."""
+    norm = jnp.max(jnp.sum(jnp.abs(a), axis=-2), axis=-1, initial=0)[..., None]
+    # In units of the norm, so that squares neither overflow nor vanish.
+    relative = values / jnp.where(norm == 0, jnp.ones_like(norm), norm).astype(values.dtype)
+    gaps = relative[..., None, :] - relative[..., :, None]
+    squares = jnp.real(gaps) ** 2 + jnp.imag(gaps) ** 2
+    if overlaps is None:
+        return squares <= tol**2
+    # Rounding moves a simple eigenvalue by eps ||A|| / overlap, a double defective one by sqrt(eps) ||A||.
+    least = float(jnp.finfo(a.dtype).eps) ** 0.5
+    width = (tol / jnp.clip(overlaps, least, 1)) ** 2
+    return (squares <= width[..., None, :]) | (squares <= width[..., :, None])
+
+
+@jax.custom_batching.custom_vmap
+def _inverse(left: jax.Array, right: jax.Array, inside: jax.Array) -> jax.Array:
+    """K^-1 U^H with the blocks K of U^H V; zero rows for the clusters whose block is singular."""
+    alone = jnp.eye(right.shape[-1], dtype=bool)
+    return jax.lax.cond(jnp.all(inside == alone), _inverse_of_simple, _inverse_by_blocks, left, right, inside)
+
+
+@_inverse.def_vmap
+def _inverse_of_batch(size: int, batched: tuple, *arrays: jax.Array) -> tuple[jax.Array, bool]:
+    # Under vmap the condition would become a choice between two results, both computed.
+    along = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+    return _inverse(*map(along, arrays, batched)), True
+
+
+def _inverse_of_simple(left: jax.Array, right: jax.Array, _: jax.Array) -> jax.Array:
+    overlaps = jnp.sum(jnp.conj(left) * right, axis=-2)
+    singular = jnp.abs(overlaps) <= _singular_below(left)
+    scales = jnp.where(singular, jnp.zeros_like(overlaps), 1 / jnp.where(singular, jnp.ones_like(overlaps), overlaps))
+    return scales[..., :, None] * adjoint(left)
+
+
+def _inverse_by_blocks(left: jax.Array, right: jax.Array, inside: jax.Array) -> jax.Array:
+    overlaps = product(adjoint(left), right)
+    factors, _, order = jax.lax.linalg.lu(jnp.where(inside, overlaps, jnp.zeros_like(overlaps)))
+    singular = jnp.abs(diagonal(factors)) <= _singular_below(left)
+    # A pivot of one keeps the other clusters' rows finite: the blocks do not touch.
+    on_diagonal = jnp.eye(left.shape[-1], dtype=bool)
+    factors = jnp.where(on_diagonal & singular[..., None, :], jnp.ones_like(factors), factors)
+    rows = jnp.take_along_axis(adjoint(left), order[..., :, None], axis=-2)
+    solve = functools.partial(jax.lax.linalg.triangular_solve, factors, left_side=True)
+    inverse = solve(b=solve(b=rows, lower=True, unit_diagonal=True), lower=False)
+    touched = singular | jnp.any(inside & singular[..., None, :], axis=-1)
+    return jnp.where(touched[..., :, None], jnp.zeros_like(inverse), inverse)
+
+
+def _singular_below(left: jax.Array) -> float:
+    return _DEFECTIVE * float(jnp.finfo(left.dtype).eps)
+
+
+def _normalized(vectors: jax.Array) -> jax.Array:
+    """Columns of unit norm, their component of largest modulus positive."""
+    if vectors.shape[-1] == 0:
+        return vectors
+    squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
+    # The first of the largest, by two reductions: several times faster than an argmax on a CPU.
+    row = jnp.arange(vectors.shape[-2], dtype=jnp.int32)[:, None]
+    is_largest = squares == jnp.max(jax.lax.stop_gradient(squares), axis=-2, keepdims=True)
+    at_largest = row == jnp.min(jnp.where(is_largest, row, row.shape[0] - 1), axis=-2, keepdims=True)
+    component = jnp.sum(jnp.where(at_largest, vectors, jnp.zeros_like(vectors)), axis=-2, keepdims=True)
+    modulus = jnp.sqrt(jnp.sum(jnp.where(at_largest, squares, jnp.zeros_like(squares)), axis=-2, keepdims=True))
+    length = jnp.sqrt(jnp.sum(squares, axis=-2, keepdims=True))
+    return vectors * (jnp.conj(component) / (modulus * length).astype(vectors.dtype))

@@ -1,0 +1,139 @@
+"""Symmetric (Hermitian) matrices, and pencils with a positive definite second one.
+
+With X^H B X = 1 and A X = B X T, T = diag(lambda) + C block diagonal by clusters (see `clusters`), and dX = X M,
+
+    E_A = X^H dA X,  E_B = X^H dB X
+    outside the clusters:  M T - T M = E_A - E_B T
+    within them:           M = -E_B / 2,   dT = E_A - (E_B T + T E_B) / 2.
+
+Without B the terms of E_B are not there.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.dense.clusters import (
+    adjoint,
+    as_matrices,
+    clusters_of_sorted,
+    diagonal,
+    product,
+    relative_tolerance,
+    solve_commutator,
+    without_diagonal,
+)
+
+
+class SymmetricEigen(NamedTuple):
+    """Eigenvalues and eigenvectors of `eigh`."""
+
+    eigenvalues: jax.Array
+    """(..., n) real, ascending."""
+    eigenvectors: jax.Array
+    """(..., n, n), one in each column."""
+
+
+def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen:
+    """Eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
+
+    As `jnp.linalg.eigh`, in value too. Eigenvalues that differ by no more than rounding are one cluster, and the
+    derivative of an eigenvector, 1 / (lambda_j - lambda_i) times what the change of A couples, is left out within it.
+    What is left is what is defined, in forward and reverse mode and to any order:
+
+    - exact to any order: what depends on a whole cluster's invariant subspace and on the sum (mean) of its
+      eigenvalues, such as projectors, and everything of eigenvalues and eigenvectors that stand apart;
+    - exact to first order only: other symmetric functions of a cluster's eigenvalues, such as sum(f(eigenvalues)).
+      Of their second derivative within a cluster, f'' |E_ij|^2 for i != j is missing;
+    - not exact where eigenvalues repeat, in the first derivative already: V f(eigenvalues) V^H put together from the
+      parts. The entries f' E_ij, i != j, of a cluster are missing: no derivative of the parts can hold
+      them. `jnp.linalg` and `jax.scipy.linalg` have functions of matrices;
+    - a loss that tells the vectors of a cluster apart has no derivative there: finite, and of no meaning.
+
+    Args:
+        a: (..., n, n) real or complex; its Hermitian part (a + a^H) / 2 is decomposed, so a gradient is Hermitian.
+        b: (..., n, n) positive definite, for the problem A x = lambda B x; its Hermitian part is taken. Broadcast
+            against `a`. Not positive definite gives NaN.
+        degeneracy_tol: neighbours that differ by at most so much, relative to the largest |eigenvalue|, are of one
+            cluster; None is 32 sqrt(n) units of rounding. To be set for losses of invariant subspaces whose
+            eigenvalues nearly repeat: at a gap g beyond it a derivative carries rounding eps / g, a second one
+            eps / g^2; within it the error is of the order of g instead, but what tells the vectors apart is left out.
+
+    Returns:
+        The eigenvalues (..., n), ascending, and the eigenvectors in columns: V^H V = 1, or V^H B V = 1. A matrix with
+        NaN gives NaN.
+
+    Raises:
+        TypeError: for a dtype other than float32, float64, complex64, complex128, or two different ones.
+        ValueError: for a shape that is not square, or two that do not fit.
+
+    Cost: one decomposition; three products of n x n matrices for a first derivative, five with `b` by either.
+
+    Example:
+        >>> loss = lambda a: eigh(a).eigenvectors[1, 2] ** 2 + eigh(a).eigenvalues[2]
+        >>> print(jax.grad(loss)(jnp.diag(jnp.array([4.0, 1.0, 1.0]))))
+        [[1. 0. 0.]
+         [0. 0. 0.]
+         [0. 0. 0.]]
+
+    Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
+    """
+    a = as_matrices(a, "a")
+    tol = relative_tolerance(degeneracy_tol, a)
+    if b is not None:
+        a, b = _pencil(a, as_matrices(b, "b"))
+    values, _, vectors = _decompose(_hermitian_part(a), None if b is None else _hermitian_part(b), tol)
+    return SymmetricEigen(values, vectors)
+
+
+def _pencil(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if a.dtype != b.dtype:
+        raise TypeError(f"a has dtype {a.dtype} and b {b.dtype}: give both in the wider one, with .astype")
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"a has shape {a.shape} and b {b.shape}: the matrices of a pencil have one size")
+    a, b = jnp.broadcast_arrays(a, b)
+    return a, b
+
+
+def _hermitian_part(a: jax.Array) -> jax.Array:
+    return (a + adjoint(a)) / 2
+
+
+@jax.custom_jvp
+def _decompose(a: jax.Array, b: jax.Array | None, tol: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Eigenvalues, the coupling C (zero) and the eigenvectors, of Hermitian matrices."""
+    del tol
+    if a.shape[-1] == 0:
+        return jnp.zeros_like(a, shape=a.shape[:-1]).real, a, a
+    if b is None:
+        vectors, values = jax.lax.linalg.eigh(a, symmetrize_input=False)
+        return values, jnp.zeros_like(a), vectors
+    # B = L L^H:  (L^-1 A L^-H) y = lambda y,  x = L^-H y.
+    lower = jax.lax.linalg.cholesky(b, symmetrize_input=False)
+    solve = lambda right, **sides: jax.lax.linalg.triangular_solve(lower, right, lower=True, **sides)
+    half = solve(a, left_side=True)
+    reduced = _hermitian_part(solve(half, left_side=False, transpose_a=True, conjugate_a=True))
+    vectors, values = jax.lax.linalg.eigh(reduced, symmetrize_input=False)
+    return values, jnp.zeros_like(a), solve(vectors, left_side=True, transpose_a=True, conjugate_a=True)
+
+
+@_decompose.defjvp
+def _derivative(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    (a, b, tol), (a_dot, b_dot, _) = primals, tangents
+    # Through the rule again, not past it: this is what makes the second derivative right.
+    values, coupling, vectors = _decompose(a, b, tol)
+    inside = clusters_of_sorted(values, tol)
+    zeros = jnp.zeros_like(vectors)
+    in_basis = lambda x: product(product(adjoint(vectors), x), vectors)
+    outside = block = in_basis(a_dot)
+    turn_inside = None
+    if b is not None:
+        mass = in_basis(b_dot)
+        scaled = mass * values[..., None, :].astype(mass.dtype) + product(mass, coupling)  # E_B T
+        outside, block = outside - scaled, block - _hermitian_part(scaled)
+        turn_inside = jnp.where(inside, -mass / 2, zeros)
+    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, outside))
+    turn = turn if turn_inside is None else turn + turn_inside
+    values_dot, coupling_dot = jnp.real(diagonal(block)), without_diagonal(jnp.where(inside, block, zeros))
+    return (values, coupling, vectors), (values_dot, coupling_dot, product(vectors, turn))
