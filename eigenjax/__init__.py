@@ -1,6 +1,6 @@
 """Eigenvalues and eigenvectors of operators too large to write down, in JAX."""
 
-from eigenjax.implicit import deflated_power_iteration, eigsh, lanczos
+from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.hessian import hessian, hvp
@@ -16,6 +16,7 @@ __all__ = [
     "Status",
     "as_operator",
     "deflated_power_iteration",
+    "eigs",
     "eigsh",
     "hessian",
     "hvp",
