@@ -129,8 +129,8 @@ def decaying_pairs(n: int) -> Any:
     """A normal matrix of conjugate pairs whose moduli decay like j^(-1/2)."""
     angles = np.random.default_rng(6).uniform(0.1, np.pi - 0.1, n // 2)
     moduli = np.arange(1, n // 2 + 1) ** -0.5
-    blocks = [r * np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]]) for r, t in zip(moduli, angles)]
-    return scipy.sparse.block_diag(blocks)
+    turns = np.stack([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]])
+    return scipy.sparse.block_diag(list(np.moveaxis(moduli * turns, -1, 0)))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which", "krylov_dim"))

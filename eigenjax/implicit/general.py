@@ -13,8 +13,9 @@ is what they ask of dv before it was normalised, and
 
     Re(conj(lambdabar) d lambda + vbar^H dv) = Re(w^H dA v),    (conj(lambda) - A^H) w = xbar,    v^H w = lambdabar
 
-one bordered system a pair (`solvers.bordered`), for both cotangents at once. The cotangent of A is sum_i w_i v_i^H: never
-formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not taken for symmetric.
+one bordered system a pair (`solvers.bordered`), for both cotangents at once. The cotangent of A is sum_i w_i v_i^H:
+never formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not taken for
+symmetric.
 
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
@@ -188,7 +189,7 @@ def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
 
 
 def _before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
-    """xbar."""
+    """Xbar."""
     along = tree.inner(vector_bar, vector)
     rest = tree.add_scaled(vector_bar, -along.real, vector)
     unit = _at_largest(vector)

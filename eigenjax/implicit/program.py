@@ -1,4 +1,4 @@
-"""What a differentiable solver is compiled for: its arguments, told apart into those that are static and those traced."""
+"""What a differentiable solver is compiled for: its arguments, told apart into the static and the traced ones."""
 
 import inspect
 import operator

@@ -16,14 +16,14 @@ GMRES, all k systems together.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.complexified import complex_matvec, is_real, on_complex
+from eigenjax.solvers.complexified import complex_matvec, on_complex
 from eigenjax.solvers.gmres import gmres
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
 from eigenjax.tree import PyTree

@@ -1,7 +1,7 @@
 """Complex vectors of an operator that is real: A (x + i y) = A x + i A y.
 
-A real operator has complex eigenvectors, and is only ever shown real vectors: its basis, and what it computes, take half
-the memory and half the work.
+A real operator has complex eigenvectors, and is only ever shown real vectors: its basis, and what it computes, take
+half the memory and half the work.
 """
 
 import functools

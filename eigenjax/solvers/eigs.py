@@ -92,8 +92,8 @@ def eigs(
     Source: Stewart (2001), A Krylov-Schur algorithm for large eigenproblems; Arnoldi (1951).
     """
     op = as_operator(op, like=example_vector(v0))
-    real = is_real(op.structure)
     ritz.check_count(k, op.size)
+    real = is_real(op.structure)
     general_ritz.check_which(which)
     krylov_dim = _checked_dim(krylov_dim, k, op.size)
     goal = Goal(k=k, which=which, near=False, verify=False, max_matvecs=_checked_budget(max_matvecs, krylov_dim, op))

@@ -184,7 +184,7 @@ def _hessenberg(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _iterate(hessenberg: jax.Array, unitary: jax.Array) -> _Iteration:
     """QR sweeps until nothing is left below the diagonal, or for as long as may be."""
     m = hessenberg.shape[0]
-    threshold = _NEGLIGIBLE * jnp.finfo(hessenberg.dtype).eps
+    threshold = _NEGLIGIBLE * float(jnp.finfo(hessenberg.dtype).eps)
     clean = lambda matrix: jnp.triu(matrix) + jnp.diag(_unless_below(jnp.diag(matrix, -1), threshold), -1)
 
     def sweep(state):

@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_told():
         eigs(matrix, 2, which="LA")
     with pytest.raises(ValueError, match="krylov_dim >= 7"):
         eigs(matrix, 4, krylov_dim=6)
-    with pytest.raises(TypeError, match="max_matvecs=1.5"):
+    with pytest.raises(TypeError, match=r"max_matvecs=1\.5"):
         eigs(matrix, 4, max_matvecs=1.5)
     with pytest.raises(ValueError, match="max_matvecs=-1"):
         eigs(matrix, 4, max_matvecs=-1)
