@@ -63,12 +63,12 @@ def problems(quick: bool = False) -> Iterator[Problem]:
     n = 64 if quick else 1024
     side = round(n**0.5)
     yield from described("convection-diffusion", convection_diffusion(side, 0.4), "LM", "LR", "SR")
-    yield from described("strong convection", convection_diffusion(side, 1.2), "LM", "LI")
-    yield from described("random dense", scipy.sparse.csr_array(rng.normal(size=(n // 2, n // 2))), "LM", "LR")
+    yield from described("strong convection", convection_diffusion(side // 3, 1.2), "LM", "LI")
+    yield from described("random dense", scipy.sparse.csr_array(rng.normal(size=(n // 4, n // 4))), "LM", "LR")
     yield from described("random sparse", random_sparse(n), "LM", "LR", "LI")
     yield from described("Markov chain", random_walk(side), "LM", "LR")
     yield from described("Grcar", grcar(n // 8), "LM", "LI")
-    yield from described("orthogonal", orthogonal(n // 2), "LR", "SR")
+    yield from described("orthogonal", orthogonal(n // 4), "LR", "SR")
     yield from described("decaying pairs", decaying_pairs(n), "LM", "LI")
 
 
@@ -228,14 +228,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with jax.enable_x64(True):
         everything = list(problems(args.quick))
         n = max(problem.matrix.shape[0] for problem in everything)
-        # Dense ones would make all of them slow.
-        for dense in (False, True):
-            alike = [problem for problem in everything if (problem.matrix.nnz > 20 * problem.matrix.shape[0]) == dense]
-            nse = max(problem.matrix.nnz for problem in alike)
-            for problem in alike:
-                found = compare(problem, padded(problem.matrix, n, nse), pairs, tolerances, args.repeats)
-                print(timing.table(found), flush=True)
-                rows += found
+        nse = max(problem.matrix.nnz for problem in everything)
+        for problem in everything:
+            found = compare(problem, padded(problem.matrix, n, nse), pairs, tolerances, args.repeats)
+            print(timing.table(found), flush=True)
+            rows += found
     timing.record("eigs_products", rows, args)
     both = [row for row in rows if row["arpack_residual"] <= 1]
     print("eigs over ARPACK,", summary(both, "ratio"))

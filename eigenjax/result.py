@@ -63,7 +63,7 @@ class EigenResult(NamedTuple):
     eigenvalues: jax.Array
     """(k,) real, of `eigs` complex, ordered by `which`, the most wanted first."""
     eigenvectors: Any
-    """A vector of the operator with a leading axis k on every leaf; orthonormal rows (of `eigs` unit ones), signs fixed."""
+    """A vector of the operator with a leading axis k on every leaf; orthonormal rows (`eigs`: unit), signs fixed."""
     residuals: jax.Array
     """(k,) ||A v - lambda v||, as one would recompute it."""
     converged: jax.Array

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = (
+    "eigs_products",
     "eigsh_compile",
     "eigsh_products",
     "eigsh_time",
@@ -20,6 +21,7 @@ SLOW = (
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
+    "eigs_products": {"eigs", "arpack", "ratio", "condition"},
     "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
     "eigsh_products": {"eigsh", "arpack", "ratio", "unrestarted", "over_unrestarted"},
     "eigsh_time": {"median_s", "ratio", "residual", "temporary_vectors"},
