@@ -75,7 +75,8 @@ def assert_gradient(loss, theta, direction):
     assert_allclose(ours, expected, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("dominant", ["pair", pytest.param("real", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("dominant", ["pair", "real"])
 def test_a_loss_of_the_phase_and_its_second_derivative(dominant, rng):
     n, k = 7, 3
     weights, theta = rng.normal(size=(2, k, n)), jnp.asarray(matrix_with(dominant, n))
@@ -157,6 +158,7 @@ def test_never_nan_where_eigenvalues_coalesce():
         assert np.all(np.isfinite(gradient(jnp.asarray(matrix))))
 
 
+@SLOW
 def test_v0_gets_a_zero_cotangent_and_options_of_the_adjoint_are_told(rng):
     matrix = jnp.asarray(matrix_with("real", 3))
     by_start = jax.grad(lambda v0: jnp.sum(eigs(matrix, 1, v0=v0, adjoint_tol=1e-3).eigenvectors.real))
