@@ -60,10 +60,10 @@ class Run(NamedTuple):
 def problems(quick: bool = False) -> Iterator[Problem]:
     """All of them, one after another; quick ones have some sixty dimensions."""
     rng = np.random.default_rng(0)
-    n = 64 if quick else 1024
+    n = 64 if quick else 576
     side = round(n**0.5)
     yield from described("convection-diffusion", convection_diffusion(side, 0.4), "LM", "LR", "SR")
-    yield from described("strong convection", convection_diffusion(side // 3, 1.2), "LM", "LI")
+    yield from described("strong convection", convection_diffusion(side // 2, 1.2), "LM", "LI")
     yield from described("random dense", scipy.sparse.csr_array(rng.normal(size=(n // 4, n // 4))), "LM", "LR")
     yield from described("random sparse", random_sparse(n), "LM", "LR", "LI")
     yield from described("Markov chain", random_walk(side), "LM", "LR")

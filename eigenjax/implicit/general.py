@@ -120,7 +120,7 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
     Example:
         >>> from eigenjax import eigs
         >>> matrix = jnp.array([[2.0, 100.0], [0.0, 1.0]])
-        >>> print(left_eigenvectors(matrix, eigs(matrix, k=1)).conditions.round(2))
+        >>> print(left_eigenvectors(matrix, eigs(matrix, k=1)).conditions.round())
         [100.]
     """
     op = as_operator(op)
