@@ -1,7 +1,7 @@
 """Eigenvalues and eigenvectors of operators too large to write down, in JAX."""
 
 from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
-from eigenjax.implicit import deflated_power_iteration, eigsh, lanczos, svds
+from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos, svds
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.hessian import hessian, hvp
@@ -21,6 +21,7 @@ __all__ = [
     "eig",
     "eigenvalue_condition",
     "eigh",
+    "eigs",
     "eigsh",
     "hessian",
     "hvp",

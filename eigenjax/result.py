@@ -62,13 +62,13 @@ class EigenResult(NamedTuple):
     """
 
     eigenvalues: jax.Array
-    """(k,) real, ordered by `which`, the most wanted first."""
+    """(k,) real, of `eigs` complex, ordered by `which`, the most wanted first."""
     eigenvectors: Any
-    """A vector of the operator with a leading axis k on every leaf; orthonormal rows, signs fixed."""
+    """A vector of the operator with a leading axis k on every leaf; orthonormal rows (`eigs`: unit), signs fixed."""
     residuals: jax.Array
     """(k,) ||A v - lambda v||, as one would recompute it."""
     converged: jax.Array
-    """(k,) bool: the residual is at most tol * (largest |Ritz value| seen)."""
+    """(k,) bool: the residual is at most tol * (largest |Ritz value| seen; of `eigs` largest ||A v||)."""
     status: jax.Array
     """() int32, a `Status`."""
     num_matvecs: jax.Array

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SLOW = (
     "eigsh_blocks",
+    "eigs_products",
     "eigsh_compile",
     "eigsh_memory",
     "eigsh_products",
@@ -26,6 +27,7 @@ NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
+    "eigs_products": {"eigs", "arpack", "ratio", "condition"},
     "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
     "eigsh_memory": {"promised", "temporary_vectors", "resident_vectors"},
     "eigsh_products": {"eigsh", "arpack", "ratio", "unrestarted", "over_unrestarted"},

@@ -1,0 +1,219 @@
+"""The derivative of eigenpairs of a general operator.
+
+Differentiate A v = lambda v for a simple eigenvalue, u^H A = lambda u^H:
+
+    d lambda = u^H dA v / (u^H v),      (A - lambda) dv = -(dA - d lambda) v
+
+which leaves dv free along v. Unit norm and a real component v_j, the one of largest magnitude, take that freedom:
+dv -> dv - v Re(v^H dv) - i v Im(dv_j) / v_j. For cotangents (lambdabar, vbar), with a = vbar^H v,
+
+    xbar = vbar - Re(a) v + i Im(a) e_j / v_j,      v^H xbar = 0
+
+is what they ask of dv before it was normalised, and
+
+    Re(conj(lambdabar) d lambda + vbar^H dv) = Re(w^H dA v),    (conj(lambda) - A^H) w = xbar,    v^H w = lambdabar
+
+one bordered system a pair (`solvers.bordered`), for both cotangents at once. The cotangent of A is sum_i w_i v_i^H:
+never formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not taken for
+symmetric.
+
+With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
+
+Nothing is differentiated through an iteration, and every piece is itself differentiable, to any order.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from eigenjax import tree
+from eigenjax.implicit import program
+from eigenjax.implicit.program import Method
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.convert import as_operator
+from eigenjax.result import EigenResult
+from eigenjax.solvers import bordered
+from eigenjax.solvers.bordered import Bordered, Solution
+from eigenjax.solvers.complexified import complex_matvec
+from eigenjax.tree import PyTree
+
+# Options that are arrays, and so arguments of the compiled program; all others are static.
+_TRACED = ("tol", "v0", "key")
+# The adjoint solve need not be better than the forward one, by this factor to be safe.
+_ADJOINT_SHARE = 0.1
+# Products that one adjoint system may take: without restarts n suffice.
+_ADJOINT_PRODUCTS_PER_DIMENSION = 10
+_ADJOINT_PRODUCTS = 10_000
+
+
+class _Solved(NamedTuple):
+    """What the backward pass needs of the forward one."""
+
+    op: LinearOperator
+    eigenvalues: jax.Array
+    vectors: PyTree
+    residuals: jax.Array
+    adjoint_tol: jax.Array | None
+
+
+class LeftEigenvectors(NamedTuple):
+    """U^H A = Lambda U^H, and what it says of the eigenvalues."""
+
+    vectors: PyTree
+    """(k, ...) unit vectors, <v_i, u_i> real and positive."""
+    conditions: jax.Array
+    """(k,) 1 / |u^H v|: how far an eigenvalue moves, at most, for a small perturbation of A of norm one."""
+    residuals: jax.Array
+    """(k,) ||A^H u - conj(lambda) u||; where it is large, eigenvalues coalesce, and the condition means nothing."""
+
+
+def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:
+    """Makes a solver of general eigenproblems differentiable in its operator, by reverse mode and to any order.
+
+    The result takes two more options: adjoint_tol, the residual of the linear solve relative to the cotangent (None
+    ties it to the residual of the pair), and adjoint_max_iter, the products it may take for one pair, static. It is
+    compiled once per operator type, shape and static options.
+
+    Args:
+        solver: `solver(op, k, **options) -> EigenResult`, its vectors of unit norm, their largest component real and
+            positive; what it does inside is not looked at.
+
+    Returns:
+        The same function with the derivative above. Its cost beyond the forward solve: one system a pair, whichever
+        cotangents there are: of A^H, products by GMRES for the complement (two real ones a step where A is real),
+        and 40 k complex vectors; 3 k products besides. Where eigenvalues coalesce, within the residuals of
+        their pairs, what is not defined is left out: never NaN. v0 and key get zero cotangents.
+
+    Example:
+        >>> from eigenjax import eigs  # which is differentiable(eigenjax.solvers.eigs.eigs)
+        >>> loss = lambda a: eigs(a, k=1).eigenvalues[0].real
+        >>> print(jax.grad(loss)(jnp.array([[2.0, 1.0], [0.0, 1.0]])).round(4))  # u v^T / (u^T v)
+        [[1. 0.]
+         [1. 0.]]
+    """
+
+    @functools.wraps(solver)
+    def solve(op: Any, *args: Any, **options: Any):
+        return _solve(*program.bound(solver, _TRACED, (op, *args), options))
+
+    solve.__signature__ = program.signature_with_adjoint_options(solver)  # type: ignore[attr-defined]
+    return solve
+
+
+def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
+    """The left eigenvectors of pairs that `eigs` found, and the conditions of their eigenvalues.
+
+    Args:
+        op: the operator, whatever `as_operator` takes; a bare callable must be made one first.
+        result: of `eigs`.
+
+    Returns:
+        The unit vectors u_i, 1 / |u_i^H v_i|, and the residuals of the u_i. A residual of a pair times its condition
+        is the error of its eigenvalue, to first order.
+
+    Cost: one system of A^H a pair, as a derivative's.
+
+    Example:
+        >>> from eigenjax import eigs
+        >>> matrix = jnp.array([[2.0, 100.0], [0.0, 1.0]])
+        >>> print(left_eigenvectors(matrix, eigs(matrix, k=1)).conditions.round())
+        [100.]
+    """
+    op = as_operator(op)
+    solved = _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
+    nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
+    weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))
+    conditions = jax.vmap(tree.norm)(weights)
+    vectors = jax.vmap(lambda x, length: tree.scale(1 / jnp.where(length > 0, length, 1), x))(weights, conditions)
+
+    def residual(pair):
+        value, vector = pair
+        return tree.norm(tree.add_scaled(bordered.adjoint_matvec(op, vector), -jnp.conj(value), vector))
+
+    return LeftEigenvectors(vectors, conditions, jax.lax.map(residual, (result.eigenvalues, vectors)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _solve(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
+    return program.run(method, op, traced)
+
+
+def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, _Solved]:
+    op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    # Through the rule again, not past it: this is what makes the second derivative right.
+    result = _solve(method, op, traced)
+    return result, _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
+
+
+def _backward(method: Method, solved: _Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
+    # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
+    values_bar = _conjugate(cotangent.eigenvalues, solved.eigenvalues)
+    vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=_is_zero)
+    if not all(_is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=_is_zero)):
+        vectors_bar = jax.vmap(_before_normalization)(solved.vectors, vectors_bar)
+    weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
+    products = lambda op: jax.vmap(functools.partial(complex_matvec, op))(solved.vectors)
+    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0], None
+
+
+_solve.__wrapped__.defvjp(_forward, _backward, symbolic_zeros=True)  # type: ignore[attr-defined]
+
+
+def _weights(max_iter: int | None, solved: _Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
+    """W, all pairs together."""
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
+    scale = jnp.where(largest > 0, largest, 1)
+    limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)
+    system = Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale)
+    tol = _adjoint_tol(solved, scale)
+    known = jax.lax.stop_gradient(system)
+    conjugate = functools.partial(jax.tree.map, jnp.conj)
+    run = functools.partial(bordered.solve, known, tol=tol, max_iter=limit)
+    # The transpose is the conjugate of the adjoint.
+    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), transposed=True))
+    plain = lambda _, rhs: run(rhs, transposed=False)
+    rhs = Solution(vectors_bar, scale.astype(values_bar.dtype) * values_bar)
+    return jax.lax.custom_linear_solve(functools.partial(bordered.apply, system), rhs, plain, transposed).vectors
+
+
+def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
+    if solved.adjoint_tol is not None:
+        return jnp.full_like(solved.residuals, solved.adjoint_tol)
+    unit = float(jnp.finfo(scale.dtype).eps)
+    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, unit**0.5))
+
+
+def _before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
+    """Xbar."""
+    along = tree.inner(vector_bar, vector)
+    rest = tree.add_scaled(vector_bar, -along.real, vector)
+    unit = _at_largest(vector)
+    component = tree.inner(unit, vector).real
+    turn = along.imag / jnp.where(component > 0, component, 1)
+    return tree.add_scaled(rest, jax.lax.complex(jnp.zeros_like(turn), turn), unit)
+
+
+def _at_largest(vector: PyTree) -> PyTree:
+    """e_j of the component of largest magnitude, the first of several."""
+    leaves, treedef = jax.tree.flatten(vector)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]))
+    found, units = jnp.zeros((), bool), []
+    for leaf in leaves:
+        position = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
+        first = jnp.min(jnp.where(jnp.abs(leaf) == largest, position, leaf.size), initial=leaf.size)
+        units.append(jnp.where((position == first) & ~found, jnp.ones_like(leaf), jnp.zeros_like(leaf)))
+        found = found | (first < leaf.size)
+    return jax.tree.unflatten(treedef, units)
+
+
+def _is_zero(leaf: Any) -> bool:
+    return isinstance(leaf, SymbolicZero)
+
+
+def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:
+    return jnp.zeros_like(like) if _is_zero(leaf) else jnp.conj(leaf)

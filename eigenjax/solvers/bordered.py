@@ -1,0 +1,170 @@
+"""The bordered systems of eigenpairs: what a left eigenvector and a derivative solve.
+
+Of a simple eigenvalue lambda_i of A with the unit eigenvector v_i, and a scale s of A, the matrix
+
+    K_i = [ conj(lambda_i) - A^H   s v_i ]
+          [        s v_i^H           0   ]
+
+is not singular. With Z an orthonormal basis of the k eigenvectors known, A Z = Z T, and P = I - Z Z^H, its solution
+w = Z a + y falls apart into a small system for a and one on the complement, where A^H has none of the k eigenvalues:
+
+    (conj(lambda_i) - T^H) a + s mu Z^H v_i = Z^H f,  s v_i^H Z a = h,    P (conj(lambda_i) - A^H) P y = P f + P A^H Z a
+
+The transposed one, [lambda_i - A, s v_i; s v_i^H, 0], does so the other way round, y first. The complement is solved by
+GMRES, all k systems together.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers.complexified import complex_matvec, on_complex
+from eigenjax.solvers.gmres import gmres
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize
+from eigenjax.tree import PyTree
+
+# An eigenvector that keeps less than this share of itself beside those before it is not projected out: what is left is
+# mostly error.
+_DEPENDENT = 1e-3
+# Eigenvalues closer than so many times the residuals of their pairs are not told apart by the forward solve ...
+_CLUSTER_RESIDUALS = 8.0
+# ... nor those closer than so many units of rounding of the largest.
+_CLUSTER_ROUNDING = 32.0
+# What a projection leaves below so many units of rounding of the whole is zero.
+_NEGLIGIBLE = 16.0
+# Vectors of a Krylov space of GMRES, for each pair.
+_RESTART = 40
+
+
+class Bordered(NamedTuple):
+    """The systems of k pairs."""
+
+    op: LinearOperator
+    eigenvalues: jax.Array  # (k,) complex
+    vectors: PyTree  # (k, ...) unit vectors
+    residuals: jax.Array  # (k,) of the pairs
+    scale: jax.Array  # () s
+
+
+class Solution(NamedTuple):
+    """W and mu of all k systems."""
+
+    vectors: PyTree  # (k, ...)
+    multipliers: jax.Array  # (k,)
+
+
+def adjoint_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
+    """A^H v for a complex v, by transposition of the product; two of these where A is real."""
+    structure = tree.working_structure(op.structure)
+    transposed = jax.linear_transpose(functools.partial(matvec, op), structure)
+    conjugate = functools.partial(jax.tree.map, jnp.conj)
+    return conjugate(on_complex(lambda x: transposed(x)[0], structure)(conjugate(vector)))
+
+
+def apply(system: Bordered, vectors: Solution) -> Solution:
+    """K_i (w_i, mu_i) for all i; differentiable."""
+
+    def one(value, v, w, mu):
+        image = tree.add_scaled(tree.scale(jnp.conj(value), w), -1.0, adjoint_matvec(system.op, w))
+        image = tree.add_scaled(image, system.scale.astype(mu.dtype) * mu, v)
+        return image, system.scale.astype(mu.dtype) * tree.inner(v, w)
+
+    return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
+
+
+def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> Solution:
+    """K_i (w_i, mu_i) = (f_i, h_i), or of K_i^H, for all i.
+
+    Args:
+        system: not differentiated here.
+        rhs: (f, h).
+        tol: (k,) residuals to stop at, relative to f and h.
+        max_iter: products of GMRES for one system, static.
+        transposed: of K_i^H; static.
+
+    Cost: k products for T, k for what couples both parts, and those of GMRES; twice as many of a real operator.
+    """
+    basis = _orthonormal(system.vectors)
+    images = jax.lax.map(functools.partial(complex_matvec, system.op), basis)
+    projected = tree.gram(basis, images)
+    parts = _Parts(system, basis, projected, max_iter)
+    one = functools.partial(_forward_system if transposed else _adjoint_system, parts)
+    return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, system.residuals, tol, *rhs))
+
+
+class _Parts(NamedTuple):
+    system: Bordered
+    basis: PyTree  # Z
+    projected: jax.Array  # T
+    max_iter: int
+
+
+def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[PyTree, jax.Array]:
+    basis = parts.basis
+    small, mu = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
+    inside = tree.combine(small, basis)
+    rest = jax.tree.map(jnp.add, f, adjoint_matvec(parts.system.op, inside))
+    outside = _outside(parts, functools.partial(adjoint_matvec, parts.system.op), jnp.conj(value), rest, f, h, tol)
+    return jax.tree.map(jnp.add, inside, outside), mu
+
+
+def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[PyTree, jax.Array]:
+    product = functools.partial(complex_matvec, parts.system.op)
+    outside = _outside(parts, product, value, f, f, h, tol)
+    rest = tree.project(parts.basis, jax.tree.map(jnp.add, f, product(outside)))
+    small, mu = _inside(parts, value, parts.projected, v, residual, rest, h)
+    return jax.tree.map(jnp.add, tree.combine(small, parts.basis), outside), mu
+
+
+def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> tuple[jax.Array, jax.Array]:
+    """The small system, scaled to numbers of order one; what is nearly singular in it, a cluster, is left out."""
+    k, scale = rest.shape[0], parts.system.scale
+    border = tree.project(parts.basis, v)
+    matrix = jnp.zeros((k + 1, k + 1), rest.dtype)
+    matrix = matrix.at[:k, :k].set((value * jnp.eye(k, dtype=rest.dtype) - projected) / scale.astype(rest.dtype))
+    matrix = matrix.at[:k, k].set(border).at[k, :k].set(jnp.conj(border))
+    left, values, right = jnp.linalg.svd(jnp.where(jnp.isfinite(matrix), matrix, 0))
+    unit = _CLUSTER_ROUNDING * jnp.finfo(values.dtype).eps
+    width = _CLUSTER_RESIDUALS * residual / scale + unit * jnp.max(values)
+    known = values > width
+    inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0).astype(rest.dtype)
+    numbers = jnp.append(rest, h) / scale.astype(rest.dtype)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    found = product(jnp.conj(right).T, inverse * product(jnp.conj(left).T, numbers))
+    return found[:k], found[k]
+
+
+def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> PyTree:
+    """The system on the complement."""
+    if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
+        return jax.tree.map(jnp.zeros_like, rest)  # there is none
+
+    def away(x):
+        inside = tree.combine(tree.project(parts.basis, x), parts.basis)
+        return tree.add_scaled(x, -1.0, inside)
+
+    # At every product: rounding would bring the eigenvectors back.
+    shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
+    projected = away(rest)
+    whole = tree.norm((f, h, rest))
+    target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
+    restart = min(_RESTART, parts.system.op.size)
+    return away(gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter).solution)
+
+
+def _orthonormal(vectors: PyTree) -> PyTree:
+    """An orthonormal basis of the eigenvectors; rows of zeros for those that depend on others."""
+
+    def clean(i, done):
+        rest = orthogonalize(done, tree.row(vectors, i))
+        length = jnp.where(rest.norm > _DEPENDENT, rest.norm, 0)
+        direction = tree.where(length > 0, normalize(rest.vector, length), jax.tree.map(jnp.zeros_like, rest.vector))
+        return tree.set_row(done, i, direction)
+
+    k = jax.tree.leaves(vectors)[0].shape[0]
+    return jax.lax.fori_loop(0, k, clean, jax.tree.map(jnp.zeros_like, vectors))

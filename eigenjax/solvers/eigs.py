@@ -1,0 +1,133 @@
+"""Eigs: the eigensolver to call for an operator without symmetry.
+
+It checks what it is given, and runs `krylov_schur` to its end.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.convert import as_operator
+from eigenjax.result import EigenResult
+from eigenjax.solvers import general_ritz, krylov_schur, ritz
+from eigenjax.solvers.complexified import is_real
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
+from eigenjax.tree import PyTree
+
+# Vectors held by default: 2 k + 10, and no fewer than these.
+_LEAST_DIM = 20
+# Room for the k pairs, the other half of one that would be divided, and two products.
+_ROOM = 3
+# Products allowed by default: so many for each vector of the basis, or so many for each dimension of a small operator.
+_PRODUCTS_PER_VECTOR = 100
+_PRODUCTS_PER_DIMENSION = 10
+_SMALL = 1000
+
+
+def eigs(
+    op: Any,
+    k: int = 6,
+    *,
+    which: str = "LM",
+    tol: Any = None,
+    krylov_dim: int | None = None,
+    max_matvecs: int | None = None,
+    v0: Any = None,
+    key: jax.Array | None = None,
+) -> EigenResult:
+    """K eigenpairs of an operator that need not be symmetric, restarted until they have converged, in bounded memory.
+
+        A V = V H + d b^H,    H Q = Q T,    T x = theta x,    v = V Q x,    ||A v - theta v|| = |b^H Q x|
+
+    The restarted Arnoldi method in the form of Krylov and Schur, looked at every few products and ended by the first
+    look that finds all k pairs converged. Of a real operator all products, and the basis, are real, and no conjugate
+    pair is divided but the last of the k pairs returned, by the count.
+
+    What a residual says, and what it does not: (lambda, v) is an exact pair of A + E with ||E|| the residual, no more.
+    How far lambda is from an eigenvalue of A itself is that times the eigenvalue's condition 1 / |u^H v|, u its left
+    eigenvector, which is one where A is normal, and without bound where eigenvalues coalesce: of a Jordan block of n,
+    E moves them by ||E||^(1/n). `eigenjax.implicit.general.left_eigenvectors` gives it. That no pair was missed is
+    certain only of a small operator (n <= krylov_dim); of a repeated eigenvalue a single start vector shows
+    one copy.
+
+    Args:
+        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Real or complex, not both.
+        k: number of pairs, static.
+        which: "LM" largest magnitude, "LR" largest, "SR" smallest real part, "LI" largest imaginary part (of a real
+            operator in magnitude: these come in pairs); static.
+        tol: a pair is converged when its residual is at most tol times ||A||, which is taken for the largest ||A v||
+            seen of a unit vector v: that of a nilpotent operator is not zero, its largest |Ritz value| is. None is
+            sqrt(eps) of the accumulation dtype.
+        krylov_dim: m, the vectors held, static; None is max(2 k + 10, 20), at most n. More make fewer products.
+        max_matvecs: products allowed, static; None is 100 for each vector held.
+        v0: where to start: one vector, or several with a leading axis, or an `EigenResult`: of several the sum is
+            followed. An eigenvector to within tol is believed to be among those wanted.
+        key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
+
+    Returns:
+        The pairs in the order of `which`, complex; of two conjugates the one of positive imaginary part first. The
+        vectors have unit norm, and their component of largest magnitude is real and positive. They are not orthogonal
+        unless A is normal.
+
+    Raises:
+        ValueError: if k, krylov_dim or max_matvecs does not fit, `which` is unknown, or v0 does not fit.
+        TypeError: if `op` is nothing that `as_operator` takes, acts on real and complex leaves at once, or a static
+            option is not an int.
+
+    Cost: products as the spectrum has it; one more audits the residuals (2 k + 1, or k + 1 of a complex operator, where
+    it finds the recurrence at odds with the operator). Each product is followed by reading the basis four times, each
+    restart by eight; each look by a Schur form of m numbers squared. Memory: m + 2 k + m / 4 + 6 vectors beside one
+    product's.
+
+    Example:
+        >>> rotation = jnp.array([[0.0, -2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> result = eigs(rotation, k=2)
+        >>> print(jnp.abs(result.eigenvalues - jnp.array([2j, -2j])) < 1e-5, result.converged)
+        [ True  True] [ True  True]
+
+    Source: Stewart (2001), A Krylov-Schur algorithm for large eigenproblems; Arnoldi (1951).
+    """
+    op = as_operator(op, like=example_vector(v0))
+    ritz.check_count(k, op.size)
+    real = is_real(op.structure)
+    general_ritz.check_which(which)
+    krylov_dim = _checked_dim(krylov_dim, k, op.size)
+    goal = Goal(k=k, which=which, near=False, verify=False, max_matvecs=_checked_budget(max_matvecs, krylov_dim, op))
+    start_key, later_key = jax.random.split(jax.random.key(0) if key is None else key)
+    if isinstance(v0, EigenResult) and real:
+        v0 = _real_and_imaginary(v0.eigenvectors)
+    starts = starting_block(op, start_rows(op, v0), 1, start_key)
+    state = krylov_schur.init(starts, goal, krylov_dim=krylov_dim, key=later_key)
+    advance = lambda state: krylov_schur.step(op, state, goal, tol=tol)
+    state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
+    return krylov_schur.finalize(op, state, goal, tol=tol)
+
+
+def _real_and_imaginary(vectors: PyTree) -> PyTree:
+    """2 k real vectors that span the k complex ones."""
+    return jax.tree.map(lambda x: jnp.concatenate([x.real, x.imag]), vectors)
+
+
+def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
+    if krylov_dim is None:
+        return min(max(2 * k + 10, _LEAST_DIM), size)
+    if not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):
+        raise TypeError(f"krylov_dim={krylov_dim!r}: give an int, the number of vectors held; it is static under jit")
+    least = min(k + _ROOM, size)
+    if krylov_dim < least:
+        raise ValueError(f"krylov_dim={krylov_dim}: k={k} pairs need krylov_dim >= {least}")
+    return min(krylov_dim, size)
+
+
+def _checked_budget(max_matvecs: Any, krylov_dim: int, op: LinearOperator) -> int:
+    if max_matvecs is None:
+        return max(_PRODUCTS_PER_VECTOR * krylov_dim, _PRODUCTS_PER_DIMENSION * min(tree.size(op.structure), _SMALL))
+    if not isinstance(max_matvecs, int) or isinstance(max_matvecs, bool):
+        raise TypeError(f"max_matvecs={max_matvecs!r}: give an int, or None; it is static under jit")
+    if max_matvecs < 0:
+        raise ValueError(f"max_matvecs={max_matvecs}: give 0 or more")
+    return max_matvecs

@@ -1,0 +1,198 @@
+"""Krylov-Schur: Arnoldi spaces of bounded size, restarted until the pairs wanted have converged.
+
+    expand until a look is due -> look (extract, judge) -> restart when the basis is full -> expand ...
+
+A restart keeps the Schur vectors of the most wanted Ritz values (Stewart 2001), which is what the implicitly restarted
+Arnoldi method keeps with exact shifts, without its forward instability.
+
+`init`, `step` and `finalize` over one `KrylovSchurState` are the solver; one step is one look.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.result import EigenResult
+from eigenjax.solvers import arnoldi, complexified, krylov
+from eigenjax.solvers.complexified import complex_matvec, is_real
+from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.general_ritz import GeneralRitz, no_pairs, ritz_pairs
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import judge, stopping_tolerance
+from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.solvers.residuals import AUDIT_TOLERANCE, rounding_unit
+from eigenjax.solvers.schur import complex_dtype
+from eigenjax.solvers.signs import fix_signs
+from eigenjax.tree import PyTree
+
+# A look waits for this share of the products that the last ones let expect, and for no more than these or this share
+# of the basis: convergence quickens towards its end, and a look costs a dense Schur form.
+_PATIENCE = 0.5
+_LONGEST_WAIT = 3
+_WAITING_SHARE = 8
+# Pairs beyond those wanted that the first look sees: one vector more does not tell an invariant subspace from the
+# eigenvector that somebody started from.
+_BEYOND = 2
+# Products that follow a fresh direction, after an invariant subspace was exhausted, before it may be called poor.
+_LEAST_PROBE = 3
+# Of the basis beyond what is wanted, a restart keeps this share.
+_KEPT_SHARE = 0.5
+
+
+class KrylovSchurState(NamedTuple):
+    """Where a solve stands."""
+
+    krylov: KrylovDecomposition
+    found: GeneralRitz  # at the last look
+    next_look: jax.Array  # () int32, rows filled at which to look again
+    distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
+    last_look: jax.Array  # () int32, products spent by then
+    exhausted_at: jax.Array  # () int32, products spent when an invariant subspace was first exhausted; else -1
+    done: jax.Array  # () bool
+
+
+def init(starts: PyTree, goal: Goal, *, krylov_dim: int, key: jax.Array) -> KrylovSchurState:
+    """The state before the first product.
+
+    Args:
+        starts: (1, ...) the start vector.
+        goal: what is asked for.
+        krylov_dim: m, the vectors there is room for beside the one that is next.
+        key: typed key of all random directions.
+    """
+    state = krylov.begin(starts, krylov_dim, key)
+    zero = jnp.zeros_like(state.operator_norm)
+    return KrylovSchurState(
+        krylov=state,
+        found=no_pairs(krylov_dim, complex_dtype(state.matrix.dtype), zero.dtype),
+        next_look=jnp.asarray(min(goal.k + _BEYOND, krylov_dim), jnp.int32),
+        distance=zero + jnp.inf,
+        last_look=jnp.zeros((), jnp.int32),
+        exhausted_at=jnp.asarray(-1, jnp.int32),
+        done=jnp.asarray(goal.max_matvecs < 1),
+    )
+
+
+def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
+    """Products until a look is due, the look, and the restart that it asks for."""
+    m = state.krylov.filled.shape[0]
+
+    def goes_on(part):
+        has_room = (part.num_filled < m) & (part.num_matvecs < goal.max_matvecs)
+        return (part.num_filled < state.next_look) & has_room & ~part.broken_down
+
+    # A breakdown before has been looked at.
+    first = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    grown = jax.lax.while_loop(goes_on, lambda part: arnoldi.expand(op, part), first)
+    state = look(op, state._replace(krylov=grown), goal, tol=tol)
+    if m < op.size:
+        most = max(goal.k + 1, m - _LONGEST_WAIT)
+        kept = num_kept(state.found, goal.k, most)
+        turn = lambda part: arnoldi.restart(part, state.found, kept, most)
+        is_full = (state.krylov.num_filled == m) & ~state.done
+        state = state._replace(krylov=apply_when(is_full, turn, state.krylov))
+    return state._replace(next_look=state.next_look + state.krylov.num_filled)
+
+
+def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
+    """Extracts the pairs, judges them, and says when to look again (in rows from now)."""
+    part = state.krylov
+    m, spent = part.filled.shape[0], part.num_matvecs
+    found = ritz_pairs(part, goal.which, real=is_real(op.structure))
+    bound = stopping_tolerance(op, tol, part.operator_norm.dtype) * part.operator_norm
+    k = min(goal.k, m)
+    worst = jnp.max(found.residuals[:k])
+    complete = part.num_filled >= op.size
+    exhausted_at = jnp.where((state.exhausted_at < 0) & part.broken_down, spent, state.exhausted_at)
+    nothing_better = (spent - exhausted_at >= _LEAST_PROBE) & _poor_rest(found, k, bound)
+    satisfied = (worst <= bound) & ((exhausted_at < 0) | nothing_better)
+    # A space that holds all of a small operator is filled: that is all there is to know.
+    finished = satisfied if m < op.size else jnp.zeros((), bool)
+    distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    return state._replace(
+        found=found,
+        next_look=_wait(state, distance, spent, goal.k - part.num_filled, m),
+        distance=distance,
+        last_look=spent,
+        exhausted_at=exhausted_at,
+        done=finished | complete | (spent >= goal.max_matvecs) | ~jnp.isfinite(part.operator_norm),
+    )
+
+
+def num_kept(found: GeneralRitz, k: int, most: int) -> jax.Array:
+    """How many Ritz values a restart keeps, () int32; a pair is kept as a whole."""
+    m = found.values.shape[0]
+    kept = min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most)
+    divided = found.paired[kept - 1]
+    return kept + jnp.where(divided, 1 if kept < most else -1, 0).astype(jnp.int32)
+
+
+def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
+    """The result of a state, with residuals vouched for: one product, or as many as there are vectors besides."""
+    k, part = goal.k, state.krylov
+    values, residuals = state.found.values[:k], state.found.residuals[:k]
+    coefficients = state.found.coefficients[:, :k]
+    vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
+    there = jnp.isfinite(residuals)
+    nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
+    audit = lambda _: _audited(op, part, values, vectors, coefficients, jnp.where(there, residuals, 0))
+    residuals, discrepancy, audits = apply_when(jnp.any(there), audit, nothing_audited)
+    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
+    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + audits)
+    finite = jnp.isfinite(part.operator_norm)
+    return judge(op, result, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite)
+
+
+def _audited(
+    op: LinearOperator,
+    part: KrylovDecomposition,
+    values: jax.Array,
+    vectors: PyTree,
+    coefficients: jax.Array,
+    claimed: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The residuals where one product confirms A V c = V H c + d b^H c, else recomputed, each by itself.
+
+    As in `residuals`, for a random sum c of the coefficients, and for their real and imaginary parts where A is real.
+
+    Returns:
+        `residuals, discrepancy, num_matvecs`.
+    """
+    real = not jnp.iscomplexobj(part.matrix)
+    columns = jnp.concatenate([coefficients.real, coefficients.imag], axis=1) if real else coefficients
+    count = columns.shape[1]
+    signs = jnp.where(jax.random.bernoulli(part.key, shape=(count,)), 1, -1).astype(columns.dtype)
+    c = columns @ signs
+    predicted = tree.combine(part.matrix @ c, part.basis)
+    predicted = tree.add_scaled(predicted, part.couplings[0] @ c, tree.row(part.directions, 0))
+    image = krylov.matvec(op, tree.combine(c, part.basis))
+    discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
+    confirmed = discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm
+
+    def recompute(i, residuals):
+        vector = tree.row(vectors, i)
+        image = complex_matvec(op, vector)
+        return residuals.at[i].set(tree.norm(tree.add_scaled(image, -values[i], vector)))
+
+    # A loop of no turns where all is well, under vmap too.
+    turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
+    residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(claimed, discrepancy))
+    return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)
+
+
+def _poor_rest(found: GeneralRitz, k: int, bound: jax.Array) -> jax.Array:
+    """Whether what has not converged is less wanted than the k pairs by more than its residual, () bool."""
+    keys, residuals = found.keys[k:], found.residuals[k:]
+    live = jnp.isfinite(residuals) & (residuals > bound)
+    return jnp.all(~live | (keys - residuals > found.keys[k - 1]))
+
+
+def _wait(state: KrylovSchurState, distance: jax.Array, spent: jax.Array, missing: jax.Array, m: int) -> jax.Array:
+    """Rows to fill before the next look, () int32."""
+    rate = (state.distance - distance) / jnp.maximum(spent - state.last_look, 1).astype(distance.dtype)
+    expected = jnp.where(jnp.isfinite(rate) & (rate > 0), _PATIENCE * distance / jnp.where(rate > 0, rate, 1), 1)
+    wait = jnp.clip(expected, 1, max(_LONGEST_WAIT, m // _WAITING_SHARE)).astype(jnp.int32)
+    return jnp.maximum(wait, missing)
