@@ -1,6 +1,8 @@
 """Eigenvalues and eigenvectors of operators too large to write down, in JAX."""
 
 from eigenjax.implicit import deflated_power_iteration, eigsh, lanczos
+from eigenjax.implicit.adjoint import AdjointInfo, adjoint_info
+from eigenjax.implicit.gauge import gauge_residual
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.hessian import hessian, hvp
@@ -9,14 +11,17 @@ from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, Status, raise_if_failed
 
 __all__ = [
+    "AdjointInfo",
     "EigenError",
     "EigenResult",
     "LinearOperator",
     "Problem",
     "Status",
+    "adjoint_info",
     "as_operator",
     "deflated_power_iteration",
     "eigsh",
+    "gauge_residual",
     "hessian",
     "hvp",
     "lanczos",

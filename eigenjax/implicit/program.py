@@ -1,0 +1,102 @@
+"""How a solver becomes one compiled program: its options sorted into static ones and arrays.
+
+A program is compiled once per operator type, shape and static options, and its derivative rule takes two arguments:
+the operator, and the options that are arrays.
+"""
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax.core import Tracer
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.convert import as_operator
+from eigenjax.result import EigenResult
+from eigenjax.solvers.warm_start import example_vector
+
+# Options that are arrays, and so arguments of the compiled program; all others are static.
+_TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
+# What every differentiable solver takes more than the solver does, and the defaults.
+_OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
+DERIVATIVES = ("reverse", "forward")
+
+
+class Method(NamedTuple):
+    """A solver and its static options: what a compiled program is specific to."""
+
+    solver: Callable[..., EigenResult]
+    options: tuple[tuple[str, Any], ...]
+    kinds: tuple[type, ...]
+    adjoint_max_iter: int | None
+
+    def solve(self, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
+        """Runs the solver; what it does inside is not looked at."""
+        options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
+        return self.solver(op, **dict(self.options), **options)
+
+
+class Bound(NamedTuple):
+    """A call of a differentiable solver, sorted."""
+
+    method: Method
+    derivative: str
+    op: LinearOperator
+    traced: dict[str, Any]
+
+
+def bind(solver: Callable[..., EigenResult], op: Any, args: tuple, options: dict[str, Any]) -> Bound:
+    """Sorts what a solver was called with.
+
+    Raises:
+        ValueError: if `derivative` is unknown, or adjoint_max_iter less than one.
+        TypeError: if an option that has to be static is traced.
+    """
+    of_the_derivative = {name: options.pop(name, default) for name, default in _OF_THE_DERIVATIVE.items()}
+    derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
+    if derivative not in DERIVATIVES:
+        raise ValueError(
+            f"derivative={derivative!r}: choose 'reverse' (jax.grad, to any order) or 'forward' (jvp, jacfwd, "
+            "jax.hessian and jax.grad)"
+        )
+    check_max_iter(adjoint_max_iter)
+    arguments = inspect.signature(solver).bind(op, *args, **options)
+    # Defaults filled in, so that an option left out and the same one given are one program.
+    arguments.apply_defaults()
+    bound = arguments.arguments
+    bound.pop("op")
+    traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
+    static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
+    # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
+    kinds = tuple(type(value) for _, value in static)
+    op = as_operator(op, like=example_vector(traced.get("v0")))
+    if traced.get("preconditioner") is not None:
+        traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
+    return Bound(Method(solver, static, kinds, adjoint_max_iter), derivative, op, traced)
+
+
+def signature(solver: Callable[..., EigenResult]) -> inspect.Signature:
+    """That of the solver made differentiable."""
+    own = inspect.signature(solver)
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in _OF_THE_DERIVATIVE.items()
+    ]
+    return own.replace(parameters=[*own.parameters.values(), *extra])
+
+
+def check_max_iter(adjoint_max_iter: Any) -> None:
+    """Raises an error unless it is a positive int or None."""
+    if adjoint_max_iter is None:
+        return
+    if not isinstance(adjoint_max_iter, int) or isinstance(adjoint_max_iter, bool):
+        raise TypeError(f"adjoint_max_iter={adjoint_max_iter!r}: give an int, or None; it is static under jit")
+    if adjoint_max_iter < 1:
+        raise ValueError(f"adjoint_max_iter={adjoint_max_iter}: give 1 or more, or None")
+
+
+def _static(name: str, value: Any) -> Any:
+    if isinstance(value, Tracer):
+        raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
+    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
