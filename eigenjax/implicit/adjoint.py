@@ -67,7 +67,7 @@ def _adjoint_info(op: Any, result: EigenResult, cotangent: Any, adjoint_tol: Any
         converged=residuals <= jnp.maximum(asked, attainable),
         residuals=relative(residuals),
         targets=relative(asked),
-        num_matvecs=jnp.sum(found.num_matvecs),
+        num_matvecs=jnp.sum(found.num_matvecs, dtype=jnp.int32),
         num_steps=jnp.max(found.num_matvecs),
         gauge=gauge,
     )
