@@ -2,6 +2,8 @@
 
 from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
 from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos, svds
+from eigenjax.implicit.adjoint import AdjointInfo, adjoint_info
+from eigenjax.implicit.gauge import gauge_residual
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.hessian import hessian, hvp
@@ -10,12 +12,14 @@ from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
 
 __all__ = [
+    "AdjointInfo",
     "EigenError",
     "EigenResult",
     "LinearOperator",
     "Problem",
     "SingularResult",
     "Status",
+    "adjoint_info",
     "as_operator",
     "deflated_power_iteration",
     "eig",
@@ -23,6 +27,7 @@ __all__ = [
     "eigh",
     "eigs",
     "eigsh",
+    "gauge_residual",
     "hessian",
     "hvp",
     "lanczos",

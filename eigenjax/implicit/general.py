@@ -28,11 +28,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from eigenjax import tree
-from eigenjax.implicit import program
-from eigenjax.implicit.program import Method
+from eigenjax.implicit.program import Method, bind, signature
+from eigenjax.implicit.tangents import is_zero
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -41,8 +40,6 @@ from eigenjax.solvers.bordered import Bordered, Solution
 from eigenjax.solvers.complexified import complex_matvec
 from eigenjax.tree import PyTree
 
-# Options that are arrays, and so arguments of the compiled program; all others are static.
-_TRACED = ("tol", "v0", "key")
 # The adjoint solve need not be better than the forward one, by this factor to be safe.
 _ADJOINT_SHARE = 0.1
 # Products that one adjoint system may take: without restarts n suffice.
@@ -98,9 +95,10 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
     @functools.wraps(solver)
     def solve(op: Any, *args: Any, **options: Any):
-        return _solve(*program.bound(solver, _TRACED, (op, *args), options))
+        bound = bind(solver, op, args, options, derivatives=("reverse",))
+        return _solve(bound.method, bound.op, bound.traced)
 
-    solve.__signature__ = program.signature_with_adjoint_options(solver)  # type: ignore[attr-defined]
+    solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
 
 
@@ -140,7 +138,7 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _solve(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    return program.run(method, op, traced)
+    return method.solve(op, traced)
 
 
 def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, _Solved]:
@@ -153,8 +151,8 @@ def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, _Solved
 def _backward(method: Method, solved: _Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
     # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
     values_bar = _conjugate(cotangent.eigenvalues, solved.eigenvalues)
-    vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=_is_zero)
-    if not all(_is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=_is_zero)):
+    vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=is_zero)
+    if not all(is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=is_zero)):
         vectors_bar = jax.vmap(_before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
     products = lambda op: jax.vmap(functools.partial(complex_matvec, op))(solved.vectors)
@@ -211,9 +209,5 @@ def _at_largest(vector: PyTree) -> PyTree:
     return jax.tree.unflatten(treedef, units)
 
 
-def _is_zero(leaf: Any) -> bool:
-    return isinstance(leaf, SymbolicZero)
-
-
 def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:
-    return jnp.zeros_like(like) if _is_zero(leaf) else jnp.conj(leaf)
+    return jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)

@@ -1,4 +1,8 @@
-"""What a differentiable solver is compiled for: its arguments, told apart into the static and the traced ones."""
+"""How a solver becomes one compiled program: its options sorted into static ones and arrays.
+
+A program is compiled once per operator type, shape and static options, and its derivative rule takes two arguments:
+the operator, and the options that are arrays.
+"""
 
 import inspect
 import operator
@@ -9,61 +13,105 @@ from jax.core import Tracer
 
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.result import EigenResult
 from eigenjax.solvers.warm_start import example_vector
 
-ADJOINT_OPTIONS = ("adjoint_tol", "adjoint_max_iter")
+# Options that are arrays, and so arguments of the compiled program; all others are static.
+_TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
+# What every differentiable solver takes more than the solver does, and the defaults.
+_OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
+_SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
+DERIVATIVES = tuple(_SERVES)
 
 
 class Method(NamedTuple):
     """A solver and its static options: what a compiled program is specific to."""
 
-    solver: Callable[..., EigenResult]
+    solver: Callable[..., Any]
     options: tuple[tuple[str, Any], ...]
     kinds: tuple[type, ...]
     adjoint_max_iter: int | None
 
+    def solve(self, op: Any, traced: dict[str, Any]) -> Any:
+        """Runs the solver; what it does inside is not looked at."""
+        options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
+        return self.solver(op, **dict(self.options), **options)
 
-def bound(
-    solver: Callable[..., EigenResult],
-    traced_names: tuple[str, ...],
-    arguments: tuple[Any, ...],
+
+class Bound(NamedTuple):
+    """A call of a differentiable solver, sorted."""
+
+    method: Method
+    derivative: str
+    op: Any
+    traced: dict[str, Any]
+
+
+def square(op: Any, options: dict[str, Any]) -> LinearOperator:
+    """The operator of a solver of eigenproblems."""
+    return as_operator(op, like=example_vector(options.get("v0")))
+
+
+def bind(
+    solver: Callable[..., Any],
+    op: Any,
+    args: tuple,
     options: dict[str, Any],
-) -> tuple[Method, LinearOperator, dict[str, Any]]:
-    """The method, the operator and the traced options of one call.
+    *,
+    take: Callable[[Any, dict[str, Any]], Any] = square,
+    derivatives: tuple[str, ...] = DERIVATIVES,
+) -> Bound:
+    """Sorts what a solver was called with.
 
     Args:
-        solver: `solver(op, k, **options)`.
-        traced_names: options that are arrays, and so arguments of the compiled program; all others are static.
-        arguments: of the call, the operator first.
-        options: of the call, those of the adjoint solve among them.
+        solver: `solver(op, ...)`.
+        op: of the call.
+        args: of the call, those after the operator.
+        options: of the call, those of the derivative among them.
+        take: (op, options of the solver) -> the operator as a pytree; it may take options away.
+        derivatives: the modes there are rules for.
+
+    Raises:
+        ValueError: if `derivative` is unknown, or adjoint_max_iter less than one.
+        TypeError: if an option that has to be static is traced.
     """
-    own = {name: value for name, value in options.items() if name not in ADJOINT_OPTIONS}
-    signature = inspect.signature(solver).bind(*arguments, **own)
+    of_the_derivative = {name: options.pop(name, default) for name, default in _OF_THE_DERIVATIVE.items()}
+    derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
+    if derivative not in derivatives:
+        choices = " or ".join(f"{name!r} ({_SERVES[name]})" for name in derivatives)
+        raise ValueError(f"derivative={derivative!r}: {solver.__name__} has {choices}")
+    check_max_iter(adjoint_max_iter)
+    arguments = inspect.signature(solver).bind(op, *args, **options)
     # Defaults filled in, so that an option left out and the same one given are one program.
-    signature.apply_defaults()
-    values = signature.arguments
-    op = values.pop("op")
-    traced = {name: values.pop(name) for name in traced_names if name in values}
-    traced["adjoint_tol"] = options.get("adjoint_tol")
-    static = tuple((name, _static(name, value)) for name, value in sorted(values.items()))
+    arguments.apply_defaults()
+    bound = arguments.arguments
+    op = take(bound.pop("op"), bound)
+    traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
+    static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
     # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
     kinds = tuple(type(value) for _, value in static)
-    op = as_operator(op, like=example_vector(traced.get("v0")))
-    return Method(solver, static, kinds, options.get("adjoint_max_iter")), op, traced
+    if traced.get("preconditioner") is not None:
+        traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
+    return Bound(Method(solver, static, kinds, adjoint_max_iter), derivative, op, traced)
 
 
-def run(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    """Calls the solver."""
-    options = {name: value for name, value in traced.items() if name not in ADJOINT_OPTIONS}
-    return method.solver(op, **dict(method.options), **options)
+def signature(solver: Callable[..., Any]) -> inspect.Signature:
+    """That of the solver made differentiable."""
+    own = inspect.signature(solver)
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in _OF_THE_DERIVATIVE.items()
+    ]
+    return own.replace(parameters=[*own.parameters.values(), *extra])
 
 
-def signature_with_adjoint_options(solver: Callable[..., EigenResult]) -> inspect.Signature:
-    """That of the differentiable solver."""
-    signature = inspect.signature(solver)
-    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ADJOINT_OPTIONS]
-    return signature.replace(parameters=[*signature.parameters.values(), *extra])
+def check_max_iter(adjoint_max_iter: Any) -> None:
+    """Raises an error unless it is a positive int or None."""
+    if adjoint_max_iter is None:
+        return
+    if not isinstance(adjoint_max_iter, int) or isinstance(adjoint_max_iter, bool):
+        raise TypeError(f"adjoint_max_iter={adjoint_max_iter!r}: give an int, or None; it is static under jit")
+    if adjoint_max_iter < 1:
+        raise ValueError(f"adjoint_max_iter={adjoint_max_iter}: give 1 or more, or None")
 
 
 def _static(name: str, value: Any) -> Any:

@@ -24,26 +24,21 @@ pieces are differentiable themselves, so that the rule holds to any order.
 """
 
 import functools
-import inspect
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
-from jax.custom_derivatives import SymbolicZero
 
 from eigenjax import tree
+from eigenjax.implicit.program import Method, bind, signature
+from eigenjax.implicit.tangents import is_zero
 from eigenjax.operators.base import matvec as symmetric_matvec
 from eigenjax.operators.rectangular import Dilation, RectangularOperator, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.minres import minres
 from eigenjax.tree import PyTree
 
-# Options that are arrays, and so arguments of the compiled program; all others are static.
-_TRACED = ("tol", "v0", "key")
-_ADJOINT_OPTIONS = ("adjoint_tol", "adjoint_max_iter")
 # Two values closer than so many times the sum of their residuals are not told apart by the forward solve ...
 _CLUSTER_RESIDUALS = 4.0
 # ... nor two closer than so many units of rounding of the largest; the same of a value and zero.
@@ -55,15 +50,6 @@ _NEGLIGIBLE = 16.0
 # Products that one adjoint system may take: in exact arithmetic p + n suffice.
 _ADJOINT_PRODUCTS_PER_DIMENSION = 10
 _ADJOINT_PRODUCTS = 10_000
-
-
-class _Method(NamedTuple):
-    """A solver and its static options: what a compiled program is specific to."""
-
-    solver: Callable[..., SingularResult]
-    options: tuple[tuple[str, Any], ...]
-    kinds: tuple[type, ...]
-    adjoint_max_iter: int | None
 
 
 class _Solved(NamedTuple):
@@ -96,38 +82,25 @@ def differentiable(solver: Callable[..., SingularResult]) -> Callable[..., Singu
     """
 
     @functools.wraps(solver)
-    def solve(op: Any, *args: Any, adjoint_tol: Any = None, adjoint_max_iter: int | None = None, **options: Any):
-        arguments = inspect.signature(solver).bind(op, *args, **options)
-        # Defaults filled in, so that an option left out and the same one given are one program.
-        arguments.apply_defaults()
-        bound = dict(arguments.arguments)
-        op = as_rectangular(bound.pop("op"), like=bound["v0"], adjoint=bound.pop("adjoint"))
-        traced = {name: bound.pop(name) for name in _TRACED} | {"adjoint_tol": adjoint_tol}
-        static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
-        # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
-        kinds = tuple(type(value) for _, value in static)
-        return _solve(_Method(solver, static, kinds, adjoint_max_iter), op, traced)
+    def solve(op: Any, *args: Any, **options: Any) -> SingularResult:
+        bound = bind(solver, op, args, options, take=_rectangular, derivatives=("reverse",))
+        return _solve(bound.method, bound.op, bound.traced)
 
-    parameters = list(inspect.signature(solver).parameters.values())
-    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _ADJOINT_OPTIONS]
-    solve.__signature__ = inspect.signature(solver).replace(parameters=parameters + extra)  # type: ignore[attr-defined]
+    solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
 
 
-def _static(name: str, value: Any) -> Any:
-    if isinstance(value, Tracer):
-        raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
+    return as_rectangular(op, like=options["v0"], adjoint=options.pop("adjoint"))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(method: _Method, op: RectangularOperator, traced: dict[str, Any]) -> SingularResult:
-    options = {name: value for name, value in traced.items() if name not in _ADJOINT_OPTIONS}
-    return method.solver(op, **dict(method.options), **options)
+def _solve(method: Method, op: RectangularOperator, traced: dict[str, Any]) -> SingularResult:
+    return method.solve(op, traced)
 
 
-def _forward(method: _Method, op: Any, traced: Any) -> tuple[SingularResult, _Solved]:
+def _forward(method: Method, op: Any, traced: Any) -> tuple[SingularResult, _Solved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
     result = _solve(method, op, traced)
@@ -135,13 +108,13 @@ def _forward(method: _Method, op: Any, traced: Any) -> tuple[SingularResult, _So
     return result, _Solved(op, *triplets, result.residuals, traced["adjoint_tol"])
 
 
-def _backward(method: _Method, solved: _Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:
+def _backward(method: Method, solved: _Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:
     # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
-    values_bar = jnp.zeros_like(solved.values) if _is_zero(cotangent.values) else cotangent.values
+    values_bar = jnp.zeros_like(solved.values) if is_zero(cotangent.values) else cotangent.values
     vectors, weights = solved.right, jax.vmap(tree.scale)(values_bar, solved.left)
     bars, pair = (cotangent.left, cotangent.right), (solved.left, solved.right)
-    if not all(_is_zero(leaf) for leaf in jax.tree.leaves(bars, is_leaf=_is_zero)):
-        bars = jax.tree.map(_conjugate, bars, pair, is_leaf=_is_zero)
+    if not all(is_zero(leaf) for leaf in jax.tree.leaves(bars, is_leaf=is_zero)):
+        bars = jax.tree.map(_conjugate, bars, pair, is_leaf=is_zero)
         weights = jax.tree.map(jnp.add, weights, tree.combine(_within(solved, *bars), solved.left))
         if solved.values.shape[0] < max(solved.op.shape):  # else there is no complement
             x, y = _complement(method, solved, bars)
@@ -181,7 +154,7 @@ def _antihermitian(inner: jax.Array) -> jax.Array:
     return (inner - jnp.conj(inner).T) / 2
 
 
-def _complement(method: _Method, solved: _Solved, bars: PyTree) -> PyTree:
+def _complement(method: Method, solved: _Solved, bars: PyTree) -> PyTree:
     """(X, Y), all triplets together: the systems (s_i - H) z_i = P zbar_i for the dilation H = [[0, A], [A^H, 0]].
 
     With the projection P = diag(P_U, P_V) and a scale c of A, what is solved is [P (s_i - H) P + c (I - P)] z_i =
@@ -237,9 +210,5 @@ def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, unit**0.5))
 
 
-def _is_zero(leaf: Any) -> bool:
-    return isinstance(leaf, SymbolicZero)
-
-
 def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:
-    return jnp.zeros_like(like) if _is_zero(leaf) else jnp.conj(leaf)
+    return jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)

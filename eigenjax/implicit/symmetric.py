@@ -12,71 +12,44 @@ so that for cotangents (lambdabar, Xbar), with G = X^H Xbar, a = (G - G^H) / 2 a
 
 The cotangent of A is sum_i w_i x_i^H. It is never formed: W is pulled back through the map from the operator's
 leaves to A X, once. Within a cluster F is zero: for a loss of the invariant subspace a vanishes there and the result
-is exact; what another loss would ask for is not defined.
+is exact; what another loss would ask for is not defined (`gauge`).
 
-Nothing is differentiated through an iteration, and every piece below is itself differentiable: the forward pass saves
-pairs that carry this same rule, and the linear solve knows its own derivative. So the rule holds to any order.
+Nothing is differentiated through an iteration, and every piece is itself differentiable: the forward pass saves
+pairs that carry this same rule, and the linear solve knows its own derivative. So the rule holds to any order. It is
+attached to the compiled program twice, as a rule of cotangents (`reverse`) and as one of tangents (`forward`).
 """
 
 import functools
-import inspect
-import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
-from jax.custom_derivatives import SymbolicZero
+import numpy as np
 
 from eigenjax import tree
-from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.operators.convert import MatrixOperator, as_operator
+from eigenjax.implicit.complement import solve_complement
+from eigenjax.implicit.gauge import antihermitian_part
+from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of
+from eigenjax.implicit.program import Method, bind, signature
+from eigenjax.implicit.tangents import all_zero, image_tangent, is_zero, pull_back
+from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.minres import minres
-from eigenjax.solvers.warm_start import example_vector
 from eigenjax.tree import PyTree
-
-# Options that are arrays, and so arguments of the compiled program; all others are static.
-_TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
-# Two eigenvalues closer than so many times the sum of their residuals are not told apart by the forward solve ...
-_CLUSTER_RESIDUALS = 4.0
-# ... nor two closer than so many units of rounding of the largest.
-_CLUSTER_ROUNDING = 32.0
-# The adjoint solve need not be better than the forward one, by this factor to be safe.
-_ADJOINT_SHARE = 0.1
-# A projected cotangent below so many units of rounding of the whole is zero.
-_NEGLIGIBLE = 16.0
-# Products that one adjoint system may take: in exact arithmetic n suffice.
-_ADJOINT_PRODUCTS_PER_DIMENSION = 10
-_ADJOINT_PRODUCTS = 10_000
-
-
-class _Method(NamedTuple):
-    """A solver and its static options: what a compiled program is specific to."""
-
-    solver: Callable[..., EigenResult]
-    options: tuple[tuple[str, Any], ...]
-    kinds: tuple[type, ...]
-    adjoint_max_iter: int | None
-
-
-class _Solved(NamedTuple):
-    """What the backward pass needs of the forward one."""
-
-    op: LinearOperator
-    eigenvalues: jax.Array
-    vectors: PyTree
-    residuals: jax.Array
-    adjoint_tol: jax.Array | None
 
 
 def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:
-    """Makes a solver of symmetric eigenproblems differentiable in its operator, by reverse mode and to any order.
+    """Makes a solver of symmetric eigenproblems differentiable in its operator, to any order.
 
-    The result takes two more options: adjoint_tol, the residual of the linear solve relative to the cotangent (None
-    ties it to the residual of the pair), and adjoint_max_iter, the products it may take for one pair, static. It is
+    The result takes three more options. `derivative`, static: "reverse" is for jax.grad, and for jax.grad of that;
+    "forward" is for jax.jvp, jacfwd and jax.hessian, and for jax.grad too, which transposes it. `adjoint_tol`: the
+    residual of the linear solves relative to their right-hand sides; None ties it to the residuals of the pairs over
+    the gap, tighter than which is wasted. `adjoint_max_iter`, static: the products they may take for one pair. It is
     compiled once per operator type, shape and static options.
+
+    The derivative is as good as the pairs: of one that is not `converged` it is that of another matrix, its residual
+    away, with an error of C r / gap. `adjoint_info` says how the linear solves went, `gauge_residual` whether the
+    loss has a derivative where eigenvalues are equal. v0, key, tol and the other options have zero derivatives.
 
     Args:
         solver: `solver(op, k, **options) -> EigenResult`; what it does inside is not looked at.
@@ -84,7 +57,7 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
     Returns:
         The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
         products and, where the loss depends on the eigenvectors, about as many products per pair as MINRES needs
-        for the complement; none where it depends on the eigenvalues alone. v0 and key get zero cotangents.
+        for the complement; none where it depends on the eigenvalues alone. Memory: seven times k vectors.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)
@@ -96,148 +69,82 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
     """
 
     @functools.wraps(solver)
-    def solve(op: Any, *args: Any, adjoint_tol: Any = None, adjoint_max_iter: int | None = None, **options: Any):
-        arguments = inspect.signature(solver).bind(op, *args, **options)
-        # Defaults filled in, so that an option left out and the same one given are one program.
-        arguments.apply_defaults()
-        bound = arguments.arguments
-        bound.pop("op")
-        traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
-        static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
-        # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
-        kinds = tuple(type(value) for _, value in static)
-        op = as_operator(op, like=example_vector(traced.get("v0")))
-        if traced.get("preconditioner") is not None:
-            traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
-        return _solve(_Method(solver, static, kinds, adjoint_max_iter), op, traced)
+    def solve(op: Any, *args: Any, **options: Any) -> EigenResult:
+        method, derivative, op, traced = bind(solver, op, args, options)
+        return {"reverse": _solve_reverse, "forward": _solve_forward}[derivative](method, op, traced)
 
-    parameters = list(inspect.signature(solver).parameters.values())
-    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in _ADJOINT_OPTIONS]
-    solve.__signature__ = inspect.signature(solver).replace(parameters=parameters + extra)  # type: ignore[attr-defined]
+    solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
-
-
-_ADJOINT_OPTIONS = ("adjoint_tol", "adjoint_max_iter")
-
-
-def _static(name: str, value: Any) -> Any:
-    if isinstance(value, Tracer):
-        raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(method: _Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    options = {name: value for name, value in traced.items() if name not in _ADJOINT_OPTIONS}
-    return method.solver(op, **dict(method.options), **options)
+def _solve_reverse(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
+    return method.solve(op, traced)
 
 
-def _forward(method: _Method, op: Any, traced: Any) -> tuple[EigenResult, _Solved]:
+def _save(method: Method, op: Any, traced: Any) -> tuple[EigenResult, tuple[Pairs, jax.Array | None]]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
-    result = _solve(method, op, traced)
-    return result, _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
+    result = _solve_reverse(method, op, traced)
+    return result, (pairs_of(op, result), traced["adjoint_tol"])
 
 
-def _backward(method: _Method, solved: _Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
+def _cotangent(method: Method, saved: tuple[Pairs, jax.Array | None], cotangent: EigenResult) -> tuple[Any, None]:
     # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
-    dtype = solved.eigenvalues.dtype
-    values_bar = jnp.zeros_like(solved.eigenvalues) if _is_zero(cotangent.eigenvalues) else cotangent.eigenvalues
-    spread = lambda numbers, x: numbers.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
-    weights = jax.tree.map(lambda x: spread(values_bar.astype(dtype), x) * x, solved.vectors)
-    if not all(_is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=_is_zero)):
-        vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=_is_zero)
-        weights = jax.tree.map(jnp.add, weights, _vector_weights(method, solved, vectors_bar))
-    return _pull_back(solved.op, solved.vectors, jax.tree.map(jnp.conj, weights)), None
+    pairs, adjoint_tol = saved
+    values_bar = jnp.zeros_like(pairs.eigenvalues) if is_zero(cotangent.eigenvalues) else cotangent.eigenvalues
+    weights = _scaled(values_bar, pairs.vectors)
+    if not all_zero(cotangent.eigenvectors):
+        conjugate = lambda leaf, like: jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)
+        vectors_bar = jax.tree.map(conjugate, cotangent.eigenvectors, pairs.vectors, is_leaf=is_zero)
+        antihermitian = antihermitian_part(pairs.vectors, vectors_bar)
+        weights = jax.tree.map(jnp.add, weights, _vectors_along(method, pairs, antihermitian, vectors_bar, adjoint_tol))
+    return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights)), None
 
 
-_solve.__wrapped__.defvjp(_forward, _backward, symbolic_zeros=True)  # type: ignore[attr-defined]
+_solve_reverse.__wrapped__.defvjp(_save, _cotangent, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
-def _vector_weights(method: _Method, solved: _Solved, vectors_bar: PyTree) -> PyTree:
-    """X (a * F) + Z."""
-    inner = tree.gram(solved.vectors, vectors_bar)
-    antihermitian = (inner - jnp.conj(inner).T) / 2
-    factors = _gap_reciprocals(solved.eigenvalues, solved.residuals).astype(inner.dtype)
-    inside = tree.combine(antihermitian * factors, solved.vectors)
-    if solved.eigenvalues.shape[0] == solved.op.size:
-        return inside  # there is no complement
-    return jax.tree.map(jnp.add, inside, _complement(method, solved, vectors_bar))
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve_forward(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
+    return method.solve(op, traced)
 
 
-def _gap_reciprocals(eigenvalues: jax.Array, residuals: jax.Array) -> jax.Array:
-    """F_ji = 1 / (lambda_i - lambda_j), zero on the diagonal and within clusters."""
-    gaps = eigenvalues[None, :] - eigenvalues[:, None]
-    unit = _CLUSTER_ROUNDING * jnp.finfo(eigenvalues.dtype).eps
-    width = _CLUSTER_RESIDUALS * (residuals[None, :] + residuals[:, None]) + unit * jnp.max(jnp.abs(eigenvalues))
-    apart = jnp.abs(gaps) > jax.lax.stop_gradient(width)
-    return jnp.where(apart, 1 / jnp.where(apart, gaps, 1), 0)
+def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, EigenResult]:
+    op, traced = primals
+    # Through the rule again, as above.
+    result = _solve_forward(method, op, traced)
+    still = jax.tree.map(_no_tangent, result)
+    pairs = pairs_of(op, result)
+    images = image_tangent(op, tangents[0], pairs.vectors)
+    if images is None:
+        return result, still
+    inner = tree.gram(pairs.vectors, images)
+    return result, still._replace(
+        eigenvalues=jnp.diagonal(inner).real.astype(pairs.eigenvalues.dtype),
+        eigenvectors=_vectors_along(method, pairs, inner, images, traced["adjoint_tol"]),
+    )
 
 
-def _complement(method: _Method, solved: _Solved, vectors_bar: PyTree) -> PyTree:
-    """Z, all pairs together: P (lambda_i - A) P z_i = P xbar_i.
-
-    The system is solved as  [P (lambda_i - A) P + s X X^H] z_i = P xbar_i  with a scale s of A. It has the same
-    solution, is symmetric and not singular, and stays true to first order when A and X vary: a derivative of z_i may
-    leave the range of P, which the singular system would not let it.
-    """
-    op, eigenvalues, vectors = solved.op, solved.eigenvalues, solved.vectors
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(eigenvalues)))
-    scale = jnp.where(largest > 0, largest, 1)
-    inside = lambda z: tree.combine(tree.project(vectors, z), vectors)
-    outside = lambda z: tree.add_scaled(z, -1.0, inside(z))
-
-    def shifted(value, z):
-        z = outside(z)  # at every product: rounding would bring the eigenvectors back
-        return outside(tree.add_scaled(tree.scale(value, z), -1.0, matvec(op, z)))
-
-    # What the projection leaves of a cotangent within the span of X is rounding, and not to be solved for.
-    floors = jax.lax.stop_gradient(_NEGLIGIBLE * jnp.finfo(scale.dtype).eps * jax.vmap(tree.norm)(vectors_bar))
-    limit = method.adjoint_max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * op.size, _ADJOINT_PRODUCTS)
-
-    def system(z):
-        return jax.vmap(lambda value, z: tree.add_scaled(shifted(value, z), scale, inside(z)))(eigenvalues, z)
-
-    def solve(_, rhs):
-        def solve_one(value, rhs, tol, floor):
-            target = jnp.maximum(tol * tree.norm(rhs), floor)
-            found = minres(functools.partial(shifted, value), outside(rhs), target=target, max_iter=limit)
-            return tree.add_scaled(outside(found.solution), 1 / scale, inside(rhs))
-
-        return jax.vmap(solve_one)(eigenvalues, rhs, _adjoint_tol(solved, scale), floors)
-
-    # The transpose of a Hermitian map is its conjugate.
-    conjugate = functools.partial(jax.tree.map, jnp.conj)
-    is_complex = jnp.issubdtype(tree.accumulation_dtype(vectors), jnp.complexfloating)
-    transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
-    rhs = jax.vmap(outside)(vectors_bar)
-    return jax.lax.custom_linear_solve(system, rhs, solve, transposed, symmetric=not is_complex)
+_solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
-def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
-    if solved.adjoint_tol is not None:
-        return jnp.full_like(solved.residuals, solved.adjoint_tol)
-    unit = float(jnp.finfo(scale.dtype).eps)
-    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, unit**0.5))
+def _vectors_along(method: Method, pairs: Pairs, inside: jax.Array, outside: PyTree, adjoint_tol: Any) -> PyTree:
+    """X (inside * F) + Z, the solution of the complement for P outside: the same of tangents and of cotangents."""
+    along = tree.combine(divided_by_gaps(pairs, inside), pairs.vectors)
+    if pairs.eigenvalues.shape[0] == pairs.op.size:
+        return along  # there is no complement
+    rest = solve_complement(pairs, outside, adjoint_tol=adjoint_tol, max_iter=method.adjoint_max_iter)
+    return jax.tree.map(jnp.add, along, rest)
 
 
-def _pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOperator:
-    products = lambda op: jax.vmap(functools.partial(matvec, op))(vectors)
-    (op_bar,) = jax.vjp(products, op)[1](weights)
-    return jax.tree.map(_symmetrized, op_bar, is_leaf=lambda part: isinstance(part, MatrixOperator))
+def _scaled(numbers: jax.Array, vectors: PyTree) -> PyTree:
+    """Each vector times its own number."""
+    spread = lambda x: numbers.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+    return jax.tree.map(lambda x: spread(x) * x, vectors)
 
 
-def _symmetrized(part: Any) -> Any:
-    # A matrix stands for a symmetric operator: it varies in symmetric directions only, as in jnp.linalg.eigh.
-    if isinstance(part, MatrixOperator) and isinstance(part.matrix, jax.Array):
-        return MatrixOperator((part.matrix + jnp.conj(part.matrix).T) / 2)
-    return part
-
-
-def _is_zero(leaf: Any) -> bool:
-    return isinstance(leaf, SymbolicZero)
-
-
-def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:
-    return jnp.zeros_like(like) if _is_zero(leaf) else jnp.conj(leaf)
+def _no_tangent(x: jax.Array) -> Any:
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)

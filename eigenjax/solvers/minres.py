@@ -73,10 +73,69 @@ def minres(operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Arr
 
     Source: Paige and Saunders (1975), Solution of sparse indefinite systems of linear equations.
     """
+    start = _start(rhs)
+    target = jnp.maximum(target, _attainable(start.residual))
+
+    def goes_on(state):
+        # Also ends on NaN, which compares False.
+        return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
+
+    end = jax.lax.while_loop(goes_on, lambda state: _step(operator(state.vector), state), start)
+    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+
+
+def minres_together(
+    operator: Callable[[PyTree], PyTree],
+    rhs: PyTree,
+    *,
+    targets: Callable[[jax.Array], jax.Array],
+    max_iter: int,
+) -> LinearSolution:
+    """Solves k systems A_i x_i = b_i side by side, one product of all k vectors a step.
+
+    Args:
+        operator: k vectors v_i -> k vectors A_i v_i, each A_i symmetric (Hermitian).
+        rhs: the b_i, with a leading axis k on every leaf.
+        targets: (k,) norms of the x_i so far -> (k,) residuals to stop at. A system that has reached its own rests,
+            and goes on if the target falls below it later.
+        max_iter: products for one system at most, static.
+
+    Returns:
+        The k solutions, (k,) residuals and (k,) products, of the steps in which a system did not rest.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matrix, shifts = jnp.diag(jnp.array([1.0, 2.0])), jnp.array([[0.0], [3.0]])
+        >>> shifted = lambda v: v @ matrix - shifts * v
+        >>> print(minres_together(shifted, jnp.ones((2, 2)), targets=lambda x: 1e-5 * x, max_iter=9).solution.round(4))
+        [[ 1.   0.5]
+         [-0.5 -1. ]]
+    """
+    start = jax.vmap(_start)(rhs)
+    attainable = _attainable(start.residual)
+
+    def unfinished(state):
+        target = jnp.maximum(targets(jax.vmap(tree.norm)(state.solution)), attainable)
+        return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
+
+    def advance(carry):
+        state, moves = carry
+        moved = jax.vmap(_step)(operator(state.vector), state)
+        state = jax.vmap(tree.where)(moves, moved, state)
+        return state, unfinished(state)
+
+    end, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), advance, (start, unfinished(start)))
+    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+
+
+def _attainable(length: jax.Array) -> jax.Array:
+    return _ATTAINABLE * jnp.finfo(length.dtype).eps * length
+
+
+def _start(rhs: PyTree) -> _State:
     length = tree.norm(rhs)
-    target = jnp.maximum(target, _ATTAINABLE * jnp.finfo(length.dtype).eps * length)
     zero, zeros = jnp.zeros_like(length), jax.tree.map(jnp.zeros_like, rhs)
-    start = _State(
+    return _State(
         solution=zeros,
         vector=normalize(rhs, length),
         previous=zeros,
@@ -93,16 +152,10 @@ def minres(operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Arr
         num_matvecs=jnp.zeros((), jnp.int32),
     )
 
-    def goes_on(state):
-        # Also ends on NaN, which compares False.
-        return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
 
-    end = jax.lax.while_loop(goes_on, lambda state: _step(operator, state), start)
-    return LinearSolution(end.solution, end.residual, end.num_matvecs)
-
-
-def _step(operator: Callable[[PyTree], PyTree], state: _State) -> _State:
-    image = tree.add_scaled(operator(state.vector), -state.coupling, state.previous)
+def _step(image: PyTree, state: _State) -> _State:
+    """The next state, given A v_j."""
+    image = tree.add_scaled(image, -state.coupling, state.previous)
     alpha = tree.inner(state.vector, image).real
     image = tree.add_scaled(image, -alpha, state.vector)
     beta = tree.norm(image)

@@ -1,0 +1,103 @@
+"""Gauge_residual and adjoint_info: what a gradient cannot say of itself."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from eigenjax import EigenResult, adjoint_info, eigsh, gauge_residual, lanczos
+from eigenjax.solvers.minres import minres_together
+
+SIZE, K = 30, 4
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def clustered(rng, *, complex_entries=False):
+    """Eigenvalues 6, 6, 6, 4 over a bulk in (-2, 2), and these values."""
+    noise = rng.normal(size=(SIZE, SIZE)) + 1j * complex_entries * rng.normal(size=(SIZE, SIZE))
+    vectors, _ = np.linalg.qr(noise if complex_entries else noise.real)
+    values = np.concatenate([[6.0, 6.0, 6.0, 4.0], np.linspace(2, -2, SIZE - 4)])
+    matrix = (vectors * values) @ vectors.conj().T
+    return jnp.asarray((matrix + matrix.conj().T) / 2), values
+
+
+@pytest.mark.parametrize("complex_entries", [False, True])
+def test_the_gauge_residual_is_zero_for_projectors_and_half_the_slope_of_a_turn_for_others(complex_entries, rng):
+    matrix, values = clustered(rng, complex_entries=complex_entries)
+    result = lanczos(matrix, K, which="LA", krylov_dim=SIZE)
+    assert_allclose(result.eigenvalues, values[:K], atol=1e-10)
+    weights = matrix @ jnp.diag(jnp.arange(SIZE).astype(matrix.dtype)) @ matrix
+    energy = lambda x: jnp.real(jnp.conj(x) @ weights @ x)
+    of_projectors = lambda x: (energy(x[0]) + energy(x[1]) + energy(x[2])) * energy(x[3])
+    of_one = lambda x: energy(x[1]) * energy(x[3])
+    residual = lambda loss: gauge_residual(result, jax.grad(loss)(result.eigenvectors))
+    scale = float(jnp.max(jnp.abs(jax.grad(of_projectors)(result.eigenvectors))))
+    assert residual(of_projectors) < 1e-12 * scale
+    assert residual(lambda x: energy(x[3])) < 1e-12 * scale
+
+    def turned(angle, i, j, phase=1.0):
+        x = result.eigenvectors
+        x_i = math.cos(angle) * x[i] + math.sin(angle) * phase * x[j]
+        x_j = math.cos(angle) * x[j] - math.sin(angle) * phase.conjugate() * x[i]
+        return of_one(x.at[i].set(x_i).at[j].set(x_j))
+
+    h = 1e-5
+    phases = (1.0, 1j) if complex_entries else (1.0,)
+    # The largest slope over phases is that of the modulus.
+    slope = lambda i, j, phase: (turned(h, i, j, phase) - turned(-h, i, j, phase)) / (2 * h)
+    slopes = [np.linalg.norm([slope(i, j, phase) for phase in phases]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert_allclose(residual(of_one), max(slopes) / 2, rtol=1e-6)
+
+
+def test_a_loss_of_the_phase_is_told_and_a_cotangent_of_the_whole_result_is_taken(rng):
+    matrix, _ = clustered(rng, complex_entries=True)
+    result = lanczos(matrix, 1, which="SA", krylov_dim=SIZE)
+    of_phase = jax.grad(lambda x: jnp.sum(x.real**3))(result.eigenvectors)
+    free = jax.grad(lambda x: jnp.sum(jnp.abs(x) ** 4))(result.eigenvectors)
+    whole = EigenResult(*[None] * 6)._replace(eigenvalues=jnp.ones(1), eigenvectors=of_phase)
+    assert gauge_residual(result, free) < 1e-14
+    assert gauge_residual(result, of_phase) > 1e-4
+    assert gauge_residual(result, whole) == gauge_residual(result, of_phase)
+    with pytest.raises(ValueError, match="cotangent of the eigenvectors"):
+        gauge_residual(result, of_phase[0])
+
+
+def test_adjoint_info_tells_how_the_solves_went(rng):
+    matrix, _ = clustered(rng)
+    solve = jax.jit(functools.partial(eigsh, k=K, krylov_dim=20), static_argnames="verify")
+    cotangent = jnp.asarray(rng.normal(size=(K, SIZE)))
+    for tol in (1e-3, 1e-12):
+        result = solve(matrix, tol=tol, verify=True)
+        info = adjoint_info(matrix, result, cotangent)
+        assert np.all(info.converged)
+        assert info.num_steps <= info.num_matvecs <= K * info.num_steps
+        assert np.all(np.asarray(info.residuals) <= np.maximum(info.targets, 1e-13))
+    tight = adjoint_info(matrix, result, cotangent, adjoint_tol=1e-11)
+    loose = adjoint_info(matrix, result, cotangent, adjoint_tol=1e-2)
+    assert loose.num_matvecs < tight.num_matvecs
+    assert np.all(tight.residuals < 1e-10)
+    cut = adjoint_info(matrix, result, cotangent, adjoint_tol=1e-11, adjoint_max_iter=2)
+    assert not np.any(cut.converged)
+    assert cut.num_matvecs == 2 * K
+    silent = adjoint_info(matrix, result, jnp.zeros((K, SIZE)))
+    assert silent.num_matvecs == 0
+    assert np.all(silent.converged)
+    assert_allclose(info.gauge, gauge_residual(result, cotangent), rtol=1e-12)
+
+
+def test_systems_side_by_side_are_those_one_by_one_and_rest_when_they_are_done(rng):
+    matrix, _ = clustered(rng)
+    shifts, rhs = jnp.array([9.0, 0.03, 3.0, 7.0]), jnp.asarray(rng.normal(size=(K, SIZE)))
+    apply = lambda v: v @ matrix - shifts[:, None] * v
+    solve = jax.jit(lambda rhs: minres_together(apply, rhs, targets=lambda x: jnp.full(K, 1e-9), max_iter=200))
+    found = solve(rhs.at[3].set(0.0))
+    for shift, x, b in zip(shifts[:3], found.solution, rhs, strict=False):
+        assert_allclose(x, np.linalg.solve(matrix - shift * np.eye(SIZE), b), rtol=1e-6, atol=1e-6)
+    assert not np.any(found.solution[3])
+    assert found.num_matvecs[3] == 0
+    assert found.num_matvecs[0] < found.num_matvecs[1]
