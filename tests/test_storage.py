@@ -67,5 +67,5 @@ def test_what_is_narrow_already_is_kept_as_it_is():
 
 
 def test_there_are_no_complex_numbers_of_sixteen_bits():
-    with pytest.raises(ValueError, match="basis_dtype='bfloat16'.*'float32'"):
+    with pytest.raises(ValueError, match=r"basis_dtype='bfloat16'.*'float32'"):
         storage.loses(jnp.ones(3, jnp.complex64), Storage("bfloat16"))

@@ -14,40 +14,32 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.general_ritz import GeneralRitz
-from eigenjax.solvers.krylov import KrylovDecomposition, compress
-from eigenjax.solvers.orthogonalize import orthogonalize, unless_broken_down
+from eigenjax.solvers.krylov import KrylovDecomposition, compress, fresh_seed
+from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 from eigenjax.solvers.schur import reorder
 
-# What is left of an image below so many units of rounding of ||A|| is rounding: an invariant subspace is found.
-_BREAKDOWN = 10.0
 # What a restart drops below so many units of rounding of ||A|| is rounding.
 _DROPPED = 64.0
 
 
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
     """Moves d into V, at one product; there must be room for a row."""
-    fresh_key, key = jax.random.split(state.key)
     row = jnp.argmin(state.filled).astype(jnp.int32)  # the first one free
     vector = tree.row(state.directions, 0)
     basis = tree.set_row(state.basis, row, vector)
-    rest = orthogonalize(basis, matvec(op, vector))
     # ||A v||^2 is what was taken and what is left.
-    norm = jnp.maximum(state.operator_norm, tree.norm((rest.coefficients, rest.norm)))
-    limits = jnp.finfo(norm.dtype)
-    # A direction that has lost digits to underflow would not be of unit norm when normalised.
-    underflow = float(limits.tiny) / float(limits.eps)
-    broken_down = rest.norm <= jnp.maximum(_BREAKDOWN * limits.eps * norm, underflow)
-    direction = unless_broken_down(fresh_key, basis, rest.vector, rest.norm, broken_down)
-    length = jnp.where(broken_down, 0, rest.norm).astype(state.couplings.dtype)
+    norm_with = lambda coefficients, left: jnp.maximum(state.operator_norm, tree.norm((coefficients, left)))
+    is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
+    rest, replaced = orthogonalize_or_replace(fresh_seed(state), basis, matvec(op, vector), is_nothing=is_nothing)
+    length = jnp.where(replaced, 0, rest.norm)
     return state._replace(
         basis=basis,
         filled=state.filled.at[row].set(True),
-        directions=jax.tree.map(lambda x: x[None], direction),
+        directions=jax.tree.map(lambda x: x[None], normalize(rest.vector, rest.norm)),
         matrix=state.matrix.at[row].set(state.couplings[0]).at[:, row].set(rest.coefficients),
-        couplings=jnp.zeros_like(state.couplings).at[0, row].set(length),
-        operator_norm=norm,
-        broken_down=state.broken_down | broken_down,
-        key=key,
+        couplings=jnp.zeros_like(state.couplings).at[0, row].set(length.astype(state.couplings.dtype)),
+        operator_norm=norm_with(rest.coefficients, length),
+        broken_down=state.broken_down | replaced,
         num_matvecs=state.num_matvecs + 1,
     )
 

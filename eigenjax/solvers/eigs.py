@@ -15,6 +15,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers import general_ritz, krylov_schur, ritz
 from eigenjax.solvers.complexified import is_real
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.start import seed_of, successor
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
 from eigenjax.tree import PyTree
 
@@ -97,11 +98,11 @@ def eigs(
     general_ritz.check_which(which)
     krylov_dim = _checked_dim(krylov_dim, k, op.size)
     goal = Goal(k=k, which=which, near=False, verify=False, max_matvecs=_checked_budget(max_matvecs, krylov_dim, op))
-    start_key, later_key = jax.random.split(jax.random.key(0) if key is None else key)
+    seed = seed_of(key)
     if isinstance(v0, EigenResult) and real:
         v0 = _real_and_imaginary(v0.eigenvectors)
-    starts = starting_block(op, start_rows(op, v0), 1, start_key)
-    state = krylov_schur.init(starts, goal, krylov_dim=krylov_dim, key=later_key)
+    starts = starting_block(op, start_rows(op, v0), 1, successor(seed, 0))
+    state = krylov_schur.init(starts, goal, krylov_dim=krylov_dim, seed=successor(seed, 1))
     advance = lambda state: krylov_schur.step(op, state, goal, tol=tol)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     return krylov_schur.finalize(op, state, goal, tol=tol)

@@ -109,8 +109,7 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
         images, taken = _recurrence(op, basis, state, rows[0], tree.row(directions, 0))
     else:
         images, taken = jax.vmap(lambda v: matvec(op, v))(directions), jnp.zeros_like(state.couplings)
-    fresh = successor(successor(state.seed, _EXPANDING), state.num_matvecs)
-    grown = _orthonormalize(basis, images, taken, state.operator_norm, fresh)
+    grown = _orthonormalize(basis, images, taken, state.operator_norm, fresh_seed(state))
     columns = grown.columns
     return KrylovDecomposition(
         basis=basis,
@@ -127,6 +126,11 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
         num_matvecs=state.num_matvecs + b,
         num_restarts=state.num_restarts,
     )
+
+
+def fresh_seed(state: KrylovDecomposition) -> jax.Array:
+    """Of the random directions of the next expansion."""
+    return successor(successor(state.seed, _EXPANDING), state.num_matvecs)
 
 
 def compress(

@@ -26,6 +26,7 @@ from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.residuals import AUDIT_TOLERANCE, rounding_unit
 from eigenjax.solvers.schur import complex_dtype
 from eigenjax.solvers.signs import fix_signs
+from eigenjax.solvers.start import arbitrary_signs
 from eigenjax.tree import PyTree
 
 # A look waits for this share of the products that the last ones let expect, and for no more than these or this share
@@ -54,16 +55,16 @@ class KrylovSchurState(NamedTuple):
     done: jax.Array  # () bool
 
 
-def init(starts: PyTree, goal: Goal, *, krylov_dim: int, key: jax.Array) -> KrylovSchurState:
+def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> KrylovSchurState:
     """The state before the first product.
 
     Args:
         starts: (1, ...) the start vector.
         goal: what is asked for.
         krylov_dim: m, the vectors there is room for beside the one that is next.
-        key: typed key of all random directions.
+        seed: of all random directions.
     """
-    state = krylov.begin(starts, krylov_dim, key)
+    state = krylov.begin(starts, krylov_dim, seed)
     zero = jnp.zeros_like(state.operator_norm)
     return KrylovSchurState(
         krylov=state,
@@ -164,7 +165,7 @@ def _audited(
     real = not jnp.iscomplexobj(part.matrix)
     columns = jnp.concatenate([coefficients.real, coefficients.imag], axis=1) if real else coefficients
     count = columns.shape[1]
-    signs = jnp.where(jax.random.bernoulli(part.key, shape=(count,)), 1, -1).astype(columns.dtype)
+    signs = arbitrary_signs(part.seed, count, columns.dtype)
     c = columns @ signs
     predicted = tree.combine(part.matrix @ c, part.basis)
     predicted = tree.add_scaled(predicted, part.couplings[0] @ c, tree.row(part.directions, 0))

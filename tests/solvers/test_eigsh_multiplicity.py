@@ -52,7 +52,8 @@ def test_verify_finds_every_copy_and_says_what_it_recovered(rotated):
     assert not was_right[:KEYS].any(), "a single vector is known to miss copies here: the test would guard nothing"
     assert is_right_now.all(), np.flatnonzero(~is_right_now)
     assert (verified.status == Status.CONVERGED).all()
-    assert (verified.num_recovered[~was_right] > 0).all()
+    # Of the tori, rounding may bring a copy on the way to a tenth of tol, before any probe.
+    assert (verified.num_recovered[:KEYS] > 0).all()
     assert (verified.num_probes > 0).all()
     assert (plain.num_probes[:KEYS] == 0).all()
 
@@ -91,4 +92,5 @@ def test_error_bounds_hold_among_equal_eigenvalues(verify, block_size, rotated):
     result = solved(rotated, verify, block_size)
     for lane, truth in enumerate(np.linalg.eigvalsh(problems(rotated))):
         error = np.abs(result.eigenvalues[lane][:, None] - truth).min(axis=1)
-        assert (error <= result.error_bounds[lane] + 1e-13).all(), lane
+        rounding = 20 * np.finfo(float).eps * len(truth) * np.abs(truth).max()  # of numpy's, and of ours
+        assert (error <= result.error_bounds[lane] + rounding).all(), lane
