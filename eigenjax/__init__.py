@@ -4,6 +4,7 @@ from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
 from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos, svds
 from eigenjax.implicit.adjoint import AdjointInfo, adjoint_info
 from eigenjax.implicit.gauge import gauge_residual
+from eigenjax.implicit.general import LeftEigenvectors, left_eigenvectors
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.hessian import hessian, hvp
@@ -15,6 +16,7 @@ __all__ = [
     "AdjointInfo",
     "EigenError",
     "EigenResult",
+    "LeftEigenvectors",
     "LinearOperator",
     "Problem",
     "SingularResult",
@@ -31,6 +33,7 @@ __all__ = [
     "hessian",
     "hvp",
     "lanczos",
+    "left_eigenvectors",
     "raise_if_failed",
     "svd",
     "svds",
