@@ -1,4 +1,4 @@
-"""Claim: `eigs` needs no more products than ARPACK at an equal basis size, for the same true residuals.
+"""Claim: `eigs` needs fewer products than ARPACK, on the whole, at an equal basis size and the same true residuals.
 
 Products until all k pairs have ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned, in float64, over
 eight matrices without symmetry, normal and far from it. Medians over three start vectors, the same for both.
