@@ -78,7 +78,7 @@ def bind(
     derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
     if derivative not in derivatives:
         choices = " or ".join(f"{name!r} ({_SERVES[name]})" for name in derivatives)
-        raise ValueError(f"derivative={derivative!r}: {solver.__name__} has {choices}")
+        raise ValueError(f"derivative={derivative!r}: choose {choices}, which {solver.__name__} has")
     check_max_iter(adjoint_max_iter)
     arguments = inspect.signature(solver).bind(op, *args, **options)
     # Defaults filled in, so that an option left out and the same one given are one program.

@@ -66,7 +66,7 @@ def central_difference(function, theta, direction):
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * STEP)
 
 
-@pytest.mark.parametrize("name", ["LA", "sigma"])
+@pytest.mark.parametrize("name", ["LA", pytest.param("sigma", marks=pytest.mark.slow)])
 def test_the_gradient_of_many_matrices_at_once_is_that_of_dense_numpy(name):
     thetas, directions, _ = (np.stack(x) for x in zip(*(spread(seed) for seed in range(4)), strict=True))
     values = [dense_loss_near(theta, name)(theta) for theta in thetas]
@@ -79,6 +79,7 @@ def test_the_gradient_of_many_matrices_at_once_is_that_of_dense_numpy(name):
         assert_allclose(slope, expected, rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_gradient_is_that_of_dense_numpy():
     theta, direction, other = spread(0)
 
@@ -98,6 +99,7 @@ def test_the_gradient_of_the_gradient_is_that_of_dense_numpy():
     assert_allclose(second, mixed, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_warm_start_gets_zero_cotangents_and_leaves_the_gradient_as_it_is():
     theta, direction, _ = spread(1)
     values, vectors = np.linalg.eigh(theta)
@@ -113,7 +115,7 @@ def test_a_warm_start_gets_zero_cotangents_and_leaves_the_gradient_as_it_is():
     assert values[-1] > values[-2]
 
 
-@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("k", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_cluster_gives_finite_gradients_and_the_separated_vector_its_own(k):
     # dv = (4 - 1)^-1 P dA v in closed form, whatever is made of the double eigenvalue beside it.
     gradient = jax.jit(jax.grad(lambda a: eigsh(a, k).eigenvectors[0, 1]))

@@ -55,7 +55,7 @@ def dense_derivatives(function, at):
     return np.array(gradient), np.array(second)
 
 
-@pytest.mark.parametrize("complex_entries", [False, True])
+@pytest.mark.parametrize("complex_entries", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_mode_and_order_is_that_of_dense_numpy(complex_entries, rng):
     matrices = family(rng, complex_entries=complex_entries)
     weights = rng.normal(size=(SIZE, 2)) + 1j * complex_entries * rng.normal(size=(SIZE, 2))
@@ -78,6 +78,7 @@ def test_every_mode_and_order_is_that_of_dense_numpy(complex_entries, rng):
         assert_allclose(second, second.T, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_grad_of_a_matrix_is_symmetric_and_that_of_the_reverse_rule(rng):
     matrix = jnp.asarray(family(rng)(np.zeros(2)))
     weights = jnp.asarray(rng.normal(size=(K, SIZE)))

@@ -66,7 +66,7 @@ def susceptibility(num_spins, g):
     return np.sum((couplings / (values[1:] - values[0])) ** 2)
 
 
-@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize("mode", [pytest.param("reverse", marks=pytest.mark.slow), "forward"])
 def test_energy_and_fidelity_of_ten_spins(mode):
     derivatives = energy_and_overlap(10, mode)
     for g in (1.0, 0.6):

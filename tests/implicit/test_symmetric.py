@@ -66,8 +66,18 @@ def assert_derivative(function, theta, direction, scale=1.0):
     assert_allclose(ours, difference, rtol=TOLERANCE, atol=TOLERANCE * scale * 1e-3)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("operator", OPERATORS)
+# One rule serves all solvers and operators: each is seen once in the quick run.
+QUICK = {("dense", "power"), ("callable", "lanczos"), ("hessian", "lanczos")}
+
+
+@pytest.mark.parametrize(
+    ("operator", "solver"),
+    [
+        pytest.param(operator, solver, marks=() if (operator, solver) in QUICK else pytest.mark.slow)
+        for operator in OPERATORS
+        for solver in SOLVERS
+    ],
+)
 def test_gradient_and_its_gradient(operator, solver, rng):
     weights = jnp.asarray(rng.normal(size=(K, SIZE)))
     theta, direction, other = (jnp.asarray(symmetric(rng)) for _ in range(3))

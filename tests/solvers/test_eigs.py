@@ -103,7 +103,9 @@ def assert_conjugates_follow_each_other(values):
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("which", ["LM", "LI", pytest.param("LR", marks=SLOW), pytest.param("SR", marks=SLOW)])
+@pytest.mark.parametrize(
+    "which", ["LM", pytest.param("LI", marks=SLOW), pytest.param("LR", marks=SLOW), pytest.param("SR", marks=SLOW)]
+)
 def test_the_pairs_wanted_of_every_matrix(which):
     for name, matrix in matrices().items():
         # Of real eigenvalues all imaginary parts are alike.
@@ -128,7 +130,8 @@ def test_float32_and_its_default_tolerance():
         check(result, matrix, tol=np.finfo(np.float32).eps ** 0.5)
 
 
-@pytest.mark.parametrize("which", ["LM", pytest.param("LI", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["LM", "LI"])
 def test_complex_operators(which, rng):
     matrix = rng.normal(size=(SIZE, SIZE)) + 1j * rng.normal(size=(SIZE, SIZE))
     check(solve(jnp.asarray(matrix), 1e-9, which=which), matrix, which, tol=1e-9)
@@ -142,6 +145,7 @@ def test_a_cyclic_permutation_and_a_rotation():
         assert len(np.unique(np.round(np.asarray(result.eigenvalues), 6))) == K
 
 
+@pytest.mark.slow
 def test_multiples_of_the_identity_and_zero():
     for factor in (0.0, 1.0, 1e-6, -1e6):
         result = solve(factor * jnp.eye(SIZE), 1e-9)
@@ -178,6 +182,7 @@ def test_all_pairs_or_all_but_one(k, rng):
     check(eigs(jnp.asarray(matrix), k), matrix, tol=1e-7, k=k)
 
 
+@pytest.mark.slow
 def test_start_vectors_of_every_kind():
     matrix = normal()
     values, vectors = np.linalg.eig(matrix)
@@ -266,6 +271,7 @@ def test_sparse_matrices(rng):
     check(eigs(sparse.BCOO.fromdense(jnp.asarray(matrix)), K, tol=1e-9), matrix, tol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_callable_on_pytrees_is_traced_once(rng):
     matrix, traces = rng.normal(size=(SIZE, SIZE)), []
 
