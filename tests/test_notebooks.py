@@ -37,7 +37,49 @@ def check_hessian_spectrum(space):
     assert len(curve) == space["RECORDS"]
 
 
-CHECKS = {"hessian_spectrum": check_hessian_spectrum}
+def check_spectral_clustering(space):
+    places = np.asarray(space["model"].apply(space["trained"], space["measurements"]), float)
+    weights = np.exp(-np.sum((places[:, None] - places) ** 2, 2) / 2)
+    root = np.sqrt(weights.sum(1))
+    truth = np.linalg.eigvalsh(weights / root / root[:, None])[-3:][::-1]
+    assert_allclose(space["last"].eigenvalues, truth, rtol=1e-5)
+    assert_allclose(space["length"], space["difference"], rtol=5e-3)
+    assert bool(space["info"].converged.all())
+    assert bool(space["converged"].all())
+    assert space["losses"][-1] < 0.1 * space["losses"][0]
+    assert space["after"] > max(0.9, space["before"] + 0.2)
+
+
+def check_schroedinger_design(space):
+    n, spacing = len(space["points"]), space["spacing"]
+    line = (2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)) / (2 * spacing**2)
+    values, vectors = np.linalg.eigh(line + np.diag(np.asarray(space["points"], float) ** 2 / 2))
+    assert_allclose(space["oscillator"].eigenvalues[0], values[0], rtol=1e-5)
+    assert_allclose(space["energy_slope"], vectors[:, 0] ** 2, atol=1e-4)
+    assert_allclose([space["width"], space["width_slope"]], [0.5, -0.5], atol=5e-3)
+    designed = np.linalg.eigh(line + np.diag(np.asarray(space["designed"], float)))[1][:, 0]
+    assert np.abs(designed) @ np.sqrt(np.asarray(space["target"], float)) > 0.999
+    assert space["error"] < 0.25 * np.ptp(np.asarray(space["hidden"])[space["seen"]])
+    assert space["share"] > 0.95
+
+
+def check_differentiable_pca(space):
+    along, exact = space["along"], space["exact"]
+    assert_allclose([along["eigh"], along["eigsh"]], [exact, exact], rtol=1e-4)
+    assert np.isnan(along["jax"]), "jax has learned it: say so in the notebook"
+    assert space["of_plane"] < 1e-5 < 0.1 < space["of_one"]
+    assert np.isfinite(space["first_slope"]).all()
+    assert space["history"][-1] < 0.7 * space["history"][0]
+    assert_allclose(space["seen"], space["predicted"], rtol=0.1, atol=2e-6)
+
+
+CHECKS = {
+    "differentiable_pca": check_differentiable_pca,
+    "hessian_spectrum": check_hessian_spectrum,
+    "schroedinger_design": check_schroedinger_design,
+    "spectral_clustering": check_spectral_clustering,
+}
+SLOW = ("schroedinger_design", "spectral_clustering")
 
 
 @pytest.fixture
@@ -51,7 +93,10 @@ def no_screen():
 
 
 @pytest.mark.usefixtures("no_screen")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in NOTEBOOKS],
+)
 def test_notebook_runs_and_is_true(path):
     space = {}
     for index, cell in enumerate(json.loads(path.read_text())["cells"]):
