@@ -99,9 +99,11 @@ def no_screen():
 )
 def test_notebook_runs_and_is_true(path):
     space = {}
-    for index, cell in enumerate(json.loads(path.read_text())["cells"]):
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{path.name}[{index}]", "exec"), space)
+    # As a reader runs it, and as optax needs it.
+    with jax.numpy_dtype_promotion("standard"):
+        for index, cell in enumerate(json.loads(path.read_text())["cells"]):
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), f"{path.name}[{index}]", "exec"), space)
     if "figure" in space:
         space["figure"].canvas.draw()
     CHECKS[path.stem](space)
