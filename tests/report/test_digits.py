@@ -44,6 +44,7 @@ def test_the_parts_make_the_loss(problem):
     assert 0.1 < digits.accuracy(problem) <= 1
 
 
+@pytest.mark.slow
 def test_the_seed_decides(problem):
     # Another training of the same shapes runs the program that is compiled already.
     other = digits.digits_problem(jax.random.key(1), num_steps=0)

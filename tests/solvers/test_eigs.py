@@ -137,6 +137,7 @@ def test_complex_operators(which, rng):
     check(solve(jnp.asarray(matrix), 1e-9, which=which), matrix, which, tol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_cyclic_permutation_and_a_rotation():
     # All of modulus one: any k of them are right, each once.
     for matrix in (np.roll(np.eye(SIZE), 1, axis=0), orth(np.random.default_rng(2).normal(size=(SIZE, SIZE)))):
@@ -241,6 +242,7 @@ def test_tol_zero_ends_at_rounding():
     assert int(result.num_matvecs) < 600
 
 
+@pytest.mark.slow
 def test_nan_stays_in_its_lane_and_lanes_are_single():
     batch = np.stack([matrices()[name] for name in ("normal", "random", "Grcar")])
     batch[1, 3, 5] = np.nan

@@ -40,6 +40,7 @@ def assert_same_bits(one, other):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_k_pairs_are_the_first_of_k_plus_one(matrix):
     fewer, more = solved(jnp.asarray(matrix)), solved(jnp.asarray(matrix), k=K + 1)
     np.testing.assert_allclose(fewer.eigenvalues, more.eigenvalues[:K], rtol=0, atol=1e-12)

@@ -30,7 +30,10 @@ def grown(matrix, block_size, steps):
 nearest = jax.jit(lambda state, sigma, target: harmonic_pairs(state, sigma, target, K))
 at_an_end = jax.jit(ritz_pairs, static_argnames="which")
 
-CASES = pytest.mark.parametrize(("block_size", "steps", "is_complex"), [(3, 5, False), (1, 11, False), (1, 15, True)])
+CASES = pytest.mark.parametrize(
+    ("block_size", "steps", "is_complex"),
+    [(3, 5, False), pytest.param(1, 11, False, marks=pytest.mark.slow), (1, 15, True)],
+)
 
 
 def residuals_of(state, found, matrix):
@@ -87,7 +90,8 @@ def test_harmonic_coefficients_are_orthonormal_and_residuals_true(block_size, st
     np.testing.assert_allclose(found.residuals[:filled], true, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("block_size", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("block_size", [1, 3])
 def test_a_decomposition_near_a_number_survives_its_restarts(block_size, rotated):
     matrix = rotated(SPECTRUM)
     op = as_operator(jnp.asarray(matrix))
