@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
-from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import general_ritz, krylov_schur, ritz
+from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.complexified import is_real
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.start import seed_of, successor
@@ -23,10 +22,6 @@ from eigenjax.tree import PyTree
 _LEAST_DIM = 20
 # Room for the k pairs, the other half of one that would be divided, and two products.
 _ROOM = 3
-# Products allowed by default: so many for each vector of the basis, or so many for each dimension of a small operator.
-_PRODUCTS_PER_VECTOR = 100
-_PRODUCTS_PER_DIMENSION = 10
-_SMALL = 1000
 
 
 def eigs(
@@ -97,7 +92,9 @@ def eigs(
     real = is_real(op.structure)
     general_ritz.check_which(which)
     krylov_dim = _checked_dim(krylov_dim, k, op.size)
-    goal = Goal(k=k, which=which, near=False, verify=False, max_matvecs=_checked_budget(max_matvecs, krylov_dim, op))
+    goal = Goal(
+        k=k, which=which, near=False, verify=False, max_matvecs=checked_budget(max_matvecs, krylov_dim, op.size)
+    )
     seed = seed_of(key)
     if isinstance(v0, EigenResult) and real:
         v0 = _real_and_imaginary(v0.eigenvectors)
@@ -122,13 +119,3 @@ def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     if krylov_dim < least:
         raise ValueError(f"krylov_dim={krylov_dim}: k={k} pairs need krylov_dim >= {least}")
     return min(krylov_dim, size)
-
-
-def _checked_budget(max_matvecs: Any, krylov_dim: int, op: LinearOperator) -> int:
-    if max_matvecs is None:
-        return max(_PRODUCTS_PER_VECTOR * krylov_dim, _PRODUCTS_PER_DIMENSION * min(tree.size(op.structure), _SMALL))
-    if not isinstance(max_matvecs, int) or isinstance(max_matvecs, bool):
-        raise TypeError(f"max_matvecs={max_matvecs!r}: give an int, or None; it is static under jit")
-    if max_matvecs < 0:
-        raise ValueError(f"max_matvecs={max_matvecs}: give 0 or more")
-    return max_matvecs

@@ -14,6 +14,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import restarted, ritz
+from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import default_tol
@@ -31,10 +32,6 @@ _LEAST_DIM_NEAR = 60
 # What more memory than this would buy is not worth the reading of it.
 _PER_PAIR = 8
 _ENOUGH = 200
-# Products allowed by default: so many for each vector of the basis, or so many for each dimension of a small operator.
-_PRODUCTS_PER_VECTOR = 100
-_PRODUCTS_PER_DIMENSION = 10
-_SMALL = 1000
 
 
 def eigsh(
@@ -155,7 +152,7 @@ def eigsh(
         least = min(_least_dim(k, block_size, near), op.size)
         krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
-    max_matvecs = _checked_budget(max_matvecs, krylov_dim, op.size)
+    max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
     goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs, kept=kept)
     if tol is None:
         tol = max(default_tol(tree.accumulation_dtype(op.structure)), kept.unit)
@@ -251,13 +248,3 @@ def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: boo
 
 def _least_dim(k: int, block_size: int, near: bool) -> int:
     return k + block_size + (EXTRA_NEAR if near else 0)
-
-
-def _checked_budget(max_matvecs: Any, krylov_dim: int, size: int) -> int:
-    if max_matvecs is None:
-        return max(_PRODUCTS_PER_VECTOR * krylov_dim, _PRODUCTS_PER_DIMENSION * min(size, _SMALL))
-    if not isinstance(max_matvecs, int) or isinstance(max_matvecs, bool):
-        raise TypeError(f"max_matvecs={max_matvecs!r}: give an int, or None; it is static under jit")
-    if max_matvecs < 0:
-        raise ValueError(f"max_matvecs={max_matvecs}: give 0 or more")
-    return max_matvecs

@@ -23,16 +23,14 @@ from eigenjax.solvers.general_ritz import GeneralRitz, no_pairs, ritz_pairs
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.solvers.looks import LONGEST_WAIT, rows_to_wait
 from eigenjax.solvers.residuals import AUDIT_TOLERANCE, rounding_unit
 from eigenjax.solvers.schur import complex_dtype
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.start import arbitrary_signs
 from eigenjax.tree import PyTree
 
-# A look waits for this share of the products that the last ones let expect, and for no more than these or this share
-# of the basis: convergence quickens towards its end, and a look costs a dense Schur form.
-_PATIENCE = 0.5
-_LONGEST_WAIT = 3
+# A look costs a dense Schur form: it may wait for this share of the basis.
 _WAITING_SHARE = 8
 # Pairs beyond those wanted that the first look sees: one vector more does not tell an invariant subspace from the
 # eigenvector that somebody started from.
@@ -90,7 +88,7 @@ def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     grown = jax.lax.while_loop(goes_on, lambda part: arnoldi.expand(op, part), first)
     state = look(op, state._replace(krylov=grown), goal, tol=tol)
     if m < op.size:
-        most = max(goal.k + 1, m - _LONGEST_WAIT)
+        most = max(goal.k + 1, m - LONGEST_WAIT)
         kept = num_kept(state.found, goal.k, most)
         turn = lambda part: arnoldi.restart(part, state.found, kept, most)
         is_full = (state.krylov.num_filled == m) & ~state.done
@@ -113,9 +111,10 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     # A space that holds all of a small operator is filled: that is all there is to know.
     finished = satisfied if m < op.size else jnp.zeros((), bool)
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    wait = rows_to_wait(state.distance, distance, spent - state.last_look, most=max(LONGEST_WAIT, m // _WAITING_SHARE))
     return state._replace(
         found=found,
-        next_look=_wait(state, distance, spent, goal.k - part.num_filled, m),
+        next_look=jnp.maximum(wait, goal.k - part.num_filled),
         distance=distance,
         last_look=spent,
         exhausted_at=exhausted_at,
@@ -189,11 +188,3 @@ def _poor_rest(found: GeneralRitz, k: int, bound: jax.Array) -> jax.Array:
     keys, residuals = found.keys[k:], found.residuals[k:]
     live = jnp.isfinite(residuals) & (residuals > bound)
     return jnp.all(~live | (keys - residuals > found.keys[k - 1]))
-
-
-def _wait(state: KrylovSchurState, distance: jax.Array, spent: jax.Array, missing: jax.Array, m: int) -> jax.Array:
-    """Rows to fill before the next look, () int32."""
-    rate = (state.distance - distance) / jnp.maximum(spent - state.last_look, 1).astype(distance.dtype)
-    expected = jnp.where(jnp.isfinite(rate) & (rate > 0), _PATIENCE * distance / jnp.where(rate > 0, rate, 1), 1)
-    wait = jnp.clip(expected, 1, max(_LONGEST_WAIT, m // _WAITING_SHARE)).astype(jnp.int32)
-    return jnp.maximum(wait, missing)

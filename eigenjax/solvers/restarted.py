@@ -25,16 +25,13 @@ from eigenjax.solvers.extraction import Extraction, harmonic_pairs, ritz_pairs, 
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.solvers.looks import rows_to_wait
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.thick_restart import kept_coefficients, restart, translate
 from eigenjax.solvers.warm_start import KnownVectors, RayleighRitz, distance_from, known_vectors, rayleigh_ritz
 from eigenjax.tree import PyTree
 
-# A look waits for this share of the products that the last ones let expect, and for no more than these: convergence
-# quickens towards its end.
-_PATIENCE = 0.5
-_LONGEST_WAIT = 3
 # A basis that is kept in fewer bits spoils the vectors by about this share of its machine epsilon: to ask more of the
 # recurrence gains nothing.
 _LOST = 0.1
@@ -152,11 +149,12 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     out_of_budget = spent + b > goal.max_matvecs
     worst = jnp.max(found.residuals[:k])
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    wait = rows_to_wait(state.distance, distance, spent - state.last_look, least=b)
     return state._replace(
         found=found,
         scale=scale,
         target=target,
-        next_look=_wait(state, distance, spent, b, goal.k - num_filled),
+        next_look=jnp.maximum(wait, goal.k - num_filled),
         distance=distance,
         last_look=spent,
         probe=probe,
@@ -267,11 +265,3 @@ def _try_known(
     count = pairs.values.shape[0]
     state = tree.where(success, ended, state)
     return state._replace(krylov=state.krylov._replace(num_matvecs=state.krylov.num_matvecs + count))
-
-
-def _wait(state: RestartedState, distance: jax.Array, spent: jax.Array, b: int, missing: jax.Array) -> jax.Array:
-    """Rows to fill before the next look, () int32."""
-    rate = (state.distance - distance) / jnp.maximum(spent - state.last_look, 1).astype(distance.dtype)
-    expected = jnp.where(jnp.isfinite(rate) & (rate > 0), _PATIENCE * distance / jnp.where(rate > 0, rate, 1), b)
-    wait = jnp.clip(expected, b, max(b, _LONGEST_WAIT)).astype(jnp.int32)
-    return jnp.maximum(wait, missing)

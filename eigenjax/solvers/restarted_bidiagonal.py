@@ -29,15 +29,12 @@ from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import Extraction
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
+from eigenjax.solvers.looks import rows_to_wait
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.retention import most_kept, num_kept
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.tree import PyTree
 
-# A look waits for this share of the steps that the last ones let expect, and for no more than these: convergence
-# quickens towards its end.
-_PATIENCE = 0.5
-_LONGEST_WAIT = 3
 # Who wants to be sure of the order within a cluster needs pairs better than its width: a verified solve goes on to
 # this share of tol.
 _VERIFIED_SHARE = 0.1
@@ -124,10 +121,11 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     # A space that holds all of a small operator is filled: that is all there is to know.
     finished = probe.satisfied if m < n else jnp.zeros((), bool)
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    wait = rows_to_wait(state.distance, distance, (space.num_matvecs - state.last_look) // 2)
     return state._replace(
         found=found,
         scale=scale,
-        next_look=jnp.maximum(_wait(state, distance), goal.k - space.num_filled),
+        next_look=jnp.maximum(wait, goal.k - space.num_filled),
         distance=distance,
         last_look=space.num_matvecs,
         probe=probe,
@@ -222,12 +220,3 @@ def _signed(left: PyTree, right: PyTree, by_left: bool) -> tuple[PyTree, PyTree,
     one, phases = fix_signs(left if by_left else right)
     other = jax.vmap(tree.scale)(phases, right if by_left else left)
     return (one, other, phases) if by_left else (other, one, phases)
-
-
-def _wait(state: SolveState, distance: jax.Array) -> jax.Array:
-    """Rows to fill before the next look, () int32."""
-    steps = (state.space.num_matvecs - state.last_look) // 2
-    rate = (state.distance - distance) / jnp.maximum(steps, 1).astype(distance.dtype)
-    known = jnp.isfinite(rate) & (rate > 0)
-    expected = jnp.where(known, _PATIENCE * distance / jnp.where(known, rate, 1), 1)
-    return jnp.clip(expected, 1, _LONGEST_WAIT).astype(jnp.int32)

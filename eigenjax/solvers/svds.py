@@ -10,17 +10,13 @@ from eigenjax.operators.base import check_vector
 from eigenjax.operators.rectangular import AdjointMap, RectangularOperator, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers import restarted_bidiagonal
+from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
 from eigenjax.tree import PyTree
 
 # Vectors held on each side by default: 2 k + 10, and 20 at least.
 _LEAST_DIM = 20
-# Products allowed by default, half of them with the adjoint: so many for each vector of the bases, or so many for each
-# dimension of a small operator.
-_PRODUCTS_PER_VECTOR = 200
-_PRODUCTS_PER_DIMENSION = 20
-_SMALL = 1000
 
 
 def svds(
@@ -94,7 +90,7 @@ def svds(
     p, n = op.shape
     _check_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
-    max_matvecs = _checked_budget(max_matvecs, krylov_dim, min(p, n))
+    max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), products_per_step=2)
     seed = seed_of(key)
     start_seed = successor(seed, 0)
     start = _start_vector(op, v0, start_seed)
@@ -145,13 +141,3 @@ def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     elif krylov_dim < min(k + 1, size):
         raise ValueError(f"krylov_dim={krylov_dim}: k={k} triplets need krylov_dim >= {min(k + 1, size)}")
     return min(krylov_dim, size)
-
-
-def _checked_budget(max_matvecs: Any, krylov_dim: int, size: int) -> int:
-    if max_matvecs is None:
-        return max(_PRODUCTS_PER_VECTOR * krylov_dim, _PRODUCTS_PER_DIMENSION * min(size, _SMALL))
-    if not isinstance(max_matvecs, int) or isinstance(max_matvecs, bool):
-        raise TypeError(f"max_matvecs={max_matvecs!r}: give an int, or None; it is static under jit")
-    if max_matvecs < 0:
-        raise ValueError(f"max_matvecs={max_matvecs}: give 0 or more")
-    return max_matvecs

@@ -1,0 +1,27 @@
+"""How many products a restarted solve may take: the one place for it."""
+
+from typing import Any
+
+# Steps allowed by default: so many for each vector of the basis, or so many for each dimension of a small operator.
+_STEPS_PER_VECTOR = 100
+_STEPS_PER_DIMENSION = 10
+_SMALL = 1000
+
+
+def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, products_per_step: int = 1) -> int:
+    """The products allowed, or the default where it is None.
+
+    Raises:
+        TypeError: if it is no int.
+        ValueError: if it is negative.
+
+    >>> checked_budget(None, 20, 10**6)
+    2000
+    """
+    if max_matvecs is None:
+        return products_per_step * max(_STEPS_PER_VECTOR * krylov_dim, _STEPS_PER_DIMENSION * min(size, _SMALL))
+    if not isinstance(max_matvecs, int) or isinstance(max_matvecs, bool):
+        raise TypeError(f"max_matvecs={max_matvecs!r}: give an int, or None; it is static under jit")
+    if max_matvecs < 0:
+        raise ValueError(f"max_matvecs={max_matvecs}: give 0 or more")
+    return max_matvecs
