@@ -15,7 +15,7 @@ def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, products_per
         TypeError: if it is no int.
         ValueError: if it is negative.
 
-    >>> checked_budget(None, 20, 10**6)
+    >>> checked_budget(None, 20, 100)
     2000
     """
     if max_matvecs is None:
