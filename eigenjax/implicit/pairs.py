@@ -26,9 +26,9 @@ from eigenjax.result import EigenResult
 from eigenjax.tree import PyTree
 
 # Two eigenvalues closer than so many times the sum of their residuals are not told apart by the forward solve ...
-_CLUSTER_RESIDUALS = 4.0
+CLUSTER_RESIDUALS = 4.0
 # ... nor two closer than so many units of rounding of the largest.
-_CLUSTER_ROUNDING = 32.0
+CLUSTER_ROUNDING = 32.0
 
 
 class Pairs(NamedTuple):
@@ -55,8 +55,8 @@ def same_cluster(eigenvalues: jax.Array, residuals: jax.Array) -> jax.Array:
      [0 1 1]]
     """
     gaps = eigenvalues[None, :] - eigenvalues[:, None]
-    unit = _CLUSTER_ROUNDING * jnp.finfo(eigenvalues.dtype).eps
-    width = _CLUSTER_RESIDUALS * (residuals[None, :] + residuals[:, None]) + unit * jnp.max(jnp.abs(eigenvalues))
+    unit = CLUSTER_ROUNDING * jnp.finfo(eigenvalues.dtype).eps
+    width = CLUSTER_RESIDUALS * (residuals[None, :] + residuals[:, None]) + unit * jnp.max(jnp.abs(eigenvalues))
     # NaN belongs to no cluster but its own.
     return (jnp.abs(gaps) <= width) | jnp.eye(eigenvalues.shape[0], dtype=bool)
 

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.implicit.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
 from eigenjax.implicit.program import Method, bind, signature
 from eigenjax.implicit.tangents import is_zero
 from eigenjax.operators.base import matvec as symmetric_matvec
@@ -39,10 +40,6 @@ from eigenjax.result import SingularResult
 from eigenjax.solvers.minres import minres
 from eigenjax.tree import PyTree
 
-# Two values closer than so many times the sum of their residuals are not told apart by the forward solve ...
-_CLUSTER_RESIDUALS = 4.0
-# ... nor two closer than so many units of rounding of the largest; the same of a value and zero.
-_CLUSTER_ROUNDING = 32.0
 # The adjoint solve need not be better than the forward one, by this factor to be safe.
 _ADJOINT_SHARE = 0.1
 # A projected cotangent below so many units of rounding of the whole is zero.
@@ -140,8 +137,8 @@ def _within(solved: _Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
 
 def _width(solved: _Solved) -> jax.Array:
     """(k,) how far a value may be from where it was found, for all that the forward solve knows."""
-    unit = _CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
-    return jax.lax.stop_gradient(_CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
+    unit = CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
+    return jax.lax.stop_gradient(CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
 
 
 def _reciprocal(numbers: jax.Array, width: jax.Array) -> jax.Array:

@@ -82,11 +82,11 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     if isinstance(a, LinearOperator):
         return a
     if isinstance(a, jax.Array | np.ndarray | list | tuple):
-        return _from_matrix(_floating(jnp.asarray(a)))
+        return _from_matrix(floating(jnp.asarray(a)))
     if hasattr(a, "mv"):
-        structure = _describe_all(like if like is not None else _own_structure(a))
+        structure = describe_all(like if like is not None else _own_structure(a))
         return _from_function(a.mv, structure)
-    if _is_jax_sparse(a):
+    if is_jax_sparse(a):
         return _from_matrix(a)
     if callable(a):
         if like is None:
@@ -94,7 +94,7 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
                 "a callable operator says nothing of its vectors: pass like= (or v0= to a solver), a pytree of arrays "
                 "or of jax.ShapeDtypeStruct"
             )
-        return _from_function(a, _describe_all(like))
+        return _from_function(a, describe_all(like))
     raise TypeError(
         f"expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse, an object with .mv or "
         f"a callable, and got {type(a).__name__}"
@@ -117,11 +117,13 @@ def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
     return FunctionOperator(constants, traced, tuple(leaves), treedef)
 
 
-def _floating(matrix: jax.Array) -> jax.Array:
+def floating(matrix: jax.Array) -> jax.Array:
+    """The matrix, of integers or truth values in the default floating dtype."""
     return matrix if jnp.issubdtype(matrix.dtype, jnp.inexact) else matrix.astype(float)
 
 
-def _describe_all(like: PyTree) -> PyTree:
+def describe_all(like: PyTree) -> PyTree:
+    """The structure of an example vector, of arrays or of shapes; a leaf that is no number raises an error."""
     arrays = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -140,7 +142,8 @@ def _own_structure(a: Any) -> PyTree:
     raise TypeError(f"{type(a).__name__} has .mv but says nothing of its vectors: pass like=, a pytree of arrays")
 
 
-def _is_jax_sparse(a: Any) -> bool:
+def is_jax_sparse(a: Any) -> bool:
+    """Whether it is a sparse matrix of `jax.experimental.sparse`."""
     # Whoever holds a sparse matrix has imported the module; nobody else should wait for it.
     sparse = sys.modules.get("jax.experimental.sparse")
     return sparse is not None and isinstance(a, sparse.JAXSparse)

@@ -17,7 +17,7 @@ import numpy as np
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
-from eigenjax.operators.convert import _describe_all, _floating, _is_jax_sparse
+from eigenjax.operators.convert import describe_all, floating, is_jax_sparse
 from eigenjax.tree import PyTree
 
 
@@ -228,8 +228,8 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
         return a
     if isinstance(a, LinearOperator):
         return _checked(SquareMap(a))
-    if isinstance(a, jax.Array | np.ndarray | list | tuple) or _is_jax_sparse(a):
-        return _from_matrix(a if _is_jax_sparse(a) else _floating(jnp.asarray(a)))
+    if isinstance(a, jax.Array | np.ndarray | list | tuple) or is_jax_sparse(a):
+        return _from_matrix(a if is_jax_sparse(a) else floating(jnp.asarray(a)))
     if not is_function:
         raise TypeError(
             "expected a (p, n) array, a sparse matrix of jax.experimental.sparse, an operator or a callable v -> A v, "
@@ -240,7 +240,7 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
             "a callable says nothing of the vectors that it takes: pass v0= to the solver (or like=), a pytree of "
             "arrays shaped as they are"
         )
-    return _from_function(a, _describe_all(like), adjoint)
+    return _from_function(a, describe_all(like), adjoint)
 
 
 def _from_matrix(matrix: Any) -> MatrixMap:

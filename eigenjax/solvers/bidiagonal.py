@@ -24,6 +24,7 @@ from eigenjax import tree
 from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.orthogonalize import (
+    arbitrary_direction,
     breakdown_length,
     normalize,
     orthogonalize_or_replace,
@@ -81,8 +82,8 @@ def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Arr
     length = tree.norm(start)
     zero = jnp.zeros((), tree.real_dtype(dtype))
     unusable = ~jnp.isfinite(length) | (length <= underflow(length))
-    other = arbitrary_vector(fresh, tree.structure_of(start))
-    direction = tree.where(unusable, normalize(other, tree.norm(other)), normalize(start, length))
+    other = arbitrary_direction(fresh, tree.structure_of(start))
+    direction = tree.where(unusable, other, normalize(start, length))
     return Bidiagonalization(
         left=tree.zero_basis(u, krylov_dim),
         right=tree.zero_basis(start, krylov_dim),

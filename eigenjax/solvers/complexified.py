@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.schur import complex_dtype
 from eigenjax.tree import PyTree
 
 
@@ -54,9 +53,3 @@ def on_complex(function: Callable[[PyTree], PyTree], structure: PyTree) -> Calla
 def complex_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
     """A v for a complex v; two products where A is real."""
     return on_complex(functools.partial(matvec, op), op.structure)(vector)
-
-
-def complex_structure(structure: PyTree) -> PyTree:
-    """The structure of the eigenvectors: complex numbers in working precision."""
-    widen = lambda x: jax.ShapeDtypeStruct(x.shape, complex_dtype(x.dtype), sharding=x.sharding)
-    return jax.tree.map(widen, tree.working_structure(structure))

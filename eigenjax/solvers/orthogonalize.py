@@ -89,17 +89,13 @@ def orthogonalize_or_replace(
     """
     structure = tree.structure_of(vector)
 
-    def draw(_):
-        drawn = arbitrary_vector(seed, structure)
-        return normalize(drawn, tree.norm(drawn))
-
     def one_pass(carry):
         vector, _, taken, _, passes, replaced = carry
         cleaned, after, coefficients, again = _one_pass((basis, *more), vector)
         taken = jnp.where(replaced, taken, taken + coefficients)
         again, passes = again & (passes < _MAX_PASSES - 1), passes + 1
         collapsed = ~again & ~replaced & is_nothing(taken, after)
-        cleaned = apply_when(collapsed, draw, cleaned)
+        cleaned = apply_when(collapsed, lambda _: arbitrary_direction(seed, structure), cleaned)
         return cleaned, after, taken, again | collapsed, jnp.where(collapsed, 0, passes), replaced | collapsed
 
     no = jnp.zeros((), bool)
@@ -144,14 +140,18 @@ def normalize(vector: PyTree, length: jax.Array) -> PyTree:
     return tree.scale(1 / root, tree.scale(1 / root, vector))
 
 
+def arbitrary_direction(key: jax.Array, structure: PyTree) -> PyTree:
+    """An arbitrary unit vector; the key is a typed one, or a seed."""
+    drawn = arbitrary_vector(key, structure)
+    return normalize(drawn, tree.norm(drawn))
+
+
 def random_direction(key: jax.Array, basis: PyTree, structure: PyTree, *more: PyTree) -> PyTree:
     """A random unit vector orthogonal to a basis; where the basis spans the space, numbers without meaning.
 
     The key is a typed one, or a seed.
     """
-    start = arbitrary_vector(key, structure)
-    start = normalize(start, tree.norm(start))
-    rest = orthogonalize(basis, start, *more)
+    rest = orthogonalize(basis, arbitrary_direction(key, structure), *more)
     return normalize(rest.vector, rest.norm)
 
 

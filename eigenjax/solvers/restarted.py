@@ -213,10 +213,10 @@ def _judged(
     goal: Goal,
     tol: Any,
     scale: jax.Array,
-    off: jax.Array,
+    discrepancy: jax.Array,
 ) -> EigenResult:
     finite = jnp.isfinite(state.krylov.operator_norm)
-    result = judge(op, result, tol=tol, scale=scale, discrepancy=off, finite=finite, lost=goal.kept.unit)
+    result = judge(op, result, tol=tol, scale=scale, discrepancy=discrepancy, finite=finite, lost=goal.kept.unit)
     return completeness.with_neighbours(result, state.found, state.probe)
 
 

@@ -8,9 +8,9 @@ from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import EXTRA_NEAR, Extraction, harmonic_directions
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.krylov import KrylovDecomposition, compress
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize
+from eigenjax.solvers.orthogonalize import arbitrary_direction, normalize, orthogonalize
 from eigenjax.solvers.retention import most_kept, num_kept
-from eigenjax.solvers.start import arbitrary_vector, successor
+from eigenjax.solvers.start import successor
 from eigenjax.tree import PyTree
 
 # The seed of fresh directions; see `krylov`.
@@ -71,7 +71,7 @@ def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Arra
     structure = tree.structure_of(tree.row(directions, 0))
 
     def clean(i, rows):
-        direction = apply_when(fresh, lambda _: _drawn(successor(seed, i), structure), tree.row(rows, i))
+        direction = apply_when(fresh, lambda _: arbitrary_direction(successor(seed, i), structure), tree.row(rows, i))
         # What comes after it is not orthogonal to it yet: of no account.
         earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
         rest = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
@@ -79,11 +79,6 @@ def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Arra
 
     b = state.block_size
     return clean(0, directions) if b == 1 else jax.lax.fori_loop(0, b, clean, directions)
-
-
-def _drawn(seed: jax.Array, structure: PyTree) -> PyTree:
-    drawn = arbitrary_vector(seed, structure)
-    return normalize(drawn, tree.norm(drawn))
 
 
 def _before(i: jax.Array, rows: jax.Array) -> jax.Array:
