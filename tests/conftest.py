@@ -1,6 +1,7 @@
 """Eight simulated devices, strict promotion of dtypes, and float64 where a test asks for it."""
 
 import os
+import pathlib
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -8,6 +9,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+
+
+# Of a process under Linux, where the kernel allows 65,530: each compiled program takes about seven.
+_MAX_MEMORY_MAPPINGS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_are_let_go():
+    # XLA keeps every program that a jitted function has compiled; past the kernel's bound the next one crashes.
+    yield
+    mappings = pathlib.Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > _MAX_MEMORY_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from eigenjax.solvers import power as _power
 from eigenjax.solvers import svds as _svds
 
 eigs = _differentiable_general(_eigs.eigs)
-eigsh = differentiable(_eigsh.eigsh)
+eigsh = differentiable(_eigsh.eigsh, knowing=_eigsh.eigsh_and_remainder)
 lanczos = differentiable(_lanczos.lanczos)
 deflated_power_iteration = differentiable(_power.deflated_power_iteration)
 svds = _differentiable_triplets(_svds.svds)

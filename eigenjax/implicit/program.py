@@ -27,6 +27,7 @@ class Method(NamedTuple):
     """A solver and its static options: what a compiled program is specific to."""
 
     solver: Callable[..., Any]
+    knowing: Callable[..., tuple[Any, Any]] | None
     options: tuple[tuple[str, Any], ...]
     kinds: tuple[type, ...]
     adjoint_max_iter: int | None
@@ -35,6 +36,12 @@ class Method(NamedTuple):
         """Runs the solver; what it does inside is not looked at."""
         options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
         return self.solver(op, **dict(self.options), **options)
+
+    def solve_and_keep(self, op: Any, traced: dict[str, Any]) -> tuple[Any, Any]:
+        """Likewise, and what the solver knows besides; None where it has nothing to tell."""
+        if self.knowing is None:
+            return self.solve(op, traced), None
+        return self._replace(solver=self.knowing).solve(op, traced)
 
 
 class Bound(NamedTuple):
@@ -57,6 +64,7 @@ def bind(
     args: tuple,
     options: dict[str, Any],
     *,
+    knowing: Callable[..., tuple[Any, Any]] | None = None,
     take: Callable[[Any, dict[str, Any]], Any] = square,
     derivatives: tuple[str, ...] = DERIVATIVES,
 ) -> Bound:
@@ -67,6 +75,7 @@ def bind(
         op: of the call.
         args: of the call, those after the operator.
         options: of the call, those of the derivative among them.
+        knowing: of the same options, all of them given: what the solver returns, and what it knows besides.
         take: (op, options of the solver) -> the operator as a pytree; it may take options away.
         derivatives: the modes there are rules for.
 
@@ -91,7 +100,7 @@ def bind(
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
-    return Bound(Method(solver, static, kinds, adjoint_max_iter), derivative, op, traced)
+    return Bound(Method(solver, knowing, static, kinds, adjoint_max_iter), derivative, op, traced)
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:

@@ -35,10 +35,15 @@ from eigenjax.implicit.program import Method, bind, signature
 from eigenjax.implicit.tangents import all_zero, image_tangent, is_zero, pull_back
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
+from eigenjax.solvers.remainder import Remainder
 from eigenjax.tree import PyTree
 
+_Solved = tuple[EigenResult, Remainder | None]
+_Saved = tuple[Pairs, Remainder | None, jax.Array | None]
 
-def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:
+def differentiable(
+    solver: Callable[..., EigenResult], *, knowing: Callable[..., tuple[EigenResult, Remainder | None]] | None = None
+) -> Callable[..., EigenResult]:
     """Makes a solver of symmetric eigenproblems differentiable in its operator, to any order.
 
     The result takes three more options. `derivative`, static: "reverse" is for jax.grad, and for jax.grad of that;
@@ -53,11 +58,13 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
     Args:
         solver: `solver(op, k, **options) -> EigenResult`; what it does inside is not looked at.
+        knowing: the same solver, returning also the Ritz pairs that were not wanted, which save products.
 
     Returns:
         The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
         products and, where the loss depends on the eigenvectors, about as many products per pair as MINRES needs
-        for the complement; none where it depends on the eigenvalues alone. Memory: seven times k vectors.
+        for the complement; none where it depends on the eigenvalues alone. Memory: seven times k vectors, and the
+        basis of the forward solve where that is of use.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)
@@ -70,73 +77,81 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
     @functools.wraps(solver)
     def solve(op: Any, *args: Any, **options: Any) -> EigenResult:
-        method, derivative, op, traced = bind(solver, op, args, options)
-        return {"reverse": _solve_reverse, "forward": _solve_forward}[derivative](method, op, traced)
+        method, derivative, op, traced = bind(solver, op, args, options, knowing=knowing)
+        return {"reverse": _solve_reverse, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve_reverse(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    return method.solve(op, traced)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve_reverse(method: Method, keep: bool, op: LinearOperator, traced: dict[str, Any]) -> _Solved:
+    return method.solve_and_keep(op, traced) if keep else (method.solve(op, traced), None)
 
 
-def _save(method: Method, op: Any, traced: Any) -> tuple[EigenResult, tuple[Pairs, jax.Array | None]]:
+def _save(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Solved, _Saved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
-    result = _solve_reverse(method, op, traced)
-    return result, (pairs_of(op, result), traced["adjoint_tol"])
+    result, known = _solve_reverse(method, True, op, traced)
+    return (result, known if keep else None), (pairs_of(op, result), known, traced["adjoint_tol"])
 
 
-def _cotangent(method: Method, saved: tuple[Pairs, jax.Array | None], cotangent: EigenResult) -> tuple[Any, None]:
+def _cotangent(method: Method, keep: bool, saved: _Saved, cotangents: Any) -> tuple[Any, None]:
+    # What was kept serves to solve faster, and changes nothing: its cotangent is zero whether asked for or not.
+    del keep
+    cotangent, (pairs, known, adjoint_tol) = cotangents[0], saved
     # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
-    pairs, adjoint_tol = saved
     values_bar = jnp.zeros_like(pairs.eigenvalues) if is_zero(cotangent.eigenvalues) else cotangent.eigenvalues
     weights = _scaled(values_bar, pairs.vectors)
     if not all_zero(cotangent.eigenvectors):
         conjugate = lambda leaf, like: jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)
         vectors_bar = jax.tree.map(conjugate, cotangent.eigenvectors, pairs.vectors, is_leaf=is_zero)
         antihermitian = antihermitian_part(pairs.vectors, vectors_bar)
-        weights = jax.tree.map(jnp.add, weights, _vectors_along(method, pairs, antihermitian, vectors_bar, adjoint_tol))
+        along = _vectors_along(method, pairs, known, antihermitian, vectors_bar, adjoint_tol)
+        weights = jax.tree.map(jnp.add, weights, along)
     return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights)), None
 
 
 _solve_reverse.__wrapped__.defvjp(_save, _cotangent, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve_forward(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    return method.solve(op, traced)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solve_forward(method: Method, keep: bool, op: LinearOperator, traced: dict[str, Any]) -> _Solved:
+    return method.solve_and_keep(op, traced) if keep else (method.solve(op, traced), None)
 
 
-def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, EigenResult]:
+def _tangent(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[_Solved, _Solved]:
     op, traced = primals
     # Through the rule again, as above.
-    result = _solve_forward(method, op, traced)
-    still = jax.tree.map(_no_tangent, result)
+    result, known = _solve_forward(method, True, op, traced)
+    primal = (result, known if keep else None)
+    still, nothing = jax.tree.map(_no_tangent, primal)
     pairs = pairs_of(op, result)
     images = image_tangent(op, tangents[0], pairs.vectors)
     if images is None:
-        return result, still
+        return primal, (still, nothing)
     inner = tree.gram(pairs.vectors, images)
-    return result, still._replace(
+    moved = still._replace(
         eigenvalues=jnp.diagonal(inner).real.astype(pairs.eigenvalues.dtype),
-        eigenvectors=_vectors_along(method, pairs, inner, images, traced["adjoint_tol"]),
+        eigenvectors=_vectors_along(method, pairs, known, inner, images, traced["adjoint_tol"]),
     )
+    return primal, (moved, nothing)
 
 
 _solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
-def _vectors_along(method: Method, pairs: Pairs, inside: jax.Array, outside: PyTree, adjoint_tol: Any) -> PyTree:
+def _vectors_along(
+    method: Method, pairs: Pairs, known: Remainder | None, inside: jax.Array, outside: PyTree, adjoint_tol: Any
+) -> PyTree:
     """X (inside * F) + Z, the solution of the complement for P outside: the same of tangents and of cotangents."""
     along = tree.combine(divided_by_gaps(pairs, inside), pairs.vectors)
     if pairs.eigenvalues.shape[0] == pairs.op.size:
         return along  # there is no complement
-    rest = solve_complement(pairs, outside, adjoint_tol=adjoint_tol, max_iter=method.adjoint_max_iter)
+    options = {"adjoint_tol": adjoint_tol, "max_iter": method.adjoint_max_iter}
+    rest = solve_complement(pairs, outside, known=jax.lax.stop_gradient(known), **options)
     return jax.tree.map(jnp.add, along, rest)
 
 

@@ -19,6 +19,7 @@ from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import default_tol
 from eigenjax.solvers.lobpcg import lobpcg
+from eigenjax.solvers.remainder import Remainder, remainder
 from eigenjax.solvers.start import seed_of, successor
 from eigenjax.solvers.two_pass import two_pass_lanczos
 from eigenjax.solvers.warm_start import example_vector, is_several, known_vectors, start_rows, starting_block
@@ -128,6 +129,44 @@ def eigsh(
 
     Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
+    return eigsh_and_remainder(
+        op,
+        k,
+        which=which,
+        tol=tol,
+        krylov_dim=krylov_dim,
+        max_matvecs=max_matvecs,
+        block_size=block_size,
+        sigma=sigma,
+        v0=v0,
+        key=key,
+        verify=verify,
+        preconditioner=preconditioner,
+        basis=basis,
+        basis_dtype=basis_dtype,
+        max_basis_bytes=max_basis_bytes,
+    )[0]
+
+
+def eigsh_and_remainder(
+    op: Any,
+    k: int,
+    *,
+    which: str,
+    tol: Any,
+    krylov_dim: int | None,
+    max_matvecs: int | None,
+    block_size: int,
+    sigma: Any,
+    v0: Any,
+    key: jax.Array | None,
+    verify: bool,
+    preconditioner: Any,
+    basis: str,
+    basis_dtype: Any,
+    max_basis_bytes: int | None,
+) -> tuple[EigenResult, Remainder | None]:
+    """What `eigsh` returns, and what the space that it comes from knows besides; None where that is not to be had."""
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     near = sigma is not None or which == "SM"
@@ -137,13 +176,13 @@ def eigsh(
         _refuse(own, "preconditioner")
         start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
         budget = {"max_matvecs": max_matvecs, "preconditioner": preconditioner}
-        return lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget)
+        return lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget), None
     _check_basis(basis)
     if basis == "recompute":
         own |= {"basis_dtype": basis_dtype}
         _refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
-        return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
+        return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget), None
     if not near:
         ritz.check_which(which)
     _check_positive("block_size", block_size)
@@ -161,7 +200,7 @@ def eigsh(
 
 def _restarted(
     op: LinearOperator, goal: Goal, tol: Any, sigma: Any, v0: Any, key: Any, *, krylov_dim: int, block_size: int
-) -> EigenResult:
+) -> tuple[EigenResult, Remainder | None]:
     """Runs thick-restart Lanczos to its end."""
     seed = seed_of(key)
     rows = start_rows(op, v0)
@@ -175,7 +214,10 @@ def _restarted(
     state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=first_look, seed=successor(seed, 1))
     advance = lambda state: restarted.step(op, state, goal, tol=tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    return restarted.finalize(op, state, goal, tol=tol, sigma=number, references=rows)
+    result = restarted.finalize(op, state, goal, tol=tol, sigma=number, references=rows)
+    # Harmonic pairs leave no Ritz pairs over, and a basis in fewer bits obeys no recurrence to working precision.
+    is_exact = goal.kept == Storage() and not goal.near
+    return result, remainder(state.krylov, state.found, goal.k) if is_exact else None
 
 
 def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""The linear systems of the derivative, with the Ritz vectors that the solve had left over eliminated.
+
+The systems are P (lambda_i - A) P z_i = P b_i on the complement of X = [x_1 .. x_k]. A Krylov solve leaves orthonormal
+vectors U there with A U = U diag(theta) + D S (`solvers.remainder`). With
+
+    z_i = y_i + U c_i,    <U, y_i> = 0,    E_i = lambda_i - diag(theta)
+
+the rows of U and those of the rest say
+
+    E_i c_i - S^H <D, y_i> = <U, b_i>,     Q (lambda_i - A) y_i - D S c_i = Q b_i,     Q = I - X X^H - U U^H
+
+so that c_i = E_i^-1 (<U, b_i> + S^H <D, y_i>) can be put into the second, and what is left to be solved is
+
+    [Q (lambda_i - A) Q - D S E_i^-1 S^H D^H] y_i  =  Q b_i + D S E_i^-1 <U, b_i>
+
+Hermitian as before, of the same residual, and without the small eigenvalues that U knows about: those of a 2-D
+Laplacian's complement take a half of the products, and a third of the steps. It is exact whatever U is. No product is
+needed for it, as the Krylov space has already made those with U. (Nicolaides 1987 deflates so; Saad, Yeung, Erhel and
+Guyomarc'h 2000 do by Ritz vectors.)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.implicit.pairs import CLUSTER_ROUNDING, Pairs
+from eigenjax.solvers.remainder import Remainder
+from eigenjax.tree import PyTree
+
+# S E^-1 S^H must not be larger than so many ||A||, or the elimination would lose digits by its growth.
+_GROWTH = 1.0
+
+
+class Elimination(NamedTuple):
+    """U, and what it makes of k systems."""
+
+    basis: PyTree  # (m, ...) V, of which U = V C
+    coefficients: jax.Array  # (m, q) C; columns of zeros where nothing is eliminated
+    directions: PyTree  # (b, ...) D
+    couplings: jax.Array  # (b, q) S
+    inverses: jax.Array  # (k, q) the diagonals of E_i^-1
+
+
+def elimination(pairs: Pairs, known: Remainder) -> Elimination:
+    """Of what is known, the part that can be eliminated from all k systems.
+
+    A theta that some lambda_i cannot be told from is left alone: the system is singular there for all that is known,
+    and MINRES deals with that.
+    """
+    known, eigenvalues, residuals = jax.lax.stop_gradient((known, pairs.eigenvalues, pairs.residuals))
+    scale = jnp.max(jnp.abs(eigenvalues))
+    gaps = eigenvalues[:, None] - known.values
+    width = residuals + CLUSTER_ROUNDING * jnp.finfo(scale.dtype).eps * scale
+    growth = jnp.sum(jnp.square(jnp.abs(known.couplings)), axis=0)
+    stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth <= _GROWTH * scale * jnp.abs(gaps))
+    usable = jnp.all(stands_apart, axis=0) & jnp.any(known.coefficients != 0, axis=0)
+    return Elimination(
+        known.basis,
+        jnp.where(usable, known.coefficients, 0),
+        known.directions,
+        jnp.where(usable, known.couplings, 0),
+        jnp.where(usable, 1 / jnp.where(usable, gaps, 1), 0).astype(known.couplings.dtype),
+    )
+
+
+def inside(known: Elimination, z: PyTree) -> jax.Array:
+    """<U, z>, (q,)."""
+    return jnp.conj(known.coefficients).T @ tree.project(known.basis, z)
+
+
+def without(known: Elimination, z: PyTree) -> PyTree:
+    """Z less U U^H z."""
+    along = known.coefficients @ inside(known, z)
+    return tree.add_scaled(z, -1.0, tree.combine(along.astype(tree.accumulation_dtype(z)), known.basis))
+
+
+def schur_term(known: Elimination, inverse: jax.Array, y: PyTree) -> PyTree:
+    """D S E^-1 S^H <D, y>."""
+    return _along_directions(known, inverse * _coupled(known, y))
+
+
+def reduced(known: Elimination, inverse: jax.Array, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
+    """B less its part along U, and D S E^-1 <U, b> more; of a b orthogonal to X."""
+    return jax.tree.map(jnp.add, without(known, rhs), _along_directions(known, inverse * inside_rhs))
+
+
+def components(known: Elimination, inverse: jax.Array, inside_rhs: jax.Array, y: PyTree) -> jax.Array:
+    """E^-1 (<U, b> + S^H <D, y>), (q,): how much of z lies along U."""
+    return inverse * (inside_rhs + _coupled(known, y))
+
+
+def completed(known: Elimination, components: jax.Array, y: PyTree) -> PyTree:
+    """Z = y + U c."""
+    return tree.add_scaled(y, 1.0, tree.combine(known.coefficients @ components, known.basis))
+
+
+def _along_directions(known: Elimination, numbers: jax.Array) -> PyTree:
+    return tree.combine(known.couplings @ numbers, known.directions)
+
+
+def _coupled(known: Elimination, y: PyTree) -> jax.Array:
+    return jnp.conj(known.couplings).T @ tree.project(known.directions, y)

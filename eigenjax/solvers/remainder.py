@@ -1,0 +1,50 @@
+"""What a solve knows of its operator besides the pairs that it returns.
+
+At its end a Krylov space V holds more Ritz vectors than were wanted, u_j = V c_j, orthogonal to the wanted ones, with
+
+    A u_j = theta_j u_j + sum_b d_b s_bj
+
+where the d_b are the directions that the space would have grown in next. None has converged, and all of them together
+tell where A is nearly singular once the wanted pairs are taken out: a linear solve there can begin by eliminating
+them, at no product (`implicit.elimination`).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.solvers.extraction import Extraction
+from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.tree import PyTree
+
+# What a restart has dropped on purpose, more than so many units of rounding of ||A||, breaks the relation.
+_DROPPED = 100.0
+
+
+class Remainder(NamedTuple):
+    """Orthonormal u_j = V c_j with A u_j = theta_j u_j + sum_b d_b s_bj; c_j = 0 where there is none."""
+
+    basis: PyTree  # (m, ...) V, orthonormal or zero rows
+    coefficients: jax.Array  # (m, q), column j is c_j
+    values: jax.Array  # (q,) theta
+    directions: PyTree  # (b, ...) d, orthonormal, and orthogonal to V
+    couplings: jax.Array  # (b, q) s
+
+
+def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainder:
+    """The Ritz pairs of a decomposition beyond the k that are wanted.
+
+    Args:
+        state: A V = V H + D^T B + E.
+        found: its Ritz pairs, the wanted ones first.
+        k: how many those are.
+
+    Returns:
+        The q = m - k others, without those that E has to do with. Cost: no product, nothing the size of a vector.
+    """
+    coefficients = found.coefficients[:, k:]
+    eps = jnp.finfo(state.operator_norm.dtype).eps
+    dropped = state.defects @ jnp.abs(coefficients) > _DROPPED * eps * state.operator_norm
+    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~dropped, coefficients, 0)
+    return Remainder(state.basis, coefficients, found.values[k:], state.directions, state.couplings @ coefficients)
