@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-
 # Of a process under Linux, where the kernel allows 65,530: each compiled program takes about seven.
 _MAX_MEMORY_MAPPINGS = 20_000
 

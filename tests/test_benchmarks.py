@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = (
+    "adjoint_products",
     "eigsh_blocks",
     "eigs_products",
     "eigsh_compile",
@@ -25,6 +26,7 @@ SLOW = (
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
+    "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigs_products": {"eigs", "arpack", "ratio", "condition"},
@@ -105,6 +107,13 @@ def check_dense_batches(rows):
         assert row["finite"] == 8 or row["program"] == "jax"
 
 
+def check_adjoint_products(rows):
+    for row in rows:
+        assert row["converged"]
+        assert 0 < row["steps"] <= row["adjoint"] <= 10 * row["steps"]
+        assert row["error"] < 1
+
+
 def check_eigsh_time(rows):
     assert {"eigsh", "ARPACK", "bare products"} <= {row["program"] for row in rows}
     assert all(row["residual"] <= 1e-4 for row in rows)
@@ -115,6 +124,7 @@ def check_eigsh_compile(rows):
 
 
 CHECKS = {
+    "adjoint_products": check_adjoint_products,
     "dense_batches": check_dense_batches,
     "eigsh_compile": check_eigsh_compile,
     "eigsh_products": check_eigsh_products,

@@ -48,7 +48,7 @@ def test_one_trace_of_the_matvec_per_solver(solver):
     assert product.calls == 1
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [pytest.param(s, marks=() if s == "eigsh" else pytest.mark.slow) for s in SOLVERS])
 def test_one_trace_of_the_matvec_per_gradient(solver):
     product = Counted(lambda theta, v: theta * v)
     top = lambda theta: jnp.sum(SOLVERS[solver](lambda v: product(theta, v), v0=jnp.ones(8)).eigenvectors ** 3)
@@ -56,7 +56,7 @@ def test_one_trace_of_the_matvec_per_gradient(solver):
     assert product.calls == 1
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [pytest.param(s, marks=() if s == "eigsh" else pytest.mark.slow) for s in SOLVERS])
 def test_one_trace_of_the_loss_per_solver(solver, rng):
     params, batch = network(8, rng)
     loss = Counted(network_loss)
@@ -119,7 +119,9 @@ EIGSH = {
 }
 
 
-@pytest.mark.parametrize("case", EIGSH)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "near a number" else ()) for case in EIGSH]
+)
 def test_eigsh_holds_one_basis(case, rng):
     op = hessian(network_loss, *network(200, rng))
     vector_bytes = 4 * op.size

@@ -79,7 +79,7 @@ CHECKS = {
     "schroedinger_design": check_schroedinger_design,
     "spectral_clustering": check_spectral_clustering,
 }
-SLOW = ("schroedinger_design", "spectral_clustering")
+SLOW = ("differentiable_pca", "schroedinger_design", "spectral_clustering")
 
 
 @pytest.fixture

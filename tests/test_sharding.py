@@ -56,11 +56,13 @@ def expected_sharding(mesh, name):
     return NamedSharding(mesh, P(None, *SPECS[name]))
 
 
-# Half a minute a case: one of eigsh always, the others in the slow run.
+# Half a minute a case: one of each solver always, the others in the slow run.
 SLOW = {
+    *((name, "auto") for name in ("lanczos", "power", "lanczos, smallest, warm")),
     ("eigsh, verified", "explicit"),
     *((name, mode) for name in ("eigsh, near, warm", "eigsh, block") for mode in MODES),
 }
+SLOW_IN_AUTO = [pytest.param("auto", marks=pytest.mark.slow), "explicit"]
 CASES = [
     pytest.param(name, mode, marks=[pytest.mark.slow] if (name, mode) in SLOW else [])
     for name in SOLVERS
@@ -86,7 +88,7 @@ def test_solvers_on_sharded_parameters(problem, name, mode):
         assert x.addressable_shards[0].data.size == x.size // 8
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SLOW_IN_AUTO)
 def test_gradients_on_sharded_parameters(problem, mode):
     params, batch = problem
 
@@ -105,7 +107,7 @@ def test_gradients_on_sharded_parameters(problem, mode):
         assert x.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[name]), x.ndim), name
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SLOW_IN_AUTO)
 def test_without_a_jit_of_the_users_own(problem, mode):
     params, batch = problem
     mesh, placed = place(params, mode)

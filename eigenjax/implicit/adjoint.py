@@ -84,7 +84,8 @@ def adjoint_info(
     """Solves the linear systems of a reverse pass as jax.grad does, and tells how it went.
 
     A gradient has no place for flags. Where one is in doubt, compute the cotangent of the eigenvectors by itself and
-    give it to this function, with the options that the solver was given.
+    give it to this function, with the options that the solver was given. A gradient of `eigsh` takes fewer products
+    yet: it makes use of the space that the solve ended with, which no result carries.
 
     Args:
         op: the operator, whatever `as_operator` takes; of a bare callable the result's eigenvectors are the example.

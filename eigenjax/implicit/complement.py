@@ -93,8 +93,8 @@ def iterate(
     max_iter = max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)
     system = jax.vmap(functools.partial(_shifted, pairs))
     if known is None:
-        apply = lambda z: system(pairs.eigenvalues, z)
-        return minres_together(apply, rhs, targets=lambda z: stop_at(norms(z)), max_iter=max_iter)
+        whole = lambda z: system(pairs.eigenvalues, z)
+        return minres_together(whole, rhs, targets=lambda z: stop_at(norms(z)), max_iter=max_iter)
 
     # With U eliminated, the systems of `elimination`.
     of_each = functools.partial(jax.vmap, in_axes=(None, 0))

@@ -41,6 +41,7 @@ from eigenjax.tree import PyTree
 _Solved = tuple[EigenResult, Remainder | None]
 _Saved = tuple[Pairs, Remainder | None, jax.Array | None]
 
+
 def differentiable(
     solver: Callable[..., EigenResult], *, knowing: Callable[..., tuple[EigenResult, Remainder | None]] | None = None
 ) -> Callable[..., EigenResult]:

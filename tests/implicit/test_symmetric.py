@@ -67,7 +67,7 @@ def assert_derivative(function, theta, direction, scale=1.0):
 
 
 # One rule serves all solvers and operators: each is seen once in the quick run.
-QUICK = {("dense", "power"), ("callable", "lanczos"), ("hessian", "lanczos")}
+QUICK = {("dense", "power"), ("hessian", "lanczos")}
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,8 @@ def reference_loss(params, batch):
     return -jnp.mean(jnp.take_along_axis(log_probabilities, batch[1][:, None], axis=1))
 
 
-@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_the_spectrum_is_that_of_another_framework(dtype, batch_size):
     tolerance = 1e-8 if dtype == np.float64 else 1e-4
     saved = np.load(REFERENCE)

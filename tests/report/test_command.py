@@ -12,7 +12,9 @@ from eigenjax.__main__ import main
 SMALL = ("--k", "4", "--max-iter", "20000")
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("float32", 2e-5), ("float64", 1e-8)])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [pytest.param("float32", 2e-5, marks=pytest.mark.slow), ("float64", 1e-8)]
+)
 def test_both_algorithms_agree_with_the_dense_hessian(run, dense, name, tolerance):
     values, _ = dense
     _, report = run("small", *SMALL, "--dtype", name)

@@ -159,6 +159,7 @@ def solved(matrix, v0, tol=DEFAULT_TOL):
 COPIES = {"triple five"}  # of a restarted space that nothing exhausts; what is returned is right, and not all
 
 
+@SLOW
 @pytest.mark.parametrize("name", NAMES)
 def test_wide_matrices_in_float32(name, rng):
     matrix = matrices(np.float32)[name].T

@@ -13,6 +13,10 @@ from eigenjax.solvers import two_pass
 from eigenjax.solvers.two_pass import two_pass_lanczos
 
 SPECTRUM = [10, 10, 7, 5, 3, 2, 1, 0, -1, -4, -6, -8]
+# The second precision takes as long again, and shows little more.
+QUICK_IN_FLOAT64 = pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True
+)
 OUTLIERS = [*np.linspace(100, 10, 10), *np.linspace(-1, 1, 110)]
 
 
@@ -38,6 +42,7 @@ compiled_passes = jax.jit(both_passes, static_argnames=("k", "krylov_dim"))
 finalize = jax.jit(lambda op, state, tol: two_pass.finalize(op, state, which="LA", tol=tol))
 
 
+@QUICK_IN_FLOAT64
 def test_both_ends_of_a_laplacian(dtype, check_result):
     matrix = laplacian(20, 23).astype(dtype)
     which, tol = ("LA", 1e-5) if dtype == np.float32 else ("SA", 1e-8)
@@ -46,6 +51,7 @@ def test_both_ends_of_a_laplacian(dtype, check_result):
     assert int(result.num_matvecs) < 2 * 300
 
 
+@QUICK_IN_FLOAT64
 def test_ghosts_stand_in_the_matrix_and_none_comes_out(dtype, rotated, check_result):
     # 119 steps where 20 are enough: all ten outliers have come back, some more than once.
     matrix = rotated(OUTLIERS).astype(dtype)
@@ -70,6 +76,7 @@ def test_without_the_choice_ghosts_would_come_out(monkeypatch, rotated):
     assert not np.asarray(finalize(op, state, 1e-4).converged).all()
 
 
+@QUICK_IN_FLOAT64
 def test_both_passes_agree_to_the_last_bit_and_the_claims_hold(dtype, rotated):
     matrix = rotated(OUTLIERS).astype(dtype)
     before, after = compiled_passes(as_operator(jnp.asarray(matrix)), 0.0, 10, 120)
@@ -113,6 +120,7 @@ SPECTRA = {
 }
 
 
+@QUICK_IN_FLOAT64
 def test_no_pair_is_wrong_in_a_batch_and_nan_stays_in_its_lane(dtype, rotated, check_result):
     stack = np.stack([rotated(values) for values, _ in SPECTRA.values()]).astype(dtype)
     nan = np.full((1, 40, 40), np.nan, dtype)
