@@ -35,6 +35,42 @@ def check_batch_size(batch_size: Any) -> None:
         raise ValueError(f"batch_size={batch_size!r}: give a positive integer, or None for all examples at once")
 
 
+def check_weights(weights: jax.Array | None, count: int, *, trailing: bool = False) -> None:
+    """Raises a ValueError unless weights is None or of the shape (count,), with axes after it where they may be."""
+    if weights is not None and (weights.shape if not trailing else weights.shape[:1]) != (count,):
+        shape = f"({count}, ...)" if trailing else f"({count},)"
+        raise ValueError(f"weights has shape {weights.shape}, but data holds {count} examples: give {shape}")
+
+
+def check_shape(value: jax.Array, shape: tuple[int, ...], call: str) -> jax.Array:
+    """The value that a call returned; a TypeError if it is not of this shape."""
+    if jnp.shape(value) != shape:
+        raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}")
+    return value
+
+
+def mean_share(
+    value: jax.Array, part: tuple[int, int], weights: jax.Array | None, all_weights: jax.Array | None, call: str
+) -> jax.Array:
+    """What a batch adds to the mean over all the data: shares of consecutive batches add up to it.
+
+        (b / N) value,   or with weights   (sum_i w_i value_i) / (sum over the data of w)
+
+    Args:
+        value: () the mean over the batch; with weights the values one by one, shaped like the batch's weights.
+        part: b and N, the examples of the batch and of all the data.
+        weights: of the batch, with a leading axis of b examples.
+        all_weights: of all the data.
+        call: what returned the value, for an error.
+    """
+    count, total = part
+    if weights is None or all_weights is None:
+        value = check_shape(value, (), call)
+        return value if count == total else value * (count / total)
+    value = check_shape(value, weights.shape, f"with weights=, {call}")
+    return jnp.sum(weights.astype(value.dtype) * value) / jnp.sum(all_weights).astype(value.dtype)
+
+
 def sum_over_batches(
     function: Callable[[PyTree], PyTree], data: PyTree, batch_size: int | None, zero: PyTree
 ) -> PyTree:
