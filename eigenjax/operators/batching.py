@@ -71,6 +71,15 @@ def mean_share(
     return jnp.sum(weights.astype(value.dtype) * value) / jnp.sum(all_weights).astype(value.dtype)
 
 
+def working_zeros(vector: PyTree) -> PyTree:
+    """Zeros to add to: shaped and sharded like a vector, in float32 at least.
+
+    >>> working_zeros(jnp.ones(2, jnp.bfloat16))
+    Array([0., 0.], dtype=float32)
+    """
+    return jax.tree.map(jnp.zeros_like, tree.cast_like(vector, tree.working_structure(tree.structure_of(vector))))
+
+
 def sum_over_batches(
     function: Callable[[PyTree], PyTree], data: PyTree, batch_size: int | None, zero: PyTree
 ) -> PyTree:
@@ -88,16 +97,50 @@ def sum_over_batches(
         The sum. Cost: one pass over the data, in the memory of one microbatch and one sum; the same holds for its
         derivatives, which compute a microbatch again instead of storing all of them.
     """
-    total = num_examples(data)
-    if batch_size is None or batch_size >= total:
-        return tree.cast_like(function(data), zero)
+    return over_slices(lambda batch: (function(batch), ()), data, batch_size, zero)[0]
+
+
+def over_slices(
+    function: Callable[[PyTree], tuple[PyTree, PyTree]], data: PyTree, size: int | None, zero: PyTree, axis: int = 0
+) -> tuple[PyTree, PyTree]:
+    """Consecutive slices of the data, one after the other: a part of the results is added up, the other joined.
+
+    Args:
+        function: of a slice; returns a summand, shaped like zero, and a piece, with the axis of the slice.
+        data: pytree of arrays with this axis in common.
+        size: of a slice, the last one smaller if it must be; None, or the whole length and more, calls the
+            function once.
+        zero: what to add to: its dtypes are those of the sum.
+        axis: along which to cut.
+
+    Returns:
+        The sum, and the pieces side by side. Derivatives compute a slice again instead of storing all of them.
+
+    >>> total, pieces = over_slices(lambda x: (jnp.sum(x), 2 * x), jnp.arange(5.0), 2, jnp.zeros(()))
+    >>> print(total, pieces)
+    10.0 [0. 2. 4. 6. 8.]
+    """
+    length = jax.tree.leaves(data)[0].shape[axis]
+    if size is None or size >= length:
+        summand, piece = function(data)
+        return tree.cast_like(summand, zero), piece
     function = jax.checkpoint(function, prevent_cse=False)
 
-    def add(partial_sum, start, length):
-        batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), data)
-        return tree.add_scaled(partial_sum, 1.0, function(batch))
+    def add(partial_sum, start, size):
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis), data)
+        summand, piece = function(part)
+        return tree.add_scaled(partial_sum, 1.0, summand), piece
 
-    num_full, rest = divmod(total, batch_size)
-    starts = jnp.arange(num_full) * batch_size
-    full, _ = jax.lax.scan(lambda s, start: (add(s, start, batch_size), None), zero, starts)
-    return add(full, num_full * batch_size, rest) if rest else full
+    num_full, rest = divmod(length, size)
+    starts = jnp.arange(num_full) * size
+    total, pieces = jax.lax.scan(lambda partial_sum, start: add(partial_sum, start, size), zero, starts)
+    pieces = jax.tree.map(lambda x: _side_by_side(x, axis), pieces)
+    if rest:
+        total, last = add(total, num_full * size, rest)
+        pieces = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis), pieces, last)
+    return total, pieces
+
+
+def _side_by_side(pieces: jax.Array, axis: int) -> jax.Array:
+    moved = jnp.moveaxis(pieces, 0, axis)
+    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])

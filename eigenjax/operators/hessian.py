@@ -22,6 +22,7 @@ from eigenjax.operators.batching import (
     mean_share,
     num_examples,
     sum_over_batches,
+    working_zeros,
 )
 from eigenjax.operators.closure import closes_over_arrays
 from eigenjax.operators.convert import as_operator
@@ -54,7 +55,7 @@ class HessianOperator(LinearOperator):
         product = _PRODUCTS[self.mode]
         if self.data is None:
             return product(lambda p: self._share(p, None, None), self.varying, vector)
-        zero = jax.tree.map(jnp.zeros_like, tree.cast_like(self.varying, tree.working_structure(self.structure)))
+        zero = working_zeros(self.varying)
         total = sum_over_batches(
             lambda batch: product(lambda p: self._share(p, *batch), self.varying, vector),
             (self.data, self.weights),
