@@ -132,8 +132,13 @@ def over_slices(
         return tree.add_scaled(partial_sum, 1.0, summand), piece
 
     num_full, rest = divmod(length, size)
-    starts = jnp.arange(num_full) * size
-    total, pieces = jax.lax.scan(lambda partial_sum, start: add(partial_sum, start, size), zero, starts)
+
+    def step(carry, _):
+        start, partial_sum = carry
+        partial_sum, piece = add(partial_sum, start, size)
+        return (start + size, partial_sum), piece
+
+    (_, total), pieces = jax.lax.scan(step, (jnp.int32(0), zero), length=num_full)
     pieces = jax.tree.map(lambda x: _side_by_side(x, axis), pieces)
     if rest:
         total, last = add(total, num_full * size, rest)

@@ -26,6 +26,7 @@ from eigenjax.operators.batching import (
 )
 from eigenjax.operators.closure import closes_over_arrays
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.jacobian import first_evaluable
 from eigenjax.operators.selection import merge, partition
 from eigenjax.tree import PyTree
 
@@ -171,15 +172,8 @@ def _reverse_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> P
 
 def hessian_product(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
     """H v of a scalar function, by the first way that it allows: forward over reverse, linearised, reverse twice."""
-    # Only tracing tells: a custom_vjp whose forward rule calls a custom_vjp again (as ours, and most attention kernels,
-    # do) has no jvp, and within a scan no linearization either.
-    for product in (_forward_over_reverse, _linearize):
-        try:
-            return product(function, params, vector)
-        except TypeError as error:
-            if "custom_vjp" not in str(error):
-                raise
-    return _reverse_over_reverse(function, params, vector)
+    ways = (_forward_over_reverse, _linearize, _reverse_over_reverse)
+    return first_evaluable([functools.partial(way, function, params) for way in ways], vector)
 
 
 _PRODUCTS = {
