@@ -169,7 +169,7 @@ def check_pair(data: Any) -> tuple[PyTree, PyTree]:
     """The inputs and targets as arrays; a ValueError for data that are no pair."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         given = f"{type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else type(data).__name__
-        raise ValueError(f"data is a {given}: give the pair (inputs, targets)")
+        raise ValueError(f"data is of type {given}: give the pair (inputs, targets)")
     inputs, targets = jax.tree.map(jnp.asarray, tuple(data))
     num_examples((inputs, targets))
     return inputs, targets

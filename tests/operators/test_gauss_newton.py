@@ -364,9 +364,9 @@ def test_data_and_parameters_sharded_over_explicit_axes(rng):
 def test_bad_input_is_refused(problem):
     params, (inputs, labels) = problem
     refused = functools.partial(gauss_newton, network, softmax_cross_entropy, params)
-    with pytest.raises(ValueError, match=r"data is a tuple of 3: give the pair \(inputs, targets\)"):
+    with pytest.raises(ValueError, match=r"data is of type tuple of 3: give the pair \(inputs, targets\)"):
         refused((inputs, labels, labels))
-    with pytest.raises(ValueError, match="data is a dict"):
+    with pytest.raises(ValueError, match="data is of type dict"):
         refused({"inputs": inputs})
     with pytest.raises(ValueError, match=r"same number of examples.*10.*9"):
         refused((inputs, labels[:9]))
