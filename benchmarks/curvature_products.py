@@ -1,15 +1,17 @@
 """Claim: a product with a Hessian, Gauss-Newton or empirical Fisher operator takes the time of about three gradients.
 
 Time of one product over that of one gradient of the same loss over the same data, and of eight products by vmap over
-eight single ones, for a multilayer network, a convolutional one with BatchNorm (with its running averages, and with those
-of the batch), and a transformer with tied embeddings whose logits are not formed. Where torch is installed, its own
-products on the same multilayer network with the same weights: a double backward pass, and curvlinops if that is there too.
+eight single ones, for a multilayer network, a convolutional one with BatchNorm (with its running averages, and with
+those of the batch), and a transformer with tied embeddings whose logits are not formed. Where torch can be imported,
+its own products on the same multilayer network with the same weights: a double backward pass, and curvlinops if that
+is there too.
 
     python -m benchmarks.curvature_products
 """
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,7 +61,7 @@ def multilayer_problem(widths: Sequence[int], examples: int) -> Problem:
     """Random weights and data."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
-    params = [(draw(a, b), jnp.zeros(b)) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    params = [(draw(a, b), jnp.zeros(b)) for a, b in itertools.pairwise(widths)]
     labels = jnp.asarray(rng.integers(0, widths[-1], examples), jnp.int32)
     return Problem(multilayer, params, (jnp.asarray(rng.normal(size=(examples, widths[0])), jnp.float32), labels))
 
@@ -135,7 +137,12 @@ def row(name: str, kind: str, gradient: float, product: float, ratio: float) -> 
 
 def measure_torch(problem: Problem, repeats: int) -> list[dict[str, Any]]:
     """The multilayer network in torch: a double backward pass, and curvlinops' operators."""
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        # Also where it is installed and a library of its own is missing.
+        print(f"without torch: {error}")
+        return []
 
     model, params, (inputs, labels) = problem
     layers = []
@@ -205,8 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "transformer": language,
     }
     rows = [row for name, problem in problems.items() for row in measure(name, problem, args.repeats)]
-    if importlib.util.find_spec("torch") is not None:
-        rows += measure_torch(dense, args.repeats)
+    rows += measure_torch(dense, args.repeats)
     timing.record("curvature_products", rows, args)
 
 
