@@ -42,7 +42,7 @@ def check_weights(weights: jax.Array | None, count: int, *, trailing: bool = Fal
         raise ValueError(f"weights has shape {weights.shape}, but data holds {count} examples: give {shape}")
 
 
-def check_shape(value: jax.Array, shape: tuple[int, ...], call: str) -> jax.Array:
+def check_shape(value: Any, shape: tuple[int, ...], call: str) -> Any:
     """The value that a call returned; a TypeError if it is not of this shape."""
     if jnp.shape(value) != shape:
         raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}")

@@ -163,10 +163,10 @@ def fisher(
         mean = loss.mean if weights is None else loss.losses
         op = GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
         return operator_of(op, model)
-    if kind == "monte_carlo":
-        data = data[0], sampled_targets(model, params, data, loss, key, batch_size)
-    score = loss.scores if kind == "monte_carlo" else loss.losses
-    op = GradientCovarianceOperator(varying, constant, data, weights, model, score, batch_size, centered)
+    scores = loss.losses
+    if key is not None:
+        data, scores = (data[0], sampled_targets(model, params, data, loss, key, batch_size)), loss.scores
+    op = GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
     return operator_of(op, model)
 
 

@@ -57,15 +57,17 @@ class GaussNewtonOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """The sum over microbatches of J^T H J v, each with its share in the loss."""
         zero = working_zeros(self.varying)
-        product = lambda batch: self._product(*batch, vector)
+        product = lambda batch: self._product(batch[0], batch[1], vector)
         return tree.cast_like(sum_over_batches(product, (self.data, self.weights), self.batch_size, zero), vector)
 
     def _product(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None, vector: PyTree) -> PyTree:
         outputs = lambda varying: self._outputs(merge(varying, self.constant), batch[0])
         floating = lambda varying: partition(outputs(varying), name="the model's output ")
         line = linearized(floating, self.varying)
-        curvature = self._closed_form if isinstance(self.loss, CrossEntropy) else self._by_derivatives
-        return line.pull(curvature(line.value, line.rest, line.push(vector), batch, weights))
+        at = line.value, line.rest, line.push(vector), batch, weights
+        if isinstance(self.loss, CrossEntropy):
+            return line.pull(self._closed_form(self.loss, *at))
+        return line.pull(self._by_derivatives(self.loss, *at))
 
     def _outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
         # The outputs of a linear head are its logits, whatever the loss: one that is not ours needs them formed.
@@ -73,24 +75,24 @@ class GaussNewtonOperator(LinearOperator):
         is_formed = isinstance(outputs, LinearHead) and not isinstance(self.loss, CrossEntropy)
         return outputs.logits() if is_formed else outputs
 
-    def _by_derivatives(self, outputs, rest, tangent, batch, weights) -> PyTree:
+    def _by_derivatives(self, loss: Callable, outputs, rest, tangent, batch, weights) -> PyTree:
         part = num_examples(batch), num_examples(self.data)
 
         def share(floating):
-            value = self.loss(merge(floating, rest), batch[1])
+            value = loss(merge(floating, rest), batch[1])
             return mean_share(value, part, weights, self.weights, "loss(outputs, targets)")
 
         return hessian_product(share, outputs, tangent)
 
-    def _closed_form(self, outputs, rest, tangent, batch, weights) -> PyTree:
+    def _closed_form(self, loss: CrossEntropy, outputs, rest, tangent, batch, weights) -> PyTree:
         whole, targets = merge(outputs, rest), batch[1]
-        self.loss.check(whole, targets)
+        loss.check(whole, targets)
         leaf = whole.features if isinstance(whole, LinearHead) else whole
         num_classes = whole.num_classes if isinstance(whole, LinearHead) else whole.shape[-1]
         dtype = tree.accumulation_dtype(leaf)
-        counts = self.loss.position_weights(targets, weights, num_classes, dtype)
-        total = self.loss.total(self.data[1], self.weights).astype(dtype)
-        return self.loss.curvature(outputs, tangent, counts / total)
+        counts = loss.position_weights(targets, weights, num_classes, dtype)
+        total = loss.total(self.data[1], self.weights).astype(dtype)
+        return loss.curvature(outputs, tangent, counts / total)
 
 
 def gauss_newton(

@@ -93,12 +93,11 @@ def sampled_targets(
 ) -> PyTree:
     """One draw for each example, in the memory of one microbatch, and one pass of the model over the data."""
     # What closes over tracers must not be remembered by jit.
-    draw = _sampled.__wrapped__ if closes_over_arrays(model) else _sampled
+    draw = _draw if closes_over_arrays(model) else _compiled_draw
     return draw(model, likelihood, batch_size, params, data, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _sampled(model, likelihood, batch_size, params, data, key):
+def _draw(model, likelihood, batch_size, params, data, key):
     indices = jnp.arange(len(jax.tree.leaves(data)[0]), dtype=jnp.int32)
 
     def draw(batch):
@@ -107,6 +106,9 @@ def _sampled(model, likelihood, batch_size, params, data, key):
         return (), likelihood.sample(model(params, inputs), targets, keys)
 
     return over_slices(draw, (data, indices), batch_size, ())[1]
+
+
+_compiled_draw = jax.jit(_draw, static_argnums=(0, 1, 2))
 
 
 def _half_squares(outputs: PyTree, targets: PyTree) -> jax.Array:
