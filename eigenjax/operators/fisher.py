@@ -136,7 +136,8 @@ def fisher(
             options that do not go together, a bad batch_size, targets not shaped as the outputs.
         TypeError: for targets or a key of the wrong dtype, and complex parameters.
 
-    Cost: a product is about three gradients in time, and one gradient in memory and a half.
+    Cost: a product is one forward pass with tangents and one gradient in time, about three gradients at most; in
+    memory a gradient and a quarter, of one microbatch. Nothing of the size of b gradients is held.
 
     Example:
         >>> import jax.numpy as jnp

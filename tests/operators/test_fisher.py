@@ -14,6 +14,7 @@ from eigenjax import eigsh, fisher, gauss_newton, softmax_cross_entropy, to_dens
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "mlp_tanh.npz"
 IGNORED = -1
+SLOW = pytest.mark.slow
 KEY = jax.random.key(0)
 
 
@@ -60,7 +61,7 @@ def assert_close(ours, theirs):
     assert_allclose(ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("batch_size", [None, 8, 17])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=SLOW), 8, 17])
 def test_the_empirical_spectrum_is_that_of_another_framework(batch_size, float64):
     saved = np.load(REFERENCE)
     params = [(jnp.asarray(saved[f"W{i}"]), jnp.asarray(saved[f"b{i}"])) for i in range(3)]
@@ -89,7 +90,7 @@ def test_the_exact_fisher_is_the_gauss_newton_matrix_of_the_sum_over_positions(p
     assert_close(to_dense(fisher(network, params, (inputs, labels))), 4 * to_dense(mean))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=SLOW), True])
 def test_the_exact_gaussian_fisher(problem, rng, weighted):
     params, (inputs, _) = problem
     w = rng.uniform(size=10) if weighted else np.ones(10)
@@ -105,7 +106,7 @@ def test_the_exact_gaussian_fisher(problem, rng, weighted):
     assert_close(to_dense(op), np.einsum("n,nca,ncb->ab", w, J, J) / w.sum())
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [pytest.param(False, marks=SLOW), True])
 def test_gradient_moments_and_covariance(problem, rng, weighted):
     params, data = problem
     w = rng.uniform(size=10) if weighted else np.ones(10)
@@ -168,7 +169,7 @@ def assert_standard_normal(errors, deviations):
     assert 0.3 < np.sqrt(np.mean(scores**2)) < 2
 
 
-@pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+@pytest.mark.parametrize("likelihood", ["categorical", pytest.param("gaussian", marks=SLOW)])
 def test_a_sample_is_one_symmetric_matrix_whatever_the_batches(problem, likelihood):
     params, (inputs, labels) = problem
     data = (inputs, labels if likelihood == "categorical" else jnp.zeros((10, 3)))
@@ -182,7 +183,14 @@ def test_a_sample_is_one_symmetric_matrix_whatever_the_batches(problem, likeliho
     assert np.abs(to_dense(sample(key=jax.random.key(1))) - dense).max() > 0.01 * np.abs(dense).max()
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": "empirical"}, {"kind": "monte_carlo", "key": KEY}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=SLOW),
+        pytest.param({"kind": "empirical"}, marks=SLOW),
+        {"kind": "monte_carlo", "key": KEY},
+    ],
+)
 def test_within_a_solver_for_selected_parameters_of_a_model_with_a_closure(problem, options):
     params, data = problem
 
@@ -197,6 +205,7 @@ def test_within_a_solver_for_selected_parameters_of_a_model_with_a_closure(probl
     assert_allclose(result.eigenvalues, np.linalg.eigvalsh(dense[:12, :12])[::-1][:2], rtol=1e-7)
 
 
+@SLOW
 def test_the_derivative_of_the_top_eigenvalue(problem):
     params, data = problem
     flat, unravel = jax.flatten_util.ravel_pytree(params)

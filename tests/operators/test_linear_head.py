@@ -43,7 +43,7 @@ def by_hand(logits, labels):
     return np.where(labels == IGNORED, 0, losses)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1, 2, 5])
+@pytest.mark.parametrize("chunk_size", [None, 2])
 def test_the_loss_and_its_reductions(problem, chunk_size):
     params, (tokens, labels) = problem
     losses, valid = by_hand(logits(params, tokens), np.asarray(labels)), np.asarray(labels) != IGNORED
@@ -61,7 +61,7 @@ def test_narrow_labels_and_no_valid_one(float64):
     assert np.isnan(softmax_cross_entropy(z, jnp.array([300])))
 
 
-@pytest.mark.parametrize("chunk_size", [2, None])
+@pytest.mark.parametrize("chunk_size", [2, pytest.param(None, marks=pytest.mark.slow)])
 def test_curvature_is_that_of_formed_logits(problem, chunk_size):
     params, data = problem
     model = functools.partial(head, chunk_size=chunk_size)
@@ -113,6 +113,7 @@ def test_features_of_examples_alone_and_checkpointed_models(problem):
     assert_allclose(ours, theirs, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_a_product(problem):
     params, data = problem
 
@@ -147,6 +148,7 @@ def test_no_array_of_all_logits_exists():
         assert memory.temp_size_in_bytes < 2**26 / 2, (name, memory.temp_size_in_bytes)
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_are_reduced_in_float32(problem, rng):
     params, (tokens, labels) = problem
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
