@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SLOW = (
     "adjoint_products",
+    "curvature_memory",
+    "curvature_products",
     "eigsh_blocks",
     "eigs_products",
     "eigsh_compile",
@@ -27,6 +29,8 @@ SLOW = (
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
+    "curvature_memory": {"program", "megabytes", "over_plain", "over_chunked"},
+    "curvature_products": {"product", "ratio", "ratio_of_8"},
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigs_products": {"eigs", "arpack", "ratio", "condition"},

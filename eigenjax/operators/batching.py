@@ -35,6 +35,51 @@ def check_batch_size(batch_size: Any) -> None:
         raise ValueError(f"batch_size={batch_size!r}: give a positive integer, or None for all examples at once")
 
 
+def check_weights(weights: jax.Array | None, count: int, *, trailing: bool = False) -> None:
+    """Raises a ValueError unless weights is None or of the shape (count,), with axes after it where they may be."""
+    if weights is not None and (weights.shape if not trailing else weights.shape[:1]) != (count,):
+        shape = f"({count}, ...)" if trailing else f"({count},)"
+        raise ValueError(f"weights has shape {weights.shape}, but data holds {count} examples: give {shape}")
+
+
+def check_shape(value: Any, shape: tuple[int, ...], call: str) -> Any:
+    """The value that a call returned; a TypeError if it is not of this shape."""
+    if jnp.shape(value) != shape:
+        raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}")
+    return value
+
+
+def mean_share(
+    value: jax.Array, part: tuple[int, int], weights: jax.Array | None, all_weights: jax.Array | None, call: str
+) -> jax.Array:
+    """What a batch adds to the mean over all the data: shares of consecutive batches add up to it.
+
+        (b / N) value,   or with weights   (sum_i w_i value_i) / (sum over the data of w)
+
+    Args:
+        value: () the mean over the batch; with weights the values one by one, shaped like the batch's weights.
+        part: b and N, the examples of the batch and of all the data.
+        weights: of the batch, with a leading axis of b examples.
+        all_weights: of all the data.
+        call: what returned the value, for an error.
+    """
+    count, total = part
+    if weights is None or all_weights is None:
+        value = check_shape(value, (), call)
+        return value if count == total else value * (count / total)
+    value = check_shape(value, weights.shape, f"with weights=, {call}")
+    return jnp.sum(weights.astype(value.dtype) * value) / jnp.sum(all_weights).astype(value.dtype)
+
+
+def working_zeros(vector: PyTree) -> PyTree:
+    """Zeros to add to: shaped and sharded like a vector, in float32 at least.
+
+    >>> working_zeros(jnp.ones(2, jnp.bfloat16))
+    Array([0., 0.], dtype=float32)
+    """
+    return jax.tree.map(jnp.zeros_like, tree.cast_like(vector, tree.working_structure(tree.structure_of(vector))))
+
+
 def sum_over_batches(
     function: Callable[[PyTree], PyTree], data: PyTree, batch_size: int | None, zero: PyTree
 ) -> PyTree:
@@ -52,16 +97,55 @@ def sum_over_batches(
         The sum. Cost: one pass over the data, in the memory of one microbatch and one sum; the same holds for its
         derivatives, which compute a microbatch again instead of storing all of them.
     """
-    total = num_examples(data)
-    if batch_size is None or batch_size >= total:
-        return tree.cast_like(function(data), zero)
+    return over_slices(lambda batch: (function(batch), ()), data, batch_size, zero)[0]
+
+
+def over_slices(
+    function: Callable[[PyTree], tuple[PyTree, PyTree]], data: PyTree, size: int | None, zero: PyTree, axis: int = 0
+) -> tuple[PyTree, PyTree]:
+    """Consecutive slices of the data, one after the other: a part of the results is added up, the other joined.
+
+    Args:
+        function: of a slice; returns a summand, shaped like zero, and a piece, with the axis of the slice.
+        data: pytree of arrays with this axis in common.
+        size: of a slice, the last one smaller if it must be; None, or the whole length and more, calls the
+            function once.
+        zero: what to add to: its dtypes are those of the sum.
+        axis: along which to cut.
+
+    Returns:
+        The sum, and the pieces side by side. Derivatives compute a slice again instead of storing all of them.
+
+    >>> total, pieces = over_slices(lambda x: (jnp.sum(x), 2 * x), jnp.arange(5.0), 2, jnp.zeros(()))
+    >>> print(total, pieces)
+    10.0 [0. 2. 4. 6. 8.]
+    """
+    length = jax.tree.leaves(data)[0].shape[axis]
+    if size is None or size >= length:
+        summand, piece = function(data)
+        return tree.cast_like(summand, zero), piece
     function = jax.checkpoint(function, prevent_cse=False)
 
-    def add(partial_sum, start, length):
-        batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), data)
-        return tree.add_scaled(partial_sum, 1.0, function(batch))
+    def add(partial_sum, start, size):
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis), data)
+        summand, piece = function(part)
+        return tree.add_scaled(partial_sum, 1.0, summand), piece
 
-    num_full, rest = divmod(total, batch_size)
-    starts = jnp.arange(num_full) * batch_size
-    full, _ = jax.lax.scan(lambda s, start: (add(s, start, batch_size), None), zero, starts)
-    return add(full, num_full * batch_size, rest) if rest else full
+    num_full, rest = divmod(length, size)
+
+    def step(carry, _):
+        start, partial_sum = carry
+        partial_sum, piece = add(partial_sum, start, size)
+        return (start + size, partial_sum), piece
+
+    (_, total), pieces = jax.lax.scan(step, (jnp.int32(0), zero), length=num_full)
+    pieces = jax.tree.map(lambda x: _side_by_side(x, axis), pieces)
+    if rest:
+        total, last = add(total, num_full * size, rest)
+        pieces = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis), pieces, last)
+    return total, pieces
+
+
+def _side_by_side(pieces: jax.Array, axis: int) -> jax.Array:
+    moved = jnp.moveaxis(pieces, 0, axis)
+    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])

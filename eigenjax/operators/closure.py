@@ -33,6 +33,10 @@ class TracedFunction:
         leaves = eval_jaxpr(self._jaxpr, constants, *jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(self.result_structure), leaves)
 
+    def mentions(self, primitive: str) -> bool:
+        """Whether a primitive of this name occurs in the program, or in one within it."""
+        return _mentions(self._jaxpr, primitive)
+
 
 def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[jax.Array]]:
     """Traces a function once and hands out what it closes over.
@@ -54,6 +58,20 @@ def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[j
     # A fresh lambda, because JAX remembers traces by function, and what a function closes over may have changed.
     closed_jaxpr, result_structure = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
     return TracedFunction(closed_jaxpr, result_structure), list(closed_jaxpr.consts)
+
+
+def _mentions(jaxpr: Any, primitive: str) -> bool:
+    if hasattr(jaxpr, "jaxpr"):
+        jaxpr = jaxpr.jaxpr
+    for equation in getattr(jaxpr, "eqns", ()):
+        inner = [part for value in equation.params.values() for part in (value if _is_sequence(value) else [value])]
+        if equation.primitive.name == primitive or any(_mentions(part, primitive) for part in inner):
+            return True
+    return False
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def closes_over_arrays(function: Callable) -> bool:

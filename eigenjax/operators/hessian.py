@@ -15,9 +15,18 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
-from eigenjax.operators.batching import check_batch_size, num_examples, sum_over_batches
+from eigenjax.operators.batching import (
+    check_batch_size,
+    check_shape,
+    check_weights,
+    mean_share,
+    num_examples,
+    sum_over_batches,
+    working_zeros,
+)
 from eigenjax.operators.closure import closes_over_arrays
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.linearization import first_evaluable
 from eigenjax.operators.selection import merge, partition
 from eigenjax.tree import PyTree
 
@@ -47,7 +56,7 @@ class HessianOperator(LinearOperator):
         product = _PRODUCTS[self.mode]
         if self.data is None:
             return product(lambda p: self._share(p, None, None), self.varying, vector)
-        zero = jax.tree.map(jnp.zeros_like, tree.cast_like(self.varying, tree.working_structure(self.structure)))
+        zero = working_zeros(self.varying)
         total = sum_over_batches(
             lambda batch: product(lambda p: self._share(p, *batch), self.varying, vector),
             (self.data, self.weights),
@@ -57,16 +66,11 @@ class HessianOperator(LinearOperator):
         return tree.cast_like(total, vector)
 
     def _share(self, varying: PyTree, batch: PyTree, weights: jax.Array | None) -> jax.Array:
-        # Shares add up to the loss of all the data: a mean counts by its size, an example by its weight.
         params = merge(varying, self.constant)
         if batch is None:
-            return _checked(self.loss(params), (), "loss(params)")
-        count = num_examples(batch)
-        if weights is None or self.weights is None:
-            value = _checked(self.loss(params, batch), (), "loss(params, batch)")
-            return value if count == num_examples(self.data) else value * (count / num_examples(self.data))
-        value = _checked(self.loss(params, batch), (count,), "with weights=, loss(params, batch)")
-        return jnp.sum(weights.astype(value.dtype) * value) / jnp.sum(self.weights).astype(value.dtype)
+            return check_shape(self.loss(params), (), "loss(params)")
+        part = num_examples(batch), num_examples(self.data)
+        return mean_share(self.loss(params, batch), part, weights, self.weights, "loss(params, batch)")
 
 
 def hessian(
@@ -124,9 +128,9 @@ def hessian(
     if data is None and (batch_size is not None or weights is not None):
         raise ValueError("batch_size= and weights= speak of examples: pass data= too")
     if data is not None:
-        _check_weights(weights, num_examples(data))
+        check_weights(weights, num_examples(data))
     varying, constant = partition(params, select)
-    op = HessianOperator(varying, constant, data, weights, _hashable(loss), batch_size, mode)
+    op = HessianOperator(varying, constant, data, weights, hashable(loss), batch_size, mode)
     return as_operator(op.mv, like=op.structure) if closes_over_arrays(loss) else op
 
 
@@ -151,7 +155,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         [12. 24.]
     """
     check_vector(v, tree.structure_of(params), name="v")
-    return _automatic(lambda p: _checked(loss(p, *args), (), "loss(params, *args)"), params, v)
+    return hessian_product(lambda p: check_shape(loss(p, *args), (), "loss(params, *args)"), params, v)
 
 
 def _forward_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
@@ -166,41 +170,27 @@ def _reverse_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> P
     return jax.vjp(jax.grad(function), params)[1](vector)[0]
 
 
-def _automatic(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
-    # Only tracing tells: a custom_vjp whose forward rule calls a custom_vjp again (as ours, and most attention kernels,
-    # do) has no jvp, and within a scan no linearization either.
-    for product in (_forward_over_reverse, _linearize):
-        try:
-            return product(function, params, vector)
-        except TypeError as error:
-            if "custom_vjp" not in str(error):
-                raise
-    return _reverse_over_reverse(function, params, vector)
+def hessian_product(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
+    """H v of a scalar function, by the first way that it allows: forward over reverse, linearised, reverse twice."""
+    ways = (_forward_over_reverse, _linearize, _reverse_over_reverse)
+    return first_evaluable([functools.partial(way, function, params) for way in ways], vector)
 
 
 _PRODUCTS = {
-    "auto": _automatic,
+    "auto": hessian_product,
     "forward_over_reverse": _forward_over_reverse,
     "linearize": _linearize,
     "reverse_over_reverse": _reverse_over_reverse,
 }
 
 
-def _hashable(function: Callable) -> Callable:
-    # Static parts of a pytree are compared by jit: a callable object that cannot be is wrapped in one that is itself.
+def hashable(function: Callable) -> Callable:
+    """The function, for a static part of a pytree.
+
+    jit compares static parts: a callable object that cannot be compared is wrapped in one that is itself.
+    """
     try:
         hash(function)
     except TypeError:
         return functools.partial(function)
     return function
-
-
-def _check_weights(weights: jax.Array | None, count: int) -> None:
-    if weights is not None and weights.shape != (count,):
-        raise ValueError(f"weights has shape {weights.shape}, but data holds {count} examples: give ({count},)")
-
-
-def _checked(value: jax.Array, shape: tuple[int, ...], call: str) -> jax.Array:
-    if jnp.shape(value) != shape:
-        raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}")
-    return value

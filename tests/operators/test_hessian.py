@@ -141,6 +141,14 @@ def test_a_loss_with_a_custom_vjp(function, mode, float64):
     assert_allclose(hvp(lambda p: jnp.sum(function(p)), point, jnp.ones(2)), [6.0, 12.0])
 
 
+@pytest.mark.parametrize("function", [_cube, scanned_cube])
+def test_a_loss_with_a_custom_vjp_within_a_solver(function, float64):
+    op = hessian(lambda p: jnp.sum(function(p)), jnp.array([1.0, 2.0]))
+    assert_allclose(jax.jit(op)(jnp.ones(2)), [6.0, 12.0])
+    assert_allclose(to_dense(op), np.diag([6.0, 12.0]))
+    assert_allclose(lanczos(op, 1).eigenvalues, [12.0])
+
+
 def test_the_mode_asked_for_is_the_mode_used():
     with pytest.raises(TypeError, match="custom_vjp"):
         hessian(lambda p: jnp.sum(_cube(p)), jnp.ones(2), mode="forward_over_reverse")(jnp.ones(2))

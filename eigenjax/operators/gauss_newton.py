@@ -1,0 +1,188 @@
+"""The generalised Gauss-Newton matrix of a loss of a model's outputs, as products.
+
+With z_i(p) the model's outputs for example i, J_i = dz_i/dp, and H_i the second derivative of loss_i in z_i,
+
+    d^2 L / dp^2  =  (1/N) sum_i J_i^T H_i J_i  +  (1/N) sum_i sum_c (dl_i/dz_ic) d^2 z_ic / dp^2
+
+and the first sum is the Gauss-Newton matrix: the Hessian of the loss of the linearised model, positive semidefinite for
+a loss that is convex in the outputs. A product is J v, H of that, J^T of that, from one linearisation of the model.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.batching import (
+    check_batch_size,
+    check_shape,
+    check_weights,
+    mean_share,
+    num_examples,
+    sum_over_batches,
+    working_zeros,
+)
+from eigenjax.operators.closure import closes_over_arrays
+from eigenjax.operators.convert import as_operator
+from eigenjax.operators.hessian import hashable, hessian_product
+from eigenjax.operators.linear_head import LinearHead
+from eigenjax.operators.linearization import linearized
+from eigenjax.operators.output_loss import CrossEntropy, check_labels, recognised
+from eigenjax.operators.selection import merge, partition
+from eigenjax.tree import PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussNewtonOperator(LinearOperator):
+    """J^T H_L J of the mean loss over the data, in the varying parameters."""
+
+    varying: PyTree
+    constant: PyTree
+    data: tuple[PyTree, PyTree]
+    weights: jax.Array | None
+    model: Callable = dataclasses.field(metadata={"static": True})
+    loss: Callable | CrossEntropy = dataclasses.field(metadata={"static": True})
+    batch_size: int | None = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """That of the varying parameters."""
+        return tree.structure_of(self.varying)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """The sum over microbatches of J^T H J v, each with its share in the loss."""
+        zero = working_zeros(self.varying)
+        product = lambda batch: self._product(batch[0], batch[1], vector)
+        return tree.cast_like(sum_over_batches(product, (self.data, self.weights), self.batch_size, zero), vector)
+
+    def _product(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None, vector: PyTree) -> PyTree:
+        outputs = lambda varying: self._outputs(merge(varying, self.constant), batch[0])
+        floating = lambda varying: partition(outputs(varying), name="the model's output ")
+        line = linearized(floating, self.varying)
+        at = line.value, line.rest, line.push(vector), batch, weights
+        if isinstance(self.loss, CrossEntropy):
+            return line.pull(self._closed_form(self.loss, *at))
+        return line.pull(self._by_derivatives(self.loss, *at))
+
+    def _outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
+        # The outputs of a linear head are its logits, whatever the loss: one that is not ours needs them formed.
+        outputs = self.model(params, inputs)
+        is_formed = isinstance(outputs, LinearHead) and not isinstance(self.loss, CrossEntropy)
+        return outputs.logits() if is_formed else outputs
+
+    def _by_derivatives(self, loss: Callable, outputs, rest, tangent, batch, weights) -> PyTree:
+        part = num_examples(batch), num_examples(self.data)
+
+        def share(floating):
+            value = loss(merge(floating, rest), batch[1])
+            return mean_share(value, part, weights, self.weights, "loss(outputs, targets)")
+
+        return hessian_product(share, outputs, tangent)
+
+    def _closed_form(self, loss: CrossEntropy, outputs, rest, tangent, batch, weights) -> PyTree:
+        whole, targets = merge(outputs, rest), batch[1]
+        loss.check(whole, targets)
+        leaf = whole.features if isinstance(whole, LinearHead) else whole
+        num_classes = whole.num_classes if isinstance(whole, LinearHead) else whole.shape[-1]
+        dtype = tree.accumulation_dtype(leaf)
+        counts = loss.position_weights(targets, weights, num_classes, dtype)
+        total = loss.total(self.data[1], self.weights).astype(dtype)
+        return loss.curvature(outputs, tangent, counts / total)
+
+
+def gauss_newton(
+    model: Callable,
+    loss: Callable,
+    params: PyTree,
+    data: tuple[PyTree, PyTree],
+    *,
+    batch_size: int | None = None,
+    select: Callable[[Any, Any], bool] | None = None,
+    weights: jax.Array | None = None,
+) -> LinearOperator:
+    """The Gauss-Newton matrix of a loss of a model's outputs, as an operator.
+
+        G = (1/N) sum_i J_i^T H_i J_i,    J_i = d model_i / dp,    H_i = d^2 loss_i / d outputs^2
+
+    or with weights (sum_i w_i J_i^T H_i J_i) / (sum_i w_i).
+
+    Where positions do not count, padding for one, a mean over those that do is not a mean over examples, and the means
+    of microbatches do not add up to that of all. Three ways are exact, for any batch_size:
+
+    - `functools.partial(softmax_cross_entropy, ignore_label=-1)`, which is known here;
+    - a loss that returns (b,) means over each example's positions, and as `weights` (N,) how many each has;
+    - a loss that returns (b, T), one for each position, and as `weights` (N, T) ones and zeros.
+
+    Args:
+        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. Arrays that it
+            closes over become leaves of the operator, at the price of a new trace for every operator built.
+        loss: `loss(outputs, targets) -> scalar`, the mean over the batch's examples. With `softmax_cross_entropy` H_i
+            is taken in closed form, which saves an array of logits (B, T, V) or two (642 for 1,052 MB, transformer of
+            4 x 256 tokens and 50,257 classes); of a `LinearHead` a few rows exist at a time (398 MB).
+        params: pytree of arrays. Integer leaves are constants.
+        data: (inputs, targets), pytrees of arrays with a common leading axis of N examples.
+        batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
+            counts by its size, so the result is that of the full data, to rounding.
+        select: `select(path, leaf) -> bool`, which parameters vary: the others are constants, and vectors have None
+            in their place.
+        weights: (N,) or (N, ...), in any units; the loss must then return an array of losses of the shape
+            (b,) or (b, ...). What has weight zero is as if absent.
+
+    Returns:
+        An operator on pytrees shaped and sharded like the selected parameters.
+
+    Raises:
+        ValueError: for data that are no pair, a bad batch_size, leaves or weights of differing lengths, an empty
+            selection.
+        TypeError: for complex parameters, or where the loss is not shaped as it must be.
+
+    Cost: a product is one forward pass with tangents and one gradient in time, about three gradients at most; in
+    memory about what a gradient takes, of one microbatch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = lambda params, inputs: inputs @ params["w"]
+        >>> loss = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)
+        >>> data = (jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.zeros(2))
+        >>> op = gauss_newton(model, loss, {"w": jnp.ones(2)}, data)
+        >>> print(op({"w": jnp.array([1.0, 1.0])})["w"])
+        [1. 4.]
+
+    Source: Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
+    """
+    check_batch_size(batch_size)
+    data, weights = check_pair(data), None if weights is None else jnp.asarray(weights)
+    check_weights(weights, num_examples(data), trailing=True)
+    known = recognised(loss)
+    if known is not None:
+        check_labels(data[1])
+        shape = () if weights is None else weights.shape
+        check_shape(jax.ShapeDtypeStruct(known.shape(data[1]), jnp.float32), shape, _call(weights))
+    varying, constant = partition(params, select)
+    loss = hashable(loss) if known is None else known
+    op = GaussNewtonOperator(varying, constant, data, weights, hashable(model), loss, batch_size)
+    return operator_of(op, model, loss)
+
+
+def check_pair(data: Any) -> tuple[PyTree, PyTree]:
+    """The inputs and targets as arrays; a ValueError for data that are no pair."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        given = f"{type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else type(data).__name__
+        raise ValueError(f"data is of type {given}: give the pair (inputs, targets)")
+    inputs, targets = jax.tree.map(jnp.asarray, tuple(data))
+    num_examples((inputs, targets))
+    return inputs, targets
+
+
+def operator_of(op: LinearOperator, *functions: Callable) -> LinearOperator:
+    """The operator; if the functions that it is made of close over arrays, with those as leaves of their own."""
+    return as_operator(op.mv, like=op.structure) if any(map(closes_over_arrays, functions)) else op
+
+
+def _call(weights: jax.Array | None) -> str:
+    return ("" if weights is None else "with weights=, ") + "loss(outputs, targets)"
