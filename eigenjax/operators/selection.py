@@ -2,9 +2,9 @@
 
 A part keeps the structure of the whole, with None (an empty pytree) in place of what does not belong to it.
 
-A leaf is named by its path: the keys of JAX's key path joined by "/", dictionary keys, positions in lists and tuples, and
-names of attributes alike, such as "params/Dense_0/kernel" or "layers/0/bias". The `.value` in which a Variable of an nnx
-State ends is left out; a bare array has the empty path.
+A leaf is named by its path: the keys of JAX's key path joined by "/", dictionary keys, positions in lists and tuples,
+and names of attributes alike, such as "params/Dense_0/kernel" or "layers/0/bias". The `.value` in which a Variable of
+an nnx State ends is left out; a bare array has the empty path.
 """
 
 import fnmatch
@@ -86,13 +86,14 @@ def listed(paths: Sequence[str]) -> str:
     return (shown or "none") + (f" and {more} more" if more > 0 else "")
 
 
-def partition(params: PyTree, select: Select | None = None) -> tuple[PyTree, PyTree]:
+def partition(params: PyTree, select: Select | None = None, name: str = "params") -> tuple[PyTree, PyTree]:
     """Splits parameters into those that vary and those that do not.
 
     Args:
         params: pytree of arrays.
         select: as of `chosen`; None selects all floating leaves. Integer, boolean and key leaves never vary,
             whatever it says.
+        name: of the pytree, for errors.
 
     Returns:
         `varying, constant`, each with None where the other has the leaf.
@@ -110,8 +111,8 @@ def partition(params: PyTree, select: Select | None = None) -> tuple[PyTree, PyT
     wanted = is_floating if select is None else chosen(arrays, select)
     kept = [floating and keep for floating, keep in zip(is_floating, wanted, strict=True)]
     if not any(kept):
-        raise ValueError(f"no floating-point leaf of params is selected; its leaves are: {listed(paths_of(arrays))}")
-    _check_real(arrays, kept)
+        raise ValueError(f"no floating-point leaf of {name} is selected; its leaves are: {listed(paths_of(arrays))}")
+    _check_real(arrays, kept, name)
     return split(arrays, kept)
 
 
@@ -149,10 +150,10 @@ def _matching(paths: list[str], pattern: str | re.Pattern[str]) -> list[bool]:
     return found
 
 
-def _check_real(arrays: PyTree, kept: Sequence[bool]) -> None:
+def _check_real(arrays: PyTree, kept: Sequence[bool], name: str) -> None:
     for (path, leaf), keep in zip(jax.tree_util.tree_flatten_with_path(arrays)[0], kept, strict=True):
         if keep and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is complex ({leaf.dtype}): the second derivative of a real loss "
+                f"{name}{jax.tree_util.keystr(path)} is complex ({leaf.dtype}): the second derivative of a real loss "
                 "is not a complex-linear operator; give the real and imaginary parts as two real leaves"
             )
