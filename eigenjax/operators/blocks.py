@@ -11,7 +11,7 @@ from typing import Any
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.restriction import block
-from eigenjax.operators.selection import chosen, paths_of
+from eigenjax.operators.selection import chosen, listed, paths_of
 from eigenjax.tree import PyTree
 
 By = int | Callable[[str], str | None] | Sequence[str | re.Pattern[str]] | None
@@ -59,19 +59,18 @@ def blocks(op: Any, by: By = None) -> dict[str, LinearOperator]:
 def layers(structure: PyTree, by: By = None) -> dict[str, tuple[bool, ...]]:
     """Which leaves belong to each block, as truth values in order; `by` as of `blocks`."""
     if isinstance(by, list | tuple) and by and all(isinstance(one, str | re.Pattern) for one in by):
+        names: list[str | None] = [_name(pattern) for pattern in by]
         owners = _first_matches(structure, by)
-        names = [one.pattern if isinstance(one, re.Pattern) else one for one in by]
     else:
-        name_of = _naming(by)
-        owners = [name_of(path) for path in paths_of(structure)]
+        owners = [_naming(by)(path) for path in paths_of(structure)]
         names = list(dict.fromkeys(owners))
     found = {name: tuple(owner == name for owner in owners) for name in names if name is not None and name in owners}
     if not found:
-        raise ValueError(f"by={by!r} puts none of the leaves in a block; they are {paths_of(structure)}")
+        raise ValueError(f"by={by!r} puts none of the leaves in a block; they are {listed(paths_of(structure))}")
     return found
 
 
-def _naming(by: Any) -> Callable[[str], str | None]:
+def _naming(by: Any) -> Callable[[str], Any]:
     if by is None:
         return lambda path: path.rpartition("/")[0]
     if isinstance(by, int) and not isinstance(by, bool):
@@ -89,6 +88,10 @@ def _naming(by: Any) -> Callable[[str], str | None]:
 def _first_matches(structure: PyTree, patterns: Sequence[str | re.Pattern[str]]) -> list[str | None]:
     owners: list[str | None] = [None] * len(paths_of(structure))
     for pattern in reversed(patterns):
-        name = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-        owners = [name if match else owner for match, owner in zip(chosen(structure, pattern), owners, strict=True)]
+        matches = chosen(structure, pattern)
+        owners = [_name(pattern) if match else owner for match, owner in zip(matches, owners, strict=True)]
     return owners
+
+
+def _name(pattern: str | re.Pattern[str]) -> str:
+    return pattern.pattern if isinstance(pattern, re.Pattern) else pattern

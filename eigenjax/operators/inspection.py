@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
@@ -130,7 +131,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     product, structure = _product(op, like)
     u, v = (tree.cast_like(tree.random_normal(one, structure), structure) for one in jax.random.split(key))
     image_u = product(u)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(image_u)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
         raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
     report = _report(product, structure, (u, v), image_u)

@@ -153,13 +153,16 @@ def _adafactor(state: Any, options: _Options) -> PyTree:
     leaves, treedef = jax.tree.flatten(state.v)
     shapes = [leaf.shape for leaf in jax.tree.leaves(part_like(options.params, state.v))]
     parts = zip(leaves, jax.tree.leaves(state.v_row), jax.tree.leaves(state.v_col), shapes, strict=True)
-    return treedef.unflatten(jnp.sqrt(_unfactored(*map(_wide, moments), shape)) for *moments, shape in parts)
+    return treedef.unflatten(
+        jnp.sqrt(_unfactored(*(_wide(moment) for moment in moments), shape=shape)) for *moments, shape in parts
+    )
 
 
 def _unfactored(v: jax.Array, v_row: jax.Array, v_col: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The second moment of each entry: kept, or v_row v_col^T / mean(v_row), of rank one in the two longest axes."""
     if v.shape == shape and v_row.shape == (1,) and v_col.shape == (1,):
-        return v
+        return _wide(v)
+    v_row, v_col = _wide(v_row), _wide(v_col)
     # As optax orders them, ties included: v_row lacks the longest axis, v_col the one before it.
     *_, second, longest = (int(axis) for axis in np.argsort(shape))
     rows, columns = jnp.expand_dims(v_row, longest), jnp.expand_dims(v_col, second)
