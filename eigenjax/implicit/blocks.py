@@ -6,8 +6,9 @@ Layers whose leaves have the same shapes are one operator of an index instead,
     A_l v = P_l^T A P_l v,    l = 0 .. L - 1,
 
 in which P_l puts v into the leaves of layer l and zeros into all others; the index is an array, and the solver is
-mapped over it. The price: a product of a layer is one with all of A, where a block of its own would skip the
-derivatives in the other layers (XXX).
+mapped over it. (Six layers alike of a network's Hessian: a program 1.3 times as long as that of one layer, where six
+programs make 5.2.) The price: a product of a layer is one with all of A, where one with a block of its own skips the
+derivatives in layers further from the loss: 0.2 (the last of the six) to 0.55 (the first) of the operations.
 """
 
 import dataclasses
@@ -70,7 +71,7 @@ def block_spectra(
         A_l v = lambda v    for the diagonal blocks A_l of `blocks(op, by)`
 
     Layers whose leaves have the same shapes are solved by one compiled program, mapped over them; each of the others
-    has its own. (Six layers of a network's Hessian, alike: one program of the size of 1.5, not six.)
+    has its own.
 
     Args:
         op: A, symmetric, whatever `as_operator` takes without more being said.

@@ -188,10 +188,10 @@ def _root(nu: jax.Array, options: _Options) -> jax.Array:
 
 def _corrected(moments: PyTree, state: Any, options: _Options) -> PyTree:
     """Divided by 1 - b2^count where the state counts, as optax does it."""
-    counts = jax.tree.leaves(getattr(state, "count", None))
-    if not counts:
+    if "count" not in state._fields:
         return jax.tree.map(_wide, moments)
-    bias = lambda dtype: 1 - jnp.asarray(options.b2).astype(dtype) ** counts[0].astype(dtype)
+    (count,) = jax.tree.leaves(state.count)
+    bias = lambda dtype: 1 - jnp.asarray(options.b2).astype(dtype) ** count.astype(dtype)
     return jax.tree.map(lambda x: _wide(x) / bias(_wide(x).dtype), moments)
 
 
