@@ -9,6 +9,7 @@ are concatenated, transposed ones are summed, J^T u = sum_j J_j^T u_j.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ class JacobianMap(RectangularOperator):
     inputs: PyTree
     model: Model = dataclasses.field(metadata={"static": True})
     batch_size: int | None = dataclasses.field(metadata={"static": True})
+    has_forward_mode: bool = dataclasses.field(metadata={"static": True})
 
     @property
     def domain(self) -> PyTree:
@@ -62,7 +64,8 @@ class JacobianMap(RectangularOperator):
         return lambda varying: self.model(merge(varying, self.constant), inputs)
 
     def _forward(self, vector: PyTree) -> Callable[[PyTree], PyTree]:
-        return lambda inputs: _pushforward(self._outputs(inputs), self.varying, vector)
+        product = _tangent if self.has_forward_mode else _transposed_twice
+        return lambda inputs: product(self._outputs(inputs), self.varying, vector)
 
     def _backward(self, inputs: PyTree, vector: PyTree) -> PyTree:
         return jax.vjp(self._outputs(inputs), self.varying)[1](vector)[0]
@@ -110,7 +113,8 @@ def jacobian(
             axis of examples to concatenate over.
         TypeError: for complex parameters, or outputs that are not real.
 
-    Cost: J v is about two evaluations of the model, J^T u three, and the memory of a gradient.
+    Cost: J v is about two evaluations of the model, J^T u three, in the memory of a gradient. A model with a
+    `custom_vjp` has no forward mode: J v is then the transpose of J^T u, and costs as much.
 
     Example:
         >>> import eigenjax
@@ -126,7 +130,8 @@ def jacobian(
     if batch_size is not None:
         num_examples(inputs, "inputs")
     varying, constant = partition(params, select)
-    op = JacobianMap(varying, constant, inputs, hashable(model), batch_size)
+    traced = jax.make_jaxpr(lambda params: model(merge(params, constant), inputs))(varying)
+    op = JacobianMap(varying, constant, inputs, hashable(model), batch_size, not _calls_custom_vjp(traced.jaxpr))
     _check_outputs(op)
     return as_rectangular(op.mv, like=op.domain, adjoint=op.adjoint_mv) if closes_over_arrays(model) else op
 
@@ -167,15 +172,32 @@ def neural_tangent_kernel(
     return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select))
 
 
-def _pushforward(function: Callable[[PyTree], PyTree], params: PyTree, vector: PyTree) -> PyTree:
-    try:
-        return jax.jvp(function, (params,), (vector,))[1]
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-    # A function with a custom_vjp has no forward mode: J is the transpose of the map u -> J^T u.
+def _tangent(function: Callable[[PyTree], PyTree], params: PyTree, vector: PyTree) -> PyTree:
+    return jax.jvp(function, (params,), (vector,))[1]
+
+
+def _transposed_twice(function: Callable[[PyTree], PyTree], params: PyTree, vector: PyTree) -> PyTree:
+    # J is the transpose of u -> J^T u, whose dependence on u is all that is looked at.
     outputs, pull_back = jax.vjp(function, params)
     return jax.linear_transpose(lambda u: pull_back(u)[0], outputs)(vector)[0]
+
+
+def _calls_custom_vjp(jaxpr: Any) -> bool:
+    """Whether a traced function, or one within it, has a `custom_vjp`, and so no forward mode.
+
+    To be known beforehand, because within jit the error of `jax.jvp` comes when all is traced, too late to be caught.
+    """
+    for equation in jaxpr.eqns:
+        if equation.primitive.name.startswith("custom_vjp"):
+            return True
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(value) and _calls_custom_vjp(getattr(value, "jaxpr", value)):
+                return True
+    return False
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 def _concatenated_over_batches(function: Callable[[PyTree], PyTree], inputs: PyTree, batch_size: int | None) -> PyTree:

@@ -96,7 +96,7 @@ def test_adabelief_divides_its_first_moment(problem):
 
 def test_steps_that_accumulate(problem):
     params, gradients = problem
-    optimizer = optax.MultiSteps(optax.adam(1.0, b1=0.0), 3)
+    optimizer = optax.MultiSteps(optax.adam(1.0, b1=0.0), 3, accumulator_dtype=jnp.float64)
     updates, state = after_steps(optimizer, params, gradients[:1] * 3)  # whose mean is each
     check_direction(adam_preconditioner(state), gradients[0], updates)
 
