@@ -1,12 +1,12 @@
-"""Claim: a Hessian product with 16-bit parameters is off by a few of their roundings at any size, if sums are in float32.
+"""Claim: a Hessian product with 16-bit parameters is off by a few roundings at any size, if sums are in float32.
 
-One product H v of a network of four layers, of growing width, with parameters rounded to bfloat16 and to float16, against
-the same in float64 with the same rounded parameters. The vector is of float32, rounded to the parameters' dtype for the
-product as solvers do; the microbatches are added in float32. Errors are relative, in the Euclidean norm:
+One product H v of a network of four layers, of growing width, with parameters rounded to bfloat16 and to float16,
+against the same in float64 with the same rounded parameters. The vector is of float32, rounded to the parameters'
+dtype for the product as solvers do; the microbatches are added in float32. Errors are relative, in the Euclidean norm:
 
 - `product`: of the operator as it is.
 - `vector`: of the exact product, in float64, with the rounded vector.
-- `pass`: of one microbatch computed in 16 bits, all roundings of its forward and backward pass, the vector given in them.
+- `pass`: of one microbatch computed in 16 bits, the vector given in them: all roundings of a forward and backward pass.
 - `result`: of the exact product, rounded once to 16 bits.
 - `narrow_sum`: of the operator, if the microbatches were added in 16 bits.
 - `wide_model`: of the operator, if the loss casts the parameters to float32 first, as mixed precision would.
@@ -40,9 +40,7 @@ def network(key: jax.Array, width: int) -> tuple[Any, Any]:
     """Parameters and data in float64, the layers scaled so that activations stay of order one."""
     sizes = (INPUTS, width, width, width, OUTPUTS)
     keys = jax.random.split(key, len(sizes) + 1)
-    params = [
-        jax.random.normal(key, (m, n)) / m**0.5 for key, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)
-    ]
+    params = [jax.random.normal(key, (m, n)) / m**0.5 for key, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)]
     inputs = jax.random.normal(keys[-2], (EXAMPLES, INPUTS))
     return params, (inputs, jax.random.normal(keys[-1], (EXAMPLES, OUTPUTS)))
 

@@ -25,6 +25,7 @@ SLOW = (
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
+    "curvature_precision": {"parameters", "dtype", "rounding", "product", "pass", "narrow_sum", "wide_model"},
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigs_products": {"eigs", "arpack", "ratio", "condition"},

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from numpy.testing import assert_allclose
 
-from eigenjax import blocks, check_operator, hessian, to_dense
+from eigenjax import Status, blocks, check_operator, eigsh, hessian, to_dense
 
 KEY = jax.random.key(0)
 
@@ -173,3 +173,29 @@ def test_frozen_integer_and_low_rank_leaves(batch):
     assert {name: block.size for name, block in blocks(op).items()} == {"adapter": 7, "head": 5}
     # Without a selection all but the integers vary.
     assert hessian(loss, params, batch).size == 12 + 7 + 5
+
+
+@pytest.mark.parametrize("narrow", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+def test_sixteen_bit_parameters_are_judged_honestly(batch, narrow, rng):
+    params = {"b": 0.3 * rng.normal(size=4), "head": rng.normal(size=(4, 1)), "w": rng.normal(size=(3, 4))}
+    params = jax.tree.map(lambda x: jnp.asarray(x, narrow), params)
+
+    def loss(params, batch):
+        outputs = jnp.tanh(batch[0].astype(params["w"].dtype) @ params["w"] + params["b"]) @ params["head"]
+        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        return jnp.mean((outputs - batch[1].astype(outputs.dtype)) ** 2)
+
+    exact = dense_hessian(lambda p: loss(p, batch), jax.tree.map(lambda x: x.astype(float), params))
+    truth = np.linalg.eigvalsh(exact)[::-1][:2]
+    op = hessian(loss, params, jax.tree.map(lambda x: x.astype(jnp.float32), batch), batch_size=4)
+    # A product is right to a few roundings: no more can be asked for, and more is not claimed.
+    rounding = float(jnp.finfo(narrow).eps) / 2
+    results = jax.vmap(lambda tol: eigsh(op, 2, tol=tol))(jnp.array([rounding / 10, 8 * rounding]))
+    assert results.converged.tolist() == [[False, False], [True, True]]
+    assert results.status.tolist() == [Status.STAGNATED, Status.CONVERGED]
+    assert results.eigenvalues.dtype == jnp.float32
+    assert_allclose(results.eigenvalues, np.stack([truth, truth]), rtol=2 * rounding)
+    vectors = np.concatenate([np.reshape(x, (2, 2, -1)) for x in jax.tree.leaves(results.eigenvectors)], -1)
+    residuals = np.linalg.norm(vectors @ exact - results.eigenvalues[..., None] * vectors, axis=-1)
+    assert np.all(residuals <= results.residuals + 3 * rounding * truth[0])
+    assert np.all(results.residuals <= 8 * rounding * truth[0])
