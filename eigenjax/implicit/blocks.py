@@ -13,7 +13,7 @@ derivatives in layers further from the loss: 0.2 (the last of the six) to 0.55 (
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,14 +110,9 @@ def block_spectra(
     for alike in _alike(op.structure, named).values():
         starts = None if v0 is None else [v0[name] for name in alike]
         masks = [named[name] for name in alike]
-        size = tree.size(split(op.structure, masks[0])[0])
-        solve = functools.partial(_pairs, k=min(k, size), **options)
-        found |= dict(zip(alike, _solve(op, masks, starts, solve, simultaneous), strict=True))
+        count = min(k, tree.size(split(op.structure, masks[0])[0]))
+        found |= dict(zip(alike, _solve(op, masks, starts, count, simultaneous, options), strict=True))
     return {name: found[name] for name in named}
-
-
-def _pairs(op: LinearOperator, start: Any, *, k: int, **options: Any) -> EigenResult:
-    return eigsh(op, k, v0=start, **options)
 
 
 def _alike(structure: PyTree, named: dict[str, tuple[bool, ...]]) -> dict[Any, list[str]]:
@@ -133,21 +128,43 @@ def _solve(
     op: LinearOperator,
     masks: Sequence[tuple[bool, ...]],
     starts: list[EigenResult] | None,
-    solve: Callable[[LinearOperator, Any], EigenResult],
+    k: int,
     simultaneous: int | None,
+    options: dict[str, Any],
 ) -> list[EigenResult]:
     """The results of layers that are alike."""
     if len(masks) == 1:
-        return [solve(block(op, masks[0]), None if starts is None else starts[0])]
+        return [eigsh(block(op, masks[0]), k, v0=None if starts is None else starts[0], **options)]
     places = tuple(tuple(place for place, keep in enumerate(kept) if keep) for kept in masks)
     rows = None if starts is None else [jax.tree.leaves(start.eigenvectors) for start in starts]
     stacked = None if rows is None else [jnp.stack(leaves) for leaves in zip(*rows, strict=True)]
-    one = lambda lane: solve(IndexedBlock(op, lane[0], places), lane[1])
-    lanes = (jnp.arange(len(masks), dtype=jnp.int32), stacked)
-    together = jax.vmap(one)(lanes) if simultaneous is None else jax.lax.map(one, lanes, batch_size=simultaneous)
+    arrays = {name: options[name] for name in _ARRAYS if name in options}
+    static = tuple(sorted((name, value) for name, value in options.items() if name not in _ARRAYS))
+    together = _lanes(op, stacked, arrays, places=places, k=k, simultaneous=simultaneous, static=static)
     results = [jax.tree.map(lambda x, lane=lane: x[lane], together) for lane in range(len(masks))]
     treedefs = [jax.tree.structure(split(op.structure, kept)[0]) for kept in masks]
     return [
         result._replace(eigenvectors=treedef.unflatten(result.eigenvectors))
         for result, treedef in zip(results, treedefs, strict=True)
     ]
+
+
+# Options of `eigsh` that are arrays; the others are static.
+_ARRAYS = ("tol", "sigma", "key", "adjoint_tol")
+
+
+@functools.partial(jax.jit, static_argnames=("places", "k", "simultaneous", "static"))
+def _lanes(
+    op: LinearOperator,
+    starts: list[jax.Array] | None,
+    arrays: dict[str, Any],
+    *,
+    places: tuple[tuple[int, ...], ...],
+    k: int,
+    simultaneous: int | None,
+    static: tuple[tuple[str, Any], ...],
+) -> EigenResult:
+    """One program for all layers that are alike, compiled once: a mapping outside jit would be, at every call."""
+    one = lambda lane: eigsh(IndexedBlock(op, lane[0], places), k, v0=lane[1], **arrays, **dict(static))
+    lanes = (jnp.arange(len(places), dtype=jnp.int32), starts)
+    return jax.vmap(one)(lanes) if simultaneous is None else jax.lax.map(one, lanes, batch_size=simultaneous)
