@@ -3,18 +3,24 @@
 from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
 from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos, svds
 from eigenjax.implicit.adjoint import AdjointInfo, adjoint_info
+from eigenjax.implicit.blocks import block_spectra
 from eigenjax.implicit.gauge import gauge_residual
 from eigenjax.implicit.general import LeftEigenvectors, left_eigenvectors
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.blocks import blocks
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.fisher import fisher
 from eigenjax.operators.gauss_newton import gauss_newton
 from eigenjax.operators.hessian import hessian, hvp
-from eigenjax.operators.inspection import symmetry_error, to_dense
+from eigenjax.operators.inspection import check_operator, symmetry_error, to_dense
+from eigenjax.operators.jacobian import jacobian, neural_tangent_kernel
 from eigenjax.operators.linear_head import LinearHead
 from eigenjax.operators.output_loss import softmax_cross_entropy
+from eigenjax.operators.precondition import diagonal_operator, precondition
+from eigenjax.operators.restriction import restrict
 from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
+from eigenjax.training.preconditioners import adam_preconditioner
 
 __all__ = [
     "AdjointInfo",
@@ -26,9 +32,14 @@ __all__ = [
     "Problem",
     "SingularResult",
     "Status",
+    "adam_preconditioner",
     "adjoint_info",
     "as_operator",
+    "block_spectra",
+    "blocks",
+    "check_operator",
     "deflated_power_iteration",
+    "diagonal_operator",
     "eig",
     "eigenvalue_condition",
     "eigh",
@@ -39,9 +50,13 @@ __all__ = [
     "gauss_newton",
     "hessian",
     "hvp",
+    "jacobian",
     "lanczos",
     "left_eigenvectors",
+    "neural_tangent_kernel",
+    "precondition",
     "raise_if_failed",
+    "restrict",
     "softmax_cross_entropy",
     "svd",
     "svds",

@@ -31,6 +31,7 @@ COLUMNS = {
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "curvature_memory": {"program", "megabytes", "over_plain", "over_chunked"},
     "curvature_products": {"product", "ratio", "ratio_of_8"},
+    "curvature_precision": {"parameters", "dtype", "rounding", "product", "pass", "narrow_sum", "wide_model"},
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigs_products": {"eigs", "arpack", "ratio", "condition"},

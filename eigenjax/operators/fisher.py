@@ -13,7 +13,6 @@ the last two are J_l^T (J_l v).
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from eigenjax.operators.gauss_newton import GaussNewtonOperator, check_pair, ope
 from eigenjax.operators.hessian import hashable
 from eigenjax.operators.likelihood import Categorical, Gaussian, sampled_targets
 from eigenjax.operators.linearization import Linearization, linearized
-from eigenjax.operators.selection import merge, partition
+from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
 KINDS = ("exact", "monte_carlo", "empirical")
@@ -94,7 +93,7 @@ def fisher(
     likelihood: str = "categorical",
     key: jax.Array | None = None,
     batch_size: int | None = None,
-    select: Callable[[Any, Any], bool] | None = None,
+    select: Select | None = None,
     weights: jax.Array | None = None,
     ignore_label: int | None = None,
     centered: bool = False,
@@ -122,7 +121,7 @@ def fisher(
         key: typed key of the sample, for "monte_carlo" only. Labels are drawn once, here, at the cost of one pass over
             the data, each from a key of its own example: products are all of one symmetric matrix, whatever batch_size.
         batch_size: sums over microbatches of so many examples, in the memory of one; the last may be smaller.
-        select: `select(path, leaf) -> bool`, which parameters vary; vectors have None in place of the others.
+        select: the parameters that vary, as of `hessian`.
         weights: (N,) weights of the examples, in any units.
         ignore_label: positions with this label are no part of their example.
         centered: takes the mean gradient off, which makes the empirical Fisher the covariance of the gradients,

@@ -32,7 +32,7 @@ from eigenjax.operators.hessian import hashable, hessian_product
 from eigenjax.operators.linear_head import LinearHead
 from eigenjax.operators.linearization import linearized
 from eigenjax.operators.output_loss import CrossEntropy, check_labels, recognised
-from eigenjax.operators.selection import merge, partition
+from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
 
@@ -102,7 +102,7 @@ def gauss_newton(
     data: tuple[PyTree, PyTree],
     *,
     batch_size: int | None = None,
-    select: Callable[[Any, Any], bool] | None = None,
+    select: Select | None = None,
     weights: jax.Array | None = None,
 ) -> LinearOperator:
     """The Gauss-Newton matrix of a loss of a model's outputs, as an operator.
@@ -128,8 +128,7 @@ def gauss_newton(
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples.
         batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
             counts by its size, so the result is that of the full data, to rounding.
-        select: `select(path, leaf) -> bool`, which parameters vary: the others are constants, and vectors have None
-            in their place.
+        select: the parameters that vary, as of `hessian`.
         weights: (N,) or (N, ...), in any units; the loss must then return an array of losses of the shape
             (b,) or (b, ...). What has weight zero is as if absent.
 

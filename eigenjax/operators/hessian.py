@@ -27,7 +27,7 @@ from eigenjax.operators.batching import (
 from eigenjax.operators.closure import closes_over_arrays
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.linearization import first_evaluable
-from eigenjax.operators.selection import merge, partition
+from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
 Scalar = Callable[[PyTree], jax.Array]
@@ -80,7 +80,7 @@ def hessian(
     *,
     batch_size: int | None = None,
     weights: jax.Array | None = None,
-    select: Callable[[Any, Any], bool] | None = None,
+    select: Select | None = None,
     mode: str = "auto",
 ) -> LinearOperator:
     """The Hessian of a loss in its parameters, as an operator.
@@ -97,8 +97,10 @@ def hessian(
             counts by its size, so the result is that of the full data, to rounding.
         weights: (N,) weights of the examples, in any units; loss(params, batch) must then return the (b,)
             losses of the batch's examples. An example of weight zero is as if absent.
-        select: `select(path, leaf) -> bool`, which parameters vary: the others are constants, and vectors have None
-            in their place. The path is JAX's key path, as in `jax.tree_util.tree_map_with_path`.
+        select: which parameters vary: the others are constants, and vectors have None in their place. A function
+            `select(path, leaf) -> bool` of JAX's key path; a string that the leaf's path must match, such as
+            "*/kernel" or "params/Dense_0/*" (the path is the keys joined by "/", and * stands for any characters, "/"
+            among them); a compiled regular expression, searched for in the path; or a list of these.
         mode: "forward_over_reverse"; "linearize", which also takes most losses with a `custom_vjp`, and stores what
             the gradient computed; "reverse_over_reverse", for a loss that has no forward mode at all;
             "auto": the first of the three that the loss has.

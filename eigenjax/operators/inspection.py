@@ -1,10 +1,17 @@
-"""Looking at an operator: the matrix it stands for, and whether it is symmetric."""
+"""Looking at an operator: the matrix it stands for, whether it is symmetric, and what else may be wrong with it."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from eigenjax import tree
-from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.base import LinearOperator, check_vector, matvec
+from eigenjax.operators.convert import describe_all
+from eigenjax.tree import PyTree
 
 # How many columns `to_dense` computes at once.
 _DENSE_BATCH = 64
@@ -68,3 +75,138 @@ def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
     size = tree.norm(image_u) + tree.norm(image_v)
     difference = jnp.abs(tree.inner(u, image_v) - tree.inner(image_u, v))
     return difference / jnp.where(size > 0, size, 1)
+
+
+class OperatorReport(NamedTuple):
+    """How far an operator is from what a symmetric eigensolver takes it for; of a good one all are near rounding."""
+
+    change: float
+    """||A u - (A u)'|| / ||A u|| for the same u, multiplied twice."""
+    nonlinearity: float
+    """||A(u + c v) - A u - c A v|| / (||A u|| + ||A v||), or ||A 0|| / (||A u|| + ||A v||) if that is more."""
+    asymmetry: float
+    """|<u, A v> - <A u, v>| / (||A u|| + ||A v||), as of `symmetry_error`."""
+    tolerance: float
+    """What is still taken for rounding: sqrt(eps) of the working precision, or 16 eps of the narrowest leaf."""
+
+
+# Products in 16 bits are rounded at every step; of a wide dtype nothing is lost that a solver's default tol would see.
+_ROUNDINGS = 16.0
+
+
+def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorReport:
+    """Looks for the usual mistakes in an operator, and says which it is. Outside jit only.
+
+    It multiplies random vectors u and v without compiling: what a product draws or looks up on the host (a stateful
+    random generator, a data loader) changes between two calls. Under jit nothing of the kind can be seen: a compiled
+    program repeats for ever what was drawn when it was traced, and so does an operator that `as_operator` made of a
+    callable, or `hessian` of a loss that closes over arrays. Such a callable is best checked itself, with `like`.
+
+    Args:
+        op: a `LinearOperator`, or a callable v -> A v.
+        key: of the two vectors.
+        like: for a callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+
+    Returns:
+        The figures, all of them below their tolerance.
+
+    Raises:
+        ValueError: if the products do not have the structure or the shapes of the vectors, are not finite, change
+            from call to call, are not linear, or not symmetric. It names the usual cause and the remedy, of the first
+            of these that is found: the ones after it would follow from it.
+        TypeError: if a product has another dtype than its vector, if a callable comes without `like`, or under jit.
+
+    Cost: six products, and not compiled.
+
+    Example:
+        >>> import eigenjax
+        >>> report = check_operator(eigenjax.hessian(lambda p: jnp.sum(p**3), jnp.ones(4)), jax.random.key(0))
+        >>> print(report.change, report.nonlinearity < 1e-6, report.asymmetry < 1e-6)
+        0.0 True True
+        >>> check_operator(lambda v: v + 1, jax.random.key(0), like=jnp.ones(4))
+        Traceback (most recent call last):
+        ...
+        ValueError: the product is not linear, ...
+    """
+    product, structure = _product(op, like)
+    u, v = (tree.cast_like(tree.random_normal(one, structure), structure) for one in jax.random.split(key))
+    image_u = product(u)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
+        raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")
+    _check_result(image_u, structure)
+    report = _report(product, structure, (u, v), image_u)
+    for is_wrong, message in (
+        (not _is_finite(report), _NOT_FINITE),
+        (not report.change <= report.tolerance, _CHANGING),
+        (not report.nonlinearity <= report.tolerance, _NOT_LINEAR),
+        (not report.asymmetry <= report.tolerance, _NOT_SYMMETRIC),
+    ):
+        if is_wrong:
+            raise ValueError(f"{message} ({report})")
+    return report
+
+
+_NOT_FINITE = (
+    "the product is not finite: the loss or its derivatives overflow, or have none at this point, as sqrt, norms and "
+    "logarithms at zero; add an epsilon inside them, look at the parameters and the data for NaN, or use a wider dtype"
+)
+_CHANGING = (
+    "the product changes between two calls with the same vector: dropout draws from a stateful generator, or the batch "
+    "is shuffled or drawn anew; pass one fixed key and fixed data to the loss (as its data=), or evaluate it without "
+    "dropout. Compiled, one draw would be frozen into the program"
+)
+_NOT_LINEAR = (
+    "the product is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
+    "rather than a derivative along v, adds a constant, or clips or normalises what it returns; give jax.jvp of the "
+    "gradient along v, as eigenjax.hessian does"
+)
+_NOT_SYMMETRIC = (
+    "the product is linear but not symmetric: no second derivative of one scalar is like that, so a custom derivative "
+    "(custom_vjp, custom_jvp, stop_gradient, a straight-through estimate) is not that of its function, microbatches "
+    "differ within a product, or the operator is a Jacobian: correct the derivative, or use eigs or svds"
+)
+
+
+def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
+    if isinstance(op, LinearOperator):
+        return op.mv, op.structure
+    if not callable(op) or like is None:
+        raise TypeError("give a LinearOperator, or a callable v -> A v together with like=, a pytree like its vectors")
+    return op, describe_all(like)
+
+
+def _check_result(image: PyTree, structure: PyTree) -> None:
+    try:
+        check_vector(image, structure, name="the product")
+    except TypeError as error:
+        raise TypeError(
+            f"{error}. A product keeps the dtypes of its vector: the loss computes in others (a float64 constant, or "
+            "parameters cast on the way); cast back at the end of the product"
+        ) from error
+
+
+def _report(product: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
+    u, v = pair
+    # Not 1: conjugation and an absolute value are not to pass for linear.
+    is_complex = all(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
+    factor = -0.5 + 0.5j if is_complex else -0.5
+    wide = lambda x: tree.cast_like(x, tree.working_structure(structure))
+    again, image_v = product(u), product(v)
+    of_sum, of_zero = product(tree.add_scaled(u, factor, v)), product(tree.scale(0, u))
+    u, v, image_u, again, image_v, of_sum, of_zero = map(wide, (u, v, image_u, again, image_v, of_sum, of_zero))
+    size = tree.norm(image_u) + tree.norm(image_v)
+    size = jnp.where(size > 0, size, 1)
+    expected = tree.add_scaled(image_u, factor, image_v)
+    nonlinear = jnp.maximum(tree.norm(tree.add_scaled(of_sum, -1, expected)), tree.norm(of_zero))
+    asymmetric = jnp.abs(tree.inner(u, image_v) - tree.inner(image_u, v))
+    figures = (tree.norm(tree.add_scaled(again, -1, image_u)), nonlinear, asymmetric)
+    return OperatorReport(*(float(figure / size) for figure in figures), tolerance=_tolerance(structure))
+
+
+def _tolerance(structure: PyTree) -> float:
+    narrowest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(structure))
+    return max(float(jnp.finfo(tree.accumulation_dtype(structure)).eps) ** 0.5, _ROUNDINGS * narrowest)
+
+
+def _is_finite(report: OperatorReport) -> bool:
+    return all(math.isfinite(figure) for figure in report)

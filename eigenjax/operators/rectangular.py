@@ -46,6 +46,10 @@ class RectangularOperator:
         transposed = jax.linear_transpose(self.mv, self.domain)
         return _conjugated(transposed(_conjugated(vector))[0])
 
+    def transposed(self) -> "RectangularOperator":
+        """A^H, which is A^T of a real map."""
+        return AdjointMap(self)
+
     @property
     def shape(self) -> tuple[int, int]:
         """(p, n): how many numbers the vectors hold that A gives, and those that it takes."""

@@ -1,0 +1,198 @@
+"""The Jacobian of a model's outputs in its parameters, as products, and the kernel J J^T.
+
+    J v   = d/de f(p + e v, x) at e = 0      (forward mode: the outputs' rate of change)
+    J^T u = grad_p <u, f(p, x)>              (reverse mode)
+
+Over microbatches x = (x_1, x_2, ...) the rows of J are those of J_1, J_2, ..., one below the other: forward products
+are concatenated, transposed ones are summed, J^T u = sum_j J_j^T u_j.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.batching import check_batch_size, num_examples, sum_over_batches
+from eigenjax.operators.closure import closes_over_arrays
+from eigenjax.operators.hessian import hashable
+from eigenjax.operators.linearization import linearized
+from eigenjax.operators.rectangular import RectangularOperator, as_rectangular
+from eigenjax.operators.selection import Select, merge, partition
+from eigenjax.tree import PyTree
+
+Model = Callable[[PyTree, PyTree], PyTree]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class JacobianMap(RectangularOperator):
+    """The derivative of model(params, inputs) in the varying parameters."""
+
+    varying: PyTree
+    constant: PyTree
+    inputs: PyTree
+    model: Model = dataclasses.field(metadata={"static": True})
+    batch_size: int | None = dataclasses.field(metadata={"static": True})
+
+    @property
+    def domain(self) -> PyTree:
+        """That of the varying parameters."""
+        return tree.structure_of(self.varying)
+
+    @property
+    def codomain(self) -> PyTree:
+        """That of the model's outputs."""
+        return tree.structure_of(jax.eval_shape(self._outputs(self.inputs), self.varying))
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """J v, a microbatch at a time."""
+        return _concatenated_over_batches(self._forward(vector), self.inputs, self.batch_size)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """J^T u, summed over microbatches."""
+        if self.batch_size is None:
+            return self._backward(self.inputs, vector)
+        zero = jax.tree.map(jnp.zeros_like, tree.cast_like(self.varying, tree.working_structure(self.domain)))
+        total = sum_over_batches(lambda batch: self._backward(*batch), (self.inputs, vector), self.batch_size, zero)
+        return tree.cast_like(total, self.domain)
+
+    def _outputs(self, inputs: PyTree) -> Callable[[PyTree], PyTree]:
+        return lambda varying: self.model(merge(varying, self.constant), inputs)
+
+    def _forward(self, vector: PyTree) -> Callable[[PyTree], PyTree]:
+        outputs = lambda inputs: lambda varying: (self._outputs(inputs)(varying), None)
+        return lambda inputs: linearized(outputs(inputs), self.varying).push(vector)
+
+    def _backward(self, inputs: PyTree, vector: PyTree) -> PyTree:
+        return jax.vjp(self._outputs(inputs), self.varying)[1](vector)[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class GramOperator(LinearOperator):
+    """A A^H of a rectangular map, on the vectors that it gives."""
+
+    inner: RectangularOperator
+
+    @property
+    def structure(self) -> PyTree:
+        """What A gives."""
+        return self.inner.codomain
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A (A^H u)."""
+        return self.inner.mv(self.inner.adjoint_mv(vector))
+
+
+def jacobian(
+    model: Model, params: PyTree, inputs: PyTree, *, batch_size: int | None = None, select: Select | None = None
+) -> RectangularOperator:
+    """The Jacobian of a model's outputs in its parameters, as an operator for `svds`.
+
+        J = d f(p, x) / dp,    from parameters to outputs
+
+    Args:
+        model: `model(params, inputs) -> outputs`, a pytree of real arrays of any shapes.
+        params: pytree of arrays. Integer leaves are constants.
+        inputs: what the model takes; with batch_size a pytree of arrays with a common leading axis of N examples.
+        batch_size: so many examples at a time, in the memory of one microbatch. The outputs must then have the
+            leading axis N too, and those of an example depend on it alone (batch statistics would be those of a
+            microbatch).
+        select: the parameters that vary, as of `hessian`.
+
+    Returns:
+        A map with `mv` (J v, shaped like the outputs), `adjoint_mv` (J^T u, shaped like the parameters selected),
+        `domain`, `codomain` and `shape`. `op.transposed()` is J^T.
+
+    Raises:
+        ValueError: for a bad batch_size, an empty selection, inputs of differing lengths, or outputs that have no
+            axis of examples to concatenate over.
+        TypeError: for complex parameters, or outputs that are not real.
+
+    Cost: J v is about two evaluations of the model, J^T u three, in the memory of a gradient. A model with a
+    `custom_vjp` has no forward mode: J v is then the derivative of J^T u, and costs as much.
+
+    Example:
+        >>> import eigenjax
+        >>> model = lambda params, x: x * params["slope"] + params["offset"]
+        >>> op = jacobian(model, {"slope": jnp.ones(()), "offset": jnp.ones(())}, jnp.arange(3.0))
+        >>> print(op.shape, op.mv({"slope": jnp.ones(()), "offset": jnp.zeros(())}), op.adjoint_mv(jnp.ones(3)))
+        (3, 2) [0. 1. 2.] {'offset': Array(3., dtype=float32), 'slope': Array(3., dtype=float32)}
+        >>> print(eigenjax.svds(op, k=1).values.round(4))
+        [2.6762]
+    """
+    check_batch_size(batch_size)
+    inputs = jax.tree.map(jnp.asarray, inputs)
+    if batch_size is not None:
+        num_examples(inputs, "inputs")
+    varying, constant = partition(params, select)
+    op = JacobianMap(varying, constant, inputs, hashable(model), batch_size)
+    _check_outputs(op)
+    return as_rectangular(op.mv, like=op.domain, adjoint=op.adjoint_mv) if closes_over_arrays(model) else op
+
+
+def neural_tangent_kernel(
+    model: Model, params: PyTree, inputs: PyTree, *, batch_size: int | None = None, select: Select | None = None
+) -> LinearOperator:
+    """The empirical neural tangent kernel J J^T of a model, as an operator on its outputs, for `eigsh`.
+
+        K = J J^T,    K_ab = <df_a/dp, df_b/dp>
+
+    Its nonzero eigenvalues are those of J^T J: the Gauss-Newton matrix of half the sum of squares.
+
+    Args:
+        model: as of `jacobian`.
+        params: as of `jacobian`.
+        inputs: as of `jacobian`.
+        batch_size: as of `jacobian`.
+        select: as of `jacobian`.
+
+    Returns:
+        An operator on pytrees shaped like the outputs: N times the numbers of one output, in all.
+
+    Raises:
+        ValueError, TypeError: as of `jacobian`.
+
+    Cost: a product is one with J^T and one with J; one vector of the size of the parameters beside their memory.
+
+    Example:
+        >>> import eigenjax
+        >>> kernel = neural_tangent_kernel(lambda p, x: x @ p, jnp.ones(2), jnp.array([[1.0, 0.0], [1.0, 1.0]]))
+        >>> print(eigenjax.to_dense(kernel))
+        [[1. 1.]
+         [1. 2.]]
+
+    Source: Jacot, Gabriel and Hongler (2018), Neural tangent kernel.
+    """
+    return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select))
+
+
+def _concatenated_over_batches(function: Callable[[PyTree], PyTree], inputs: PyTree, batch_size: int | None) -> PyTree:
+    """The results for consecutive microbatches, one after another along their leading axis."""
+    if batch_size is None or batch_size >= num_examples(inputs):
+        return function(inputs)
+    num_full, rest = divmod(num_examples(inputs), batch_size)
+    part = lambda start, length: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), inputs)
+    starts = jnp.arange(num_full) * batch_size
+    of_one = jax.checkpoint(lambda start: function(part(start, batch_size)), prevent_cse=False)
+    stacked = jax.lax.scan(lambda _, start: (None, of_one(start)), None, starts)[1]
+    full = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
+    if not rest:
+        return full
+    last = function(part(num_full * batch_size, rest))
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), full, last)
+
+
+def _check_outputs(op: JacobianMap) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(op.codomain)[0]:
+        name = f"the model's output{jax.tree_util.keystr(path)}"
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{name} has dtype {leaf.dtype}: the Jacobian is that of real outputs; leave others out")
+        count = None if op.batch_size is None else num_examples(op.inputs)
+        if count is not None and leaf.shape[:1] != (count,):
+            raise ValueError(
+                f"{name} has shape {leaf.shape}: with batch_size= it needs the leading axis of the {count} examples"
+            )

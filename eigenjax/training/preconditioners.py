@@ -1,0 +1,253 @@
+"""The diagonal that an optimiser divides its gradients by, read from its state.
+
+    update = -eta m / d,    d = sqrt(nu_hat) + eps  (Adam),    sqrt(nu + eps)  (RMSProp),    ...
+
+The states of optax are NamedTuples, told apart here by their names and fields, so that optax need not be installed.
+What a state does not hold (decay rates, eps) is an argument, with the defaults of the optimiser that made it.
+"""
+
+import fnmatch
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax import tree
+from eigenjax.operators.selection import part_like, path_string
+from eigenjax.tree import PyTree
+
+
+class SecondMoment(NamedTuple):
+    """A state that holds a second moment, and where it was found."""
+
+    path: str
+    state: Any
+    hyperparams: dict[str, Any]  # of inject_hyperparams around it
+
+
+def adam_preconditioner(
+    opt_state: Any,
+    *,
+    b2: Any = None,
+    eps: Any = None,
+    eps_in_sqrt: bool | None = None,
+    path: str | None = None,
+    params: PyTree = None,
+) -> PyTree:
+    """The diagonal by which an adaptive optimiser divides its gradients, from its state in optax.
+
+        Adam, AdamW, NAdam, AdaBelief   d = sqrt(nu / (1 - b2^count)) + eps
+        AMSGrad                         d = sqrt(nu_max) + eps
+        RMSProp                         d = sqrt(nu + eps);  centered: sqrt(nu - mu^2 + eps)
+        Adafactor                       d = sqrt(v), or sqrt(v_row v_col / mean(v_row)) where it is factored
+
+    With `precondition(hessian(loss, params, data), adam_preconditioner(opt_state))` the largest eigenvalue is the
+    sharpness that such an optimiser sees, which stays near a threshold of its learning rate (Cohen et al. 2022).
+
+    Args:
+        opt_state: the optimiser's state, after one step at least; the second moment is found in it wherever it sits:
+            in a chain, in `inject_hyperparams`, `masked`, `multi_transform`, `apply_if_finite`, `MultiSteps`.
+        b2: the decay of the second moment, which the state does not hold. None: what `inject_hyperparams` holds, or
+            0.999. RMSProp without bias correction, AMSGrad and Adafactor have no use for it.
+        eps: likewise; None: what `inject_hyperparams` holds, or 1e-8 (AdaBelief 1e-16; Adafactor has it in v).
+        eps_in_sqrt: whether eps is added before the root, static. None: as `optax.rmsprop` does by default for
+            RMSProp (True), and Adam always (False). To be given where `rmsprop(eps_in_sqrt=False)` was.
+        path: where in the state to look, if there are several second moments: a string that the path of one must
+            match, such as "inner_states/encoder/*" (* stands for any characters).
+        params: the parameters, needed for Adafactor: its factors do not tell a matrix from its transpose. The result
+            takes their structure, which is needed for the state of an `nnx.Optimizer`.
+
+    Returns:
+        A pytree like the parameters, in float32 at least, with None where the optimiser holds none of them (masked).
+
+    Raises:
+        ValueError: if there is no second moment, or several: names what was found and where. A state of Adafactor
+            without params, or one whose second moment is not that of each entry (NovoGrad).
+
+    Before the first step there is no second moment: d is NaN then where the bias is corrected, and the status of a
+    solve NONFINITE. Adamax keeps a state of the same name and fields as Adam's and cannot be told from it: the result
+    is not its own; for Yogi give eps=1e-3. The learning rate, weight decay and clipping, which come after, and the
+    rectification of RAdam are not in it. `eps_root` of Adam is zero unless `inject_hyperparams` holds it.
+
+    Cost: one pass over the second moment.
+
+    Example:
+        >>> import optax
+        >>> params = {"w": jnp.array([1.0, 2.0])}
+        >>> optimizer = optax.chain(optax.clip_by_global_norm(9.0), optax.adam(1e-3))
+        >>> gradient = {"w": jnp.array([3.0, -4.0])}
+        >>> _, opt_state = optimizer.update(gradient, optimizer.init(params), params)
+        >>> print(adam_preconditioner(opt_state)["w"].round(2))  # after one step |gradient|
+        [3. 4.]
+
+    Source: Kingma and Ba (2015), Adam; Cohen et al. (2022), Adaptive gradient methods at the edge of stability.
+    """
+    moment = _only(list(_second_moments(opt_state)), opt_state, path)
+    name, unmasked = type(moment.state).__name__, jax.tree.map(_unmasked, moment.state, is_leaf=_is_masked)
+    kept = {name: next(iter(jax.tree.leaves(value)), None) for name, value in moment.hyperparams.items()}
+    decay_name, decay = _DECAYS.get(name, ("b2", _B2))
+    options = _Options(
+        b2=_first(b2, kept.get(decay_name), decay),
+        eps=_first(eps, kept.get("eps"), _EPS.get(name, _EPS_OTHERS)),
+        eps_root=_first(kept.get("eps_root"), 0.0),
+        eps_in_sqrt=_first(eps_in_sqrt, name in _EPS_IN_SQRT),
+        params=params,
+    )
+    diagonal = _RULES[name](unmasked, options)
+    leaves = jax.tree.leaves(diagonal)
+    # nnx.Optimizer keeps Variables of its own: same leaves, another structure.
+    if params is not None and len(leaves) == len(jax.tree.leaves(params)):
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    return diagonal
+
+
+class _Options(NamedTuple):
+    """What the rules need beside the state."""
+
+    b2: Any
+    eps: Any
+    eps_root: Any
+    eps_in_sqrt: bool
+    params: PyTree
+
+
+# The defaults of optax.
+_B2 = 0.999
+_DECAYS = {"ScaleByRmsWithCountState": ("decay", 0.9), "ScaleByRStdDevWithCountState": ("decay", 0.9)}
+_EPS = {"ScaleByBeliefState": 1e-16}
+_EPS_OTHERS = 1e-8
+_EPS_IN_SQRT = ("ScaleByRmsState", "ScaleByRmsWithCountState", "ScaleByRStdDevState", "ScaleByRStdDevWithCountState")
+
+
+def _adam(state: Any, options: _Options) -> PyTree:
+    return jax.tree.map(lambda nu: _root(nu, options), _corrected(state.nu, state, options))
+
+
+def _belief(state: Any, options: _Options) -> PyTree:
+    # It adds eps_root to the moment itself, at every step.
+    return _adam(state, options._replace(eps_root=0.0))
+
+
+def _amsgrad(state: Any, options: _Options) -> PyTree:
+    return jax.tree.map(lambda nu: _root(_wide(nu), options), state.nu_max)
+
+
+def _rmsprop(state: Any, options: _Options) -> PyTree:
+    return _adam(state, options._replace(eps_root=0.0))
+
+
+def _centered(state: Any, options: _Options) -> PyTree:
+    mean, square = _corrected(state.mu, state, options), _corrected(state.nu, state, options)
+    options = options._replace(eps_root=0.0)
+    return jax.tree.map(lambda mu, nu: _root(nu - jnp.square(mu), options), mean, square)
+
+
+def _adafactor(state: Any, options: _Options) -> PyTree:
+    if options.params is None:
+        raise ValueError(
+            "params: the factors of Adafactor do not tell a matrix from its transpose, so give the parameters (or "
+            "their jax.ShapeDtypeStruct) as params="
+        )
+    leaves, treedef = jax.tree.flatten(state.v)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(part_like(options.params, state.v))]
+    parts = zip(leaves, jax.tree.leaves(state.v_row), jax.tree.leaves(state.v_col), shapes, strict=True)
+    return treedef.unflatten(
+        jnp.sqrt(_unfactored(*(_wide(moment) for moment in moments), shape=shape)) for *moments, shape in parts
+    )
+
+
+def _unfactored(v: jax.Array, v_row: jax.Array, v_col: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The second moment of each entry: kept, or v_row v_col^T / mean(v_row), of rank one in the two longest axes."""
+    if v.shape == shape and v_row.shape == (1,) and v_col.shape == (1,):
+        return _wide(v)
+    v_row, v_col = _wide(v_row), _wide(v_col)
+    # As optax orders them, ties included: v_row lacks the longest axis, v_col the one before it.
+    *_, second, longest = (int(axis) for axis in np.argsort(shape))
+    rows, columns = jnp.expand_dims(v_row, longest), jnp.expand_dims(v_col, second)
+    return rows * columns / jnp.mean(rows, axis=second, keepdims=True)
+
+
+_RULES: dict[str, Callable[[Any, _Options], PyTree]] = {
+    "ScaleByAdamState": _adam,
+    "ScaleByBeliefState": _belief,
+    "ScaleByAmsgradState": _amsgrad,
+    "ScaleByRmsState": _rmsprop,
+    "ScaleByRmsWithCountState": _rmsprop,
+    "ScaleByRStdDevState": _centered,
+    "ScaleByRStdDevWithCountState": _centered,
+    "FactoredState": _adafactor,
+}
+
+
+def _root(nu: jax.Array, options: _Options) -> jax.Array:
+    eps, eps_root = (jnp.asarray(value).astype(nu.dtype) for value in (options.eps, options.eps_root))
+    return jnp.sqrt(nu + eps) if options.eps_in_sqrt else jnp.sqrt(nu + eps_root) + eps
+
+
+def _corrected(moments: PyTree, state: Any, options: _Options) -> PyTree:
+    """Divided by 1 - b2^count where the state counts, as optax does it."""
+    if "count" not in state._fields:
+        return jax.tree.map(_wide, moments)
+    (count,) = jax.tree.leaves(state.count)
+    bias = lambda dtype: 1 - jnp.asarray(options.b2).astype(dtype) ** count.astype(dtype)
+    return jax.tree.map(lambda x: _wide(x) / bias(_wide(x).dtype), moments)
+
+
+def _wide(moment: jax.Array) -> jax.Array:
+    return moment.astype(tree.accumulation_dtype(moment))
+
+
+def _second_moments(state: Any, path: str = "", hyperparams: dict[str, Any] | None = None) -> Iterator[SecondMoment]:
+    """All states with a second moment, the hyperparameters kept around them, in order."""
+    is_moment = lambda x: type(x).__name__ in _RULES
+    is_leaf = lambda x: is_moment(x) or hasattr(x, "hyperparams")
+    for keys, found in jax.tree_util.tree_flatten_with_path(state, is_leaf=is_leaf)[0]:
+        here = "/".join(part for part in (path, path_string(keys)) if part)
+        if is_moment(found):
+            yield SecondMoment(here, found, hyperparams or {})
+        elif hasattr(found, "hyperparams"):
+            within = (hyperparams or {}) | found.hyperparams
+            yield from _second_moments(found.inner_state, f"{here}/inner_state".lstrip("/"), within)
+
+
+def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> SecondMoment:
+    """The one there is, or the one that the path says."""
+    if not found:
+        raise ValueError(
+            f"opt_state holds no second moment of each entry ({', '.join(_RULES)}); its states are: "
+            f"{', '.join(_names(opt_state)) or type(opt_state).__name__}. Give the state that optimizer.init or "
+            "optimizer.update returned, of an optimiser that adapts each entry"
+        )
+    matching = [one for one in found if path is None or fnmatch.fnmatchcase(one.path, path)]
+    if len(matching) != 1:
+        places = ", ".join(f"{one.path!r} ({type(one.state).__name__})" for one in found)
+        count = "several second moments" if len(matching) > 1 else f"no second moment at path={path!r}"
+        raise ValueError(
+            f"opt_state holds {count}; they are at {places}. Choose one by path=, a string in which * stands for any "
+            "characters; each has its own learning rate, so they are not put together here"
+        )
+    return matching[0]
+
+
+def _names(state: Any) -> list[str]:
+    """The states by name, nested ones after those around them."""
+    if isinstance(state, dict):
+        return [name for part in state.values() for name in _names(part)]
+    if not isinstance(state, tuple | list):
+        return []
+    own = [type(state).__name__] if hasattr(state, "_fields") else []
+    return list(dict.fromkeys(own + [name for part in state for name in _names(part)]))
+
+
+def _is_masked(node: Any) -> bool:
+    return type(node).__name__ == "MaskedNode"
+
+
+def _unmasked(node: Any) -> Any:
+    return None if _is_masked(node) else node
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
