@@ -4,7 +4,7 @@ It checks what it is given and chooses the method: `restarted` (thick-restart La
 a number), `two_pass` where no basis is to be held, `lobpcg` where there is a preconditioner.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,19 @@ from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import default_tol
 from eigenjax.solvers.lobpcg import lobpcg
+from eigenjax.solvers.restarted import RestartedState
 from eigenjax.solvers.start import seed_of, successor
 from eigenjax.solvers.two_pass import two_pass_lanczos
-from eigenjax.solvers.warm_start import example_vector, is_several, known_vectors, start_rows, starting_block
+from eigenjax.solvers.warm_start import (
+    KnownVectors,
+    example_vector,
+    is_several,
+    known_vectors,
+    start_rows,
+    starting_block,
+)
 from eigenjax.storage import Storage
+from eigenjax.tree import PyTree
 
 _BASES = ("device", "offload", "recompute")
 _NARROW = ("bfloat16", "float16", "float32")
@@ -144,38 +153,77 @@ def eigsh(
         _refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
         return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
-    if not near:
-        ritz.check_which(which)
     _check_positive("block_size", block_size)
     kept = _storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
         least = min(_least_dim(k, block_size, near), op.size)
         krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
+    plan = planned(
+        op,
+        k,
+        which=which,
+        tol=tol,
+        krylov_dim=krylov_dim,
+        max_matvecs=max_matvecs,
+        block_size=block_size,
+        near=near,
+        verify=verify,
+        kept=kept,
+    )
+    state, known, references = begin(op, plan, v0, seed_of(key))
+    number = 0.0 if sigma is None else sigma
+    advance = lambda state: restarted.step(op, state, plan.goal, tol=plan.tol, sigma=number, known=known)
+    state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
+    return restarted.finalize(op, state, plan.goal, tol=plan.tol, sigma=number, references=references)
+
+
+class Plan(NamedTuple):
+    """The arguments of a restarted solve, checked."""
+
+    goal: Goal  # static
+    tol: Any
+    krylov_dim: int
+    block_size: int
+
+
+def planned(
+    op: Any,
+    k: int,
+    *,
+    which: str,
+    tol: Any,
+    krylov_dim: Any,
+    max_matvecs: Any,
+    block_size: Any,
+    near: bool,
+    verify: bool,
+    kept: Storage,
+) -> Plan:
+    """Checks the arguments of `eigsh` and fills in what is None; of `op` only structure and size are looked at."""
+    ritz.check_count(k, op.size)
+    if not near:
+        ritz.check_which(which)
+    _check_positive("block_size", block_size)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
     max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
     goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs, kept=kept)
     if tol is None:
         tol = max(default_tol(tree.accumulation_dtype(op.structure)), kept.unit)
-    return _restarted(op, goal, tol, sigma, v0, key, krylov_dim=krylov_dim, block_size=block_size)
+    return Plan(goal, tol, krylov_dim, block_size)
 
 
-def _restarted(
-    op: LinearOperator, goal: Goal, tol: Any, sigma: Any, v0: Any, key: Any, *, krylov_dim: int, block_size: int
-) -> EigenResult:
-    """Runs thick-restart Lanczos to its end."""
-    seed = seed_of(key)
+def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
+    """The state before the first product, the eigenvectors known, and the vectors that signs follow."""
+    goal = plan.goal
     rows = start_rows(op, v0)
     known = None
-    believable = is_several(op, v0) and not goal.verify and block_size == 1 and goal.kept == Storage()
+    believable = is_several(op, v0) and not goal.verify and plan.block_size == 1 and goal.kept == Storage()
     if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
         known = known_vectors(rows)
-    starts = starting_block(op, rows if known is None else known.rows, block_size, successor(seed, 0))
-    number = 0.0 if sigma is None else sigma
+    starts = starting_block(op, rows if known is None else known.rows, plan.block_size, successor(seed, 0))
     first_look = goal.k if known is None else 1
-    state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=first_look, seed=successor(seed, 1))
-    advance = lambda state: restarted.step(op, state, goal, tol=tol, sigma=number, known=known)
-    state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    return restarted.finalize(op, state, goal, tol=tol, sigma=number, references=rows)
+    state = restarted.init(starts, goal, krylov_dim=plan.krylov_dim, first_look=first_look, seed=successor(seed, 1))
+    return state, known, rows
 
 
 def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:
