@@ -11,6 +11,10 @@ from eigenjax.operators.hessian import hessian, hvp
 from eigenjax.operators.inspection import symmetry_error, to_dense
 from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
+from eigenjax.runs.errors import RunError
+from eigenjax.runs.run import run
+from eigenjax.runs.source import memory_mapped_batches
+from eigenjax.runs.stream import stream
 
 __all__ = [
     "AdjointInfo",
@@ -19,6 +23,7 @@ __all__ = [
     "LeftEigenvectors",
     "LinearOperator",
     "Problem",
+    "RunError",
     "SingularResult",
     "Status",
     "adjoint_info",
@@ -34,7 +39,10 @@ __all__ = [
     "hvp",
     "lanczos",
     "left_eigenvectors",
+    "memory_mapped_batches",
     "raise_if_failed",
+    "run",
+    "stream",
     "svd",
     "svds",
     "symmetry_error",
