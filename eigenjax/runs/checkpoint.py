@@ -8,6 +8,7 @@ state/          the arrays, by Orbax
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -32,6 +33,8 @@ _STEP = re.compile(r"step-(\d{8,})")
 _PARTIAL = re.compile(r"step-\d{8,}\.partial(\..*)?|" + LOCK)
 # The newest, and one to go back to where it has been damaged.
 _KEPT = 2
+# Bytes that the some hundred small files of a state take on a disk beside its numbers.
+_ROOM_FOR_FILES = 2**20
 
 
 class Folder:
@@ -118,6 +121,8 @@ class Folder:
         if jax.process_index() == 0:
             _remove(self.path, partial.name)
             partial.mkdir()
+        if jax.process_count() == 1:
+            _check_room(self.path, state)
         with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
             checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_named(state)))
         if jax.process_index() != 0:
@@ -209,8 +214,15 @@ def _check_ours(path: pathlib.Path) -> None:
         )
 
 
+def _check_room(path: pathlib.Path, state: PyTree) -> None:
+    """Raises the error of a full disk before Orbax meets it in many threads, each of which would log it."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _ROOM_FOR_FILES
+    if shutil.disk_usage(path).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _remove(folder: pathlib.Path, name: str) -> None:
-    """Removes one partial state, and what Orbax left beside it."""
+    """Removes one partial state, however little of it is there."""
     shutil.rmtree(folder / name, ignore_errors=True)
 
 
