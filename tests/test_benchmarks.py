@@ -19,11 +19,12 @@ SLOW = (
     "eigsh_tracking",
     "gradient_cost",
     "lanczos_overhead",
+    "processes",
     "products",
     "random_spectra",
     "svds_products",
 )
-NO_PROGRAMS = ("spectra", "timing")
+NO_PROGRAMS = ("process_problem", "spectra", "timing")
 COLUMNS = {
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
@@ -36,7 +37,9 @@ COLUMNS = {
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
+    "processes": {"result", "processes", "devices", "difference"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
+    "streamed_products": {"vectors", "median_s", "ratio", "difference", "reads", "device_batches"},
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
@@ -114,14 +117,29 @@ def check_eigsh_compile(rows):
     assert all(row["compiled_by_second_call"] == 0 for row in rows)
 
 
+def check_processes(rows):
+    assert len(rows) >= 6
+    assert all(row["difference"] < 2e-4 for row in rows)
+
+
+def check_streamed_products(rows):
+    for row in rows:
+        assert row["difference"] < 1e-6
+        if row["program"] == "streamed":
+            assert row["reads"] == 1
+            assert row["device_batches"] <= 2
+
+
 CHECKS = {
     "dense_batches": check_dense_batches,
     "eigsh_compile": check_eigsh_compile,
     "eigsh_products": check_eigsh_products,
     "eigsh_time": check_eigsh_time,
     "gradient_cost": check_gradient_cost,
+    "processes": check_processes,
     "products": check_products,
     "random_spectra": check_random_spectra,
+    "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
 }
 

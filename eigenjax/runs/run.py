@@ -118,7 +118,7 @@ def _run(
     del image
     if folder and found:
         solve.state = folder.restore(*found, like=solve.state)
-        if isinstance(op, Stream):
+        if isinstance(op, Stream) and jax.process_index() == 0:  # the one whose data the record speaks of
             op.expected = found[1].get("epoch")
     wanted = tells and jax.process_index() == 0
     with progress_shown(wanted, plan.goal.k, plan.goal.max_matvecs) as show:

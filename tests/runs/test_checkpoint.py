@@ -64,7 +64,8 @@ def test_resumed_from_where_it_was(matrix, interrupted, capfd):
 
 def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, interrupt_after):
     params, data = network
-    options = {"krylov_dim": 6, "progress": False, "every": 5}
+    # Those of test_stream, so that programs are compiled once.
+    options = {"krylov_dim": 12, "block_size": 2, "progress": False, "every": 5}
     build = lambda data: stream(network_loss, params, memory_mapped_batches(data, 8))
     undisturbed = run(build(data), 3, **options)
     interrupt_after(2)

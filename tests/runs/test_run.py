@@ -25,14 +25,11 @@ def same_bits(one, other):
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 
 
-def test_the_pairs_are_right_and_those_of_eigsh(matrix):
+def test_the_pairs_are_right(matrix):
     result = run(matrix, 3, krylov_dim=10, progress=False)
     truth = np.linalg.eigvalsh(np.asarray(matrix, "f8"))[::-1][:3]
     assert_allclose(result.eigenvalues, truth, rtol=0, atol=2e-6)
     assert result.converged.all()
-    inner = eigsh(matrix, 3, krylov_dim=10)
-    assert int(inner.num_matvecs) == int(result.num_matvecs)
-    assert_allclose(result.eigenvectors, inner.eigenvectors, rtol=0, atol=1e-5)
 
 
 def test_it_tells_on_standard_error_and_nowhere_else(matrix, capfd):
@@ -69,12 +66,13 @@ def test_the_time_left():
     assert "at most 1:01:05 left" in describe(Standing(3, 0, 1.0, 0.1, False), 2, (3665.0, True))
 
 
-@pytest.mark.parametrize("options", [{"sigma": 0.31}, {"verify": True}, {"which": "BE"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"sigma": 0.31}, {"verify": True}, {"which": "BE"}], ids=str)
 @pytest.mark.slow
 def test_the_options_of_eigsh(matrix, options):
     result, inner = run(matrix, 2, progress=False, **options), eigsh(matrix, 2, **options)
     assert int(result.num_matvecs) == int(inner.num_matvecs)
     assert_allclose(result.eigenvalues, inner.eigenvalues, rtol=0, atol=1e-6)
+    assert_allclose(result.eigenvectors, inner.eigenvectors, rtol=0, atol=1e-4)
     assert result.converged.all()
 
 
@@ -86,7 +84,8 @@ def test_a_warm_start_costs_a_product_a_pair_and_one(matrix):
     assert again.converged.all()
 
 
-@pytest.mark.parametrize("mode", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.slow
 def test_results_are_sharded_like_the_parameters(network, mode):
     params, data = network
     out = None if mode == AxisType.Auto else P(None, None)
