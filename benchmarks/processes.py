@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 # Seconds that the workers may take; they wait for each other, and one that fails must not hold the others for ever.
-_LIMIT = 400
+_LIMIT = 900
 
 
 def environment(devices: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ from eigenjax.operators.inspection import symmetry_error, to_dense
 from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
 from eigenjax.runs.errors import RunError
+from eigenjax.runs.estimate import Estimate, estimate
 from eigenjax.runs.run import run
 from eigenjax.runs.source import memory_mapped_batches
 from eigenjax.runs.stream import stream
@@ -20,6 +21,7 @@ __all__ = [
     "AdjointInfo",
     "EigenError",
     "EigenResult",
+    "Estimate",
     "LeftEigenvectors",
     "LinearOperator",
     "Problem",
@@ -34,6 +36,7 @@ __all__ = [
     "eigh",
     "eigs",
     "eigsh",
+    "estimate",
     "gauge_residual",
     "hessian",
     "hvp",
