@@ -102,7 +102,7 @@ def estimate(
         product_bytes=product_bytes,
         solver_bytes=solver_bytes,
         total_bytes=operator_bytes + product_bytes + solver_bytes,
-        network_bytes=moved_bytes(compiled.as_text()) // plan.block_size,
+        network_bytes=moved_bytes(compiled.as_text() or "") // plan.block_size,
         num_matvecs=(min(_AT_LEAST * k, plan.goal.max_matvecs), plan.goal.max_matvecs),
     )
 
