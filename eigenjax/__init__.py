@@ -20,16 +20,23 @@ from eigenjax.operators.precondition import diagonal_operator, precondition
 from eigenjax.operators.restriction import restrict
 from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
+from eigenjax.runs.errors import RunError
+from eigenjax.runs.estimate import Estimate, estimate
+from eigenjax.runs.run import run
+from eigenjax.runs.source import memory_mapped_batches
+from eigenjax.runs.stream import stream
 from eigenjax.training.preconditioners import adam_preconditioner
 
 __all__ = [
     "AdjointInfo",
     "EigenError",
     "EigenResult",
+    "Estimate",
     "LeftEigenvectors",
     "LinearHead",
     "LinearOperator",
     "Problem",
+    "RunError",
     "SingularResult",
     "Status",
     "adam_preconditioner",
@@ -45,6 +52,7 @@ __all__ = [
     "eigh",
     "eigs",
     "eigsh",
+    "estimate",
     "fisher",
     "gauge_residual",
     "gauss_newton",
@@ -53,11 +61,14 @@ __all__ = [
     "jacobian",
     "lanczos",
     "left_eigenvectors",
+    "memory_mapped_batches",
     "neural_tangent_kernel",
     "precondition",
     "raise_if_failed",
     "restrict",
+    "run",
     "softmax_cross_entropy",
+    "stream",
     "svd",
     "svds",
     "symmetry_error",

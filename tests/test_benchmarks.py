@@ -22,11 +22,12 @@ SLOW = (
     "eigsh_tracking",
     "gradient_cost",
     "lanczos_overhead",
+    "processes",
     "products",
     "random_spectra",
     "svds_products",
 )
-NO_PROGRAMS = ("spectra", "timing")
+NO_PROGRAMS = ("process_problem", "spectra", "timing")
 COLUMNS = {
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "curvature_memory": {"program", "megabytes", "over_plain", "over_chunked"},
@@ -43,7 +44,9 @@ COLUMNS = {
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
+    "processes": {"result", "processes", "devices", "difference"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
+    "streamed_products": {"vectors", "median_s", "ratio", "difference", "reads", "device_batches"},
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
@@ -128,6 +131,19 @@ def check_eigsh_compile(rows):
     assert all(row["compiled_by_second_call"] == 0 for row in rows)
 
 
+def check_processes(rows):
+    assert len(rows) >= 6
+    assert all(row["difference"] < 2e-4 for row in rows)
+
+
+def check_streamed_products(rows):
+    for row in rows:
+        assert row["difference"] < 1e-6
+        if row["program"] == "streamed":
+            assert row["reads"] == 1
+            assert row["device_batches"] <= 2
+
+
 CHECKS = {
     "adjoint_products": check_adjoint_products,
     "dense_batches": check_dense_batches,
@@ -135,8 +151,10 @@ CHECKS = {
     "eigsh_products": check_eigsh_products,
     "eigsh_time": check_eigsh_time,
     "gradient_cost": check_gradient_cost,
+    "processes": check_processes,
     "products": check_products,
     "random_spectra": check_random_spectra,
+    "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
 }
 

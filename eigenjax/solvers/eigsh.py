@@ -7,32 +7,20 @@ a number), `two_pass` where no basis is to be held, `lobpcg` where there is a pr
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from eigenjax import storage, tree
-from eigenjax.operators.base import LinearOperator
+from eigenjax import storage
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import restarted, ritz
-from eigenjax.solvers.budget import checked_budget
-from eigenjax.solvers.extraction import EXTRA_NEAR
-from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import default_tol
 from eigenjax.solvers.lobpcg import lobpcg
+from eigenjax.solvers.plan import begin, check_positive, checked_storage, fitting_dim, least_dim, planned, refuse
 from eigenjax.solvers.remainder import Remainder, remainder
-from eigenjax.solvers.start import seed_of, successor
+from eigenjax.solvers.start import seed_of
 from eigenjax.solvers.two_pass import two_pass_lanczos
-from eigenjax.solvers.warm_start import example_vector, is_several, known_vectors, start_rows, starting_block
+from eigenjax.solvers.warm_start import example_vector
 from eigenjax.storage import Storage
 
 _BASES = ("device", "offload", "recompute")
-_NARROW = ("bfloat16", "float16", "float32")
-# Vectors held by default: 2 k + 10 at an end, more near a number, where a small space sees little.
-_LEAST_DIM = 20
-_LEAST_DIM_NEAR = 60
-# What more memory than this would buy is not worth the reading of it.
-_PER_PAIR = 8
-_ENOUGH = 200
 
 
 def eigsh(
@@ -173,51 +161,41 @@ def eigsh_and_remainder(
     own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size, verify)
     if preconditioner is not None:
         own |= {"basis": None if basis == "device" else basis, "basis_dtype": basis_dtype}
-        _refuse(own, "preconditioner")
+        refuse(own, "preconditioner")
         start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
         budget = {"max_matvecs": max_matvecs, "preconditioner": preconditioner}
         return lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget), None
     _check_basis(basis)
     if basis == "recompute":
         own |= {"basis_dtype": basis_dtype}
-        _refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
+        refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
         return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget), None
-    if not near:
-        ritz.check_which(which)
-    _check_positive("block_size", block_size)
-    kept = _storage(basis, basis_dtype, op)
+    check_positive("block_size", block_size)
+    kept = checked_storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
-        least = min(_least_dim(k, block_size, near), op.size)
-        krylov_dim = _fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
-    krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
-    max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
-    goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs, kept=kept)
-    if tol is None:
-        tol = max(default_tol(tree.accumulation_dtype(op.structure)), kept.unit)
-    return _restarted(op, goal, tol, sigma, v0, key, krylov_dim=krylov_dim, block_size=block_size)
-
-
-def _restarted(
-    op: LinearOperator, goal: Goal, tol: Any, sigma: Any, v0: Any, key: Any, *, krylov_dim: int, block_size: int
-) -> tuple[EigenResult, Remainder | None]:
-    """Runs thick-restart Lanczos to its end."""
-    seed = seed_of(key)
-    rows = start_rows(op, v0)
-    known = None
-    believable = is_several(op, v0) and not goal.verify and block_size == 1 and goal.kept == Storage()
-    if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
-        known = known_vectors(rows)
-    starts = starting_block(op, rows if known is None else known.rows, block_size, successor(seed, 0))
+        least = min(least_dim(k, block_size, near), op.size)
+        krylov_dim = fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
+    plan = planned(
+        op,
+        k,
+        which=which,
+        tol=tol,
+        krylov_dim=krylov_dim,
+        max_matvecs=max_matvecs,
+        block_size=block_size,
+        near=near,
+        verify=verify,
+        kept=kept,
+    )
+    state, known, references = begin(op, plan, v0, seed_of(key))
     number = 0.0 if sigma is None else sigma
-    first_look = goal.k if known is None else 1
-    state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=first_look, seed=successor(seed, 1))
-    advance = lambda state: restarted.step(op, state, goal, tol=tol, sigma=number, known=known)
+    advance = lambda state: restarted.step(op, state, plan.goal, tol=plan.tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    result = restarted.finalize(op, state, goal, tol=tol, sigma=number, references=rows)
+    result = restarted.finalize(op, state, plan.goal, tol=plan.tol, sigma=number, references=references)
     # Harmonic pairs leave no Ritz pairs over, and a basis in fewer bits obeys no recurrence to working precision.
-    is_exact = goal.kept == Storage() and not goal.near
-    return result, remainder(state.krylov, state.found, goal.k) if is_exact else None
+    is_exact = plan.goal.kept == Storage() and not near
+    return result, remainder(state.krylov, state.found, k) if is_exact else None
 
 
 def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:
@@ -225,68 +203,6 @@ def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:
     return {"block_size": None if block_size == 1 else block_size, "verify": verify or None}
 
 
-def _refuse(options: dict[str, Any], other: str) -> None:
-    """Raises an error if an option is given that another one excludes."""
-    shown = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
-    given = [shown(name, value) for name, value in options.items() if value is not None]
-    if given:
-        raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
-
-
 def _check_basis(basis: Any) -> None:
     if basis not in _BASES:
         raise ValueError(f"basis={basis!r}: choose one of {', '.join(map(repr, _BASES))}")
-
-
-def _storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
-    """How the basis is kept."""
-    if dtype is None:
-        return Storage(on_host=basis == "offload")
-    try:
-        name = str(jnp.dtype(dtype))
-    except TypeError:
-        name = str(dtype)
-    if name not in _NARROW:
-        raise ValueError(f"basis_dtype={dtype!r}: choose one of {', '.join(map(repr, _NARROW))}, or None")
-    kept = Storage(name, on_host=basis == "offload")
-    return kept if storage.loses(op.structure, kept) else kept._replace(dtype=None)
-
-
-def _fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int, least: int) -> int:
-    """As many vectors as fit into these bytes."""
-    _check_positive("max_basis_bytes", max_basis_bytes)
-    _refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
-    fitting = max_basis_bytes // vector_bytes
-    if fitting < least:
-        raise ValueError(
-            f"max_basis_bytes={max_basis_bytes} holds {fitting} vectors of {vector_bytes} bytes, and k={k} pairs need "
-            f"{least} at least: give {least * vector_bytes} bytes or more, or basis='recompute'"
-        )
-    return min(fitting, max(_PER_PAIR * k, _ENOUGH))
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-    if value < 1:
-        raise ValueError(f"{name}={value}: give 1 or more")
-
-
-def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: bool) -> tuple[int, int]:
-    """(m, b); a space as large as the operator is filled vector by vector."""
-    if krylov_dim is None:
-        least = max(4 * k + 20, _LEAST_DIM_NEAR) if near else max(2 * k + 10, _LEAST_DIM)
-        krylov_dim = max(least, k + 3 * block_size)
-    else:
-        _check_positive("krylov_dim", krylov_dim)
-        least = min(_least_dim(k, block_size, near), size)
-        if krylov_dim < least:
-            where = " near a number" if near else ""
-            raise ValueError(
-                f"krylov_dim={krylov_dim}: k={k} pairs{where} and a block of {block_size} need krylov_dim >= {least}"
-            )
-    return (size, 1) if krylov_dim + block_size > size else (krylov_dim, block_size)
-
-
-def _least_dim(k: int, block_size: int, near: bool) -> int:
-    return k + block_size + (EXTRA_NEAR if near else 0)

@@ -96,19 +96,30 @@ def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_
     )
 
 
+def proposed(state: KrylovDecomposition) -> PyTree:
+    """The (b, ...) vectors to be multiplied next: D, as the rows will hold it."""
+    return jax.vmap(lambda x: storage.rounded(state.basis, x))(state.directions)
+
+
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
     """Moves D into V, at b products; there must be room for b rows, and b more dimensions."""
+    vectors = proposed(state)
+    if state.block_size > 1:
+        return absorb(state, jax.vmap(lambda v: matvec(op, v))(vectors))
+    return absorb(state, jax.tree.map(lambda x: x[None], matvec(op, tree.row(vectors, 0))))
+
+
+def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
+    """What `expand` does, with the (b, ...) products A D of the vectors `proposed` given."""
     b = state.block_size
     rows = _free_rows(state.filled, b)
     basis = state.basis
-    # What is multiplied is what the rows hold.
-    directions = jax.vmap(lambda x: storage.rounded(basis, x))(state.directions)
+    directions = proposed(state)
     for i in range(b):
         basis = storage.set_row(basis, rows[i], tree.row(directions, i))
+    taken = jnp.zeros_like(state.couplings)
     if b == 1:
-        images, taken = _recurrence(op, basis, state, rows[0], tree.row(directions, 0))
-    else:
-        images, taken = jax.vmap(lambda v: matvec(op, v))(directions), jnp.zeros_like(state.couplings)
+        images, taken = _recurrence(tree.row(images, 0), basis, state, rows[0], tree.row(directions, 0))
     grown = _orthonormalize(basis, images, taken, state.operator_norm, fresh_seed(state))
     columns = grown.columns
     return KrylovDecomposition(
@@ -227,12 +238,11 @@ def _orthonormalize(
 
 
 def _recurrence(
-    op: LinearOperator, basis: PyTree, state: KrylovDecomposition, row: jax.Array, vector: PyTree
+    image: PyTree, basis: PyTree, state: KrylovDecomposition, row: jax.Array, vector: PyTree
 ) -> tuple[PyTree, jax.Array]:
     """The image of the one direction, less its parts along itself and the row before; and these parts, (1, m)."""
     # Read from the new basis: a row of the old one, wanted after the new is written, would cost a copy of it.
     previous = storage.row(basis, state.last_row)
-    image = matvec(op, vector)
     alpha = tree.inner(vector, image).real
     image = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -state.last_length, previous)
     taken = jnp.zeros_like(state.couplings).at[0, row].set(alpha.astype(state.couplings.dtype))

@@ -1,6 +1,7 @@
 """Residuals that are true: claimed by the recurrence, vouched for by a product."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ def audited_residuals(
     """
     k = eigenvalues.shape[0]
     signs = arbitrary_signs(seed, k, eigenvalues.dtype)
-    image = matvec(op, tree.combine(signs, vectors))
+    image = matvec(op, audited_vector(vectors, eigenvalues.dtype, seed))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predict(signs))) / k**0.5
     confirmed = discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * operator_norm
 
@@ -90,6 +91,11 @@ def audited_residuals(
     believed = jnp.hypot(claimed.astype(eigenvalues.dtype), discrepancy)
     residuals = jax.lax.fori_loop(0, count, recompute, believed)
     return residuals, discrepancy, (1 + count).astype(jnp.int32)
+
+
+def audited_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:
+    """The sum of the k vectors with random signs, whose product the audit asks for."""
+    return tree.combine(arbitrary_signs(seed, jax.tree.leaves(vectors)[0].shape[0], dtype), vectors)
 
 
 def true_residuals(op: LinearOperator, eigenvalues: jax.Array, vectors: PyTree) -> jax.Array:

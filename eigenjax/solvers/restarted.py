@@ -8,7 +8,8 @@ A Krylov space shows one vector of a multiple eigenvalue. Where it is exhausted,
 the pairs found are kept and a fresh random direction is followed until its own best pair is seen to be unwanted; if
 it was wanted, once more.
 
-`init`, `step` and `finalize` over one `RestartedState` are the solver; one step is one look.
+`init`, `step` and `finalize` over one `RestartedState` are the solver; one step is one look. `propose` and `absorb` are
+a step in pieces, for products that are taken elsewhere.
 """
 
 from typing import Any, NamedTuple
@@ -98,16 +99,43 @@ def step(
         known: k vectors or more, of which the start is the sum; if they turn out to be eigenvectors after the first
             product, the solve ends with them.
     """
-    b, m = state.krylov.couplings.shape
-
-    def goes_on(part):
-        has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= goal.max_matvecs)
-        return (part.num_filled < state.next_look) & has_room & ~part.broken_down
-
     # A breakdown before has been looked at.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    goes_on = lambda part: _has_to_grow(part, state.next_look, goal)
     grown = jax.lax.while_loop(goes_on, lambda part: krylov.expand(op, part), first)
-    state = look(op, state._replace(krylov=grown), goal, tol=tol, sigma=sigma)
+    return _settle(op, state._replace(krylov=grown), goal, tol=tol, sigma=sigma, known=known)
+
+
+def propose(state: RestartedState) -> PyTree:
+    """The (b, ...) vectors whose products come next: for who takes products outside of a compiled program."""
+    return krylov.proposed(state.krylov)
+
+
+def absorb(
+    op: LinearOperator, state: RestartedState, images: PyTree, goal: Goal, *, tol: Any, sigma: Any
+) -> RestartedState:
+    """The state after the (b, ...) products of the vectors proposed, and after the look if one is due.
+
+    `step` in pieces: nothing is asked of the operator but its structure.
+    """
+    state = state._replace(krylov=krylov.absorb(state.krylov, images))
+    is_due = ~_has_to_grow(state.krylov, state.next_look, goal)
+    return apply_when(is_due, lambda state: _settle(op, state, goal, tol=tol, sigma=sigma, known=None), state)
+
+
+def _has_to_grow(part: KrylovDecomposition, next_look: jax.Array, goal: Goal) -> jax.Array:
+    """() bool: there is room, and no look is due."""
+    b, m = part.couplings.shape
+    has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= goal.max_matvecs)
+    return (part.num_filled < next_look) & has_room & ~part.broken_down
+
+
+def _settle(
+    op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any, known: KnownVectors | None
+) -> RestartedState:
+    """The look, and the restart that it asks for."""
+    b, m = state.krylov.couplings.shape
+    state = look(op, state, goal, tol=tol, sigma=sigma)
     if known is not None:
         bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
         length = tree.norm(state.krylov.couplings)

@@ -1,0 +1,1 @@
+"""Long runs: data that does not fit, progress, checkpoints, and an estimate beforehand."""

@@ -1,0 +1,147 @@
+"""What makes two runs the same run: arguments, structure, and what the operator does to a fixed vector."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
+from eigenjax.tree import PyTree
+
+# Numbers that stand for a product: its inner products with so many fixed vectors.
+_SKETCH = 8
+# The same operator on the same devices gives the same product but for the order of additions on a GPU; on others, but
+# for all rounding. Shares of the machine epsilon's logarithm: eps^(3/4) and eps^(1/2), the default tolerance.
+_SAME_DEVICES, _OTHER_DEVICES = 0.75, 0.5
+# Fixed for good: of the vectors above.
+_SEED = (0x65696765, 0x6E6A6178)
+# 2^32 over the golden ratio.
+_STRIDE = 0x9E3779B9
+
+
+def sketch(op: LinearOperator) -> tuple[PyTree, jax.Array]:
+    """The product with a fixed vector, and (9,) real numbers that stand for it, its norm the last.
+
+    Cost: one product.
+    """
+    return _sketch(op)
+
+
+@jax.jit
+def _sketch(op: LinearOperator) -> tuple[PyTree, jax.Array]:
+    structure = tree.working_structure(op.structure)
+    seed = jnp.asarray(_SEED, jnp.uint32)
+    image = matvec(op, arbitrary_vector(seed, structure))
+    along = lambda i: tree.inner(arbitrary_vector(successor(seed, i), structure), image)
+    numbers = jax.lax.map(along, jnp.arange(1, _SKETCH + 1, dtype=jnp.uint32))
+    numbers = jnp.real(numbers) + jnp.imag(numbers)
+    return image, jnp.append(numbers, tree.norm(image).astype(numbers.dtype))
+
+
+def describe(structure: PyTree) -> list[list[Any]]:
+    """[path, shape, dtype] of every leaf."""
+    leaves = jax.tree_util.tree_flatten_with_path(structure)[0]
+    return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
+
+
+def digest(value: Any) -> str:
+    """A short hash of what can be written as JSON.
+
+    >>> digest([1, "a"]) == digest((1, "a")) != digest([1, "b"])
+    True
+    """
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def checksum(arrays: PyTree) -> int:
+    """Of all bits of all arrays, the same however they are sharded.
+
+    >>> checksum(jnp.ones(3)) == checksum(jnp.ones(3)) != checksum(jnp.ones(3).at[2].set(1.0000001))
+    True
+    """
+    return int(_checksum(jax.tree.leaves(arrays)))
+
+
+@jax.jit
+def _checksum(leaves: list[jax.Array]) -> jax.Array:
+    # Sums of integers modulo 2^32 do not depend on their order; an odd factor forgets no change of a word.
+    total = jnp.zeros((), jnp.uint32)
+    parts = [part for leaf in leaves for part in _words(leaf)]
+    for number, words in enumerate(parts):
+        position, stride = jnp.full_like(words, number * 0x85EBCA6B % 2**32), 1
+        for axis in reversed(range(words.ndim)):
+            along = jnp.arange(words.shape[axis], dtype=jnp.uint32) * jnp.uint32(stride % 2**32)
+            position = position + along.reshape(-1, *[1] * (words.ndim - 1 - axis))
+            stride *= words.shape[axis]
+        total = total + jnp.sum(words * (position * jnp.uint32(_STRIDE) | jnp.uint32(1)), dtype=jnp.uint32)
+    return total
+
+
+def _words(leaf: jax.Array) -> list[jax.Array]:
+    """Arrays of uint32 with the bits of the leaf."""
+    if jnp.iscomplexobj(leaf):
+        return [*_words(leaf.real), *_words(leaf.imag)]
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        leaf = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+    if leaf.dtype.itemsize == 8:
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+        return [words[..., 0], words[..., 1]]
+    return [leaf.astype(jnp.uint32)]
+
+
+def identity(structure: PyTree, numbers: jax.Array, arguments: dict[str, Any], key: Any, v0: Any) -> dict[str, Any]:
+    """What is written down of a run.
+
+    Args:
+        structure: of the operator's vectors.
+        numbers: of `sketch`.
+        arguments: by name, as JSON can hold them.
+        key: of the run.
+        v0: likewise.
+    """
+    devices = numbers.sharding.device_set
+    seed = [int(word) for word in jax.device_get(seed_of(key))]
+    start = None if v0 is None else checksum(jax.tree.map(jnp.asarray, v0))
+    return {
+        "arguments": arguments | {"key": seed, "v0": start},
+        "structure": digest(describe(structure)),
+        "sketch": [float(x) for x in jax.device_get(numbers)],
+        "epsilon": float(jnp.finfo(tree.accumulation_dtype(structure)).eps),
+        "devices": f"{len(devices)} x {next(iter(devices)).device_kind}, jax {jax.__version__}",
+    }
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """In words, what another run differs in; None where it is the same run."""
+    if before["arguments"] != now["arguments"]:
+        names = [name for name in now["arguments"] if before["arguments"].get(name) != now["arguments"][name]]
+        told = [_told(name, before["arguments"].get(name), now["arguments"][name]) for name in names]
+        return ", ".join(told) or "the arguments are those of another version"
+    if before["structure"] != now["structure"]:
+        return "its vectors had another structure (names, shapes or dtypes of leaves)"
+    if not _is_same_product(before, now):
+        return (
+            "its operator gave another product with a fixed vector: parameters, data or loss were others, or the "
+            "operator is not the same at every call"
+        )
+    return None
+
+
+def _told(name: str, before: Any, now: Any) -> str:
+    return f"another {name}" if name in ("key", "v0") else f"{name}={before!r}, where this call has {now!r}"
+
+
+def _is_same_product(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    same_devices = before["devices"] == now["devices"]
+    allowed = now["epsilon"] ** (_SAME_DEVICES if same_devices else _OTHER_DEVICES)
+    old, new = before["sketch"], now["sketch"]
+    if before["epsilon"] != now["epsilon"] or not all(map(math.isfinite, old + new)):
+        return repr(old) == repr(new)  # NaN is equal to NaN here
+    # In units of the norm of the product, the last number; the fixed vectors have components of 0.6.
+    size = max(abs(old[-1]), abs(new[-1]))
+    return all(abs(x - y) <= allowed * size for x, y in zip(old, new, strict=True))

@@ -1,0 +1,132 @@
+"""How far a run is, on standard error: a line that moves at a terminal, plain lines elsewhere."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from eigenjax.runs.solve import Standing
+
+# Seconds between two plain lines.
+_BETWEEN_LINES = 10.0
+# The rate of convergence is that of the last so many looks: it quickens towards the end.
+_LOOKS = 20
+
+Show = Callable[[Standing], None]
+
+
+class Moment(NamedTuple):
+    """A standing and when it was."""
+
+    seconds: float
+    products: int
+    distance: float  # log(worst residual / bound)
+
+
+def time_left(moments: list[Moment], max_matvecs: int) -> tuple[float, bool]:
+    """Seconds until the worst pair has converged, at the rate of late; or until the products allowed are spent.
+
+    Args:
+        moments: of the looks so far, the last one now.
+        max_matvecs: products allowed.
+
+    Returns:
+        The seconds, inf where nothing is known; and whether they are only a bound.
+
+    Example:
+        >>> time_left([Moment(0.0, 0, 9.0), Moment(10.0, 20, 6.0)], max_matvecs=100)
+        (20.0, False)
+        >>> time_left([Moment(0.0, 0, 9.0), Moment(10.0, 20, 9.0)], max_matvecs=100)
+        (40.0, True)
+    """
+    if len(moments) < 2 or moments[-1].products <= moments[0].products:
+        return math.inf, True
+    now = moments[-1]
+    per_product = (now.seconds - moments[0].seconds) / (now.products - moments[0].products)
+    at_most = per_product * max(max_matvecs - now.products, 0)
+    recent = [moment for moment in moments[-_LOOKS:] if math.isfinite(moment.distance)]
+    if len(recent) > 1 and recent[0].distance > now.distance and recent[0].products < now.products:
+        rate = (recent[0].distance - now.distance) / (now.products - recent[0].products)
+        left = per_product * max(now.distance, 0.0) / rate
+        if left < at_most:
+            return left, False
+    return at_most, True
+
+
+def describe(standing: Standing, k: int, left: tuple[float, bool]) -> str:
+    """One line, without the time spent.
+
+    >>> describe(Standing(41, 3, 2e-3, 1e-4, False), 10, (75.0, False))
+    '3/10 pairs, worst residual 2.0e-03 (wanted 1.0e-04), 41 products, about 1:15 left'
+    """
+    worst = float(standing.worst_residual)
+    residual = f"worst residual {worst:.1e} (wanted {float(standing.bound):.1e})" if math.isfinite(worst) else "begun"
+    seconds, is_bound = left
+    end = f", {'at most' if is_bound else 'about'} {_clock(seconds)} left" if math.isfinite(seconds) else ""
+    end = ", done" if standing.done else end
+    return f"{int(standing.num_converged)}/{k} pairs, {residual}, {int(standing.products)} products{end}"
+
+
+@contextlib.contextmanager
+def shown(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
+    """Gives `show(standing)`, to be called after every look; it does nothing where nothing is wanted."""
+    if not wanted:
+        yield lambda _: None
+        return
+    moments: list[Moment] = []
+    with _writer() as write:
+
+        def show(standing: Standing) -> None:
+            worst, bound = float(standing.worst_residual), float(standing.bound)
+            known = math.isfinite(worst) and worst > 0 and bound > 0
+            distance = math.log(worst / bound) if known else math.inf
+            moments.append(Moment(time.monotonic(), int(standing.products), distance))
+            del moments[1:-_LOOKS]
+            left = time_left(moments, max_matvecs)
+            write(describe(standing, k, left), int(standing.num_converged) / k, bool(standing.done))
+
+        yield show
+
+
+@contextlib.contextmanager
+def _writer() -> Iterator[Callable[[str, float, bool], None]]:
+    bar = _bar() if sys.stderr.isatty() else None
+    if bar is None:
+        yield _plain_lines()
+        return
+    with bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda line, share, _: bar.update(task, completed=share, description=line)
+
+
+def _bar() -> Any:
+    try:
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        return None
+    columns = (progress.BarColumn(bar_width=12), progress.TextColumn("{task.description}"))
+    return progress.Progress(*columns, progress.TimeElapsedColumn(), console=Console(stderr=True, highlight=False))
+
+
+def _plain_lines() -> Callable[[str, float, bool], None]:
+    start = time.monotonic()
+    last = -math.inf
+
+    def write(line: str, _: float, done: bool) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done or now - last >= _BETWEEN_LINES:
+            last = now
+            sys.stderr.write(f"eigenjax: {line} ({_clock(now - start)})\n")
+            sys.stderr.flush()
+
+    return write
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,174 @@
+"""The restarted solver, one look or one product at a time, driven from the host.
+
+The programs are `init`, `step` and `finalize` of `solvers.restarted`, compiled; between them the whole state is in the
+hands of the host. How many steps one call takes has no influence on what they compute.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.result import EigenResult
+from eigenjax.runs.shown import shown
+from eigenjax.runs.stream import Stream
+from eigenjax.solvers import plan as planning
+from eigenjax.solvers import restarted
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import stopping_tolerance
+from eigenjax.solvers.plan import Plan
+from eigenjax.solvers.residuals import audited_vector
+from eigenjax.solvers.restarted import RestartedState
+from eigenjax.tree import PyTree
+
+
+class Standing(NamedTuple):
+    """What is told of a run under way."""
+
+    products: Any  # () int32
+    num_converged: Any  # () int32, at the last look
+    worst_residual: Any  # () of the k pairs, inf before there are so many
+    bound: Any  # () what it has to reach
+    done: Any  # () bool
+
+
+class OperatorSolve:
+    """A solve whose products are compiled with it."""
+
+    def __init__(self, op: LinearOperator, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
+        self._op, self._plan = op, plan
+        self._numbers = {"tol": plan.tol, "sigma": 0.0 if sigma is None else sigma}
+        own = plan._replace(tol=None)
+        begin = functools.partial(_begin, plan=own)
+        self.shardings = _state_shardings(jax.eval_shape(begin, op, v0, seed)[0], shardings)
+        self.state, self._known, self._references = _compiled(_begin, own, self.shardings, rest=2)(op, v0, seed)
+
+    def advance(self, until: int) -> Standing:
+        """Takes looks until so many products are spent, one at least."""
+        program = _compiled(_advance, self._plan.goal, self.shardings, rest=1)
+        self.state, standing = program(self._op, self.state, self._known, until, **self._numbers)
+        return jax.device_get(standing)
+
+    def finish(self) -> EigenResult:
+        """The result of the state."""
+        return self._finished(self._op)
+
+    def _finished(self, op: LinearOperator) -> EigenResult:
+        finalize = _compiled(_finalize, self._plan.goal, None, rest=0)
+        return finalize(op, self.state, self._references, **self._numbers)
+
+
+class StreamSolve(OperatorSolve):
+    """A solve whose products are passes over data on the host."""
+
+    def __init__(self, stream: Stream, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
+        self._stream = stream
+        super().__init__(shown(stream.structure), plan, sigma, v0, seed, shardings)
+
+    def advance(self, until: int) -> Standing:
+        """Takes products until so many are spent, one block at least."""
+        program = _compiled(_absorb, self._plan.goal, self.shardings, rest=1)
+        while True:
+            images = self._stream.products(_propose(self.state))
+            self.state, standing = program(self._op, self.state, images, **self._numbers)
+            standing = jax.device_get(standing)
+            if standing.done or standing.products >= until:
+                return standing
+
+    def finish(self) -> EigenResult:
+        """The result of the state: one product audits the residuals, k more where it finds fault."""
+        # The vectors first, whose product the audit asks for.
+        result = super().finish()
+        vectors, structure = result.eigenvectors, self._stream.structure
+        audited = audited_vector(vectors, result.eigenvalues.dtype, self.state.krylov.seed)
+        table = jax.tree.map(lambda x: x[None], audited)
+        images = self._stream.products(table)
+        result = self._finished(shown(structure, table, images))
+        if int(result.num_matvecs) - int(self.state.krylov.num_matvecs) <= 1:
+            return result
+        b, k = self._plan.block_size, self._plan.goal.k
+        for start in range(0, k, b):
+            rows = jax.tree.map(lambda x: x[start : start + b], vectors)  # noqa: B023, called at once
+            table, images = _stacked(table, rows), _stacked(images, self._stream.products(rows))
+        return self._finished(shown(structure, table, images))
+
+
+def vector_shardings(image: PyTree) -> PyTree | None:
+    """How vectors lie on the devices of a mesh, told by a product; None where there is none."""
+    leaves = [leaf.sharding for leaf in jax.tree.leaves(image)]
+    meshes = [sharding.mesh for sharding in leaves if isinstance(sharding, NamedSharding)]
+    if not meshes or meshes[0].size == 1:
+        return None
+    own = lambda s: s if isinstance(s, NamedSharding) else NamedSharding(meshes[0], PartitionSpec())
+    return jax.tree.map(lambda x: own(x.sharding), image)
+
+
+def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState | None:
+    """Those of a state: rows of a basis like vectors, the rest everywhere; the same for all programs."""
+    if shardings is None:
+        return None
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    rows = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
+    everywhere = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
+    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, directions=rows))
+
+
+def _compiled(program: Any, fixed: Plan | Goal, shardings: RestartedState | None, *, rest: int) -> Any:
+    """The program with its first result, the state, sharded so, and `rest` more results."""
+    leaves, treedef = jax.tree.flatten(shardings)
+    return _remembered(program, fixed, tuple(leaves), treedef, rest)
+
+
+@functools.lru_cache(maxsize=32)
+def _remembered(program: Any, fixed: Plan | Goal, leaves: tuple, treedef: Any, rest: int) -> Any:
+    shardings = jax.tree.unflatten(treedef, leaves)
+    name = "plan" if isinstance(fixed, Plan) else "goal"
+    # The state is turned in place: two of them would be two bases.
+    donated = 1 if program in (_advance, _absorb) else None
+    results = None if shardings is None else (shardings, *[None] * rest)
+    return jax.jit(functools.partial(program, **{name: fixed}), donate_argnums=donated, out_shardings=results)
+
+
+def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple[RestartedState, Any, Any]:
+    state, known, references = planning.begin(op, plan, v0, seed)
+    # No weak types: the first call of `_advance` and all others are one program.
+    strong = lambda x: jax.lax.convert_element_type(x, x.dtype)
+    return jax.tree.map(strong, state), known, references
+
+
+def _advance(
+    op: LinearOperator, state: RestartedState, known: Any, until: Any, *, tol: Any, sigma: Any, goal: Goal
+) -> tuple[RestartedState, Standing]:
+    step = lambda state: restarted.step(op, state, goal, tol=tol, sigma=sigma, known=known)
+    state = jax.lax.while_loop(lambda s: ~s.done & (s.krylov.num_matvecs < until), step, state)
+    return state, _standing(op, state, goal, tol)
+
+
+def _absorb(
+    op: LinearOperator, state: RestartedState, images: PyTree, *, tol: Any, sigma: Any, goal: Goal
+) -> tuple[RestartedState, Standing]:
+    state = restarted.absorb(op, state, images, goal, tol=tol, sigma=sigma)
+    return state, _standing(op, state, goal, tol)
+
+
+def _finalize(
+    op: LinearOperator, state: RestartedState, references: Any, *, tol: Any, sigma: Any, goal: Goal
+) -> EigenResult:
+    return restarted.finalize(op, state, goal, tol=tol, sigma=sigma, references=references)
+
+
+_propose = jax.jit(restarted.propose)
+
+
+def _standing(op: LinearOperator, state: RestartedState, goal: Goal, tol: Any) -> Standing:
+    residuals = state.found.residuals[: goal.k]
+    bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
+    num_converged = jnp.sum(residuals <= bound, dtype=jnp.int32)
+    return Standing(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)
+
+
+def _stacked(rows: PyTree, more: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rows, more)

@@ -1,0 +1,154 @@
+"""Data on the host, one epoch after another: the same batches each time, or the run is refused."""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from eigenjax.operators.batching import check_batch_size, num_examples
+from eigenjax.runs.errors import RunError
+from eigenjax.tree import PyTree
+
+# Numbers of each leaf's first example that a checksum reads: enough to tell examples apart, nothing beside a product.
+_NUMBERS_READ = 1024
+
+
+class MemoryMappedBatches:
+    """Consecutive slices of arrays that stay on disk; made by `memory_mapped_batches`."""
+
+    def __init__(self, arrays: PyTree, batch_size: int):
+        self.arrays = arrays
+        self.batch_size = batch_size
+        self.num_examples = num_examples(arrays, name="arrays")
+
+    def __len__(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def __iter__(self) -> Iterator[PyTree]:
+        for start in range(0, self.num_examples, self.batch_size):
+            yield jax.tree.map(lambda x: x[start : start + self.batch_size], self.arrays)  # noqa: B023, called at once
+
+
+def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatches:
+    """Arrays on disk as batches for `stream`: read when they are wanted, in order, the last one smaller if it must be.
+
+    Args:
+        arrays: pytree with a common leading axis N, of paths of `.npy` files, of `numpy.memmap`, or of arrays.
+        batch_size: examples in a batch.
+
+    Returns:
+        An iterable of ceil(N / batch_size) batches, the same at every turn.
+
+    Raises:
+        ValueError: if the leading axes differ, or batch_size is not a positive int.
+
+    Cost: nothing is read before it is iterated over.
+
+    Example:
+        >>> import numpy as np
+        >>> [len(inputs) for inputs, _ in memory_mapped_batches((np.ones((5, 2)), np.ones(5)), batch_size=2)]
+        [2, 2, 1]
+    """
+    if batch_size is None:
+        raise ValueError("batch_size=None: give a positive integer")
+    check_batch_size(batch_size)
+    return MemoryMappedBatches(jax.tree.map(_mapped, arrays), batch_size)
+
+
+def _mapped(leaf: Any) -> Any:
+    return np.load(leaf, mmap_mode="r") if isinstance(leaf, str | Path) else leaf
+
+
+def check_repeatable(batches: Any) -> None:
+    """Refuses what gives its batches only once.
+
+    Raises:
+        TypeError: if it is not iterable, or a generator.
+    """
+    try:
+        iterator = iter(batches)
+    except TypeError as error:
+        raise TypeError(f"batches: a {type(batches).__name__} is not iterable; give a list or a data loader") from error
+    if iterator is batches:
+        raise TypeError(
+            f"batches: a {type(batches).__name__} gives its batches once, and every product is one epoch: give "
+            "a list, a data loader, memory_mapped_batches(...), or an object whose __iter__ starts anew"
+        )
+
+
+class Epoch(NamedTuple):
+    """What is remembered of one pass over the data."""
+
+    checksums: tuple[int, ...]  # of each batch
+    weight: float  # of all batches
+
+    @property
+    def signature(self) -> list[float]:
+        """Of all of it, to be written down."""
+        return [len(self.checksums), self.weight, zlib.crc32(repr(self.checksums).encode())]
+
+
+class EpochWatch:
+    """Compares the epoch under way with the first one, batch by batch."""
+
+    def __init__(self, known: Epoch | None, first: int, signature: list[float] | None):
+        """Starts an epoch.
+
+        Args:
+            known: an epoch of before; None in the first one.
+            first: checksum of the first batch.
+            signature: of an epoch in another process; None where nothing is known of one.
+        """
+        self._known, self._signature = known, signature
+        self._first = first
+        self._checksums: list[int] = []
+        self.weight = 0.0
+
+    def add(self, batch: PyTree, weight: float) -> None:
+        """Takes the next batch; raises a RunError if it is not the one that came before in its place."""
+        place, checksum = len(self._checksums), batch_checksum(batch)
+        expected = self._first if place == 0 else None
+        if self._known is not None:
+            expected = self._known.checksums[place] if place < len(self._known.checksums) else -1
+        if expected is not None and checksum != expected:
+            raise changed(f"batch {place} is not what it was in an earlier epoch")
+        self._checksums.append(checksum)
+        self.weight += weight
+
+    def end(self) -> Epoch:
+        """The whole epoch; raises a RunError if it is shorter than before, or not that of the signature."""
+        epoch = Epoch(tuple(self._checksums), self.weight)
+        if self._known is not None and len(epoch.checksums) != len(self._known.checksums):
+            raise changed(f"an epoch of {len(epoch.checksums)} batches after one of {len(self._known.checksums)}")
+        if self._signature is not None and epoch.signature != list(self._signature):
+            raise changed("they are not those that the checkpoint was made with")
+        if not epoch.weight > 0:
+            raise ValueError(f"batches: {len(epoch.checksums)} batches weigh {epoch.weight} in all; give more than 0")
+        return epoch
+
+
+def changed(what: str) -> RunError:
+    """The error for a source that does not repeat itself."""
+    return RunError(
+        f"the batches have changed: {what}. Every product is one epoch of the same operator; the usual causes are "
+        "shuffle=True, random augmentation, or a source that goes on where it stopped: switch them off, or fix "
+        "the order and the seed of every epoch"
+    )
+
+
+def batch_checksum(batch: PyTree) -> int:
+    """Of the shapes, and of a part of the first example of every leaf.
+
+    >>> batch_checksum(np.ones((2, 3))) == batch_checksum(np.ones((2, 3))) != batch_checksum(np.zeros((2, 3)))
+    True
+    """
+    checksum = 0
+    for leaf in jax.tree.leaves(batch):
+        checksum = zlib.crc32(f"{np.shape(leaf)} {getattr(leaf, 'dtype', type(leaf))}".encode(), checksum)
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            some = np.ravel(np.asarray(leaf[:1] if np.ndim(leaf) else leaf))[:_NUMBERS_READ]
+            checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
+    return checksum

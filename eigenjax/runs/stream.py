@@ -1,0 +1,227 @@
+"""Operators over data that do not fit: one product, or a block of them, is one pass over batches on the host.
+
+    A v = sum_j w_j A_j v / sum_j w_j,    A_j the operator of batch j, w_j its number of examples
+
+There are no callbacks from compiled programs to the host, so a stream is no `LinearOperator`: `run` drives it, asking
+the solver for vectors and giving it their products; or one calls it.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, check_vector, matvec
+from eigenjax.operators.batching import check_batch_size, num_examples
+from eigenjax.operators.closure import closes_over_arrays
+from eigenjax.operators.hessian import hessian
+from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable
+from eigenjax.tree import PyTree
+
+# Batches on the device: one is multiplied while the next one is on its way or waits.
+_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _HessianOf:
+    """Params, batch -> the Hessian of a loss; compared by its parts, so that programs are compiled once."""
+
+    loss: Callable
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, params: PyTree, batch: PyTree) -> LinearOperator:
+        return hessian(self.loss, params, batch, **dict(self.options))
+
+
+class Stream:
+    """A symmetric operator whose products are epochs; made by `stream`, solved by `run`, and called on the host."""
+
+    # For jax.numpy and operators' checks: a stream is no matrix.
+    __array_ufunc__ = None
+
+    def __init__(
+        self, curvature: Callable, params: PyTree, batches: Iterable, first: PyTree, weigh: Callable, sharding: Any
+    ):
+        self.curvature, self.params, self.batches = curvature, params, batches
+        self._weigh, self._sharding = weigh, sharding
+        self._first = batch_checksum(first)
+        self.structure = jax.eval_shape(curvature, params, _described(first)).structure
+        self.epoch: Epoch | None = None
+        self.expected: list[float] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers a vector holds."""
+        return tree.size(self.structure)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.structure)}
+        return dtypes.pop() if len(dtypes) == 1 else tree.accumulation_dtype(self.structure)
+
+    def __call__(self, vector: PyTree) -> PyTree:
+        """A v, one pass over the data.
+
+        Raises:
+            TypeError: under jit and other transformations, or where a dtype differs.
+            ValueError: where the structure or a shape differs; names the leaf.
+            RunError: if the batches are not those of an earlier pass.
+        """
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(vector)):
+            raise TypeError(
+                "a stream reads its data on the host, and was called under jit (or handed to a solver that is "
+                "compiled): solve it with eigenjax.run(stream, k), or call it outside"
+            )
+        check_vector(vector, self.structure)
+        working = tree.cast_like(vector, tree.working_structure(self.structure))
+        images = self.products(jax.tree.map(lambda x: x[None], working))
+        return tree.cast_like(tree.row(images, 0), self.structure)
+
+    def products(self, vectors: PyTree) -> PyTree:
+        """The (b, ...) products of b vectors in working dtypes, in one pass over the data."""
+        total = jax.tree.map(jnp.zeros_like, vectors)
+        watch = EpochWatch(self.epoch, self._first, self.expected)
+        running: collections.deque[jax.Array] = collections.deque()
+        for host_batch in self.batches:
+            weight = float(self._weigh(host_batch))
+            watch.add(host_batch, weight)
+            if len(running) == _IN_FLIGHT:
+                running.popleft().block_until_ready()
+            batch = self._placed(host_batch)
+            total, done = _add_products(self.curvature, self.params, batch, weight, vectors, total)
+            running.append(done)
+        self.epoch = watch.end()
+        return _divided(total, self.epoch.weight)
+
+    def first_operator(self) -> LinearOperator:
+        """The operator of the first batch alone."""
+        batch = _first_batch(self.batches)
+        EpochWatch(self.epoch, self._first, None).add(batch, 1.0)
+        return self.curvature(self.params, self._placed(batch))
+
+    def _placed(self, batch: PyTree) -> PyTree:
+        batch = jax.tree.map(_array, batch)
+        if self._sharding is None:
+            return jax.device_put(batch)
+        if jax.process_count() == 1:
+            return jax.device_put(batch, self._sharding)
+        place = functools.partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), batch)
+
+
+def stream(
+    loss: Callable,
+    params: PyTree,
+    batches: Iterable,
+    *,
+    batch_size: int | None = None,
+    select: Callable[[Any, Any], bool] | None = None,
+    mode: str = "auto",
+    weight: Callable[[Any], float] | None = None,
+    sharding: Any = None,
+) -> Stream:
+    """A Hessian, or any other curvature, over data that is read batch by batch for every product.
+
+        A v = sum_j w_j A_j v / sum_j w_j
+
+    Args:
+        loss: `loss(params, batch) -> scalar`, the mean over the batch's examples, of which the Hessian is taken; or
+            `curvature(params, batch) -> LinearOperator`, such as `lambda p, batch: hessian(loss, p, batch).shift(1.0)`.
+        params: pytree of arrays.
+        batches: what gives the same batches each time that it is iterated over: a list, a data loader that does not
+            shuffle, `memory_mapped_batches`. Pytrees of arrays, of NumPy or of what NumPy can read. Only the last
+            batch should be of another size: each size is compiled once.
+        batch_size: microbatches within a batch, as of `hessian`, for a loss.
+        select: which parameters vary, as of `hessian`, for a loss.
+        mode: as of `hessian`, for a loss.
+        weight: `weight(batch) -> float`, how much a batch counts; None is its number of examples, the common leading
+            axis of its arrays.
+        sharding: a `jax.sharding.Sharding` for the arrays of a batch. In a program of many processes each one gives
+            its own part of every batch.
+
+    Returns:
+        A `Stream`: `run(stream, k)` finds its eigenpairs, `stream(v)` is one product, on the host, `stream.products`
+        several in one pass. It is equal to the operator of all data to rounding.
+
+    Raises:
+        TypeError: if batches can be iterated over only once, or the function gives neither a scalar nor an operator.
+        ValueError: if there are no batches; as `hessian`.
+
+    Cost: a product is one pass over the data; at most two batches are on the device. This call reads the first batch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> loss = lambda w, batch: jnp.mean((batch @ w) ** 2)
+        >>> op = stream(loss, jnp.ones(2), [jnp.eye(2), jnp.ones((1, 2))])
+        >>> print(op(jnp.array([3.0, 0.0])))
+        [4. 2.]
+    """
+    check_repeatable(batches)
+    check_batch_size(batch_size)
+    if not callable(loss):
+        raise TypeError(f"loss: expected loss(params, batch) or curvature(params, batch), got {type(loss).__name__}")
+    given = {"batch_size": batch_size, "select": select, "mode": None if mode == "auto" else mode}
+    # JAX remembers programs by function, and arrays that a function closes over may change: a name of its own then.
+    named = loss if _is_hashable(loss) and not closes_over_arrays(loss) else functools.partial(loss)
+    params, first = jax.tree.map(jnp.asarray, params), _first_batch(batches)
+    result = jax.eval_shape(named, params, _described(first))
+    weigh = num_examples if weight is None else weight
+    if isinstance(result, LinearOperator):
+        unused = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        if unused:
+            raise ValueError(f"{unused}: of a loss; build the operator of a batch with it instead")
+        return Stream(named, params, batches, first, weigh, sharding)
+    if getattr(result, "shape", None) != ():
+        shown = getattr(result, "shape", type(result).__name__)
+        raise TypeError(f"loss(params, batch) must give a scalar or a LinearOperator, and gives {shown}")
+    options = {"batch_size": batch_size, "select": select, "mode": mode}
+    return Stream(_HessianOf(named, tuple(options.items())), params, batches, first, weigh, sharding)
+
+
+@functools.partial(jax.jit, static_argnames="curvature", donate_argnames="total")
+def _add_products(
+    curvature: Callable, params: PyTree, batch: PyTree, weight: Any, vectors: PyTree, total: PyTree
+) -> tuple[PyTree, jax.Array]:
+    """Adds the products of one batch; the second result is there when the batch is done with."""
+    op = curvature(params, batch)
+    if jax.tree.leaves(vectors)[0].shape[0] == 1:
+        images = jax.tree.map(lambda x: x[None], matvec(op, tree.row(vectors, 0)))
+    else:
+        images = jax.vmap(lambda v: matvec(op, v))(vectors)
+    return tree.add_scaled(total, weight, images), jnp.zeros((), bool)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _divided(total: PyTree, weight: Any) -> PyTree:
+    return jax.tree.map(lambda x: x / jnp.asarray(weight).astype(tree.real_dtype(x.dtype)), total)
+
+
+def _first_batch(batches: Iterable) -> PyTree:
+    for batch in batches:
+        return batch
+    raise ValueError("batches: there are none; give at least one")
+
+
+def _described(batch: PyTree) -> PyTree:
+    describe = lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
+    return jax.tree.map(lambda x: describe(_array(x)), batch)
+
+
+def _array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)
+
+
+def _is_hashable(function: Callable) -> bool:
+    try:
+        hash(function)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Problems small enough to solve in a second, whose truth is known, and interruptions."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eigenjax.runs.checkpoint import Folder
+
+
+class Interrupted(BaseException):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch):
+    """Ends runs after so many checkpoints; called with None, no longer."""
+    save = Folder.save
+
+    def after(count):
+        saved = 0
+
+        def counted(self, *args):
+            nonlocal saved
+            save(self, *args)
+            saved += 1
+            if saved == count:
+                raise Interrupted
+
+        monkeypatch.setattr(Folder, "save", save if count is None else counted)
+
+    return after
+
+
+@pytest.fixture
+def matrix(rng):
+    """60 x 60, the eigenvalues k^2 in a random basis."""
+    q, _ = np.linalg.qr(rng.normal(size=(60, 60)))
+    return jnp.asarray((q * np.linspace(0.0, 1.0, 60) ** 2) @ q.T, jnp.float32)
+
+
+def network_loss(params, batch):
+    """Mean squared error of a small network."""
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["inner"] + params["bias"])
+    return jnp.mean((hidden @ params["outer"] - targets) ** 2)
+
+
+@pytest.fixture
+def network(rng):
+    """Params, (inputs, targets) of 21 examples."""
+    shapes = {"inner": (4, 8), "bias": (8,), "outer": (8, 2)}
+    params = {name: jnp.asarray(0.5 * rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return params, (rng.normal(size=(21, 4)).astype(np.float32), rng.normal(size=(21, 2)).astype(np.float32))

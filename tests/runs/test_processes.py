@@ -1,0 +1,19 @@
+"""Two and four processes, each with two devices, joined over loopback: what one process finds."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+# Results of float32, of solves to sqrt(eps): eigenvalues to eps over the gap, eigenvectors to sqrt(eps) over the gap.
+ALLOWED = {"eigenvalues": 1e-5, "streamed": 1e-5, "read again": 1e-5, "eigenvectors": 1e-3, "gradient": 1e-3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_many_processes_find_what_one_finds(processes, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    rows = importlib.import_module("benchmarks.processes").compare(processes, 2)
+    assert len(rows) == 6
+    for row in rows:
+        assert row["difference"] <= ALLOWED[row["result"].split(", ")[1]], row
