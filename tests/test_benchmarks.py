@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = (
+    "curvature_precision",
     "eigsh_blocks",
     "eigs_products",
     "eigsh_compile",
