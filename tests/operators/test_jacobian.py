@@ -43,7 +43,7 @@ def dense_maps(op):
     return columns(op.mv, op.domain), columns(op.adjoint_mv, op.codomain)
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 3, 7, 8])
+@pytest.mark.parametrize("batch_size", [None, 3, 7])
 def test_both_products_are_those_of_the_dense_jacobian(problem, batch_size):
     truth = dense_jacobian(dict(problem[0]), problem[1])
     op = jacobian(model, *problem, batch_size=batch_size)
