@@ -13,6 +13,7 @@ SLOW = (
     "adjoint_products",
     "curvature_memory",
     "curvature_products",
+    "curvature_precision",
     "eigsh_blocks",
     "eigs_products",
     "eigsh_compile",

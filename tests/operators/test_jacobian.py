@@ -43,7 +43,7 @@ def dense_maps(op):
     return columns(op.mv, op.domain), columns(op.adjoint_mv, op.codomain)
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 3, 7, 8])
+@pytest.mark.parametrize("batch_size", [None, 3, 7])
 def test_both_products_are_those_of_the_dense_jacobian(problem, batch_size):
     truth = dense_jacobian(dict(problem[0]), problem[1])
     op = jacobian(model, *problem, batch_size=batch_size)
@@ -64,13 +64,18 @@ def test_of_some_parameters_only(problem):
     assert_allclose(dense_maps(op)[0], truth[:, columns], atol=1e-14)
 
 
-def test_singular_values_and_the_kernel(problem):
+def test_the_kernel_is_the_jacobian_times_its_transpose(problem):
+    truth = dense_jacobian(dict(problem[0]), problem[1])
+    assert_allclose(to_dense(neural_tangent_kernel(model, *problem, batch_size=3)), truth @ truth.T, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_singular_values_and_the_eigenvalues_of_the_kernel(problem):
     truth = dense_jacobian(dict(problem[0]), problem[1])
     singular = np.linalg.svd(truth)[1]
     op = jacobian(model, *problem, batch_size=3)
     assert_allclose(svds(op, k=3, tol=1e-12).values, singular[:3], rtol=1e-10)
     kernel = neural_tangent_kernel(model, *problem, batch_size=3)
-    assert_allclose(to_dense(kernel), truth @ truth.T, atol=1e-12)
     # The eigenvalues of J J^T are those of J^T J.
     truth = np.linalg.eigvalsh(truth.T @ truth)[::-1][:3]
     assert_allclose(eigsh(kernel, k=3).eigenvalues, truth, rtol=1e-9)

@@ -30,6 +30,7 @@ def test_preconditioned_is_the_generalised_problem(problem):
     assert_allclose(result.eigenvalues, scipy.linalg.eigh(matrix, np.diag(d))[0][::-1][:2], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_derivative_flows_to_the_diagonal(problem):
     params, diagonal, matrix, d = problem
     top = lambda diagonal: eigsh(precondition(hessian(loss, params), diagonal), 1).eigenvalues[0]

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from numpy.testing import assert_allclose
 
-from eigenjax import adam_preconditioner, eigsh, hessian, precondition, to_dense
+from eigenjax import adam_preconditioner, hessian, precondition, to_dense
 
 SHAPES = {"bias": (3,), "deep": (4, 2, 3), "kernel": (3, 5), "tall": (5, 3), "square": (4, 4)}
 
@@ -123,7 +123,7 @@ def test_under_jit_and_in_narrow_dtypes(problem):
 
 
 def test_the_sharpness_that_adam_sees(problem):
-    """The largest eigenvalue of D^-1 H, of a loss with a known Hessian."""
+    """The eigenvalues of D^-1 H, of a loss with a known, diagonal Hessian."""
     params, gradients = problem
     curvature = jax.tree.map(lambda x: x**2 + 0.5, gradients[1])
     loss = lambda p: 0.5 * sum(jax.tree.leaves(jax.tree.map(lambda c, x: jnp.sum(c * x**2), curvature, p)))
@@ -133,7 +133,6 @@ def test_the_sharpness_that_adam_sees(problem):
     d = jax.tree.map(lambda nu: np.sqrt(nu / (1 - 0.999**3)) + 1e-8, nu_hat)
     truth = np.sort(np.concatenate([np.ravel(curvature[name] / d[name]) for name in SHAPES]))
     assert_allclose(np.sort(np.diagonal(to_dense(op))), truth, rtol=1e-9)
-    assert_allclose(eigsh(op, 1).eigenvalues[0], truth[-1], rtol=1e-9)
 
 
 @pytest.mark.parametrize(
