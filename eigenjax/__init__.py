@@ -11,6 +11,11 @@ from eigenjax.operators.hessian import hessian, hvp
 from eigenjax.operators.inspection import symmetry_error, to_dense
 from eigenjax.report.problem import Problem
 from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
+from eigenjax.training.learning_rate import scale_by_sharpness
+from eigenjax.training.sharpness import sharpness_penalty
+from eigenjax.training.spectral_normalization import spectral_norm
+from eigenjax.training.tracker import SpectrumTracker, spectrum_tracker
+from eigenjax.training.tracker_state import TrackerState
 
 __all__ = [
     "AdjointInfo",
@@ -20,7 +25,9 @@ __all__ = [
     "LinearOperator",
     "Problem",
     "SingularResult",
+    "SpectrumTracker",
     "Status",
+    "TrackerState",
     "adjoint_info",
     "as_operator",
     "deflated_power_iteration",
@@ -35,6 +42,10 @@ __all__ = [
     "lanczos",
     "left_eigenvectors",
     "raise_if_failed",
+    "scale_by_sharpness",
+    "sharpness_penalty",
+    "spectral_norm",
+    "spectrum_tracker",
     "svd",
     "svds",
     "symmetry_error",

@@ -1,7 +1,7 @@
 """One measurement of a tracker.
 
-products with all rows -> the Ritz pairs in them -> a search, only where residuals ask for it -> signs and numbers as
-before -> the rows of the next measurement, one power step ahead
+Products with all rows, the Ritz pairs in them, a search only where residuals ask for it, signs and numbers as before,
+and the rows of the next measurement, one power step ahead.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """A tracker of the spectrum for training loops: a few eigenpairs, followed at about one product each.
 
-init -> update -> update -> ...,    each one a `measurement` where it is due, and a flat dict of scalars
+What the loop sees: `init`, `update`, a flat dict of scalars. What an update does is in `measurement`.
 """
 
 import functools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.base import check_vector
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import Status
 from eigenjax.solvers import ritz
@@ -91,7 +91,7 @@ def spectrum_tracker(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from eigenjax import as_operator
-        >>> tracker = spectrum_tracker(2)
+        >>> tracker = spectrum_tracker(2, matvecs_per_update=3)  # no searches: quickly compiled
         >>> spectrum = lambda t: jnp.linspace(0.0, 1.0, 50).at[:2].set(jnp.array([4.0 - t, 2.0 + t]))
         >>> state = tracker.init(as_operator(jnp.diag(spectrum(0.0))), jax.random.key(0))
         >>> for step in range(21):
@@ -101,7 +101,7 @@ def spectrum_tracker(
         >>> print(metrics["track_0"], metrics["track_1"])  # they have crossed
         1 0
 
-    Source: Rutishauser (1970), Simultaneous iteration method for symmetric matrices; Wu and Simon (2000), of the search.
+    Source: Rutishauser (1970), Simultaneous iteration method; of the search Wu and Simon (2000).
     """
     plan = _checked_plan(k, which, matvecs_per_update, tol, max_k, threshold, krylov_dim)
     _check_positive("every", every)
