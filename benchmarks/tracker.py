@@ -3,7 +3,9 @@
 A network learns scikit-learn's digits for 1,000 steps: full-batch gradient descent with a step at the edge of
 stability, Adam on the full batch, Adam on minibatches with a step that shakes the Hessian. `spectrum_tracker(3)`
 follows the top or the bottom of the full-data Hessian; beside it, at every 50th step, `eigsh` from nowhere to 1e-5.
-The errors are relative to each eigenvalue. The floor is k + 1 = 4 products an update.
+The errors are relative to each eigenvalue, and to the norm of the Hessian, as the tolerance is: at the bottom, where
+eigenvalues are a hundredth of that and close together, only the second means anything. The floor is k + 1 = 4
+products an update.
 
     python -m benchmarks.tracker
 """
@@ -18,7 +20,7 @@ import numpy as np
 import optax
 
 from benchmarks import timing
-from eigenjax import SpectrumTracker, eigsh, hessian, spectrum_tracker
+from eigenjax import SpectrumTracker, eigsh, hessian, lanczos, spectrum_tracker
 
 PAIRS, BETWEEN_CHECKS = 3, 50
 WIDTHS = (64, 16, 16, 10)
@@ -39,8 +41,13 @@ TRAININGS = (
 )
 # (training, which, every)
 CASES = (
-    *[(training, "LA", every) for training in TRAININGS for every in (1, 10)],
-    *[(training, "SA", 1) for training in TRAININGS[:2]],
+    (TRAININGS[0], "LA", 1),
+    (TRAININGS[0], "LA", 10),
+    (TRAININGS[1], "LA", 1),
+    (TRAININGS[1], "LA", 10),
+    (TRAININGS[2], "LA", 1),
+    (TRAININGS[2], "LA", 10),
+    (TRAININGS[0], "SA", 1),
 )
 
 
@@ -94,13 +101,16 @@ def follow(training: Training, which: str, every: int, data: Any, checks: int) -
     carry = (params, training.optimizer.init(params), state)
     steps = training_steps(training, data, tracker, BETWEEN_CHECKS)
     cold = jax.jit(lambda params: eigsh(hessian(loss, params, data), PAIRS, which=which, tol=1e-5))
-    records, errors, cold_products = [], [], []
+    norm = jax.jit(lambda params: abs(lanczos(hessian(loss, params, data), 1, krylov_dim=12).eigenvalues[0]))
+    records, errors, shares, cold_products = [], [], [], []
     for check in range(checks):
         truth = cold(carry[0])
-        carry, metrics = steps(carry, jax.random.fold_in(jax.random.key(2), check))
+        before, (carry, metrics) = carry[0], steps(carry, jax.random.fold_in(jax.random.key(2), check))
         records.append(jax.tree.map(np.asarray, metrics))
         seen = np.asarray([metrics[f"eigenvalue_{i}"][0] for i in range(PAIRS)])
-        errors.append(np.abs(seen - truth.eigenvalues) / np.abs(truth.eigenvalues))
+        off = np.abs(seen - truth.eigenvalues)
+        errors.append(off / np.abs(truth.eigenvalues))
+        shares.append(off / norm(before))
         cold_products.append(int(truth.num_matvecs))
     metrics = {name: np.concatenate([record[name] for record in records]) for name in records[0]}
     due = metrics["age"] == 0
@@ -115,6 +125,7 @@ def follow(training: Training, which: str, every: int, data: Any, checks: int) -
         "searches": float(metrics["searched"][due].mean()),
         "cold": float(np.mean(cold_products)),
         "worst_error": float(np.max(errors)),
+        "worst_error_of_norm": float(np.max(shares)),
         "median_error": float(np.median(errors)),
         "converged": float(converged.mean()),
         "final_loss": float(loss(carry[0], data)),

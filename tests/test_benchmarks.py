@@ -22,6 +22,8 @@ SLOW = (
     "products",
     "random_spectra",
     "svds_products",
+    "tracker",
+    "tracker_time",
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
@@ -38,6 +40,8 @@ COLUMNS = {
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
+    "tracker": {"products_mean", "products_max", "searches", "worst_error", "converged"},
+    "tracker_time": {"slow_down", "products_share"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -114,6 +118,11 @@ def check_eigsh_compile(rows):
     assert all(row["compiled_by_second_call"] == 0 for row in rows)
 
 
+def check_tracker(rows):
+    assert all(row["worst_error"] < 0.01 for row in rows if row["which"] == "LA")
+    assert all(row["worst_error_of_norm"] < 0.01 for row in rows)
+
+
 CHECKS = {
     "dense_batches": check_dense_batches,
     "eigsh_compile": check_eigsh_compile,
@@ -123,6 +132,7 @@ CHECKS = {
     "products": check_products,
     "random_spectra": check_random_spectra,
     "svds_products": check_svds_products,
+    "tracker": check_tracker,
 }
 
 
