@@ -25,7 +25,12 @@ from eigenjax.runs.estimate import Estimate, estimate
 from eigenjax.runs.run import run
 from eigenjax.runs.source import memory_mapped_batches
 from eigenjax.runs.stream import stream
+from eigenjax.training.learning_rate import scale_by_sharpness
 from eigenjax.training.preconditioners import adam_preconditioner
+from eigenjax.training.sharpness import sharpness_penalty
+from eigenjax.training.spectral_normalization import spectral_norm
+from eigenjax.training.tracker import SpectrumTracker, spectrum_tracker
+from eigenjax.training.tracker_state import TrackerState
 
 __all__ = [
     "AdjointInfo",
@@ -38,7 +43,9 @@ __all__ = [
     "Problem",
     "RunError",
     "SingularResult",
+    "SpectrumTracker",
     "Status",
+    "TrackerState",
     "adam_preconditioner",
     "adjoint_info",
     "as_operator",
@@ -67,7 +74,11 @@ __all__ = [
     "raise_if_failed",
     "restrict",
     "run",
+    "scale_by_sharpness",
+    "sharpness_penalty",
     "softmax_cross_entropy",
+    "spectral_norm",
+    "spectrum_tracker",
     "stream",
     "svd",
     "svds",

@@ -27,6 +27,8 @@ SLOW = (
     "products",
     "random_spectra",
     "svds_products",
+    "tracker",
+    "tracker_time",
 )
 NO_PROGRAMS = ("process_problem", "spectra", "timing")
 COLUMNS = {
@@ -49,6 +51,8 @@ COLUMNS = {
     "random_spectra": {"asked", "converged", "missed", "wrong"},
     "streamed_products": {"vectors", "median_s", "ratio", "difference", "reads", "device_batches"},
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
+    "tracker": {"products_mean", "products_max", "searches", "worst_error", "converged"},
+    "tracker_time": {"slow_down", "products_share"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -145,6 +149,11 @@ def check_streamed_products(rows):
             assert row["device_batches"] <= 2
 
 
+def check_tracker(rows):
+    assert all(row["worst_error"] < 0.01 for row in rows if row["which"] == "LA")
+    assert all(row["worst_error_of_norm"] < 0.01 for row in rows)
+
+
 CHECKS = {
     "adjoint_products": check_adjoint_products,
     "dense_batches": check_dense_batches,
@@ -157,6 +166,7 @@ CHECKS = {
     "random_spectra": check_random_spectra,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
+    "tracker": check_tracker,
 }
 
 

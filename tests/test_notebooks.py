@@ -73,13 +73,25 @@ def check_differentiable_pca(space):
     assert_allclose(space["seen"], space["predicted"], rtol=0.1, atol=2e-6)
 
 
+def check_edge_of_stability(space):
+    rates, last = np.asarray(space["LEARNING_RATES"]), space["STEPS"] // 4
+    assert_allclose(space["sharpness"][:, -last:].mean(axis=1), 2 / rates, rtol=0.05)
+    losses = np.asarray(space["metrics"]["loss"])
+    assert (losses[:, -1] < 0.1 * losses[:, 0]).all()
+    # The tracker's last look, of the fastest run, is at the parameters of a few steps before the end.
+    end = {"params": jax.tree.map(lambda x: x[-1], space["ends"]), "loss": space["loss"], "data": space["data"]}
+    assert_allclose(space["sharpness"][-1, -1], dense_sharpness(end), rtol=0.05)
+    assert (np.asarray(space["states"].num_matvecs) < 10 * space["STEPS"] / space["EVERY"]).all()
+
+
 CHECKS = {
     "differentiable_pca": check_differentiable_pca,
+    "edge_of_stability": check_edge_of_stability,
     "hessian_spectrum": check_hessian_spectrum,
     "schroedinger_design": check_schroedinger_design,
     "spectral_clustering": check_spectral_clustering,
 }
-SLOW = ("differentiable_pca", "schroedinger_design", "spectral_clustering")
+SLOW = ("differentiable_pca", "edge_of_stability", "schroedinger_design", "spectral_clustering")
 
 
 @pytest.fixture

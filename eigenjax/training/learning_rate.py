@@ -1,0 +1,84 @@
+"""A rule for optax that keeps learning rate times sharpness below a number.
+
+On a quadratic of curvature lambda a step of gradient descent multiplies the error by 1 - eta lambda: it diverges
+above eta lambda = 2. Where the largest eigenvalue is known (a tracker knows it), the step is shortened before that:
+
+    factor = min(1, bound / (eta lambda))
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# A little below 2, the edge of stability of gradient descent.
+DEFAULT_BOUND = 1.8
+
+
+class ScaleBySharpnessState(NamedTuple):
+    """What the rule remembers."""
+
+    count: jax.Array  # () int32, steps
+    factor: jax.Array  # () float32, of the last step
+
+
+def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: float = DEFAULT_BOUND) -> Any:
+    """Shortens the steps of an optimizer where learning rate times sharpness would exceed a bound.
+
+        update <- min(1, bound / (eta lambda)) update
+
+    Args:
+        learning_rate: eta, that of the optimizer before it in the chain: a number, or a schedule of optax.
+        bound: of eta lambda. Gradient descent is stable below 2, with heavy-ball momentum b below 2 (1 + b); for Adam
+            take the sharpness of the preconditioned Hessian, and 2 (1 + b1) / (1 - b1).
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, *, sharpness)` wants the
+        largest eigenvalue, such as `metrics["eigenvalue_0"]` of `spectrum_tracker`. One that is negative leaves the
+        step as it is; NaN leaves the factor as it was.
+
+    Raises:
+        ImportError: if optax is not installed; ValueError: if the bound is not positive; TypeError: if `update` is
+            called without `sharpness`.
+
+    Cost: a multiplication.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> optimizer = optax.chain(optax.sgd(0.1), scale_by_sharpness(0.1, bound=1.0))
+        >>> state = optimizer.init(jnp.ones(2))
+        >>> updates, state = optimizer.update(jnp.ones(2), state, jnp.ones(2), sharpness=jnp.float32(20.0))
+        >>> print(updates)  # of length 1 / 20
+        [-0.05 -0.05]
+
+    Source: Cohen et al. (2021), Gradient descent on neural networks typically occurs at the edge of stability.
+    """
+    try:
+        import optax
+    except ImportError as error:
+        raise ImportError('scale_by_sharpness needs optax: pip install "eigenjax[training]"') from error
+    if not bound > 0:
+        raise ValueError(f"bound={bound}: give a positive number, below 2 for gradient descent")
+
+    def init(params: Any) -> ScaleBySharpnessState:
+        del params
+        return ScaleBySharpnessState(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32))
+
+    def update(updates: Any, state: ScaleBySharpnessState, params: Any = None, *, sharpness: Any = None, **others: Any):
+        del params, others
+        if sharpness is None:
+            raise TypeError("scale_by_sharpness: pass the largest eigenvalue, optimizer.update(..., sharpness=...)")
+        eta = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        factor = _factor(jnp.asarray(eta, jnp.float32), jnp.asarray(sharpness).astype(jnp.float32), bound, state.factor)
+        updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+        return updates, ScaleBySharpnessState(state.count + 1, factor)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _factor(eta: jax.Array, sharpness: jax.Array, bound: float, before: jax.Array) -> jax.Array:
+    product = eta * sharpness
+    exceeds = product > bound
+    factor = jnp.where(exceeds, bound / jnp.where(exceeds, product, 1), 1)
+    return jnp.where(jnp.isnan(product), before, factor).astype(jnp.float32)

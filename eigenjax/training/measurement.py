@@ -1,0 +1,174 @@
+"""One measurement of a tracker.
+
+Products with all rows, the Ritz pairs in them, a search only where residuals ask for it, signs and numbers as before,
+and the rows of the next measurement, one power step ahead.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import stopping_tolerance
+from eigenjax.solvers.signs import fix_signs
+from eigenjax.solvers.start import successor
+from eigenjax.training.matching import continued_tracks, match
+from eigenjax.training.search import Found, search
+from eigenjax.training.simultaneous import Pairs, advanced, products, ritz_pairs, scale_of, scaled
+from eigenjax.training.tracker_state import TrackerState, keep_first
+
+# Vectors that a search holds at least, as in `eigsh`.
+_LEAST_DIM = 20
+# One product audits what a search found.
+_AUDIT = 1
+# Seeds of a search and of what is stirred into the guard.
+_SEARCHING, _STIRRING = 0, 1
+
+
+class Plan(NamedTuple):
+    """What a tracker was made for; static."""
+
+    k: int
+    max_k: int
+    which: str
+    matvecs_per_update: int
+    tol: float
+    threshold: float | None
+    krylov_dim: int | None
+
+    @property
+    def grows(self) -> bool:
+        """Whether the number of pairs is not fixed."""
+        return self.max_k > self.k
+
+
+def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState:
+    """The pairs of an operator, from the rows of a state."""
+    q = state.tracks.shape[0]
+    count = jnp.minimum(state.num_active + 1, q)
+    seed = successor(state.seed, state.num_matvecs)
+    images = products(op, state.rows, count if plan.grows else None)
+    pairs = ritz_pairs(state.rows, images, count, plan.which)
+    finite = ~jnp.any(jnp.isnan(pairs.residuals))
+    found = Found(pairs, _extended(plan.which, state, pairs), count)
+    tracked = jnp.arange(q, dtype=jnp.int32) < state.num_active
+    lacking = finite & jnp.any(tracked & ~_is_good(plan, op, found))
+    goal = _goal(plan, op.size)
+    if goal is not None:
+        look = functools.partial(_searched, plan, op, state.num_active, goal, successor(seed, _SEARCHING))
+        found = apply_when(lacking, look, found)
+    found, tracks, num_tracks = _identified(state, found, tracked)
+    k, pairs = plan.max_k, found.pairs
+    num_active = _resized(plan, pairs.values, state.num_active)
+    measured = state._replace(
+        eigenvalues=jnp.where(tracked, pairs.values, jnp.nan)[:k],
+        eigenvectors=keep_first(jax.tree.map(lambda x: x[:k], pairs.vectors), state.num_active),
+        residuals=jnp.where(tracked, pairs.residuals, jnp.inf)[:k],
+        converged=(_is_good(plan, op, found) & tracked)[:k],
+        active=tracked[:k],
+        tracks=tracks,
+        next_eigenvalue=_after(pairs.values, state.num_active),
+        rows=advanced(pairs, num_active, plan.which, found.far_end, successor(seed, _STIRRING)),
+        far_end=found.far_end,
+        num_active=num_active,
+        num_tracks=num_tracks,
+        searched=lacking if goal is not None else jnp.zeros((), bool),
+    )
+    measured = tree.where(finite, measured, _without_values(state))
+    return measured._replace(num_matvecs=state.num_matvecs + found.num_matvecs)
+
+
+def first_followed(op: LinearOperator, state: TrackerState) -> TrackerState:
+    """The Rayleigh quotient and the residual of the first pair's vector, at one product."""
+    vector = tree.row(state.eigenvectors, 0)
+    image = matvec(op, vector)
+    value = tree.inner(vector, image).real
+    residual = tree.norm(tree.add_scaled(image, -value, vector))
+    return state._replace(
+        eigenvalues=state.eigenvalues.at[0].set(value),
+        residuals=state.residuals.at[0].set(residual),
+        num_matvecs=state.num_matvecs + 1,
+    )
+
+
+def _goal(plan: Plan, size: int) -> Goal | None:
+    """What a search is for; None where the budget has no room for one."""
+    rest = plan.matvecs_per_update - min(plan.max_k + 1, size) - _AUDIT
+    goal = Goal(k=plan.max_k, which=plan.which, near=False, verify=False, max_matvecs=rest)
+    return goal if rest >= plan.max_k else None
+
+
+def _krylov_dim(plan: Plan, size: int) -> int:
+    dim = max(2 * plan.max_k + 10, _LEAST_DIM) if plan.krylov_dim is None else plan.krylov_dim
+    return size if dim + 1 > size else dim
+
+
+def _is_good(plan: Plan, op: LinearOperator, found: Found) -> jax.Array:
+    """(q,) bool, by the residuals."""
+    tol = stopping_tolerance(op, plan.tol, found.far_end.dtype)
+    return found.pairs.residuals <= tol * scale_of(found.pairs, found.far_end)
+
+
+def _searched(
+    plan: Plan, op: LinearOperator, num_active: jax.Array, goal: Goal, seed: jax.Array, known: Found
+) -> Found:
+    """What a search finds, unless it is worse than what was known; the products of both."""
+    dim = _krylov_dim(plan, op.size)
+    found = search(op, known.pairs.vectors, num_active, goal=goal, krylov_dim=dim, tol=plan.tol, seed=seed)
+    active = jnp.arange(found.pairs.values.shape[0], dtype=jnp.int32) < num_active
+    worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
+    is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(known.pairs))
+    chosen = tree.where(is_better, found, known)
+    return chosen._replace(num_matvecs=known.num_matvecs + found.num_matvecs)
+
+
+def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[Found, jax.Array, jax.Array]:
+    """The pairs with the signs of the rows they continue, and their numbers."""
+    vectors, phases = fix_signs(found.pairs.vectors, references=state.rows)
+    partners = match(jnp.abs(tree.gram(state.rows, vectors)))
+    tracks, num_tracks = continued_tracks(state.tracks, partners, tracked, state.num_tracks)
+    turned = scaled(phases, found.pairs.residual_vectors)
+    return found._replace(pairs=found.pairs._replace(vectors=vectors, residual_vectors=turned)), tracks, num_tracks
+
+
+def _resized(plan: Plan, values: jax.Array, num_active: jax.Array) -> jax.Array:
+    """() int32, one more while the last pair is beyond the threshold, one less when the last but one is not."""
+    if plan.threshold is None:
+        return num_active
+    beyond = {
+        "LA": values > plan.threshold,
+        "SA": values < plan.threshold,
+        "LM": jnp.abs(values) > plan.threshold,
+    }[plan.which]
+    grows = beyond[num_active - 1] & (num_active < plan.max_k)
+    shrinks = (num_active > plan.k) & ~beyond[jnp.maximum(num_active - 2, 0)]
+    return num_active + grows.astype(jnp.int32) - shrinks.astype(jnp.int32)
+
+
+def _extended(which: str, state: TrackerState, pairs: Pairs) -> jax.Array:
+    """() the far end as known, or a Ritz value beyond it."""
+    there = jnp.isfinite(pairs.residuals)
+    if which == "SA":
+        return jnp.maximum(state.far_end, jnp.max(jnp.where(there, pairs.values, state.far_end)))
+    return jnp.minimum(state.far_end, jnp.min(jnp.where(there, pairs.values, state.far_end)))
+
+
+def _after(values: jax.Array, place: jax.Array) -> jax.Array:
+    return jnp.where(place < values.shape[0], values[jnp.minimum(place, values.shape[0] - 1)], jnp.nan)
+
+
+def _without_values(state: TrackerState) -> TrackerState:
+    """Vectors and numbers as they were; nothing is known of them."""
+    nothing = jnp.full_like(state.eigenvalues, jnp.nan)
+    return state._replace(
+        eigenvalues=nothing,
+        residuals=nothing,
+        converged=jnp.zeros_like(state.converged),
+        next_eigenvalue=jnp.full_like(state.next_eigenvalue, jnp.nan),
+        searched=jnp.zeros_like(state.searched),
+    )

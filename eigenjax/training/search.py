@@ -1,0 +1,90 @@
+"""The search for the pairs of a tracker: thick-restart Lanczos from the vectors that were not good enough."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import storage, tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.solvers import restarted
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import stopping_tolerance
+from eigenjax.solvers.restarted import RestartedState
+from eigenjax.solvers.start import successor
+from eigenjax.solvers.warm_start import starting_block
+from eigenjax.training.simultaneous import Pairs
+from eigenjax.tree import PyTree
+
+
+class Found(NamedTuple):
+    """What a search came to."""
+
+    pairs: Pairs  # residual vectors are zero
+    far_end: jax.Array  # () the other end of the spectrum
+    num_matvecs: jax.Array  # () int32
+
+
+def search(
+    op: LinearOperator,
+    rows: PyTree,
+    num_active: jax.Array,
+    *,
+    goal: Goal,
+    krylov_dim: int,
+    tol: float,
+    seed: jax.Array,
+) -> Found:
+    """The pairs of the sum of some rows' Krylov space, until the active ones have converged or the budget is spent.
+
+    Args:
+        op: the operator.
+        rows: (q, ...) to start from; the space finds each of them again.
+        num_active: () int32, pairs that have to converge.
+        goal: K pairs.
+        krylov_dim: vectors held.
+        tol: of convergence.
+        seed: of all arbitrary numbers.
+
+    Returns:
+        K pairs with true residuals and, where q = K + 1, the Ritz vector that is next in line.
+    """
+    q = jax.tree.leaves(rows)[0].shape[0]
+    starts = starting_block(op, rows, 1, successor(seed, 0))
+    state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=goal.k, seed=successor(seed, 1))
+    active = jnp.arange(goal.k, dtype=jnp.int32) < num_active
+
+    def goes_on(state):
+        bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
+        enough = jnp.all((state.found.residuals[: goal.k] <= bound) | ~active)
+        return ~state.done & ~enough
+
+    step = lambda state: restarted.step(op, state, goal, tol=tol, sigma=0.0)
+    state = jax.lax.while_loop(goes_on, step, state)
+    result = restarted.finalize(op, state, goal, tol=tol, sigma=0.0)
+    values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals
+    if q > goal.k:
+        values, vectors, residuals = _with_next((values, vectors, residuals), state, goal.k)
+    nothing = jax.tree.map(jnp.zeros_like, vectors)
+    return Found(Pairs(values, vectors, nothing, residuals), _far_end(state, goal.which), result.num_matvecs)
+
+
+def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState, k: int):
+    """The pairs and the Ritz pair after them, as the recurrence has it."""
+    values, vectors, residuals = pairs
+    following = storage.combine(state.found.coefficients[:, k], state.krylov.basis)
+    is_there = jnp.isfinite(state.found.residuals[k])
+    following = tree.scale(is_there.astype(values.dtype), following)
+    return (
+        jnp.append(values, state.found.values[k]),
+        jax.tree.map(lambda rows, row: jnp.concatenate([rows, row[None]]), vectors, following),
+        jnp.append(residuals, state.found.residuals[k]),
+    )
+
+
+def _far_end(state: RestartedState, which: str) -> jax.Array:
+    """() the last of all Ritz values, in the order of what is wanted."""
+    there = jnp.isfinite(state.found.residuals)
+    if which == "SA":
+        return jnp.max(jnp.where(there, state.found.values, -jnp.inf))
+    return jnp.min(jnp.where(there, state.found.values, jnp.inf))

@@ -1,0 +1,155 @@
+r"""Simultaneous iteration: the Ritz pairs of some rows, and a power step of them that costs nothing more.
+
+Of rows Y (q of them, near the eigenvectors of a moment ago) and their images Z = A Y,
+
+    G = Y^H Y,  H = Y^H Z,      H c = theta G c,      X = Y C,      R = Z C - X Theta
+
+are the Ritz pairs with their true residuals (Rutishauser 1970, with a guard: one row more than pairs wanted). The
+images are good for one power step with a shift,
+
+    (A - sigma) x_i / (theta_i - sigma) = x_i + r_i / (theta_i - sigma),
+
+which takes the part of x_i along an eigenvector outside down by |lambda - sigma| / |theta_i - sigma|. With sigma in
+the middle of what is not wanted that is less than one for all of it. So a drift of d a step is followed with an error
+of about d / (1 - ratio), and no product beyond the q that measure it.
+
+R is orthogonal to X, so that G = I + (a small Gram matrix): it needs no Gram-Schmidt.
+
+The guard takes its step with the shift at the far end, where every component grows like |lambda - far end|: it turns to
+the next eigenvector in line, whichever that is, and into the tracked ones when it is overtaken.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers import ritz
+from eigenjax.solvers.orthogonalize import normalize
+from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.training.tracker_state import keep_first
+from eigenjax.tree import PyTree
+
+# Combinations of the unit rows shorter than the root of so many units of rounding are rounding.
+_DEPENDENT = 100.0
+# A step turns a pair by 45 degrees at most: one that turns it further has left the theory, and G its good condition.
+_LONGEST_STEP = 1.0
+# The far end is only estimated: the shift of the guard stands off by this share of ||A||, so that a guard at the end
+# does not vanish.
+_STAND_OFF = 1e-2
+# What the guard is stirred with: where eigenvectors never mix it would have forgotten the next one in line.
+_FRESH = 0.1
+
+_multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+class Pairs(NamedTuple):
+    """Q approximate pairs in the order of `which`; those that are not there come last."""
+
+    values: jax.Array  # (q,)
+    vectors: PyTree  # (q, ...) X, orthonormal; zero where not there
+    residual_vectors: PyTree  # (q, ...) R; zero where the images are not at hand
+    residuals: jax.Array  # (q,) the norms of what R is or would be; inf where not there
+
+
+def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTree:
+    """A times the rows: all in one batched pass, or the first `count` one after another."""
+    if count is None:
+        return jax.vmap(lambda row: matvec(op, row))(rows)
+    one = lambda i, images: tree.set_row(images, i, matvec(op, tree.row(rows, i)))
+    return jax.lax.fori_loop(0, count, one, jax.tree.map(jnp.zeros_like, rows))
+
+
+def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pairs:
+    """The Ritz pairs of the first `count` rows; needs neither orthogonal rows nor a product."""
+    filled = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
+    gram, projected = tree.gram(rows, rows), tree.gram(rows, images)
+    lengths, directions, there = ritz.masked_eigh(_hermitian(gram), filled)
+    limit = _DEPENDENT * jnp.finfo(lengths.dtype).eps
+    kept = there & (lengths > limit)
+    # G = U L U^H and T = U L^(-1/2): then T^H G T = I.
+    root = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0).astype(directions.dtype)
+    whitened = directions * root
+    small = _multiply(jnp.conj(whitened).T, _multiply(projected, whitened))
+    values, vectors, valid = ritz.masked_eigh(_hermitian(small), kept)
+    order = ritz.wanted_order(values, which, valid)
+    coefficients = jnp.where(valid, _multiply(whitened, vectors), 0)[:, order]
+    values, valid = values[order], valid[order]
+    vectors = tree.combine(coefficients, rows)
+    residual_vectors = _added(tree.combine(coefficients, images), -values, vectors)
+    residuals = jax.vmap(tree.norm)(residual_vectors)
+    return Pairs(values, vectors, residual_vectors, jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf))
+
+
+def advanced(pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array, seed: jax.Array) -> PyTree:
+    """The rows to measure next: unit vectors, the first num_active of them pairs, then the guard.
+
+    Args:
+        pairs: as measured.
+        num_active: () int32, how many of them are to be followed.
+        which: of what is wanted.
+        far_end: () an estimate of the other end of the spectrum.
+        seed: of what is stirred into the guard.
+    """
+    q = pairs.values.shape[0]
+    index = jnp.arange(q, dtype=jnp.int32)
+    scale = scale_of(pairs, far_end)
+    shift, guard_shift = _shifts(pairs, num_active, which, far_end, scale)
+    distance = pairs.values - shift
+    # 1 / (theta - sigma), but no step longer than allowed.
+    longest = _LONGEST_STEP / jnp.maximum(pairs.residuals, jnp.finfo(scale.dtype).tiny)
+    step = jnp.sign(distance) * jnp.minimum(1 / jnp.maximum(jnp.abs(distance), jnp.finfo(scale.dtype).tiny), longest)
+    is_guard = index == num_active
+    along = jnp.where(is_guard, pairs.values - guard_shift, 1)
+    beside = jnp.where(jnp.isfinite(pairs.residuals), jnp.where(is_guard, 1, step), 0)
+    rows = _added(scaled(along, pairs.vectors), beside, pairs.residual_vectors)
+    rows = jax.vmap(lambda row: normalize(row, tree.norm(row)))(rows)
+    rows = keep_first(rows, num_active + 1)
+    return _stirred(rows, num_active, seed) if q > 1 else rows
+
+
+def scale_of(pairs: Pairs, far_end: jax.Array) -> jax.Array:
+    """() the largest |Ritz value| known, ||A|| from below."""
+    return jnp.maximum(jnp.max(jnp.abs(pairs.values)), jnp.abs(far_end))
+
+
+def _shifts(
+    pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array, scale: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """() that of the pairs, in the middle of what is not wanted, and that of the guard, at its far end."""
+    last = jnp.minimum(num_active, pairs.values.shape[0] - 1)
+    if which == "LM":
+        return jnp.zeros_like(scale), jnp.zeros_like(scale)
+    if which == "BE":  # between the innermost pair from above and that from below
+        middle = (pairs.values[num_active - 1] + pairs.values[num_active - 2]) / 2
+        return middle, middle
+    outward = -1 if which == "LA" else 1
+    return (far_end + pairs.values[last]) / 2, far_end + outward * _STAND_OFF * scale
+
+
+def _stirred(rows: PyTree, place: jax.Array, seed: jax.Array) -> PyTree:
+    """The rows with a little of an arbitrary vector in the one at this place, if there is one."""
+    q = jax.tree.leaves(rows)[0].shape[0]
+    guard = tree.row(rows, jnp.minimum(place, q - 1))
+    fresh = arbitrary_vector(seed, tree.structure_of(guard))
+    stirred = tree.add_scaled(guard, _FRESH / tree.norm(fresh), fresh)
+    stirred = normalize(stirred, tree.norm(stirred))
+    return tree.where(place < q, tree.set_row(rows, jnp.minimum(place, q - 1), stirred), rows)
+
+
+def _hermitian(matrix: jax.Array) -> jax.Array:
+    return (matrix + jnp.conj(matrix).T) / 2
+
+
+def scaled(numbers: jax.Array, rows: PyTree) -> PyTree:
+    """Each row times its own number."""
+    spread = lambda leaf: numbers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(leaf.dtype)
+    return jax.tree.map(lambda leaf: spread(leaf) * leaf, rows)
+
+
+def _added(y: PyTree, numbers: jax.Array, x: PyTree) -> PyTree:
+    """Y + diag(numbers) X."""
+    return jax.tree.map(jnp.add, y, scaled(numbers, x))
