@@ -5,9 +5,7 @@
 with q uniform on the unit sphere and (theta, w) its quadrature. Exact eigenpairs already known take part with a mass
 of 1 / n each, and the probes keep to their complement, where outliers no longer take up steps.
 
-How wide a node is: an eigenvalue lies within r of the node theta, r its residual, and within about r^2 / gap where
-the gap to the next node is larger; a node of the bulk stands for what lies halfway to its neighbours. So a converged
-outlier stays a line, and the bulk, whose own nodes are close, is not blurred by how far away the outliers are.
+How wide a node is, is said in `bars`: a converged outlier is a line, a node of the bulk reaches to its neighbours.
 """
 
 from typing import Any, NamedTuple
@@ -17,18 +15,15 @@ import jax.numpy as jnp
 
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
+from eigenjax.spectrum.bars import Bars, bars
 from eigenjax.spectrum.deflation import known_pairs
 from eigenjax.spectrum.probes import check_int, check_key, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
 
-# A node is so wide, in parts of the gap to its nearest neighbour, at most.
-_SHARE_OF_GAP = 0.5
-# On a grid, a line stands for a bar as wide as the grid's spacing, or this part of the gap where that is less.
-_SHARE_OF_GAP_ON_A_GRID = 0.25
+# On a grid a line is as wide as the grid's spacing, or this part of the gap to its neighbour where that is less.
+_SHARE_OF_GAP = 0.25
 # Nodes within so many units of rounding of ||A|| of each other are one; a node so near above x counts as at x.
-_ROUNDING = 16.0
-# An exact node has this part of that distance as its width.
-_SHARE_OF_ROUNDING = 0.125
+_ROUNDING = 4.0
 
 
 class SpectralDensity(NamedTuple):
@@ -47,7 +42,7 @@ class SpectralDensity(NamedTuple):
     """() int32, products spent."""
 
     def density(self, grid: Any, width: Any = None) -> jax.Array:
-        """The density, a sum of normal kernels around the nodes.
+        """The density, a sum of normal kernels around the nodes; `cdf` resolves more.
 
         Args:
             grid: numbers of any shape.
@@ -59,21 +54,21 @@ class SpectralDensity(NamedTuple):
             Of the grid's shape.
         """
         grid = jnp.asarray(grid).astype(self.nodes.dtype)
-        gaps, widths = _gaps_and_widths(self)
+        around = _bars(self)
+        widths = (around.left + around.right) / 2
         if width is not None:
             _check_width(width)
             widths = jnp.full_like(widths, width)
         elif grid.size > 1:
             points = jnp.sort(grid.reshape(-1))
             spacing = jnp.interp(self.nodes, points, jnp.gradient(points))
-            widths = jnp.maximum(widths, jnp.minimum(spacing, _SHARE_OF_GAP_ON_A_GRID * gaps))
+            widths = jnp.maximum(widths, jnp.minimum(spacing, _SHARE_OF_GAP * around.gap))
         kernel = lambda x: jax.scipy.stats.norm.pdf(x, self.nodes, widths)
-        return jax.lax.map(lambda x: jnp.mean(jnp.sum(self.weights * kernel(x), axis=1)), grid.reshape(-1)).reshape(
-            grid.shape
-        )
+        at = lambda x: jnp.mean(jnp.sum(self.weights * kernel(x), axis=1))
+        return jax.lax.map(at, grid.reshape(-1)).reshape(grid.shape)
 
     def cdf(self, x: Any) -> jax.Array:
-        """The share of eigenvalues at or below x; what is above it by rounding (16 eps ||A||) is at x.
+        """The share of eigenvalues at or below x; what is above it by rounding (4 eps ||A||) is at x.
 
         Args:
             x: numbers of any shape.
@@ -92,16 +87,17 @@ class SpectralDensity(NamedTuple):
 
     def _cdfs(self, x: Any) -> jax.Array:
         x = jnp.asarray(x).astype(self.nodes.dtype)
-        _, widths = _gaps_and_widths(self)
         points = x.reshape(-1) + _rounding(self)
 
         def one(probe):
-            nodes, weights, widths = probe
-            steps = jax.scipy.special.ndtr((points[:, None] - nodes) / widths)
+            nodes, weights, around = probe
+            past = points[:, None] - nodes
+            left = around.share * jnp.clip(1 + past / around.left, 0, 1)
+            right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)
             # Weights add up to 1 to rounding only.
-            return jnp.clip(jnp.sum(weights * steps, axis=1), 0, 1)
+            return jnp.clip(jnp.sum(weights * (left + right), axis=1), 0, 1)
 
-        return jax.lax.map(one, (self.nodes, self.weights, widths)).reshape(-1, *x.shape)
+        return jax.lax.map(one, (self.nodes, self.weights, _bars(self))).reshape(-1, *x.shape)
 
 
 def spectral_density(
@@ -168,15 +164,10 @@ def spectral_density(
     return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim))
 
 
-def _gaps_and_widths(found: SpectralDensity) -> tuple[jax.Array, jax.Array]:
-    """(p, m) distances to the nearest other node, inf where there is none, and the widths of nodes."""
-    nodes, residuals, rounding = found.nodes, found.residuals, _rounding(found)
-    distances = jnp.abs(nodes[:, :, None] - nodes[:, None, :])
-    other = (distances > rounding) & (found.weights[:, None, :] > 0)
-    gaps = jnp.min(jnp.where(other, distances, jnp.inf), axis=2)
-    alone = jnp.isinf(gaps)
-    widths = jnp.where(alone, residuals, jnp.minimum(_SHARE_OF_GAP * gaps, residuals * (residuals / gaps)))
-    return gaps, jnp.maximum(widths, _SHARE_OF_ROUNDING * rounding)
+def _bars(found: SpectralDensity) -> Bars:
+    """Of each probe, (p, m)."""
+    rounding = _rounding(found)
+    return jax.lax.map(lambda probe: bars(*probe, rounding), (found.nodes, found.weights, found.residuals))
 
 
 def _rounding(found: SpectralDensity) -> jax.Array:
