@@ -40,7 +40,7 @@ class FunctionResult(NamedTuple):
     vector: PyTree
     """A vector of the operator, in its working dtypes."""
     error_estimate: jax.Array
-    """() of the norm of the error: what the last fifth of the steps has changed, which is more as long as they converge."""
+    """() of the norm of the error: what the last fifth of the steps has changed."""
     converged: jax.Array
     """() bool: the error estimate is at most tol times the norm of the vector."""
     num_matvecs: jax.Array

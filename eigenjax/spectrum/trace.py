@@ -80,8 +80,8 @@ def trace(
         ValueError: if num_matvecs is below what the method needs (2, 3, 1), or `method` is unknown.
         TypeError: if num_matvecs is no int, or `key` no typed key.
 
-    Cost: num_matvecs products. Memory in vectors, for m products: 2 m, 2 m / 3, 3. Differentiable in the operator, in both
-    modes: the derivative is an unbiased estimate of that of the trace.
+    Cost: num_matvecs products. Memory in vectors, for m products: 2 m, 2 m / 3, 3. Differentiable in the operator, in
+    both modes: the derivative is an unbiased estimate of that of the trace.
 
     Example:
         >>> import jax, jax.numpy as jnp
