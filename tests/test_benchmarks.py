@@ -21,7 +21,9 @@ SLOW = (
     "lanczos_overhead",
     "products",
     "random_spectra",
+    "spectral_density",
     "svds_products",
+    "trace_estimators",
 )
 NO_PROGRAMS = ("spectra", "timing")
 COLUMNS = {
@@ -37,6 +39,8 @@ COLUMNS = {
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
+    "spectral_density": {"spectrum", "median", "worst", "near"},
+    "trace_estimators": {"error", "matfree", "ratio", "scale", "over_hutchinson"},
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }

@@ -287,4 +287,4 @@ def _checked_values(f: Callable, nodes: jax.Array) -> jax.Array:
     images = jnp.asarray(f(nodes))
     if images.shape != nodes.shape:
         raise ValueError(f"f gave the shape {images.shape} for eigenvalues of the shape {nodes.shape}: act elementwise")
-    return images.astype(jnp.promote_types(images.dtype, nodes.dtype))
+    return images.astype(jax.lax.complex(nodes, nodes).dtype if jnp.iscomplexobj(images) else nodes.dtype)

@@ -59,6 +59,6 @@ def _left_out(triangle: jax.Array) -> jax.Array:
     left, values, right = jnp.linalg.svd(triangle)
     values = jnp.where(values[0] > 0, jnp.maximum(values, jnp.finfo(values.dtype).eps * values[0]), 1)
     # In parts of the smallest, because the reciprocal of a tiny one overflows.
-    columns = jnp.matmul(left * (values[-1] / values), right, precision=jax.lax.Precision.HIGHEST)
+    columns = jnp.matmul(left * (values[-1] / values).astype(left.dtype), right, precision=jax.lax.Precision.HIGHEST)
     lengths = jax.vmap(tree.norm, in_axes=1)(columns)
     return columns / jnp.where(lengths > 0, lengths, 1).astype(columns.dtype)

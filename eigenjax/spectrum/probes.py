@@ -28,7 +28,7 @@ def random_signs(key: jax.Array, structure: PyTree) -> PyTree:
     """
     real = jax.tree.map(lambda x: not jnp.issubdtype(x.dtype, jnp.complexfloating), structure)
     signs, normal = tree.random_rademacher(key, structure), tree.random_normal(key, structure)
-    return jax.tree.map(lambda real, x, z: x if real else z / jnp.abs(z), real, signs, normal)
+    return jax.tree.map(lambda real, x, z: x if real else z / jnp.abs(z).astype(z.dtype), real, signs, normal)
 
 
 def random_sphere(key: jax.Array, structure: PyTree) -> PyTree:

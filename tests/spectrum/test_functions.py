@@ -16,7 +16,7 @@ FUNCTIONS = {"exp": jnp.exp, "sqrt": jnp.sqrt, "log": jnp.log, "reciprocal": lam
 
 
 @functools.partial(jax.jit, static_argnames=("name", "krylov_dim"))
-def applied(matrix, vector, name, krylov_dim=12):
+def applied(matrix, vector, name, krylov_dim=24):
     return matrix_function(matrix, FUNCTIONS[name], vector, krylov_dim=krylov_dim)
 
 
@@ -27,9 +27,9 @@ def test_a_function_times_a_vector_and_its_error(name, rotated, rng, float64):
     exact = rotated(np.asarray(FUNCTIONS[name](values))) @ vector
     found = applied(jnp.asarray(matrix), jnp.asarray(vector), name)
     error = np.linalg.norm(found.vector - exact)
-    assert error <= found.error_estimate <= 1e4 * error
+    assert error <= found.error_estimate <= 1e4 * error + 1e-8
     assert found.converged == (name == "exp")
-    assert found.num_matvecs == 12
+    assert found.num_matvecs == 24
 
 
 def test_an_invariant_subspace_is_enough(rotated, rng, float64):
@@ -46,12 +46,14 @@ def test_an_invariant_subspace_is_enough(rotated, rng, float64):
 def test_complex_values(rotated, float64):
     values = np.linspace(-1, 1, 20)
     matrix, vector = rotated(values, is_complex=True), np.ones(20, complex)
-    found = matrix_function(jnp.asarray(matrix), lambda x: jnp.exp(-1j * x), jnp.asarray(vector))
+    found = matrix_function(
+        jnp.asarray(matrix), lambda x: jax.lax.complex(jnp.cos(x), -jnp.sin(x)), jnp.asarray(vector)
+    )
     parts = rotated(np.cos(values), is_complex=True) - 1j * rotated(np.sin(values), is_complex=True)
     assert_allclose(found.vector, parts @ vector, atol=1e-12)
     assert isinstance(found, FunctionResult)
     with pytest.raises(TypeError, match="complex values"):
-        matrix_function(jnp.asarray(matrix.real), lambda x: jnp.exp(-1j * x), jnp.ones(20))
+        matrix_function(jnp.asarray(matrix.real), lambda x: jax.lax.complex(jnp.cos(x), -jnp.sin(x)), jnp.ones(20))
 
 
 @functools.partial(jax.jit, static_argnames=("name",))
@@ -65,7 +67,7 @@ def test_traces_of_functions_are_unbiased_and_honest(rotated, float64):
     errors = found.estimate - np.exp(values).sum()
     assert abs(errors.mean()) <= 4 * errors.std() / 200**0.5
     assert 0.7 < np.sqrt(np.mean((errors / found.standard_error) ** 2)) < 2
-    assert (found.num_matvecs == 120).all()
+    assert (found.num_matvecs == 240).all()
 
 
 def test_the_determinant_and_what_has_none(rotated, float64):
