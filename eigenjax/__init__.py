@@ -25,6 +25,19 @@ from eigenjax.runs.estimate import Estimate, estimate
 from eigenjax.runs.run import run
 from eigenjax.runs.source import memory_mapped_batches
 from eigenjax.runs.stream import stream
+from eigenjax.spectrum import (
+    DiagonalResult,
+    FunctionResult,
+    SpectralDensity,
+    TraceResult,
+    diagonal,
+    frobenius_norm,
+    logdet,
+    matrix_function,
+    spectral_density,
+    trace,
+    trace_of_function,
+)
 from eigenjax.training.learning_rate import scale_by_sharpness
 from eigenjax.training.preconditioners import adam_preconditioner
 from eigenjax.training.sharpness import sharpness_penalty
@@ -34,17 +47,21 @@ from eigenjax.training.tracker_state import TrackerState
 
 __all__ = [
     "AdjointInfo",
+    "DiagonalResult",
     "EigenError",
     "EigenResult",
     "Estimate",
+    "FunctionResult",
     "LeftEigenvectors",
     "LinearHead",
     "LinearOperator",
     "Problem",
     "RunError",
     "SingularResult",
+    "SpectralDensity",
     "SpectrumTracker",
     "Status",
+    "TraceResult",
     "TrackerState",
     "adam_preconditioner",
     "adjoint_info",
@@ -53,6 +70,7 @@ __all__ = [
     "blocks",
     "check_operator",
     "deflated_power_iteration",
+    "diagonal",
     "diagonal_operator",
     "eig",
     "eigenvalue_condition",
@@ -61,6 +79,7 @@ __all__ = [
     "eigsh",
     "estimate",
     "fisher",
+    "frobenius_norm",
     "gauge_residual",
     "gauss_newton",
     "hessian",
@@ -68,6 +87,8 @@ __all__ = [
     "jacobian",
     "lanczos",
     "left_eigenvectors",
+    "logdet",
+    "matrix_function",
     "memory_mapped_batches",
     "neural_tangent_kernel",
     "precondition",
@@ -77,6 +98,7 @@ __all__ = [
     "scale_by_sharpness",
     "sharpness_penalty",
     "softmax_cross_entropy",
+    "spectral_density",
     "spectral_norm",
     "spectrum_tracker",
     "stream",
@@ -84,4 +106,6 @@ __all__ = [
     "svds",
     "symmetry_error",
     "to_dense",
+    "trace",
+    "trace_of_function",
 ]

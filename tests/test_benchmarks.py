@@ -26,9 +26,11 @@ SLOW = (
     "processes",
     "products",
     "random_spectra",
+    "spectral_density",
     "svds_products",
     "tracker",
     "tracker_time",
+    "trace_estimators",
 )
 NO_PROGRAMS = ("process_problem", "spectra", "timing")
 COLUMNS = {
@@ -50,6 +52,8 @@ COLUMNS = {
     "processes": {"result", "processes", "devices", "difference"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
     "streamed_products": {"vectors", "median_s", "ratio", "difference", "reads", "device_batches"},
+    "spectral_density": {"spectrum", "median", "worst", "near"},
+    "trace_estimators": {"error", "matfree", "ratio", "scale", "over_hutchinson"},
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
     "tracker": {"products_mean", "products_max", "searches", "worst_error", "converged"},
     "tracker_time": {"slow_down", "products_share"},

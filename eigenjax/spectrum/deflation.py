@@ -1,0 +1,63 @@
+"""Eigenpairs that are known: taken out of an operator, so that what is left is estimated alone."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, check_vector, matvec
+from eigenjax.result import EigenResult
+from eigenjax.tree import PyTree
+
+
+class KnownPairs(NamedTuple):
+    """Eigenpairs of an operator; those that have not converged are zero throughout."""
+
+    values: jax.Array  # (k,)
+    vectors: PyTree  # (k, ...) orthonormal rows, or zero
+    count: jax.Array  # (k,) 1 for each pair, 0 for those that have not converged
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class ComplementOperator(LinearOperator):
+    """P A P with P = I - X^H X, on the complement of orthonormal rows X; rows of zeros take nothing out."""
+
+    inner: LinearOperator
+    known: PyTree
+
+    @property
+    def structure(self) -> PyTree:
+        """That of A."""
+        return self.inner.structure
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """P A P v."""
+        structure = tree.working_structure(self.structure)
+        outside = complement(self.known, tree.cast_like(vector, structure))
+        return tree.cast_like(complement(self.known, matvec(self.inner, outside)), self.structure)
+
+
+def complement(known: PyTree, vector: PyTree) -> PyTree:
+    """What is left of a vector beside orthonormal rows."""
+    return tree.add_scaled(vector, -1.0, tree.combine(tree.project(known, vector), known))
+
+
+def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:
+    """The pairs of a result that have converged; None stays None.
+
+    Raises:
+        TypeError: if it is no `EigenResult`.
+        ValueError: if its vectors are not those of the operator.
+    """
+    if deflate is None:
+        return None
+    if not isinstance(deflate, EigenResult):
+        raise TypeError(f"deflate: got {type(deflate).__name__}; give what eigsh returns, an EigenResult")
+    structure = tree.working_structure(op.structure)
+    check_vector(jax.tree.map(lambda x: x[0], deflate.eigenvectors), structure, name="a vector of deflate")
+    keep = lambda x: jnp.where(deflate.converged.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
+    values = keep(deflate.eigenvalues)
+    return KnownPairs(values, jax.tree.map(keep, deflate.eigenvectors), deflate.converged.astype(values.dtype))

@@ -1,0 +1,133 @@
+"""What stochastic estimators have in common: random probes, blocks of products.
+
+All rest on one fact: for a random z with E[z z^H] = I, the quadratic form <z, A z> has the mean tr A. Two kinds are
+used. Signs, +1 and -1 (complex: phases), leave out the diagonal's share of the variance, and alone serve estimates of
+the diagonal. Directions uniform on a sphere are the same from any basis one looks; their parts in a subspace stay
+uniform there, and can be given the length that has no variance.
+
+    Var <z, A z>  =  2 sum_{i != j} |a_ij|^2 (signs),    2 n / (n + 2) (||A||_F^2 - (tr A)^2 / n) (sphere), A real
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize
+from eigenjax.tree import PyTree
+
+
+def random_signs(key: jax.Array, structure: PyTree) -> PyTree:
+    """Independent numbers of modulus one: signs in real leaves, phases in complex ones.
+
+    >>> random_signs(jax.random.key(0), jnp.zeros(5, jnp.complex64)).dtype
+    dtype('complex64')
+    """
+    real = jax.tree.map(lambda x: not jnp.issubdtype(x.dtype, jnp.complexfloating), structure)
+    signs, normal = tree.random_rademacher(key, structure), tree.random_normal(key, structure)
+    return jax.tree.map(lambda real, x, z: x if real else z / jnp.abs(z).astype(z.dtype), real, signs, normal)
+
+
+def random_sphere(key: jax.Array, structure: PyTree) -> PyTree:
+    """A vector uniform on the sphere of radius sqrt(n).
+
+    >>> print(tree.norm(random_sphere(jax.random.key(0), jnp.zeros(16))).round(4))
+    4.0
+    """
+    return of_length(tree.random_normal(key, structure), tree.size(structure))
+
+
+def of_length(vector: PyTree, square: Any) -> PyTree:
+    """The vector with this square of a norm; a zero vector stays zero."""
+    length = tree.norm(vector)
+    unit = normalize(vector, length)
+    return tree.scale(jnp.sqrt(jnp.asarray(square).astype(length.dtype)), unit)
+
+
+def unit_vector(structure: PyTree, index: jax.Array) -> PyTree:
+    """The vector with a one at this position, counted through all leaves, computed where it is stored.
+
+    >>> print(unit_vector((jnp.zeros(2), jnp.zeros((1, 2))), jnp.int32(2)))
+    (Array([0., 0.], dtype=float32), Array([[1., 0.]], dtype=float32))
+    """
+    leaves, treedef = jax.tree.flatten(structure)
+    units, first = [], 0
+    for leaf in leaves:
+        position, stride = jnp.full(leaf.shape, first, jnp.int32, out_sharding=tree.explicit_sharding(leaf)), 1
+        for axis in reversed(range(len(leaf.shape))):
+            along = jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis, out_sharding=tree.explicit_sharding(leaf))
+            position, stride = position + along * stride, stride * leaf.shape[axis]
+        units.append((position == index).astype(leaf.dtype))
+        first += stride
+    return jax.tree.unflatten(treedef, units)
+
+
+def draw(sample: Callable[[jax.Array, PyTree], PyTree], key: jax.Array, op: LinearOperator, count: int) -> PyTree:
+    """So many random vectors of an operator, with a leading axis, one after another: each has its own key."""
+    structure = tree.working_structure(op.structure)
+    return jax.lax.map(lambda key: sample(key, structure), jax.random.split(key, count))
+
+
+def products(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:
+    """A times each of the rows, so many of them at once."""
+    return each(lambda row: matvec(op, row), rows, probe_batch)
+
+
+def each(function: Callable[[Any], Any], rows: Any, probe_batch: int) -> Any:
+    """The function of each of the rows, of so many at once."""
+    return jax.lax.map(function, rows, batch_size=None if probe_batch == 1 else probe_batch)
+
+
+def orthonormal_rows(rows: PyTree) -> tuple[PyTree, jax.Array]:
+    """Orthonormal rows Q and a triangle R (k, k) with y_i = sum_j R_ji q_j; Q and R are zero where y_i adds nothing.
+
+    Of an operator of low rank all products beyond the rank add nothing but rounding; left in, they would be
+    directions made of it.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    dtype = tree.accumulation_dtype(rows)
+    largest = jnp.max(jax.vmap(tree.norm)(rows))
+
+    def add(i, carry):
+        basis, triangle = carry
+        rest = orthogonalize(basis, tree.row(rows, i))
+        length = jnp.where(rest.norm > breakdown_length(largest), rest.norm, 0)
+        unit = tree.where(length > 0, normalize(rest.vector, length), jax.tree.map(jnp.zeros_like, rest.vector))
+        column = rest.coefficients.at[i].set(length.astype(dtype))
+        return tree.set_row(basis, i, unit), triangle.at[:, i].set(column)
+
+    start = (jax.tree.map(jnp.zeros_like, rows), jnp.zeros((count, count), dtype))
+    return jax.lax.fori_loop(0, count, add, start)
+
+
+def mean_and_error(samples: jax.Array, rounding: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mean over the first axis and its standard error, which no rounding of this size is beneath.
+
+    Of one sample the error is not known: inf.
+
+    >>> print(*mean_and_error(jnp.array([1.0, 3.0]), jnp.zeros(())))
+    2.0 1.0
+    """
+    count, mean = samples.shape[0], jnp.mean(samples, axis=0)
+    if count == 1:
+        return mean, jnp.full_like(mean, jnp.inf)
+    spread = jnp.sqrt(jnp.sum(jnp.square(samples - mean), axis=0) / (count * (count - 1)))
+    return mean, jnp.hypot(spread, rounding)
+
+
+def check_key(key: Any) -> None:
+    """Raises a TypeError unless it is one typed key: who estimates by chance says of which."""
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
+        shown = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else repr(key)
+        raise TypeError(f"key: got {shown}; give one typed key, such as jax.random.key(0)")
+
+
+def check_int(name: str, value: Any, least: int, why: str = "") -> None:
+    """Raises an error unless it is an int, and so large."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
+    if value < least:
+        raise ValueError(f"{name}={value}: give {least} or more{why}")

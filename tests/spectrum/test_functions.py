@@ -1,0 +1,102 @@
+"""Functions of an operator against dense eigendecompositions."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from eigenjax import EigenResult, logdet, matrix_function, trace_of_function
+from eigenjax.spectrum.functions import FunctionResult
+
+N = 60
+FUNCTIONS = {"exp": jnp.exp, "sqrt": jnp.sqrt, "log": jnp.log, "reciprocal": lambda x: 1 / x}
+
+
+@functools.partial(jax.jit, static_argnames=("name", "krylov_dim"))
+def applied(matrix, vector, name, krylov_dim=24):
+    return matrix_function(matrix, FUNCTIONS[name], vector, krylov_dim=krylov_dim)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_times_a_vector_and_its_error(name, rotated, rng, float64):
+    values = np.linspace(0.1, 4, N)
+    matrix, vector = rotated(values), rng.standard_normal(N)
+    exact = rotated(np.asarray(FUNCTIONS[name](values))) @ vector
+    found = applied(jnp.asarray(matrix), jnp.asarray(vector), name)
+    error = np.linalg.norm(found.vector - exact)
+    assert error <= found.error_estimate <= 1e4 * error + 1e-8
+    assert found.converged == (name == "exp")
+    assert found.num_matvecs == 24
+
+
+def test_an_invariant_subspace_is_enough(rotated, rng, float64):
+    matrix, vector = rotated(np.repeat([1.0, 4.0], [20, 40])), rng.standard_normal(N)
+    found = applied(jnp.asarray(matrix), jnp.asarray(vector), "sqrt")
+    assert_allclose(found.vector, rotated(np.repeat([1.0, 2.0], [20, 40])) @ vector, atol=1e-12)
+    assert found.converged
+    assert np.all(applied(jnp.asarray(matrix), jnp.zeros(N), "log").vector == 0)
+    broken = applied(jnp.asarray(matrix) * np.nan, jnp.asarray(vector), "exp")
+    assert np.isnan(broken.vector).all()
+    assert not broken.converged
+
+
+def test_complex_values(rotated, float64):
+    values = np.linspace(-1, 1, 20)
+    matrix, vector = rotated(values, is_complex=True), np.ones(20, complex)
+    found = matrix_function(
+        jnp.asarray(matrix), lambda x: jax.lax.complex(jnp.cos(x), -jnp.sin(x)), jnp.asarray(vector)
+    )
+    parts = rotated(np.cos(values), is_complex=True) - 1j * rotated(np.sin(values), is_complex=True)
+    assert_allclose(found.vector, parts @ vector, atol=1e-12)
+    assert isinstance(found, FunctionResult)
+    with pytest.raises(TypeError, match="complex values"):
+        matrix_function(jnp.asarray(matrix.real), lambda x: jax.lax.complex(jnp.cos(x), -jnp.sin(x)), jnp.ones(20))
+
+
+@functools.partial(jax.jit, static_argnames=("name",))
+def traces(matrix, keys, name):
+    return jax.vmap(lambda key: trace_of_function(matrix, FUNCTIONS[name], key=key, num_probes=6, krylov_dim=20))(keys)
+
+
+def test_traces_of_functions_are_unbiased_and_honest(rotated, float64):
+    values = np.linspace(0.5, 3, N)
+    found = traces(jnp.asarray(rotated(values)), jax.random.split(jax.random.key(0), 200), "exp")
+    errors = found.estimate - np.exp(values).sum()
+    assert abs(errors.mean()) <= 4 * errors.std() / 200**0.5
+    assert 0.7 < np.sqrt(np.mean((errors / found.standard_error) ** 2)) < 2
+    assert (found.num_matvecs == 240).all()
+
+
+def test_the_determinant_and_what_has_none(rotated, float64):
+    run = jax.jit(lambda a: logdet(a, key=jax.random.key(0), krylov_dim=40))
+    values = np.linspace(0.5, 3, N)
+    found = run(jnp.asarray(rotated(values)))
+    assert abs(found.estimate - np.log(values).sum()) <= 4 * found.standard_error
+    assert found.standard_error < 3
+    assert np.isnan(run(jnp.asarray(rotated(values - 1))).estimate)
+
+
+def test_known_pairs_count_without_chance(float64):
+    values = jnp.asarray(np.r_[1e-6, np.ones(39)])
+    yes = jnp.ones(1, bool)
+    pairs = EigenResult(values[:1], jnp.eye(40)[:1], jnp.zeros(1), yes, jnp.int32(0), jnp.int32(0))
+    found = logdet(jnp.diag(values), key=jax.random.key(0), krylov_dim=10, deflate=pairs)
+    assert_allclose(found.estimate, np.log(1e-6), rtol=1e-9)
+    assert found.standard_error < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: matrix_function(jnp.eye(3), jnp.exp, jnp.ones(3), krylov_dim=0), ValueError, "krylov_dim=0"),
+        (lambda: matrix_function(jnp.eye(3), jnp.exp, jnp.ones(4)), ValueError, "v0"),
+        (lambda: matrix_function(jnp.eye(3), jnp.sum, jnp.ones(3)), ValueError, "act elementwise"),
+        (lambda: logdet(jnp.eye(3), key=None), TypeError, "typed key"),
+    ],
+)
+def test_bad_input_is_named(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
