@@ -4,7 +4,7 @@ The mean of |error| over keys, in float64, relative to the trace (`diagonal`: of
 norm of the diagonal), and the root mean square of error / standard error, 1 where the error is as it says. `ratio` is
 the mean error over that of the same method in matfree at the same products, where matfree has it (hutchinson, xtrace,
 xdiag; 0 where it has not or is not installed: `pip install matfree`); `over_hutchinson` is the error of our Hutchinson
-over it.
+over it (the diagonal is another quantity: there it means nothing).
 
     python -m benchmarks.trace_estimators
 """
