@@ -123,8 +123,19 @@ def _searched(
     active = jnp.arange(found.pairs.values.shape[0], dtype=jnp.int32) < num_active
     worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
     is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(known.pairs))
+    # A Ritz value is never beyond the eigenvalue of its rank: what was known already must be reached again.
+    slack = plan.tol * scale_of(found.pairs, found.far_end)
+    reached = _outwards(found.pairs.values, plan.which) >= _outwards(known.pairs.values, plan.which) - slack
+    is_better &= jnp.all(reached | ~active)
     chosen = tree.where(is_better, found, known)
     return chosen._replace(num_matvecs=known.num_matvecs + found.num_matvecs)
+
+
+def _outwards(values: jax.Array, which: str) -> jax.Array:
+    """Numbers that are the larger the more a value in this place is wanted."""
+    if which == "BE":
+        return jnp.where(jnp.arange(values.shape[0]) % 2 == 0, values, -values)
+    return {"LA": values, "SA": -values, "LM": jnp.abs(values)}[which]
 
 
 def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[Found, jax.Array, jax.Array]:

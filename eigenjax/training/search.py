@@ -16,6 +16,10 @@ from eigenjax.solvers.warm_start import starting_block
 from eigenjax.training.simultaneous import Pairs
 from eigenjax.tree import PyTree
 
+# A search goes on to this share of tol: so that it tells eigenvalues apart that are a tol or two from each other, where
+# it would else return one of them for the other; and so that the next search is a while off.
+_SHARE = 0.1
+
 
 class Found(NamedTuple):
     """What a search came to."""
@@ -43,7 +47,7 @@ def search(
         num_active: () int32, pairs that have to converge.
         goal: K pairs.
         krylov_dim: vectors held.
-        tol: of convergence.
+        tol: of the pairs; the search goes on to a share of it.
         seed: of all arbitrary numbers.
 
     Returns:
@@ -55,11 +59,11 @@ def search(
     active = jnp.arange(goal.k, dtype=jnp.int32) < num_active
 
     def goes_on(state):
-        bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
+        bound = stopping_tolerance(op, tol, state.scale.dtype, _SHARE) * state.scale
         enough = jnp.all((state.found.residuals[: goal.k] <= bound) | ~active)
         return ~state.done & ~enough
 
-    step = lambda state: restarted.step(op, state, goal, tol=tol, sigma=0.0)
+    step = lambda state: restarted.step(op, state, goal, tol=_SHARE * tol, sigma=0.0)
     state = jax.lax.while_loop(goes_on, step, state)
     result = restarted.finalize(op, state, goal, tol=tol, sigma=0.0)
     values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals

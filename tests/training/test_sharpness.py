@@ -49,6 +49,7 @@ def test_the_gradient_of_a_penalised_loss_is_that_of_finite_differences(problem,
         assert_allclose(slope @ along, difference, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_flax_step_that_carries_the_vector_makes_the_network_flatter(rng):
     model = nn.Sequential([nn.Dense(6), jnp.tanh, nn.Dense(1)])
     inputs = jnp.asarray(rng.normal(size=(40, 3)), jnp.float32)

@@ -131,6 +131,7 @@ def test_nan_is_told_and_forgotten():
     assert_allclose(mended.eigenvalues, [6, 4, 2.5], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_one_program_and_each_member_its_own():
     members = [list(moving(lambda t, top=top: np.asarray([top, 4, 2.5, -1.0, 0.5]), 3)) for top in (6.0, 9.0)]
     matrices = [jnp.stack([member[step][1] for member in members]) for step in range(3)]
@@ -145,15 +146,20 @@ def test_an_ensemble_is_one_program_and_each_member_its_own():
     assert metrics["eigenvalue_0"].shape == (2,)
 
 
-def test_half_precision_parameters_are_tracked_to_their_rounding(rng):
+def test_half_precision_parameters_are_tracked_to_their_rounding_in_one_trace(rng):
     params = {"w": jnp.asarray(rng.normal(size=(6, 5)), jnp.bfloat16)}
     inputs = jnp.asarray(rng.normal(size=(40, 6)), jnp.bfloat16)
-    loss = lambda p, x: jnp.mean(jnp.sum((x @ p["w"]) ** 2, axis=1))
+    traces = []
+
+    def loss(p, x):
+        traces.append(1)
+        return jnp.mean(jnp.sum((x @ p["w"]) ** 2, axis=1))
+
     tracker = spectrum_tracker(2, matvecs_per_update=3)
-    op = hessian(loss, params, inputs)
-    state = tracker.init(op)
+    state = tracker.init(hessian(loss, params, inputs))
     for _ in range(15):
-        state, metrics = tracker.update(op, state)
+        state, metrics = tracker.update(hessian(loss, params, inputs), state)
+    assert len(traces) == 1
     assert state.eigenvectors["w"].dtype == jnp.float32
     top = 2 * np.linalg.eigvalsh(np.asarray(inputs, float).T @ np.asarray(inputs, float) / 40)[-1]
     # Every eigenvalue is there five times.
@@ -222,7 +228,7 @@ def test_steps_between_cost_nothing_or_one_product():
             assert_allclose(values, 6 + np.arange(7) / 6, rtol=2e-3)
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_small_operators_and_all_pairs(n):
     tracker = spectrum_tracker(n, matvecs_per_update=n + 1)
     matrix = jnp.diag(jnp.arange(1.0, n + 1))

@@ -58,11 +58,14 @@ def follow(optimizer, which, every, steps, between_checks):
 TRACES = 2
 
 
-def test_a_hundred_steps_of_a_network(rng):
+@pytest.mark.slow
+def test_a_hundred_steps_of_a_network():
     with jax.numpy_dtype_promotion("standard"):
         metrics, errors, traces, programs = follow(optax.sgd(0.2), "LA", 1, 100, 25)
     assert errors.max() < 0.01
-    assert metrics["num_matvecs"][1:].mean() < K + 1.5
+    # Twenty stormy steps, then a drift that is small.
+    assert np.median(metrics["num_matvecs"]) == K + 1
+    assert metrics["num_matvecs"][20:].mean() < K + 1.5
     assert (traces, programs) == (TRACES, 1)
     assert_allclose(metrics["converged_2"].mean(), 1, atol=0.05)
 
