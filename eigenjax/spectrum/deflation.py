@@ -17,7 +17,7 @@ class KnownPairs(NamedTuple):
 
     values: jax.Array  # (k,)
     vectors: PyTree  # (k, ...) orthonormal rows, or zero
-    count: jax.Array  # (k,) 1 for each pair, 0 for those that have not converged
+    mass: jax.Array  # (k,) 1 for each pair, 0 for those that have not converged
 
 
 @jax.tree_util.register_dataclass

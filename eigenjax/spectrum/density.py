@@ -61,7 +61,7 @@ class SpectralDensity(NamedTuple):
             widths = jnp.full_like(widths, width)
         elif grid.size > 1:
             points = jnp.sort(grid.reshape(-1))
-            spacing = jnp.interp(self.nodes, points, jnp.gradient(points))
+            spacing = jnp.interp(self.nodes, points, jnp.asarray(jnp.gradient(points)))
             widths = jnp.maximum(widths, jnp.minimum(spacing, _SHARE_OF_GAP * around.gap))
         kernel = lambda x: jax.scipy.stats.norm.pdf(x, self.nodes, widths)
         at = lambda x: jnp.mean(jnp.sum(self.weights * kernel(x), axis=1))
@@ -157,7 +157,7 @@ def spectral_density(
     states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     nodes, weights, residuals = jax.vmap(gauss_quadrature)(states)
     if known is not None:
-        mass = known.count / op.size
+        mass = known.mass / op.size
         weights = weights * (1 - jnp.sum(mass))
         beside = lambda x, known: jnp.concatenate([x, jnp.broadcast_to(known, (num_probes, *known.shape))], axis=1)
         nodes, weights = beside(nodes, known.values), beside(weights, mass)
@@ -168,7 +168,9 @@ def spectral_density(
 def _bars(found: SpectralDensity) -> Bars:
     """Of each probe, (p, m)."""
     rounding = _rounding(found)
-    return jax.lax.map(lambda probe: bars(*probe, rounding), (found.nodes, found.weights, found.residuals))
+    return jax.lax.map(
+        lambda probe: bars(probe[0], probe[1], probe[2], rounding), (found.nodes, found.weights, found.residuals)
+    )
 
 
 def _rounding(found: SpectralDensity) -> jax.Array:

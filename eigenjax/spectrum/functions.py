@@ -157,8 +157,8 @@ def trace_of_function(
     forms = quadrature(states, counts)
     rest, there = jnp.asarray(op.size, forms.dtype), jnp.zeros((), forms.dtype)
     if known is not None:
-        rest = rest - jnp.sum(known.count)
-        there = jnp.sum(jnp.where(known.count > 0, f(known.values), 0))
+        rest = rest - jnp.sum(known.mass)
+        there = jnp.sum(jnp.where(known.mass > 0, f(known.values), 0))
     mean, error = mean_and_error(forms, jnp.finfo(forms.dtype).eps * jnp.abs(jnp.mean(forms)))
     change = jnp.abs(mean - jnp.mean(quadrature(states, jax.vmap(held_back, (0, None))(counts, krylov_dim))))
     return TraceResult(there + rest * mean, rest * jnp.hypot(error, change), jnp.int32(num_probes * krylov_dim))

@@ -90,6 +90,7 @@ def test_in_single_precision(name, kolmogorov):
     assert kolmogorov(lambda x: cdf_of(found, x.astype(np.float32))[0], values, np.finfo(np.float32).eps) <= MOST
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_the_probes(float64):
     values = np.linspace(0, 1, 200)
     keys, points = jax.random.split(jax.random.key(0), 100), jnp.asarray([0.2, 0.5, 0.9])
@@ -115,6 +116,7 @@ def test_outliers_do_not_blur_the_bulk(float64):
     assert_allclose(wide.sum() * 0.5, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_line_on_a_grid_holds_its_mass(float64):
     values = np.repeat([1.0, 3.0], [30, 70])
     density = found_of(jnp.asarray(values), jax.random.key(0), krylov_dim=10).density(jnp.linspace(0, 4, 401))
@@ -144,6 +146,7 @@ def test_known_pairs_are_exact_nodes(float64, kolmogorov):
     assert_allclose(some.weights[:, 30:].sum(axis=1), 3 / 400, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_all_pairs_known_leave_nothing(float64):
     values = jnp.asarray([3.0, 2.0, 1.0])
     found = spectral_density(jnp.diag(values), key=jax.random.key(0), deflate=known(values, 3))

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
-from eigenjax import as_operator, diagonal, frobenius_norm, trace
+from eigenjax import as_operator, diagonal, frobenius_norm, matrix_function, spectral_density, trace
 
 N, KEYS = 80, 200
 METHODS = ("xtrace", "hutch++", "hutchinson")
-BUDGETS = {"xtrace": 25, "hutch++": 25, "hutchinson": 25, "diagonal": 25, "frobenius": 25}
+ALL = (*METHODS, "diagonal", "frobenius")
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def truth(name, matrix):
     return {"diagonal": np.diag(matrix), "frobenius": np.linalg.norm(matrix)}.get(name, np.trace(matrix))
 
 
-@pytest.mark.parametrize("name", [*METHODS, "diagonal", "frobenius"])
+@pytest.mark.parametrize("name", [*ALL[:-1], pytest.param("frobenius", marks=SLOW)])
 def test_unbiased_and_as_accurate_as_they_say(name, matrices, float64):
     for kind in ("1 / i^2", "flat", "indefinite", "not symmetric"):
         found, exact = many(name)(jnp.asarray(matrices[kind])), truth(name, matrices[kind])
@@ -60,7 +62,7 @@ def test_unbiased_and_as_accurate_as_they_say(name, matrices, float64):
         assert 0.7 < scale < 2, (kind, scale)
 
 
-@pytest.mark.parametrize("name", ["xtrace", "hutch++", "diagonal", "frobenius"])
+@pytest.mark.parametrize("name", ["xtrace", "hutch++", "diagonal", pytest.param("frobenius", marks=SLOW)])
 def test_low_rank_is_exact(name, matrices, float64):
     for kind in ("rank 3", "zero"):
         found, exact = many(name)(jnp.asarray(matrices[kind])), truth(name, matrices[kind])
@@ -103,25 +105,64 @@ def test_budgets_are_kept_to_the_product(name, least):
         estimators(least - 1)[name](op, key=jax.random.key(0))
 
 
-def test_hermitian_pytrees(rotated, float64):
-    matrix = rotated(1 / np.arange(1.0, 31), is_complex=True)
-
+def hermitian_pytree(matrix):
     def product(v):
         image = jnp.asarray(matrix) @ jnp.concatenate([v["a"].reshape(-1), v["b"]])
         return {"a": image[:20].reshape(4, 5), "b": image[20:]}
 
-    op = as_operator(product, like={"a": jnp.zeros((4, 5), complex), "b": jnp.zeros(10, complex)})
-    keys = jax.random.split(jax.random.key(0), KEYS)
+    return as_operator(product, like={"a": jnp.zeros((4, 5), complex), "b": jnp.zeros(10, complex)})
+
+
+@SLOW
+def test_traces_of_hermitian_pytrees(rotated, float64):
+    matrix = rotated(1 / np.arange(1.0, 31), is_complex=True)
+    op, keys = hermitian_pytree(matrix), jax.random.split(jax.random.key(0), KEYS)
     found = jax.vmap(lambda key: trace(op, key=key, num_matvecs=11))(keys)
     assert_allclose(found.estimate.mean(), np.trace(matrix).real, atol=4 * found.estimate.std() / KEYS**0.5)
-    entries = jax.vmap(lambda key: diagonal(op, key=key, num_matvecs=11))(keys)
-    assert entries.estimate["a"].shape == (KEYS, 4, 5)
-    assert entries.estimate["b"].dtype == np.float64
-    flat = np.concatenate([entries.estimate["a"].reshape(KEYS, -1), entries.estimate["b"]], axis=1)
+
+
+@pytest.mark.slow
+def test_diagonals_of_hermitian_pytrees(rotated, float64):
+    matrix = rotated(1 / np.arange(1.0, 31), is_complex=True)
+    op, keys = hermitian_pytree(matrix), jax.random.split(jax.random.key(0), KEYS)
+    found = jax.vmap(lambda key: diagonal(op, key=key, num_matvecs=11))(keys)
+    assert found.estimate["a"].shape == (KEYS, 4, 5)
+    assert found.estimate["b"].dtype == np.float64
+    flat = np.concatenate([found.estimate["a"].reshape(KEYS, -1), found.estimate["b"]], axis=1)
     assert (np.abs(flat.mean(axis=0) - np.diag(matrix).real) <= 4.5 * flat.std(axis=0) / KEYS**0.5).all()
 
 
-@pytest.mark.parametrize("name", [*METHODS, "diagonal", "frobenius"])
+SPECS = {"a": PartitionSpec("model", None), "b": PartitionSpec("model")}
+
+
+@SLOW
+@pytest.mark.parametrize("mode", [AxisType.Explicit, AxisType.Auto])
+def test_sharded_vectors_stay_so(mode):
+    weights = {
+        "a": np.linspace(1, 2, 32).reshape(8, 4).astype(np.float32),
+        "b": np.linspace(0, 1, 16, dtype=np.float32),
+    }
+
+    def run(weights, key):
+        op = as_operator(lambda v: jax.tree.map(jnp.multiply, weights, v), like=weights)
+        some, low = diagonal(op, key=key, num_matvecs=9), trace(op, key=key, num_matvecs=9)
+        density = spectral_density(op, key=key, num_probes=2, krylov_dim=5)
+        function = matrix_function(op, jnp.exp, weights, krylov_dim=5)
+        return some.estimate, low.estimate, density.nodes, function.vector
+
+    alone = jax.jit(run)(weights, jax.random.key(0))
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(mode,))
+    placed = {name: jax.device_put(x, NamedSharding(mesh, SPECS[name])) for name, x in weights.items()}
+    with jax.set_mesh(mesh):
+        together = jax.jit(run)(placed, jax.random.key(0))
+    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-4, atol=1e-4)
+    for vector in (together[0], together[3]):
+        for name, x in vector.items():
+            assert x.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[name]), x.ndim), name
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name != "xtrace" else []) for name in ALL])
 def test_derivatives_are_estimates_of_the_derivative(name, rotated, float64):
     matrix = jnp.asarray(rotated(1 / np.arange(1.0, 13)))
 
