@@ -65,7 +65,7 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
         del params
         return ScaleBySharpnessState(jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32))
 
-    def update(updates: Any, state: ScaleBySharpnessState, params: Any = None, *, sharpness: Any = None, **others: Any):
+    def update(updates: Any, state: Any, params: Any = None, *, sharpness: Any = None, **others: Any):
         del params, others
         if sharpness is None:
             raise TypeError("scale_by_sharpness: pass the largest eigenvalue, optimizer.update(..., sharpness=...)")

@@ -66,7 +66,8 @@ def spectrum_tracker(
         matvecs_per_update: products at most; None is 4 k + 20. With k + 1 there are no searches, which also compiles
             in a fraction of the time: good for whoever can wait for the iteration to converge by itself.
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; above, a search is
-            made. Eigenvalues are off by about the square of the residual over the gap.
+            made. Eigenvalues are off by about the square of the residual over the gap. The bottom of a network's
+            Hessian is a hundredth of its top: "SA" says little there without a smaller tol and a larger budget.
         between: "hold" gives the last numbers again, for nothing. "rayleigh" gives the Rayleigh quotient
             <v_0, A v_0> for the first pair, at one product: right to the square of what v_0 has turned since.
         max_k: room for so many pairs: the number tracked grows by one an update while the last of them is beyond

@@ -63,9 +63,9 @@ def test_a_hundred_steps_of_a_network():
     with jax.numpy_dtype_promotion("standard"):
         metrics, errors, traces, programs = follow(optax.sgd(0.2), "LA", 1, 100, 25)
     assert errors.max() < 0.01
-    # Twenty stormy steps, then a drift that is small.
+    # Twenty stormy steps, then a drift that is small, but for two eigenvalues that cross.
     assert np.median(metrics["num_matvecs"]) == K + 1
-    assert metrics["num_matvecs"][20:].mean() < K + 1.5
+    assert metrics["num_matvecs"][20:].mean() < K + 2
     assert (traces, programs) == (TRACES, 1)
     assert_allclose(metrics["converged_2"].mean(), 1, atol=0.05)
 
@@ -79,4 +79,7 @@ def test_a_thousand_steps_of_a_network(optimizer, every):
     assert len(errors) == 20
     assert errors.max() < 0.01
     assert (traces, programs) == (TRACES, 1)
-    assert metrics["num_matvecs"][metrics["age"] == 0].mean() < K + 1 + 3
+    products = metrics["num_matvecs"][metrics["age"] == 0]
+    assert products.max() <= 4 * K + 20
+    # The first steps are stormy: a search each, about as dear as a cold solve.
+    assert products[len(products) // 2 :].mean() < K + 1.5
