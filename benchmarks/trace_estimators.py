@@ -3,7 +3,7 @@
 The mean of |error| over keys, in float64, relative to the trace (`diagonal`: of the norm of the error, relative to the
 norm of the diagonal), and the root mean square of error / standard error, 1 where the error is as it says. `ratio` is
 the mean error over that of the same method in matfree at the same products, where matfree has it (hutchinson, xtrace,
-xdiag; none where it has not or is not installed: `pip install matfree`); `over_hutchinson` is the error of our Hutchinson
+xdiag; 0 where it has not or is not installed: `pip install matfree`); `over_hutchinson` is the error of our Hutchinson
 over it (the diagonal is another quantity: there it means nothing).
 
     python -m benchmarks.trace_estimators
@@ -77,14 +77,14 @@ def row(name: str, matrix: np.ndarray, method: str, products: int, keys: jax.Arr
     estimates, said = (np.asarray(x) for x in ours(jnp.asarray(matrix), keys, method=method, products=products))
     other = theirs(method, products, len(matrix))
     error = mean_error(estimates)
-    compared = mean_error(np.asarray(other(jnp.asarray(matrix), keys))) if other else None
+    compared = mean_error(np.asarray(other(jnp.asarray(matrix), keys))) if other else 0.0
     return {
         "matrix": name,
         "method": method,
         "products": products,
         "error": error / size,
-        "matfree": None if compared is None else compared / size,
-        "ratio": error / compared if compared else None,
+        "matfree": compared / size,
+        "ratio": error / compared if compared else 0.0,
         "scale": float(np.sqrt(np.mean((estimates - truth) ** 2 / np.maximum(said, 1e-300) ** 2))),
     }
 
