@@ -33,6 +33,9 @@ from eigenjax.spectrum.quadrature import (
 from eigenjax.spectrum.trace import TraceResult, exact, hutch_plus_plus
 from eigenjax.tree import PyTree
 
+# The Ritz values and the sum over the basis are right to about so many units of rounding of the largest |f|.
+_ROUNDING = 10.0
+
 
 class FunctionResult(NamedTuple):
     """f(A) v, and what is known of it."""
@@ -92,7 +95,7 @@ def matrix_function(
     if jnp.iscomplexobj(coefficients) and not jnp.issubdtype(op.dtype, jnp.complexfloating):
         raise TypeError(f"f has complex values, and the operator's vectors are {op.dtype}: make the operator complex")
     vector = tree.scale(length, tree.combine(coefficients, state.basis))
-    rounding = jnp.finfo(length.dtype).eps * size
+    rounding = _ROUNDING * jnp.finfo(length.dtype).eps * size
     # Of one step nothing is known, unless it was the last.
     alone = (count == 1) & (state.offdiagonal[0] != 0)
     change = jnp.where(alone, jnp.inf, tree.norm(coefficients - before))
