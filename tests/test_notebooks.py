@@ -78,10 +78,10 @@ def check_edge_of_stability(space):
     assert_allclose(space["sharpness"][:, -last:].mean(axis=1), 2 / rates, rtol=0.05)
     losses = np.asarray(space["metrics"]["loss"])
     assert (losses[:, -1] < 0.1 * losses[:, 0]).all()
-    # The tracker's last look, of the fastest run, is at the parameters of a few steps before the end.
+    # The tracker's last look, of the run with the largest step, is at the parameters of the step before the end.
     end = {"params": jax.tree.map(lambda x: x[-1], space["ends"]), "loss": space["loss"], "data": space["data"]}
     assert_allclose(space["sharpness"][-1, -1], dense_sharpness(end), rtol=0.05)
-    assert (np.asarray(space["states"].num_matvecs) < 10 * space["STEPS"] / space["EVERY"]).all()
+    assert (np.asarray(space["states"].num_matvecs) == 2 * space["STEPS"]).all()
 
 
 CHECKS = {

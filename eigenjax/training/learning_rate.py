@@ -19,7 +19,7 @@ DEFAULT_BOUND = 1.8
 class ScaleBySharpnessState(NamedTuple):
     """What the rule remembers."""
 
-    count: jax.Array  # () int32, steps
+    num_steps: jax.Array  # () int32
     factor: jax.Array  # () float32, of the last step
 
 
@@ -69,10 +69,10 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
         del params, others
         if sharpness is None:
             raise TypeError("scale_by_sharpness: pass the largest eigenvalue, optimizer.update(..., sharpness=...)")
-        eta = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        eta = learning_rate(state.num_steps) if callable(learning_rate) else learning_rate
         factor = _factor(jnp.asarray(eta, jnp.float32), jnp.asarray(sharpness).astype(jnp.float32), bound, state.factor)
         updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
-        return updates, ScaleBySharpnessState(state.count + 1, factor)
+        return updates, ScaleBySharpnessState(state.num_steps + 1, factor)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -29,7 +29,7 @@ def test_gradient_descent_above_the_edge_diverges_and_with_the_rule_converges():
     end, state = jax.jit(lambda s: descend(ruled, sharpness=s))(jnp.float32(50.0))
     assert end < 1e-3
     assert_allclose(state[1].factor * 0.1 * 50, 1.8, rtol=1e-6)
-    assert int(state[1].count) == 300
+    assert int(state[1].num_steps) == 300
 
 
 @pytest.mark.parametrize(("sharpness", "factor"), [(5.0, 1.0), (18.0, 1.0), (36.0, 0.5), (-9.0, 1.0), (jnp.nan, 0.25)])
