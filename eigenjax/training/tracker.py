@@ -86,8 +86,8 @@ def spectrum_tracker(
         ValueError: if an option does not fit; TypeError: if it is no int.
 
     Cost: k + 1 products an update while the drift is small; a search takes as many more as a cold solve (14 for k = 3).
-    Memory: 2 k + 1 vectors in the state, 2 k + 2 more in an update, krylov_dim + k + 4 in a search. NaN and Inf in a product are told by `status`
-    and leave the vectors as they were. Gradients do not flow through it.
+    Memory: 2 k + 1 vectors in the state, 2 k + 2 more in an update, krylov_dim + k + 4 in a search. NaN and Inf in a
+    product are told by `status` and leave the vectors as they were. Gradients do not flow through it.
 
     Example:
         >>> import jax, jax.numpy as jnp
