@@ -91,7 +91,7 @@ CHECKS = {
     "schroedinger_design": check_schroedinger_design,
     "spectral_clustering": check_spectral_clustering,
 }
-SLOW = ("differentiable_pca", "edge_of_stability", "schroedinger_design", "spectral_clustering")
+SLOW = ("differentiable_pca", "hessian_spectrum", "schroedinger_design", "spectral_clustering")
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def expected_sharding(mesh, name):
 # Half a minute a case: one of each solver always, the others in the slow run.
 SLOW = {
     *((name, "auto") for name in ("lanczos", "power", "lanczos, smallest, warm")),
-    ("eigsh, verified", "explicit"),
+    ("eigsh, verified", "auto"),
     *((name, mode) for name in ("eigsh, near, warm", "eigsh, block") for mode in MODES),
 }
 SLOW_IN_AUTO = [pytest.param("auto", marks=pytest.mark.slow), "explicit"]
@@ -116,6 +116,7 @@ def test_without_a_jit_of_the_users_own(problem, mode):
     assert result.eigenvectors["outer"].sharding.is_equivalent_to(expected_sharding(mesh, "outer"), 3)
 
 
+@pytest.mark.slow
 def test_data_sharded_over_its_examples(problem):
     params, _ = problem
     inputs, targets = np.ones((16, 6), np.float32), np.arange(64, dtype=np.float32).reshape(16, 4)

@@ -140,6 +140,7 @@ def check_spectra(found, dense, k):
         assert [name] == [path.split("/")[0] for path in paths_of(result.eigenvectors)][:1]
 
 
+@pytest.mark.slow
 def test_spectra_of_all_layers_are_those_of_the_dense_blocks(problem, dense):
     op = hessian(network_loss, *problem)
     found = block_spectra(op, k=4)

@@ -183,6 +183,7 @@ def test_a_sample_is_one_symmetric_matrix_whatever_the_batches(problem, likeliho
     assert np.abs(to_dense(sample(key=jax.random.key(1))) - dense).max() > 0.01 * np.abs(dense).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -127,6 +127,7 @@ def test_a_dense_jacobian_gives_the_same_and_it_is_positive_semidefinite(problem
     assert np.linalg.eigvalsh(convex)[0] > -1e-13 * np.abs(convex).max()
 
 
+@pytest.mark.slow
 def test_outputs_may_be_a_pytree_with_integers_in_it(problem, rng):
     params, (inputs, labels) = problem
 
@@ -265,6 +266,7 @@ def test_selected_parameters_integer_leaves_and_tied_weights(problem):
     assert_allclose(to_dense(block), dense_gauss_newton(floating, cross_entropy, w0, data), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_model_that_closes_over_a_dropout_key_and_arrays(problem):
     params, data = problem
 
@@ -285,6 +287,7 @@ def test_a_model_that_closes_over_a_dropout_key_and_arrays(problem):
     assert np.abs(first["w0"] - other["w0"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_derivative_of_the_top_eigenvalue(problem):
     params, data = problem
     flat, unravel = jax.flatten_util.ravel_pytree(params)

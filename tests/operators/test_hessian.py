@@ -174,6 +174,7 @@ def test_hvp_is_a_product_with_the_dense_hessian(problem, rng):
     assert_allclose(product, dense_hessian(lambda p: mlp_loss(p, data), params) @ v, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_loss_that_closes_over_tracers(problem):
     params, data = problem
 

@@ -61,6 +61,7 @@ def test_narrow_labels_and_no_valid_one(float64):
     assert np.isnan(softmax_cross_entropy(z, jnp.array([300])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [2, pytest.param(None, marks=pytest.mark.slow)])
 def test_curvature_is_that_of_formed_logits(problem, chunk_size):
     params, data = problem

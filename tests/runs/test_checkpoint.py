@@ -62,6 +62,7 @@ def test_resumed_from_where_it_was(matrix, interrupted, capfd):
     assert first > 14
 
 
+@pytest.mark.slow
 def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, interrupt_after):
     params, data = network
     # Those of test_stream, so that programs are compiled once.
@@ -78,6 +79,7 @@ def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, 
     assert same_bits(run(build(data), 3, checkpoint_dir=tmp_path, **options), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_resumed_on_another_number_of_devices(network, tmp_path, interrupt_after, devices):
     params, data = network

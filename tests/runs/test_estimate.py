@@ -24,6 +24,7 @@ def network(params, data):
     return hessian(loss, params, data)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_solve_is_foreseen():
     op = jax.eval_shape(network, SHAPES, DATA)
     told = estimate(op, 3, krylov_dim=30)

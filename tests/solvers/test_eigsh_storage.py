@@ -45,6 +45,7 @@ def test_more_than_the_storage_has_is_not_claimed(rotated):
     assert int(result.num_matvecs) < 100  # and not searched for until the budget ends
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_float32_basis_serves_float64_and_hermitian_operators(rotated):
     for is_complex in (False, True):
@@ -69,6 +70,7 @@ def test_the_rows_on_the_host_are_declared_there():
     assert "pinned_host" in exported.mlir_module()
 
 
+@pytest.mark.slow
 def test_fewer_bits_are_less_memory():
     n = 20_000
 

@@ -155,6 +155,7 @@ def defect_after(restarts, matrix, start):
     return np.abs(basis @ basis.T - np.eye(M)).max() / np.finfo(np.float32).eps
 
 
+@pytest.mark.slow
 def test_mending_keeps_the_basis_orthonormal_over_many_restarts(rng, rotated, monkeypatch):
     matrix, start = jnp.asarray(rotated(SPECTRUM), jnp.float32), starting(rng, 1, jnp.float32)
     mended = defect_after(60, matrix, start)

@@ -179,6 +179,7 @@ def test_a_budget_is_kept_and_the_flags_are_true(max_matvecs, spread, check_resu
     check_result(result, matrix, which="SA", tol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_product_is_counted(spread):
     executed = []
 

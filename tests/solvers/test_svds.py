@@ -223,6 +223,7 @@ def test_the_smallest_operators(p, n):
     check_result(svds(jnp.asarray(matrix), 1), matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["derived", pytest.param("wrong", marks=SLOW)])
 def test_pytrees_on_both_sides_and_one_trace(adjoint, rng):
     matrix = rng.standard_normal((7, 9)).astype(np.float32)

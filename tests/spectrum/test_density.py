@@ -153,6 +153,7 @@ def test_all_pairs_known_leave_nothing(float64):
     assert_allclose(found.cdf(jnp.asarray([0.5, 1.0, 2.5, 3.0])), np.array([0, 1, 2, 3]) / 3, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe_batch", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_hermitian_pytrees(float64, rotated, probe_batch):
     values = np.linspace(-1, 1, 40)

@@ -62,6 +62,7 @@ def traces(matrix, keys, name):
     return jax.vmap(lambda key: trace_of_function(matrix, FUNCTIONS[name], key=key, num_probes=6, krylov_dim=20))(keys)
 
 
+@pytest.mark.slow
 def test_traces_of_functions_are_unbiased_and_honest(rotated, float64):
     values = np.linspace(0.5, 3, N)
     found = traces(jnp.asarray(rotated(values)), jax.random.split(jax.random.key(0), 200), "exp")

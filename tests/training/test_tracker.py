@@ -92,6 +92,7 @@ def test_a_newcomer_from_the_bulk_is_noticed_and_gets_a_new_number():
     assert tracks_of(metrics) == [0, 3, 1]
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits_and_a_state_survives_a_checkpoint(tmp_path):
     def run(state, first, last, through=lambda state: state):
         for step, (_, matrix) in enumerate(moving(lambda t: np.asarray([6, 4 + t, 2.5, -1.0, 0.5]), 8)):
@@ -146,6 +147,7 @@ def test_an_ensemble_is_one_program_and_each_member_its_own():
     assert metrics["eigenvalue_0"].shape == (2,)
 
 
+@pytest.mark.slow
 def test_half_precision_parameters_are_tracked_to_their_rounding_in_one_trace(rng):
     params = {"w": jnp.asarray(rng.normal(size=(6, 5)), jnp.bfloat16)}
     inputs = jnp.asarray(rng.normal(size=(40, 6)), jnp.bfloat16)
@@ -209,6 +211,7 @@ def test_the_number_of_pairs_follows_a_threshold():
     assert_allclose(state.eigenvalues[0], 6.0, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_steps_between_cost_nothing_or_one_product():
     matrices = [m for _, m in moving(lambda t: np.asarray([6 + t, 4, 2.5, -1.0, 0.5]), 7)]
     for between, price in (("hold", 0), ("rayleigh", 1)):
