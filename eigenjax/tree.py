@@ -34,6 +34,16 @@ def accumulation_dtype(structure: PyTree) -> jnp.dtype:
     return jnp.dtype(f"complex{128 if is_double else 64}" if is_complex else f"float{64 if is_double else 32}")
 
 
+def common_dtype(structure: PyTree) -> jnp.dtype:
+    """The dtype of the leaves where they agree, else the one that their scalars are accumulated in.
+
+    >>> common_dtype([jnp.ones(2, jnp.bfloat16), jnp.ones((), jnp.float32)])
+    dtype('float32')
+    """
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(structure)}
+    return dtypes.pop() if len(dtypes) == 1 else accumulation_dtype(structure)
+
+
 def real_dtype(dtype: Any) -> jnp.dtype:
     """The dtype of the real part.
 

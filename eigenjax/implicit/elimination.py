@@ -19,6 +19,7 @@ needed for it, as the Krylov space has already made those with U. (Nicolaides 19
 Guyomarc'h 2000 do by Ritz vectors.)
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -67,13 +68,12 @@ def elimination(pairs: Pairs, known: Remainder) -> Elimination:
 
 def inside(known: Elimination, z: PyTree) -> jax.Array:
     """<U, z>, (q,)."""
-    return jnp.conj(known.coefficients).T @ tree.project(known.basis, z)
+    return _times(jnp.conj(known.coefficients).T, tree.project(known.basis, z))
 
 
 def without(known: Elimination, z: PyTree) -> PyTree:
     """Z less U U^H z."""
-    along = known.coefficients @ inside(known, z)
-    return tree.add_scaled(z, -1.0, tree.combine(along.astype(tree.accumulation_dtype(z)), known.basis))
+    return tree.add_scaled(z, -1.0, _along_basis(known, inside(known, z)))
 
 
 def schur_term(known: Elimination, inverse: jax.Array, y: PyTree) -> PyTree:
@@ -93,12 +93,20 @@ def components(known: Elimination, inverse: jax.Array, inside_rhs: jax.Array, y:
 
 def completed(known: Elimination, components: jax.Array, y: PyTree) -> PyTree:
     """Z = y + U c."""
-    return tree.add_scaled(y, 1.0, tree.combine(known.coefficients @ components, known.basis))
+    return tree.add_scaled(y, 1.0, _along_basis(known, components))
+
+
+# A TPU's default precision would leave a thousandth of what is to be taken out.
+_times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def _along_basis(known: Elimination, numbers: jax.Array) -> PyTree:
+    return tree.combine(_times(known.coefficients, numbers), known.basis)
 
 
 def _along_directions(known: Elimination, numbers: jax.Array) -> PyTree:
-    return tree.combine(known.couplings @ numbers, known.directions)
+    return tree.combine(_times(known.couplings, numbers), known.directions)
 
 
 def _coupled(known: Elimination, y: PyTree) -> jax.Array:
-    return jnp.conj(known.couplings).T @ tree.project(known.directions, y)
+    return _times(jnp.conj(known.couplings).T, tree.project(known.directions, y))

@@ -62,8 +62,7 @@ class LinearOperator:
     @property
     def dtype(self) -> jnp.dtype:
         """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
-        dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.structure)}
-        return dtypes.pop() if len(dtypes) == 1 else tree.accumulation_dtype(self.structure)
+        return tree.common_dtype(self.structure)
 
     def shift(self, sigma: Any) -> "LinearOperator":
         """A - sigma I: the same eigenvectors, every eigenvalue less sigma."""

@@ -120,7 +120,8 @@ def over_slices(
     >>> print(total, pieces)
     10.0 [0. 2. 4. 6. 8.]
     """
-    length = jax.tree.leaves(data)[0].shape[axis]
+    # Data that are not cut need no axis.
+    length = 0 if size is None else jax.tree.leaves(data)[0].shape[axis]
     if size is None or size >= length:
         summand, piece = function(data)
         return tree.cast_like(summand, zero), piece

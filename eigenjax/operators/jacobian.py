@@ -15,7 +15,13 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.batching import check_batch_size, num_examples, sum_over_batches
+from eigenjax.operators.batching import (
+    check_batch_size,
+    num_examples,
+    over_slices,
+    sum_over_batches,
+    working_zeros,
+)
 from eigenjax.operators.closure import closes_over_arrays
 from eigenjax.operators.hessian import hashable
 from eigenjax.operators.linearization import linearized
@@ -49,13 +55,14 @@ class JacobianMap(RectangularOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """J v, a microbatch at a time."""
-        return _concatenated_over_batches(self._forward(vector), self.inputs, self.batch_size)
+        outputs = self._forward(vector)
+        return over_slices(lambda inputs: ((), outputs(inputs)), self.inputs, self.batch_size, ())[1]
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
         """J^T u, summed over microbatches."""
         if self.batch_size is None:
             return self._backward(self.inputs, vector)
-        zero = jax.tree.map(jnp.zeros_like, tree.cast_like(self.varying, tree.working_structure(self.domain)))
+        zero = working_zeros(self.varying)
         total = sum_over_batches(lambda batch: self._backward(*batch), (self.inputs, vector), self.batch_size, zero)
         return tree.cast_like(total, self.domain)
 
@@ -168,22 +175,6 @@ def neural_tangent_kernel(
     Source: Jacot, Gabriel and Hongler (2018), Neural tangent kernel.
     """
     return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select))
-
-
-def _concatenated_over_batches(function: Callable[[PyTree], PyTree], inputs: PyTree, batch_size: int | None) -> PyTree:
-    """The results for consecutive microbatches, one after another along their leading axis."""
-    if batch_size is None or batch_size >= num_examples(inputs):
-        return function(inputs)
-    num_full, rest = divmod(num_examples(inputs), batch_size)
-    part = lambda start, length: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), inputs)
-    starts = jnp.arange(num_full) * batch_size
-    of_one = jax.checkpoint(lambda start: function(part(start, batch_size)), prevent_cse=False)
-    stacked = jax.lax.scan(lambda _, start: (None, of_one(start)), None, starts)[1]
-    full = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
-    if not rest:
-        return full
-    last = function(part(num_full * batch_size, rest))
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), full, last)
 
 
 def _check_outputs(op: JacobianMap) -> None:

@@ -64,8 +64,7 @@ class Stream:
     @property
     def dtype(self) -> jnp.dtype:
         """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
-        dtypes = {leaf.dtype for leaf in jax.tree.leaves(self.structure)}
-        return dtypes.pop() if len(dtypes) == 1 else tree.accumulation_dtype(self.structure)
+        return tree.common_dtype(self.structure)
 
     def __call__(self, vector: PyTree) -> PyTree:
         """A v, one pass over the data.

@@ -47,4 +47,5 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
     eps = jnp.finfo(state.operator_norm.dtype).eps
     dropped = state.defects @ jnp.abs(coefficients) > _DROPPED * eps * state.operator_norm
     coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~dropped, coefficients, 0)
-    return Remainder(state.basis, coefficients, found.values[k:], state.directions, state.couplings @ coefficients)
+    couplings = jnp.matmul(state.couplings, coefficients, precision=jax.lax.Precision.HIGHEST)
+    return Remainder(state.basis, coefficients, found.values[k:], state.directions, couplings)

@@ -5,7 +5,8 @@
 with q uniform on the unit sphere and (theta, w) its quadrature. Exact eigenpairs already known take part with a mass
 of 1 / n each, and the probes keep to their complement, where outliers no longer take up steps.
 
-How wide a node is, is said in `bars`: a converged outlier is a line, a node of the bulk reaches to its neighbours.
+How wide a node is, is said in `node_widths`: a converged outlier is a line, a node of the bulk reaches to its
+neighbours.
 """
 
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.spectrum.bars import Bars, bars
 from eigenjax.spectrum.deflation import known_pairs
+from eigenjax.spectrum.node_widths import Bars, bars
 from eigenjax.spectrum.probes import check_int, check_key, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
 
