@@ -2,15 +2,12 @@
 
 Time of one product over that of one gradient of the same loss over the same data, and of eight products by vmap over
 eight single ones, for a multilayer network, a convolutional one with BatchNorm (with its running averages, and with
-those of the batch), and a transformer with tied embeddings whose logits are not formed. Where torch can be imported,
-its own products on the same multilayer network with the same weights: a double backward pass, and curvlinops if that
-is there too.
+those of the batch), and a transformer with tied embeddings whose logits are not formed.
 
     python -m benchmarks.curvature_products
 """
 
 import functools
-import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -116,82 +113,16 @@ def measure(name: str, problem: Problem, repeats: int) -> list[dict[str, Any]]:
     for kind in products(model):
         one, together = timings[kind], timings[f"{kind}, {VECTORS}"]
         rows.append(
-            row(name, kind, timings["gradient"].median, one.median, timing.ratio(one, timings["gradient"]))
-            | {"ratio_of_8": timing.ratio(together, one) / VECTORS}
+            {
+                "network": name,
+                "product": kind,
+                "gradient_s": timings["gradient"].median,
+                "product_s": one.median,
+                "ratio": timing.ratio(one, timings["gradient"]),
+                "ratio_of_8": timing.ratio(together, one) / VECTORS,
+            }
         )
     return rows
-
-
-def row(name: str, kind: str, gradient: float, product: float, ratio: float) -> dict[str, Any]:
-    """What is said of every product; of eight at once only where it was measured."""
-    return {
-        "network": name,
-        "product": kind,
-        "gradient_s": gradient,
-        "product_s": product,
-        "ratio": ratio,
-        "ratio_of_8": float("nan"),
-    }
-
-
-def measure_torch(problem: Problem, repeats: int) -> list[dict[str, Any]]:
-    """The multilayer network in torch: a double backward pass, and curvlinops' operators."""
-    try:
-        import torch
-    except ImportError as error:
-        # Also where it is installed and a library of its own is missing.
-        print(f"without torch: {error}")
-        return []
-
-    model, params, (inputs, labels) = problem
-    layers = []
-    for kernel, bias in params:
-        layer = torch.nn.Linear(*kernel.shape)
-        with torch.no_grad():
-            layer.weight.copy_(torch.tensor(np.asarray(kernel).T))
-            layer.bias.copy_(torch.tensor(np.asarray(bias)))
-        layers += [layer, torch.nn.Tanh()]
-    network, loss = torch.nn.Sequential(*layers[:-1]), torch.nn.CrossEntropyLoss()
-    batch = torch.tensor(np.asarray(inputs)), torch.tensor(np.asarray(labels), dtype=torch.long)
-    weights = list(network.parameters())
-    vector = [weight.detach().clone() for weight in weights]
-    gradient = lambda **options: torch.autograd.grad(loss(network(batch[0]), batch[1]), weights, **options)
-
-    def double_backward():
-        slope = sum((g * v).sum() for g, v in zip(gradient(create_graph=True), vector, strict=True))
-        return torch.autograd.grad(slope, weights)
-
-    ours = jax.jit(products(model)["Hessian"])(params, (inputs, labels), params)
-    difference = max(
-        float(np.abs(np.asarray(x) - y.numpy().reshape(x.shape[::-1]).T).max())
-        for x, y in zip(jax.tree.leaves(ours), double_backward(), strict=True)
-    )
-    assert difference < 1e-4, f"torch's product differs by {difference}"
-    programs = {"gradient": lambda: (gradient(), 0)[1], "Hessian": lambda: (double_backward(), 0)[1]}
-    programs |= curvlinops(network, loss, weights, batch)
-    timings = timing.interleaved(programs, repeats)
-    return [
-        row("multilayer, torch", kind, timings["gradient"].median, t.median, timing.ratio(t, timings["gradient"]))
-        for kind, t in timings.items()
-        if kind != "gradient"
-    ]
-
-
-def curvlinops(network: Any, loss: Any, weights: Any, batch: Any) -> dict[str, Callable[[], Any]]:
-    """Its products, where it is installed."""
-    if importlib.util.find_spec("curvlinops") is None:
-        return {}
-    import curvlinops
-    import torch
-
-    kinds = {
-        "Hessian, curvlinops": curvlinops.HessianLinearOperator,
-        "Gauss-Newton, curvlinops": curvlinops.GGNLinearOperator,
-        "empirical Fisher, curvlinops": curvlinops.EFLinearOperator,
-    }
-    vector = torch.cat([weight.detach().reshape(-1) for weight in weights])
-    operators = {name: kind(network, loss, weights, [batch]) for name, kind in kinds.items()}
-    return {name: lambda op=op: (op @ vector, 0)[1] for name, op in operators.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -211,7 +142,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "transformer": language,
     }
     rows = [row for name, problem in problems.items() for row in measure(name, problem, args.repeats)]
-    rows += measure_torch(dense, args.repeats)
     timing.record("curvature_products", rows, args)
 
 

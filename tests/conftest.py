@@ -1,9 +1,21 @@
-"""Eight simulated devices, strict promotion of dtypes, and float64 where a test asks for it."""
+"""Eight simulated devices, programs compiled quickly, strict promotion of dtypes, and float64 on demand."""
 
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+import jaxlib
+
+# Nearly all of the time of the tests is XLA's, which compiles what then runs for milliseconds. Machine code that is
+# not optimised takes it a quarter of that (half in later jaxlibs, which do not know the second flag). Flags set from
+# outside come later, and hold.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false" if jaxlib.__version__.startswith("0.10.") else "",
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+    )
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
