@@ -121,7 +121,7 @@ def test_a_defective_eigenvalue_leaves_the_others_exact():
     assert np.all(np.isfinite(slopes))
     # u^H = (0, 0, 1), v = (2, 1, 1): d lambda_3 = u^H dA v.
     assert_allclose(slopes[2], [[0, 0, 0], [0, 0, 0], [2, 1, 1]], atol=1e-14)
-    # A change of 1e-8 splits the double eigenvalue by 1e-4; its mean is as smooth as ever, rounding over the split squared.
+    # A change of 1e-8 splits the double eigenvalue by 1e-4; its mean is as smooth as ever.
     basis = np.linalg.qr(np.arange(9.0).reshape(3, 3) + np.eye(3))[0]
     split = basis @ jordan.at[1, 0].set(-1e-8) @ basis.T
     slopes = gradient(split)
