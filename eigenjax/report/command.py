@@ -6,7 +6,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,16 +143,20 @@ def _draw(
     folder: pathlib.Path, problem: Problem, solves: dict[str, Solve], request: Request, progress: Progress
 ) -> float | None:
     with progress.stage("pictures", 3) as update:
-        pictures.draw_eigenvalues(folder / "eigenvalues.png", solves, request.tol)
+        _save(folder / "eigenvalues.png", pictures.draw_solves(solves, tol=request.tol))
         update(1, "eigenvalues")
         landscape, eigenvalues = _survey(problem, next(iter(solves.values())), request.batch_size)
         if landscape is not None:
-            pictures.draw_landscape(folder / "landscape.png", landscape, eigenvalues)
+            _save(folder / "landscape.png", pictures.draw_landscape(landscape, eigenvalues))
             update(2, "eigenvalues, landscape")
         if problem.history is not None:
-            pictures.draw_training(folder / "training.png", problem.history)
+            _save(folder / "training.png", pictures.draw_training(problem.history))
             update(3, "eigenvalues, landscape, training")
     return None if landscape is None else float(landscape.center)
+
+
+def _save(path: pathlib.Path, figure: Any) -> None:
+    figure.savefig(path, dpi=pictures.DPI)
 
 
 def _survey(problem: Problem, solve: Solve, batch_size: int | None) -> tuple[Landscape | None, np.ndarray]:
