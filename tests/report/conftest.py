@@ -13,8 +13,10 @@ from eigenjax.__main__ import main
 
 SOURCE = """
 import numpy as np
+import jax
 import jax.numpy as jnp
 import eigenjax
+import eigenjax.report.problem
 
 def loss(params, batch):
     inputs, targets = batch
@@ -39,6 +41,24 @@ def with_integers():
     scale = lambda params: params["count"].astype(params["w"].dtype)
     loss = lambda params: scale(params) * jnp.sum(params["w"] ** 4) - params["w"][0]
     return eigenjax.Problem(loss, {"w": np.arange(1.0, 5.0), "count": np.arange(3, 4)[0]})
+
+def digits_of_two_layers():
+    rng = np.random.default_rng(5)
+    first = {"w": rng.normal(size=(3, 4)), "b": rng.normal(size=4)}
+    params = {"<b>first</b> & \\"co\\"": first, "second": {"w": rng.normal(size=(4, 3))}}
+    data = (rng.normal(size=(30, 3)), rng.integers(0, 3, size=30))
+
+    def model(params, inputs):
+        first, second = params.values()
+        return jnp.tanh(inputs @ first["w"] + first["b"]) @ second["w"]
+
+    def loss_of_output(logits, labels):
+        log_shares = logits - jax.scipy.special.logsumexp(logits, axis=1, keepdims=True)
+        return -jnp.mean(jnp.take_along_axis(log_shares, labels[:, None], axis=1))
+
+    loss = lambda params, batch: loss_of_output(model(params, batch[0]), batch[1])
+    history = eigenjax.report.problem.History([0, 1, 2], [2.0, 1.0, 0.5], [1.0, 2.0, 4.5], 0.5)
+    return eigenjax.Problem(loss, params, data, model, loss_of_output, history)
 
 def not_a_problem():
     return 3
@@ -95,11 +115,25 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(workplace):
-    """Runs the command on a function of `small_problems`; returns the folder and its `spectrum.json`."""
+    """Runs the command on a function of `small_problems`, for the pairs alone; returns folder and `spectrum.json`."""
 
-    def run(function, *options, out="out"):
+    def run(function, *options, out="out", without=("density", "layers", "gauss-newton")):
         words = ["spectrum", "--problem", f"small_problems:{function}", "--out", out, *options]
+        words += ["--without", *without] if without else []
         assert main(words) == 0
         return workplace / out, json.loads((workplace / out / "spectrum.json").read_text())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def full_report(tmp_path_factory):
+    """A report with everything that there can be in one: the folder, its `spectrum.json`, and the problem."""
+    place = tmp_path_factory.mktemp("full")
+    (place / "full_problems.py").write_text(SOURCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        words = ["spectrum", "--problem", "full_problems:digits_of_two_layers", "--out", "out", "--k", "3"]
+        assert main([*words, "--dtype", "float64", "--algorithm", "lanczos"]) == 0
+        problem = sys.modules.pop("full_problems").digits_of_two_layers()
+    return place / "out", json.loads((place / "out" / "spectrum.json").read_text()), problem

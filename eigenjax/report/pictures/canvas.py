@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def axes_or_new(axes: Any, width: float = 5.6, height: float = 4.0) -> Any:
+def axes_or_new(axes: Any, width: float = 4.6, height: float = 3.5) -> Any:
     """The axes given, or those of a new figure."""
     if axes is None:
         return new_figure(width, height).subplots()

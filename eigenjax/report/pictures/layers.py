@@ -39,7 +39,7 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
         )
     if not results:
         raise ValueError("results is empty: give at least one layer")
-    axes = canvas.axes_or_new(axes, 6.4, max(_LEAST, _AROUND + _ROW * len(results)))
+    axes = canvas.axes_or_new(axes, 4.6, max(_LEAST, _AROUND + _ROW * len(results)))
     places, values, converged = _points(results)
     style = {"linestyle": "none", "marker": "|", "markersize": 13, "markeredgewidth": 1.8}
     axes.plot(values[converged], places[converged], color=canvas.BLUE, label="converged", **style)
