@@ -1,11 +1,15 @@
 """The page as a browser shows it: nothing fetched, nothing complained of, every picture seen, no side overflowing."""
 
+import contextlib
+import functools
 import html
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 
 import pytest
 
@@ -32,6 +36,7 @@ addEventListener("load", () => {
 </script>"""
 # A window has a least width, a frame has any: around the copy, with the numbers in its title in the end.
 FRAME = """<!DOCTYPE html><html><head><meta name="color-scheme" content="light dark"><title>nothing came</title>
+<link rel="icon" href="data:,">
 <script>addEventListener("message", event => { document.title = event.data })</script></head>
 <body><iframe src="copy.html" style="border: 0; width: WIDTHpx; height: 900px"></iframe></body></html>"""
 
@@ -44,25 +49,50 @@ def browser():
     return found
 
 
-def look(browser, folder, page, *options):
+@contextlib.contextmanager
+def served(folder):
+    """The folder at an address of this machine, and the list of what has been asked for there."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            pass
+
+        def send_response(self, *args):
+            asked.append(self.path)
+            super().send_response(*args)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def look(browser, folder, address, *options):
     """What a headless browser makes of a page, and all that it complains of."""
     # Of no use to a page, and complained of where there is no desktop.
     quiet = ("--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-background-networking")
     words = [browser, "--headless=new", "--no-sandbox", *quiet, "--enable-logging=stderr", "--v=0", "--hide-scrollbars"]
     words += [f"--user-data-dir={folder / 'profile'}", "--window-size=1600,1000", "--dump-dom", *options]
-    done = subprocess.run([*words, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([*words, address], capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line or "net::" in line]
 
 
 def measured(browser, folder, text, *options, width):
-    """The numbers of a page, given as text, at a width, and complaints."""
+    """The numbers of a page, given as text, at a width; complaints; and all that was asked for besides."""
+    site = folder / "site"
+    site.mkdir()
     # The page forbids scripts and everything from outside; the copy allows all, so that an attempt would be seen.
     free = re.sub(r"<meta http-equiv=[^>]*>", "", text)
     assert free != text
-    (folder / "copy.html").write_text(free.replace("</body>", f"{SCRIPT}</body>"))
-    (folder / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
-    dom, complaints = look(browser, folder, folder / "frame.html", *options)
-    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom)[1])), complaints
+    (site / "copy.html").write_text(free.replace("</body>", f"{SCRIPT}</body>"))
+    (site / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
+    with served(site) as (address, asked):
+        dom, complaints = look(browser, folder, f"{address}/frame.html", *options)
+    assert asked[:2] == ["/frame.html", "/copy.html"]
+    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom)[1])), complaints, asked[2:]
 
 
 def luminance(color):
@@ -77,7 +107,7 @@ def contrast(first, second):
 
 
 def test_the_page_itself_opens_without_a_complaint(browser, full_report, tmp_path):
-    dom, complaints = look(browser, tmp_path, full_report[0] / "report.html")
+    dom, complaints = look(browser, tmp_path, (full_report[0] / "report.html").as_uri())
     assert complaints == []
     assert "<h1>Spectrum of the Hessian</h1>" in dom
     assert dom.count("<svg") == 13
@@ -87,8 +117,9 @@ def test_the_page_itself_opens_without_a_complaint(browser, full_report, tmp_pat
 def test_everything_is_seen_at_this_width(browser, full_report, tmp_path, width, dark):
     options = ("--blink-settings=preferredColorScheme=0",) if dark else ()
     text = (full_report[0] / "report.html").read_text()
-    seen, complaints = measured(browser, tmp_path, text, *options, width=width)
+    seen, complaints, asked = measured(browser, tmp_path, text, *options, width=width)
     assert complaints == []
+    assert asked == []
     assert seen["width"] == width
     assert seen["scroll"] <= width
     assert seen["outside"] == []
@@ -108,8 +139,10 @@ def test_everything_is_seen_at_this_width(browser, full_report, tmp_path, width,
 def test_the_check_would_see_a_picture_from_outside(browser, full_report, tmp_path):
     text = (full_report[0] / "report.html").read_text()
     bad = '</h1><img src="missing.png"><div style="width: 900px">wide</div>'
-    seen, complaints = measured(browser, tmp_path, text.replace("</h1>", bad, 1), width=400)
+    seen, complaints, asked = measured(browser, tmp_path, text.replace("</h1>", bad, 1), width=400)
     assert seen["images"] == [0]
     assert seen["scroll"] > 400
     assert seen["outside"] == ["DIV"]
-    assert complaints or seen["fetched"]
+    assert asked == ["/missing.png"]
+    assert len(seen["fetched"]) == 1
+    assert complaints

@@ -10,6 +10,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from eigenjax.report import additions
+from eigenjax.report.operators import operator_of
+from eigenjax.report.page import page
+from eigenjax.report.progress import Progress
+from eigenjax.report.solve import Programs, Settings
 
 
 @pytest.fixture(scope="module")
@@ -19,28 +23,33 @@ def dense(full_report):
     with jax.enable_x64(True):
         params, data = jax.tree.map(jnp.asarray, (problem.params, problem.data))
         flat, unravel = ravel_pytree(params)
-        hessian = jax.hessian(lambda flat: problem.loss(unravel(flat), data))(flat)
-        outputs = lambda flat: problem.model(unravel(flat), data[0])
-        jacobian = jax.jacobian(outputs)(flat)
-        shares = jax.nn.softmax(outputs(flat))
-        inner = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(shares) / len(shares)
-        gauss_newton = jnp.einsum("nci,ncd,ndj->ij", jacobian, inner, jacobian)
+
+        @jax.jit
+        def both(flat):
+            outputs = lambda flat: problem.model(unravel(flat), data[0])
+            jacobian = jax.jacobian(outputs)(flat)
+            shares = jax.nn.softmax(outputs(flat))
+            inner = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(shares) / len(shares)
+            hessian = jax.hessian(lambda flat: problem.loss(unravel(flat), data))(flat)
+            return hessian, jnp.einsum("nci,ncd,ndj->ij", jacobian, inner, jacobian)
+
+        hessian, gauss_newton = both(flat)
     return np.asarray(hessian), np.asarray(gauss_newton), 16
 
 
 def test_it_needs_nothing_else(full_report):
     folder, record, _ = full_report
-    page = (folder / "report.html").read_text()
+    written = (folder / "report.html").read_text()
     assert "report.html" in record["files"]
-    assert set(re.findall(r'(?:src|href)="([^"#]*)', page)) <= {"", "data:,"}
-    assert not re.search(r"<script|@import|url\((?!#)|https?:", page)
-    assert "default-src 'none'" in page
+    assert set(re.findall(r'(?:src|href)="([^"#]*)', written)) <= {"", "data:,"}
+    assert not re.search(r"<script|@import|url\((?!#)|https?:", written)
+    assert "default-src 'none'" in written
 
 
 def test_every_number_is_there(full_report):
     folder, record, _ = full_report
-    page = (folder / "report.html").read_text()
-    text = html.unescape(re.sub(r"<[^>]*>", " ", page))
+    written = (folder / "report.html").read_text()
+    text = html.unescape(re.sub(r"<[^>]*>", " ", written))
     for group in [*record["algorithms"]["lanczos"]["pairs"].values(), record["gauss_newton"]["pairs"]["LA"]]:
         assert all(f"{value:.7g}" in text for value in group["eigenvalues"])
         for name in ("residuals", "error_bounds"):
@@ -51,23 +60,23 @@ def test_every_number_is_there(full_report):
     for name in record["arguments"]:
         assert name in text
     assert record["device"]["kind"] in text
-    sections = re.findall(r'<section id="([^"]*)"', page)
+    sections = re.findall(r'<section id="([^"]*)"', written)
     wanted = ["pairs", "convergence", "gauss-newton", "density", "layers", "landscape", "training", "details"]
     assert sections == wanted
-    assert page.count("<svg") == page.count("</svg>") == 13
+    assert written.count("<svg") == written.count("</svg>") == 13
 
 
 def test_names_are_words_and_not_html(full_report):
-    page = (full_report[0] / "report.html").read_text()
-    assert "<b>" not in page
-    assert "&lt;b&gt;first&lt;/b&gt; &amp; &quot;co&quot;" in page
+    written = (full_report[0] / "report.html").read_text()
+    assert "<b>" not in written
+    assert "&lt;b&gt;first&lt;/b&gt; &amp; &quot;co&quot;" in written
 
 
 def test_parts_of_pictures_have_names_of_their_own(full_report):
-    page = (full_report[0] / "report.html").read_text()
-    names = re.findall(r'\bid="([^"]*)"', page)
+    written = (full_report[0] / "report.html").read_text()
+    names = re.findall(r'\bid="([^"]*)"', written)
     assert len(names) == len(set(names))
-    assert set(re.findall(r'(?:href="|url\()#([^")]*)', page)) <= set(names)
+    assert set(re.findall(r'(?:href="|url\()#([^")]*)', written)) <= set(names)
 
 
 def test_layers_are_the_diagonal_blocks(full_report, dense):
@@ -104,16 +113,36 @@ def test_the_density_counts_eigenvalues(full_report, dense):
         assert abs(share - np.mean(values <= place + 1e-9)) < 5 * error + 0.15
 
 
-def test_what_fails_is_said_and_the_rest_is_kept(run, monkeypatch, capsys):
+def test_what_fails_is_said_and_the_rest_goes_on(full_report, monkeypatch, capsys):
     def exploding(*_, **__):
         raise MemoryError("too <large>\nby far")
 
+    _, record, problem = full_report
     monkeypatch.setattr(additions, "spectral_density", exploding)
-    folder, record = run("without_data", "--k", "1", "--algorithm", "lanczos", without=("layers",))
-    page = (folder / "report.html").read_text()
-    assert record["notes"]["density"].startswith("failed: MemoryError: too <large>")
-    assert "Failed: MemoryError: too &lt;large&gt;" in page
-    assert "Left out, as asked for by --without." in page
-    assert record["density"] is None
-    assert "density: failed: MemoryError" in capsys.readouterr().err
-    assert f"{record['algorithms']['lanczos']['pairs']['LA']['eigenvalues'][0]:.7g}" in page
+    monkeypatch.setattr(additions, "solve_by_lanczos", exploding)
+    monkeypatch.setattr(additions, "solve_layers", lambda *_, **__: "layers")
+    options = {"largest": 1.0, "without": (), "beside_hessian": True, "batch_size": None, "seed": 0}
+    settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
+    problem = problem._replace(params=jax.tree.map(jnp.asarray, problem.params))
+    found = additions.measure(
+        operator_of(problem), problem, settings, programs=Programs(), progress=Progress(), **options
+    )
+    assert found.layers == "layers"
+    assert set(found.notes) == {"density", "gauss-newton"}
+    assert all(note.startswith("failed: MemoryError: too <large> (") for note in found.notes.values())
+    assert capsys.readouterr().err.count("failed: MemoryError") == 2
+    text = page(record | {"notes": found.notes, "density": None, "gauss_newton": None}, {})
+    assert text.count('<p class="bad">Failed: MemoryError: too &lt;large&gt;') == 2
+    assert f"{record['algorithms']['lanczos']['pairs']['LA']['eigenvalues'][0]:.7g}" in text
+    assert '<section id="layers">' in text
+
+
+def test_what_was_left_out_is_said(full_report):
+    _, record, problem = full_report
+    settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
+    options = {"beside_hessian": True, "batch_size": None, "seed": 0, "programs": None, "progress": None}
+    none = additions.measure(None, problem, settings, largest=np.nan, without=(), **options)
+    assert none == (None, None, None, dict.fromkeys(additions.NAMES, none.notes["density"]))
+    assert "not finite" in none.notes["density"]
+    text = page(record | {"notes": {"layers": "left out, as asked for by --without"}, "layers": None}, {})
+    assert '<p class="about">Left out, as asked for by --without.</p>' in text
