@@ -55,7 +55,7 @@ def served(folder):
     asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
+        def log_message(self, *args):
             pass
 
         def send_response(self, *args):
@@ -138,11 +138,11 @@ def test_everything_is_seen_at_this_width(browser, full_report, tmp_path, width,
 
 def test_the_check_would_see_a_picture_from_outside(browser, full_report, tmp_path):
     text = (full_report[0] / "report.html").read_text()
-    bad = '</h1><img src="missing.png"><div style="width: 900px">wide</div>'
+    bad = '</h1><img src="missing.png"><div style="width: 900px">wide</div><script>nothing()</script>'
     seen, complaints, asked = measured(browser, tmp_path, text.replace("</h1>", bad, 1), width=400)
     assert seen["images"] == [0]
     assert seen["scroll"] > 400
     assert seen["outside"] == ["DIV"]
     assert asked == ["/missing.png"]
     assert len(seen["fetched"]) == 1
-    assert complaints
+    assert any("nothing is not defined" in line for line in complaints)

@@ -146,3 +146,16 @@ def test_what_was_left_out_is_said(full_report):
     assert "not finite" in none.notes["density"]
     text = page(record | {"notes": {"layers": "left out, as asked for by --without"}, "layers": None}, {})
     assert '<p class="about">Left out, as asked for by --without.</p>' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gauss-newton", "fisher"])
+def test_another_operator_in_place_of_the_hessian(run, dense, name):
+    options = ("--k", "3", "--dtype", "float64", "--algorithm", "lanczos", "--operator", name)
+    folder, record = run("digits_of_two_layers", *options, without=("density", "layers"))
+    # Of a cross-entropy, one label to an example, both are the same matrix.
+    exact = np.linalg.eigvalsh(dense[1])[::-1][:3]
+    np.testing.assert_allclose(record["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], exact, atol=1e-9)
+    assert record["gauss_newton"] is None
+    title = {"gauss-newton": "Gauss-Newton matrix", "fisher": "Fisher information matrix"}[name]
+    assert f"<h1>Spectrum of the {title}</h1>" in (folder / "report.html").read_text()
