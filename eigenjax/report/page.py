@@ -23,9 +23,11 @@ _SECTIONS = {
     "landscape": "The loss around the parameters",
     "training": "In training",
 }
+_BESIDE = ("convergence", "gauss-newton", "density")
 _ABOUT = {
     "pairs": "An eigenvalue lies within the error bound of each value shown: the residual r, or r\u00b2 over the "
-    "distance to the others found, where a pair stands apart from them.",
+    "distance to the others found, where a pair stands apart from them, but not "
+    "below rounding.",
     "gauss-newton": "It is the part of the Hessian that stays when the model is linearised, and has no negative "
     "eigenvalues. For a cross-entropy of logits, one position to an example, it is the Fisher information too.",
     "density": "By stochastic Lanczos quadrature: shares are counted, eigenvalues not computed. What is narrower than "
@@ -84,8 +86,8 @@ def _section(name: str, document: Mapping[str, Any], panels: list[Panel]) -> Ite
     elif name in _ABOUT:
         yield f'<p class="about">{_ABOUT[name]}</p>'
     if panels:
-        # One picture alone has its tables beside it, where the page is wide.
-        beside, below = (tables, []) if len(panels) == 1 else ([], tables)
+        # A narrow table stands beside a picture that is alone, where the page is wide.
+        beside, below = (tables, []) if name in _BESIDE else ([], tables)
         tables = below
         yield '<div class="pictures">'
         yield from (_figure(panel) for panel in panels)

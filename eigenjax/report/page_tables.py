@@ -34,25 +34,15 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
 
 def of_section(name: str, document: Mapping[str, Any]) -> list[str]:
     """The tables of a section; none where there is nothing."""
-    if name == "pairs":
-        algorithms = document["algorithms"]
-        return [_pairs_table(which, document) for which in next(iter(algorithms.values()))["pairs"]]
-    make = {"gauss-newton": _gauss_newton, "density": _density, "layers": _layers, "training": _training}.get(name)
-    key = {"gauss-newton": "gauss_newton", "training": "history"}.get(name, name)
-    return make(document) if make and document.get(key) else []
+    key, make = _TABLES.get(name, (None, None))
+    return make(document) if make and document[key] else []
 
 
 def details(document: Mapping[str, Any]) -> Iterable[str]:
-    """What was spent, the arguments, versions, the device, the parameters' leaves and the files."""
+    """The arguments, versions, the device, the parameters' leaves and the files."""
     yield '<section id="details">\n<h2>How this was made</h2>'
-    rows = [
-        (_NAMES[name], record["products"], f"{record['seconds']:.1f}", f"{record['compile_seconds']:.1f}")
-        for name, record in document["algorithms"].items()
-    ]
-    yield table("What the solves took", ("", "products", "seconds", "of them compiling"), rows)
-    yield table(
-        "Arguments", ("", ""), [(name, _plain(value)) for name, value in document["arguments"].items()], texts=2
-    )
+    arguments = [(name, _plain(value)) for name, value in document["arguments"].items()]
+    yield table("Arguments", ("", ""), arguments, texts=2)
     yield table("Versions", ("", ""), list(document["versions"].items()), texts=2)
     yield table("Device", ("", ""), [(name, str(value)) for name, value in document["device"].items()], texts=2)
     leaves = [
@@ -100,6 +90,10 @@ def _fact(name: str, value: str) -> str:
     return f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
 
 
+def _pairs(document: Mapping[str, Any]) -> list[str]:
+    return [_pairs_table(which, document) for which in next(iter(document["algorithms"].values()))["pairs"]]
+
+
 def _pairs_table(which: str, document: Mapping[str, Any]) -> str:
     groups = {name: record["pairs"][which] for name, record in document["algorithms"].items()}
     apart = document["relative_disagreement"][which]
@@ -121,6 +115,14 @@ def _cells(pairs: Mapping[str, Any], index: int) -> tuple[str, str, str, str]:
     bound = pairs["error_bounds"][index]
     verdict = "yes" if pairs["converged"][index] else "NO"
     return _number(pairs["eigenvalues"][index]), _short(pairs["residuals"][index]), _short(bound), verdict
+
+
+def _spent(document: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (_NAMES[name], record["products"], f"{record['seconds']:.1f}", f"{record['compile_seconds']:.1f}")
+        for name, record in document["algorithms"].items()
+    ]
+    return [table("What the solves took", ("", "products", "seconds", "of them compiling"), rows)]
 
 
 def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
@@ -189,3 +191,14 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(map(str, value)) or "nothing"
     return "by default" if value is None else str(value)
+
+
+# By the section: what of the document it is made of, and the tables.
+_TABLES = {
+    "pairs": ("algorithms", _pairs),
+    "convergence": ("algorithms", _spent),
+    "gauss-newton": ("gauss_newton", _gauss_newton),
+    "density": ("density", _density),
+    "layers": ("layers", _layers),
+    "training": ("history", _training),
+}

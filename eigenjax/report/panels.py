@@ -79,7 +79,9 @@ def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> 
     histories = {name: history for name, history in histories.items() if np.isfinite(history[1]).any()}
     if not histories:
         return []
-    caption = "Residuals of the wanted pairs against products spent: the worst as a thick line, each as a thin one."
+    caption = (
+        "Residuals against products spent, until all had converged: the worst as a thick line, each as a thin one."
+    )
     return [Panel("convergence", caption, pictures.draw_convergence(histories, tolerance=allowed(solves, tol)))]
 
 
@@ -89,7 +91,7 @@ def _gauss_newton(solves: dict[str, Solve], beside: Solve) -> list[Panel]:
         return []
     results = {"Hessian": own["LA"], "Gauss-Newton": beside.results["LA"]}
     axes = pictures.draw_eigenvalues(results, title="Hessian and Gauss-Newton matrix")
-    caption = "The largest eigenvalues of both: what lies between is the curvature of the model itself."
+    caption = "The largest eigenvalues of both: they differ by what the model's own curvature adds."
     return [Panel("gauss-newton-values", caption, axes)]
 
 

@@ -22,6 +22,8 @@ from eigenjax.result import EigenResult, Status
 from eigenjax.spectrum import SpectralDensity
 from eigenjax.tree import PyTree
 
+# Units of rounding of the largest eigenvalue, within which a Rayleigh quotient is that of the product as computed.
+_ROUNDING = 4.0
 # Where the distribution of all eigenvalues is tabulated, from the lowest to the largest.
 _NUM_PLACES = 13
 
@@ -141,20 +143,22 @@ def error_bounds(result: EigenResult, which: str) -> np.ndarray:
     """Bounds on the errors of eigenvalues: the residual r, or r^2 / gap where a pair stands apart (Kato-Temple).
 
     Of the largest or the lowest eigenvalues the gap is that to the others found, and there is none for the last pair,
-    whose further neighbour is not known.
+    whose further neighbour is not known. No bound is below what rounding makes of the largest eigenvalue.
 
     >>> residuals, flags = np.array([1e-3, 1e-3, 1e-3]), np.ones(3, bool)
     >>> print(error_bounds(EigenResult(np.array([3.0, 2.0, 1.0]), None, residuals, flags, 0, 9), "LA").round(7))
     [1.e-06 1.e-06 1.e-03]
     """
     values, residuals = np.asarray(result.eigenvalues, np.float64), np.asarray(result.residuals, np.float64)
+    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * np.max(np.abs(values))
     if which not in ("LA", "SA") or not np.all(result.converged):
-        return residuals
+        return np.maximum(residuals, rounding)
     apart = np.abs(values[:, None] - values) - residuals
     np.fill_diagonal(apart, np.inf)
     gaps = apart.min(axis=1)
     gaps[-1] = 0.0
-    return np.where(gaps > residuals, residuals**2 / np.where(gaps > 0, gaps, 1.0), residuals)
+    narrow = np.where(gaps > residuals, residuals**2 / np.where(gaps > 0, gaps, 1.0), residuals)
+    return np.maximum(narrow, rounding)
 
 
 def plain(value: Any) -> Any:

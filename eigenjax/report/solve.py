@@ -95,7 +95,8 @@ def solve_by_lanczos(
             for which, k in settings.groups.items()
         }
         update(done, f"{done} products{_standing(list(results.values()))}")
-    seen.append((done, np.asarray(results[which].residuals)))
+    if not is_done:
+        seen.append((done, np.asarray(results[which].residuals)))
     audits = sum(int(result.num_matvecs) - done for result in results.values())
     return clock.solve(results, done + spent + audits, seen)
 
