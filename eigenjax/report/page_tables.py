@@ -34,8 +34,10 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
 
 def of_section(name: str, document: Mapping[str, Any]) -> list[str]:
     """The tables of a section; none where there is nothing."""
-    key, make = _TABLES.get(name, (None, None))
-    return make(document) if make and document[key] else []
+    if name not in _TABLES:
+        return []
+    key, make = _TABLES[name]
+    return make(document) if document[key] else []
 
 
 def details(document: Mapping[str, Any]) -> Iterable[str]:

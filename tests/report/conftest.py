@@ -10,6 +10,17 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from eigenjax.__main__ import main
+from eigenjax.operators.hessian import hessian
+from eigenjax.report import record
+from eigenjax.report.additions import Additions
+from eigenjax.report.command import Request
+from eigenjax.report.landscape import Landscape, Slice
+from eigenjax.report.layers import LayerSpectra
+from eigenjax.report.page import write_page
+from eigenjax.report.panels import draw_panels
+from eigenjax.report.solve import Solve
+from eigenjax.result import EigenResult
+from eigenjax.spectrum import SpectralDensity
 
 SOURCE = """
 import numpy as np
@@ -137,3 +148,48 @@ def full_report(tmp_path_factory):
         assert main([*words, "--dtype", "float64", "--algorithm", "lanczos"]) == 0
         problem = sys.modules.pop("full_problems").digits_of_two_layers()
     return place / "out", json.loads((place / "out" / "spectrum.json").read_text()), problem
+
+
+def _result(*values):
+    values = np.asarray(values, np.float32)
+    flags = np.arange(len(values)) < 2
+    return EigenResult(values, None, values * np.float32(1e-6), flags, np.int32(not flags.all()), np.int32(9))
+
+
+def _landscape():
+    along = np.linspace(-1.0, 1.0, 9)
+    line = Slice(along, 1 + along**2 + along**3, 1 + along**2)
+    plane = 1 + along[:, None] ** 2 + 2 * along**2
+    return Landscape([line, line], plane, (along, along), 1.0)
+
+
+@pytest.fixture(scope="session")
+def made_report(tmp_path_factory):
+    """A page with everything that there can be in one, of numbers made up: folder, document and problem."""
+    namespace = {}
+    exec(SOURCE, namespace)
+    problem = namespace["digits_of_two_layers"]()
+    to_float32 = lambda x: jnp.asarray(x, jnp.float32 if np.issubdtype(x.dtype, np.floating) else jnp.int32)
+    params, data = jax.tree.map(to_float32, (problem.params, problem.data))
+    problem = problem._replace(params=params, data=data)
+    looks = [(5, np.array([1.0, 0.5, 0.1])), (10, np.array([0.1, 0.01, 1e-6]))]
+    solves = {"lanczos": Solve({"LA": _result(3.5, 2.25, 1.125), "SA": _result(-0.75, -0.5)}, 19, 1.5, 0.5, looks)}
+    beside = Solve({"LA": _result(3.25, 2.125, 1.0625)}, 12, 1.0, 0.5, looks)
+    nodes = jnp.tile(jnp.r_[jnp.linspace(-0.75, 1.0, 20), 2.25, 3.5], (2, 1))
+    density = SpectralDensity(nodes, jnp.full(nodes.shape, 1 / 22), jnp.zeros(nodes.shape), jnp.int32(44))
+    layers = LayerSpectra({name: _result(1.75, 0.875) for name in params}, dict.fromkeys(params, 14), ["<left> out"])
+    found = Additions(density, layers, beside, {})
+    panels = draw_panels(solves, 1e-5, found, _landscape(), np.array([3.5, 2.25]), problem.history)
+    document = record.document_of(
+        arguments=Request(problem="made.up:<problem>")._asdict(),
+        problem=problem,
+        op=hessian(problem.loss, params, data),
+        solves=solves,
+        additions=found,
+        loss=1.0,
+        seconds=2.0,
+        files=["report.html"],
+    )
+    folder = tmp_path_factory.mktemp("made")
+    write_page(folder / "report.html", document, panels)
+    return folder, document, problem

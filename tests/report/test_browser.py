@@ -106,17 +106,17 @@ def contrast(first, second):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_page_itself_opens_without_a_complaint(browser, full_report, tmp_path):
-    dom, complaints = look(browser, tmp_path, (full_report[0] / "report.html").as_uri())
+def test_the_page_itself_opens_without_a_complaint(browser, made_report, tmp_path):
+    dom, complaints = look(browser, tmp_path, (made_report[0] / "report.html").as_uri())
     assert complaints == []
     assert "<h1>Spectrum of the Hessian</h1>" in dom
     assert dom.count("<svg") == 13
 
 
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, True)])
-def test_everything_is_seen_at_this_width(browser, full_report, tmp_path, width, dark):
+def test_everything_is_seen_at_this_width(browser, made_report, tmp_path, width, dark):
     options = ("--blink-settings=preferredColorScheme=0",) if dark else ()
-    text = (full_report[0] / "report.html").read_text()
+    text = (made_report[0] / "report.html").read_text()
     seen, complaints, asked = measured(browser, tmp_path, text, *options, width=width)
     assert complaints == []
     assert asked == []
@@ -136,8 +136,8 @@ def test_everything_is_seen_at_this_width(browser, full_report, tmp_path, width,
     assert (luminance(seen["paper"]) < 0.1) == dark
 
 
-def test_the_check_would_see_a_picture_from_outside(browser, full_report, tmp_path):
-    text = (full_report[0] / "report.html").read_text()
+def test_the_check_would_see_a_picture_from_outside(browser, made_report, tmp_path):
+    text = (made_report[0] / "report.html").read_text()
     bad = '</h1><img src="missing.png"><div style="width: 900px">wide</div><script>nothing()</script>'
     seen, complaints, asked = measured(browser, tmp_path, text.replace("</h1>", bad, 1), width=400)
     assert seen["images"] == [0]

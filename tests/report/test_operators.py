@@ -11,6 +11,7 @@ from eigenjax.report.errors import ReportError
 from eigenjax.report.operators import lacking, operator_of
 from eigenjax.report.problem import Problem
 from eigenjax.report.solve import Programs
+from eigenjax.result import EigenResult
 
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
 MODEL = lambda w, x: jnp.tanh(x @ w)
@@ -48,22 +49,22 @@ def test_what_is_lacking_is_named(name, options, lack):
 
 
 def test_where_there_are_many_layers_the_largest_come_first(monkeypatch):
-    monkeypatch.setattr(layers, "MAX_PRODUCTS", 60)
-    shapes = {"a": 2, "b": 40, "c": 1, "d": 30}
-    scales = {name: float(place + 1) for place, name in enumerate(shapes)}
-    vector = {name: jnp.ones(size) for name, size in shapes.items()}
-    op = as_operator(
-        lambda v: {name: scales[name] * jnp.arange(float(x.size)) * x - x for name, x in v.items()}, like=vector
-    )
-    told = []
+    def solved(layer, programs, k, krylov_dim, most, tol):
+        asked.append((float(layer.outside), krylov_dim, most))
+        values = np.arange(float(k))
+        return EigenResult(values, None, values, values < 1, np.int32(0), np.int32(7))
+
+    asked, told = [], []
+    monkeypatch.setattr(layers, "MAX_PRODUCTS", 80)
+    monkeypatch.setattr(layers, "_solve", solved)
+    vector = {name: jnp.ones(size) for name, size in {"a": 2, "b": 40, "c": 1, "d": 30}.items()}
+    options = {"k": 3, "krylov_dim": 50, "largest": 8.0, "tol": 1e-4}
     update = lambda completed, note: told.append(note)
-    found = layers.solve_layers(op, Programs(), k=2, krylov_dim=30, largest=120.0, tol=1e-4, update=update)
+    found = layers.solve_layers(as_operator(lambda v: v, like=vector), Programs(), update=update, **options)
     assert list(found.results) == ["b", "d"]
     assert found.left_out == ["a", "c"]
-    np.testing.assert_allclose(found.results["b"].eigenvalues, [2 * 39 - 1, 2 * 38 - 1], rtol=1e-5)
-    np.testing.assert_allclose(found.results["d"].eigenvalues, [4 * 29 - 1, 4 * 28 - 1], rtol=1e-5)
-    products = sum(int(result.num_matvecs) for result in found.results.values())
-    assert told[-1] == f"2 of 2, {products} products"
+    assert asked == [(-10.0, 50, 40), (-10.0, 50, 40)]
+    assert told == ["1 of 2, 7 products", "2 of 2, 14 products"]
 
 
 def test_a_layer_smaller_than_k_has_as_many_pairs_and_none_from_outside():

@@ -37,8 +37,8 @@ def dense(full_report):
     return np.asarray(hessian), np.asarray(gauss_newton), 16
 
 
-def test_it_needs_nothing_else(full_report):
-    folder, record, _ = full_report
+def test_it_needs_nothing_else(made_report):
+    folder, record, _ = made_report
     written = (folder / "report.html").read_text()
     assert "report.html" in record["files"]
     assert set(re.findall(r'(?:src|href)="([^"#]*)', written)) <= {"", "data:,"}
@@ -46,8 +46,8 @@ def test_it_needs_nothing_else(full_report):
     assert "default-src 'none'" in written
 
 
-def test_every_number_is_there(full_report):
-    folder, record, _ = full_report
+def test_every_number_is_there(made_report):
+    folder, record, _ = made_report
     written = (folder / "report.html").read_text()
     text = html.unescape(re.sub(r"<[^>]*>", " ", written))
     for group in [*record["algorithms"]["lanczos"]["pairs"].values(), record["gauss_newton"]["pairs"]["LA"]]:
@@ -66,19 +66,30 @@ def test_every_number_is_there(full_report):
     assert written.count("<svg") == written.count("</svg>") == 13
 
 
-def test_names_are_words_and_not_html(full_report):
-    written = (full_report[0] / "report.html").read_text()
+def test_names_are_words_and_not_html(made_report):
+    written = (made_report[0] / "report.html").read_text()
     assert "<b>" not in written
     assert "&lt;b&gt;first&lt;/b&gt; &amp; &quot;co&quot;" in written
 
 
-def test_parts_of_pictures_have_names_of_their_own(full_report):
-    written = (full_report[0] / "report.html").read_text()
+def test_parts_of_pictures_have_names_of_their_own(made_report):
+    written = (made_report[0] / "report.html").read_text()
     names = re.findall(r'\bid="([^"]*)"', written)
     assert len(names) == len(set(names))
     assert set(re.findall(r'(?:href="|url\()#([^")]*)', written)) <= set(names)
 
 
+@pytest.mark.slow
+def test_the_whole_report_has_the_same_sections(full_report, made_report):
+    sections = [
+        re.findall(r'<section id="([^"]*)"', (r[0] / "report.html").read_text()) for r in (full_report, made_report)
+    ]
+    assert sections[0] == sections[1]
+    assert full_report[1].keys() == made_report[1].keys()
+    assert full_report[1]["notes"] == {}
+
+
+@pytest.mark.slow
 def test_layers_are_the_diagonal_blocks(full_report, dense):
     _, record, _ = full_report
     hessian, _, first = dense
@@ -90,6 +101,7 @@ def test_layers_are_the_diagonal_blocks(full_report, dense):
         assert all(found["converged"])
 
 
+@pytest.mark.slow
 def test_the_gauss_newton_matrix_is_beside(full_report, dense):
     hessian, gauss_newton, _ = dense
     _, record, _ = full_report
@@ -102,6 +114,7 @@ def test_the_gauss_newton_matrix_is_beside(full_report, dense):
     assert np.all(np.abs(pairs["eigenvalues"] - exact) <= np.asarray(pairs["error_bounds"]) + 1e-14)
 
 
+@pytest.mark.slow
 def test_the_density_counts_eigenvalues(full_report, dense):
     _, record, _ = full_report
     values = np.linalg.eigvalsh(dense[0])
@@ -113,17 +126,16 @@ def test_the_density_counts_eigenvalues(full_report, dense):
         assert abs(share - np.mean(values <= place + 1e-9)) < 5 * error + 0.15
 
 
-def test_what_fails_is_said_and_the_rest_goes_on(full_report, monkeypatch, capsys):
+def test_what_fails_is_said_and_the_rest_goes_on(made_report, monkeypatch, capsys):
     def exploding(*_, **__):
         raise MemoryError("too <large>\nby far")
 
-    _, record, problem = full_report
+    _, record, problem = made_report
     monkeypatch.setattr(additions, "spectral_density", exploding)
     monkeypatch.setattr(additions, "solve_by_lanczos", exploding)
     monkeypatch.setattr(additions, "solve_layers", lambda *_, **__: "layers")
     options = {"largest": 1.0, "without": (), "beside_hessian": True, "batch_size": None, "seed": 0}
     settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
-    problem = problem._replace(params=jax.tree.map(jnp.asarray, problem.params))
     found = additions.measure(
         operator_of(problem), problem, settings, programs=Programs(), progress=Progress(), **options
     )
@@ -137,8 +149,8 @@ def test_what_fails_is_said_and_the_rest_goes_on(full_report, monkeypatch, capsy
     assert '<section id="layers">' in text
 
 
-def test_what_was_left_out_is_said(full_report):
-    _, record, problem = full_report
+def test_what_was_left_out_is_said(made_report):
+    _, record, problem = made_report
     settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
     options = {"beside_hessian": True, "batch_size": None, "seed": 0, "programs": None, "progress": None}
     none = additions.measure(None, problem, settings, largest=np.nan, without=(), **options)

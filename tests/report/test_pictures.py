@@ -65,13 +65,20 @@ def test_eigenvalues_of_any_kind(tmp_path, values):
 
 
 def test_every_picture_of_a_run(run):
-    folder, report = run("one_leaf", "--k", "3", "--algorithm", "lanczos")
+    options = ("--k", "3", "--algorithm", "lanczos", "--dtype", "float64")
+    folder, report = run("digits_of_two_layers", *options, without=("density", "gauss-newton"))
     drawn = sorted(path.name for path in folder.glob("*.png"))
-    assert {"eigenvalues.png", "landscape.png"} <= set(drawn)
+    assert drawn == ["convergence.png", "eigenvalues.png", "landscape.png", "layers.png", "training.png"]
     assert report["files"] == sorted(path.name for path in folder.iterdir())
     for name in drawn:
         assert min(png_size(folder / name)) > 300
         assert (folder / name).stat().st_size > 5_000
+    # Of a block: none above the largest of the whole, none below its lowest.
+    found = [record["eigenvalues"] for record in report["layers"]["found"].values()]
+    pairs = report["algorithms"]["lanczos"]["pairs"]
+    assert np.max(found) <= pairs["LA"]["eigenvalues"][0] + 1e-9
+    assert np.min(found) >= pairs["SA"]["eigenvalues"][0] - 1e-9
+    assert np.shape(found) == (2, 3)
 
 
 def test_one_pair_gives_one_slice(run):

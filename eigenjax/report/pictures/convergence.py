@@ -66,8 +66,8 @@ def draw_convergence(
         axes.set_xlim(left=0)
     axes.set_yscale("log")
     canvas.legend(axes, loc="best", fontsize="small")
-    texts = {"x": "products with the operator", "y": "residual  ‖A v - λ v‖"}
-    return canvas.dress(axes, title="Convergence: each pair, and the worst", **texts)
+    title, x, y = "Convergence: each pair, and the worst", "products with the operator", "residual  ‖A v - λ v‖"
+    return canvas.dress(axes, title=title, x=x, y=y)
 
 
 def _looks(name: str, history: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

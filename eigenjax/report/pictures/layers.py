@@ -8,6 +8,8 @@ import numpy as np
 from eigenjax.report.pictures import canvas
 from eigenjax.result import EigenResult
 
+# Characters of a name that leave room for its row.
+_LONGEST = 24
 # Inches: of a row, and of what stands around them.
 _ROW, _AROUND, _LEAST = 0.3, 1.3, 2.6
 
@@ -16,7 +18,7 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
     """Eigenvalues of each layer's block in a row of its own, the first layer on top.
 
     Args:
-        results: by the name of the layer, as `block_spectra` returns them.
+        results: by the name of the layer, as `block_spectra` returns them; long names are shortened.
         axes: to draw on; None makes a figure as high as it has to be.
 
     Returns:
@@ -27,9 +29,8 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
 
     Example:
         >>> import eigenjax, jax.numpy as jnp
-        >>> params = {"first": jnp.ones(3), "second": 2 * jnp.ones(3)}
-        >>> op = eigenjax.hessian(lambda p: jnp.sum(p["first"] ** 3) + jnp.sum(p["second"] ** 3), params)
-        >>> axes = draw_layers(eigenjax.block_spectra(op, k=2, by=1))
+        >>> layers = {"dense/first": jnp.diag(jnp.arange(5.0)), "dense/second": jnp.diag(2 * jnp.arange(5.0))}
+        >>> axes = draw_layers({name: eigenjax.lanczos(block, k=2) for name, block in layers.items()})
         >>> [text.get_text() for text in axes.get_yticklabels()]
         ['first', 'second']
     """
@@ -53,11 +54,26 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
             canvas.scale_by_decades(axes.xaxis)
     elif np.nanmin(values, initial=0.0) >= 0:
         axes.set_xlim(left=0)
-    axes.set_yticks(range(len(results)), [name or "(all)" for name in results])
+    axes.set_yticks(range(len(results)), _short(list(results)))
     axes.set_ylim(len(results) - 0.4, -0.6)
     canvas.dress(axes, title="Eigenvalues of each layer's block", x="eigenvalue λ")
     axes.tick_params(axis="y", length=0)
     return axes
+
+
+def _short(names: list[str]) -> list[str]:
+    """Names without what all begin with, and without their middles where they are long: they share the width.
+
+    >>> _short(["params/encoder/query", "params/decoder/query"])
+    ['encoder/query', 'decoder/query']
+    """
+    parts = [name.split("/") for name in names]
+    while len(parts) > 1 and all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
+        parts = [part[1:] for part in parts]
+    whole = ["/".join(part) or "(all)" for part in parts]
+    cut = [name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}" for name in whole]
+    # Where the middle is what tells them apart, numbers do.
+    return cut if len(set(cut)) == len(cut) else [f"{number}: {name}" for number, name in enumerate(cut, 1)]
 
 
 def _points(results: Mapping[str, EigenResult]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,6 +10,8 @@ from eigenjax.report.problem import History
 
 # Up to so many records each has its mark.
 _FEW = 60
+# Up to so many eigenvalues each has its line in the legend.
+_FEW_LINES = 3
 
 
 def draw_sharpness(
@@ -52,7 +54,7 @@ def draw_sharpness(
         _draw_edge(axes, steps, learning_rate)
     lowest = np.nanmin(values) if np.isfinite(values).any() else 0.0
     axes.set_ylim(bottom=min(0.0, 1.1 * float(lowest)))
-    canvas.legend(axes, loc="best", fontsize="small", ncols=1 if count <= 5 else 2)
+    canvas.legend(axes, loc="best", fontsize="small")
     return canvas.dress(axes, title="Curvature in training", x="training step", y="eigenvalue")
 
 
@@ -121,8 +123,11 @@ def _values(eigenvalues: Any) -> np.ndarray:
 
 
 def _labels(labels: Sequence[str] | None, count: int) -> Sequence[str]:
-    if labels is None:
+    if labels is None and count <= _FEW_LINES:
         return ["largest eigenvalue"] if count == 1 else [f"eigenvalue {index + 1}" for index in range(count)]
+    if labels is None:
+        # Texts that begin with "_" are not shown: one line for all that follow the first.
+        return ["eigenvalue 1", f"eigenvalues 2 to {count}", *["_"] * (count - 2)]
     if len(labels) != count:
         raise ValueError(f"labels has {len(labels)} texts for {count} eigenvalues: give one for each")
     return labels
