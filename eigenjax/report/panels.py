@@ -66,7 +66,8 @@ def _pairs(solves: dict[str, Solve], tol: float) -> list[Panel]:
         above = pictures.draw_eigenvalues(results, title=title)
         below = pictures.draw_residuals(results, tolerance=allowed(solves, tol))
         below.set_title(f"Residuals of {title[0].lower()}{title[1:]}")
-        panels.append(Panel(f"values-{which}", f"{title}, by each algorithm: marks that coincide agree.", above))
+        caption = f"{title}, by each algorithm: marks that coincide agree." if len(solves) > 1 else f"{title}."
+        panels.append(Panel(f"values-{which}", caption, above))
         panels.append(Panel(f"residuals-{which}", "Residuals, and up to where a pair counts as converged.", below))
     return panels
 

@@ -153,7 +153,7 @@ def full_report(tmp_path_factory):
 def _result(*values):
     values = np.asarray(values, np.float32)
     flags = np.arange(len(values)) < 2
-    return EigenResult(values, None, values * np.float32(1e-6), flags, np.int32(not flags.all()), np.int32(9))
+    return EigenResult(values, None, np.abs(values) * np.float32(1e-6), flags, np.int32(not flags.all()), np.int32(9))
 
 
 def _landscape():

@@ -59,7 +59,8 @@ def draw_density(
     axes.plot(grid, np.where(curve > floor, curve, np.nan), color=canvas.BLUE, linewidth=1.4, label="density")
     _draw_lines(axes, found, eigenvalues, grid, curve, floor)
     axes.set_yscale("log")
-    axes.set_ylim(floor, 4 * peak)
+    # With room for the legend above the curve.
+    axes.set_ylim(floor, 20 * peak)
     axes.set_xlim(low, high)
     canvas.legend(axes, loc="upper right", fontsize="small")
     return canvas.dress(

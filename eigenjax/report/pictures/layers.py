@@ -56,7 +56,7 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
         axes.set_xlim(left=0)
     axes.set_yticks(range(len(results)), _short(list(results)))
     axes.set_ylim(len(results) - 0.4, -0.6)
-    canvas.dress(axes, title="Eigenvalues of each layer's block", x="eigenvalue λ")
+    canvas.dress(axes, title="Eigenvalues by layer", x="eigenvalue λ")
     axes.tick_params(axis="y", length=0)
     return axes
 

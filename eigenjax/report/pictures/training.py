@@ -53,7 +53,9 @@ def draw_sharpness(
     if learning_rate is not None:
         _draw_edge(axes, steps, learning_rate)
     lowest = np.nanmin(values) if np.isfinite(values).any() else 0.0
-    axes.set_ylim(bottom=min(0.0, 1.1 * float(lowest)))
+    bottom, top = min(0.0, 1.1 * float(lowest)), axes.get_ylim()[1]
+    # With room for the legend above curves and edge.
+    axes.set_ylim(bottom, top + (0.25 * (top - bottom) if learning_rate is not None else 0.0))
     canvas.legend(axes, loc="best", fontsize="small")
     return canvas.dress(axes, title="Curvature in training", x="training step", y="eigenvalue")
 
