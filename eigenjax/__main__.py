@@ -13,7 +13,9 @@ examples:
   eigenjax spectrum --problem my_package.my_module:my_problem --k 5 --out curvature
 
 The function takes nothing and returns eigenjax.Problem(loss, params, data), with loss(params, data) -> scalar the
-mean over the examples in the data. The folder will hold spectrum.json, eigenpairs.npz and pictures.
+mean over the examples in the data; for the Gauss-Newton matrix and the Fisher information also model(params, inputs)
+and loss_of_output(outputs, targets), with data = (inputs, targets). The folder will hold report.html, which is the
+whole report as one page, spectrum.json, eigenpairs.npz and pictures.
 """
 
 
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = vars(_parser().parse_args(argv))
         options.pop("command")
+        options["without"] = tuple(options["without"])
         # Not before the options are known to be good: this takes as long as importing JAX.
         from eigenjax.report.command import Request, report_spectrum
 
@@ -60,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "spectrum",
         help="the Hessian spectrum of a trained model, by two algorithms, with pictures",
         description="The top and the lowest eigenpairs of the Hessian of a loss over all its data, by Lanczos and by "
-        "deflated power iteration.",
+        "deflated power iteration; the density of all eigenvalues, and the spectra of its layers.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -76,6 +79,13 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="digits, a network trained here and now on scikit-learn's digits, or package.module:function (digits)",
     )
+    group.add_argument(
+        "--operator",
+        choices=("hessian", "gauss-newton", "fisher"),
+        default="hessian",
+        help="the last two are of a Problem with a model: J^T H J of its loss_of_output, and the exact Fisher "
+        "information, categorical for integer targets, else Gaussian (hessian)",
+    )
     group.add_argument("--k", type=_positive, default=10, metavar="K", help="pairs wanted (10)")
     group.add_argument(
         "--which",
@@ -83,6 +93,15 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         default="LA",
         help="LA largest, SA lowest, LM largest magnitude, BE both ends; with LA and LM a few of the lowest are "
         "added (LA)",
+    )
+    group.add_argument(
+        "--without",
+        nargs="+",
+        choices=("density", "layers", "gauss-newton"),
+        default=(),
+        metavar="PART",
+        help="leave out parts that cost products: density (320), layers (2000 at most), gauss-newton (60), which is "
+        "beside the Hessian where the Problem has a model and a loss_of_output",
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of training and start vectors (0)")
     group.add_argument(

@@ -1,4 +1,4 @@
-"""The command `spectrum`, from a request to a folder: problem, Hessian, solvers, tables, files, pictures."""
+"""The command `spectrum`, from a request to a folder: problem, operator, solvers, tables, files, pictures, a page."""
 
 import contextlib
 import os
@@ -13,19 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.hessian import hessian
-from eigenjax.report import digits, pictures, record
-from eigenjax.report.errors import ReportError, in_one_line, require
+from eigenjax.report import additions, digits, pictures, record
+from eigenjax.report.additions import Additions
+from eigenjax.report.errors import ReportError, require
 from eigenjax.report.folder import CONTENTS, staged
 from eigenjax.report.landscape import Landscape, survey
+from eigenjax.report.layers import layers_of, whole
+from eigenjax.report.operators import NAMES, operator_of
+from eigenjax.report.page import write_page
+from eigenjax.report.panels import Panel, draw_panels, save_pictures
 from eigenjax.report.problem import Problem, load_problem, num_parameters
 from eigenjax.report.progress import Progress
-from eigenjax.report.solve import Settings, Solve, solve_by_lanczos, solve_by_power, wanted_groups
+from eigenjax.report.solve import Programs, Settings, Solve, solve_by_lanczos, solve_by_power, wanted_groups
 from eigenjax.report.tables import print_tables
 from eigenjax.tree import PyTree
 
 _SOLVERS = {"lanczos": solve_by_lanczos, "power": solve_by_power}
 _DEFAULT_KRYLOV_DIM = 150
+PAGE = "report.html"
 
 
 class Request(NamedTuple):
@@ -43,6 +48,8 @@ class Request(NamedTuple):
     tol: float = 1e-5
     batch_size: int | None = None
     out: str = "eigenjax-out"
+    operator: str = "hessian"
+    without: tuple[str, ...] = ()
 
 
 def report_spectrum(request: Request) -> None:
@@ -59,24 +66,26 @@ def report_spectrum(request: Request) -> None:
     progress = Progress()
     with staged(request.out) as folder, jax.enable_x64(request.dtype == "float64"):
         problem = _problem(request, progress)
-        op = _hessian(problem, request)
+        op, programs = _operator(problem, request), Programs()
         settings = _settings(request, op.size)
-        solves = _solve(op, settings, request, progress)
-        print_tables(solves)
-        loss = _draw(folder, problem, solves, request, progress)
+        solves = _solve(op, settings, request, programs, progress)
+        print_tables(solves, NAMES[request.operator])
+        found = _measure(op, problem, solves, settings, request, programs, progress)
+        loss, panels = _draw(folder, problem, solves, found, request, progress)
         record.write_eigenpairs(folder / "eigenpairs.npz", next(iter(solves.values())))
-        record.write_json(
-            folder / CONTENTS,
+        document = record.document_of(
             arguments=request._asdict() | {"krylov_dim": settings.krylov_dim},
             problem=problem,
             op=op,
             solves=solves,
+            additions=found,
             loss=loss,
             seconds=time.perf_counter() - start,
-            files=sorted({CONTENTS, *(path.name for path in folder.iterdir())}),
+            files=sorted({CONTENTS, PAGE, *(path.name for path in folder.iterdir())}),
         )
-        names = sorted(path.name for path in folder.iterdir())
-    progress.say(f"{', '.join(names)} in {request.out} ({time.perf_counter() - start:.1f} s)")
+        write_page(folder / PAGE, document, panels)
+        record.write_json(folder / CONTENTS, document)
+    progress.say(f"{', '.join(document['files'])} in {request.out} ({time.perf_counter() - start:.1f} s)")
 
 
 def _problem(request: Request, progress: Progress) -> Problem:
@@ -109,20 +118,16 @@ def _as_arrays(tree: PyTree, dtype: jnp.dtype) -> PyTree:
     return jax.tree.map(convert, tree)
 
 
-def _hessian(problem: Problem, request: Request) -> LinearOperator:
+def _operator(problem: Problem, request: Request) -> LinearOperator:
     size = num_parameters(problem.params)
     if request.k > size:
-        raise ReportError(f"--k {request.k}: the Hessian is {size} x {size}, so choose k <= {size}")
+        title = NAMES[request.operator]
+        raise ReportError(f"--k {request.k}: the {title} is {size} x {size}, so choose k <= {size}")
     if request.krylov_dim is not None and request.krylov_dim < request.k:
         raise ReportError(f"--krylov-dim {request.krylov_dim}: must be at least k = {request.k}")
     if request.batch_size is not None and problem.data is None:
         raise ReportError(f"--batch-size {request.batch_size}: this problem has no data")
-    try:
-        op = hessian(problem.loss, problem.params, problem.data, batch_size=request.batch_size)
-        jax.eval_shape(op, op.structure)
-    except Exception as error:
-        raise ReportError(f"the Hessian of this loss cannot be taken: {in_one_line(error)}") from error
-    return op
+    return operator_of(problem, request.operator, batch_size=request.batch_size)
 
 
 def _settings(request: Request, size: int) -> Settings:
@@ -131,28 +136,66 @@ def _settings(request: Request, size: int) -> Settings:
     return Settings(groups, min(krylov_dim, size), request.max_iter, request.momentum, request.tol)
 
 
-def _solve(op: LinearOperator, settings: Settings, request: Request, progress: Progress) -> dict[str, Solve]:
+def _solve(
+    op: LinearOperator, settings: Settings, request: Request, programs: Programs, progress: Progress
+) -> dict[str, Solve]:
     names = _SOLVERS if request.algorithm == "both" else (request.algorithm,)
     # The trained parameters came from the seed itself; the start vectors must not repeat their random numbers.
     # "rbg" compiles in half the time, and start vectors need no more than to be random.
     key = jax.random.fold_in(jax.random.key(request.seed, impl="rbg"), 1)
-    return {name: _SOLVERS[name](op, settings, key, progress) for name in names}
+    # As one layer of itself, where layers are to follow: their programs are then compiled here.
+    as_layer = additions.LAYERS not in request.without and len(layers_of(op)) > 1
+    operators = {"lanczos": whole(op) if as_layer else op, "power": op}
+    return {name: _SOLVERS[name](operators[name], settings, key, progress, programs) for name in names}
+
+
+def _measure(
+    op: LinearOperator,
+    problem: Problem,
+    solves: dict[str, Solve],
+    settings: Settings,
+    request: Request,
+    programs: Programs,
+    progress: Progress,
+) -> Additions:
+    values = [np.abs(result.eigenvalues) for solve in solves.values() for result in solve.results.values()]
+    return additions.measure(
+        op,
+        problem,
+        settings,
+        largest=float(np.max(np.concatenate(values))),
+        without=request.without,
+        beside_hessian=request.operator == "hessian",
+        batch_size=request.batch_size,
+        seed=request.seed,
+        programs=programs,
+        progress=progress,
+    )
 
 
 def _draw(
-    folder: pathlib.Path, problem: Problem, solves: dict[str, Solve], request: Request, progress: Progress
-) -> float | None:
-    with progress.stage("pictures", 3) as update:
-        pictures.draw_eigenvalues(folder / "eigenvalues.png", solves, request.tol)
+    folder: pathlib.Path,
+    problem: Problem,
+    solves: dict[str, Solve],
+    found: Additions,
+    request: Request,
+    progress: Progress,
+) -> tuple[float | None, dict[str, list[Panel]]]:
+    save = lambda name, figure: figure.savefig(folder / name, dpi=pictures.DPI)
+    with progress.stage("pictures", 4) as update:
+        save("eigenvalues.png", pictures.draw_solves(solves, tol=request.tol))
         update(1, "eigenvalues")
         landscape, eigenvalues = _survey(problem, next(iter(solves.values())), request.batch_size)
         if landscape is not None:
-            pictures.draw_landscape(folder / "landscape.png", landscape, eigenvalues)
+            save("landscape.png", pictures.draw_landscape(landscape, eigenvalues))
             update(2, "eigenvalues, landscape")
         if problem.history is not None:
-            pictures.draw_training(folder / "training.png", problem.history)
+            save("training.png", pictures.draw_training(problem.history))
             update(3, "eigenvalues, landscape, training")
-    return None if landscape is None else float(landscape.center)
+        panels = draw_panels(solves, request.tol, found, landscape, eigenvalues, problem.history)
+        save_pictures(panels, save)
+        update(4, f"{sum(map(len, panels.values()))} for the page")
+    return None if landscape is None else float(landscape.center), panels
 
 
 def _survey(problem: Problem, solve: Solve, batch_size: int | None) -> tuple[Landscape | None, np.ndarray]:

@@ -41,7 +41,7 @@ class Problem(NamedTuple):
     data: PyTree = None
     """A pytree of arrays with a leading axis of examples; None for a loss of the parameters alone."""
     model: Callable | None = None
-    """model(params, inputs) -> outputs, for the Gauss-Newton matrix; the Hessian does not need it."""
+    """model(params, inputs) -> outputs, for the Gauss-Newton and the Fisher matrix; the Hessian needs none."""
     loss_of_output: Callable | None = None
     """loss_of_output(outputs, targets) -> scalar mean, for the Gauss-Newton matrix."""
     history: History | None = None

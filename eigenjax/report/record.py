@@ -1,5 +1,6 @@
 """The numbers of a report as files: `spectrum.json` for reading, `eigenpairs.npz` for going on with."""
 
+import datetime
 import importlib.metadata
 import json
 import math
@@ -11,40 +12,53 @@ import jax
 import numpy as np
 
 from eigenjax.operators.base import LinearOperator
+from eigenjax.report.additions import Additions
+from eigenjax.report.layers import LayerSpectra
+from eigenjax.report.operators import NAMES
 from eigenjax.report.problem import Problem, num_examples
 from eigenjax.report.solve import Solve
 from eigenjax.report.tables import disagreement
 from eigenjax.result import EigenResult, Status
+from eigenjax.spectrum import SpectralDensity
 from eigenjax.tree import PyTree
 
-_PACKAGES = ("eigenjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn")
+# Units of rounding of the largest eigenvalue, within which a Rayleigh quotient is that of the product as computed.
+_ROUNDING = 4.0
+# Where the distribution of all eigenvalues is tabulated, from the lowest to the largest.
+_NUM_PLACES = 13
+
+_PACKAGES = ("eigenjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn", "matplotlib")
 
 
-def write_json(
-    path: pathlib.Path,
+def document_of(
     *,
     arguments: dict[str, Any],
     problem: Problem,
     op: LinearOperator,
     solves: dict[str, Solve],
+    additions: Additions,
     loss: float | None,
     seconds: float,
     files: list[str],
-) -> None:
-    """Writes everything that was found, and what it was found with.
+) -> dict[str, Any]:
+    """Everything that was found, and what it was found with, as `spectrum.json` and the page hold it.
 
     Args:
-        path: of the file.
         arguments: of the command, by name.
-        problem: whose Hessian it was.
-        op: the Hessian.
+        problem: whose curvature it was.
+        op: the operator.
         solves: by the name of the algorithm.
+        additions: what there is beside the pairs.
         loss: at the parameters, where it was evaluated.
         seconds: of the whole run.
         files: all the names in the folder, so that a later run knows which to replace.
+
+    Returns:
+        Dicts, lists, texts and numbers; None for what is no finite number.
     """
     document = {
         "arguments": arguments,
+        "operator": {"name": arguments["operator"], "title": NAMES[arguments["operator"]]},
         "problem": _problem_record(problem, op, loss),
         "versions": _versions(),
         "device": {
@@ -54,11 +68,21 @@ def write_json(
         },
         "algorithms": {name: _solve_record(solve) for name, solve in solves.items()},
         "relative_disagreement": _disagreements(solves),
+        "density": additions.density and _density_record(additions.density),
+        "layers": additions.layers and _layers_record(additions.layers),
+        "gauss_newton": additions.gauss_newton and _solve_record(additions.gauss_newton),
+        "notes": additions.notes,
         "history": problem.history and problem.history._asdict(),
         "seconds": seconds,
+        "written": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         "files": files,
     }
-    path.write_text(json.dumps(plain(document), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return plain(document)
+
+
+def write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
+    """Writes `spectrum.json`."""
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_eigenpairs(path: pathlib.Path, solve: Solve) -> None:
@@ -115,6 +139,28 @@ def layout(vectors: PyTree) -> list[dict[str, Any]]:
     return entries
 
 
+def error_bounds(result: EigenResult, which: str) -> np.ndarray:
+    """Bounds on the errors of eigenvalues: the residual r, or r^2 / gap where a pair stands apart (Kato-Temple).
+
+    Of the largest or the lowest eigenvalues the gap is that to the others found, and there is none for the last pair,
+    whose further neighbour is not known. No bound is below what rounding makes of the largest eigenvalue.
+
+    >>> residuals, flags = np.array([1e-3, 1e-3, 1e-3]), np.ones(3, bool)
+    >>> print(error_bounds(EigenResult(np.array([3.0, 2.0, 1.0]), None, residuals, flags, 0, 9), "LA").round(7))
+    [1.e-06 1.e-06 1.e-03]
+    """
+    values, residuals = np.asarray(result.eigenvalues, np.float64), np.asarray(result.residuals, np.float64)
+    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * np.max(np.abs(values))
+    if which not in ("LA", "SA") or not np.all(result.converged):
+        return np.maximum(residuals, rounding)
+    apart = np.abs(values[:, None] - values) - residuals
+    np.fill_diagonal(apart, np.inf)
+    gaps = apart.min(axis=1)
+    gaps[-1] = 0.0
+    narrow = np.where(gaps > residuals, residuals**2 / np.where(gaps > 0, gaps, 1.0), residuals)
+    return np.maximum(narrow, rounding)
+
+
 def plain(value: Any) -> Any:
     """Arrays as lists, and None for what JSON has no number for.
 
@@ -146,19 +192,41 @@ def _solve_record(solve: Solve) -> dict[str, Any]:
         "products": solve.num_matvecs,
         "seconds": solve.seconds,
         "compile_seconds": solve.compile_seconds,
-        "pairs": {which: _result_record(result) for which, result in solve.results.items()},
+        "pairs": {which: _result_record(result, which) for which, result in solve.results.items()},
     }
 
 
-def _result_record(result: EigenResult) -> dict[str, Any]:
+def _result_record(result: EigenResult, which: str) -> dict[str, Any]:
     status = Status(int(result.status))
     return {
         "eigenvalues": result.eigenvalues,
         "residuals": result.residuals,
+        "error_bounds": error_bounds(result, which),
         "converged": result.converged,
         "status": status.name,
         "advice": status.advice,
         "products": result.num_matvecs,
+    }
+
+
+def _density_record(found: SpectralDensity) -> dict[str, Any]:
+    nodes = np.asarray(found.nodes)
+    places = np.linspace(nodes.min(), nodes.max(), _NUM_PLACES)
+    shares, errors = found.cdf(places), found.cdf_standard_error(places)
+    return {
+        "products": found.num_matvecs,
+        "nodes": nodes,
+        "weights": found.weights,
+        "residuals": found.residuals,
+        "cdf": list(zip(places.tolist(), np.asarray(shares).tolist(), np.asarray(errors).tolist(), strict=True)),
+    }
+
+
+def _layers_record(found: LayerSpectra) -> dict[str, Any]:
+    record = lambda name, result: {"size": found.sizes[name]} | _result_record(result, "LA")
+    return {
+        "found": {name: record(name, result) for name, result in found.results.items()},
+        "left_out": found.left_out,
     }
 
 

@@ -17,10 +17,9 @@ from eigenjax.solvers import lanczos, power
 # The end of the spectrum that is shown beside the wanted one: how negative the curvature gets.
 NUM_LOWEST = 5
 
-_LANCZOS_CHUNK = 30
+# A look at the pairs, one product, follows every chunk until all have converged.
+LANCZOS_CHUNK = 5
 _POWER_CHUNK = 100
-
-# The fields of a power iteration's state with a row for each pair.
 
 
 class Settings(NamedTuple):
@@ -40,6 +39,7 @@ class Solve(NamedTuple):
     num_matvecs: int  # all products, those for the progress display included
     seconds: float
     compile_seconds: float  # of these
+    looks: list[tuple[int, np.ndarray]]  # products spent and (k,) residuals of the wanted pairs then; Lanczos only
 
 
 def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
@@ -54,60 +54,91 @@ def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
     return {which: k, "SA": lowest} if lowest else {which: k}
 
 
-def solve_by_lanczos(op: LinearOperator, settings: Settings, key: jax.Array, progress: Progress) -> Solve:
+def solve_by_lanczos(
+    op: LinearOperator,
+    settings: Settings,
+    key: jax.Array,
+    progress: Progress,
+    programs: "Programs",
+    title: str = "lanczos",
+) -> Solve:
     """All groups from one Krylov space, finalized once for each.
 
     Args:
-        op: the Hessian.
+        op: symmetric.
         settings: krylov_dim and tol count here.
         key: of the start vector.
         progress: told of every chunk.
+        programs: compiled so far; those of this solve are added.
+        title: of the stage.
 
     Returns:
         The pairs. Cost: krylov_dim products and a few that vouch for residuals.
     """
-    clock = _Clock()
+    clock = _Clock(programs)
     (which, k), *_ = settings.groups.items()
-    done, looks = 0, 0
-    with progress.stage("lanczos", settings.krylov_dim) as update:
+    done, spent, seen, standing, is_done = 0, 0, [], "", False
+    with progress.stage(title, settings.krylov_dim) as update:
         update(0, "compiling")
-        state = clock.run(_lanczos_init, op, key, krylov_dim=settings.krylov_dim)
+        state = begin_lanczos(clock, op, key, settings.krylov_dim)
         while done < settings.krylov_dim:
-            chunk = min(_LANCZOS_CHUNK, settings.krylov_dim - done)
-            state, done = clock.run(_lanczos_steps, op, state, jnp.int32(chunk)), done + chunk
-            note = f"{done} products"
-            if done >= k and done < settings.krylov_dim:
-                seen = clock.run(_lanczos_finalize, op, state, settings.tol, k=k, which=which)
-                looks += int(seen.num_matvecs) - done
-                note += _standing([seen])
-            update(done, note)
+            chunk = min(LANCZOS_CHUNK, settings.krylov_dim - done)
+            state, done = advance_lanczos(clock, op, state, chunk), done + chunk
+            if done >= k and done < settings.krylov_dim and not is_done:
+                look = look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
+                spent += int(look.num_matvecs) - done
+                seen.append((done, np.asarray(look.residuals)))
+                standing, is_done = _standing([look]), bool(np.all(look.converged))
+            update(done, f"{done} products{standing}")
         results = {
-            which: clock.run(_lanczos_finalize, op, state, settings.tol, k=k, which=which)
+            which: look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
         update(done, f"{done} products{_standing(list(results.values()))}")
+    if not is_done:
+        seen.append((done, np.asarray(results[which].residuals)))
     audits = sum(int(result.num_matvecs) - done for result in results.values())
-    return clock.solve(results, done + looks + audits)
+    return clock.solve(results, done + spent + audits, seen)
 
 
-def solve_by_power(op: LinearOperator, settings: Settings, key: jax.Array, progress: Progress) -> Solve:
+def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:
+    """The state before the first product."""
+    return programs.run(_lanczos_init, op, key, krylov_dim=krylov_dim)
+
+
+def advance_lanczos(programs: "Programs | _Clock", op: LinearOperator, state: Any, count: int) -> Any:
+    """The state after so many products more."""
+    return programs.run(_lanczos_steps, op, state, jnp.int32(count))
+
+
+def look_at_lanczos(
+    programs: "Programs | _Clock", op: LinearOperator, state: Any, tol: float, *, k: int, which: str
+) -> EigenResult:
+    """The pairs that a state holds; costs a product, which vouches for their residuals."""
+    return programs.run(_lanczos_finalize, op, state, tol, k=k, which=which)
+
+
+def solve_by_power(
+    op: LinearOperator, settings: Settings, key: jax.Array, progress: Progress, programs: "Programs"
+) -> Solve:
     """Each group by a deflated power iteration of its own.
 
     Args:
-        op: the Hessian.
+        op: symmetric.
         settings: max_iter, momentum and tol count here.
         key: of the start vectors.
         progress: told of every chunk.
+        programs: compiled so far; those of this solve are added.
 
     Returns:
         The pairs. Cost: at most max_iter products a pair.
     """
-    clock = _Clock()
+    clock = _Clock(programs)
     results = {}
     for which, k in settings.groups.items():
         with progress.stage(f"power {which}", k) as update:
             results[which] = _power_group(op, settings, key, which, update, clock)
-    return clock.solve(results, sum(int(result.num_matvecs) for result in results.values()))
+    return clock.solve(results, sum(int(result.num_matvecs) for result in results.values()), [])
 
 
 def _power_group(op, settings: Settings, key, which: str, update: Callable, clock: "_Clock") -> EigenResult:
@@ -143,26 +174,37 @@ def _standing(found: Sequence[EigenResult]) -> str:
     return f", {converged.sum()}/{converged.size} converged, worst {worst:.1e}"
 
 
-class _Clock:
-    """Runs functions to the end, and tells compiling from computing."""
+class Programs:
+    """Functions compiled, each once for the shapes it was called with; solves that are alike share them."""
 
     def __init__(self):
-        self._start = time.perf_counter()
-        self._compile_seconds = 0.0
+        self.compile_seconds = 0.0
         self._compiled: dict[Any, Callable] = {}
 
     def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
+        """Calls a function to the end, compiled for its static options."""
         name = (function, tuple(static.items()))
         name += (jax.tree.structure(arguments), *map(jnp.shape, jax.tree.leaves(arguments)))
         if name not in self._compiled:
             start = time.perf_counter()
             self._compiled[name] = jax.jit(functools.partial(function, **static)).lower(*arguments).compile()
-            self._compile_seconds += time.perf_counter() - start
+            self.compile_seconds += time.perf_counter() - start
         return jax.block_until_ready(self._compiled[name](*arguments))
 
-    def solve(self, results: dict[str, EigenResult], num_matvecs: int) -> Solve:
+
+class _Clock:
+    """Tells compiling from computing in one solve."""
+
+    def __init__(self, programs: Programs):
+        self._programs, self._start, self._compiled_before = programs, time.perf_counter(), programs.compile_seconds
+
+    def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
+        return self._programs.run(function, *arguments, **static)
+
+    def solve(self, results: dict[str, EigenResult], num_matvecs: int, seen: list[tuple[int, np.ndarray]]) -> Solve:
         on_host = jax.tree.map(np.asarray, results)
-        return Solve(on_host, num_matvecs, time.perf_counter() - self._start, self._compile_seconds)
+        compiling = self._programs.compile_seconds - self._compiled_before
+        return Solve(on_host, num_matvecs, time.perf_counter() - self._start, compiling, seen)
 
 
 def _lanczos_init(op, key, *, krylov_dim):

@@ -13,11 +13,12 @@ TITLES = {
 }
 
 
-def print_tables(solves: dict[str, Solve], console=None) -> None:
+def print_tables(solves: dict[str, Solve], operator: str = "Hessian", console=None) -> None:
     """Prints one table for each end of the spectrum, then what each algorithm spent and how it ended.
 
     Args:
         solves: by the name of the algorithm, each with the same groups of results.
+        operator: what the products are with.
         console: a `rich.console.Console`; by default a new one on standard output.
     """
     from rich.console import Console
@@ -26,7 +27,7 @@ def print_tables(solves: dict[str, Solve], console=None) -> None:
     for which in next(iter(solves.values())).results:
         console.print(_table(which, {name: solve.results[which] for name, solve in solves.items()}))
     for name, solve in solves.items():
-        for line in _summary(name, solve):
+        for line in _summary(name, solve, operator):
             console.print(line, markup=False, soft_wrap=True)
 
 
@@ -70,9 +71,9 @@ def _cells(result: EigenResult, index: int) -> tuple[str, str, str]:
     return f"{float(result.eigenvalues[index]):.5g}", f"{float(result.residuals[index]):.1e}", verdict
 
 
-def _summary(name: str, solve: Solve) -> list[str]:
+def _summary(name: str, solve: Solve, operator: str) -> list[str]:
     seconds = f"{solve.seconds:.1f} s, {solve.compile_seconds:.1f} s of them compiling"
-    lines = [f"{name}: {solve.num_matvecs} products with the Hessian in {seconds}"]
+    lines = [f"{name}: {solve.num_matvecs} products with the {operator} in {seconds}"]
     for which, result in solve.results.items():
         status = Status(int(result.status))
         if status is not Status.CONVERGED:

@@ -10,11 +10,24 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from eigenjax.__main__ import main
+from eigenjax.operators.hessian import hessian
+from eigenjax.report import record
+from eigenjax.report.additions import Additions
+from eigenjax.report.command import Request
+from eigenjax.report.landscape import Landscape, Slice
+from eigenjax.report.layers import LayerSpectra
+from eigenjax.report.page import write_page
+from eigenjax.report.panels import draw_panels
+from eigenjax.report.solve import Solve
+from eigenjax.result import EigenResult
+from eigenjax.spectrum import SpectralDensity
 
 SOURCE = """
 import numpy as np
+import jax
 import jax.numpy as jnp
 import eigenjax
+import eigenjax.report.problem
 
 def loss(params, batch):
     inputs, targets = batch
@@ -39,6 +52,24 @@ def with_integers():
     scale = lambda params: params["count"].astype(params["w"].dtype)
     loss = lambda params: scale(params) * jnp.sum(params["w"] ** 4) - params["w"][0]
     return eigenjax.Problem(loss, {"w": np.arange(1.0, 5.0), "count": np.arange(3, 4)[0]})
+
+def digits_of_two_layers():
+    rng = np.random.default_rng(5)
+    first = {"w": rng.normal(size=(3, 4)), "b": rng.normal(size=4)}
+    params = {"<b>first</b> & \\"co\\"": first, "second": {"w": rng.normal(size=(4, 3))}}
+    data = (rng.normal(size=(30, 3)), rng.integers(0, 3, size=30))
+
+    def model(params, inputs):
+        first, second = params.values()
+        return jnp.tanh(inputs @ first["w"] + first["b"]) @ second["w"]
+
+    def loss_of_output(logits, labels):
+        log_shares = logits - jax.scipy.special.logsumexp(logits, axis=1, keepdims=True)
+        return -jnp.mean(jnp.take_along_axis(log_shares, labels[:, None], axis=1))
+
+    loss = lambda params, batch: loss_of_output(model(params, batch[0]), batch[1])
+    history = eigenjax.report.problem.History([0, 1, 2], [2.0, 1.0, 0.5], [1.0, 2.0, 4.5], 0.5)
+    return eigenjax.Problem(loss, params, data, model, loss_of_output, history)
 
 def not_a_problem():
     return 3
@@ -95,11 +126,70 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(workplace):
-    """Runs the command on a function of `small_problems`; returns the folder and its `spectrum.json`."""
+    """Runs the command on a function of `small_problems`, for the pairs alone; returns folder and `spectrum.json`."""
 
-    def run(function, *options, out="out"):
+    def run(function, *options, out="out", without=("density", "layers", "gauss-newton")):
         words = ["spectrum", "--problem", f"small_problems:{function}", "--out", out, *options]
+        words += ["--without", *without] if without else []
         assert main(words) == 0
         return workplace / out, json.loads((workplace / out / "spectrum.json").read_text())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def full_report(tmp_path_factory):
+    """A report with everything that there can be in one: the folder, its `spectrum.json`, and the problem."""
+    place = tmp_path_factory.mktemp("full")
+    (place / "full_problems.py").write_text(SOURCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        words = ["spectrum", "--problem", "full_problems:digits_of_two_layers", "--out", "out", "--k", "3"]
+        assert main([*words, "--dtype", "float64", "--algorithm", "lanczos"]) == 0
+        problem = sys.modules.pop("full_problems").digits_of_two_layers()
+    return place / "out", json.loads((place / "out" / "spectrum.json").read_text()), problem
+
+
+def _result(*values):
+    values = np.asarray(values, np.float32)
+    flags = np.arange(len(values)) < 2
+    return EigenResult(values, None, np.abs(values) * np.float32(1e-6), flags, np.int32(not flags.all()), np.int32(9))
+
+
+def _landscape():
+    along = np.linspace(-1.0, 1.0, 9)
+    line = Slice(along, 1 + along**2 + along**3, 1 + along**2)
+    plane = 1 + along[:, None] ** 2 + 2 * along**2
+    return Landscape([line, line], plane, (along, along), 1.0)
+
+
+@pytest.fixture(scope="session")
+def made_report(tmp_path_factory):
+    """A page with everything that there can be in one, of numbers made up: folder, document and problem."""
+    namespace = {}
+    exec(SOURCE, namespace)
+    problem = namespace["digits_of_two_layers"]()
+    to_float32 = lambda x: jnp.asarray(x, jnp.float32 if np.issubdtype(x.dtype, np.floating) else jnp.int32)
+    params, data = jax.tree.map(to_float32, (problem.params, problem.data))
+    problem = problem._replace(params=params, data=data)
+    looks = [(5, np.array([1.0, 0.5, 0.1])), (10, np.array([0.1, 0.01, 1e-6]))]
+    solves = {"lanczos": Solve({"LA": _result(3.5, 2.25, 1.125), "SA": _result(-0.75, -0.5)}, 19, 1.5, 0.5, looks)}
+    beside = Solve({"LA": _result(3.25, 2.125, 1.0625)}, 12, 1.0, 0.5, looks)
+    nodes = jnp.tile(jnp.r_[jnp.linspace(-0.75, 1.0, 20), 2.25, 3.5], (2, 1))
+    density = SpectralDensity(nodes, jnp.full(nodes.shape, 1 / 22), jnp.zeros(nodes.shape), jnp.int32(44))
+    layers = LayerSpectra({name: _result(1.75, 0.875) for name in params}, dict.fromkeys(params, 14), ["<left> out"])
+    found = Additions(density, layers, beside, {})
+    panels = draw_panels(solves, 1e-5, found, _landscape(), np.array([3.5, 2.25]), problem.history)
+    document = record.document_of(
+        arguments=Request(problem="made.up:<problem>")._asdict(),
+        problem=problem,
+        op=hessian(problem.loss, params, data),
+        solves=solves,
+        additions=found,
+        loss=1.0,
+        seconds=2.0,
+        files=["report.html"],
+    )
+    folder = tmp_path_factory.mktemp("made")
+    write_page(folder / "report.html", document, panels)
+    return folder, document, problem

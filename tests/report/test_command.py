@@ -145,4 +145,9 @@ def test_the_default_run(workplace):
     top = report["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"][0]
     np.testing.assert_allclose(report["history"]["eigenvalues"][-1], top, rtol=1e-3)
     assert report["seconds"] < 60
-    assert (workplace / "eigenjax-out" / "training.png").exists()
+    assert report["notes"] == {}
+    assert len(report["layers"]["found"]) == 4
+    # Blocks: none of their eigenvalues is above the largest of the whole.
+    assert max(layer["eigenvalues"][0] for layer in report["layers"]["found"].values()) < top
+    names = {"report.html", "training.png", "density.png", "layers.png", "convergence.png"}
+    assert names <= {path.name for path in (workplace / "eigenjax-out").iterdir()}

@@ -33,6 +33,12 @@ CASES = {
         ["spectrum", "--problem", "small_problems:without_data", "--k", "2", "--batch-size", "2"],
         "no data",
     ),
+    "no model": (
+        ["spectrum", "--problem", "small_problems:small", "--k", "2", "--operator", "gauss-newton"],
+        "--operator gauss-newton: the problem has no model",
+    ),
+    "unknown operator": (["spectrum", "--operator", "jacobian"], "--operator"),
+    "unknown part": (["spectrum", "--without", "pictures"], "--without"),
     "a file for a folder": (["spectrum", "--out", "small_problems.py"], "is a file, not a folder"),
     "a file for a parent": (["spectrum", "--out", "small_problems.py/out"], "cannot write there"),
 }
@@ -65,6 +71,7 @@ def test_a_problem_of_ones_own_needs_no_demo(workplace, monkeypatch):
     monkeypatch.setitem(sys.modules, "flax", None)
     monkeypatch.setitem(sys.modules, "optax", None)
     words = ["spectrum", "--problem", "small_problems:without_data", "--k", "1", "--algorithm", "lanczos"]
+    words += ["--without", "density", "layers"]
     assert main(words) == 0
 
 
@@ -74,6 +81,7 @@ def test_an_interruption_leaves_nothing(workplace, capsys, monkeypatch):
 
     monkeypatch.setattr("eigenjax.report.record.write_json", interrupted)
     words = ["spectrum", "--problem", "small_problems:without_data", "--k", "1", "--algorithm", "lanczos"]
+    words += ["--without", "density", "layers"]
     assert main(words) == 130
     assert "interrupted, nothing written" in capsys.readouterr().err
     assert not (workplace / "eigenjax-out").exists()

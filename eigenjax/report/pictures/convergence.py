@@ -1,0 +1,88 @@
+"""Residuals against products: how a solver has come to its pairs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eigenjax.report.pictures import canvas
+
+# Residuals that are zero are drawn here: a logarithm has no zero, and no rounding is as small.
+_ZERO = 1e-32
+
+
+def draw_convergence(
+    histories: Mapping[str, tuple[Any, Any]], *, tolerance: float | None = None, axes: Any = None
+) -> Any:
+    """Residuals against the products spent, on a logarithmic axis.
+
+    Args:
+        histories: of each solver, by its name, the pair (products, residuals): (t,) products spent at t looks, and
+            the residuals seen there, (t,) or (t, k) of k pairs; then the worst is drawn strongly and each faintly.
+            Inf and NaN are left out.
+        tolerance: up to which residual a pair counts as converged; None draws none.
+        axes: to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: if histories is no dict.
+        ValueError: if it is empty, or products and residuals do not fit.
+
+    Example:
+        The steps of a solver, from a loop on the host:
+
+        >>> import eigenjax, jax.numpy as jnp
+        >>> from eigenjax.solvers import lanczos
+        >>> op = eigenjax.as_operator(jnp.diag(jnp.linspace(0.0, 1.0, 200) ** 4))
+        >>> state, looks = lanczos.init(op, krylov_dim=40), []
+        >>> for products in range(1, 41):
+        ...     state = lanczos.step(op, state)
+        ...     if products >= 10 and products % 10 == 0:
+        ...         looks.append((products, lanczos.finalize(op, state, 3, which="LA").residuals))
+        >>> axes = draw_convergence({"Lanczos": tuple(zip(*looks))}, tolerance=1e-4)
+        >>> axes.get_xlabel()
+        'products with the operator'
+    """
+    if not isinstance(histories, Mapping):
+        raise TypeError(
+            f"histories is a {type(histories).__name__}: give a dict of (products, residuals) by name, "
+            "{'eigsh': (products, residuals)}"
+        )
+    if not histories:
+        raise ValueError("histories is empty: give at least one solver's (products, residuals)")
+    axes = canvas.axes_or_new(axes)
+    all_products = []
+    for index, (name, history) in enumerate(histories.items()):
+        products, residuals = _looks(name, history)
+        all_products.append(products)
+        _draw_one(axes, name, products, residuals, canvas.SERIES[index % len(canvas.SERIES)])
+    if tolerance is not None and tolerance > 0 and np.isfinite(tolerance):
+        axes.axhline(tolerance, color=canvas.GREY, linestyle="--", linewidth=1.2, label=f"tolerance {tolerance:.1e}")
+    if canvas.is_wide(np.concatenate(all_products)):
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
+    axes.set_yscale("log")
+    canvas.legend(axes, loc="best", fontsize="small")
+    title, x, y = "Convergence: each pair, and the worst", "products with the operator", "residual  ‖A v - λ v‖"
+    return canvas.dress(axes, title=title, x=x, y=y)
+
+
+def _looks(name: str, history: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    if not isinstance(history, list | tuple) or len(history) != 2:
+        raise ValueError(f"histories[{name!r}] is not a pair: give (products, residuals)")
+    products = canvas.numbers(f"products of {name!r}", history[0])
+    residuals = canvas.numbers(f"residuals of {name!r}", [np.asarray(row) for row in history[1]], ndim=(1, 2))
+    canvas.paired(f"residuals of {name!r}", residuals, "products", products)
+    residuals = residuals.reshape(len(products), -1)
+    return products, np.where(np.isfinite(residuals), np.maximum(residuals, _ZERO), np.nan)
+
+
+def _draw_one(axes: Any, name: str, products: np.ndarray, residuals: np.ndarray, color: str) -> None:
+    if residuals.shape[1] > 1:
+        axes.plot(products, residuals, color=color, linewidth=0.7, alpha=0.45)
+    # A pair of which nothing is known yet makes the worst unknown: a gap.
+    mark = {"marker": "o", "markersize": 3.5} if len(products) <= 60 else {}
+    axes.plot(products, residuals.max(axis=1), color=color, linewidth=1.8, label=name, **mark)

@@ -1,0 +1,172 @@
+"""Eigenvalues and their residuals, one result or two algorithms over each other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eigenjax.report.pictures import canvas
+from eigenjax.report.solve import Solve
+from eigenjax.report.tables import TITLES
+from eigenjax.result import EigenResult
+
+# A circle and a cross fit into each other: where both are seen, both agree.
+_MARKS = (
+    {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "color": canvas.BLUE},
+    {"marker": "x", "markersize": 6, "markeredgewidth": 1.8, "color": canvas.ORANGE},
+    {"marker": "+", "markersize": 11, "markeredgewidth": 1.6, "color": canvas.GREEN},
+    {"marker": "D", "markersize": 4, "markerfacecolor": "none", "color": canvas.PURPLE},
+)
+NAMES = {"lanczos": "Lanczos", "power": "deflated power iteration"}
+
+
+def draw_eigenvalues(results: Mapping[str, EigenResult], *, title: str | None = None, axes: Any = None) -> Any:
+    """Eigenvalues by their number; those of several results over each other, what has not converged in a square.
+
+    Args:
+        results: by the name of what found them, four at most.
+        title: of the picture; None says how many there are.
+        axes: to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: for no result, or more than four.
+
+    Example:
+        >>> import eigenjax, jax.numpy as jnp
+        >>> axes = draw_eigenvalues({"lanczos": eigenjax.lanczos(jnp.diag(jnp.arange(9.0)), k=3)})
+        >>> axes.get_title()
+        '3 eigenvalues'
+    """
+    _check(results)
+    axes = canvas.axes_or_new(axes)
+    for mark, (name, result) in zip(_MARKS, results.items(), strict=False):
+        values, label = np.asarray(result.eigenvalues, np.float64), NAMES.get(name, name)
+        axes.plot(_places(values), values, linestyle="none", label=label, **mark)
+        failed = ~np.asarray(result.converged)
+        if failed.any():
+            style = {"marker": "s", "markersize": 14, "markerfacecolor": "none", "color": canvas.GREY}
+            axes.plot(
+                _places(values)[failed], values[failed], linestyle="none", label=f"{label}: not converged", **style
+            )
+    values = np.concatenate([np.asarray(result.eigenvalues, np.float64) for result in results.values()])
+    _scale(axes, values)
+    _count(axes, results)
+    canvas.legend(axes, loc="best", fontsize="small")
+    title = title or f"{max(len(result.eigenvalues) for result in results.values())} eigenvalues"
+    return canvas.dress(axes, title=title, x="pair", y="eigenvalue λ")
+
+
+def draw_residuals(
+    results: Mapping[str, EigenResult], *, tolerance: float | None = None, error_bounds: bool = False, axes: Any = None
+) -> Any:
+    """Residuals by the number of the pair on a logarithmic axis, with what is allowed.
+
+    Args:
+        results: by the name of what found them, four at most.
+        tolerance: up to which residual a pair counts as converged; None draws none.
+        error_bounds: also the bounds on the eigenvalues, of results that have them, as dots.
+        axes: to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: for no result, or more than four.
+
+    Example:
+        >>> import eigenjax, jax.numpy as jnp
+        >>> draw_residuals({"lanczos": eigenjax.lanczos(jnp.diag(jnp.arange(9.0)), k=3)}, tolerance=1e-3).get_yscale()
+        'log'
+    """
+    _check(results)
+    axes = canvas.axes_or_new(axes)
+    for mark, (name, result) in zip(_MARKS, results.items(), strict=False):
+        residuals = np.asarray(result.residuals)
+        axes.plot(_places(residuals), _positive(residuals), linestyle="none", label=NAMES.get(name, name), **mark)
+        if error_bounds and result.error_bounds is not None:
+            bounds = _positive(np.asarray(result.error_bounds))
+            label = f"{NAMES.get(name, name)}: bound on the error"
+            axes.plot(_places(bounds), bounds, ".", color=mark["color"], label=label)
+    if tolerance is not None and tolerance > 0 and np.isfinite(tolerance):
+        axes.axhline(tolerance, color=canvas.GREY, linestyle="--", linewidth=1.2)
+        note = {"textcoords": "offset points", "xytext": (-4, 4), "ha": "right", "color": canvas.GREY}
+        axes.annotate("tolerance", (1, tolerance), xycoords=axes.get_yaxis_transform(), **note)
+    axes.set_yscale("log")
+    axes.margins(y=0.25)
+    _count(axes, results)
+    return canvas.dress(axes, title="Residuals", x="pair", y="residual  ‖A v - λ v‖")
+
+
+def draw_solves(solves: Mapping[str, Solve], *, tol: float, figure: Any = None) -> Any:
+    """Eigenvalues of both algorithms over each other, and below them their residuals against what tol allows.
+
+    Args:
+        solves: by the name of the algorithm, each with the same groups of results.
+        tol: a pair is converged when its residual is at most tol times the largest |eigenvalue|.
+        figure: to draw in; None makes one.
+
+    Returns:
+        The figure.
+    """
+    groups = list(next(iter(solves.values())).results)
+    figure = canvas.figure_or_new(figure, 5.4 * len(groups) + 0.6, 6.0)
+    axes = figure.subplots(2, len(groups), sharex="col", squeeze=False, height_ratios=[2, 1])
+    for column, which in enumerate(groups):
+        results = {name: solve.results[which] for name, solve in solves.items()}
+        draw_eigenvalues(results, title=title_of(which, results), axes=axes[0, column])
+        draw_residuals(results, tolerance=allowed(solves, tol), axes=axes[1, column])
+        axes[0, column].get_legend().remove()
+        axes[0, column].set_xlabel("")
+        axes[1, column].set_title("")
+        for row in (0, 1) if column else ():
+            axes[row, column].set_ylabel("")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def title_of(which: str, results: Mapping[str, EigenResult]) -> str:
+    """What a group of results holds, as a title."""
+    title = TITLES[which].format(k=len(next(iter(results.values())).eigenvalues))
+    return title[0].upper() + title[1:]
+
+
+def allowed(solves: Mapping[str, Solve], tol: float) -> float:
+    """The residual up to which a pair counts as converged: of all groups, which one run has judged together."""
+    return tol * max(float(np.max(np.abs(r.eigenvalues))) for s in solves.values() for r in s.results.values())
+
+
+def _check(results: Mapping[str, EigenResult]) -> None:
+    if not isinstance(results, Mapping):
+        raise TypeError(f"results is a {type(results).__name__}: give a dict of results by name, {{'eigsh': result}}")
+    if not 0 < len(results) <= len(_MARKS):
+        raise ValueError(f"results holds {len(results)} results: give one to {len(_MARKS)}")
+
+
+def _scale(axes: Any, values: np.ndarray) -> None:
+    if canvas.is_wide(values):
+        axes.set_yscale("log")
+    elif np.all(values > 0):
+        axes.set_ylim(0, 1.08 * values.max())
+    elif np.all(values < 0):
+        axes.set_ylim(1.08 * values.min(), 0)
+
+
+def _count(axes: Any, results: Mapping[str, EigenResult]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    count = max(len(result.residuals) for result in results.values())
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+    axes.set_xlim(0.4, count + 0.6)
+
+
+def _positive(residuals: np.ndarray) -> np.ndarray:
+    # A logarithm has no zero: what is exact is drawn at the smallest number of the dtype's rounding.
+    return np.maximum(residuals, np.finfo(residuals.dtype).eps ** 2)
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    return np.arange(1, len(values) + 1)

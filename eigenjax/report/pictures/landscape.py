@@ -1,0 +1,94 @@
+"""The loss along eigenvectors and across the plane of two."""
+
+from typing import Any
+
+import numpy as np
+
+from eigenjax.report.landscape import Landscape, Slice
+from eigenjax.report.pictures import canvas
+
+
+def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: Any = None) -> Any:
+    """The loss along an eigenvector, with the parabola that slope and eigenvalue predict.
+
+    Args:
+        line: as `eigenjax.report.landscape.survey` gives it.
+        eigenvalue: of the direction.
+        number: of the direction, for the texts.
+        axes: to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+    """
+    positions, losses = canvas.numbers("line.positions", line.positions), canvas.numbers("line.losses", line.losses)
+    canvas.paired("line.losses", losses, "line.positions", positions)
+    axes = canvas.axes_or_new(axes)
+    axes.plot(positions, losses, color=canvas.BLUE, linewidth=2, label="loss")
+    style = {"color": canvas.ORANGE, "linestyle": "--", "linewidth": 1.6}
+    axes.plot(positions, line.parabola, label="parabola of slope and eigenvalue", **style)
+    here = np.interp(0.0, positions, losses)
+    axes.plot(0, here, "o", color=canvas.INK, markersize=6, linestyle="none", label="the parameters")
+    canvas.legend(axes, loc="best", fontsize="small")
+    title = f"Along eigenvector {number}  (λ = {eigenvalue:.4g})"
+    return canvas.dress(axes, title=title, x=f"distance along eigenvector {number}", y="loss")
+
+
+def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
+    """The loss on the plane of two eigenvectors, as a map; the parameters are in the middle.
+
+    Args:
+        landscape: as `eigenjax.report.landscape.survey` gives it, of two directions.
+        axes: to draw on; None makes a figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: if the landscape has no plane.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if landscape.plane is None:
+        raise ValueError("landscape.plane is None: survey two directions, or draw the loss along one")
+    axes = canvas.axes_or_new(axes)
+    first, second = landscape.axes
+    low, high = landscape.plane.min(), landscape.plane.max()
+    # Closer where the loss is low, which is where the shape of the bottom shows.
+    levels = low + (high - low) * np.linspace(0, 1, 25) ** 2 if high > low else 24
+    filled = axes.contourf(first, second, landscape.plane, levels=levels, cmap="viridis")
+    axes.contour(first, second, landscape.plane, levels=levels, colors="white", linewidths=0.4, alpha=0.5)
+    axes.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=7)
+    bar = axes.figure.colorbar(filled, ax=axes, spacing="proportional", ticks=MaxNLocator(8), format="%g")
+    canvas.dress(bar.ax, y="loss", grid=False)
+    bar.outline.set_visible(False)
+    if 1 / 3 < first[-1] / second[-1] < 3:
+        axes.set_aspect("equal")
+    texts = {"x": "distance along eigenvector 1", "y": "distance along eigenvector 2"}
+    return canvas.dress(axes, title="Across both", grid=False, **texts)
+
+
+def draw_landscape(landscape: Landscape, eigenvalues: Any, *, figure: Any = None) -> Any:
+    """The loss along each eigenvector with the parabola that its eigenvalue predicts, and across both.
+
+    Args:
+        landscape: as `eigenjax.report.landscape.survey` gives it.
+        eigenvalues: (d,) of its directions.
+        figure: to draw in; None makes one.
+
+    Returns:
+        The figure.
+    """
+    eigenvalues = canvas.numbers("eigenvalues", eigenvalues)
+    canvas.paired("eigenvalues", eigenvalues, "landscape.slices", np.asarray([0] * len(landscape.slices)))
+    count = len(landscape.slices) + (landscape.plane is not None)
+    figure = canvas.figure_or_new(figure, 4.6 * count, 4.4)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for index, (line, eigenvalue) in enumerate(zip(landscape.slices, eigenvalues, strict=True)):
+        draw_loss_along(line, eigenvalue=float(eigenvalue), number=index + 1, axes=axes[index])
+        axes[index].get_legend().remove()
+        axes[index].set_ylabel("" if index else "loss")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False)
+    if landscape.plane is not None:
+        draw_loss_across(landscape, axes=axes[-1])
+    return figure

@@ -1,0 +1,173 @@
+"""The page holds every number of the report, needs nothing else, and takes words for words."""
+
+import html
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from eigenjax.report import additions
+from eigenjax.report.operators import operator_of
+from eigenjax.report.page import page
+from eigenjax.report.progress import Progress
+from eigenjax.report.solve import Programs, Settings
+
+
+@pytest.fixture(scope="module")
+def dense(full_report):
+    """Of the problem with two layers: its Hessian and Gauss-Newton matrix in float64, and how many are in the first."""
+    _, _, problem = full_report
+    with jax.enable_x64(True):
+        params, data = jax.tree.map(jnp.asarray, (problem.params, problem.data))
+        flat, unravel = ravel_pytree(params)
+
+        @jax.jit
+        def both(flat):
+            outputs = lambda flat: problem.model(unravel(flat), data[0])
+            jacobian = jax.jacobian(outputs)(flat)
+            shares = jax.nn.softmax(outputs(flat))
+            inner = jax.vmap(lambda p: jnp.diag(p) - jnp.outer(p, p))(shares) / len(shares)
+            hessian = jax.hessian(lambda flat: problem.loss(unravel(flat), data))(flat)
+            return hessian, jnp.einsum("nci,ncd,ndj->ij", jacobian, inner, jacobian)
+
+        hessian, gauss_newton = both(flat)
+    return np.asarray(hessian), np.asarray(gauss_newton), 16
+
+
+def test_it_needs_nothing_else(made_report):
+    folder, record, _ = made_report
+    written = (folder / "report.html").read_text()
+    assert "report.html" in record["files"]
+    assert set(re.findall(r'(?:src|href)="([^"#]*)', written)) <= {"", "data:,"}
+    assert not re.search(r"<script|@import|url\((?!#)|https?:", written)
+    assert "default-src 'none'" in written
+
+
+def test_every_number_is_there(made_report):
+    folder, record, _ = made_report
+    written = (folder / "report.html").read_text()
+    text = html.unescape(re.sub(r"<[^>]*>", " ", written))
+    for group in [*record["algorithms"]["lanczos"]["pairs"].values(), record["gauss_newton"]["pairs"]["LA"]]:
+        assert all(f"{value:.7g}" in text for value in group["eigenvalues"])
+        for name in ("residuals", "error_bounds"):
+            assert all(f"{value:.1e}" in text for value in group[name])
+        assert f"{group['status']}: {group['advice']}" in text
+    for name, version in record["versions"].items():
+        assert re.search(rf"{re.escape(name)}\s+{re.escape(version)}", text)
+    for name in record["arguments"]:
+        assert name in text
+    assert record["device"]["kind"] in text
+    sections = re.findall(r'<section id="([^"]*)"', written)
+    wanted = ["pairs", "convergence", "gauss-newton", "density", "layers", "landscape", "training", "details"]
+    assert sections == wanted
+    assert written.count("<svg") == written.count("</svg>") == 13
+
+
+def test_names_are_words_and_not_html(made_report):
+    written = (made_report[0] / "report.html").read_text()
+    assert "<b>" not in written
+    assert "&lt;b&gt;first&lt;/b&gt; &amp; &quot;co&quot;" in written
+
+
+def test_parts_of_pictures_have_names_of_their_own(made_report):
+    written = (made_report[0] / "report.html").read_text()
+    names = re.findall(r'\bid="([^"]*)"', written)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'(?:href="|url\()#([^")]*)', written)) <= set(names)
+
+
+@pytest.mark.slow
+def test_the_whole_report_has_the_same_sections(full_report, made_report):
+    sections = [
+        re.findall(r'<section id="([^"]*)"', (r[0] / "report.html").read_text()) for r in (full_report, made_report)
+    ]
+    assert sections[0] == sections[1]
+    assert full_report[1].keys() == made_report[1].keys()
+    assert full_report[1]["notes"] == {}
+
+
+@pytest.mark.slow
+def test_layers_are_the_diagonal_blocks(full_report, dense):
+    _, record, _ = full_report
+    hessian, _, first = dense
+    for found, block in zip(
+        record["layers"]["found"].values(), (hessian[:first, :first], hessian[first:, first:]), strict=True
+    ):
+        assert found["size"] == len(block)
+        np.testing.assert_allclose(found["eigenvalues"], np.linalg.eigvalsh(block)[::-1][:3], atol=1e-9)
+        assert all(found["converged"])
+
+
+@pytest.mark.slow
+def test_the_gauss_newton_matrix_is_beside(full_report, dense):
+    hessian, gauss_newton, _ = dense
+    _, record, _ = full_report
+    pairs = record["gauss_newton"]["pairs"]["LA"]
+    np.testing.assert_allclose(pairs["eigenvalues"], np.linalg.eigvalsh(gauss_newton)[::-1][:3], atol=1e-9)
+    pairs = record["algorithms"]["lanczos"]["pairs"]["LA"]
+    exact = np.linalg.eigvalsh(hessian)[::-1][:3]
+    np.testing.assert_allclose(pairs["eigenvalues"], exact, atol=1e-9)
+    # Bounds of eigenvalues that are right to rounding are bounds but for rounding.
+    assert np.all(np.abs(pairs["eigenvalues"] - exact) <= np.asarray(pairs["error_bounds"]) + 1e-14)
+
+
+@pytest.mark.slow
+def test_the_density_counts_eigenvalues(full_report, dense):
+    _, record, _ = full_report
+    values = np.linalg.eigvalsh(dense[0])
+    nodes = np.asarray(record["density"]["nodes"])
+    # As many steps as dimensions: the ends are those of the spectrum, the weights a matter of chance.
+    np.testing.assert_allclose(nodes.max(axis=1), values[-1], atol=1e-8)
+    np.testing.assert_allclose(nodes.min(axis=1), values[0], atol=1e-8)
+    for place, share, error in record["density"]["cdf"]:
+        assert abs(share - np.mean(values <= place + 1e-9)) < 5 * error + 0.15
+
+
+def test_what_fails_is_said_and_the_rest_goes_on(made_report, monkeypatch, capsys):
+    def exploding(*_, **__):
+        raise MemoryError("too <large>\nby far")
+
+    _, record, problem = made_report
+    monkeypatch.setattr(additions, "spectral_density", exploding)
+    monkeypatch.setattr(additions, "solve_by_lanczos", exploding)
+    monkeypatch.setattr(additions, "solve_layers", lambda *_, **__: "layers")
+    options = {"largest": 1.0, "without": (), "beside_hessian": True, "batch_size": None, "seed": 0}
+    settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
+    found = additions.measure(
+        operator_of(problem), problem, settings, programs=Programs(), progress=Progress(), **options
+    )
+    assert found.layers == "layers"
+    assert set(found.notes) == {"density", "gauss-newton"}
+    assert all(note.startswith("failed: MemoryError: too <large> (") for note in found.notes.values())
+    assert capsys.readouterr().err.count("failed: MemoryError") == 2
+    text = page(record | {"notes": found.notes, "density": None, "gauss_newton": None}, {})
+    assert text.count('<p class="bad">Failed: MemoryError: too &lt;large&gt;') == 2
+    assert f"{record['algorithms']['lanczos']['pairs']['LA']['eigenvalues'][0]:.7g}" in text
+    assert '<section id="layers">' in text
+
+
+def test_what_was_left_out_is_said(made_report):
+    _, record, problem = made_report
+    settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
+    options = {"beside_hessian": True, "batch_size": None, "seed": 0, "programs": None, "progress": None}
+    none = additions.measure(None, problem, settings, largest=np.nan, without=(), **options)
+    assert none == (None, None, None, dict.fromkeys(additions.NAMES, none.notes["density"]))
+    assert "not finite" in none.notes["density"]
+    text = page(record | {"notes": {"layers": "left out, as asked for by --without"}, "layers": None}, {})
+    assert '<p class="about">Left out, as asked for by --without.</p>' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gauss-newton", "fisher"])
+def test_another_operator_in_place_of_the_hessian(run, dense, name):
+    options = ("--k", "3", "--dtype", "float64", "--algorithm", "lanczos", "--operator", name)
+    folder, record = run("digits_of_two_layers", *options, without=("density", "layers"))
+    # Of a cross-entropy, one label to an example, both are the same matrix.
+    exact = np.linalg.eigvalsh(dense[1])[::-1][:3]
+    np.testing.assert_allclose(record["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], exact, atol=1e-9)
+    assert record["gauss_newton"] is None
+    title = {"gauss-newton": "Gauss-Newton matrix", "fisher": "Fisher information matrix"}[name]
+    assert f"<h1>Spectrum of the {title}</h1>" in (folder / "report.html").read_text()
