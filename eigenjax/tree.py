@@ -100,7 +100,8 @@ def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
     # Nothing is above infinity, but no compiler pass before the spreading knows. Linear in x, which a predicate made
     # of x would not be.
     like = jax.lax.stop_gradient(like)
-    return jnp.where(like > jnp.inf, like.astype(x.dtype), x)
+    number = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
+    return jnp.where(number > jnp.inf, like.astype(x.dtype), x)
 
 
 def cast_like(tree: PyTree, structure: PyTree) -> PyTree:

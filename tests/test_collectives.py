@@ -44,7 +44,8 @@ def test_a_step_sends_a_few_small_sums_and_no_vector(benchmark, name, mode):
     assert rows
     for row in rows:
         assert row["others"] == 0
-        assert row["largest"] < 0.5  # of this small network's 1,200 parameters, mostly of bases of 12 against bases
+        # In vectors, of 1,184 numbers here: a Gram matrix of 12 rows, for each of four leaves, is the most there is.
+        assert row["largest"] <= 4 * 12**2 / 1184
         if name in KRYLOV and row["innermost"]:
             assert row["step"] + row["passes"] <= 3
     if name == "eigsh":
@@ -102,6 +103,18 @@ def test_weak_scaling_is_flat(benchmark):
     sizes, sent = [row["bytes"] for row in rows], [row["sent"] for row in rows[1:]]
     assert max(sizes) <= 1.05 * min(sizes)
     assert max(sent) <= 1.05 * min(sent)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_microbatches_are_shared_among_the_devices(benchmark, mode):
+    programs, problem = benchmark("compiled_program"), benchmark("sharded_problem").fully_sharded(mode, examples=64)
+    product = lambda params, batch: programs.named(hessian(problem.loss, params, batch, batch_size=16))(params)
+    with jax.set_mesh(problem.mesh):
+        program = jax.jit(product).lower(problem.params, problem.batch).compile()
+    # Each device adds its examples' share: two of a microbatch of 16, in hidden layers of 64 units.
+    assert "f32[2,64]" in program.as_text()
+    assert "f32[16,64]{1,0} dot(" not in program.as_text()
+    assert {one.kind for one in programs.collectives(program.as_text())} >= {"all-reduce"}
 
 
 @pytest.mark.parametrize("draw", [arbitrary_vector, random_signs, random_sphere])
