@@ -75,7 +75,7 @@ OPERATORS = {
     "preconditioned": lambda w: eigenjax.precondition(fisher(model, w, DATA), 1 + w**2),
 }
 # Two to five seconds each.
-SLOW = {name for name in SOLVERS if name.startswith("eigs")} - {"eigs"} | {"left_eigenvectors"}
+SLOW = {name for name in SOLVERS if name.startswith("eigs")} | {"left_eigenvectors"}
 marked = lambda names: [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
 
 

@@ -25,6 +25,7 @@ def turning(steps):
         basis = rotation @ basis
 
 
+@pytest.mark.slow
 def test_a_complex_hermitian_operator_is_followed():
     # Without searches: quickly compiled.
     tracker = spectrum_tracker(K, matvecs_per_update=K + 1)
