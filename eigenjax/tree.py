@@ -81,6 +81,29 @@ def working_structure(structure: PyTree) -> PyTree:
     return jax.tree.map(widen, structure)
 
 
+def placed_like(x: PyTree, like: PyTree) -> PyTree:
+    """X, spread over devices as a vector of the same shapes is; the numbers are those of x.
+
+    With Explicit axes a type says how its array is spread. With Auto axes nothing in a program does, only its compiler
+    knows, and it spreads alike what meets in one operation. A product whose parameters are gathered before they are
+    used (FSDP) is no such operation: without more the vectors of a solver would be whole on every device.
+
+    >>> print(placed_like(jnp.array([1.0, 2.0]), jnp.array([jnp.inf, jnp.nan])))
+    [1. 2.]
+    """
+    return jax.tree.map(_meeting, x, like) if jax.device_count() > 1 else x
+
+
+def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
+    if explicit_sharding(like) is not None:
+        return x
+    # Nothing is above infinity, but no compiler pass before the spreading knows. Linear in x, which a predicate made
+    # of x would not be.
+    like = jax.lax.stop_gradient(like)
+    number = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
+    return jnp.where(number > jnp.inf, like.astype(x.dtype), x)
+
+
 def cast_like(tree: PyTree, structure: PyTree) -> PyTree:
     """Each leaf in the dtype of its counterpart."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, structure)

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SLOW = (
     "adjoint_products",
+    "collectives",
     "curvature_memory",
     "curvature_products",
     "curvature_precision",
@@ -24,6 +25,7 @@ SLOW = (
     "eigsh_tracking",
     "gradient_cost",
     "lanczos_overhead",
+    "large_operator",
     "processes",
     "products",
     "random_spectra",
@@ -32,10 +34,12 @@ SLOW = (
     "tracker",
     "tracker_time",
     "trace_estimators",
+    "weak_scaling",
 )
-NO_PROGRAMS = ("process_problem", "spectra", "timing")
+NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectra", "timing")
 COLUMNS = {
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
+    "collectives": {"program", "mode", "step", "passes", "rare", "others", "largest", "temporaries", "share"},
     "curvature_memory": {"program", "megabytes", "over_plain", "over_chunked"},
     "curvature_products": {"product", "ratio", "ratio_of_8"},
     "curvature_precision": {"parameters", "dtype", "rounding", "product", "pass", "narrow_sum", "wide_model"},
@@ -51,6 +55,7 @@ COLUMNS = {
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
+    "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "processes": {"result", "processes", "devices", "difference"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
     "streamed_products": {"vectors", "median_s", "ratio", "difference", "reads", "device_batches"},
@@ -59,6 +64,7 @@ COLUMNS = {
     "svds_products": {"svds", "arpack", "ratio", "svds_residual", "svds_error"},
     "tracker": {"products_mean", "products_max", "searches", "worst_error", "converged"},
     "tracker_time": {"slow_down", "products_share"},
+    "weak_scaling": {"devices", "n", "bytes", "sent", "own"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -155,6 +161,16 @@ def check_streamed_products(rows):
             assert row["device_batches"] <= 2
 
 
+def check_large_operator(rows):
+    for row in rows:
+        assert row["converged"] == row["k"]
+        assert row["residual"] <= row["tol"]
+
+
+def check_weak_scaling(rows):
+    assert max(row["bytes"] for row in rows) <= 1.05 * min(row["bytes"] for row in rows)
+
+
 def check_tracker(rows):
     assert all(row["worst_error"] < 0.01 for row in rows if row["which"] == "LA")
     assert all(row["worst_error_of_norm"] < 0.01 for row in rows)
@@ -167,12 +183,14 @@ CHECKS = {
     "eigsh_products": check_eigsh_products,
     "eigsh_time": check_eigsh_time,
     "gradient_cost": check_gradient_cost,
+    "large_operator": check_large_operator,
     "processes": check_processes,
     "products": check_products,
     "random_spectra": check_random_spectra,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
     "tracker": check_tracker,
+    "weak_scaling": check_weak_scaling,
 }
 
 

@@ -56,21 +56,13 @@ def expected_sharding(mesh, name):
     return NamedSharding(mesh, P(None, *SPECS[name]))
 
 
-# Half a minute a case: one of each solver always, the others in the slow run.
-SLOW = {
-    *((name, "auto") for name in ("lanczos", "power", "lanczos, smallest, warm")),
-    ("eigsh, verified", "auto"),
-    *((name, mode) for name in ("eigsh, near, warm", "eigsh, block") for mode in MODES),
-}
+# Half a minute a case: in the slow run. The other one is the gradient, and `test_collectives` has `eigsh` on two axes.
 SLOW_IN_AUTO = [pytest.param("auto", marks=pytest.mark.slow), "explicit"]
-CASES = [
-    pytest.param(name, mode, marks=[pytest.mark.slow] if (name, mode) in SLOW else [])
-    for name in SOLVERS
-    for mode in MODES
-]
 
 
-@pytest.mark.parametrize(("name", "mode"), CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("mode", MODES)
 def test_solvers_on_sharded_parameters(problem, name, mode):
     params, batch = problem
     warm = "warm" in name
@@ -107,7 +99,8 @@ def test_gradients_on_sharded_parameters(problem, mode):
         assert x.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[name]), x.ndim), name
 
 
-@pytest.mark.parametrize("mode", SLOW_IN_AUTO)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
 def test_without_a_jit_of_the_users_own(problem, mode):
     params, batch = problem
     mesh, placed = place(params, mode)

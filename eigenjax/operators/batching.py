@@ -128,7 +128,8 @@ def over_slices(
     function = jax.checkpoint(function, prevent_cse=False)
 
     def add(partial_sum, start, size):
-        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis), data)
+        cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+        part = jax.tree.map(lambda x: _spread(cut(x), x) if axis == 0 else cut(x), data)
         summand, piece = function(part)
         return tree.add_scaled(partial_sum, 1.0, summand), piece
 
@@ -145,6 +146,19 @@ def over_slices(
         total, last = add(total, num_full * size, rest)
         pieces = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis), pieces, last)
     return total, pieces
+
+
+def _spread(part: jax.Array, whole: jax.Array) -> jax.Array:
+    """A microbatch, on the devices that all of the examples are on.
+
+    Consecutive examples lie on one device. With Explicit axes its type says that the microbatch is spread again; with
+    Auto axes each device would do the whole of the work.
+    """
+    count, total = part.shape[0], whole.shape[0]
+    if not jnp.issubdtype(whole.dtype, jnp.number) or total % count or tree.explicit_sharding(whole) is not None:
+        return part
+    # So many of each device's examples, which stay where they are.
+    return tree.placed_like(part, whole.reshape(count, total // count, *whole.shape[1:])[:, 0])
 
 
 def _side_by_side(pieces: jax.Array, axis: int) -> jax.Array:

@@ -52,6 +52,7 @@ class GradientCovarianceOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Sum_n w_n g_n (<g_n, v> - m), with m = 0 or, centered, m = sum_n w_n <g_n, v>."""
+        vector = tree.placed_like(vector, self.varying)
         mean = self._mean_slope(vector) if self.centered else None
 
         def product(batch):
@@ -61,7 +62,7 @@ class GradientCovarianceOperator(LinearOperator):
             return line.pull(shares.astype(slopes.dtype) * slopes)
 
         zero = working_zeros(self.varying)
-        return tree.cast_like(self._sum(product, zero), vector)
+        return tree.placed_like(tree.cast_like(self._sum(product, zero), vector), self.varying)
 
     def _mean_slope(self, vector: PyTree) -> jax.Array:
         # A pass of its own: taken off before the sum it leaves no cancellation between two large products.

@@ -56,9 +56,10 @@ class GaussNewtonOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """The sum over microbatches of J^T H J v, each with its share in the loss."""
-        zero = working_zeros(self.varying)
+        zero, vector = working_zeros(self.varying), tree.placed_like(vector, self.varying)
         product = lambda batch: self._product(batch[0], batch[1], vector)
-        return tree.cast_like(sum_over_batches(product, (self.data, self.weights), self.batch_size, zero), vector)
+        total = sum_over_batches(product, (self.data, self.weights), self.batch_size, zero)
+        return tree.placed_like(tree.cast_like(total, vector), self.varying)
 
     def _product(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None, vector: PyTree) -> PyTree:
         outputs = lambda varying: self._outputs(merge(varying, self.constant), batch[0])

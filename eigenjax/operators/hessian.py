@@ -53,9 +53,10 @@ class HessianOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """The sum over microbatches of the product with the Hessian of each one's share in the loss."""
-        product = _PRODUCTS[self.mode]
+        product, vector = _PRODUCTS[self.mode], tree.placed_like(vector, self.varying)
         if self.data is None:
-            return product(lambda p: self._share(p, None, None), self.varying, vector)
+            image = product(lambda p: self._share(p, None, None), self.varying, vector)
+            return tree.placed_like(image, self.varying)
         zero = working_zeros(self.varying)
         total = sum_over_batches(
             lambda batch: product(lambda p: self._share(p, *batch), self.varying, vector),
@@ -63,7 +64,7 @@ class HessianOperator(LinearOperator):
             self.batch_size,
             zero,
         )
-        return tree.cast_like(total, vector)
+        return tree.placed_like(tree.cast_like(total, vector), self.varying)
 
     def _share(self, varying: PyTree, batch: PyTree, weights: jax.Array | None) -> jax.Array:
         params = merge(varying, self.constant)
@@ -157,7 +158,8 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         [12. 24.]
     """
     check_vector(v, tree.structure_of(params), name="v")
-    return hessian_product(lambda p: check_shape(loss(p, *args), (), "loss(params, *args)"), params, v)
+    scalar = lambda p: check_shape(loss(p, *args), (), "loss(params, *args)")
+    return tree.placed_like(hessian_product(scalar, params, tree.placed_like(v, params)), params)
 
 
 def _forward_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:

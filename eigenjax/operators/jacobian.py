@@ -55,16 +55,16 @@ class JacobianMap(RectangularOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """J v, a microbatch at a time."""
-        outputs = self._forward(vector)
+        outputs = self._forward(tree.placed_like(vector, self.varying))
         return over_slices(lambda inputs: ((), outputs(inputs)), self.inputs, self.batch_size, ())[1]
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
         """J^T u, summed over microbatches."""
         if self.batch_size is None:
-            return self._backward(self.inputs, vector)
+            return tree.placed_like(self._backward(self.inputs, vector), self.varying)
         zero = working_zeros(self.varying)
         total = sum_over_batches(lambda batch: self._backward(*batch), (self.inputs, vector), self.batch_size, zero)
-        return tree.cast_like(total, self.domain)
+        return tree.placed_like(tree.cast_like(total, self.domain), self.varying)
 
     def _outputs(self, inputs: PyTree) -> Callable[[PyTree], PyTree]:
         return lambda varying: self.model(merge(varying, self.constant), inputs)

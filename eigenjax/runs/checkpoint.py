@@ -15,7 +15,7 @@ import pathlib
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -114,17 +114,22 @@ class Folder:
                 _remove(self.path, f"{self._step(products).name}.partial")
 
     def _write(self, products: int, state: PyTree, record: dict[str, Any]) -> None:
-        import orbax.checkpoint as ocp
-
         target = self._step(products)
         partial = target.with_name(f"{target.name}.partial")
+        _agreed(lambda: self._make_room(partial, state))
+        # What fails on one process before Orbax is called leaves none waiting in it. A folder that is not shared, too.
+        _agreed(lambda: _try_writing(partial))
+        _agreed(lambda: _write_arrays(partial, state))
+        _agreed(lambda: self._move(partial, target, record))
+
+    def _make_room(self, partial: pathlib.Path, state: PyTree) -> None:
         if jax.process_index() == 0:
             _remove(self.path, partial.name)
             partial.mkdir()
-        if jax.process_count() == 1:
-            _check_room(self.path, state)
-        with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
-            checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_named(state)))
+        _check_room(self.path, state)
+
+    def _move(self, partial: pathlib.Path, target: pathlib.Path, record: dict[str, Any]) -> None:
+        """The partial state, which is whole, becomes the newest; of the old ones few are kept."""
         if jax.process_index() != 0:
             return
         (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
@@ -202,6 +207,44 @@ def _claimed(path: pathlib.Path) -> Iterator[Folder]:
                 "its permissions, or give another directory"
             ) from error
         yield Folder(path)
+
+
+def _agreed(act: Callable[[], None]) -> None:
+    """Does a part of the work on every process; where it fails on one of them it fails on all.
+
+    Otherwise the others would wait for that one, or save what lacks its part.
+
+    Raises:
+        RunError: if it failed elsewhere only.
+    """
+    failure = None
+    try:
+        act()
+    except Exception as error:  # told to the others first
+        failure = error
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        failed = np.ravel(multihost_utils.process_allgather(np.asarray(failure is not None)))
+        if failure is None and failed.any():
+            failure = RunError(f"process {int(np.argmax(failed))} could not write its part, and says why")
+    if failure is not None:
+        raise failure
+
+
+def _try_writing(partial: pathlib.Path) -> None:
+    """Raises the error that this process meets in the folder that the first one made."""
+    probe = partial / f"process-{jax.process_index()}"
+    probe.touch()
+    probe.unlink()
+
+
+def _write_arrays(partial: pathlib.Path, state: PyTree) -> None:
+    """Each process its part. Orbax's own waiting for others ends after minutes where one has failed within."""
+    import orbax.checkpoint as ocp
+
+    with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
+        checkpointer.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(_named(state)))
 
 
 def _check_ours(path: pathlib.Path) -> None:

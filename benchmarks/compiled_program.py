@@ -1,0 +1,146 @@
+"""What a compiled program sends from device to device, and how often: read from the text of the program.
+
+XLA's text has one instruction a line, in computations; a `while` names its body. Each collective is found with the
+loops it is in. The operator's own ones are told from the solver's by the name scope `PRODUCT`, in which `named` takes
+the products: XLA keeps the names of what an instruction came from.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from eigenjax import as_operator
+from eigenjax.tree import PyTree
+
+PRODUCT = "the_product"
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
+_CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_BYTES |= {"c64": 8, "c128": 16, "s16": 2, "u16": 2}
+
+
+class Collective(NamedTuple):
+    """One instruction that moves numbers between devices."""
+
+    kind: str
+    bytes: int  # of what one device gets
+    loops: tuple[str, ...]  # the bodies it is in, the outermost first
+    is_product: bool  # the operator's own
+
+
+class Loop(NamedTuple):
+    """A loop that takes products, a step at each turn."""
+
+    path: tuple[str, ...]
+    step: tuple[Collective, ...]  # at each turn, beside the product's own
+    passes: tuple[Collective, ...]  # at each turn of the loop within that sends most: a pass of Gram-Schmidt
+    rare: tuple[Collective, ...]  # in other loops within, and deeper still: at a breakdown
+    product: tuple[Collective, ...]  # the product's own
+    is_innermost: bool  # no such loop within
+
+
+def named(op: Any, like: PyTree = None) -> Any:
+    """The operator, its products taken under the name `PRODUCT`."""
+
+    def product(vector):
+        with jax.named_scope(PRODUCT):
+            return op(vector)
+
+    return as_operator(product, like=op.structure if like is None else like)
+
+
+def collectives(text: str) -> list[Collective]:
+    """All of a program's, those in a loop once."""
+    computations, entry = _parsed(text)
+    return list(_walk(computations, entry, ()))
+
+
+def product_loops(text: str) -> list[Loop]:
+    """The loops that take products at each turn, such as the steps of a Krylov space; not those within a product."""
+    computations, entry = _parsed(text)
+    found = list(_walk(computations, entry, ()))
+    paths = sorted({path for path in _bodies(computations, entry, ()) if _takes_products(computations[path[-1]])})
+    loops = []
+    for path in paths:
+        inside = [one for one in found if one.loops[: len(path)] == path]
+        # What belongs to a loop of products within is that one's.
+        nested = [other for other in paths if other != path and other[: len(path)] == path]
+        inside = [one for one in inside if not any(one.loops[: len(other)] == other for other in nested)]
+        own = [one for one in inside if not one.is_product]
+        within = sorted({one.loops[: len(path) + 1] for one in own if len(one.loops) == len(path) + 1})
+        turns = [tuple(one for one in own if one.loops == other) for other in within]
+        step, passes = tuple(one for one in own if one.loops == path), max(turns, key=len, default=())
+        rare = tuple(one for one in own if one not in step and one not in passes)
+        product = tuple(one for one in inside if one.is_product)
+        loops.append(Loop(path, step, passes, rare, product, not nested))
+    return loops
+
+
+class _Instruction(NamedTuple):
+    opcode: str
+    bytes: int
+    called: tuple[str, ...]
+    op_name: str
+
+
+def _parsed(text: str) -> tuple[dict[str, list[_Instruction]], str]:
+    computations: dict[str, list[_Instruction]] = {}
+    name, entry = "", ""
+    for line in text.splitlines():
+        if (match := _COMPUTATION.match(line)) is not None:
+            name = match[1]
+            computations[name] = []
+            entry = name if line.startswith("ENTRY") else entry
+        elif name and (match := _INSTRUCTION.match(line)) is not None:
+            branches = [part.strip().lstrip("%") for found in _BRANCHES.findall(line) for part in found.split(",")]
+            called = (*_CALLED.findall(line), *branches)
+            op_name = found[1] if (found := _OP_NAME.search(line)) is not None else ""
+            computations[name].append(_Instruction(match[2], _size(match[1]), called, op_name))
+    return computations, entry
+
+
+def _size(shape: str) -> int:
+    total = 0
+    for dtype, axes in _ARRAY.findall(shape):
+        count = 1
+        for axis in filter(None, axes.split(",")):
+            count *= int(axis)
+        total += count * _BYTES.get(dtype, 0)
+    return total
+
+
+def _walk(computations: dict[str, list[_Instruction]], name: str, loops: tuple[str, ...]) -> Iterator[Collective]:
+    for line in computations.get(name, ()):
+        kind = line.opcode.removesuffix("-start")
+        if kind in KINDS:
+            yield Collective(kind, line.bytes, loops, f"/{PRODUCT}/" in line.op_name)
+        elif line.opcode == "while":
+            yield from _walk(computations, line.called[0], (*loops, line.called[0]))
+        elif line.opcode in ("call", "conditional", "async-start"):
+            for called in line.called:
+                yield from _walk(computations, called, loops)
+
+
+def _bodies(
+    computations: dict[str, list[_Instruction]], name: str, loops: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    for line in computations.get(name, ()):
+        if line.opcode == "while":
+            if f"/{PRODUCT}/" not in line.op_name:
+                yield (*loops, line.called[0])
+                yield from _bodies(computations, line.called[0], (*loops, line.called[0]))
+        elif line.opcode in ("call", "conditional"):
+            for called in line.called:
+                yield from _bodies(computations, called, loops)
+
+
+def _takes_products(body: list[_Instruction]) -> bool:
+    return any(f"/{PRODUCT}/" in line.op_name for line in body)
