@@ -171,10 +171,9 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     bound = jnp.maximum(stopping_tolerance(op, tol, scale.dtype, share), least) * scale
     k = min(goal.k, m)
     worst = jnp.max(found.residuals[:k])
-    if not (goal.near or goal.verify or m == op.size) and goal.kept.dtype is None:
-        # What follows a random direction, or restarts, goes by the Ritz pairs.
-        ends = ~(state.probe.running | state.krylov.broken_down) & (num_filled > k)
-        found, worst = refined_if_enough(state.krylov, found, goal.which, k, bound, ends)
+    if not (goal.near or goal.verify or m == op.size) and goal.kept.dtype is None:  # the end, if it is enough
+        may_end = ~(state.probe.running | state.krylov.broken_down) & (num_filled > k)
+        found, worst = refined_if_enough(state.krylov, found, goal.which, k, bound, may_end)
     converged = jnp.all(found.residuals[:k] <= bound)
     complete = num_filled >= op.size
     probe = completeness.judge_probe(state.probe, goal, found, converged, bound, state.krylov.broken_down & ~complete)
@@ -229,9 +228,8 @@ def finalize(
     claimed = jax.vmap(tree.norm, in_axes=1)((inside, state.krylov.couplings @ coefficients))
 
     def audit(_):
-        believed = jnp.where(there, claimed, 0)
-        restarts = state.krylov.num_restarts
-        return audited_residuals(op, values, vectors, believed, predict, state.scale, state.krylov.seed, restarts)
+        believed, seed, turns = jnp.where(there, claimed, 0), state.krylov.seed, state.krylov.num_restarts
+        return audited_residuals(op, values, vectors, believed, predict, state.scale, seed, turns)
 
     unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
     residuals, discrepancy, audits = apply_when(~state.vouched & jnp.any(there), audit, unaudited)
