@@ -4,7 +4,8 @@ First, seconds until the top k pairs of the Hessian of a trained digits network 
 float32) have recomputed residuals of at most 1e-4 ||A||: `eigsh`, compiled, beside SciPy's ARPACK around a jitted
 product, matfree, and hessian-eigenthings, which are not adaptive and are told the best number of steps in hindsight.
 What is not installed is named. Second, the time of `eigsh(krylov_dim=32)` over that of a bare scan of as many products
-of the same perceptron (0.67 M parameters), and what the compiler sets aside, in vectors of its parameters.
+of the same perceptron (1.03 M parameters; 768 examples, and 3072, because a product's time grows with them and what is
+around it does not), and what the compiler sets aside, in vectors of its parameters.
 
     python -m benchmarks.eigsh_time
 """
@@ -20,7 +21,16 @@ import numpy as np
 import scipy.sparse.linalg
 
 from benchmarks import timing
-from benchmarks.lanczos_overhead import bare_products, loss, network_hessian, temporaries
+from benchmarks.lanczos_overhead import (
+    EXAMPLES,
+    QUICK_EXAMPLES,
+    QUICK_WIDTHS,
+    WIDTHS,
+    bare_products,
+    loss,
+    network_hessian,
+    temporaries,
+)
 from benchmarks.products import product
 from eigenjax import LinearOperator, eigsh, hessian
 
@@ -213,14 +223,15 @@ def compare(network: Network, k: int, repeats: int) -> list[dict[str, Any]]:
     for name, measured in timings.items():
         pairs = programs[name]()
         rows.append(
-            _row(f"top {k} of the digits Hessian", name, op.size, pairs[2], measured)
+            _row(f"top {k} of the digits Hessian", name, (op.size, len(network.labels)), pairs[2], measured)
             | {"ratio": timing.ratio(measured, timings["eigsh"]), "residual": worst_residual(op, pairs)}
         )
     return rows
 
 
-def overhead(op: LinearOperator, repeats: int) -> list[dict[str, Any]]:
+def overhead(widths: Sequence[int], examples: int, repeats: int) -> list[dict[str, Any]]:
     """Two rows: a bare scan of products, and the solve that takes as many."""
+    op = network_hessian(widths, examples)
     vector = jax.tree.map(jnp.ones_like, op.varying)
     run = functools.partial(solve, op, k=PAIRS_OF_OVERHEAD, krylov_dim=min(KRYLOV_DIM, op.size))
     result = run()
@@ -233,8 +244,9 @@ def overhead(op: LinearOperator, repeats: int) -> list[dict[str, Any]]:
         "eigsh": solve.lower(op, k=PAIRS_OF_OVERHEAD, krylov_dim=min(KRYLOV_DIM, op.size)),
     }
     return [
-        _row("overhead", name, op.size, count, measured)
+        _row("overhead", name, (op.size, examples), count, measured)
         | {
+            "product_s": timings["bare products"].median / count,
             "ratio": timing.ratio(measured, timings["bare products"]),
             "residual": float(jnp.max(result.residuals) / jnp.max(jnp.abs(result.eigenvalues))),
             "temporary_vectors": temporaries(lowered[name], vector_bytes),
@@ -243,12 +255,15 @@ def overhead(op: LinearOperator, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def _row(problem: str, program: str, parameters: int, products: int, measured: timing.Timing) -> dict[str, Any]:
+def _row(problem: str, program: str, sizes: tuple[int, int], products: int, measured: timing.Timing) -> dict[str, Any]:
+    parameters, examples = sizes
     return {
         "problem": problem,
         "program": program,
         "parameters": parameters,
+        "examples": examples,
         "products": products,
+        "product_s": 0.0,
         "median_s": measured.median,
         "min_s": measured.minimum,
         "ratio": 0.0,
@@ -262,12 +277,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = timing.arguments(__doc__, 5, argv)
     network = digits_network(*(((64, 16, 10), 64, 5) if args.quick else ((64, 256, 256, 10), 1797, 100)))
     rows = [row for k in (PAIRS[:1] if args.quick else PAIRS) for row in compare(network, k, args.repeats)]
-    rows += overhead(
-        network_hessian((64, 32, 10), 16) if args.quick else network_hessian((64, 560, 560, 560, 10), 768), args.repeats
-    )
+    widths, sizes = (QUICK_WIDTHS, QUICK_EXAMPLES) if args.quick else (WIDTHS, EXAMPLES)
+    rows += [row for examples in sizes for row in overhead(widths, examples, args.repeats)]
     timing.record("eigsh_time", rows, args)
-    print("ratio: to eigsh, and in the last two rows to the bare products; residual: the worst, over ||A||.")
-    print(f"temporary_vectors: of the last two rows, whose basis is {KRYLOV_DIM} vectors.")
+    print("ratio: to eigsh, and in the rows of overhead to the bare products; residual: the worst, over ||A||.")
+    print(f"product_s, temporary_vectors: of the rows of overhead, whose basis is {KRYLOV_DIM} vectors.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Claim: a Lanczos solve costs little beside its Hessian products, and holds little beside one basis.
 
 Time of `lanczos(k=5, krylov_dim=32)` over that of a bare scan of as many Hessian products of the same multilayer
-perceptron (0.67 M parameters, 768 examples), with reorthogonalisation and without; and what the compiler sets aside
-for temporaries, counted in vectors of the size of the parameters, of which the basis is 32.
+perceptron (1.03 M parameters), with reorthogonalisation and without; and what the compiler sets aside for temporaries,
+counted in vectors of the size of the parameters, of which the basis is 32. A product's time grows with the examples,
+what is around it does not: so for 768 of them, and for 3072.
 
     python -m benchmarks.lanczos_overhead
 """
@@ -18,6 +19,8 @@ from benchmarks import timing
 from eigenjax import LinearOperator, hessian, lanczos
 
 PAIRS, KRYLOV_DIM = 5, 32
+WIDTHS, EXAMPLES = (64, 700, 700, 700, 10), (768, 3072)
+QUICK_WIDTHS, QUICK_EXAMPLES = (64, 32, 10), (16,)
 
 
 def loss(params: list[dict[str, jax.Array]], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -58,17 +61,16 @@ def temporaries(lowered: Any, vector_bytes: int) -> float:
     return lowered.compile().memory_analysis().temp_size_in_bytes / vector_bytes
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
-    args = timing.arguments(__doc__, 5, argv)
-    op = network_hessian((64, 32, 10), 16) if args.quick else network_hessian((64, 560, 560, 560, 10), 768)
+def measure(widths: Sequence[int], examples: int, repeats: int) -> list[dict[str, Any]]:
+    """One row for each program, at so many examples."""
+    op = network_hessian(widths, examples)
     vector = jax.tree.map(jnp.ones_like, op.varying)
     result = solve(op)
     count, factor = int(result.num_matvecs), 1 / jnp.max(jnp.abs(result.eigenvalues))
     bare = functools.partial(bare_products, op, vector, factor, count=count)
     full, short = (functools.partial(solve, op, reorthogonalize=choice) for choice in (True, False))
     timings = timing.interleaved(
-        {"bare products": bare, "lanczos": full, "lanczos, reorthogonalize=False": short}, args.repeats
+        {"bare products": bare, "lanczos": full, "lanczos, reorthogonalize=False": short}, repeats
     )
     vector_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(vector))
     memory = {
@@ -78,11 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     held = {name: temporaries(lowered, vector_bytes) for name, lowered in memory.items()}
     one_product = temporaries(jax.jit(lambda op, v: op(v)).lower(op, vector), vector_bytes)
-    rows = [
+    return [
         {
             "program": name,
             "parameters": op.size,
+            "examples": examples,
             "products": count,
+            "product_s": timings["bare products"].median / count,
             "median_s": measured.median,
             "min_s": measured.minimum,
             "max_s": measured.maximum,
@@ -92,8 +96,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for name, measured in timings.items()
     ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and records."""
+    args = timing.arguments(__doc__, 5, argv)
+    widths, sizes = (QUICK_WIDTHS, QUICK_EXAMPLES) if args.quick else (WIDTHS, EXAMPLES)
+    rows = [row for examples in sizes for row in measure(widths, examples, args.repeats)]
     timing.record("lanczos_overhead", rows, args)
-    print(f"the basis is {KRYLOV_DIM} vectors, the temporaries of one product {one_product:.2f}")
+    print(f"the basis is {KRYLOV_DIM} vectors; product_s: of a bare product")
 
 
 if __name__ == "__main__":

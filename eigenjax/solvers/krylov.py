@@ -18,7 +18,7 @@ from eigenjax import storage, tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
-from eigenjax.solvers.rotation import rotate
+from eigenjax.solvers.rotation import places, rotate
 from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.storage import Storage
 from eigenjax.tree import PyTree
@@ -69,7 +69,6 @@ def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_
         kept: how V is kept; D is in working dtypes always.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
-    starts = jax.vmap(_finite_or_zero)(starts)
     first = tree.row(starts, 0)
     dtype = tree.accumulation_dtype(first)
     zero = jnp.zeros((), tree.real_dtype(dtype))
@@ -78,6 +77,7 @@ def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_
     else:
         nothing = tree.zero_basis(first, 1)
         fresh = successor(seed, _BEGINNING)
+        starts = jax.vmap(_finite_or_zero)(starts)
         directions = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, fresh).directions
     return KrylovDecomposition(
         basis=storage.zero_basis(first, krylov_dim, kept),
@@ -160,12 +160,15 @@ def compress(
     basis, rows = rotate(state.basis, coefficients)
     projected = jnp.conj(coefficients).T @ state.matrix @ coefficients
     defects = jnp.hypot(combined_defects(state, coefficients), dropped)
+    place = places(rows, state.filled.shape[0])
+    # A row that holds none of the vectors finds zeros at the end.
+    there, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
     return state._replace(
         basis=basis,
-        filled=jnp.zeros_like(state.filled).at[rows].set(jnp.any(coefficients != 0, axis=0)),
-        matrix=jnp.zeros_like(state.matrix).at[rows[:, None], rows].set(projected),
-        couplings=jnp.zeros_like(state.couplings).at[:, rows].set(couplings),
-        defects=jnp.zeros_like(state.defects).at[rows].set(defects),
+        filled=there,
+        matrix=jnp.pad(projected, (0, 1))[place[:, None], place],
+        couplings=jnp.pad(couplings, ((0, 0), (0, 1)))[:, place],
+        defects=defects,
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
         num_restarts=state.num_restarts + 1,
@@ -259,10 +262,11 @@ def _free_rows(filled: jax.Array, count: int) -> jax.Array:
 
 
 def _unit(vector: PyTree, seed: jax.Array) -> PyTree:
-    """The vector over its norm, or an arbitrary one where it is zero."""
+    """The vector over its norm, or an arbitrary one where it is zero or not finite."""
     length = tree.norm(vector)
-    fresh = lambda x: arbitrary_vector(seed, tree.structure_of(x))
-    vector = apply_when(length == 0, fresh, normalize(vector, length))
+    usable = (length > 0) & jnp.isfinite(length)
+    fresh = arbitrary_vector(seed, tree.structure_of(vector))
+    vector = tree.where(usable, normalize(vector, length), fresh)
     # Once more, for the arbitrary one; and what was tiny is of unit norm only now.
     return normalize(vector, tree.norm(vector))
 

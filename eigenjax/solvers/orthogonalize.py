@@ -95,7 +95,7 @@ def orthogonalize_or_replace(
         taken = jnp.where(replaced, taken, taken + coefficients)
         again, passes = again & (passes < _MAX_PASSES - 1), passes + 1
         collapsed = ~again & ~replaced & is_nothing(taken, after)
-        cleaned = apply_when(collapsed, lambda _: arbitrary_direction(seed, structure), cleaned)
+        cleaned = apply_when(collapsed, lambda _: arbitrary_vector(seed, structure), cleaned)
         return cleaned, after, taken, again | collapsed, jnp.where(collapsed, 0, passes), replaced | collapsed
 
     no = jnp.zeros((), bool)

@@ -65,6 +65,7 @@ def audited_residuals(
     operator_norm: jax.Array,
     seed: jax.Array,
     num_restarts: jax.Array | int = 0,
+    needed: jax.Array | bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same for a method that says otherwise what the images are.
 
@@ -77,25 +78,34 @@ def audited_residuals(
         operator_norm: () an estimate of ||A||.
         seed: of the signs.
         num_restarts: () how often the basis was turned, each of which adds to the rounding.
+        needed: () bool; where it is False no product is taken, and what is claimed is believed.
 
     Returns:
         As above.
     """
     k = eigenvalues.shape[0]
     signs = arbitrary_signs(seed, k, eigenvalues.dtype)
-    image = matvec(op, audited_vector(vectors, eigenvalues.dtype, seed))
-    discrepancy = tree.norm(tree.add_scaled(image, -1.0, predict(signs))) / k**0.5
-    allowed = AUDIT_TOLERANCE * jnp.sqrt(1 + jnp.asarray(num_restarts, discrepancy.dtype))
-    confirmed = discrepancy <= allowed * rounding_unit(op) * operator_norm
+    audited, predicted = audited_vector(vectors, eigenvalues.dtype, seed), predict(signs)
+    turned = jnp.sqrt(1 + jnp.asarray(num_restarts, eigenvalues.dtype))
+    bound = AUDIT_TOLERANCE * turned * rounding_unit(op) * operator_norm
 
-    def recompute(i, residuals):
-        return residuals.at[i].set(_residual(op, eigenvalues[i], tree.row(vectors, i)))
+    # One loop for the audit and for the residuals that it may call for, so that the product is compiled once.
+    def turn(carry):
+        i, _, discrepancy, residuals = carry
+        pair = jnp.maximum(i - 1, 0)
+        first = i == 0
+        vector = tree.where(first, audited, tree.row(vectors, pair))
+        expected = tree.where(first, predicted, tree.scale(eigenvalues[pair], vector))
+        length = tree.norm(tree.add_scaled(matvec(op, vector), -1.0, expected))
+        discrepancy = jnp.where(first, length / k**0.5, discrepancy)
+        believed = (discrepancy <= bound) | ~jnp.isfinite(discrepancy)
+        residuals = jnp.where(first, jnp.hypot(claimed, discrepancy), residuals.at[pair].set(length))
+        return i + 1, jnp.where(believed, 1, 1 + k).astype(jnp.int32), discrepancy, residuals
 
-    # A loop of no turns where all is well, under vmap too.
-    count = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, k)
-    believed = jnp.hypot(claimed.astype(eigenvalues.dtype), discrepancy)
-    residuals = jax.lax.fori_loop(0, count, recompute, believed)
-    return residuals, discrepancy, (1 + count).astype(jnp.int32)
+    claimed, end = claimed.astype(eigenvalues.dtype), jnp.asarray(needed).astype(jnp.int32)
+    start = (jnp.int32(0), end, jnp.zeros((), claimed.dtype), claimed)
+    spent, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], turn, start)
+    return residuals, discrepancy, spent
 
 
 def audited_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:

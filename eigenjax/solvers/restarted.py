@@ -227,12 +227,12 @@ def finalize(
     inside = state.krylov.matrix @ coefficients - coefficients * values.astype(coefficients.dtype)
     claimed = jax.vmap(tree.norm, in_axes=1)((inside, state.krylov.couplings @ coefficients))
 
-    def audit(_):
-        believed, seed, turns = jnp.where(there, claimed, 0), state.krylov.seed, state.krylov.num_restarts
-        return audited_residuals(op, values, vectors, believed, predict, state.scale, seed, turns)
-
-    unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
-    residuals, discrepancy, audits = apply_when(~state.vouched & jnp.any(there), audit, unaudited)
+    needed = ~state.vouched & jnp.any(there)
+    believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
+    seed, turns = state.krylov.seed, state.krylov.num_restarts
+    residuals, discrepancy, audits = audited_residuals(
+        op, values, vectors, believed, predict, state.scale, seed, turns, needed
+    )
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
     return _judged(op, result, state, goal, tol, state.scale, discrepancy)

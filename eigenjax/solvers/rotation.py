@@ -38,26 +38,34 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
     """
     m, p = coefficients.shape
     packed, _, permutation = jax.lax.linalg.lu(coefficients)
-    back = jnp.zeros_like(permutation).at[permutation].set(jnp.arange(m, dtype=permutation.dtype))
-    lower = (jnp.tril(packed, -1) + jnp.eye(m, p, dtype=packed.dtype))[back]
-    upper = jnp.pad(jnp.triu(packed[:p]), ((0, m - p), (0, 0)))[back]
+    rows = permutation[:p]
+    place = places(permutation, m)
+    below = jnp.tril(packed, -1) + jnp.eye(m, p, dtype=packed.dtype)
+    above = jnp.pad(jnp.triu(packed[:p]), ((0, m - p), (0, 0)))
+    # Transposed: what makes a vector is then a row, as a matrix product reads it fastest.
+    factors = jnp.stack([below.T, above.T])[:, :, place]
     group = -(-p // _GROUPS)
-    firsts = [min(first, p - group) for first in range(0, p, group)]
-    # The last group may begin before the one before it ends: its rows made already are then left as they are.
-    fresh = [slice(max(first, done), first + group) for first, done in zip(firsts, range(0, p, group), strict=False)]
-    identity = jnp.eye(m, dtype=packed.dtype)[:, permutation[:p]]
-    sweep = [(lower, first, rows) for first, rows in zip(firsts, fresh, strict=True)]
-    sweep += [(upper, first, rows) for first, rows in zip(firsts, fresh, strict=True)][::-1]
-    weights = jnp.stack([identity.at[:, rows].set(w[:, rows])[:, first : first + group] for w, first, rows in sweep])
-    targets = jnp.stack([permutation[first : first + group] for _, first, _ in sweep])
+    numbers = jnp.arange(-(-p // group), dtype=jnp.int32)
+    sweeps = jnp.repeat(jnp.arange(2, dtype=jnp.int32), len(numbers))
 
     def make_group(basis, step):
-        weights, targets = step
-        made = storage.combine(weights, basis)
-        for i in range(group):
-            basis = storage.set_row(basis, targets[i], tree.row(made, i))
-        return basis, None
+        sweep, number = step
+        # The last group may begin before the one before it ends: its rows made already are then left as they are.
+        first = jnp.minimum(number * group, p - group)
+        targets = jax.lax.dynamic_slice_in_dim(rows, first, group)
+        weights = jax.lax.dynamic_slice(factors, (sweep, first, jnp.int32(0)), (1, group, m))[0]
+        is_fresh = first + jnp.arange(group, dtype=jnp.int32) >= number * group
+        itself = (targets[:, None] == jnp.arange(m, dtype=jnp.int32)).astype(weights.dtype)
+        made = storage.combine(jnp.where(is_fresh[:, None], weights, itself).T, basis)
+        put = lambda i, basis: storage.set_row(basis, targets[i], tree.row(made, i))
+        return jax.lax.fori_loop(0, group, put, basis), None
 
-    basis, _ = jax.lax.scan(make_group, basis, (weights, targets))
-    kept = jnp.zeros(m, bool).at[permutation[:p]].set(True)
-    return storage.keep_rows(basis, kept), permutation[:p]
+    basis, _ = jax.lax.scan(make_group, basis, (sweeps, jnp.concatenate([numbers, numbers[::-1]])))
+    return storage.keep_rows(basis, place < p), rows
+
+
+def places(rows: jax.Array, m: int) -> jax.Array:
+    """(m,) int32, where each row is found among the (p,) rows named, p where it is not; a scatter compiles for long."""
+    p = rows.shape[0]
+    found = jnp.arange(m, dtype=jnp.int32)[:, None] == rows
+    return jnp.min(jnp.where(found, jnp.arange(p, dtype=jnp.int32), p), axis=1)

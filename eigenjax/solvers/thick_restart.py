@@ -8,9 +8,9 @@ from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import EXTRA_NEAR, Extraction, harmonic_directions
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.krylov import KrylovDecomposition, compress
-from eigenjax.solvers.orthogonalize import arbitrary_direction, normalize, orthogonalize
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize
 from eigenjax.solvers.retention import most_kept, num_kept
-from eigenjax.solvers.start import successor
+from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.tree import PyTree
 
 # The seed of fresh directions; see `krylov`.
@@ -61,17 +61,18 @@ def restart(
     if translated:
         directions = _orthonormal(new, state.directions, fresh)
     else:
-        directions = apply_when(fresh, lambda rows: _orthonormal(new, rows, fresh), state.directions)
+        directions = apply_when(fresh, lambda rows: _orthonormal(new, rows, None), state.directions)
     return new._replace(directions=directions)
 
 
-def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array) -> PyTree:
-    """Directions that a translation left orthonormal but for rounding, or fresh ones."""
+def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array | None) -> PyTree:
+    """Directions that a translation left orthonormal but for rounding, or fresh ones; None is fresh in any case."""
     seed = successor(successor(state.seed, _RESTARTING), state.num_restarts)
     structure = tree.structure_of(tree.row(directions, 0))
 
     def clean(i, rows):
-        direction = apply_when(fresh, lambda _: arbitrary_direction(successor(seed, i), structure), tree.row(rows, i))
+        drawn = lambda _: arbitrary_vector(successor(seed, i), structure)
+        direction = drawn(None) if fresh is None else apply_when(fresh, drawn, tree.row(rows, i))
         # What comes after it is not orthogonal to it yet: of no account.
         earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
         rest = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
