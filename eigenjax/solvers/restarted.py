@@ -231,7 +231,9 @@ def finalize(
     believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
     seed, turns = state.krylov.seed, state.krylov.num_restarts
     norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of few products may be far below
-    residuals, discrepancy, audits = audited_residuals(op, values, vectors, believed, predict, norm, seed, turns, needed)
+    residuals, discrepancy, audits = audited_residuals(
+        op, values, vectors, believed, predict, norm, seed, turns, needed
+    )
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
     return _judged(op, result, state, goal, tol, state.scale, discrepancy)
