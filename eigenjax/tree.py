@@ -144,6 +144,15 @@ def norm(x: PyTree) -> jax.Array:
     return jnp.where(is_medium, medium, jnp.where(medium <= 1 / up**0.5, small, large))
 
 
+def norms(basis: PyTree) -> jax.Array:
+    """The (m,) norms of the vectors of a basis, one after another: at once XLA may write their scales out in full.
+
+    >>> print(norms(jnp.eye(3) * 2))
+    [2. 2. 2.]
+    """
+    return jax.lax.map(norm, basis)
+
+
 # Scales of `norm`, 2 to the plus or minus this: as far out as their own squares stay finite, because XLA may compute
 # (c x)^2 as c^2 x^2. Norms keep their digits from 4e-34 to 1e37 (float32), from 1e-305 to 1e305 (float64).
 _BLUE_EXPONENT = {32: 60, 64: 500}
