@@ -83,6 +83,7 @@ def test_what_a_restart_has_dropped_is_not_believed(rng):
     assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_right_hand_side_of_few_eigenvectors_is_solved_before_anything_is_mixed_with_them(rng):
     matrix = laplacian(rng, False)
     vectors = np.linalg.eigh(matrix)[1].T
