@@ -46,10 +46,10 @@ def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, An
     """The forward solve and the systems of both losses, in both ways."""
     op = as_operator(matrix)
     result, known = eigsh_and_remainder(op, PAIRS, **_DEFAULTS | {"which": which, "tol": tol})
-    pairs = pairs_of(op, result)
+    pairs = pairs_of(op, result, which)
     rows = {}
     for loss, rhs in (("random", noise), ("sum v^4", 4 * result.eigenvectors**3)):
-        go = functools.partial(complement.iterate, pairs, rhs, max_iter=None)
+        go = functools.partial(complement.iterate, pairs, rhs, max_iter=None, definite=True)
         plain, found = go(known=None, adjoint_tol=None), go(known=known, adjoint_tol=None)
         exact = go(known=known, adjoint_tol=_TIGHT)
         rows[loss] = {
@@ -63,8 +63,8 @@ def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, An
 
 def inherent(pairs: Pairs, solutions: jax.Array) -> jax.Array:
     """How far sum_i z_i x_i^H is off because the pairs are, each by its residual over the gap."""
-    assert pairs.gap is not None
-    shares = jnp.minimum(1, pairs.residuals / pairs.gap)
+    assert pairs.gaps is not None
+    shares = jnp.minimum(1, pairs.residuals / pairs.gaps)
     return jnp.linalg.norm(shares * jnp.linalg.norm(solutions, axis=1))
 
 

@@ -171,6 +171,15 @@ def norm(x: PyTree) -> jax.Array:
     return unit * jnp.sqrt(_total([jnp.sum(jnp.square(part / unit)) for part in parts], dtype))
 
 
+def norms(basis: PyTree) -> jax.Array:
+    """The (m,) norms of the vectors of a basis, one after another: at once XLA may write their scales out in full.
+
+    >>> print(norms(jnp.eye(3) * 2))
+    [2. 2. 2.]
+    """
+    return jax.lax.map(norm, basis)
+
+
 def random_normal(key: jax.Array, structure: PyTree) -> PyTree:
     """Independent standard normal numbers in the working dtype of each leaf, drawn sharded."""
     return _random(jax.random.normal, key, structure)

@@ -39,15 +39,20 @@ class AdjointInfo(NamedTuple):
     """() `gauge_residual`: how much of the cotangent was dropped because no derivative exists."""
 
 
-@functools.partial(jax.jit, static_argnames="adjoint_max_iter")
-def _adjoint_info(op: Any, result: EigenResult, cotangent: Any, adjoint_tol: Any, *, adjoint_max_iter: int | None):
-    pairs, vectors_bar = pairs_of(op, result), vectors_cotangent(result, cotangent)
+@functools.partial(jax.jit, static_argnames=("adjoint_max_iter", "which"))
+def _adjoint_info(
+    op: Any, result: EigenResult, cotangent: Any, adjoint_tol: Any, *, adjoint_max_iter: int | None, which: str | None
+):
+    pairs, vectors_bar = pairs_of(op, result, which), vectors_cotangent(result, cotangent)
     gauge = gauge_residual(result, cotangent)
     lengths = jax.vmap(tree.norm)(vectors_bar)
     if pairs.eigenvalues.shape[0] == op.size:
         nothing, none = jnp.zeros_like(lengths), jnp.zeros((), jnp.int32)
         return AdjointInfo(jnp.ones(lengths.shape, bool), nothing, nothing, none, none, gauge)
-    found = complement.iterate(pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter)
+    definite = which in complement.ENDS
+    found = complement.iterate(
+        pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=definite
+    )
 
     solutions = complement.project_out(pairs.vectors, found.solution)
     rhs = complement.project_out(pairs.vectors, vectors_bar)
@@ -80,6 +85,7 @@ def adjoint_info(
     *,
     adjoint_tol: Any = None,
     adjoint_max_iter: int | None = None,
+    which: str | None = None,
 ) -> AdjointInfo:
     """Solves the linear systems of a reverse pass as jax.grad does, and tells how it went.
 
@@ -93,6 +99,8 @@ def adjoint_info(
         cotangent: of result.eigenvectors, as jax.grad of the loss in them gives it, or of the whole result.
         adjoint_tol: as of the solvers: relative residual; None ties it to the residuals of the pairs over the gap.
         adjoint_max_iter: products for one pair at most, static.
+        which: how the solver was told to choose, unless near a number; static. The reverse pass knows it, and makes
+            use of each pair's own gap. None is what holds for any choice.
 
     Returns:
         An `AdjointInfo`. What would help where a system has not converged: a larger adjoint_max_iter; more pairs,
@@ -114,7 +122,8 @@ def adjoint_info(
     """
     check_max_iter(adjoint_max_iter)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result.eigenvectors)
-    return _adjoint_info(as_operator(op, like=like), result, cotangent, adjoint_tol, adjoint_max_iter=adjoint_max_iter)
+    static = {"adjoint_max_iter": adjoint_max_iter, "which": which}
+    return _adjoint_info(as_operator(op, like=like), result, cotangent, adjoint_tol, **static)
 
 
 def _spread(numbers: jax.Array, x: jax.Array) -> jax.Array:

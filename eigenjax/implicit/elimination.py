@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.implicit.groups import in_groups
 from eigenjax.implicit.pairs import CLUSTER_ROUNDING, Pairs
 from eigenjax.solvers.remainder import Remainder
 from eigenjax.tree import PyTree
@@ -42,6 +43,7 @@ class Elimination(NamedTuple):
     directions: PyTree  # (b, ...) D
     couplings: jax.Array  # (b, q) S
     inverses: jax.Array  # (k, q) the diagonals of E_i^-1
+    used: jax.Array  # (k,) bool, whether in this system at all
 
 
 def elimination(pairs: Pairs, known: Remainder) -> Elimination:
@@ -63,37 +65,49 @@ def elimination(pairs: Pairs, known: Remainder) -> Elimination:
         known.directions,
         jnp.where(usable, known.couplings, 0),
         jnp.where(usable, 1 / jnp.where(usable, gaps, 1), 0).astype(known.couplings.dtype),
+        jnp.broadcast_to(jnp.any(usable), eigenvalues.shape),
     )
 
 
-def inside(known: Elimination, z: PyTree) -> jax.Array:
-    """<U, z>, (q,)."""
-    return _times(jnp.conj(known.coefficients).T, tree.project(known.basis, z))
+def inside(known: Elimination, block: PyTree) -> jax.Array:
+    """<U, z_i>, (k, q)."""
+    return _times(jnp.conj(known.coefficients).T, tree.gram(known.basis, block)).T
 
 
-def without(known: Elimination, z: PyTree) -> PyTree:
-    """Z less U U^H z."""
-    return tree.add_scaled(z, -1.0, _along_basis(known, inside(known, z)))
+def without(known: Elimination, block: PyTree) -> PyTree:
+    """Z_i less U U^H z_i."""
+
+    def outside(few):
+        used, part = few
+        numbers = jnp.where(used[:, None], inside(known, part), 0)
+        return used, jax.tree.map(jnp.subtract, part, _along_basis(known, numbers))
+
+    return in_groups(outside, (known.used, block))[1]
 
 
-def schur_term(known: Elimination, inverse: jax.Array, y: PyTree) -> PyTree:
-    """D S E^-1 S^H <D, y>."""
-    return _along_directions(known, inverse * _coupled(known, y))
+def subtract_schur_term(known: Elimination, images: PyTree, block: PyTree) -> PyTree:
+    """The images less D S E_i^-1 S^H <D, y_i>."""
+    return _add_along_directions(known, images, -known.inverses * coupled(known, block))
 
 
-def reduced(known: Elimination, inverse: jax.Array, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
-    """B less its part along U, and D S E^-1 <U, b> more; of a b orthogonal to X."""
-    return jax.tree.map(jnp.add, without(known, rhs), _along_directions(known, inverse * inside_rhs))
+def reduced(known: Elimination, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
+    """B_i less its part along U, and D S E_i^-1 <U, b_i> more; of b_i orthogonal to X."""
+    return _add_along_directions(known, without(known, rhs), known.inverses * inside_rhs)
 
 
-def components(known: Elimination, inverse: jax.Array, inside_rhs: jax.Array, y: PyTree) -> jax.Array:
-    """E^-1 (<U, b> + S^H <D, y>), (q,): how much of z lies along U."""
-    return inverse * (inside_rhs + _coupled(known, y))
+def components(known: Elimination, inside_rhs: jax.Array, block: PyTree) -> jax.Array:
+    """E_i^-1 (<U, b_i> + S^H <D, y_i>), (k, q): how much of z_i lies along U."""
+    return masked(known, known.inverses * (inside_rhs + coupled(known, block)))
 
 
-def completed(known: Elimination, components: jax.Array, y: PyTree) -> PyTree:
-    """Z = y + U c."""
-    return tree.add_scaled(y, 1.0, _along_basis(known, components))
+def completed(known: Elimination, components: jax.Array, block: PyTree) -> PyTree:
+    """Z_i = y_i + U c_i."""
+    return jax.tree.map(jnp.add, block, _along_basis(known, components))
+
+
+def masked(known: Elimination, numbers: jax.Array) -> jax.Array:
+    """(k, q) numbers, zero for the systems that are left as they were."""
+    return jnp.where(known.used[:, None], numbers, 0)
 
 
 # A TPU's default precision would leave a thousandth of what is to be taken out.
@@ -101,12 +115,17 @@ _times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _along_basis(known: Elimination, numbers: jax.Array) -> PyTree:
-    return tree.combine(_times(known.coefficients, numbers), known.basis)
+    return tree.combine(_times(known.coefficients, numbers.T), known.basis)
 
 
-def _along_directions(known: Elimination, numbers: jax.Array) -> PyTree:
-    return tree.combine(_times(known.couplings, numbers), known.directions)
+def _add_along_directions(known: Elimination, block: PyTree, numbers: jax.Array) -> PyTree:
+    # One by one, few as they are: a matrix product would be held beside the block.
+    add = jax.vmap(tree.add_scaled, in_axes=(0, 0, None))
+    for i, factors in enumerate(_times(known.couplings, masked(known, numbers).T)):
+        block = add(block, factors, tree.row(known.directions, i))
+    return block
 
 
-def _coupled(known: Elimination, y: PyTree) -> jax.Array:
-    return _times(jnp.conj(known.couplings).T, tree.project(known.directions, y))
+def coupled(known: Elimination, block: PyTree) -> jax.Array:
+    """S^H <D, y_i>, (k, q)."""
+    return _times(jnp.conj(known.couplings).T, tree.gram(known.directions, block)).T

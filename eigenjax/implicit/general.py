@@ -17,6 +17,9 @@ one bordered system a pair (`solvers.bordered`), for both cotangents at once. Th
 never formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not taken for
 symmetric.
 
+For tangents, the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda, and
+then the phase, as above.
+
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
 Nothing is differentiated through an iteration, and every piece is itself differentiable, to any order.
@@ -31,7 +34,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit.program import Method, bind, signature
-from eigenjax.implicit.tangents import is_zero
+from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -42,6 +45,9 @@ from eigenjax.tree import PyTree
 
 # The adjoint solve need not be better than the forward one, by this factor to be safe.
 _ADJOINT_SHARE = 0.1
+# To first order an eigenvalue is wrong by its residual times its condition: a condition is believed if that is no more
+# than this share of ||A||.
+_KNOWN = 0.1
 # Products that one adjoint system may take: without restarts n suffice.
 _ADJOINT_PRODUCTS_PER_DIMENSION = 10
 _ADJOINT_PRODUCTS = 10_000
@@ -63,17 +69,19 @@ class LeftEigenvectors(NamedTuple):
     vectors: PyTree
     """(k, ...) unit vectors, <v_i, u_i> real and positive."""
     conditions: jax.Array
-    """(k,) 1 / |u^H v|: how far an eigenvalue moves, at most, for a small perturbation of A of norm one."""
+    """(k,) 1 / |u^H v|: how far an eigenvalue moves, at most, for a small perturbation of A of norm one; inf where u is
+    not known well enough to say, which of a pair with a small residual means that it is large."""
     residuals: jax.Array
-    """(k,) ||A^H u - conj(lambda) u||; where it is large, eigenvalues coalesce, and the condition means nothing."""
+    """(k,) ||A^H u - conj(lambda) u||; where it is large, eigenvalues coalesce, or all of A is far from normal."""
 
 
 def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:
-    """Makes a solver of general eigenproblems differentiable in its operator, by reverse mode and to any order.
+    """Makes a solver of general eigenproblems differentiable in its operator, to any order.
 
-    The result takes two more options: adjoint_tol, the residual of the linear solve relative to the cotangent (None
-    ties it to the residual of the pair), and adjoint_max_iter, the products it may take for one pair, static. It is
-    compiled once per operator type, shape and static options.
+    The result takes three more options: `derivative`, static, "reverse" for jax.grad to any order or "forward" for
+    jax.jvp, jacfwd and jax.hessian, and for jax.grad too; adjoint_tol, the residual of the linear solve relative to its
+    right-hand side (None ties it to the residual of the pair), and adjoint_max_iter, the products it may take for one
+    pair, static. It is compiled once per operator type, shape and static options.
 
     Args:
         solver: `solver(op, k, **options) -> EigenResult`, its vectors of unit norm, their largest component real and
@@ -95,8 +103,8 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
     @functools.wraps(solver)
     def solve(op: Any, *args: Any, **options: Any):
-        bound = bind(solver, op, args, options, derivatives=("reverse",))
-        return _solve(bound.method, bound.op, bound.traced)
+        method, derivative, op, traced = bind(solver, op, args, options)
+        return {"reverse": _solve, "forward": _solve_forward}[derivative](method, op, traced)
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
@@ -111,7 +119,8 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
 
     Returns:
         The unit vectors u_i, 1 / |u_i^H v_i|, and the residuals of the u_i. A residual of a pair times its condition
-        is the error of its eigenvalue, to first order.
+        is the error of its eigenvalue, to first order. Far from normal, where the linear solves fail, the condition
+        is inf: of a Grcar matrix of 100 it is so wherever the true one is 1e6 or more.
 
     Cost: one system of A^H a pair, as a derivative's.
 
@@ -132,7 +141,10 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
         value, vector = pair
         return tree.norm(tree.add_scaled(bordered.adjoint_matvec(op, vector), -jnp.conj(value), vector))
 
-    return LeftEigenvectors(vectors, conditions, jax.lax.map(residual, (result.eigenvalues, vectors)))
+    residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
+    # A left vector whose own eigenvalue is not known to a part of ||A|| says nothing of another one's.
+    known = residuals * conditions <= _KNOWN * _scale_of(solved)
+    return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -145,7 +157,11 @@ def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, _Solved
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
     result = _solve(method, op, traced)
-    return result, _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
+    return result, _solved(op, result, traced)
+
+
+def _solved(op: LinearOperator, result: EigenResult, traced: dict[str, Any]) -> _Solved:
+    return _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
 
 
 def _backward(method: Method, solved: _Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
@@ -155,28 +171,67 @@ def _backward(method: Method, solved: _Solved, cotangent: EigenResult) -> tuple[
     if not all(is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=is_zero)):
         vectors_bar = jax.vmap(_before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
-    products = lambda op: jax.vmap(functools.partial(complex_matvec, op))(solved.vectors)
+    products = functools.partial(_images, vectors=solved.vectors)
     return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0], None
 
 
 _solve.__wrapped__.defvjp(_forward, _backward, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve_forward(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
+    return method.solve(op, traced)
+
+
+def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, EigenResult]:
+    op, traced = primals
+    # Through the rule again, as above.
+    result = _solve_forward(method, op, traced)
+    still = jax.tree.map(no_tangent, result)
+    images = tangent_along(functools.partial(_images, vectors=result.eigenvectors), op, tangents[0])
+    if images is None:
+        return result, still
+    solved = _solved(op, result, traced)
+    # Zero, and linear in the tangent, as all of a right-hand side must be where this is transposed.
+    nothing = 0 * jax.vmap(tree.inner)(result.eigenvectors, images)
+    along = _bordered(method.adjoint_max_iter, solved, images, nothing, adjoint=True)
+    moved = jax.vmap(_at_fixed_phase)(result.eigenvectors, along.vectors)
+    values = _scale_of(solved).astype(result.eigenvalues.dtype) * along.multipliers
+    return result, still._replace(eigenvalues=values, eigenvectors=moved)
+
+
+_solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore[attr-defined]
+
+
+def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:
+    return jax.vmap(functools.partial(complex_matvec, op))(vectors)
+
+
 def _weights(max_iter: int | None, solved: _Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
     """W, all pairs together."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
-    scale = jnp.where(largest > 0, largest, 1)
+    scaled = _scale_of(solved).astype(values_bar.dtype) * values_bar
+    return _bordered(max_iter, solved, vectors_bar, scaled, adjoint=False).vectors
+
+
+def _bordered(max_iter: int | None, solved: _Solved, vectors: PyTree, numbers: jax.Array, *, adjoint: bool) -> Solution:
+    """The solutions of the bordered systems, or of their adjoints; differentiable."""
+    scale = _scale_of(solved)
     limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)
     system = Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale)
-    tol = _adjoint_tol(solved, scale)
     known = jax.lax.stop_gradient(system)
     conjugate = functools.partial(jax.tree.map, jnp.conj)
-    run = functools.partial(bordered.solve, known, tol=tol, max_iter=limit)
+    run = functools.partial(bordered.solve, known, tol=_adjoint_tol(solved, scale), max_iter=limit)
     # The transpose is the conjugate of the adjoint.
-    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), transposed=True))
-    plain = lambda _, rhs: run(rhs, transposed=False)
-    rhs = Solution(vectors_bar, scale.astype(values_bar.dtype) * values_bar)
-    return jax.lax.custom_linear_solve(functools.partial(bordered.apply, system), rhs, plain, transposed).vectors
+    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), transposed=not adjoint))
+    plain = lambda _, rhs: run(rhs, transposed=adjoint)
+    apply = functools.partial(bordered.apply_adjoint if adjoint else bordered.apply, system)
+    return jax.lax.custom_linear_solve(apply, Solution(vectors, numbers), plain, transposed)
+
+
+def _scale_of(solved: _Solved) -> jax.Array:
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
+    return jnp.where(largest > 0, largest, 1)
 
 
 def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
@@ -194,6 +249,14 @@ def _before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
     component = tree.inner(unit, vector).real
     turn = along.imag / jnp.where(component > 0, component, 1)
     return tree.add_scaled(rest, jax.lax.complex(jnp.zeros_like(turn), turn), unit)
+
+
+def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
+    """A tangent orthogonal to its vector, turned so that the largest component stays real."""
+    unit = _at_largest(vector)
+    component = tree.inner(unit, vector).real
+    turn = tree.inner(unit, tangent).imag / jnp.where(component > 0, component, 1)
+    return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(turn), -turn), vector)
 
 
 def _at_largest(vector: PyTree) -> PyTree:

@@ -38,12 +38,37 @@ class Pairs(NamedTuple):
     eigenvalues: jax.Array  # (k,)
     vectors: PyTree  # k vectors
     residuals: jax.Array  # (k,)
-    gap: jax.Array | None  # () from the eigenvalues to the nearest one left out, where the solver knows it
+    gaps: jax.Array | None  # (k,) at least this far is each eigenvalue from all that were left out; None: not known
 
 
-def pairs_of(op: LinearOperator, result: EigenResult) -> Pairs:
-    """The pairs of a result."""
-    return Pairs(op, result.eigenvalues, result.eigenvectors, result.residuals, result.gap)
+def pairs_of(op: LinearOperator, result: EigenResult, which: str | None = None) -> Pairs:
+    """The pairs of a result; which: "LA", "SA", "LM" or "BE" where it is known that they were chosen so."""
+    gaps = None if result.gap is None else own_gaps(result.eigenvalues, result.gap, which)
+    return Pairs(op, result.eigenvalues, result.eigenvectors, result.residuals, gaps)
+
+
+def own_gaps(eigenvalues: jax.Array, gap: jax.Array, which: str | None) -> jax.Array:
+    """How far each eigenvalue is from all that were left out, of which the nearest to any is `gap` away.
+
+    What is left out is wanted less than the last of the k: with "LA" it lies below all of them, with "LM" no further
+    from zero than the nearest of them, with "BE" between the ones of the two ends. Without that, gap is all there is.
+
+    >>> print(own_gaps(jnp.array([9.0, 4.0, 3.0]), jnp.array(0.5), "LA"))
+    [6.5 1.5 0.5]
+    >>> print(own_gaps(jnp.array([9.0, -4.0, 3.0]), jnp.array(0.5), "LM"))
+    [6.  1.  0.5]
+    """
+    if which == "LA":
+        return eigenvalues - jnp.min(eigenvalues) + gap
+    if which == "SA":
+        return jnp.max(eigenvalues) - eigenvalues + gap
+    if which == "LM":
+        return jnp.maximum(jnp.abs(eigenvalues) - jnp.min(jnp.abs(eigenvalues)), gap)
+    if which == "BE":
+        upper, lower = eigenvalues[::2], eigenvalues[1::2]
+        below = jnp.zeros_like(eigenvalues).at[::2].set(upper - jnp.min(upper))
+        return jnp.maximum(below.at[1::2].set(jnp.max(lower, initial=-jnp.inf) - lower), gap)
+    return jnp.broadcast_to(gap, eigenvalues.shape)
 
 
 def same_cluster(eigenvalues: jax.Array, residuals: jax.Array) -> jax.Array:

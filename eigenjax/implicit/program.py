@@ -20,7 +20,6 @@ _TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_t
 # What every differentiable solver takes more than the solver does, and the defaults.
 _OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
 _SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
-DERIVATIVES = tuple(_SERVES)
 
 
 class Method(NamedTuple):
@@ -31,6 +30,7 @@ class Method(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     kinds: tuple[type, ...]
     adjoint_max_iter: int | None
+    chosen: str | None  # how the pairs are chosen, by `which`; None where a number says so, or nothing is known
 
     def solve(self, op: Any, traced: dict[str, Any]) -> Any:
         """Runs the solver; what it does inside is not looked at."""
@@ -66,7 +66,6 @@ def bind(
     *,
     knowing: Callable[..., tuple[Any, Any]] | None = None,
     take: Callable[[Any, dict[str, Any]], Any] = square,
-    derivatives: tuple[str, ...] = DERIVATIVES,
 ) -> Bound:
     """Sorts what a solver was called with.
 
@@ -77,7 +76,6 @@ def bind(
         options: of the call, those of the derivative among them.
         knowing: of the same options, all of them given: what the solver returns, and what it knows besides.
         take: (op, options of the solver) -> the operator as a pytree; it may take options away.
-        derivatives: the modes there are rules for.
 
     Raises:
         ValueError: if `derivative` is unknown, or adjoint_max_iter less than one.
@@ -85,9 +83,9 @@ def bind(
     """
     of_the_derivative = {name: options.pop(name, default) for name, default in _OF_THE_DERIVATIVE.items()}
     derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
-    if derivative not in derivatives:
-        choices = " or ".join(f"{name!r} ({_SERVES[name]})" for name in derivatives)
-        raise ValueError(f"derivative={derivative!r}: choose {choices}, which {solver.__name__} has")
+    if derivative not in _SERVES:
+        choices = " or ".join(f"{name!r} ({serves})" for name, serves in _SERVES.items())
+        raise ValueError(f"derivative={derivative!r}: choose {choices}")
     check_max_iter(adjoint_max_iter)
     arguments = inspect.signature(solver).bind(op, *args, **options)
     # Defaults filled in, so that an option left out and the same one given are one program.
@@ -100,7 +98,8 @@ def bind(
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
-    return Bound(Method(solver, knowing, static, kinds, adjoint_max_iter), derivative, op, traced)
+    chosen = dict(static).get("which") if traced.get("sigma") is None else None
+    return Bound(Method(solver, knowing, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:

@@ -18,6 +18,10 @@ so that for cotangents (Ubar, sbar, Vbar), with aU and aV the antihermitian part
 cotangent of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the
 operator's leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
 
+For tangents the same numbers and systems: du_i = sum_j u_j N_ji + x_i with N = ((D + D^H) / (s_i - s_j) +
+(D - D^H) / (s_i + s_j)) / 2, the sign of the second term the other for dv_i, and [P_U dA v_i; P_V dA^H u_i] on the
+right of the systems. The tangent of the adjoint is taken there.
+
 The first term is zero within clusters, the second where both values are zero, and so are x_i and y_i where s_i is: a
 loss that does not depend on the choice of vectors there gets its exact gradient, and no other is defined. All
 pieces are differentiable themselves, so that the rule holds to any order.
@@ -33,9 +37,9 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.implicit.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
 from eigenjax.implicit.program import Method, bind, signature
-from eigenjax.implicit.tangents import is_zero
+from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.operators.base import matvec as symmetric_matvec
-from eigenjax.operators.rectangular import Dilation, RectangularOperator, as_rectangular, matvec
+from eigenjax.operators.rectangular import Dilation, RectangularOperator, adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.minres import minres
 from eigenjax.tree import PyTree
@@ -61,11 +65,12 @@ class _Solved(NamedTuple):
 
 
 def differentiable(solver: Callable[..., SingularResult]) -> Callable[..., SingularResult]:
-    """Makes a solver of singular triplets differentiable in its operator, by reverse mode and to any order.
+    """Makes a solver of singular triplets differentiable in its operator, to any order.
 
-    The result takes two more options: adjoint_tol, the residual of the linear solve relative to the cotangent (None
-    ties it to the residual of the triplet), and adjoint_max_iter, the steps it may take for one triplet, static. It is
-    compiled once per operator type, shape and static options.
+    The result takes three more options: `derivative`, static, "reverse" for jax.grad to any order or "forward" for
+    jax.jvp, jacfwd and jax.hessian, and for jax.grad too; adjoint_tol, the residual of the linear solve relative to its
+    right-hand side (None ties it to the residual of the triplet), and adjoint_max_iter, the steps it may take for one
+    triplet, static. It is compiled once per operator type, shape and static options.
 
     Args:
         solver: `solver(op, k, *, tol, v0, key, adjoint, **static) -> SingularResult`; what it does inside is not
@@ -80,8 +85,8 @@ def differentiable(solver: Callable[..., SingularResult]) -> Callable[..., Singu
 
     @functools.wraps(solver)
     def solve(op: Any, *args: Any, **options: Any) -> SingularResult:
-        bound = bind(solver, op, args, options, take=_rectangular, derivatives=("reverse",))
-        return _solve(bound.method, bound.op, bound.traced)
+        method, derivative, op, traced = bind(solver, op, args, options, take=_rectangular)
+        return {"reverse": _solve, "forward": _solve_forward}[derivative](method, op, traced)
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
@@ -101,8 +106,11 @@ def _forward(method: Method, op: Any, traced: Any) -> tuple[SingularResult, _Sol
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
     result = _solve(method, op, traced)
-    triplets = (result.left, result.values, result.right)
-    return result, _Solved(op, *triplets, result.residuals, traced["adjoint_tol"])
+    return result, _solved(op, result, traced)
+
+
+def _solved(op: RectangularOperator, result: SingularResult, traced: dict[str, Any]) -> _Solved:
+    return _Solved(op, result.left, result.values, result.right, result.residuals, traced["adjoint_tol"])
 
 
 def _backward(method: Method, solved: _Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:
@@ -125,14 +133,53 @@ def _backward(method: Method, solved: _Solved, cotangent: SingularResult) -> tup
 _solve.__wrapped__.defvjp(_forward, _backward, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve_forward(method: Method, op: RectangularOperator, traced: dict[str, Any]) -> SingularResult:
+    return method.solve(op, traced)
+
+
+def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[SingularResult, SingularResult]:
+    op, traced = primals
+    # Through the rule again, as above.
+    result = _solve_forward(method, op, traced)
+    solved, still = _solved(op, result, traced), jax.tree.map(no_tangent, result)
+    images = tangent_along(functools.partial(_both_images, left=result.left, right=result.right), op, tangents[0])
+    if images is None:
+        return result, still
+    inner = tree.gram(result.left, images[0])
+    between, across = _reciprocal_gaps(solved, inner.dtype)
+    conjugate = jnp.conj(inner).T
+    apart, together = (inner - conjugate) * across, (inner + conjugate) * between
+    left = tree.combine((together + apart) / 2, result.left)
+    right = tree.combine((together - apart) / 2, result.right)
+    if result.values.shape[0] < max(op.shape):  # else there is no complement
+        left, right = jax.tree.map(jnp.add, (left, right), _complement(method, solved, images))
+    values = jnp.diagonal(inner).real.astype(result.values.dtype)
+    return result, still._replace(left=left, values=values, right=right)
+
+
+_solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore[attr-defined]
+
+
+def _both_images(op: RectangularOperator, *, left: PyTree, right: PyTree) -> PyTree:
+    """A V and A^H U."""
+    return jax.vmap(functools.partial(matvec, op))(right), jax.vmap(functools.partial(adjoint_matvec, op))(left)
+
+
 def _within(solved: _Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
     """(k, k) M without the part of the values."""
-    values, width = solved.values, _width(solved)
     aU, aV = (_antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
-    widths = width[:, None] + width[None, :]
-    between = _reciprocal(values[None, :] - values[:, None], widths).astype(aU.dtype)
-    across = _reciprocal(values[None, :] + values[:, None], widths).astype(aU.dtype)
+    between, across = _reciprocal_gaps(solved, aU.dtype)
     return (aU + aV) * between + (aU - aV) * across
+
+
+def _reciprocal_gaps(solved: _Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """(k, k) 1 / (s_i - s_j), zero within clusters, and 1 / (s_i + s_j), zero where both are."""
+    values, width = solved.values, _width(solved)
+    widths = width[:, None] + width[None, :]
+    between = _reciprocal(values[None, :] - values[:, None], widths)
+    return between.astype(dtype), _reciprocal(values[None, :] + values[:, None], widths).astype(dtype)
 
 
 def _width(solved: _Solved) -> jax.Array:
@@ -169,20 +216,21 @@ def _complement(method: Method, solved: _Solved, bars: PyTree) -> PyTree:
         z = outside(z)  # at every product: rounding would bring the vectors found back
         return outside(tree.add_scaled(tree.scale(value, z), -1.0, symmetric_matvec(dilation, z)))
 
-    # What the projection leaves of a cotangent within the span of U and V is rounding, and not to be solved for.
-    floors = jax.lax.stop_gradient(_NEGLIGIBLE * jnp.finfo(scale.dtype).eps * jax.vmap(tree.norm)(bars))
     limit = method.adjoint_max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * dilation.size, _ADJOINT_PRODUCTS)
 
     def system(z):
         return jax.vmap(lambda value, z: tree.add_scaled(shifted(value, z), scale, inside(z)))(values, z)
 
     def solve(_, rhs):
-        def solve_one(value, rhs, tol, floor):
-            target = jnp.maximum(tol * tree.norm(rhs), floor)
-            found = minres(functools.partial(shifted, value), outside(rhs), target=target, max_iter=limit)
+        def solve_one(value, rhs, tol):
+            projected = outside(rhs)
+            # What the projection leaves of a vector within the span of U and V is rounding, and not to be solved for.
+            floor = _NEGLIGIBLE * jnp.finfo(scale.dtype).eps * tree.norm(rhs)
+            target = jnp.maximum(tol * tree.norm(projected), floor)
+            found = minres(functools.partial(shifted, value), projected, target=target, max_iter=limit)
             return tree.add_scaled(outside(found.solution), 1 / scale, inside(rhs))
 
-        return jax.vmap(solve_one)(values, rhs, _adjoint_tol(solved, scale), floors)
+        return jax.vmap(solve_one)(values, rhs, _adjoint_tol(solved, scale))
 
     # The transpose of a Hermitian map is its conjugate.
     conjugate = functools.partial(jax.tree.map, jnp.conj)
@@ -191,8 +239,9 @@ def _complement(method: Method, solved: _Solved, bars: PyTree) -> PyTree:
     # Of a value that may be zero nothing is defined outside; before the solve and after it, for the derivatives.
     positive = (values > 2 * _width(solved)).astype(values.dtype)
     masked = lambda z: jax.vmap(tree.scale)(positive, z)
-    rhs = masked(jax.vmap(outside)(bars))
-    return masked(jax.lax.custom_linear_solve(system, rhs, solve, transposed, symmetric=not is_complex))
+    # What lies within the span goes through, for the solve to see how large the whole was, and is taken out.
+    whole = jax.lax.custom_linear_solve(system, masked(bars), solve, transposed, symmetric=not is_complex)
+    return masked(jax.vmap(outside)(whole))
 
 
 def _projected(rows: PyTree, vector: PyTree) -> PyTree:

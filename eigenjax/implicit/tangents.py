@@ -1,10 +1,12 @@
 """The operator as the variable: dA X along a direction, and the cotangent of A from W, both without dA or W X^H."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from eigenjax.operators.base import LinearOperator, matvec
@@ -24,20 +26,30 @@ def all_zero(leaves: PyTree) -> bool:
 
 def image_tangent(op: LinearOperator, op_dot: Any, vectors: PyTree) -> PyTree | None:
     """The k vectors dA x_i for a tangent of the operator; None where it is zero. Cost: k products, linearised."""
+    return tangent_along(lambda op: _images(_symmetrized(op), vectors), op, op_dot)
+
+
+def tangent_along(function: Callable[[Any], PyTree], op: Any, op_dot: Any) -> PyTree | None:
+    """How a function of an operator changes along a tangent of the operator; None where that is zero."""
     leaves, treedef = jax.tree.flatten(op)
     tangents = jax.tree.leaves(op_dot, is_leaf=is_zero)
     moving = [i for i, tangent in enumerate(tangents) if not is_zero(tangent) and _is_inexact(leaves[i])]
     if not moving:
         return None
 
-    def images(*moved):
+    def of_moving(*moved):
         filled = list(leaves)
         for i, leaf in zip(moving, moved, strict=True):
             filled[i] = leaf
-        return _images(_symmetrized(jax.tree.unflatten(treedef, filled)), vectors)
+        return function(jax.tree.unflatten(treedef, filled))
 
-    _, tangent = jax.jvp(images, tuple(leaves[i] for i in moving), tuple(tangents[i] for i in moving))
+    _, tangent = jax.jvp(of_moving, tuple(leaves[i] for i in moving), tuple(tangents[i] for i in moving))
     return tangent
+
+
+def no_tangent(x: jax.Array) -> Any:
+    """The zero tangent of an array, of whatever dtype."""
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOperator:

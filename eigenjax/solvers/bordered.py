@@ -77,6 +77,17 @@ def apply(system: Bordered, vectors: Solution) -> Solution:
     return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
 
 
+def apply_adjoint(system: Bordered, vectors: Solution) -> Solution:
+    """K_i^H (w_i, mu_i) for all i; differentiable."""
+
+    def one(value, v, w, mu):
+        image = tree.add_scaled(tree.scale(value, w), -1.0, complex_matvec(system.op, w))
+        image = tree.add_scaled(image, system.scale.astype(mu.dtype) * mu, v)
+        return image, system.scale.astype(mu.dtype) * tree.inner(v, w)
+
+    return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
+
+
 def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> Solution:
     """K_i (w_i, mu_i) = (f_i, h_i), or of K_i^H, for all i.
 

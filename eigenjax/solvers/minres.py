@@ -6,6 +6,7 @@ by the Lanczos recurrence and a QR factorisation of its tridiagonal matrix, upda
 Saunders 1975). Where the system is singular it stops at a least-squares solution instead of blowing up.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ class LinearSolution(NamedTuple):
 
 
 class _State(NamedTuple):
+    """Of k systems, with a leading axis k on every leaf."""
+
     solution: PyTree
     vector: PyTree  # v_j of the Lanczos recurrence
     previous: PyTree  # v_{j-1}
@@ -73,15 +76,10 @@ def minres(operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Arr
 
     Source: Paige and Saunders (1975), Solution of sparse indefinite systems of linear equations.
     """
-    start = _start(rhs)
-    target = jnp.maximum(target, _attainable(start.residual))
-
-    def goes_on(state):
-        # Also ends on NaN, which compares False.
-        return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
-
-    end = jax.lax.while_loop(goes_on, lambda state: _step(operator(state.vector), state), start)
-    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+    one = functools.partial(jax.tree.map, lambda x: x[None])
+    alone = lambda v: one(operator(tree.row(v, 0)))
+    found = minres_together(alone, one(rhs), targets=lambda _: jnp.reshape(target, (1,)), max_iter=max_iter)
+    return tree.row(found, 0)
 
 
 def minres_together(
@@ -101,7 +99,8 @@ def minres_together(
         max_iter: products for one system at most, static.
 
     Returns:
-        The k solutions, (k,) residuals and (k,) products, of the steps in which a system did not rest.
+        The k solutions, (k,) residuals and (k,) products, of the steps in which a system did not rest. Cost: a
+        product a step for each, six times k vectors of memory, that of the k products among them.
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,33 +110,32 @@ def minres_together(
         [[ 1.   0.5]
          [-0.5 -1. ]]
     """
-    start = jax.vmap(_start)(rhs)
-    attainable = _attainable(start.residual)
+    start = _start(rhs)
+    attainable = _ATTAINABLE * jnp.finfo(start.residual.dtype).eps * start.residual
 
     def unfinished(state):
+        # Also ends on NaN, which compares False.
         target = jnp.maximum(targets(state.solution), attainable)
         return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
 
     def advance(carry):
         state, moves = carry
-        moved = jax.vmap(_step)(operator(state.vector), state)
-        state = jax.vmap(tree.where)(moves, moved, state)
+        state = _step(operator(state.vector), state, moves)
         return state, unfinished(state)
 
     end, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), advance, (start, unfinished(start)))
     return LinearSolution(end.solution, end.residual, end.num_matvecs)
 
 
-def _attainable(length: jax.Array) -> jax.Array:
-    return _ATTAINABLE * jnp.finfo(length.dtype).eps * length
+_scaled, _added, _chosen = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.vmap(tree.where)
 
 
 def _start(rhs: PyTree) -> _State:
-    length = tree.norm(rhs)
-    zero, zeros = jnp.zeros_like(length), jax.tree.map(jnp.zeros_like, rhs)
+    lengths = tree.norms(rhs)
+    zero, zeros = jnp.zeros_like(lengths), jax.tree.map(jnp.zeros_like, rhs)
     return _State(
         solution=zeros,
-        vector=normalize(rhs, length),
+        vector=jax.vmap(normalize)(rhs, lengths),
         previous=zeros,
         coupling=zero,
         direction=zeros,
@@ -146,51 +144,56 @@ def _start(rhs: PyTree) -> _State:
         sine=zero,
         carried=zero,
         skipped=zero,
-        residual=length,
+        residual=lengths,
         operator_norm=zero,
-        ended=jnp.zeros((), bool),
-        num_matvecs=jnp.zeros((), jnp.int32),
+        ended=jnp.zeros(lengths.shape, bool),
+        num_matvecs=jnp.zeros(lengths.shape, jnp.int32),
     )
 
 
-def _step(image: PyTree, state: _State) -> _State:
-    """The next state, given A v_j."""
-    image = tree.add_scaled(image, -state.coupling, state.previous)
-    alpha = tree.inner(state.vector, image).real
-    image = tree.add_scaled(image, -alpha, state.vector)
-    beta = tree.norm(image)
-    operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([state.coupling, alpha, beta])))
+def _step(images: PyTree, state: _State, moves: jax.Array) -> _State:
+    """The next state of the systems that move, given A v_j."""
+    images = _added(images, -state.coupling, state.previous)
+    alpha = jax.vmap(tree.inner)(state.vector, images).real
+    images = _added(images, -alpha, state.vector)
+    beta = tree.norms(images)
+    operator_norm = jnp.maximum(state.operator_norm, jnp.hypot(jnp.hypot(state.coupling, alpha), beta))
 
     # The new column (epsilon, beta_j, alpha, beta) of the tridiagonal matrix, turned by the rotations so far ...
     above = state.cosine * state.carried + state.sine * alpha
     diagonal = state.sine * state.carried - state.cosine * alpha
     # ... and by the one that annihilates beta.
-    pivot = tree.norm(jnp.stack([diagonal, beta]))
+    pivot = jnp.hypot(diagonal, beta)
     eps = float(jnp.finfo(beta.dtype).eps)
     null = eps**_SINGULAR_POWER * operator_norm
     # ||A r|| = ||r|| root: where it vanishes, the residual is orthogonal to the range, and x is as good as it gets.
-    root = tree.norm(jnp.stack([diagonal, state.cosine * beta]))
+    root = jnp.hypot(diagonal, state.cosine * beta)
     singular = (root <= null) | (pivot <= null)
     safe = jnp.where(singular, 1, pivot)
     cosine, sine = diagonal / safe, beta / safe
 
-    direction = tree.add_scaled(state.vector, -state.skipped, state.before)
-    direction = tree.scale(1 / safe, tree.add_scaled(direction, -above, state.direction))
-    moved = _State(
-        solution=tree.add_scaled(state.solution, cosine * state.residual, direction),
-        vector=normalize(image, beta),
-        previous=state.vector,
-        coupling=beta,
-        direction=direction,
-        before=state.direction,
-        cosine=cosine,
-        sine=sine,
-        carried=-state.cosine * beta,
-        skipped=state.sine * beta,
-        residual=sine * state.residual,
-        operator_norm=operator_norm,
-        ended=beta <= _EXHAUSTED * eps * operator_norm,
-        num_matvecs=state.num_matvecs + 1,
+    on = moves & ~singular
+    # In this order each is written over one that is not needed any more.
+    previous = _chosen(on, state.vector, state.previous)
+    vector = _chosen(on, jax.vmap(normalize)(images, beta), state.vector)
+    direction = _added(_added(previous, -state.skipped, state.before), -above, state.direction)
+    direction = _scaled(1 / safe, direction)
+    numbers = {
+        "coupling": beta,
+        "cosine": cosine,
+        "sine": sine,
+        "carried": -state.cosine * beta,
+        "skipped": state.sine * beta,
+        "residual": sine * state.residual,
+        "operator_norm": operator_norm,
+    }
+    return state._replace(
+        solution=_added(state.solution, jnp.where(on, cosine * state.residual, 0), direction),
+        vector=vector,
+        previous=previous,
+        direction=_chosen(on, direction, state.direction),
+        before=_chosen(on, state.direction, state.before),
+        ended=state.ended | (moves & (singular | (beta <= _EXHAUSTED * eps * operator_norm))),
+        num_matvecs=state.num_matvecs + moves.astype(jnp.int32),
+        **{name: jnp.where(on, number, getattr(state, name)) for name, number in numbers.items()},
     )
-    stopped = state._replace(ended=jnp.ones((), bool), num_matvecs=state.num_matvecs + 1)
-    return tree.where(singular, stopped, moved)

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from eigenjax import as_operator
 from eigenjax.implicit import complement, elimination
-from eigenjax.implicit.pairs import pairs_of
+from eigenjax.implicit.pairs import own_gaps, pairs_of
 from eigenjax.solvers.eigsh import eigsh, eigsh_and_remainder
 
 SIZE, K = 60, 3
@@ -28,12 +28,12 @@ def laplacian(rng, is_complex):
     return (matrix + matrix.conj().T) / 2
 
 
-def both_ways(matrix, rhs, **options):
+def both_ways(matrix, rhs, definite=False, **options):
     """The pairs, the part eliminated, and the solutions found without and with it."""
     op = as_operator(matrix)
     result, known = eigsh_and_remainder(op, K, **DEFAULTS | {"which": "SA", "krylov_dim": 16} | options)
     pairs = pairs_of(op, result)
-    solve = functools.partial(complement.iterate, pairs, rhs, adjoint_tol=1e-10, max_iter=None)
+    solve = functools.partial(complement.iterate, pairs, rhs, adjoint_tol=1e-10, max_iter=None, definite=definite)
     return result, known, elimination.elimination(pairs, known), solve(known=None), solve(known=known)
 
 
@@ -81,3 +81,43 @@ def test_what_a_restart_has_dropped_is_not_believed(rng):
     images = leftover * np.asarray(known.values) + np.asarray(known.directions).T @ np.asarray(known.couplings)
     there = np.linalg.norm(leftover, axis=0) > 0.5
     assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_a_right_hand_side_of_few_eigenvectors_is_solved_before_anything_is_mixed_with_them(rng):
+    matrix = laplacian(rng, False)
+    vectors = np.linalg.eigh(matrix)[1].T
+    few, many = np.repeat(vectors[None, 7] - vectors[30], K, axis=0), rng.normal(size=(K, SIZE))
+    solve = jax.jit(functools.partial(both_ways, tol=1e-12, definite=True))
+    result, _, used, _, found = solve(jnp.asarray(matrix), jnp.asarray(few))
+    assert np.any(used.coefficients)
+    assert jnp.max(found.num_matvecs) <= 3
+    for value, z in zip(result.eigenvalues, found.solution, strict=True):
+        exact = [vectors[i] / (value - vectors[i] @ matrix @ vectors[i]) for i in (7, 30)]
+        assert_allclose(z, exact[0] - exact[1], atol=1e-7)
+
+    _, _, _, plain, found = solve(jnp.asarray(matrix), jnp.asarray(many))
+    assert int(jnp.sum(found.num_matvecs)) < 0.8 * int(jnp.sum(plain.num_matvecs))
+    outside = np.eye(SIZE) - vectors[:K].T @ vectors[:K]
+    for value, b, z in zip(result.eigenvalues, many, found.solution, strict=True):
+        exact = np.linalg.pinv(outside @ (float(value) * np.eye(SIZE) - matrix) @ outside, rcond=1e-7) @ b
+        assert_allclose(z, exact, rtol=0, atol=1e-7 * np.linalg.norm(exact))
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM", "BE", None])
+def test_no_eigenvalue_left_out_is_nearer_than_the_gaps_say(which):
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(size=12)
+        ends = np.argsort(-values)
+        order = {
+            "LA": ends,
+            "SA": ends[::-1],
+            "LM": np.argsort(-np.abs(values)),
+            "BE": np.ravel(np.stack([ends, ends[::-1]], axis=1))[:12],
+            None: np.argsort(np.abs(values - 0.3)),
+        }[which]
+        wanted, others = values[order[:5]], values[order[5:]]
+        distances = np.abs(wanted[:, None] - others).min(axis=1)
+        gaps = np.asarray(own_gaps(jnp.asarray(wanted), jnp.asarray(distances.min()), which))
+        assert np.all(gaps <= distances * (1 + 1e-12))
+        assert np.all(gaps >= distances.min() * (1 - 1e-12))

@@ -81,6 +81,9 @@ def test_adjoint_info_tells_how_the_solves_went(rng):
     loose = adjoint_info(matrix, result, cotangent, adjoint_tol=1e-2)
     assert loose.num_matvecs < tight.num_matvecs
     assert np.all(tight.residuals < 1e-10)
+    by_own_gaps = adjoint_info(matrix, result, cotangent, which="LA")
+    assert np.all(by_own_gaps.converged)
+    assert by_own_gaps.num_matvecs <= info.num_matvecs
     cut = adjoint_info(matrix, result, cotangent, adjoint_tol=1e-11, adjoint_max_iter=2)
     assert not np.any(cut.converged)
     assert cut.num_matvecs == 2 * K
