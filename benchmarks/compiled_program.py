@@ -52,7 +52,8 @@ def named(op: Any, like: PyTree = None) -> Any:
 
     def product(vector):
         with jax.named_scope(PRODUCT):
-            return op(vector)
+            # What is made of the vector for the product alone is then made of this, and has its name.
+            return op(jax.lax.optimization_barrier(vector))
 
     return as_operator(product, like=op.structure if like is None else like)
 
@@ -121,7 +122,9 @@ def _walk(computations: dict[str, list[_Instruction]], name: str, loops: tuple[s
     for line in computations.get(name, ()):
         kind = line.opcode.removesuffix("-start")
         if kind in KINDS:
-            yield Collective(kind, line.bytes, loops, f"/{PRODUCT}/" in line.op_name)
+            # A name without a path is that of an argument, such as a parameter, which only products gather.
+            is_product = f"/{PRODUCT}/" in line.op_name or (bool(line.op_name) and "/" not in line.op_name)
+            yield Collective(kind, line.bytes, loops, is_product)
         elif line.opcode == "while":
             yield from _walk(computations, line.called[0], (*loops, line.called[0]))
         elif line.opcode in ("call", "conditional", "async-start"):
