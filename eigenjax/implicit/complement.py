@@ -39,7 +39,8 @@ from eigenjax.tree import PyTree
 # Of pairs chosen so, the shifted operator is definite on the complement.
 ENDS = ("LA", "SA")
 # The linear solves add at most this share of the error that the pairs make. (That bound is reached by residuals along
-# the nearest eigenvalue alone; measured is a twentieth to two thirds of it.)
+# the nearest eigenvalue alone; measured is a fiftieth of it to all. The gap is that to a
+# Ritz value, and may be a little less.)
 _SHARE = 1.0
 # A projected right-hand side below so many units of rounding of the whole is zero.
 _NEGLIGIBLE = 16.0
