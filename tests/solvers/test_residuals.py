@@ -112,5 +112,5 @@ def test_a_restarted_solve_is_audited_by_one_product():
         state = restarted.init(start, goal, krylov_dim=30, first_look=k, seed=seed_of(jax.random.key(seed)))
         while not bool(state.done):
             state = step(op, state)
-        assert int(state.krylov.num_restarts) >= 3
+        assert int(state.krylov.num_restarts) >= 2
         assert int(end(op, state).num_matvecs) == int(state.krylov.num_matvecs) + 1
