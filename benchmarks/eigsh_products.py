@@ -1,8 +1,8 @@
 """Claim: `eigsh` needs no more products than ARPACK at an equal basis size, for the same true residuals.
 
 Products until all k pairs have ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned, in float64, over
-a dozen kinds of spectrum; and beside those of one Krylov space that is never restarted (full orthogonalisation, until
-its Ritz pairs have converged): with a basis of 4 k vectors, at most 1.1 times as many. Medians over three start
+a dozen kinds of spectrum; and beside those of one Krylov space that is never restarted (full orthogonalisation, the
+optimum from one start vector): with a basis of 4 k vectors, at most 1.1 times as many. Medians over three start
 vectors, the same for all.
 
 `eigsh` is given tol, and all its products count, those of its audit included. ARPACK stops by tol |theta_i|, so it is

@@ -46,9 +46,9 @@ def eigsh(
         A V = V H + D^T B,    H c = theta c,    v = V c,    ||A v - theta v|| = ||B c||
 
     Lanczos with thick restarts, looked at every few products and ended by the first look that finds all k pairs
-    converged, as Ritz pairs or as refined ones. Near a number the pairs are harmonic Ritz pairs of the same spaces: of
-    what needs products only, the cheapest by far. (Five pairs inside a spectrum of 2000, products to 1e-4 / 1e-8:
-    1007 / 1271, where the folded operator (A - sigma)^2 in the same memory took 7040 / 10272.)
+    converged. Near a number the pairs are harmonic Ritz pairs of the same spaces: of what needs products only, the
+    cheapest by far. (Five pairs inside a spectrum of 2000, products to 1e-4 / 1e-8: 1007 / 1271, where the folded
+    operator (A - sigma)^2 in the same memory took 7040 / 10272.)
 
     What a residual says, and what it does not: each pair returned is an eigenpair to within its residual. That none
     was missed is certain only of a small operator (n <= krylov_dim). A single vector shows one copy of a multiple
@@ -115,8 +115,7 @@ def eigsh(
         >>> print(jnp.abs(inside.eigenvalues - jnp.array([42.0, 41.0, 43.0])) < 1e-4)
         [ True  True  True]
 
-    Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted
-        Arnoldi algorithm; Jia (1997), Refined iterative algorithms based on Arnoldi's process.
+    Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
     return eigsh_and_remainder(
         op,

@@ -44,7 +44,7 @@ def ritz_pairs(state: KrylovDecomposition, which: str) -> Extraction:
     values, vectors, valid = ritz.masked_eigh(state.matrix, state.filled)
     order = ritz.wanted_order(values, which, valid)
     coefficients = vectors[:, order]
-    residuals = residual_norms(state, coefficients)
+    residuals = _residuals(state, coefficients)
     return Extraction(values[order], coefficients, jnp.where(valid[order], residuals, jnp.inf))
 
 
@@ -78,7 +78,7 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     coefficients = jnp.concatenate([nearest @ rotation[:, by_distance], coefficients[:, k:]], axis=1)
     images = matrix @ coefficients
     values = jnp.sum(jnp.conj(coefficients) * images, axis=0).real
-    residuals = residual_norms(state, coefficients, images - coefficients * values.astype(images.dtype))
+    residuals = _residuals(state, coefficients, images - coefficients * values.astype(images.dtype))
     return Extraction(jnp.where(valid, values, 0), coefficients, jnp.where(valid, residuals, jnp.inf))
 
 
@@ -112,8 +112,7 @@ def harmonic_directions(
     return along[:m], along[m:], solve(couplings)
 
 
-def residual_norms(state: KrylovDecomposition, coefficients: jax.Array, *inside: jax.Array) -> jax.Array:
-    """||A V c - theta V c|| of columns c, as the decomposition has it; `inside` is H c - theta c where it is not 0."""
+def _residuals(state: KrylovDecomposition, coefficients: jax.Array, *inside: jax.Array) -> jax.Array:
     # One norm of all, because each one takes a good part of the time that an extraction takes to compile.
     defects = jnp.abs(coefficients) * state.defects[:, None]
     return jax.vmap(tree.norm, in_axes=1)((state.couplings @ coefficients, *inside, defects))

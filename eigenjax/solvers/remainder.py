@@ -4,10 +4,9 @@ At its end a Krylov space V holds more Ritz vectors than were wanted, u_j = V c_
 
     A u_j = theta_j u_j + sum_b d_b s_bj
 
-where the d_b are the directions that the space would have grown in next. (Where the wanted pairs are refined, and a
-part along these, of which a linear solve in their complement takes no notice.) None has converged, and all of them
-together tell where A is nearly singular once the wanted pairs are taken out: a linear solve there can begin by
-eliminating them, at no product (`implicit.elimination`).
+where the d_b are the directions that the space would have grown in next. None has converged, and all of them together
+tell where A is nearly singular once the wanted pairs are taken out: a linear solve there can begin by eliminating
+them, at no product (`implicit.elimination`).
 """
 
 from typing import NamedTuple

@@ -27,7 +27,6 @@ from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.looks import rows_to_wait
-from eigenjax.solvers.refinement import refined_if_enough
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.thick_restart import kept_coefficients, restart, translate
@@ -170,16 +169,13 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     least = _LOST * goal.kept.unit
     bound = jnp.maximum(stopping_tolerance(op, tol, scale.dtype, share), least) * scale
     k = min(goal.k, m)
-    worst = jnp.max(found.residuals[:k])
-    if not (goal.near or goal.verify or m == op.size) and goal.kept.dtype is None:  # the end, if it is enough
-        may_end = ~(state.probe.running | state.krylov.broken_down) & (num_filled > k)
-        found, worst = refined_if_enough(state.krylov, found, goal.which, k, bound, may_end)
     converged = jnp.all(found.residuals[:k] <= bound)
     complete = num_filled >= op.size
     probe = completeness.judge_probe(state.probe, goal, found, converged, bound, state.krylov.broken_down & ~complete)
     # A space that holds all of a small operator is filled: that is all there is to know.
     finished = probe.satisfied if m < op.size else jnp.zeros((), bool)
     out_of_budget = spent + b > goal.max_matvecs
+    worst = jnp.max(found.residuals[:k])
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
     wait = rows_to_wait(state.distance, distance, spent - state.last_look, least=b)
     return state._replace(

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator
+from eigenjax.solvers import restarted
+from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.residuals import rounding_unit, true_residuals, vouched_residuals
+from eigenjax.solvers.start import seed_of
 
 VALUES = np.array([5.0, 3.0, 2.0, 1.0, -1.0, -4.0])
 
@@ -95,3 +98,19 @@ def test_the_rounding_unit_is_that_of_the_narrowest_leaf():
     like = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)}
     assert rounding_unit(as_operator(lambda v: v, like=like)) == 2.0**-7
     assert rounding_unit(as_operator(jnp.eye(2, dtype=jnp.complex64))) == np.finfo(np.float32).eps
+
+
+def test_a_restarted_solve_is_audited_by_one_product():
+    # Its basis has been turned some times, by what an eigensolver of small matrices returns.
+    n, k = 400, 10
+    values = jnp.asarray(np.random.default_rng(5).standard_normal(n), jnp.float32)
+    op, goal = as_operator(jnp.diag(values)), Goal(k=k, which="LM", near=False, verify=False, max_matvecs=2000)
+    step = jax.jit(lambda op, state: restarted.step(op, state, goal, tol=1e-5, sigma=0.0))
+    end = jax.jit(lambda op, state: restarted.finalize(op, state, goal, tol=1e-5))
+    for seed in range(3):
+        start = jnp.asarray(np.random.default_rng(seed).standard_normal((1, n)), jnp.float32)
+        state = restarted.init(start, goal, krylov_dim=30, first_look=k, seed=seed_of(jax.random.key(seed)))
+        while not bool(state.done):
+            state = step(op, state)
+        assert int(state.krylov.num_restarts) >= 2
+        assert int(end(op, state).num_matvecs) == int(state.krylov.num_matvecs) + 1
