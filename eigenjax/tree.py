@@ -12,7 +12,6 @@ Cost: every function here reads each argument once and moves at most a few numbe
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -180,25 +179,6 @@ def norms(basis: PyTree) -> jax.Array:
     return jax.lax.map(norm, basis)
 
 
-def random_normal(key: jax.Array, structure: PyTree) -> PyTree:
-    """Independent standard normal numbers in the working dtype of each leaf, drawn sharded."""
-    return _random(jax.random.normal, key, structure)
-
-
-def random_rademacher(key: jax.Array, structure: PyTree) -> PyTree:
-    """Independent signs, +1 or -1 with equal odds, in the working dtype of each leaf, drawn sharded.
-
-    >>> bool(jnp.all(jnp.abs(random_rademacher(jax.random.key(0), jnp.ones(5))) == 1))
-    True
-    """
-
-    def draw(key, shape, dtype, out_sharding):
-        signs = jax.random.bernoulli(key, shape=shape, out_sharding=out_sharding)
-        return jnp.where(signs, jnp.ones((), dtype), -jnp.ones((), dtype))
-
-    return _random(draw, key, structure)
-
-
 def zero_basis(x: PyTree, length: int) -> PyTree:
     """A basis of `length` zero vectors, shaped and sharded like x."""
     # zeros_like of a broadcast, because plain zeros would lose the sharding.
@@ -286,16 +266,6 @@ def _total(terms: PyTree, dtype: Any) -> jax.Array:
 
 def _real_parts(x: jax.Array) -> tuple[jax.Array, ...]:
     return (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
-
-
-def _random(draw: Callable, key: jax.Array, structure: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(structure)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        draw(key, leaf.shape, accumulation_dtype(leaf), out_sharding=explicit_sharding(leaf))
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, drawn)
 
 
 def _cast(factor: Any, dtype: Any) -> jax.Array:

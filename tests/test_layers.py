@@ -13,7 +13,19 @@ import eigenjax
 PACKAGE = pathlib.Path(eigenjax.__file__).parent
 # Each may import what stands before it, never what stands behind.
 LAYERS = (
-    *("tree", "storage", "result", "operators", "solvers", "implicit", "dense", "spectrum", "training", "runs"),
+    *(
+        "tree",
+        "random_vectors",
+        "storage",
+        "result",
+        "operators",
+        "solvers",
+        "implicit",
+        "dense",
+        "spectrum",
+        "training",
+        "runs",
+    ),
     *("report", "__init__", "__main__"),
 )
 # Where an extra may be imported: by the functions that need it, never on the way in.

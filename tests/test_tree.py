@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax import tree
+from eigenjax import random_vectors, tree
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32, "complex64": jnp.complex64}
 
@@ -118,16 +118,16 @@ def test_a_complex_factor_of_a_real_vector_is_refused():
 
 def test_random_vectors_have_the_working_dtypes_and_the_right_moments():
     structure = {"a": jax.ShapeDtypeStruct((20000,), jnp.bfloat16), "b": jax.ShapeDtypeStruct((2,), jnp.complex64)}
-    normal = tree.random_normal(jax.random.key(0), structure)
+    normal = random_vectors.normal(jax.random.key(0), structure)
     assert normal["a"].dtype == jnp.float32
     assert normal["b"].dtype == jnp.complex64
     assert abs(float(jnp.mean(normal["a"]))) < 0.03
     assert abs(float(jnp.var(normal["a"])) - 1) < 0.05
-    signs = tree.random_rademacher(jax.random.key(0), structure["a"])
+    signs = random_vectors.rademacher(jax.random.key(0), structure["a"])
     assert set(np.unique(np.asarray(signs))) == {-1.0, 1.0}
     assert abs(float(jnp.mean(signs))) < 0.03
 
 
 def test_leaves_of_one_vector_are_drawn_independently():
-    x = tree.random_normal(jax.random.key(0), {"a": jnp.ones(50), "b": jnp.ones(50)})
+    x = random_vectors.normal(jax.random.key(0), {"a": jnp.ones(50), "b": jnp.ones(50)})
     assert not np.allclose(x["a"], x["b"])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from eigenjax import tree
+from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import describe_all
 from eigenjax.tree import PyTree
@@ -70,7 +70,7 @@ def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
     """
     first, second = jax.random.split(key)
     structure = tree.working_structure(op.structure)
-    u, v = tree.random_normal(first, structure), tree.random_normal(second, structure)
+    u, v = random_vectors.normal(first, structure), random_vectors.normal(second, structure)
     image_u, image_v = matvec(op, u), matvec(op, v)
     size = tree.norm(image_u) + tree.norm(image_v)
     difference = jnp.abs(tree.inner(u, image_v) - tree.inner(image_u, v))
@@ -129,7 +129,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
         ValueError: the product is not linear, ...
     """
     product, structure = _product(op, like)
-    u, v = (tree.cast_like(tree.random_normal(one, structure), structure) for one in jax.random.split(key))
+    u, v = (tree.cast_like(random_vectors.normal(one, structure), structure) for one in jax.random.split(key))
     image_u = product(u)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
         raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize
 from eigenjax.tree import PyTree
@@ -27,7 +27,7 @@ def random_signs(key: jax.Array, structure: PyTree) -> PyTree:
     dtype('complex64')
     """
     real = jax.tree.map(lambda x: not jnp.issubdtype(x.dtype, jnp.complexfloating), structure)
-    signs, normal = tree.random_rademacher(key, structure), tree.random_normal(key, structure)
+    signs, normal = random_vectors.rademacher(key, structure), random_vectors.normal(key, structure)
     return jax.tree.map(lambda real, x, z: x if real else z / jnp.abs(z).astype(z.dtype), real, signs, normal)
 
 
@@ -37,7 +37,7 @@ def random_sphere(key: jax.Array, structure: PyTree) -> PyTree:
     >>> print(tree.norm(random_sphere(jax.random.key(0), jnp.zeros(16))).round(4))
     4.0
     """
-    return of_length(tree.random_normal(key, structure), tree.size(structure))
+    return of_length(random_vectors.normal(key, structure), tree.size(structure))
 
 
 def of_length(vector: PyTree, square: Any) -> PyTree:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
@@ -148,7 +148,7 @@ def hutch_plus_plus(op: LinearOperator, key: jax.Array, budget: int, form: Form,
 
 def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
     """One sample of the form's trace in the complement of a basis: a direction uniform on the sphere there."""
-    start = complement(basis, tree.random_normal(key, tree.working_structure(op.structure)))
+    start = complement(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
     vector = of_length(start, op.size - rank)
     return form(vector, matvec(op, vector))
 
