@@ -2,9 +2,10 @@
 
 The mean of |error| over keys, in float64, relative to the trace (`diagonal`: of the norm of the error, relative to the
 norm of the diagonal), and the root mean square of error / standard error, 1 where the error is as it says. `ratio` is
-the mean error over that of the same method in matfree at the same products, where matfree has it (hutchinson, xtrace,
-xdiag; 0 where it has not or is not installed: `pip install matfree`); `over_hutchinson` is the error of our Hutchinson
-over it (the diagonal is another quantity: there it means nothing).
+the mean error over that of the same method in matfree at the same products (hutchinson, xtrace, xdiag), `torch_ratio`
+over that in hessian-eigenthings (hutchinson, hutch++); null where a package has no such method or is not installed
+(`pip install matfree hessian-eigenthings torch`). `over_hutchinson` is the error of our Hutchinson over it (the
+diagonal is another quantity: there it means nothing).
 
     python -m benchmarks.trace_estimators
 """
@@ -69,6 +70,19 @@ def theirs(method: str, products: int, n: int) -> Callable[[jax.Array, jax.Array
     return jax.jit(run)
 
 
+def in_torch(matrix: np.ndarray, method: str, products: int, count: int) -> np.ndarray | None:
+    """Estimates of hessian-eigenthings, from the seeds 0, 1, ..."""
+    if method not in ("hutchinson", "hutch++") or importlib.util.find_spec("hessian_eigenthings") is None:
+        return None
+    import hessian_eigenthings as package
+    import torch
+
+    whole = torch.tensor(matrix)
+    operator = package.LambdaOperator(lambda v: whole @ v, len(matrix), dtype=whole.dtype)
+    estimate = lambda seed: package.trace(operator, num_matvecs=products, method=method, seed=seed)
+    return np.array([float(estimate(seed).estimate) for seed in range(count)])
+
+
 def row(name: str, matrix: np.ndarray, method: str, products: int, keys: jax.Array) -> dict[str, Any]:
     """One method on one matrix."""
     truth = np.diag(matrix) if method == "xdiag" else np.trace(matrix)
@@ -77,14 +91,18 @@ def row(name: str, matrix: np.ndarray, method: str, products: int, keys: jax.Arr
     estimates, said = (np.asarray(x) for x in ours(jnp.asarray(matrix), keys, method=method, products=products))
     other = theirs(method, products, len(matrix))
     error = mean_error(estimates)
-    compared = mean_error(np.asarray(other(jnp.asarray(matrix), keys))) if other else 0.0
+    compared = mean_error(np.asarray(other(jnp.asarray(matrix), keys))) if other else None
+    torch_found = in_torch(matrix, method, products, len(keys))
+    torch_error = None if torch_found is None else mean_error(torch_found)
     return {
         "matrix": name,
         "method": method,
         "products": products,
         "error": error / size,
-        "matfree": compared / size,
-        "ratio": error / compared if compared else 0.0,
+        "matfree": compared and compared / size,
+        "ratio": compared and error / compared,
+        "torch": torch_error and torch_error / size,
+        "torch_ratio": torch_error and error / torch_error,
         "scale": float(np.sqrt(np.mean((estimates - truth) ** 2 / np.maximum(said, 1e-300) ** 2))),
     }
 
