@@ -209,7 +209,7 @@ SIZES = {
     "per_layer_spectra": {"EXAMPLES, RECORDS, STEPS_BETWEEN, K": "128, 3, 8, 3"},
 }
 # Those that show their pictures where they are browsed.
-WITH_PICTURES = ()
+WITH_PICTURES = tuple(SIZES)
 MAX_BYTES = 400_000
 
 
