@@ -74,7 +74,8 @@ class EigenResult(NamedTuple):
     num_matvecs: jax.Array
     """() int32, all products spent, those that audit the residuals included."""
     error_bounds: jax.Array | None = None
-    """(k,) of each eigenvalue: its residual r, or r^2 / gap to its neighbours where it stands apart. `eigsh` only."""
+    """(k,) of each eigenvalue: its residual r, or r^2 / gap to its neighbours where it stands apart, and no less than
+    rounding. `eigsh` only."""
     gap: jax.Array | None = None
     """() from the eigenvalues to the first one known that was not wanted; inf where none is. `eigsh` only."""
     num_probes: jax.Array | None = None

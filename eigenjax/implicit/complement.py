@@ -119,7 +119,9 @@ def iterate(
     rhs = outside(rhs)
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
     max_iter = max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)
-    solve = functools.partial(conjugate_gradients_together if definite else minres_together, max_iter=max_iter)
+    solve = functools.partial(minres_together, max_iter=max_iter)
+    if definite:
+        solve = functools.partial(conjugate_gradients_together, max_iter=max_iter, operator_norm=scale_of(pairs))
     system = lambda z: outside(_shifted(pairs, z))
     if known is None:
         return solve(system, rhs, targets=lambda z: stop_at(tree.norms(z)))
@@ -127,7 +129,7 @@ def iterate(
     # With U eliminated, the systems of `elimination`.
     part = elimination.elimination(pairs, known)
     if definite:
-        return rounds.solve(system, part, rhs, targets=stop_at, max_iter=max_iter)
+        return rounds.solve(system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=scale_of(pairs))
     inside = elimination.inside(part, rhs)
     apply = lambda y: elimination.subtract_schur_term(part, elimination.without(part, system(y)), y)
     components = lambda y: elimination.components(part, inside, y)

@@ -47,6 +47,7 @@ def solve(
     *,
     targets: Callable[[jax.Array], jax.Array],
     max_iter: int,
+    operator_norm: jax.Array,
 ) -> LinearSolution:
     """The k solutions.
 
@@ -56,6 +57,7 @@ def solve(
         rhs: b_i.
         targets: the (k,) norms of the solutions -> the residuals to stop at.
         max_iter: products for one system.
+        operator_norm: () what is known of it from below.
     """
     nothing = jnp.zeros_like(known.inverses)
 
@@ -72,7 +74,7 @@ def solve(
         stop = lambda x: targets(jnp.hypot(tree.norms(x), jax.vmap(tree.norm)(_components(parts, x))))
         return (conjugate_gradients.advance(apply, state, targets=stop, max_iter=limit), parts), None
 
-    start = conjugate_gradients.init(rhs)
+    start = conjugate_gradients.init(rhs, operator_norm)
     first = (start, _Parts(known, nothing, nothing))
     (end, parts), _ = jax.lax.scan(one_round, first, jnp.arange(2, dtype=jnp.int32))
     solution = elimination.completed(known, _components(parts, end.solution), end.solution)

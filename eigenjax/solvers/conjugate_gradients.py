@@ -47,6 +47,7 @@ def conjugate_gradients_together(
     *,
     targets: Callable[[PyTree], jax.Array],
     max_iter: int,
+    operator_norm: jax.Array | float = 0.0,
 ) -> LinearSolution:
     """Solves k systems A_i x_i = b_i side by side, one product of all k vectors a step.
 
@@ -57,6 +58,8 @@ def conjugate_gradients_together(
         targets: the x_i so far -> (k,) residuals to stop at. A system that has reached its own rests, and goes on if
             the target falls below it later.
         max_iter: products for one system at most, static.
+        operator_norm: what is known of ||A_i|| from below: tells a right-hand side that is rounding, along a null
+            vector that the operator has projected out, from one of a small operator.
 
     Returns:
         The k solutions, (k,) residuals and (k,) products, of the steps in which a system did not rest. Cost: a
@@ -73,12 +76,12 @@ def conjugate_gradients_together(
 
     Source: Hestenes and Stiefel (1952), Methods of conjugate gradients for solving linear systems.
     """
-    end = advance(operator, init(rhs), targets=targets, max_iter=max_iter)
+    end = advance(operator, init(rhs, operator_norm), targets=targets, max_iter=max_iter)
     return LinearSolution(end.solution, end.residual, end.num_matvecs)
 
 
-def init(rhs: PyTree) -> State:
-    """Of k systems, at x_i = 0."""
+def init(rhs: PyTree, operator_norm: jax.Array | float = 0.0) -> State:
+    """Of k systems, at x_i = 0; operator_norm is what is known of ||A_i|| from below."""
     lengths = tree.norms(rhs)
     rest = jax.vmap(normalize)(rhs, lengths)
     return State(
@@ -87,7 +90,7 @@ def init(rhs: PyTree) -> State:
         direction=rest,
         residual=lengths,
         attainable=_ATTAINABLE * jnp.finfo(lengths.dtype).eps * lengths,
-        operator_norm=jnp.zeros_like(lengths),
+        operator_norm=jnp.full_like(lengths, operator_norm),
         ended=jnp.zeros(lengths.shape, bool),
         num_matvecs=jnp.zeros(lengths.shape, jnp.int32),
     )

@@ -64,3 +64,12 @@ def test_tiny_right_hand_sides_keep_their_digits_in_float32(rng):
     found = solved(*single, jnp.zeros(2, jnp.float32))
     exact = np.linalg.solve(matrix, rhs.T).T
     assert_allclose(found.solution, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(("known", "expected"), [(0.0, 1.0), (2.0, 0.0)])
+def test_rounding_along_a_null_vector_is_not_divided_by(known, expected):
+    # What a projection leaves of a null vector: a system of its own, or nothing, as the operator's norm tells.
+    solve = functools.partial(conjugate_gradients_together, targets=lambda x: 0.0, max_iter=5)
+    values, rhs = jnp.array([1e-17, 1.0, 2.0]), jnp.array([[1e-17, 0.0, 0.0]])
+    found = solve(lambda v: values * v, rhs, operator_norm=known)
+    assert_allclose(found.solution, [[expected, 0, 0]], rtol=1e-12)
