@@ -19,7 +19,7 @@ from eigenjax.solvers.goal import Goal
 # A pair that is not converged will not be wanted when its residual is below this share of its distance from those
 # that are.
 _SETTLED = 0.1
-# However small a residual, an eigenvalue is known to no less than so many units of rounding of the largest.
+# However small a residual, an eigenvalue is known to no less than so many units of rounding of the largest Ritz value.
 _ROUNDING = 4.0
 
 
@@ -90,7 +90,7 @@ def with_neighbours(result: EigenResult, found: Extraction, probe: Probe) -> Eig
     # The residual theorem, and the Kato-Temple bound r^2 / gap where the pair stands apart.
     wide = nearest > residuals
     bounds = jnp.where(wide, residuals * (residuals / jnp.where(wide, nearest, 1)), residuals)
-    unit = float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(result.eigenvalues))
+    unit = float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
     bounds = jnp.maximum(bounds, _ROUNDING * unit)
     matched = _num_matched(result.eigenvalues, probe.at_first, 2 * jnp.max(residuals))
     recovered = jnp.where(jnp.isnan(probe.at_first[0]), 0, k - matched)
