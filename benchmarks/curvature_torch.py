@@ -1,4 +1,4 @@
-"""Claim: curvature products are those of curvlinops and hessian-eigenthings, at no more than 0.6 of their time.
+"""Claim: curvature products are those of curvlinops and hessian-eigenthings, at about 0.6 of their time at most.
 
 One multilayer network with the same weights and data in JAX and in PyTorch. In float64, at a small size: the relative
 difference of products with three vectors, and of the largest eigenvalue (theirs by SciPy around their product, ours by

@@ -1,4 +1,4 @@
-"""Claim: the gradient of a loss of five eigenvectors takes less time and memory from `eigsh` than from others.
+"""Claim: the gradient of a loss of five eigenvectors takes less time from `eigsh` than from others.
 
 Side by side and interleaved, of the loss sum_ij w_ij v_ij^2 in float32, forward and backward in one program:
 
