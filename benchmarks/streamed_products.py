@@ -1,4 +1,4 @@
-"""Claim: a product that streams its data from memory-mapped files takes at most 1.15 times as long as in memory.
+"""Claim: a product that streams its data from memory-mapped files should take at most 1.15 times as long as in memory.
 
 The Hessian of a network, the same examples and the same batches: `hessian(..., batch_size=b)` holds all data on the
 device, `stream` reads them from disk (by now, from the system's cache of it) batch by batch, for one vector and for
