@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SLOW = (
     "adjoint_products",
     "collectives",
+    "convolutions",
     "curvature_memory",
     "curvature_products",
     "curvature_precision",
@@ -20,6 +21,7 @@ SLOW = (
     "eigs_products",
     "eigsh_compile",
     "eigsh_memory",
+    "eigsh_primme",
     "eigsh_products",
     "eigsh_time",
     "eigsh_tracking",
@@ -42,6 +44,7 @@ NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectr
 COLUMNS = {
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "collectives": {"program", "mode", "step", "passes", "rare", "others", "largest", "temporaries", "share"},
+    "convolutions": {"network", "way", "product_s", "ratio"},
     "curvature_memory": {"program", "megabytes", "over_plain", "over_chunked"},
     "curvature_products": {"product", "ratio", "ratio_of_8"},
     "curvature_precision": {"parameters", "dtype", "rounding", "product", "pass", "narrow_sum", "wide_model"},
@@ -51,6 +54,7 @@ COLUMNS = {
     "eigs_products": {"eigs", "arpack", "ratio", "condition"},
     "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
     "eigsh_memory": {"promised", "temporary_vectors", "resident_vectors"},
+    "eigsh_primme": {"eigsh", "primme", "ratio", "eigsh_residual", "eigsh_right"},
     "eigsh_products": {"eigsh", "arpack", "ratio", "unrestarted", "over_unrestarted"},
     "eigsh_time": {"median_s", "ratio", "residual", "temporary_vectors"},
     "eigsh_tracking": {"warm", "cold", "ratio", "worst_error", "unconverged"},

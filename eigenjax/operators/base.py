@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.operators.convolutions import fast_in_loops
 from eigenjax.tree import PyTree
 
 
@@ -148,7 +149,8 @@ def matvec(op: LinearOperator, vector: PyTree) -> PyTree:
     product, the operator's Python code runs once per operator type and shape.
     """
     structure = op.structure
-    return tree.cast_like(op(tree.cast_like(vector, structure)), tree.working_structure(structure))
+    image = fast_in_loops(op)(tree.cast_like(vector, structure))
+    return tree.cast_like(image, tree.working_structure(structure))
 
 
 def check_vector(vector: PyTree, structure: PyTree, name: str = "the vector") -> None:

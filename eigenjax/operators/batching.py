@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.operators.convolutions import fast_in_loops
 from eigenjax.tree import PyTree
 
 
@@ -125,7 +126,7 @@ def over_slices(
     if size is None or size >= length:
         summand, piece = function(data)
         return tree.cast_like(summand, zero), piece
-    function = jax.checkpoint(function, prevent_cse=False)
+    function = jax.checkpoint(fast_in_loops(function), prevent_cse=False)
 
     def add(partial_sum, start, size):
         cut = lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis)

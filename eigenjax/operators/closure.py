@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import eval_jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from eigenjax.tree import PyTree
 
@@ -24,8 +25,8 @@ _MAX_DEPTH = 6
 class TracedFunction:
     """A function of (constants, *arguments) as JAX traced it; static, equal to itself only."""
 
-    def __init__(self, closed_jaxpr: Any, result_structure: PyTree):
-        self._jaxpr = closed_jaxpr.jaxpr
+    def __init__(self, jaxpr: Any, result_structure: PyTree):
+        self._jaxpr = jaxpr
         self.result_structure = result_structure
 
     def __call__(self, constants: list[jax.Array], *arguments: PyTree) -> PyTree:
@@ -36,6 +37,10 @@ class TracedFunction:
     def mentions(self, primitive: str) -> bool:
         """Whether a primitive of this name occurs in the program, or in one within it."""
         return _mentions(self._jaxpr, primitive)
+
+    def rewritten(self, change: Callable[[Any], Any]) -> "TracedFunction":
+        """The program with each of its equations changed, and those of programs within it."""
+        return TracedFunction(_rewritten(self._jaxpr, change), self.result_structure)
 
 
 def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[jax.Array]]:
@@ -57,7 +62,7 @@ def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[j
     """
     # A fresh lambda, because JAX remembers traces by function, and what a function closes over may have changed.
     closed_jaxpr, result_structure = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
-    return TracedFunction(closed_jaxpr, result_structure), list(closed_jaxpr.consts)
+    return TracedFunction(closed_jaxpr.jaxpr, result_structure), list(closed_jaxpr.consts)
 
 
 def _mentions(jaxpr: Any, primitive: str) -> bool:
@@ -68,6 +73,22 @@ def _mentions(jaxpr: Any, primitive: str) -> bool:
         if equation.primitive.name == primitive or any(_mentions(part, primitive) for part in inner):
             return True
     return False
+
+
+def _rewritten(jaxpr: Any, change: Callable[[Any], Any]) -> Any:
+    equations = []
+    for equation in jaxpr.eqns:
+        params = {name: _rewritten_param(value, change) for name, value in equation.params.items()}
+        equations.append(change(equation.replace(params=params)))
+    return jaxpr.replace(eqns=equations)
+
+
+def _rewritten_param(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, ClosedJaxpr):
+        return value.replace(jaxpr=_rewritten(value.jaxpr, change))
+    if isinstance(value, Jaxpr):
+        return _rewritten(value, change)
+    return tuple(_rewritten_param(part, change) for part in value) if type(value) is tuple else value
 
 
 def _is_sequence(value: Any) -> bool:

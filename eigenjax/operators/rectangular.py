@@ -18,6 +18,7 @@ from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
 from eigenjax.operators.convert import describe_all, floating, is_jax_sparse
+from eigenjax.operators.convolutions import fast_in_loops
 from eigenjax.tree import PyTree
 
 
@@ -189,14 +190,14 @@ class Dilation(LinearOperator):
 @jax.jit
 def matvec(op: RectangularOperator, vector: PyTree) -> PyTree:
     """A v for a vector held in the working dtypes; all products go through here, so that they are traced once."""
-    image = op.mv(tree.cast_like(vector, op.domain))
+    image = fast_in_loops(op.mv)(tree.cast_like(vector, op.domain))
     return tree.cast_like(image, tree.working_structure(op.codomain))
 
 
 @jax.jit
 def adjoint_matvec(op: RectangularOperator, vector: PyTree) -> PyTree:
     """A^H u, likewise."""
-    image = op.adjoint_mv(tree.cast_like(vector, op.codomain))
+    image = fast_in_loops(op.adjoint_mv)(tree.cast_like(vector, op.codomain))
     return tree.cast_like(image, tree.working_structure(op.domain))
 
 

@@ -1,7 +1,7 @@
 """Data on the host, one epoch after another: the same batches each time, or the run is refused."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,34 @@ def check_repeatable(batches: Any) -> None:
             f"batches: a {type(batches).__name__} gives its batches once, and every product is one epoch: give "
             "a list, a data loader, memory_mapped_batches(...), or an object whose __iter__ starts anew"
         )
+
+
+def groups_alike(
+    batches: Iterable[tuple[PyTree, float]], most: int, most_bytes: int
+) -> Iterator[list[tuple[PyTree, float]]]:
+    """Consecutive batches of the same shapes and dtypes together: so many at most, in no more bytes than that, or one.
+
+    >>> [len(group) for group in groups_alike([(np.ones(2), 1.0)] * 3 + [(np.ones(1), 1.0)], 2, 100)]
+    [2, 1, 1]
+    """
+    group: list[tuple[PyTree, float]] = []
+    kind, room = None, 1
+    for batch, weight in batches:
+        leaves, treedef = jax.tree.flatten(batch)
+        described = treedef, [(np.shape(leaf), _dtype(leaf)) for leaf in leaves]
+        if group and (described != kind or len(group) == room):
+            yield group
+            group = []
+        if not group:
+            size = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in described[1])
+            kind, room = described, max(1, min(most, most_bytes // max(size, 1)))
+        group.append((batch, weight))
+    if group:
+        yield group
+
+
+def _dtype(leaf: Any) -> np.dtype:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
 
 
 class Epoch(NamedTuple):
