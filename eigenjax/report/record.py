@@ -139,18 +139,19 @@ def layout(vectors: PyTree) -> list[dict[str, Any]]:
     return entries
 
 
-def error_bounds(result: EigenResult, which: str) -> np.ndarray:
+def error_bounds(result: EigenResult, which: str, operator_norm: float = 0.0) -> np.ndarray:
     """Bounds on the errors of eigenvalues: the residual r, or r^2 / gap where a pair stands apart (Kato-Temple).
 
     Of the largest or the lowest eigenvalues the gap is that to the others found, and there is none for the last pair,
-    whose further neighbour is not known. No bound is below what rounding makes of the largest eigenvalue.
+    whose further neighbour is not known. No bound is below what rounding makes of the largest eigenvalue: of these, or
+    of the operator, as far as it is known.
 
     >>> residuals, flags = np.array([1e-3, 1e-3, 1e-3]), np.ones(3, bool)
     >>> print(error_bounds(EigenResult(np.array([3.0, 2.0, 1.0]), None, residuals, flags, 0, 9), "LA").round(7))
     [1.e-06 1.e-06 1.e-03]
     """
     values, residuals = np.asarray(result.eigenvalues, np.float64), np.asarray(result.residuals, np.float64)
-    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * np.max(np.abs(values))
+    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * max(operator_norm, np.max(np.abs(values)))
     if which not in ("LA", "SA") or not np.all(result.converged):
         return np.maximum(residuals, rounding)
     apart = np.abs(values[:, None] - values) - residuals
@@ -188,20 +189,21 @@ def _problem_record(problem: Problem, op: LinearOperator, loss: float | None) ->
 
 
 def _solve_record(solve: Solve) -> dict[str, Any]:
+    largest = max(float(np.max(np.abs(result.eigenvalues))) for result in solve.results.values())
     return {
         "products": solve.num_matvecs,
         "seconds": solve.seconds,
         "compile_seconds": solve.compile_seconds,
-        "pairs": {which: _result_record(result, which) for which, result in solve.results.items()},
+        "pairs": {which: _result_record(result, which, largest) for which, result in solve.results.items()},
     }
 
 
-def _result_record(result: EigenResult, which: str) -> dict[str, Any]:
+def _result_record(result: EigenResult, which: str, operator_norm: float = 0.0) -> dict[str, Any]:
     status = Status(int(result.status))
     return {
         "eigenvalues": result.eigenvalues,
         "residuals": result.residuals,
-        "error_bounds": error_bounds(result, which),
+        "error_bounds": error_bounds(result, which, operator_norm),
         "converged": result.converged,
         "status": status.name,
         "advice": status.advice,

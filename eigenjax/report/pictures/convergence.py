@@ -65,7 +65,8 @@ def draw_convergence(
     else:
         axes.set_xlim(left=0)
     axes.set_yscale("log")
-    canvas.legend(axes, loc="best", fontsize="small")
+    # Beneath: lines of k pairs for each solver leave no corner free.
+    canvas.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
     title, x, y = "Convergence: each pair, and the worst", "products with the operator", "residual  ‖A v - λ v‖"
     return canvas.dress(axes, title=title, x=x, y=y)
 
