@@ -40,7 +40,7 @@ SLOW = (
     "trace_estimators",
     "weak_scaling",
 )
-NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectra", "timing")
+NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectra", "timing", "trained_networks")
 COLUMNS = {
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "collectives": {"program", "mode", "step", "passes", "rare", "others", "largest", "temporaries", "share"},

@@ -151,7 +151,9 @@ def error_bounds(result: EigenResult, which: str, operator_norm: float = 0.0) ->
     [1.e-06 1.e-06 1.e-03]
     """
     values, residuals = np.asarray(result.eigenvalues, np.float64), np.asarray(result.residuals, np.float64)
-    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * max(operator_norm, np.max(np.abs(values)))
+    rounding = (
+        _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * max(operator_norm, np.max(np.abs(values)))
+    )
     if which not in ("LA", "SA") or not np.all(result.converged):
         return np.maximum(residuals, rounding)
     apart = np.abs(values[:, None] - values) - residuals
