@@ -142,10 +142,9 @@ def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solut
     basis = parts.basis
     part = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
     inside = tree.combine(part.small, basis)
-    rest = jax.tree.map(jnp.add, f, adjoint_matvec(parts.system.op, inside))
-    outside, told = _outside(
-        parts, functools.partial(adjoint_matvec, parts.system.op), jnp.conj(value), rest, f, h, tol
-    )
+    product = functools.partial(adjoint_matvec, parts.system.op)
+    rest = jax.tree.map(jnp.add, f, product(inside))
+    outside, told = _outside(parts, product, jnp.conj(value), rest, f, h, tol)
     return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), told._replace(left_out=part.left_out)
 
 
