@@ -23,7 +23,7 @@ class AdjointInfo(NamedTuple):
     """() int32, products of the solves, of the systems that had not converged by then. Of `svds` those with A and A^H
     together, of `eigs` those with A^H, two for a complex vector of a real operator."""
     num_steps: jax.Array
-    """() int32, how many times k products were made at once."""
+    """() int32, of the system that took most: how often k products were made at once, where all go side by side."""
     gauge: jax.Array
     """() `gauge_residual`: how much of the cotangent was dropped because no derivative exists."""
 
