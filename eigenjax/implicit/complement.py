@@ -10,7 +10,7 @@ All k systems go side by side, one product of k vectors a step: the fewest steps
 with MINRES, those of the product among them. Where k vectors are more than a cache holds, memory is what counts, and a
 product of a few is as busy as one of all: then the systems go in two parts, with MINRES in four, one after another
 (`groups`), in no more than 3 k + 8 vectors (35 measured for k = 10, 61 for 20). Each takes the products it took, and
-does not wait for those that are slower; the steps add up, to at most two and four times as many. Recurrences with fewer
+does not wait for those that are slower; the steps add up, two or three times as many are measured. Recurrences with fewer
 vectors are no way to get there: conjugate residuals hold 5 k and break down where <r, A r> = 0, SYMMLQ 5 k.
 
 How well to solve. The pair itself is known to within its residual r_i: it is an exact pair of A + dA with

@@ -39,7 +39,7 @@ def in_turn(
     targets: Callable[[jax.Array], jax.Array],
     size: int,
 ) -> LinearSolution:
-    """K linear systems, `size` of them side by side, the last ones first; each solution is written over its right-hand side.
+    """K linear systems, `size` of them side by side, the last first; each solution is written over its right-hand side.
 
     What a solver holds is held for a few systems then. The products are the same, and those made for systems at rest
     are fewer: a group waits for its own slowest only. The last of the pairs has the largest share in the error that all

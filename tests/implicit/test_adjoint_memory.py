@@ -26,7 +26,9 @@ def temporary_vectors(size, **options):
     diagonal, cotangents = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size,), (K, size)))
     backward = jax.eval_shape(lambda diagonal: jax.vjp(solve, diagonal)[1], diagonal)
     compiled = jax.jit(lambda backward, cotangents: backward(cotangents)).lower(backward, cotangents).compile()
-    return compiled.memory_analysis().temp_size_in_bytes / (4 * size)
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes / (4 * size)
 
 
 @pytest.mark.parametrize(
