@@ -4,14 +4,14 @@
 
 with E the coupling within clusters (`pairs`), zero but for its derivative. It is the same map for tangents and for
 cotangents. For the pairs at one end of the spectrum what is left is definite: conjugate gradients. For all others
-MINRES, which takes a twentieth fewer products there too, and holds two vectors more a system.
+MINRES, which takes a twentieth fewer products there too, and holds three vectors more a system (`rounds`).
 
-All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 10 vectors, 7 k + 11
+All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 10 vectors, 8 k + 10
 with MINRES, those of the product among them. Where k vectors are more than a cache holds, memory is what counts, and a
-product of a few is as busy as one of all: then the systems go in two parts, with MINRES in four, one after another
-(`groups`), in no more than 3 k + 8 vectors (35 measured for k = 10, 61 for 20). Each takes the products it took, and
-does not wait for those that are slower; the steps add up, two or three times as many are measured. Recurrences with fewer
-vectors are no way to get there: conjugate residuals hold 5 k and break down where <r, A r> = 0, SYMMLQ 5 k.
+product of a few is as busy as one of all: then the systems go in two parts, with MINRES in five, one after another
+(`groups`), in no more than 3 k + 8 vectors: 35 for k = 10, and 28 with MINRES. Each takes the products it took, and
+does not wait for those that are slower; the steps add up, with MINRES to three times as many. Recurrences with fewer
+vectors are no way to get there: conjugate residuals hold 5 k and break down where <r, A r> = 0, SYMMLQ holds 5 k.
 
 How well to solve. The pair itself is known to within its residual r_i: it is an exact pair of A + dA with
 ||dA|| <= r_i. So b_i and z_i mean nothing below a relative r_i / g_i, g_i its own gap to the eigenvalues left out, and
@@ -58,7 +58,7 @@ _PRODUCTS = 10_000
 # Bytes of k vectors up to which all systems go side by side: there is little memory to be saved. Above, a product of
 # a few vectors keeps a machine as busy as one of all, and the systems go in so many parts, one after another.
 _ALL_AT_ONCE = 2**25
-_PARTS, _PARTS_DEFINITE = 4, 2
+_PARTS, _PARTS_DEFINITE = 5, 2
 
 
 def solve_complement(
@@ -166,14 +166,7 @@ def _solve(
         return solve(system, rhs, targets=lambda z: stop_at(tree.norms(z)))
 
     # With U eliminated, the systems of `elimination`.
-    if operator_norm is not None:
-        return rounds.solve(system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=operator_norm)
-    inside = elimination.inside(part, rhs)
-    apply = lambda y: elimination.subtract_schur_term(part, elimination.without(part, system(y)), y)
-    components = lambda y: elimination.components(part, inside, y)
-    stop = lambda y: stop_at(jnp.hypot(tree.norms(y), jax.vmap(tree.norm)(components(y))))
-    found = solve(apply, elimination.reduced(part, rhs, inside), targets=stop)
-    return found._replace(solution=elimination.completed(part, components(found.solution), found.solution))
+    return rounds.solve(system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=operator_norm)
 
 
 def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any) -> Callable[[jax.Array], jax.Array]:

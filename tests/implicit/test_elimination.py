@@ -83,12 +83,12 @@ def test_what_a_restart_has_dropped_is_not_believed(rng):
     assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-11)
 
 
-@pytest.mark.slow
-def test_a_right_hand_side_of_few_eigenvectors_is_solved_before_anything_is_mixed_with_them(rng):
+@pytest.mark.parametrize("definite", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_right_hand_side_of_few_eigenvectors_is_solved_before_anything_is_mixed_with_them(definite, rng):
     matrix = laplacian(rng, False)
     vectors = np.linalg.eigh(matrix)[1].T
     few, many = np.repeat(vectors[None, 7] - vectors[30], K, axis=0), rng.normal(size=(K, SIZE))
-    solve = jax.jit(functools.partial(both_ways, tol=1e-12, definite=True))
+    solve = jax.jit(functools.partial(both_ways, tol=1e-12, definite=definite))
     result, _, used, _, found = solve(jnp.asarray(matrix), jnp.asarray(few))
     assert np.any(used.coefficients)
     assert jnp.max(found.num_matvecs) <= 3
