@@ -8,8 +8,8 @@ MINRES, which takes a twentieth fewer products there too, and holds three vector
 
 All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 10 vectors, 8 k + 10
 with MINRES, those of the product among them. Where k vectors are more than a cache holds, memory is what counts, and a
-product of a few is as busy as one of all: then the systems go in two parts, with MINRES in five, one after another
-(`groups`), in no more than 3 k + 8 vectors: 35 for k = 10, and 28 with MINRES. Each takes the products it took, and
+product of a few is as busy as one of all: then the systems go in three parts, with MINRES in five, one after another
+(`groups`), in no more than 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the products it took, and
 does not wait for those that are slower; the steps add up, with MINRES to three times as many. Recurrences with fewer
 vectors are no way to get there: conjugate residuals hold 5 k and break down where <r, A r> = 0, SYMMLQ holds 5 k.
 
@@ -58,7 +58,7 @@ _PRODUCTS = 10_000
 # Bytes of k vectors up to which all systems go side by side: there is little memory to be saved. Above, a product of
 # a few vectors keeps a machine as busy as one of all, and the systems go in so many parts, one after another.
 _ALL_AT_ONCE = 2**25
-_PARTS, _PARTS_DEFINITE = 5, 2
+_PARTS, _PARTS_DEFINITE = 5, 3
 
 
 def solve_complement(
