@@ -35,7 +35,7 @@ _GONE = 1e-4
 class _Parts(NamedTuple):
     """The second round: z = x + U c."""
 
-    known: Elimination  # with the systems that it is used for
+    known: Elimination  # with what of it is used
     inside: jax.Array  # (k, q) <U, r> - S^H <D, x'> of that moment
     before: jax.Array  # (k, q) u
 
@@ -65,7 +65,7 @@ def solve(
         state, parts = carry
         unfinished = (state.residual > targets(tree.norms(state.solution))) & ~state.ended
         wanted = (round_number > 0) & unfinished & (state.residual > _GONE * start.residual)
-        state, parts = _turned(state, known._replace(used=known.used & wanted))
+        state, parts = _turned(state, known._replace(used=known.used & wanted[:, None]))
 
         def apply(y):
             return elimination.subtract_schur_term(parts.known, elimination.without(parts.known, system(y)), y)
@@ -95,11 +95,12 @@ def _turned(state: _State, known: Elimination) -> tuple[_State, _Parts]:
     # Both of a vector of length one.
     inside = elimination.inside(known, state.rest)
     rest = elimination.reduced(known, state.rest, inside)
-    lengths = jnp.where(known.used, tree.norms(rest), 1)
+    chosen = jnp.any(known.used, axis=1)
+    lengths = jnp.where(chosen, tree.norms(rest), 1)
     rest = jax.vmap(normalize)(rest, lengths)
     before = elimination.masked(known, elimination.inside(known, state.solution))
     solution = elimination.without(known, state.solution)
-    turned = _restarted(state, known.used, solution, rest, state.residual * lengths)
+    turned = _restarted(state, chosen, solution, rest, state.residual * lengths)
     whole = state.residual[:, None].astype(inside.dtype) * inside
     return turned, _Parts(known, whole - elimination.coupled(known, solution), before)
 
