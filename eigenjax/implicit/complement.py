@@ -6,7 +6,7 @@ with E the coupling within clusters (`pairs`), zero but for its derivative. It i
 cotangents. For the pairs at one end of the spectrum what is left is definite: conjugate gradients. For all others
 MINRES, which takes a twentieth fewer products there too, and holds three vectors more a system (`rounds`).
 
-All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 10 vectors, 8 k + 10
+All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 11 vectors, 8 k + 11
 with MINRES, those of the product among them. Where k vectors are more than a cache holds, memory is what counts, and a
 product of a few is as busy as one of all: then the systems go in three parts, with MINRES in five, one after another
 (`groups`), in no more than 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the products it took, and

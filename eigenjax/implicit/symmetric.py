@@ -65,7 +65,7 @@ def differentiable(
         products and, where the loss depends on the eigenvectors, about as many products per pair as MINRES needs
         for the complement; none where it depends on the eigenvalues alone. Memory beyond what the forward pass
         keeps, which is the pairs and, where that is of use, its basis: 3 k + 8 vectors where k of them are more
-        than 32 MiB, else 4 k + 10 for pairs of one end ("LA", "SA") and 8 k + 10 for others.
+        than 32 MiB, else 4 k + 11 for pairs of one end ("LA", "SA") and 8 k + 11 for others.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)
