@@ -33,9 +33,11 @@ _DEFAULTS = {name: p.default for name, p in inspect.signature(eigsh).parameters.
 
 
 def problems(quick: bool) -> Iterator[tuple[str, Any, str]]:
-    """Name, matrix and the end that is wanted."""
+    """Name, matrix and which pairs are wanted: of "LM" the linear systems are not definite."""
     laplacian, _ = spectra.grid_laplacian((8, 9) if quick else (60, 70))
-    yield "2-D Laplacian", sparse.BCOO.from_scipy_sparse(laplacian.tocoo()), "SA"
+    laplacian = sparse.BCOO.from_scipy_sparse(laplacian.tocoo())
+    yield "2-D Laplacian", laplacian, "SA"
+    yield "2-D Laplacian", laplacian, "LM"
     yield "ten outliers", jnp.asarray(spectra.diagonal(spectra.outliers(100 if quick else 2000))[0].toarray()), "LA"
     if not quick:
         yield "digits network", jnp.asarray(spectra.digits_hessian(False)), "LA"
@@ -49,7 +51,7 @@ def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, An
     pairs = pairs_of(op, result, which)
     rows = {}
     for loss, rhs in (("random", noise), ("sum v^4", 4 * result.eigenvectors**3)):
-        go = functools.partial(complement.iterate, pairs, rhs, max_iter=None, definite=True)
+        go = functools.partial(complement.iterate, pairs, rhs, max_iter=None, definite=which in complement.ENDS)
         plain, found = go(known=None, adjoint_tol=None), go(known=known, adjoint_tol=None)
         exact = go(known=known, adjoint_tol=_TIGHT)
         rows[loss] = {
@@ -76,6 +78,7 @@ def measure(name: str, matrix: Any, which: str, tol: float) -> list[dict[str, An
     return [
         {
             "problem": name,
+            "which": which,
             "tol": tol,
             "loss": loss,
             "forward": forward,

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SLOW = (
+    "adjoint_memory",
     "adjoint_products",
     "collectives",
     "convolutions",
@@ -42,6 +43,7 @@ SLOW = (
 )
 NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectra", "timing", "trained_networks")
 COLUMNS = {
+    "adjoint_memory": {"n", "k", "which", "promised", "temporary_vectors"},
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "collectives": {"program", "mode", "step", "passes", "rare", "others", "largest", "temporaries", "share"},
     "convolutions": {"network", "way", "product_s", "ratio"},

@@ -1,42 +1,26 @@
 """How the linear solves of a reverse pass go: the same solves, for a given cotangent, with what is known of them.
 
-P (lambda_i - A) P z_i = P xbar_i,    i = 1 .. k
+    P (lambda_i - A) P z_i = P xbar_i,    i = 1 .. k
+
+of symmetric pairs; those of general pairs and of triplets are in `adjoint_general` and `adjoint_singular`.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.implicit import complement
+from eigenjax.implicit import adjoint_general, adjoint_singular, complement
 from eigenjax.implicit.gauge import gauge_residual, vectors_cotangent
+from eigenjax.implicit.judged import AdjointInfo, judged
 from eigenjax.implicit.pairs import pairs_of
 from eigenjax.implicit.program import check_max_iter
 from eigenjax.operators.base import matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.result import EigenResult
-
-# What a recurrence says of its residual and the true one differ by a few units of rounding.
-_ROUNDING = 100.0
-
-
-class AdjointInfo(NamedTuple):
-    """What is known of the linear solves of one reverse pass."""
-
-    converged: jax.Array
-    """(k,) bool: the system was solved as well as asked. Whether the pair is good is result.converged."""
-    residuals: jax.Array
-    """(k,) ||P xbar_i - P (lambda_i - A) P z_i||, recomputed, over ||xbar_i||; 0 where xbar_i is zero."""
-    targets: jax.Array
-    """(k,) what they were asked to be."""
-    num_matvecs: jax.Array
-    """() int32, products of the solves, of the systems that had not converged by then."""
-    num_steps: jax.Array
-    """() int32, how many times k products were made at once."""
-    gauge: jax.Array
-    """() `gauge_residual`: how much of the cotangent was dropped because no derivative exists."""
+from eigenjax.operators.rectangular import as_rectangular
+from eigenjax.result import EigenResult, SingularResult
 
 
 @functools.partial(jax.jit, static_argnames=("adjoint_max_iter", "which"))
@@ -45,13 +29,12 @@ def _adjoint_info(
 ):
     pairs, vectors_bar = pairs_of(op, result, which), vectors_cotangent(result, cotangent)
     gauge = gauge_residual(result, cotangent)
-    lengths = jax.vmap(tree.norm)(vectors_bar)
-    if pairs.eigenvalues.shape[0] == op.size:
-        nothing, none = jnp.zeros_like(lengths), jnp.zeros((), jnp.int32)
-        return AdjointInfo(jnp.ones(lengths.shape, bool), nothing, nothing, none, none, gauge)
-    definite = which in complement.ENDS
+    whole = jax.vmap(tree.norm)(vectors_bar)
+    if pairs.eigenvalues.shape[0] == op.size:  # there is no complement
+        nothing, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
+        return judged(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=1, gauge=gauge)
     found = complement.iterate(
-        pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=definite
+        pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.ENDS
     )
 
     solutions = complement.project_out(pairs.vectors, found.solution)
@@ -62,25 +45,21 @@ def _adjoint_info(
         solutions,
         jax.vmap(functools.partial(matvec, op))(solutions),
     )
-    residuals = jax.vmap(tree.norm)(complement.project_out(pairs.vectors, misses))
-    norms = jax.vmap(tree.norm)(solutions)
-    asked = complement.targets(pairs, jax.vmap(tree.norm)(rhs), complement.negligible(vectors_bar), adjoint_tol)(norms)
-    unit = jnp.finfo(lengths.dtype).eps
-    attainable = _ROUNDING * unit * (lengths + complement.scale_of(pairs) * norms)
-    relative = lambda x: jnp.where(lengths > 0, x / jnp.where(lengths > 0, lengths, 1), 0)
-    return AdjointInfo(
-        converged=residuals <= jnp.maximum(asked, attainable),
-        residuals=relative(residuals),
-        targets=relative(asked),
-        num_matvecs=jnp.sum(found.num_matvecs, dtype=jnp.int32),
-        num_steps=jnp.max(found.num_matvecs),
+    norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
+    return judged(
+        jax.vmap(tree.norm)(complement.project_out(pairs.vectors, misses)),
+        whole=whole,
+        targets=complement.targets(pairs, lengths, complement.negligible(vectors_bar), adjoint_tol)(norms),
+        reach=complement.scale_of(pairs) * norms,
+        steps=found.num_matvecs,
+        products=1,
         gauge=gauge,
     )
 
 
 def adjoint_info(
     op: Any,
-    result: EigenResult,
+    result: EigenResult | SingularResult,
     cotangent: Any,
     *,
     adjoint_tol: Any = None,
@@ -89,26 +68,30 @@ def adjoint_info(
 ) -> AdjointInfo:
     """Solves the linear systems of a reverse pass as jax.grad does, and tells how it went.
 
-    A gradient has no place for flags. Where one is in doubt, compute the cotangent of the eigenvectors by itself and
-    give it to this function, with the options that the solver was given. A gradient of `eigsh` takes fewer products
-    yet: it makes use of the space that the solve ended with, which no result carries.
+    A gradient has no place for flags: where a solve fails, it is finite and wrong. Where one is in doubt, compute the
+    cotangent of the vectors by itself and give it to this function, with the options that the solver was given. A
+    gradient of `eigsh` takes fewer products yet: it makes use of the space that the solve ended with, which no result
+    carries.
 
     Args:
-        op: the operator, whatever `as_operator` takes; of a bare callable the result's eigenvectors are the example.
-        result: its eigenpairs.
-        cotangent: of result.eigenvectors, as jax.grad of the loss in them gives it, or of the whole result.
-        adjoint_tol: as of the solvers: relative residual; None ties it to the residuals of the pairs over the gap.
-        adjoint_max_iter: products for one pair at most, static.
-        which: how the solver was told to choose, unless near a number; static. The reverse pass knows it, and makes
+        op: the operator, whatever the solver takes; of a bare callable the result's vectors are the example
+            (not of `eigs`, whose vectors are complex and the operator may not be: make it an operator first).
+        result: of `eigsh` and the other symmetric solvers, of `eigs` (whose eigenvalues are complex), or of `svds`.
+        cotangent: of result.eigenvectors, as jax.grad of the loss in them gives it, or of the whole result, whose
+            eigenvalues matter to `eigs` alone. Of triplets that of (result.left, result.right), or of the whole.
+        adjoint_tol: as of the solvers: relative residual; None ties it to the residuals of the pairs.
+        adjoint_max_iter: products (of `svds` steps) for one pair at most, static.
+        which: how `eigsh` was told to choose, unless near a number; static. The reverse pass knows it, and makes
             use of each pair's own gap. None is what holds for any choice.
 
     Returns:
-        An `AdjointInfo`. What would help where a system has not converged: a larger adjoint_max_iter; more pairs,
-        if result.gap is small; a smaller tol of the solver, if a pair itself is bad.
+        An `AdjointInfo`. What would help where a system has not converged: a larger adjoint_max_iter; more pairs, if
+        result.gap is small or eigenvalues coalesce; a smaller tol of the solver, if a pair itself is bad. GMRES, of
+        `eigs`, may stagnate far from normal whatever is done: such a derivative is not to be used.
 
     Raises:
-        TypeError: if `op` is nothing that `as_operator` takes, or adjoint_max_iter is no int.
-        ValueError: if the cotangent is not shaped like the eigenvectors, or adjoint_max_iter is less than one.
+        TypeError: if `op` is nothing that the solver takes, or adjoint_max_iter is no int.
+        ValueError: if the cotangent is not shaped like the vectors, or adjoint_max_iter is less than one.
 
     Cost: that of the solves, and k products to recompute the residuals.
 
@@ -121,9 +104,18 @@ def adjoint_info(
         [ True  True] True
     """
     check_max_iter(adjoint_max_iter)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), result.eigenvectors)
+    if isinstance(result, SingularResult):
+        rectangular = as_rectangular(op, like=_one_of(result.right))
+        return adjoint_singular.information(rectangular, result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)
+    if jnp.issubdtype(result.eigenvalues.dtype, jnp.complexfloating):
+        return adjoint_general.information(as_operator(op), result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)
+    square = as_operator(op, like=_one_of(result.eigenvectors))
     static = {"adjoint_max_iter": adjoint_max_iter, "which": which}
-    return _adjoint_info(as_operator(op, like=like), result, cotangent, adjoint_tol, **static)
+    return _adjoint_info(square, result, cotangent, adjoint_tol, **static)
+
+
+def _one_of(vectors: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), vectors)
 
 
 def _spread(numbers: jax.Array, x: jax.Array) -> jax.Array:

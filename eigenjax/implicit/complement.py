@@ -3,10 +3,15 @@
     P (lambda_i - A) P z_i  +  sum_j z_j E_ji  =  P b_i,    P = I - X X^H,    i = 1 .. k
 
 with E the coupling within clusters (`pairs`), zero but for its derivative. It is the same map for tangents and for
-cotangents. All k systems go side by side, one product of k vectors a step. For the pairs at one end of the spectrum
-what is left is definite: conjugate gradients, in 4 k + 10 vectors. For all others MINRES, in 7 k + 11, which takes a
-twentieth fewer products there too. (The k vectors of the product itself are among them: to take it in parts would
-save some, at as many times the steps.)
+cotangents. For the pairs at one end of the spectrum what is left is definite: conjugate gradients. For all others
+MINRES, which takes a twentieth fewer products there too, and holds three vectors more a system (`rounds`).
+
+All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 11 vectors, 8 k + 11
+with MINRES, those of the product among them. Where k vectors are more than a cache holds, memory is what counts, and a
+product of a few is as busy as one of all: then the systems go in three parts, with MINRES in five, one after another
+(`groups`), in no more than 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the products it took, and
+does not wait for those that are slower; the steps add up, with MINRES to three times as many. Recurrences with fewer
+vectors are no way to get there: conjugate residuals hold 5 k and break down where <r, A r> = 0, SYMMLQ holds 5 k.
 
 How well to solve. The pair itself is known to within its residual r_i: it is an exact pair of A + dA with
 ||dA|| <= r_i. So b_i and z_i mean nothing below a relative r_i / g_i, g_i its own gap to the eigenvalues left out, and
@@ -28,7 +33,8 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit import elimination, rounds
-from eigenjax.implicit.groups import in_groups
+from eigenjax.implicit.elimination import Elimination
+from eigenjax.implicit.groups import in_groups, in_turn
 from eigenjax.implicit.pairs import Pairs, cluster_coupling
 from eigenjax.operators.base import matvec
 from eigenjax.solvers.conjugate_gradients import conjugate_gradients_together
@@ -49,6 +55,10 @@ _ATTAINABLE = 1.0
 # Products that one system may take: in exact arithmetic n suffice.
 _PRODUCTS_PER_DIMENSION = 10
 _PRODUCTS = 10_000
+# Bytes of k vectors up to which all systems go side by side: there is little memory to be saved. Above, a product of
+# a few vectors keeps a machine as busy as one of all, and the systems go in so many parts, one after another.
+_ALL_AT_ONCE = 2**25
+_PARTS, _PARTS_DEFINITE = 5, 3
 
 
 def solve_complement(
@@ -114,28 +124,49 @@ def iterate(
 ) -> LinearSolution:
     """The k solutions as they are found, and how it went."""
     floors = negligible(rhs)
-    # At every product: rounding would bring the eigenvectors back.
-    outside = functools.partial(in_groups, functools.partial(project_out, pairs.vectors))
-    rhs = outside(rhs)
+    rhs = in_groups(functools.partial(project_out, pairs.vectors), rhs)
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
     max_iter = max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)
+    part = None if known is None else elimination.elimination(pairs, known)
+    size = _side_by_side(pairs, definite)
+
+    def solve(first, rhs, targets):
+        of_group = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
+        few = pairs._replace(eigenvalues=of_group(pairs.eigenvalues))
+        some = part and part._replace(inverses=of_group(part.inverses), used=of_group(part.used))
+        return _solve(few, some, rhs, targets, max_iter=max_iter, operator_norm=scale_of(pairs) if definite else None)
+
+    return in_turn(solve, rhs, targets=stop_at, size=size)
+
+
+def _side_by_side(pairs: Pairs, definite: bool) -> int:
+    """How many of the k systems are solved at once."""
+    k = pairs.eigenvalues.shape[0]
+    bytes_of_all = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pairs.vectors))
+    parts = 1 if bytes_of_all <= _ALL_AT_ONCE else (_PARTS_DEFINITE if definite else _PARTS)
+    return -(-k // parts)
+
+
+def _solve(
+    pairs: Pairs,
+    part: Elimination | None,
+    rhs: PyTree,
+    stop_at: Callable[[jax.Array], jax.Array],
+    *,
+    max_iter: int,
+    operator_norm: jax.Array | None,
+) -> LinearSolution:
+    """Some of the systems side by side; with an operator_norm, known from below, they are definite."""
     solve = functools.partial(minres_together, max_iter=max_iter)
-    if definite:
-        solve = functools.partial(conjugate_gradients_together, max_iter=max_iter, operator_norm=scale_of(pairs))
-    system = lambda z: outside(_shifted(pairs, z))
-    if known is None:
+    if operator_norm is not None:
+        solve = functools.partial(conjugate_gradients_together, max_iter=max_iter, operator_norm=operator_norm)
+    # At every product: rounding would bring the eigenvectors back.
+    system = lambda z: in_groups(functools.partial(project_out, pairs.vectors), _shifted(pairs, z))
+    if part is None:
         return solve(system, rhs, targets=lambda z: stop_at(tree.norms(z)))
 
     # With U eliminated, the systems of `elimination`.
-    part = elimination.elimination(pairs, known)
-    if definite:
-        return rounds.solve(system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=scale_of(pairs))
-    inside = elimination.inside(part, rhs)
-    apply = lambda y: elimination.subtract_schur_term(part, elimination.without(part, system(y)), y)
-    components = lambda y: elimination.components(part, inside, y)
-    stop = lambda y: stop_at(jnp.hypot(tree.norms(y), jax.vmap(tree.norm)(components(y))))
-    found = solve(apply, elimination.reduced(part, rhs, inside), targets=stop)
-    return found._replace(solution=elimination.completed(part, components(found.solution), found.solution))
+    return rounds.solve(system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=operator_norm)
 
 
 def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any) -> Callable[[jax.Array], jax.Array]:

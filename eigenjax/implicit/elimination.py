@@ -39,18 +39,18 @@ class Elimination(NamedTuple):
     """U, and what it makes of k systems."""
 
     basis: PyTree  # (m, ...) V, of which U = V C
-    coefficients: jax.Array  # (m, q) C; columns of zeros where nothing is eliminated
+    coefficients: jax.Array  # (m, q) C; columns of zeros where there is no vector
     directions: PyTree  # (b, ...) D
     couplings: jax.Array  # (b, q) S
-    inverses: jax.Array  # (k, q) the diagonals of E_i^-1
-    used: jax.Array  # (k,) bool, whether in this system at all
+    inverses: jax.Array  # (k, q) the diagonals of E_i^-1; zero where a vector is not eliminated
+    used: jax.Array  # (k, q) bool, whether this vector is eliminated from this system
 
 
 def elimination(pairs: Pairs, known: Remainder) -> Elimination:
-    """Of what is known, the part that can be eliminated from all k systems.
+    """Of what is known, the part that can be eliminated from each of the k systems.
 
-    A theta that some lambda_i cannot be told from is left alone: the system is singular there for all that is known,
-    and MINRES deals with that.
+    A theta that lambda_i cannot be told from is left alone: system i is singular there for all that is known, and the
+    solver deals with that. To the other systems it is what they most want to be rid of: the nearest of all.
     """
     known, eigenvalues, residuals = jax.lax.stop_gradient((known, pairs.eigenvalues, pairs.residuals))
     scale = jnp.max(jnp.abs(eigenvalues))
@@ -58,14 +58,15 @@ def elimination(pairs: Pairs, known: Remainder) -> Elimination:
     width = residuals + CLUSTER_ROUNDING * jnp.finfo(scale.dtype).eps * scale
     growth = jnp.sum(jnp.square(jnp.abs(known.couplings)), axis=0)
     stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth <= _GROWTH * scale * jnp.abs(gaps))
-    usable = jnp.all(stands_apart, axis=0) & jnp.any(known.coefficients != 0, axis=0)
+    there = jnp.any(known.coefficients != 0, axis=0)
+    usable = stands_apart & there
     return Elimination(
         known.basis,
-        jnp.where(usable, known.coefficients, 0),
+        known.coefficients,
         known.directions,
-        jnp.where(usable, known.couplings, 0),
+        jnp.where(there, known.couplings, 0),
         jnp.where(usable, 1 / jnp.where(usable, gaps, 1), 0).astype(known.couplings.dtype),
-        jnp.broadcast_to(jnp.any(usable), eigenvalues.shape),
+        usable,
     )
 
 
@@ -79,7 +80,7 @@ def without(known: Elimination, block: PyTree) -> PyTree:
 
     def outside(few):
         used, part = few
-        numbers = jnp.where(used[:, None], inside(known, part), 0)
+        numbers = jnp.where(used, inside(known, part), 0)
         return used, jax.tree.map(jnp.subtract, part, _along_basis(known, numbers))
 
     return in_groups(outside, (known.used, block))[1]
@@ -106,8 +107,8 @@ def completed(known: Elimination, components: jax.Array, block: PyTree) -> PyTre
 
 
 def masked(known: Elimination, numbers: jax.Array) -> jax.Array:
-    """(k, q) numbers, zero for the systems that are left as they were."""
-    return jnp.where(known.used[:, None], numbers, 0)
+    """(k, q) numbers, zero for what is left as it was."""
+    return jnp.where(known.used, numbers, 0)
 
 
 # A TPU's default precision would leave a thousandth of what is to be taken out.

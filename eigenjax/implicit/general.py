@@ -39,7 +39,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import bordered
-from eigenjax.solvers.bordered import Bordered, Solution
+from eigenjax.solvers.bordered import Bordered, Solution, Told
 from eigenjax.solvers.complexified import complex_matvec
 from eigenjax.tree import PyTree
 
@@ -53,7 +53,7 @@ _ADJOINT_PRODUCTS_PER_DIMENSION = 10
 _ADJOINT_PRODUCTS = 10_000
 
 
-class _Solved(NamedTuple):
+class Solved(NamedTuple):
     """What the backward pass needs of the forward one."""
 
     op: LinearOperator
@@ -82,6 +82,9 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
     jax.jvp, jacfwd and jax.hessian, and for jax.grad too; adjoint_tol, the residual of the linear solve relative to its
     right-hand side (None ties it to the residual of the pair), and adjoint_max_iter, the products it may take for one
     pair, static. It is compiled once per operator type, shape and static options.
+
+    Far from normal, or where eigenvalues nearly coalesce, GMRES may stagnate: the derivative is finite then, and not
+    right. `adjoint_info` says so.
 
     Args:
         solver: `solver(op, k, **options) -> EigenResult`, its vectors of unit norm, their largest component real and
@@ -131,7 +134,7 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
         [100.]
     """
     op = as_operator(op)
-    solved = _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
+    solved = Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
     nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
     weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))
     conditions = jax.vmap(tree.norm)(weights)
@@ -143,7 +146,7 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
 
     residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
     # A left vector whose own eigenvalue is not known to a part of ||A|| says nothing of another one's.
-    known = residuals * conditions <= _KNOWN * _scale_of(solved)
+    known = residuals * conditions <= _KNOWN * scale_of(solved)
     return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
 
 
@@ -153,23 +156,23 @@ def _solve(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenR
     return method.solve(op, traced)
 
 
-def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, _Solved]:
+def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, Solved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
     result = _solve(method, op, traced)
     return result, _solved(op, result, traced)
 
 
-def _solved(op: LinearOperator, result: EigenResult, traced: dict[str, Any]) -> _Solved:
-    return _Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
+def _solved(op: LinearOperator, result: EigenResult, traced: dict[str, Any]) -> Solved:
+    return Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
 
 
-def _backward(method: Method, solved: _Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
+def _backward(method: Method, solved: Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
     # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
     values_bar = _conjugate(cotangent.eigenvalues, solved.eigenvalues)
     vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=is_zero)
     if not all(is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=is_zero)):
-        vectors_bar = jax.vmap(_before_normalization)(solved.vectors, vectors_bar)
+        vectors_bar = jax.vmap(before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
     products = functools.partial(_images, vectors=solved.vectors)
     return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0], None
@@ -195,9 +198,9 @@ def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, 
     solved = _solved(op, result, traced)
     # Zero, and linear in the tangent, as all of a right-hand side must be where this is transposed.
     nothing = 0 * jax.vmap(tree.inner)(result.eigenvectors, images)
-    along = _bordered(method.adjoint_max_iter, solved, images, nothing, adjoint=True)
+    along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
     moved = jax.vmap(_at_fixed_phase)(result.eigenvectors, along.vectors)
-    values = _scale_of(solved).astype(result.eigenvalues.dtype) * along.multipliers
+    values = scale_of(solved).astype(result.eigenvalues.dtype) * along.multipliers
     return result, still._replace(eigenvalues=values, eigenvectors=moved)
 
 
@@ -208,41 +211,54 @@ def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:
     return jax.vmap(functools.partial(complex_matvec, op))(vectors)
 
 
-def _weights(max_iter: int | None, solved: _Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
+def _weights(max_iter: int | None, solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
     """W, all pairs together."""
-    scaled = _scale_of(solved).astype(values_bar.dtype) * values_bar
-    return _bordered(max_iter, solved, vectors_bar, scaled, adjoint=False).vectors
+    return _bordered(max_iter, solved, adjoint_rhs(solved, vectors_bar, values_bar), adjoint=False).vectors
 
 
-def _bordered(max_iter: int | None, solved: _Solved, vectors: PyTree, numbers: jax.Array, *, adjoint: bool) -> Solution:
-    """The solutions of the bordered systems, or of their adjoints; differentiable."""
-    scale = _scale_of(solved)
+def adjoint_rhs(solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> Solution:
+    """The right-hand sides of the bordered systems, of cotangents as `before_normalization` leaves them."""
+    return Solution(vectors_bar, scale_of(solved).astype(values_bar.dtype) * values_bar)
+
+
+def system_of(solved: Solved) -> Bordered:
+    """The bordered systems of the pairs."""
+    return Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale_of(solved))
+
+
+def solve_bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, transposed: bool) -> tuple[Solution, Told]:
+    """The systems solved, once, not differentiated, and how it went."""
+    known = jax.lax.stop_gradient(system_of(solved))
     limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)
-    system = Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale)
-    known = jax.lax.stop_gradient(system)
+    return bordered.solve(known, rhs, tol=_adjoint_tol(solved, known.scale), max_iter=limit, transposed=transposed)
+
+
+def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: bool) -> Solution:
+    """The solutions of the bordered systems, or of their adjoints; differentiable."""
     conjugate = functools.partial(jax.tree.map, jnp.conj)
-    run = functools.partial(bordered.solve, known, tol=_adjoint_tol(solved, scale), max_iter=limit)
+    run = lambda rhs, transposed: solve_bordered(max_iter, solved, rhs, transposed=transposed)[0]
     # The transpose is the conjugate of the adjoint.
-    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), transposed=not adjoint))
-    plain = lambda _, rhs: run(rhs, transposed=adjoint)
-    apply = functools.partial(bordered.apply_adjoint if adjoint else bordered.apply, system)
-    return jax.lax.custom_linear_solve(apply, Solution(vectors, numbers), plain, transposed)
+    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), not adjoint))
+    plain = lambda _, rhs: run(rhs, adjoint)
+    apply = functools.partial(bordered.apply_adjoint if adjoint else bordered.apply, system_of(solved))
+    return jax.lax.custom_linear_solve(apply, rhs, plain, transposed)
 
 
-def _scale_of(solved: _Solved) -> jax.Array:
+def scale_of(solved: Solved) -> jax.Array:
+    """() the largest |lambda|, or one."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
     return jnp.where(largest > 0, largest, 1)
 
 
-def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
+def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
     if solved.adjoint_tol is not None:
         return jnp.full_like(solved.residuals, solved.adjoint_tol)
     unit = float(jnp.finfo(scale.dtype).eps)
     return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, unit**0.5))
 
 
-def _before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
-    """Xbar."""
+def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
+    """Xbar of one pair."""
     along = tree.inner(vector_bar, vector)
     rest = tree.add_scaled(vector_bar, -along.real, vector)
     unit = _at_largest(vector)

@@ -1,4 +1,4 @@
-"""Definite systems in two rounds: as they are for a few steps, and then with what is known eliminated.
+"""Systems in two rounds: as they are for a few steps, and then with what is known eliminated.
 
 A right-hand side that is made of few eigenvectors, as a loss with the symmetries of its operator gives, is solved for
 in as many steps: they make the whole Krylov space. Ritz vectors that have not converged mix those few with all others,
@@ -8,7 +8,7 @@ from there. With x the solution so far, r = b - A x, and x = x' + U u,
 
     A (y + U c) = r   as in `elimination`,    and the whole is  (x' + y) + U (u + c)
 
-so that nothing is lost but the conjugacy to the first few directions.
+so that nothing is lost but what the first few directions have to do with those after them.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.implicit import elimination
 from eigenjax.implicit.elimination import Elimination
-from eigenjax.solvers import conjugate_gradients
+from eigenjax.solvers import conjugate_gradients, minres
 from eigenjax.solvers.minres import LinearSolution
 from eigenjax.solvers.orthogonalize import normalize
 from eigenjax.tree import PyTree
@@ -35,7 +35,7 @@ _GONE = 1e-4
 class _Parts(NamedTuple):
     """The second round: z = x + U c."""
 
-    known: Elimination  # with the systems that it is used for
+    known: Elimination  # with what of it is used
     inside: jax.Array  # (k, q) <U, r> - S^H <D, x'> of that moment
     before: jax.Array  # (k, q) u
 
@@ -47,17 +47,17 @@ def solve(
     *,
     targets: Callable[[jax.Array], jax.Array],
     max_iter: int,
-    operator_norm: jax.Array,
+    operator_norm: jax.Array | None,
 ) -> LinearSolution:
-    """The k solutions.
+    """The k solutions, by conjugate gradients or by MINRES.
 
     Args:
-        system: k vectors -> their images, each system definite.
+        system: k vectors -> their images.
         known: U.
         rhs: b_i.
         targets: the (k,) norms of the solutions -> the residuals to stop at.
         max_iter: products for one system.
-        operator_norm: () what is known of it from below.
+        operator_norm: () what is known of it from below, where all systems are definite; None where they are not.
     """
     nothing = jnp.zeros_like(known.inverses)
 
@@ -65,16 +65,17 @@ def solve(
         state, parts = carry
         unfinished = (state.residual > targets(tree.norms(state.solution))) & ~state.ended
         wanted = (round_number > 0) & unfinished & (state.residual > _GONE * start.residual)
-        state, parts = _turned(state, known._replace(used=known.used & wanted))
+        state, parts = _turned(state, known._replace(used=known.used & wanted[:, None]))
 
         def apply(y):
             return elimination.subtract_schur_term(parts.known, elimination.without(parts.known, system(y)), y)
 
         limit = jnp.where(round_number > 0, max_iter, min(_FIRST_STEPS, max_iter)).astype(jnp.int32)
         stop = lambda x: targets(jnp.hypot(tree.norms(x), jax.vmap(tree.norm)(_components(parts, x))))
-        return (conjugate_gradients.advance(apply, state, targets=stop, max_iter=limit), parts), None
+        return (advance(apply, state, targets=stop, max_iter=limit), parts), None
 
-    start = conjugate_gradients.init(rhs, operator_norm)
+    advance: Callable = minres.advance if operator_norm is None else conjugate_gradients.advance
+    start = minres.init(rhs, keep_rest=True) if operator_norm is None else conjugate_gradients.init(rhs, operator_norm)
     first = (start, _Parts(known, nothing, nothing))
     (end, parts), _ = jax.lax.scan(one_round, first, jnp.arange(2, dtype=jnp.int32))
     solution = elimination.completed(known, _components(parts, end.solution), end.solution)
@@ -86,20 +87,27 @@ def _components(parts: _Parts, x: PyTree) -> jax.Array:
     return parts.before + elimination.components(parts.known, parts.inside, x)
 
 
-def _turned(state: conjugate_gradients.State, known: Elimination) -> tuple[conjugate_gradients.State, _Parts]:
+_State = conjugate_gradients.State | minres.State
+
+
+def _turned(state: _State, known: Elimination) -> tuple[_State, _Parts]:
     """The systems that it is used for from where they are to where the second round begins."""
     # Both of a vector of length one.
     inside = elimination.inside(known, state.rest)
     rest = elimination.reduced(known, state.rest, inside)
-    lengths = jnp.where(known.used, tree.norms(rest), 1)
+    chosen = jnp.any(known.used, axis=1)
+    lengths = jnp.where(chosen, tree.norms(rest), 1)
     rest = jax.vmap(normalize)(rest, lengths)
     before = elimination.masked(known, elimination.inside(known, state.solution))
     solution = elimination.without(known, state.solution)
-    turned = state._replace(
-        solution=solution,
-        rest=rest,
-        direction=jax.vmap(tree.where)(known.used, rest, state.direction),
-        residual=state.residual * lengths,
-    )
+    turned = _restarted(state, chosen, solution, rest, state.residual * lengths)
     whole = state.residual[:, None].astype(inside.dtype) * inside
     return turned, _Parts(known, whole - elimination.coupled(known, solution), before)
+
+
+def _restarted(state: _State, chosen: jax.Array, solution: PyTree, rest: PyTree, residual: jax.Array) -> _State:
+    """The state there; the vectors of a system that is not chosen are what they were."""
+    if isinstance(state, minres.State):
+        return minres.restarted(state, chosen, solution, rest, residual)
+    direction = jax.vmap(tree.where)(chosen, rest, state.direction)
+    return state._replace(solution=solution, rest=rest, direction=direction, residual=residual)

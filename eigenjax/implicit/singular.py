@@ -41,7 +41,7 @@ from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.operators.base import matvec as symmetric_matvec
 from eigenjax.operators.rectangular import Dilation, RectangularOperator, adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
-from eigenjax.solvers.minres import minres
+from eigenjax.solvers.minres import LinearSolution, minres
 from eigenjax.tree import PyTree
 
 # The adjoint solve need not be better than the forward one, by this factor to be safe.
@@ -53,7 +53,7 @@ _ADJOINT_PRODUCTS_PER_DIMENSION = 10
 _ADJOINT_PRODUCTS = 10_000
 
 
-class _Solved(NamedTuple):
+class Solved(NamedTuple):
     """What the backward pass needs of the forward one."""
 
     op: RectangularOperator
@@ -102,18 +102,18 @@ def _solve(method: Method, op: RectangularOperator, traced: dict[str, Any]) -> S
     return method.solve(op, traced)
 
 
-def _forward(method: Method, op: Any, traced: Any) -> tuple[SingularResult, _Solved]:
+def _forward(method: Method, op: Any, traced: Any) -> tuple[SingularResult, Solved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Through the rule again, not past it: this is what makes the second derivative right.
     result = _solve(method, op, traced)
     return result, _solved(op, result, traced)
 
 
-def _solved(op: RectangularOperator, result: SingularResult, traced: dict[str, Any]) -> _Solved:
-    return _Solved(op, result.left, result.values, result.right, result.residuals, traced["adjoint_tol"])
+def _solved(op: RectangularOperator, result: SingularResult, traced: dict[str, Any]) -> Solved:
+    return Solved(op, result.left, result.values, result.right, result.residuals, traced["adjoint_tol"])
 
 
-def _backward(method: Method, solved: _Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:
+def _backward(method: Method, solved: Solved, cotangent: SingularResult) -> tuple[RectangularOperator, None]:
     # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
     values_bar = jnp.zeros_like(solved.values) if is_zero(cotangent.values) else cotangent.values
     vectors, weights = solved.right, jax.vmap(tree.scale)(values_bar, solved.left)
@@ -148,7 +148,7 @@ def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[SingularResul
     if images is None:
         return result, still
     inner = tree.gram(result.left, images[0])
-    between, across = _reciprocal_gaps(solved, inner.dtype)
+    between, across = reciprocal_gaps(solved, inner.dtype)
     conjugate = jnp.conj(inner).T
     apart, together = (inner - conjugate) * across, (inner + conjugate) * between
     left = tree.combine((together + apart) / 2, result.left)
@@ -167,22 +167,22 @@ def _both_images(op: RectangularOperator, *, left: PyTree, right: PyTree) -> PyT
     return jax.vmap(functools.partial(matvec, op))(right), jax.vmap(functools.partial(adjoint_matvec, op))(left)
 
 
-def _within(solved: _Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
+def _within(solved: Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
     """(k, k) M without the part of the values."""
-    aU, aV = (_antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
-    between, across = _reciprocal_gaps(solved, aU.dtype)
+    aU, aV = (antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
+    between, across = reciprocal_gaps(solved, aU.dtype)
     return (aU + aV) * between + (aU - aV) * across
 
 
-def _reciprocal_gaps(solved: _Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def reciprocal_gaps(solved: Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """(k, k) 1 / (s_i - s_j), zero within clusters, and 1 / (s_i + s_j), zero where both are."""
-    values, width = solved.values, _width(solved)
+    values, width = solved.values, width_of(solved)
     widths = width[:, None] + width[None, :]
     between = _reciprocal(values[None, :] - values[:, None], widths)
     return between.astype(dtype), _reciprocal(values[None, :] + values[:, None], widths).astype(dtype)
 
 
-def _width(solved: _Solved) -> jax.Array:
+def width_of(solved: Solved) -> jax.Array:
     """(k,) how far a value may be from where it was found, for all that the forward solve knows."""
     unit = CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
     return jax.lax.stop_gradient(CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
@@ -194,54 +194,83 @@ def _reciprocal(numbers: jax.Array, width: jax.Array) -> jax.Array:
     return jnp.where(apart, 1 / jnp.where(apart, numbers, 1), 0)
 
 
-def _antihermitian(inner: jax.Array) -> jax.Array:
+def antihermitian(inner: jax.Array) -> jax.Array:
+    """(G - G^H) / 2."""
     return (inner - jnp.conj(inner).T) / 2
 
 
-def _complement(method: Method, solved: _Solved, bars: PyTree) -> PyTree:
-    """(X, Y), all triplets together: the systems (s_i - H) z_i = P zbar_i for the dilation H = [[0, A], [A^H, 0]].
+class Systems(NamedTuple):
+    """(s_i - H) z_i = P zbar_i on the complement, for the dilation H = [[0, A], [A^H, 0]] and P = diag(P_U, P_V)."""
 
-    With the projection P = diag(P_U, P_V) and a scale c of A, what is solved is [P (s_i - H) P + c (I - P)] z_i =
-    P zbar_i. It has the same solution, is symmetric and not singular, and stays true to first order when A, U and V
-    vary: a derivative of z_i may leave the range of P, which the singular system would not let it.
+    solved: Solved
+
+    def scale(self) -> jax.Array:
+        """() the largest singular value, or one."""
+        largest = jax.lax.stop_gradient(jnp.max(self.solved.values))
+        return jnp.where(largest > 0, largest, 1)
+
+    def inside(self, z: PyTree) -> PyTree:
+        """What of a pair of vectors lies within the spans of U and V."""
+        return _projected(self.solved.left, z[0]), _projected(self.solved.right, z[1])
+
+    def outside(self, z: PyTree) -> PyTree:
+        """P z."""
+        return tree.add_scaled(z, -1.0, self.inside(z))
+
+    def shifted(self, value: jax.Array, z: PyTree) -> PyTree:
+        """P (s - H) P z."""
+        z = self.outside(z)  # at every product: rounding would bring the vectors found back
+        image = symmetric_matvec(Dilation(self.solved.op), z)
+        return self.outside(tree.add_scaled(tree.scale(value, z), -1.0, image))
+
+    def solve(self, bars: PyTree, max_iter: int | None) -> tuple[LinearSolution, jax.Array]:
+        """The k solutions, with how each went, and the residuals to stop at."""
+        size = sum(self.solved.op.shape)
+        limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * size, _ADJOINT_PRODUCTS)
+
+        def one(value, bar, tol):
+            projected = self.outside(bar)
+            # What the projection leaves of a vector within the span of U and V is rounding, and not to be solved for.
+            floor = _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * tree.norm(bar)
+            target = jnp.maximum(tol * tree.norm(projected), floor)
+            found = minres(functools.partial(self.shifted, value), projected, target=target, max_iter=limit)
+            return found._replace(solution=self.outside(found.solution)), target
+
+        return jax.vmap(one)(self.solved.values, bars, _adjoint_tol(self.solved, self.scale()))
+
+
+def positive(solved: Solved) -> jax.Array:
+    """(k,) one, and zero for a value that may be zero: of that nothing is defined outside."""
+    return (solved.values > 2 * width_of(solved)).astype(solved.values.dtype)
+
+
+def _complement(method: Method, solved: Solved, bars: PyTree) -> PyTree:
+    """(X, Y), all triplets together: the `Systems`, differentiable.
+
+    With a scale c of A, what is solved is [P (s_i - H) P + c (I - P)] z_i = P zbar_i. It has the same solution, is
+    symmetric and not singular, and stays true to first order when A, U and V vary: a derivative of z_i may leave the
+    range of P, which the singular system would not let it.
     """
-    values, pair = solved.values, (solved.left, solved.right)
-    largest = jax.lax.stop_gradient(jnp.max(values))
-    scale = jnp.where(largest > 0, largest, 1)
-    dilation = Dilation(solved.op)
-    inside = lambda z: (_projected(pair[0], z[0]), _projected(pair[1], z[1]))
-    outside = lambda z: tree.add_scaled(z, -1.0, inside(z))
+    systems = Systems(solved)
+    scale = systems.scale()
 
-    def shifted(value, z):
-        z = outside(z)  # at every product: rounding would bring the vectors found back
-        return outside(tree.add_scaled(tree.scale(value, z), -1.0, symmetric_matvec(dilation, z)))
-
-    limit = method.adjoint_max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * dilation.size, _ADJOINT_PRODUCTS)
-
-    def system(z):
-        return jax.vmap(lambda value, z: tree.add_scaled(shifted(value, z), scale, inside(z)))(values, z)
+    def apply(z):
+        one = lambda value, z: tree.add_scaled(systems.shifted(value, z), scale, systems.inside(z))
+        return jax.vmap(one)(solved.values, z)
 
     def solve(_, rhs):
-        def solve_one(value, rhs, tol):
-            projected = outside(rhs)
-            # What the projection leaves of a vector within the span of U and V is rounding, and not to be solved for.
-            floor = _NEGLIGIBLE * jnp.finfo(scale.dtype).eps * tree.norm(rhs)
-            target = jnp.maximum(tol * tree.norm(projected), floor)
-            found = minres(functools.partial(shifted, value), projected, target=target, max_iter=limit)
-            return tree.add_scaled(outside(found.solution), 1 / scale, inside(rhs))
-
-        return jax.vmap(solve_one)(values, rhs, _adjoint_tol(solved, scale))
+        found = systems.solve(rhs, method.adjoint_max_iter)[0].solution
+        return jax.tree.map(jnp.add, found, jax.vmap(lambda z: tree.scale(1 / scale, systems.inside(z)))(rhs))
 
     # The transpose of a Hermitian map is its conjugate.
     conjugate = functools.partial(jax.tree.map, jnp.conj)
-    is_complex = jnp.issubdtype(tree.accumulation_dtype(pair), jnp.complexfloating)
+    is_complex = jnp.issubdtype(tree.accumulation_dtype((solved.left, solved.right)), jnp.complexfloating)
     transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
-    # Of a value that may be zero nothing is defined outside; before the solve and after it, for the derivatives.
-    positive = (values > 2 * _width(solved)).astype(values.dtype)
-    masked = lambda z: jax.vmap(tree.scale)(positive, z)
+    # Before the solve and after it, for the derivatives.
+    masked = lambda z: jax.vmap(tree.scale)(positive(solved), z)
     # What lies within the span goes through, for the solve to see how large the whole was, and is taken out.
-    whole = jax.lax.custom_linear_solve(system, masked(bars), solve, transposed, symmetric=not is_complex)
-    return masked(jax.vmap(outside)(whole))
+    whole = jax.lax.custom_linear_solve(apply, masked(bars), solve, transposed, symmetric=not is_complex)
+    return masked(jax.vmap(systems.outside)(whole))
 
 
 def _projected(rows: PyTree, vector: PyTree) -> PyTree:
@@ -249,7 +278,7 @@ def _projected(rows: PyTree, vector: PyTree) -> PyTree:
     return tree.combine(tree.project(rows, vector), rows)
 
 
-def _adjoint_tol(solved: _Solved, scale: jax.Array) -> jax.Array:
+def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
     if solved.adjoint_tol is not None:
         return jnp.full_like(solved.residuals, solved.adjoint_tol)
     unit = float(jnp.finfo(scale.dtype).eps)

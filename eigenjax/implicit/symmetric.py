@@ -64,8 +64,8 @@ def differentiable(
         The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
         products and, where the loss depends on the eigenvectors, about as many products per pair as MINRES needs
         for the complement; none where it depends on the eigenvalues alone. Memory beyond what the forward pass
-        keeps, which is the pairs and, where that is of use, its basis: 4 k + 10 vectors where the pairs are those of
-        one end ("LA", "SA"), else 7 k + 11.
+        keeps, which is the pairs and, where that is of use, its basis: 3 k + 8 vectors where k of them are more
+        than 32 MiB, else 4 k + 11 for pairs of one end ("LA", "SA") and 8 k + 11 for others.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)

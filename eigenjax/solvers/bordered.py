@@ -58,6 +58,15 @@ class Solution(NamedTuple):
     multipliers: jax.Array  # (k,)
 
 
+class Told(NamedTuple):
+    """What is known of the k solves."""
+
+    whole: jax.Array  # (k,) ||(f, h, right-hand side of the complement)||, what a residual is small beside
+    target: jax.Array  # (k,) the residual that the complement was solved to
+    num_matvecs: jax.Array  # (k,) int32, steps of GMRES
+    left_out: jax.Array  # (k,) what of the small system's right-hand side was left out: no solution knows of it
+
+
 def adjoint_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
     """A^H v for a complex v, by transposition of the product; two of these where A is real."""
     structure = tree.working_structure(op.structure)
@@ -88,8 +97,8 @@ def apply_adjoint(system: Bordered, vectors: Solution) -> Solution:
     return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
 
 
-def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> Solution:
-    """K_i (w_i, mu_i) = (f_i, h_i), or of K_i^H, for all i.
+def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> tuple[Solution, Told]:
+    """K_i (w_i, mu_i) = (f_i, h_i), or of K_i^H, for all i, and how it went.
 
     Args:
         system: not differentiated here.
@@ -105,7 +114,21 @@ def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, tra
     projected = tree.gram(basis, images)
     parts = _Parts(system, basis, projected, max_iter)
     one = functools.partial(_forward_system if transposed else _adjoint_system, parts)
-    return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, system.residuals, tol, *rhs))
+    return jax.vmap(one)(system.eigenvalues, system.vectors, system.residuals, tol, *rhs)
+
+
+def residuals(system: Bordered, rhs: Solution, found: Solution) -> jax.Array:
+    """||P (f_i - (conj(lambda_i) - A^H) w_i)||, (k,), of the solutions of K_i as they are.
+
+    Cost: one product of A^H for each, two of a real operator.
+    """
+    basis = _orthonormal(system.vectors)
+
+    def one(value, f, w):
+        image = tree.add_scaled(adjoint_matvec(system.op, w), -jnp.conj(value), w)
+        return tree.norm(_away(basis, jax.tree.map(jnp.add, f, image)))
+
+    return jax.vmap(one)(system.eigenvalues, rhs.vectors, found.vectors)
 
 
 class _Parts(NamedTuple):
@@ -115,24 +138,32 @@ class _Parts(NamedTuple):
     max_iter: int
 
 
-def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[PyTree, jax.Array]:
+def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
     basis = parts.basis
-    small, mu = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
-    inside = tree.combine(small, basis)
-    rest = jax.tree.map(jnp.add, f, adjoint_matvec(parts.system.op, inside))
-    outside = _outside(parts, functools.partial(adjoint_matvec, parts.system.op), jnp.conj(value), rest, f, h, tol)
-    return jax.tree.map(jnp.add, inside, outside), mu
+    part = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
+    inside = tree.combine(part.small, basis)
+    product = functools.partial(adjoint_matvec, parts.system.op)
+    rest = jax.tree.map(jnp.add, f, product(inside))
+    outside, told = _outside(parts, product, jnp.conj(value), rest, f, h, tol)
+    return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), told._replace(left_out=part.left_out)
 
 
-def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[PyTree, jax.Array]:
+def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
     product = functools.partial(complex_matvec, parts.system.op)
-    outside = _outside(parts, product, value, f, f, h, tol)
+    outside, told = _outside(parts, product, value, f, f, h, tol)
     rest = tree.project(parts.basis, jax.tree.map(jnp.add, f, product(outside)))
-    small, mu = _inside(parts, value, parts.projected, v, residual, rest, h)
-    return jax.tree.map(jnp.add, tree.combine(small, parts.basis), outside), mu
+    part = _inside(parts, value, parts.projected, v, residual, rest, h)
+    whole = jax.tree.map(jnp.add, tree.combine(part.small, parts.basis), outside)
+    return Solution(whole, part.multiplier), told._replace(left_out=part.left_out)
 
 
-def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> tuple[jax.Array, jax.Array]:
+class _Inside(NamedTuple):
+    small: jax.Array  # (k,) a
+    multiplier: jax.Array  # () mu
+    left_out: jax.Array  # () norm of what of the right-hand side was
+
+
+def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
     """The small system, scaled to numbers of order one; what is nearly singular in it, a cluster, is left out."""
     k, scale = rest.shape[0], parts.system.scale
     border = tree.project(parts.basis, v)
@@ -144,28 +175,31 @@ def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> tuple[jax.
     width = _CLUSTER_RESIDUALS * residual / scale + unit * jnp.max(values)
     known = values > width
     inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0).astype(rest.dtype)
-    numbers = jnp.append(rest, h) / scale.astype(rest.dtype)
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    found = product(jnp.conj(right).T, inverse * product(jnp.conj(left).T, numbers))
-    return found[:k], found[k]
+    numbers = product(jnp.conj(left).T, jnp.append(rest, h))
+    found = product(jnp.conj(right).T, inverse * numbers / scale.astype(rest.dtype))
+    return _Inside(found[:k], found[k], tree.norm(jnp.where(known, 0, numbers)))
 
 
-def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> PyTree:
+def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[PyTree, Told]:
     """The system on the complement."""
+    nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
+    whole = tree.norm((f, h, rest))
     if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
-        return jax.tree.map(jnp.zeros_like, rest)  # there is none
-
-    def away(x):
-        inside = tree.combine(tree.project(parts.basis, x), parts.basis)
-        return tree.add_scaled(x, -1.0, inside)
-
+        return jax.tree.map(jnp.zeros_like, rest), Told(whole, nothing, none, nothing)  # there is none
+    away = functools.partial(_away, parts.basis)
     # At every product: rounding would bring the eigenvectors back.
     shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
     projected = away(rest)
-    whole = tree.norm((f, h, rest))
     target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
     restart = min(_RESTART, parts.system.op.size)
-    return away(gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter).solution)
+    found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
+    return away(found.solution), Told(whole, target, found.num_matvecs, nothing)
+
+
+def _away(basis: PyTree, x: PyTree) -> PyTree:
+    """What of a vector lies outside the span of orthonormal rows."""
+    return tree.add_scaled(x, -1.0, tree.combine(tree.project(basis, x), basis))
 
 
 def _orthonormal(vectors: PyTree) -> PyTree:

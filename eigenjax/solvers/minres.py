@@ -8,7 +8,7 @@ Saunders 1975). Where the system is singular it stops at a least-squares solutio
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,8 @@ class LinearSolution(NamedTuple):
     num_matvecs: jax.Array  # () int32
 
 
-class _State(NamedTuple):
-    """Of k systems, with a leading axis k on every leaf."""
+class State(NamedTuple):
+    """Where k systems are, with a leading axis k on every leaf."""
 
     solution: PyTree
     vector: PyTree  # v_j of the Lanczos recurrence
@@ -44,11 +44,13 @@ class _State(NamedTuple):
     coupling: jax.Array  # beta_j, between the two
     direction: PyTree  # w_j, the last search direction
     before: PyTree  # w_{j-1}
+    rest: PyTree | None  # (b - A x) over its length, where it is kept
     cosine: jax.Array  # of the last rotation
     sine: jax.Array
     carried: jax.Array  # the entry left of the diagonal that the next rotation takes up
     skipped: jax.Array  # the entry two left of it
     residual: jax.Array  # ||b - A x||
+    attainable: jax.Array  # what it cannot be told from rounding below
     operator_norm: jax.Array
     ended: jax.Array  # there is nowhere to go on to: the system is singular, or the Krylov space exhausted
     num_matvecs: jax.Array
@@ -110,48 +112,64 @@ def minres_together(
         [[ 1.   0.5]
          [-0.5 -1. ]]
     """
-    start = _start(rhs)
-    attainable = _ATTAINABLE * jnp.finfo(start.residual.dtype).eps * start.residual
+    end = advance(operator, init(rhs), targets=targets, max_iter=max_iter)
+    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+
+
+def advance(
+    operator: Callable[[PyTree], PyTree], state: State, *, targets: Callable[[PyTree], jax.Array], max_iter: Any
+) -> State:
+    """Goes on until each system is at its target, or at max_iter, of all its products."""
 
     def unfinished(state):
         # Also ends on NaN, which compares False.
-        target = jnp.maximum(targets(state.solution), attainable)
+        target = jnp.maximum(targets(state.solution), state.attainable)
         return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
 
-    def advance(carry):
+    def move(carry):
         state, moves = carry
         state = _step(operator(state.vector), state, moves)
         return state, unfinished(state)
 
-    end, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), advance, (start, unfinished(start)))
-    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), move, (state, unfinished(state)))[0]
 
 
 _scaled, _added, _chosen = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.vmap(tree.where)
 
 
-def _start(rhs: PyTree) -> _State:
+def init(rhs: PyTree, *, keep_rest: bool = False) -> State:
+    """Of k systems, at x_i = 0; keep_rest: with the residual as a vector, for `restarted`, k vectors more."""
     lengths = tree.norms(rhs)
     zero, zeros = jnp.zeros_like(lengths), jax.tree.map(jnp.zeros_like, rhs)
-    return _State(
+    vector = jax.vmap(normalize)(rhs, lengths)
+    return State(
         solution=zeros,
-        vector=jax.vmap(normalize)(rhs, lengths),
+        vector=vector,
         previous=zeros,
         coupling=zero,
         direction=zeros,
         before=zeros,
+        rest=vector if keep_rest else None,
         cosine=zero - 1,
         sine=zero,
         carried=zero,
         skipped=zero,
         residual=lengths,
+        attainable=_ATTAINABLE * jnp.finfo(lengths.dtype).eps * lengths,
         operator_norm=zero,
         ended=jnp.zeros(lengths.shape, bool),
         num_matvecs=jnp.zeros(lengths.shape, jnp.int32),
     )
 
 
-def _step(images: PyTree, state: _State, moves: jax.Array) -> _State:
+def restarted(state: State, chosen: jax.Array, solution: PyTree, rest: PyTree, residual: jax.Array) -> State:
+    """The chosen systems begin anew, from other solutions with residuals of length one times (k,) lengths."""
+    fresh = init(rest, keep_rest=True)._replace(operator_norm=state.operator_norm, num_matvecs=state.num_matvecs)
+    fresh = fresh._replace(solution=solution, residual=residual, attainable=state.attainable, ended=state.ended)
+    return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(chosen, new, old), fresh, state)
+
+
+def _step(images: PyTree, state: State, moves: jax.Array) -> State:
     """The next state of the systems that move, given A v_j."""
     images = _added(images, -state.coupling, state.previous)
     alpha = jax.vmap(tree.inner)(state.vector, images).real
@@ -178,6 +196,10 @@ def _step(images: PyTree, state: _State, moves: jax.Array) -> _State:
     vector = _chosen(on, jax.vmap(normalize)(images, beta), state.vector)
     direction = _added(_added(previous, -state.skipped, state.before), -above, state.direction)
     direction = _scaled(1 / safe, direction)
+    rest = state.rest
+    if rest is not None:
+        # r_{j+1} = sine^2 r_j - cosine ||r_{j+1}|| v_{j+1}, over its length.
+        rest = _chosen(on, _added(_scaled(sine, rest), -cosine, vector), rest)
     numbers = {
         "coupling": beta,
         "cosine": cosine,
@@ -193,6 +215,7 @@ def _step(images: PyTree, state: _State, moves: jax.Array) -> _State:
         previous=previous,
         direction=_chosen(on, direction, state.direction),
         before=_chosen(on, state.direction, state.before),
+        rest=rest,
         ended=state.ended | (moves & (singular | (beta <= _EXHAUSTED * eps * operator_norm))),
         num_matvecs=state.num_matvecs + moves.astype(jnp.int32),
         **{name: jnp.where(on, number, getattr(state, name)) for name, number in numbers.items()},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax import EigenResult, adjoint_info, eigsh, gauge_residual, lanczos
+from eigenjax import EigenResult, adjoint_info, eigs, eigsh, gauge_residual, lanczos, svds
 from eigenjax.solvers.minres import minres_together
 
 SIZE, K = 30, 4
@@ -104,3 +104,59 @@ def test_systems_side_by_side_are_those_one_by_one_and_rest_when_they_are_done(r
     assert not np.any(found.solution[3])
     assert found.num_matvecs[3] == 0
     assert found.num_matvecs[0] < found.num_matvecs[1]
+
+
+def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_is_wrong(rng):
+    n, k = 100, 2
+    weights, direction = rng.normal(size=(2, n, n))
+    ones = lambda j: np.diag(np.ones(n - abs(j)), j)
+    grcar = sum(ones(j) for j in range(4)) - ones(-1)  # eigenvalues with conditions up to 1e10
+    loss = lambda x: jnp.sum(weights[:k] * jnp.abs(x) ** 2)
+
+    @jax.jit
+    def found(matrix):
+        result = eigs(matrix, k)
+        info = adjoint_info(matrix, result, jax.grad(loss)(result.eigenvectors))
+        return info, jnp.sum(jax.grad(lambda a: loss(eigs(a, k).eigenvectors))(matrix) * direction)
+
+    def error(matrix, slope):
+        """Against dense bordered systems, of numpy's pairs."""
+        values, vectors = np.linalg.eig(matrix)
+        expected = 0.0
+        for i, weight in zip(np.argsort(-np.abs(values) - 1e-9 * values.imag)[:k], weights, strict=False):
+            v = vectors[:, i]
+            bordered = np.block([[matrix - values[i] * np.eye(n), -v[:, None]], [v.conj()[None], np.zeros((1, 1))]])
+            dv = np.linalg.solve(bordered, np.append(-direction @ v, 0))[:n]
+            expected += np.sum(weight * 2 * np.real(v.conj() * dv))
+        return abs(slope - expected) / abs(expected)
+
+    matrix = rng.normal(size=(n, n)) / 10
+    info, slope = found(jnp.asarray(matrix))
+    assert np.all(info.converged)
+    assert info.gauge == 0
+    assert np.all(np.asarray(info.residuals) <= np.maximum(info.targets, 1e-13))
+    assert 0 < info.num_steps <= info.num_matvecs <= 2 * k * info.num_steps
+    assert error(matrix, slope) < 1e-5
+    bad, slope = found(jnp.asarray(grcar))
+    assert not np.any(bad.converged)
+    assert np.all(bad.residuals > 10 * bad.targets)
+    assert np.isfinite(slope)
+    assert error(grcar, slope) > 0.1
+
+
+def test_of_triplets_it_tells_how_the_solves_went(rng):
+    matrix = jnp.asarray(rng.normal(size=(SIZE, 20)))
+    result = svds(matrix, K, tol=1e-10)
+    cotangent = (jnp.asarray(rng.normal(size=(K, SIZE))), jnp.asarray(rng.normal(size=(K, 20))))
+    info = adjoint_info(matrix, result, cotangent)
+    assert np.all(info.converged)
+    assert np.all(np.asarray(info.residuals) <= np.maximum(info.targets, 1e-13))
+    assert info.gauge == 0
+    cut = adjoint_info(matrix, result, cotangent, adjoint_max_iter=2)
+    assert not np.any(cut.converged)
+    assert cut.num_matvecs == 2 * 2 * K
+    twice = jnp.eye(SIZE, 20) * jnp.array([3.0, 3.0, *np.linspace(2, 0.1, 18)])
+    of_one = adjoint_info(twice, svds(twice, 3), jax.tree.map(lambda x: x[:3], cotangent))
+    assert of_one.gauge > 0.1
+    with pytest.raises(ValueError, match="cotangent of the singular vectors"):
+        adjoint_info(matrix, result, cotangent[::-1])
