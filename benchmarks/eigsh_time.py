@@ -1,10 +1,10 @@
 """Claim: `eigsh` is faster than what else finds a network's top eigenpairs, and costs little beside its products.
 
 First, seconds until the top k pairs of the Hessian of a trained digits network (64-256-256-10 tanh, 85,002 parameters,
-float32; and a convolutional one of 9,930, on 600 examples) have recomputed residuals of at most 1e-4 ||A||: `eigsh`, compiled, beside
-SciPy's ARPACK around a jitted product, matfree, and hessian-eigenthings (of the first network), which are not adaptive
-and are told the best number of steps in hindsight. What is not installed is named. Second, the time of
-`eigsh(krylov_dim=32)` over that of a bare scan of as many products of a perceptron (1.03 M parameters; 768 examples,
+float32; and a convolutional one of 9,930, on 600 examples) have recomputed residuals of at most 1e-4 ||A||: `eigsh`,
+compiled, beside SciPy's ARPACK around a jitted product, matfree, and hessian-eigenthings (of the first network), which
+are not adaptive and are told the best number of steps in hindsight. What is not installed is named. Second, the time
+of `eigsh(krylov_dim=32)` over that of a bare scan of as many products of a perceptron (1.03 M parameters; 768 examples,
 and 3072, because a product's time grows with them and what is around it does not), and what the compiler sets aside,
 in vectors of its parameters.
 
