@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.convolutions import fast_in_loops
 from eigenjax.solvers.complexified import complex_matvec, on_complex
 from eigenjax.solvers.gmres import gmres
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
@@ -72,7 +73,7 @@ def adjoint_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
     structure = tree.working_structure(op.structure)
     transposed = jax.linear_transpose(functools.partial(matvec, op), structure)
     conjugate = functools.partial(jax.tree.map, jnp.conj)
-    return conjugate(on_complex(lambda x: transposed(x)[0], structure)(conjugate(vector)))
+    return conjugate(on_complex(fast_in_loops(lambda x: transposed(x)[0]), structure)(conjugate(vector)))
 
 
 def apply(system: Bordered, vectors: Solution) -> Solution:
