@@ -244,10 +244,10 @@ def self_gram(x: PyTree) -> jax.Array:
 _GRAM_COLUMNS = 4
 
 
-# A CPU's product of a matrix with a vector, or of a few vectors with a few, adds up in a few lanes, each number after the
-# last. In float32 an inner product of 2e6 numbers is off by 6e-5 ||x|| ||y|| or 1e-3, of 5e7 by 8e-3 or 0.1; of 1e5 by
-# 3e-5 where one number is as large as all others. Their products, summed, are added up in a tree: to 1e-7, or
-# 2e-6 of a leaf with one axis and such a number, in one to two times the time.
+# A CPU's product of a matrix with a vector, or of a few vectors with a few, adds up in a few lanes, each number after
+# the last. In float32 an inner product of 2e6 numbers is off by 6e-5 ||x|| ||y|| or 1e-3, of 5e7 by 8e-3 or 0.1; of 1e5
+# by 3e-5 where one number is as large as all others. Their products, summed, are added up in a tree: to 1e-7, or 2e-6
+# of a leaf with one axis and such a number, in one to two times the time.
 _LARGEST_PRODUCT, _FEW = 2**14, 16
 
 
