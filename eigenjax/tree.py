@@ -264,9 +264,10 @@ def _inner_products(x: jax.Array, y: jax.Array, ndim: int) -> jax.Array:
     m, k = x.shape[0], y.shape[0] if y.ndim > ndim else 1
     if math.prod(x.shape[1:]) <= _LARGEST_PRODUCT or (min(m, k) > 1 and m * k > _FEW):
         return multiply(x, y)
-    against_each = lambda x: x[:, None] if y.ndim > ndim else x
-    add = lambda x, y: jnp.sum(against_each(x) * y[None], axis=tuple(range(free, free + ndim)))
-    return jax.lax.platform_dependent(x, y, cpu=add, default=multiply)
+    add = lambda x, y: jnp.sum(x * y[None], axis=tuple(range(1, 1 + ndim)))
+    # One after another: of all at once XLA may write the products out in full.
+    add_each = lambda x, y: jax.lax.map(lambda y: add(x, y), y).T
+    return jax.lax.platform_dependent(x, y, cpu=add_each if y.ndim > ndim else add, default=multiply)
 
 
 def _contract(a, b, a_axes, b_axes, out_sharding: Any = None) -> jax.Array:
