@@ -173,8 +173,8 @@ def norm(x: PyTree) -> jax.Array:
 def norms(basis: PyTree) -> jax.Array:
     """The (m,) norms of the vectors of a basis, one after another: at once XLA may write their scales out in full.
 
-    Over devices two small reductions for each. (By vmap two for all, but of solutions that begin at zero XLA adds up the
-    zeros while it compiles: two seconds for 8e5 of them.)
+    Over devices two small reductions for each. (By vmap two for all, but of solutions that begin at zero XLA adds up
+    the zeros while it compiles: two seconds for 8e5 of them.)
 
     >>> print(norms(jnp.eye(3) * 2))
     [2. 2. 2.]
