@@ -2,11 +2,11 @@
 
 Each program is compiled for 8 simulated devices, 4 x 2: the parameters of a residual network lie over the first axis
 and are gathered a layer at a time, its examples over both (FSDP). Of each loop that takes products: the all-reduces of
-a step (`step`), of a pass of Gram-Schmidt within it (`passes`; one pass is the rule, two after a restart), of what is
-seldom due (`rare`), and the product's own collectives. `others` are all-gathers, all-to-alls and permutes outside the
-product, anywhere in the program. `largest` is the largest all-reduce outside it, in vectors. `share`: the temporaries
-of a device, less those of a product, in parts of what one device alone would need over the devices that share the
-parameters; 0 where it was not computed.
+a step (`step`), of a pass of Gram-Schmidt within it (`passes`; one pass is the rule, two after a restart; of the linear
+solves of a gradient, the norm of one solution), of what is seldom due (`rare`), and the product's own collectives.
+`others` are all-gathers, all-to-alls and permutes outside the product, anywhere in the program. `largest` is the
+largest all-reduce outside it, in vectors. `share`: the temporaries of a device, less those of a product, in parts of
+what one device alone would need over the devices that share the parameters; 0 where it was not computed.
 
     python -m benchmarks.collectives
 """

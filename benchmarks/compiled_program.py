@@ -21,6 +21,8 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
 _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+# Of an adjoint that JAX derives, the name is transpose(the_product).
+_OF_PRODUCT = re.compile(rf"[/(]{PRODUCT}[/)]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
@@ -123,7 +125,7 @@ def _walk(computations: dict[str, list[_Instruction]], name: str, loops: tuple[s
         kind = line.opcode.removesuffix("-start")
         if kind in KINDS:
             # A name without a path is that of an argument, such as a parameter, which only products gather.
-            is_product = f"/{PRODUCT}/" in line.op_name or (bool(line.op_name) and "/" not in line.op_name)
+            is_product = _of_product(line) or (bool(line.op_name) and "/" not in line.op_name)
             yield Collective(kind, line.bytes, loops, is_product)
         elif line.opcode == "while":
             yield from _walk(computations, line.called[0], (*loops, line.called[0]))
@@ -137,7 +139,7 @@ def _bodies(
 ) -> Iterator[tuple[str, ...]]:
     for line in computations.get(name, ()):
         if line.opcode == "while":
-            if f"/{PRODUCT}/" not in line.op_name:
+            if not _of_product(line):
                 yield (*loops, line.called[0])
                 yield from _bodies(computations, line.called[0], (*loops, line.called[0]))
         elif line.opcode in ("call", "conditional"):
@@ -146,4 +148,8 @@ def _bodies(
 
 
 def _takes_products(body: list[_Instruction]) -> bool:
-    return any(f"/{PRODUCT}/" in line.op_name for line in body)
+    return any(_of_product(line) for line in body)
+
+
+def _of_product(line: _Instruction) -> bool:
+    return _OF_PRODUCT.search(line.op_name) is not None

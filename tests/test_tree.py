@@ -1,5 +1,7 @@
 """The vector space against NumPy in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,25 @@ def test_project_combine_and_gram_are_matrix_products(rng, dtypes):
     assert_allclose(
         flat(tree.combine(jnp.asarray(coefficients[:, 0]), widened)), coefficients[:, 0] @ dense, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("shape", "largest"), [((2**20,), 1), ((2048, 512), 1), ((2048, 512), 1000)])
+def test_inner_products_of_many_numbers_keep_their_digits(shape, largest, rng):
+    # A CPU's matrix products would be off by 2e-5 to 5e-4 of the length, because they add up one number after another.
+    numbers = rng.normal(size=(3, *shape))
+    numbers.reshape(3, -1)[:, 0] *= largest
+    basis = jnp.asarray(numbers, jnp.float32)
+    dense = np.asarray(basis, float).reshape(3, -1)
+    truth = dense @ dense.T
+    close = functools.partial(assert_allclose, rtol=0, atol=1e-6 * truth.max())
+    project, gram = jax.jit(tree.project), jax.jit(tree.gram)
+    close(project(basis, basis[0]), truth[0])
+    close(gram(basis[:1], basis), truth[:1])
+    close(gram(basis, basis[:1]), truth[:, :1])
+    close(gram(basis, basis), truth)
+    close(jax.jit(tree.self_gram)(basis), truth)
+    in_loop = jax.jit(lambda basis: jax.lax.map(lambda x: tree.project(basis, x), basis))
+    close(in_loop(basis), truth)
 
 
 def test_rows_are_written_and_read(rng):

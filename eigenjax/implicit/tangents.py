@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import MatrixOperator
 from eigenjax.tree import PyTree
@@ -58,7 +59,9 @@ def pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOpe
     A matrix stands for a symmetric operator: its cotangent is the Hermitian part, as in jnp.linalg.eigh.
     """
     (op_bar,) = jax.vjp(lambda op: _images(op, vectors), op)[1](weights)
-    return _symmetrized(op_bar)
+    # A loss that gathers its parameters (FSDP) would leave whole cotangents on every device.
+    place = lambda x, like: tree.placed_like(x, like) if _is_inexact(like) else x
+    return _symmetrized(jax.tree.map(place, op_bar, op))
 
 
 def _images(op: LinearOperator, vectors: PyTree) -> PyTree:

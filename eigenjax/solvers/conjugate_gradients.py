@@ -123,6 +123,9 @@ def _step(
 ) -> tuple[State, jax.Array]:
     """The next state of the systems that move, given A p, and where to stop.
 
+    Over devices these are two small reductions for all systems, <p, A p> and ||t||; ||p|| goes with what A p takes.
+    (||t|| from <r, A p> and ||A p|| would go with the first, and lose the digits of a residual that shrinks at once.)
+
     A system that rests is multiplied by ones and zeros, so that each vector is written over itself.
     """
     # Residuals of length one keep these within the range of the dtype.
