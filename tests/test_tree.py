@@ -98,21 +98,27 @@ def test_project_combine_and_gram_are_matrix_products(rng, dtypes):
     )
 
 
-@pytest.mark.parametrize(("shape", "largest"), [((2**20,), 1), ((2048, 512), 1), ((2048, 512), 1000)])
-def test_inner_products_of_many_numbers_keep_their_digits(shape, largest, rng):
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(
+    ("shape", "largest"), [((2**20,), 1), ((2048, 512), 1), ((3, 349525), 1000), ((2**20 - 1,), 9)]
+)
+def test_inner_products_of_many_numbers_keep_their_digits(shape, largest, devices, rng, monkeypatch):
     # A CPU's matrix products would be off by 2e-5 to 5e-4 of the length, because they add up one number after another.
+    # What is done about it depends on whether there may be several devices.
+    monkeypatch.setattr(jax, "device_count", lambda *_: devices)
+    jit = lambda function: jax.jit(lambda *arguments: function(*arguments))
     numbers = rng.normal(size=(3, *shape))
     numbers.reshape(3, -1)[:, 0] *= largest
     basis = jnp.asarray(numbers, jnp.float32)
     dense = np.asarray(basis, float).reshape(3, -1)
     truth = dense @ dense.T
     close = functools.partial(assert_allclose, rtol=0, atol=1e-6 * truth.max())
-    project, gram = jax.jit(tree.project), jax.jit(tree.gram)
+    project, gram = jit(tree.project), jit(tree.gram)
     close(project(basis, basis[0]), truth[0])
     close(gram(basis[:1], basis), truth[:1])
     close(gram(basis, basis[:1]), truth[:, :1])
     close(gram(basis, basis), truth)
-    close(jax.jit(tree.self_gram)(basis), truth)
+    close(jit(tree.self_gram)(basis), truth)
     in_loop = jax.jit(lambda basis: jax.lax.map(lambda x: tree.project(basis, x), basis))
     close(in_loop(basis), truth)
 
