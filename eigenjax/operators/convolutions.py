@@ -3,7 +3,7 @@
 XLA's CPU backend has fast convolutions for images (N, H, W, C) with kernels (H, W, C_in, C_out). It brings others into
 that form by transposing, but in a program's outermost computation only, not in the bodies of loops (jax-ml/jax issue
 12868). The gradient of a convolution is one with batch and channels exchanged: within a solver's loop each product with
-the Hessian of a small convolutional network took 39 times as long as outside of it. So the products of solvers, and of
+the Hessian of a small convolutional network took 23 times as long as outside of it. So the products of solvers, and of
 microbatches, are transposed here; on other backends, which take all forms alike, nothing is changed.
 """
 
