@@ -1,8 +1,9 @@
-"""Claim: with twice the parameters on twice the devices, a device holds the same and sends the same.
+"""Claim: with twice the parameters on twice the devices, a device holds the same and sends the same, from two on.
 
 A network whose hidden units lie over 1, 2, 4 and 8 simulated devices, with as many more of them: `bytes` is what a
 device holds of arguments, results and temporaries, `sent` the bytes of all collectives of a Lanczos step on a device,
-the product's own among them (its outputs, whose number is the same), `own` those of the solver.
+the product's own among them (its outputs, whose number is the same), `own` those of the solver. One device alone has
+another program, whose temporaries XLA packs differently.
 
     python -m benchmarks.weak_scaling
 """

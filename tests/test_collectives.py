@@ -104,8 +104,10 @@ def test_a_device_holds_its_part_of_the_vectors(benchmark, name, mode):
 def test_weak_scaling_is_flat(benchmark):
     rows = [benchmark("weak_scaling").row("auto", devices, 1024) for devices in (1, 2, 4, 8)]
     sizes, sent = [row["bytes"] for row in rows], [row["sent"] for row in rows[1:]]
-    assert max(sizes) <= 1.05 * min(sizes)
+    assert max(sizes[1:]) <= 1.05 * min(sizes[1:])
     assert max(sent) <= 1.05 * min(sent)
+    # The program of one device is another, of which XLA packs the temporaries better: by 13% when it was measured.
+    assert 0.8 * sizes[1] <= sizes[0] <= 1.05 * sizes[1]
 
 
 @pytest.mark.parametrize("mode", MODES)

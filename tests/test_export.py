@@ -36,18 +36,8 @@ def lowers(function, argument):
     return set(exported.platforms) == set(PLATFORMS)
 
 
-# Half a minute a case: one of them always, the rest in the slow run.
-QUICK = {("eigsh", "hessian")}
-CASES = [
-    pytest.param(
-        solver, operator, marks=[pytest.mark.slow] if "eigsh" in solver and (solver, operator) not in QUICK else []
-    )
-    for solver in SOLVERS
-    for operator in OPERATORS
-]
-
-
-@pytest.mark.parametrize(("solver", "operator"), CASES)
+@pytest.mark.parametrize("solver", list(SOLVERS))
+@pytest.mark.parametrize("operator", list(OPERATORS))
 def test_every_solver_and_its_gradient_lowers_everywhere(solver, operator):
     make, argument = OPERATORS[operator]
     solve = lambda theta: SOLVERS[solver](make(theta))

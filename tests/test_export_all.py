@@ -74,24 +74,21 @@ OPERATORS = {
     "linearize": lambda w: hessian(lambda w, x: jnp.mean(model(w, x) ** 2), w, DATA[0], mode="linearize"),
     "preconditioned": lambda w: eigenjax.precondition(fisher(model, w, DATA), 1 + w**2),
 }
-# Two to five seconds each.
-SLOW = {name for name in SOLVERS if name.startswith("eigs")} | {"left_eigenvectors"}
-marked = lambda names: [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
 
 
-@pytest.mark.parametrize("name", marked(SOLVERS))
+@pytest.mark.parametrize("name", list(SOLVERS))
 def test_solvers_and_their_gradients(name):
     solve = SOLVERS[name]
     assert lowers(solve, MATRIX)
     assert lowers(jax.grad(lambda a: weighted(solve(a)[:2])), MATRIX)
 
 
-@pytest.mark.parametrize("name", marked(FORWARD))
+@pytest.mark.parametrize("name", list(FORWARD))
 def test_what_has_no_gradient(name):
     assert lowers(FORWARD[name], MATRIX)
 
 
-@pytest.mark.parametrize("name", marked(ESTIMATORS))
+@pytest.mark.parametrize("name", list(ESTIMATORS))
 def test_estimators_and_their_gradients(name):
     assert lowers(jax.value_and_grad(lambda a: weighted(jax.tree.leaves(ESTIMATORS[name](a))[:1])), MATRIX)
 
@@ -102,11 +99,7 @@ def test_products_and_their_gradients(name):
     assert lowers(jax.value_and_grad(lambda w: weighted(product(w))), WEIGHTS)
 
 
-SEARCHING = [{}, {"every": 3, "between": "rayleigh"}]
-TRACKERS = [*(pytest.param(options, marks=pytest.mark.slow) for options in SEARCHING), {"max_k": 3, "threshold": 1.0}]
-
-
-@pytest.mark.parametrize("options", TRACKERS)
+@pytest.mark.parametrize("options", [{}, {"every": 3, "between": "rayleigh"}, {"max_k": 3, "threshold": 1.0}])
 def test_a_tracker(options):
     tracker = eigenjax.spectrum_tracker(2, **options)
     state = jax.eval_shape(lambda a: tracker.init(as_operator(a)), MATRIX)
