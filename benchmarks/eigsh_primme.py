@@ -25,7 +25,7 @@ from benchmarks.eigsh_products import (
     Run,
     basis_size,
     judged,
-    padded,
+    padded_alike,
     run_eigsh,
     summary,
 )
@@ -92,14 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs, tolerances = ((1, 5), (1e-6,)) if args.quick else (PAIRS, TOLERANCES)
     rows = []
     with jax.enable_x64(True):
-        everything = [problem for problem in problems(args.quick) if problem.which != "BE"]
-        for dense in (False, True):
-            alike = [problem for problem in everything if isinstance(problem.matrix, np.ndarray) == dense]
-            n = max(problem.matrix.shape[0] for problem in alike)
-            nse = max(np.count_nonzero(problem.matrix) if dense else problem.matrix.nnz for problem in alike)
-            for problem in alike:
-                rows += compare(problem, padded(problem.matrix, n, nse), pairs, tolerances, args.repeats)
-                print(timing.table(rows[-len(pairs) * len(tolerances) :]), flush=True)
+        for problem, matrix in padded_alike(one for one in problems(args.quick) if one.which != "BE"):
+            found = compare(problem, matrix, pairs, tolerances, args.repeats)
+            print(timing.table(found), flush=True)
+            rows += found
     timing.record("eigsh_primme", rows, args)
     compared = [row for row in rows if row["ratio"]]
     print(f"eigsh over PRIMME, {summary(compared, 'ratio')}" if compared else "not installed: primme")

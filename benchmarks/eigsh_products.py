@@ -14,7 +14,7 @@ the run that did it counts.
 
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -68,6 +68,17 @@ def padded(matrix: Any, n: int, nse: int) -> Any:
     # Indices beyond the shape are how BCOO pads.
     indices = np.pad(np.stack(coo.coords, axis=1), ((0, fill), (0, 0)), constant_values=n)
     return sparse.BCOO((jnp.asarray(np.pad(coo.data, (0, fill))), jnp.asarray(indices, jnp.int32)), shape=(n, n))
+
+
+def padded_alike(everything: Iterable[Spectrum]) -> Iterator[tuple[Spectrum, Any]]:
+    """Each problem with its matrix, the sparse ones of one shape and the dense ones of another."""
+    everything = list(everything)
+    for dense in (False, True):
+        alike = [problem for problem in everything if isinstance(problem.matrix, np.ndarray) == dense]
+        n = max(problem.matrix.shape[0] for problem in alike)
+        nse = max(np.count_nonzero(problem.matrix) if dense else problem.matrix.nnz for problem in alike)
+        for problem in alike:
+            yield problem, padded(problem.matrix, n, int(nse))
 
 
 def run_eigsh(problem: Spectrum, matrix: Any, k: int, tol: float, krylov_dim: int, start: np.ndarray) -> Run:
@@ -219,15 +230,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs, tolerances = ((1, 5), (1e-6,)) if args.quick else (PAIRS, TOLERANCES)
     rows = []
     with jax.enable_x64(True):
-        everything = list(problems(args.quick))
-        for dense in (False, True):
-            alike = [problem for problem in everything if isinstance(problem.matrix, np.ndarray) == dense]
-            n = max(problem.matrix.shape[0] for problem in alike)
-            nse = max(np.count_nonzero(problem.matrix) if dense else problem.matrix.nnz for problem in alike)
-            for problem in alike:
-                found = compare(problem, padded(problem.matrix, n, nse), pairs, tolerances, args.repeats)
-                print(timing.table(found), flush=True)
-                rows += found
+        for problem, matrix in padded_alike(problems(args.quick)):
+            found = compare(problem, matrix, pairs, tolerances, args.repeats)
+            print(timing.table(found), flush=True)
+            rows += found
     timing.record("eigsh_products", rows, args)
     print("eigsh over ARPACK,", summary(rows, "ratio"))
     several = [row for row in rows if row["k"] > 1]

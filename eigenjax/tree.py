@@ -269,7 +269,7 @@ def _inner_products(x: jax.Array, y: jax.Array, ndim: int) -> jax.Array:
 def _in_blocks(ndim: int, x: jax.Array, y: jax.Array) -> jax.Array:
     n = math.prod(x.shape[1:])
     parts = next((r for r in _PARTS if n % r == 0), None)
-    if parts and jax.device_count("cpu") == 1:
+    if parts and jax.device_count() == 1:
         cut = lambda x: x.reshape(-1, n // parts)
         table = _contract(cut(x), cut(y), (1,), (1,)).reshape(x.shape[0], parts, -1, parts)
         total = jnp.sum(jnp.diagonal(table, axis1=1, axis2=3), axis=-1)
