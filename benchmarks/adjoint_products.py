@@ -33,7 +33,7 @@ _DEFAULTS = {name: p.default for name, p in inspect.signature(eigsh).parameters.
 
 
 def problems(quick: bool) -> Iterator[tuple[str, Any, str]]:
-    """Name, matrix and which pairs are wanted: of "LM" the linear systems are not definite."""
+    """Name, matrix and which pairs are wanted."""
     laplacian, _ = spectra.grid_laplacian((8, 9) if quick else (60, 70))
     laplacian = sparse.BCOO.from_scipy_sparse(laplacian.tocoo())
     yield "2-D Laplacian", laplacian, "SA"
@@ -51,7 +51,7 @@ def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, An
     pairs = pairs_of(op, result, which)
     rows = {}
     for loss, rhs in (("random", noise), ("sum v^4", 4 * result.eigenvectors**3)):
-        go = functools.partial(complement.iterate, pairs, rhs, max_iter=None, definite=which in complement.ENDS)
+        go = functools.partial(complement.iterate, pairs, rhs, max_iter=None, definite=which in complement.OUTERMOST)
         plain, found = go(known=None, adjoint_tol=None), go(known=known, adjoint_tol=None)
         exact = go(known=known, adjoint_tol=_TIGHT)
         rows[loss] = {

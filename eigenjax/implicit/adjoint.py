@@ -34,7 +34,7 @@ def _adjoint_info(
         nothing, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
         return judged(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=1, gauge=gauge)
     found = complement.iterate(
-        pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.ENDS
+        pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.OUTERMOST
     )
 
     solutions = complement.project_out(pairs.vectors, found.solution)
@@ -46,10 +46,13 @@ def _adjoint_info(
         jax.vmap(functools.partial(matvec, op))(solutions),
     )
     norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
+    targets = complement.targets(pairs, lengths, complement.negligible(vectors_bar), adjoint_tol)(norms)
+    # Where the target is one for an error, what is held against it is less than the residual.
+    longer = jnp.where(found.judged > 0, found.residual / jnp.where(found.judged > 0, found.judged, 1), 1)
     return judged(
         jax.vmap(tree.norm)(complement.project_out(pairs.vectors, misses)),
         whole=whole,
-        targets=complement.targets(pairs, lengths, complement.negligible(vectors_bar), adjoint_tol)(norms),
+        targets=targets * longer,
         reach=complement.scale_of(pairs) * norms,
         steps=found.num_matvecs,
         products=1,

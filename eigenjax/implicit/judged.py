@@ -18,7 +18,7 @@ class AdjointInfo(NamedTuple):
     """(k,) recomputed, on the complement, of `eigsh` ||P xbar_i - P (lambda_i - A) P z_i||, over ||xbar_i||
     (of `eigs`, whose right-hand sides grow with the condition of the eigenvalue: over these); 0 where that is zero."""
     targets: jax.Array
-    """(k,) what they were asked to be."""
+    """(k,) what they were asked to be; where it is an error that was asked for, what that comes to."""
     num_matvecs: jax.Array
     """() int32, products of the solves, of the systems that had not converged by then. Of `svds` those with A and A^H
     together, of `eigs` those with A^H, two for a complex vector of a real operator."""

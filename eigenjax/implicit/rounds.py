@@ -11,6 +11,7 @@ from there. With x the solution so far, r = b - A x, and x = x' + U u,
 so that nothing is lost but what the first few directions have to do with those after them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ def solve(
     targets: Callable[[jax.Array], jax.Array],
     max_iter: int,
     operator_norm: jax.Array | None,
+    by_error: bool,
 ) -> LinearSolution:
     """The k solutions, by conjugate gradients or by MINRES.
 
@@ -58,12 +60,13 @@ def solve(
         targets: the (k,) norms of the solutions -> the residuals to stop at.
         max_iter: products for one system.
         operator_norm: () what is known of it from below, where all systems are definite; None where they are not.
+        by_error: as of conjugate gradients; static.
     """
     nothing = jnp.zeros_like(known.inverses)
 
     def one_round(carry, round_number):
         state, parts = carry
-        unfinished = (state.residual > targets(tree.norms(state.solution))) & ~state.ended
+        unfinished = (method.judged(state) > targets(tree.norms(state.solution))) & ~state.ended
         wanted = (round_number > 0) & unfinished & (state.residual > _GONE * start.residual)
         state, parts = _turned(state, known._replace(used=known.used & wanted[:, None]))
 
@@ -72,14 +75,32 @@ def solve(
 
         limit = jnp.where(round_number > 0, max_iter, min(_FIRST_STEPS, max_iter)).astype(jnp.int32)
         stop = lambda x: targets(jnp.hypot(tree.norms(x), jax.vmap(tree.norm)(_components(parts, x))))
-        return (advance(apply, state, targets=stop, max_iter=limit), parts), None
+        return (method.advance(apply, state, targets=stop, max_iter=limit), parts), None
 
-    advance: Callable = minres.advance if operator_norm is None else conjugate_gradients.advance
-    start = minres.init(rhs, keep_rest=True) if operator_norm is None else conjugate_gradients.init(rhs, operator_norm)
+    method = _method(operator_norm, by_error)
+    start = method.init(rhs)
     first = (start, _Parts(known, nothing, nothing))
     (end, parts), _ = jax.lax.scan(one_round, first, jnp.arange(2, dtype=jnp.int32))
     solution = elimination.completed(known, _components(parts, end.solution), end.solution)
-    return LinearSolution(solution, end.residual, end.num_matvecs)
+    return LinearSolution(solution, end.residual, method.judged(end), end.num_matvecs)
+
+
+class _Method(NamedTuple):
+    """The linear solver of both rounds."""
+
+    init: Callable  # rhs -> state
+    advance: Callable  # state -> state
+    judged: Callable  # state -> (k,) what is held against the targets
+
+
+def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
+    if operator_norm is None:
+        return _Method(functools.partial(minres.init, keep_rest=True), minres.advance, lambda state: state.residual)
+    return _Method(
+        functools.partial(conjugate_gradients.init, operator_norm=operator_norm),
+        functools.partial(conjugate_gradients.advance, by_error=by_error),
+        functools.partial(conjugate_gradients.judged, by_error=by_error),
+    )
 
 
 def _components(parts: _Parts, x: PyTree) -> jax.Array:
@@ -110,4 +131,5 @@ def _restarted(state: _State, chosen: jax.Array, solution: PyTree, rest: PyTree,
     if isinstance(state, minres.State):
         return minres.restarted(state, chosen, solution, rest, residual)
     direction = jax.vmap(tree.where)(chosen, rest, state.direction)
-    return state._replace(solution=solution, rest=rest, direction=direction, residual=residual)
+    square = jnp.where(chosen, 1, state.square)
+    return state._replace(solution=solution, rest=rest, direction=direction, residual=residual, square=square)

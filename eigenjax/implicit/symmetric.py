@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.implicit.complement import ENDS, solve_complement
+from eigenjax.implicit.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.gauge import antihermitian_part
 from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of
 from eigenjax.implicit.program import Method, bind, signature
@@ -62,10 +62,10 @@ def differentiable(
 
     Returns:
         The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
-        products and, where the loss depends on the eigenvectors, about as many products per pair as MINRES needs
-        for the complement; none where it depends on the eigenvalues alone. Memory beyond what the forward pass
-        keeps, which is the pairs and, where that is of use, its basis: 3 k + 8 vectors where k of them are more
-        than 32 MiB, else 4 k + 11 for pairs of one end ("LA", "SA") and 8 k + 11 for others.
+        products and, where the loss depends on the eigenvectors, about as many products per pair as conjugate
+        gradients need for the complement; none where it depends on the eigenvalues alone. Memory beyond what the
+        forward pass keeps, which is the pairs and, where that is of use, its basis: 3 k + 8 vectors where k of them
+        are more than 32 MiB, else 4 k + 11, or 8 k + 11 for pairs near a number.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)
@@ -151,5 +151,5 @@ def _vectors_along(
     """X inside + Z, with Z the solution of the complement for P outside: the same of tangents and of cotangents."""
     if pairs.eigenvalues.shape[0] == pairs.op.size:
         return tree.combine(inside, pairs.vectors)  # there is no complement
-    options = {"adjoint_tol": adjoint_tol, "max_iter": method.adjoint_max_iter, "definite": method.chosen in ENDS}
+    options = {"adjoint_tol": adjoint_tol, "max_iter": method.adjoint_max_iter, "definite": method.chosen in OUTERMOST}
     return solve_complement(pairs, inside, outside, known=jax.lax.stop_gradient(known), **options)

@@ -98,7 +98,7 @@ def eigs(
     )
     seed = seed_of(key)
     if isinstance(v0, EigenResult) and real:
-        v0 = _real_and_imaginary(v0.eigenvectors)
+        v0 = _real_rows(v0)
     starts = starting_block(op, start_rows(op, v0), 1, successor(seed, 0))
     state = krylov_schur.init(starts, goal, krylov_dim=krylov_dim, seed=successor(seed, 1))
     advance = lambda state: krylov_schur.step(op, state, goal, tol=tol)
@@ -106,9 +106,14 @@ def eigs(
     return krylov_schur.finalize(op, state, goal, tol=tol)
 
 
-def _real_and_imaginary(vectors: PyTree) -> PyTree:
-    """2 k real vectors that span the k complex ones."""
-    return jax.tree.map(lambda x: jnp.concatenate([x.real, x.imag]), vectors)
+def _real_rows(result: EigenResult) -> PyTree:
+    """K real vectors that span what the complex ones do: of a conjugate pair the real part and the imaginary one.
+
+    (Each vector's both parts would be there twice, and could cancel in a sum with random signs.)
+    """
+    upper = jnp.imag(result.eigenvalues) >= 0
+    part = lambda x: jnp.where(upper.reshape(-1, *[1] * (x.ndim - 1)), x.real, x.imag)
+    return jax.tree.map(part, result.eigenvectors)
 
 
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:

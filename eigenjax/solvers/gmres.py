@@ -83,7 +83,7 @@ def gmres(
 
     start = (jax.tree.map(jnp.zeros_like, rhs), rhs, length, length * 0 + jnp.inf, jnp.zeros((), jnp.int32))
     solution, _, residual, _, count = jax.lax.while_loop(goes_on, cycle, start)
-    return LinearSolution(solution, residual, count)
+    return LinearSolution(solution, residual, residual, count)
 
 
 def _one_cycle(

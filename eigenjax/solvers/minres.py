@@ -32,6 +32,7 @@ class LinearSolution(NamedTuple):
 
     solution: PyTree
     residual: jax.Array  # () ||b - A x||, of the recurrence
+    judged: jax.Array  # () what was held against the target: the same, where no error was asked for
     num_matvecs: jax.Array  # () int32
 
 
@@ -113,7 +114,7 @@ def minres_together(
          [-0.5 -1. ]]
     """
     end = advance(operator, init(rhs), targets=targets, max_iter=max_iter)
-    return LinearSolution(end.solution, end.residual, end.num_matvecs)
+    return LinearSolution(end.solution, end.residual, end.residual, end.num_matvecs)
 
 
 def advance(

@@ -32,22 +32,26 @@ def temporary_vectors(size, **options):
 
 
 @pytest.mark.parametrize(
-    ("which", "size", "vectors"),
+    ("options", "size", "vectors"),
     [
-        ("LM", 10**6, 3 * K + 8),
-        pytest.param("LA", 10**6, 3 * K + 8, marks=pytest.mark.slow),
-        pytest.param("LA", 10**5, 4 * K + 11, marks=pytest.mark.slow),
-        pytest.param("LM", 10**5, 8 * K + 11, marks=pytest.mark.slow),
+        ({"which": "LM"}, 10**6, 3 * K + 8),
+        pytest.param({"which": "LA"}, 10**6, 3 * K + 8, marks=pytest.mark.slow),
+        pytest.param({"which": "LM"}, 10**5, 4 * K + 11, marks=pytest.mark.slow),
+        pytest.param({"sigma": 1.0}, 10**6, 3 * K + 8, marks=pytest.mark.slow),
+        pytest.param({"sigma": 1.0}, 10**5, 8 * K + 11, marks=pytest.mark.slow),
     ],
 )
-def test_a_reverse_pass_holds_the_vectors_that_its_docstring_says(which, size, vectors):
+def test_a_reverse_pass_holds_the_vectors_that_its_docstring_says(options, size, vectors):
     small_arrays = 0.1
-    assert temporary_vectors(size, which=which) <= vectors + small_arrays
+    assert temporary_vectors(size, **options) <= vectors + small_arrays
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("which", "k"), [("LM", 7), pytest.param("LA", 5, marks=pytest.mark.slow)])
-def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, rng, monkeypatch):
+@pytest.mark.parametrize(
+    ("which", "k", "definite"),
+    [("LM", 7, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("LM", 7, False), ("LA", 5, True)))],
+)
+def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, definite, rng, monkeypatch):
     n, tol = 60, 1e-6
     values = np.r_[np.linspace(-3, 3, n - 8), 9, -8, 7, -6.5, 6, 5.5, 5, 4.5]
     vectors, _ = np.linalg.qr(rng.normal(size=(n, n)))
@@ -59,7 +63,7 @@ def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, rng, monkey
             as_operator(jnp.asarray(matrix)), k, **DEFAULTS | {"which": which, "tol": tol}
         )
         pairs = pairs_of(as_operator(jnp.asarray(matrix)), result, which)
-        options = {"adjoint_tol": None, "max_iter": None, "definite": which == "LA"}
+        options = {"adjoint_tol": None, "max_iter": None, "definite": definite}
         return pairs, [complement.iterate(pairs, jnp.asarray(rhs), known=x, **options) for x in (None, known)]
 
     pairs, at_once = jax.jit(solved)()

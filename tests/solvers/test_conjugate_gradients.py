@@ -73,3 +73,18 @@ def test_rounding_along_a_null_vector_is_not_divided_by(known, expected):
     values, rhs = jnp.array([1e-17, 1.0, 2.0]), jnp.array([[1e-17, 0.0, 0.0]])
     found = solve(lambda v: values * v, rhs, operator_norm=known)
     assert_allclose(found.solution, [[expected, 0, 0]], rtol=1e-12)
+
+
+def test_the_least_residual_is_known_and_bounds_the_error(rng):
+    values = np.geomspace(1e-2, 10, SIZE)
+    matrix, rhs = hermitian(rng, values), rng.normal(size=(1, SIZE))
+    apply = lambda v: jnp.einsum("ij,kj->ki", matrix, v)
+    for steps in (4, 8, 12):  # more, and rounding makes the two recurrences differ
+        options = {"targets": lambda x: 0.0, "max_iter": steps}
+        found = conjugate_gradients_together(apply, jnp.asarray(rhs), by_error=True, **options)
+        least = minres_together(apply, jnp.asarray(rhs), **options)
+        true = np.linalg.norm(rhs[0] - matrix @ np.asarray(least.solution[0]))
+        assert_allclose(found.judged[0], true, rtol=1e-6)
+        assert found.judged[0] < found.residual[0]
+        error = np.linalg.norm(np.linalg.solve(matrix, rhs[0]) - np.asarray(found.solution[0]))
+        assert error <= true / values[0]

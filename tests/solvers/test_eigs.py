@@ -71,8 +71,10 @@ def check(result, matrix, which="LM", *, tol, complete=True, k=K):
     assert (np.abs(residuals - np.asarray(result.residuals)) <= slack).all()
     assert (residuals[np.asarray(result.converged)] <= tol * size + slack).all()
     assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=RESIDUAL_UNITS * unit)
-    largest = vectors[np.arange(k), np.argmax(np.abs(vectors), axis=1)]
-    assert_allclose(largest, np.abs(largest), atol=RESIDUAL_UNITS * unit)
+    # One of the largest components: of a cyclic permutation's vectors all are equal, but for rounding.
+    sizes, slack_of_sizes = np.abs(vectors), RESIDUAL_UNITS * unit
+    is_largest = sizes >= sizes.max(axis=1, keepdims=True) - slack_of_sizes
+    assert (is_largest & (np.abs(vectors - sizes) <= slack_of_sizes)).any(axis=1).all()
     found = keys(values, which, real=np.isrealobj(matrix))
     assert (np.diff(found) >= -slack).all()
     if np.isrealobj(matrix):
@@ -197,13 +199,15 @@ def test_start_vectors_of_every_kind():
         check(solve(jnp.asarray(matrix), 1e-9, jnp.asarray(start)), matrix, tol=1e-9)
 
 
-@SLOW
 def test_a_warm_start_is_cheap():
     matrix = jnp.asarray(normal())
-    cold = solve(matrix, 1e-6)
-    warm = jax.jit(lambda a, v0: eigs(a, K, tol=1e-6, v0=v0))(matrix, solve(matrix, 1e-11))
-    check(warm, normal(), tol=1e-6)
-    assert int(warm.num_matvecs) < int(cold.num_matvecs) / 2
+    cold, known = solve(matrix, 1e-6), solve(matrix, 1e-11)
+    again = jax.jit(lambda key: eigs(matrix, K, tol=1e-6, v0=known, key=key))
+    # With whatever signs the known vectors are added up.
+    for seed in range(8):
+        warm = again(jax.random.key(seed))
+        check(warm, normal(), tol=1e-6)
+        assert int(warm.num_matvecs) < int(cold.num_matvecs) / 2
 
 
 @jax.tree_util.register_dataclass
