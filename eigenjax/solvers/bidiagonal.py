@@ -59,6 +59,7 @@ class Bidiagonalization(NamedTuple):
     seed: jax.Array  # of all random directions
     num_matvecs: jax.Array  # () int32, products with A and with A^H so far
     num_restarts: jax.Array  # () int32
+    kept: jax.Array  # (2,) int32, how many rows the last two restarts have kept
 
     @property
     def num_filled(self) -> jax.Array:
@@ -100,6 +101,7 @@ def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Arr
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
+        kept=jnp.zeros(2, jnp.int32),
     )
 
 
@@ -136,6 +138,7 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
         seed=state.seed,
         num_matvecs=state.num_matvecs + 2,
         num_restarts=state.num_restarts,
+        kept=state.kept,
     )
 
 
@@ -171,6 +174,7 @@ def compress(
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
         num_restarts=state.num_restarts + 1,
+        kept=jnp.stack([state.kept[1], jnp.sum(jnp.any(Q != 0, axis=0), dtype=jnp.int32)]),
     )
 
 

@@ -46,6 +46,7 @@ class KrylovDecomposition(NamedTuple):
     seed: jax.Array  # of all random directions
     num_matvecs: jax.Array  # () int32, products so far
     num_restarts: jax.Array  # () int32
+    kept: jax.Array  # (2,) int32, how many rows the last two restarts have kept
 
     @property
     def num_filled(self) -> jax.Array:
@@ -93,6 +94,7 @@ def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
+        kept=jnp.zeros(2, jnp.int32),
     )
 
 
@@ -136,6 +138,7 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
         seed=state.seed,
         num_matvecs=state.num_matvecs + b,
         num_restarts=state.num_restarts,
+        kept=state.kept,
     )
 
 
@@ -172,6 +175,7 @@ def compress(
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
         num_restarts=state.num_restarts + 1,
+        kept=jnp.stack([state.kept[1], jnp.sum(there, dtype=jnp.int32)]),
     )
 
 

@@ -209,7 +209,7 @@ def _restart(space: Bidiagonalization, found: Triplets, goal: Goal, fresh: jax.A
     most = most_kept(goal.k, m, 1)
     largest = jnp.where(found.values[0] > 0, found.values[0], 1)
     growth = jnp.square(found.values / largest)
-    kept = jnp.where(fresh, goal.k, num_kept(growth, space.num_filled, goal.k, most))
+    kept = jnp.where(fresh, goal.k, num_kept(growth, space.num_filled, goal.k, most, space.kept))
     is_kept = jnp.arange(most, dtype=jnp.int32) < kept
     P, Q = (jnp.where(is_kept, x[:, :most], 0) for x in (found.left_coefficients, found.right_coefficients))
     return bidiagonal.compress(space, P, Q, fresh)

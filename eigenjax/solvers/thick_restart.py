@@ -30,7 +30,7 @@ def kept_coefficients(state: KrylovDecomposition, found: Extraction, goal: Goal,
     # What harmonic pairs are turned among themselves is kept as a whole: a part of it has no common residual.
     wanted = goal.k + EXTRA_NEAR - 1 if goal.near else goal.k
     most = most_kept(wanted, m, b)
-    kept = jnp.where(fresh, goal.k, num_kept(found.values, state.num_filled, wanted, most))
+    kept = jnp.where(fresh, goal.k, num_kept(found.values, state.num_filled, wanted, most, state.kept))
     return jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, found.coefficients[:, :most], 0)
 
 

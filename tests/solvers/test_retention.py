@@ -7,6 +7,8 @@ import pytest
 
 from eigenjax.solvers.retention import most_kept, num_kept
 
+# No restart has been.
+NEVER = jnp.zeros(2, jnp.int32)
 SIZES = [(k, m, b) for k in (1, 3, 6) for b in (1, 3) for m in (k + b, k + b + 1, k + 2 * b, 20, 30)]
 
 
@@ -18,7 +20,7 @@ def test_what_is_kept_holds_the_pairs_wanted_and_leaves_room_for_a_block(k, m, b
     spectra += [-np.arange(m, dtype=float), np.sort(np.abs(rng.standard_normal(m))) * (-1.0) ** np.arange(m)]
     values = jnp.asarray(np.stack(spectra), jnp.float32)
     for num_filled in {m - block_size, m, m - block_size + 1}:
-        kept = np.asarray(jax.vmap(lambda x, n=num_filled: num_kept(x, jnp.int32(n), k, most))(values))
+        kept = np.asarray(jax.vmap(lambda x, n=num_filled: num_kept(x, jnp.int32(n), k, most, NEVER))(values))
         assert (kept >= k).all()
         assert (kept <= most).all()
 
@@ -26,30 +28,30 @@ def test_what_is_kept_holds_the_pairs_wanted_and_leaves_room_for_a_block(k, m, b
 def test_the_tightest_spaces_keep_all_that_they_can():
     assert most_kept(4, 5, 1) == 4
     assert most_kept(4, 6, 1) == 5
-    assert int(num_kept(jnp.arange(5.0)[::-1], jnp.int32(5), 4, 4)) == 4
+    assert int(num_kept(jnp.arange(5.0)[::-1], jnp.int32(5), 4, 4, NEVER)) == 4
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_an_obvious_gap_within_the_bounds_is_where_the_basis_is_cut(scale, sign):
-    # Deeper a cycle of which six products are lost would be left no room.
+    # Deeper would leave a cycle little room.
     for cut in (11, 12):
         high, low = np.linspace(9, 8.9, cut), np.linspace(1, 0, 20 - cut)
         values = jnp.asarray(sign * scale * np.concatenate([high, low]), jnp.float32)
-        assert int(num_kept(values, jnp.int32(20), 2, most_kept(2, 20, 1))) == cut
+        assert int(num_kept(values, jnp.int32(20), 2, most_kept(2, 20, 1), NEVER)) == cut
 
 
 def test_rows_not_filled_are_no_gap():
     # The zeros behind them stand for nothing: without care the cut would fall just before them.
     values = np.linspace(10, 9, 20)
-    expected = num_kept(jnp.asarray(np.concatenate([values[:18], [values[17]] * 2])), jnp.int32(20), 2, 16)
-    found = num_kept(jnp.asarray(np.concatenate([values[:18], [0, 0]])), jnp.int32(18), 2, 16)
+    expected = num_kept(jnp.asarray(np.concatenate([values[:18], [values[17]] * 2])), jnp.int32(20), 2, 16, NEVER)
+    found = num_kept(jnp.asarray(np.concatenate([values[:18], [0, 0]])), jnp.int32(18), 2, 16, NEVER)
     assert int(found) == int(expected)
     assert int(found) < 16
 
 
 def test_the_best_cut_is_that_of_the_fastest_growth_a_product():
-    # The rule of the module's docstring, by brute force: arccosh(1 + 2 gamma) (1 - 6 / (m - p)).
+    # The rule of the module's docstring, by brute force: arccosh(1 + 2 gamma) (1 - s / (m - p)), s = 1 + m / 10.
     generator = np.random.default_rng(1)
     for _ in range(20):
         values = np.sort(generator.standard_normal(24) ** 3)[::-1].astype(np.float32)
@@ -57,6 +59,14 @@ def test_the_best_cut_is_that_of_the_fastest_growth_a_product():
         for p in range(12, 18):
             dropped = values[p:].astype(float)
             gamma = (values[2] - dropped.max()) / (dropped.max() - dropped.min())
-            speed[p] = np.arccosh(1 + 2 * gamma) * max(1 - 6 / (24 - p), 1 / (6 * (24 - p)))
-        found = int(num_kept(jnp.asarray(values), jnp.int32(24), 3, 17))
+            speed[p] = np.arccosh(1 + 2 * gamma) * max(1 - 3.4 / (24 - p), 1 / (3.4 * (24 - p)))
+        found = int(num_kept(jnp.asarray(values), jnp.int32(24), 3, 17, NEVER))
         assert speed[found] >= max(speed.values()) * (1 - 1e-4)
+
+
+def test_the_same_cut_three_times_is_not_made():
+    values = jnp.asarray(np.concatenate([np.linspace(9, 8.9, 12), np.linspace(1, 0, 8)]))
+    cut = lambda *before: int(num_kept(values, jnp.int32(20), 2, most_kept(2, 20, 1), jnp.array(before)))
+    assert cut(12, 10) == cut(10, 12) == 12
+    assert cut(12, 12) == 10
+    assert cut(12, 10) == 12
