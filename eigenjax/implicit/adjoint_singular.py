@@ -1,4 +1,4 @@
-"""How the linear solves of the reverse pass of `svds` go: those with the dilation, on the complement."""
+"""How the linear solves of the reverse pass of `svds` go: those of the dilation, on the complement."""
 
 import functools
 from typing import Any
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.implicit import dilation
 from eigenjax.implicit.judged import AdjointInfo, judged
-from eigenjax.implicit.singular import Solved, Systems, antihermitian, positive, reciprocal_gaps
+from eigenjax.implicit.triplets import Solved, antihermitian, positive, reciprocal_gaps, scale_of
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.rectangular import RectangularOperator
 from eigenjax.result import SingularResult
@@ -32,15 +33,14 @@ def information(
         none = jnp.zeros(whole.shape, jnp.int32)
         return judged(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=2, gauge=gauge)
     bars = jax.vmap(tree.scale)(positive(solved), bars)
-    systems = Systems(solved)
-    found, targets = systems.solve(bars, max_iter)
-    miss = lambda value, bar, z: tree.norm(tree.add_scaled(systems.outside(bar), -1.0, systems.shifted(value, z)))
+    found = dilation.iterate(solved, bars, max_iter)
+    misses = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
     return judged(
-        jax.vmap(miss)(solved.values, bars, found.solution),
+        jax.vmap(tree.norm)(misses),
         whole=whole,
-        targets=targets,
-        reach=systems.scale() * jax.vmap(tree.norm)(found.solution),
-        steps=found.num_matvecs,
+        targets=found.targets,
+        reach=scale_of(solved) * jax.vmap(tree.norm)(found.vectors),
+        steps=found.num_steps,
         products=2,
         gauge=gauge,
     )
@@ -53,5 +53,5 @@ def _dropped(solved: Solved, bars: Any) -> jax.Array:
     between, across = reciprocal_gaps(solved, left.dtype)
     turns = jnp.where(between == 0, jnp.abs(left + right), 0)
     apart = jnp.where(across == 0, jnp.abs(left - right), 0)
-    outside = jax.vmap(tree.norm)(jax.vmap(Systems(solved).outside)(bars))
+    outside = jax.vmap(tree.norm)(dilation.outside(solved, bars))
     return jnp.max(jnp.array([jnp.max(turns), jnp.max(apart), jnp.max(jnp.where(positive(solved) > 0, 0, outside))]))

@@ -130,14 +130,14 @@ def iterate(
     how: dict[str, Any] = {"max_iter": max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)}
     if definite:
         # A residual that is asked for is one; what is asked for otherwise is an error, over the gap.
-        how |= {"operator_norm": scale_of(pairs), "by_error": adjoint_tol is None and pairs.gaps is not None}
+        how |= {"definite": True, "by_error": adjoint_tol is None and pairs.gaps is not None}
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
     part = None if known is None else elimination.elimination(pairs, known)
     size = _side_by_side(pairs, definite)
 
     def solve(first, rhs, targets):
         of_group = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
-        few = pairs._replace(eigenvalues=of_group(pairs.eigenvalues))
+        few = pairs._replace(eigenvalues=of_group(pairs.eigenvalues), sizes=of_group(sizes_of(pairs)))
         some = part and part._replace(inverses=of_group(part.inverses), used=of_group(part.used))
         return _solve(few, some, rhs, targets, **how)
 
@@ -159,14 +159,16 @@ def _solve(
     stop_at: Callable[[jax.Array], jax.Array],
     *,
     max_iter: int,
-    operator_norm: jax.Array | None = None,
+    definite: bool = False,
     by_error: bool = False,
 ) -> LinearSolution:
-    """Some of the systems side by side; with an operator_norm, known from below, they are definite."""
+    """Some of the systems side by side."""
+    operator_norm = pairs.sizes if definite else None
     solve = functools.partial(minres_together, max_iter=max_iter)
     if operator_norm is not None:
-        definite: dict[str, Any] = {"operator_norm": operator_norm, "by_error": by_error}
-        solve = functools.partial(conjugate_gradients_together, max_iter=max_iter, **definite)
+        solve = functools.partial(
+            conjugate_gradients_together, max_iter=max_iter, operator_norm=operator_norm, by_error=by_error
+        )
     # At every product: rounding would bring the eigenvectors back.
     system = lambda z: in_groups(functools.partial(project_out, pairs.vectors), _shifted(pairs, z))
     if part is None:
@@ -179,13 +181,13 @@ def _solve(
 
 def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any) -> Callable[[jax.Array], jax.Array]:
     """How the residuals to stop at follow from the (k,) norms of the solutions."""
-    numbers = (pairs.eigenvalues, pairs.residuals, pairs.gaps, lengths, floors, adjoint_tol)
-    eigenvalues, residuals, gaps, lengths, floors, adjoint_tol = jax.lax.stop_gradient(numbers)
+    numbers = (pairs.eigenvalues, pairs.residuals, pairs.gaps, sizes_of(pairs), lengths, floors, adjoint_tol)
+    eigenvalues, residuals, gaps, sizes, lengths, floors, adjoint_tol = jax.lax.stop_gradient(numbers)
     scale = jnp.max(jnp.abs(eigenvalues))
     if adjoint_tol is not None:
         asked = jnp.asarray(adjoint_tol).astype(lengths.dtype) * lengths
         return lambda _: jnp.maximum(asked, floors)
-    unit = _ATTAINABLE * jnp.finfo(scale.dtype).eps * scale
+    unit = _ATTAINABLE * jnp.finfo(scale.dtype).eps * sizes
     of_each = _SHARE / lengths.shape[0] ** 0.5
 
     def from_solutions(norms):
@@ -205,6 +207,12 @@ def scale_of(pairs: Pairs) -> jax.Array:
     """() the largest |lambda|, or one."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues)))
     return jnp.where(largest > 0, largest, 1)
+
+
+def sizes_of(pairs: Pairs) -> jax.Array:
+    """(k,) the norms that the rounding of products belongs to."""
+    sizes = scale_of(pairs) if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
+    return jnp.broadcast_to(sizes, pairs.eigenvalues.shape)
 
 
 def negligible(rhs: PyTree) -> jax.Array:

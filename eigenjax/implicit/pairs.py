@@ -39,6 +39,7 @@ class Pairs(NamedTuple):
     vectors: PyTree  # k vectors
     residuals: jax.Array  # (k,)
     gaps: jax.Array | None  # (k,) at least this far is each eigenvalue from all that were left out; None: not known
+    sizes: jax.Array | None = None  # (k,) norms that the rounding of products belongs to; None: the largest |lambda|
 
 
 def pairs_of(op: LinearOperator, result: EigenResult, which: str | None = None) -> Pairs:

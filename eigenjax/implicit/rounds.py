@@ -59,7 +59,7 @@ def solve(
         rhs: b_i.
         targets: the (k,) norms of the solutions -> the residuals to stop at.
         max_iter: products for one system.
-        operator_norm: () what is known of it from below, where all systems are definite; None where they are not.
+        operator_norm: (k,) what is known of it from below, where all systems are definite; None where they are not.
         by_error: as of conjugate gradients; static.
     """
     nothing = jnp.zeros_like(known.inverses)

@@ -12,6 +12,7 @@ from eigenjax.result import SingularResult
 from eigenjax.solvers import restarted_bidiagonal
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.remainder import Remainder, remainder_of_triplets
 from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
 from eigenjax.tree import PyTree
 
@@ -87,6 +88,22 @@ def svds(
     Reichel (2005), Augmented implicitly restarted Lanczos bidiagonalization methods.
     """
     op = as_rectangular(op, like=v0, adjoint=adjoint)
+    options = {"krylov_dim": krylov_dim, "max_matvecs": max_matvecs, "v0": v0, "key": key, "verify": verify}
+    return svds_and_remainder(op, k, tol=tol, **options)[0]
+
+
+def svds_and_remainder(
+    op: RectangularOperator,
+    k: int,
+    *,
+    tol: Any,
+    krylov_dim: int | None,
+    max_matvecs: int | None,
+    v0: PyTree,
+    key: jax.Array | None,
+    verify: bool,
+) -> tuple[SingularResult, Remainder]:
+    """What `svds` returns, and what the space that it comes from knows besides: of A, or of A^H where A is wide."""
     p, n = op.shape
     _check_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
@@ -109,7 +126,8 @@ def svds(
     found = restarted_bidiagonal.finalize(tall, state, goal, tol=tol, sign_by_left=is_wide)
     left, right = found.eigenvectors[::-1] if is_wide else found.eigenvectors
     num_matvecs = found.num_matvecs + jnp.int32(to_start)
-    return SingularResult(left, found.eigenvalues, right, found.residuals, found.converged, found.status, num_matvecs)
+    result = SingularResult(left, found.eigenvalues, right, found.residuals, found.converged, found.status, num_matvecs)
+    return result, remainder_of_triplets(state.space, state.found, k)
 
 
 def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTree:

@@ -9,6 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import svds
+from eigenjax.implicit import dilation
+from eigenjax.implicit.triplets import Solved
+from eigenjax.operators.rectangular import as_rectangular
+from eigenjax.solvers.svds import svds_and_remainder
 
 K = 3
 STEP = 1e-4  # of a fourth-order difference
@@ -198,3 +202,59 @@ def test_zero_and_repeated_singular_values_give_no_nan_and_harm_no_other():
     expected = np.zeros((5, 5))
     expected[1, 0], expected[0, 2] = 1 / 2, 3 / 2
     assert_allclose(gradient(np.diag([2.0, 0, 0, 0, 0])), expected, atol=1e-12)
+
+
+def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_products():
+    p, n, k = 90, 60, 5
+    generator = np.random.default_rng(3)
+    left, values, right = np.linalg.svd(generator.normal(size=(p, n)), full_matrices=False)
+    matrix, bars = (left * values) @ right, (generator.normal(size=(k, p)), generator.normal(size=(k, n)))
+
+    @functools.partial(jax.jit, static_argnames="is_wide")
+    def solved(matrix, bars, is_wide):
+        options = {"krylov_dim": None, "max_matvecs": None, "v0": None, "key": None, "verify": False}
+        op = as_rectangular(matrix.T if is_wide else matrix)
+        result, known = svds_and_remainder(op, k, tol=1e-6, **options)
+        given = Solved(op, result.left, result.values, result.right, result.residuals, None, known)
+        bars = bars[::-1] if is_wide else bars
+        return result, [dilation.iterate(x, bars, None) for x in (given, given._replace(known=None))]
+
+    dilated = np.block([[np.zeros((p, p)), matrix], [matrix.T, np.zeros((n, n))]])
+    outside = np.eye(p + n) - np.block(
+        [
+            [left[:, :k] @ left[:, :k].T, np.zeros((p, n))],
+            [np.zeros((n, p)), right[:k].T @ right[:k]],
+        ]
+    )
+    exact = []
+    for value, *bar in zip(values[:k], *bars, strict=True):
+        system = outside @ (value * np.eye(p + n) - dilated) @ outside
+        exact.append(np.linalg.lstsq(system, outside @ np.concatenate(bar))[0])
+    for is_wide in (False, True):
+        result, (found, plain) = solved(jnp.asarray(matrix), tuple(map(jnp.asarray, bars)), is_wide)
+        inherent = np.linalg.norm(result.residuals / (values[:k] - values[k]) * np.linalg.norm(exact, axis=1))
+        for way in (found, plain):
+            pair = way.vectors[::-1] if is_wide else way.vectors
+            assert np.linalg.norm(np.concatenate(pair, axis=1) - exact) <= 2 * inherent
+            assert np.all(way.residuals <= way.targets)
+        assert 2 * int(jnp.sum(found.num_steps)) < 2 * int(result.num_matvecs)
+        assert int(jnp.sum(found.num_steps)) < 0.6 * int(jnp.sum(plain.num_steps))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e18])
+def test_the_gradient_of_tiny_and_huge_matrices_in_float32(scale, rng):
+    left, _, right = np.linalg.svd(rng.normal(size=(14, 11)), full_matrices=False)
+    matrix = (left * np.linspace(3, 0.5, 11)) @ right
+    weights, direction = rng.normal(size=(2, 14, 11))
+
+    @jax.grad
+    def gradient(matrix):
+        result = svds(matrix, K, tol=1e-6, krylov_dim=K + 3)
+        return jnp.sum((result.left.T @ result.right) * jnp.asarray(weights, jnp.float32))
+
+    def dense(matrix):
+        left, _, right = np.linalg.svd(matrix, full_matrices=False)
+        return np.sum((left[:, :K] @ right[:K]) * weights)
+
+    found = np.asarray(gradient(jnp.asarray(scale * matrix, jnp.float32)), np.float64) * scale
+    assert_allclose(np.sum(found * direction), central_difference(dense, matrix, direction), rtol=1e-3)
