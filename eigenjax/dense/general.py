@@ -25,6 +25,7 @@ from eigenjax.dense.clusters import (
     solve_commutator,
     without_diagonal,
 )
+from eigenjax.solvers.signs import TIED
 
 # Rounding moves an eigenvalue by some units of rounding of the norm, times its condition.
 _ROUNDING = 8.0
@@ -234,7 +235,8 @@ def _normalized(vectors: jax.Array) -> jax.Array:
     squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
     # The first of the largest, by two reductions: several times faster than an argmax on a CPU.
     row = jnp.arange(vectors.shape[-2], dtype=jnp.int32)[:, None]
-    is_largest = squares == jnp.max(jax.lax.stop_gradient(squares), axis=-2, keepdims=True)
+    tied = 1 - 2 * TIED * float(jnp.finfo(squares.dtype).eps)
+    is_largest = squares >= tied * jnp.max(jax.lax.stop_gradient(squares), axis=-2, keepdims=True)
     at_largest = row == jnp.min(jnp.where(is_largest, row, row.shape[0] - 1), axis=-2, keepdims=True)
     component = jnp.sum(jnp.where(at_largest, vectors, jnp.zeros_like(vectors)), axis=-2, keepdims=True)
     modulus = jnp.sqrt(jnp.sum(jnp.where(at_largest, squares, jnp.zeros_like(squares)), axis=-2, keepdims=True))

@@ -41,10 +41,13 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers import bordered
 from eigenjax.solvers.bordered import Bordered, Solution, Told
 from eigenjax.solvers.complexified import complex_matvec
+from eigenjax.solvers.signs import at_largest
 from eigenjax.tree import PyTree
 
 # The adjoint solve need not be better than the forward one, by this factor to be safe.
 _ADJOINT_SHARE = 0.1
+# Of pairs that are hardly known, their derivatives are solved for to a hundredth all the same.
+_LOOSEST = 0.01
 # To first order an eigenvalue is wrong by its residual times its condition: a condition is believed if that is no more
 # than this share of ||A||.
 _KNOWN = 0.1
@@ -254,14 +257,14 @@ def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
     if solved.adjoint_tol is not None:
         return jnp.full_like(solved.residuals, solved.adjoint_tol)
     unit = float(jnp.finfo(scale.dtype).eps)
-    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, unit**0.5))
+    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, _LOOSEST))
 
 
 def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
     """Xbar of one pair."""
     along = tree.inner(vector_bar, vector)
     rest = tree.add_scaled(vector_bar, -along.real, vector)
-    unit = _at_largest(vector)
+    unit = at_largest(vector)
     component = tree.inner(unit, vector).real
     turn = along.imag / jnp.where(component > 0, component, 1)
     return tree.add_scaled(rest, jax.lax.complex(jnp.zeros_like(turn), turn), unit)
@@ -269,23 +272,10 @@ def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
 
 def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
     """A tangent orthogonal to its vector, turned so that the largest component stays real."""
-    unit = _at_largest(vector)
+    unit = at_largest(vector)
     component = tree.inner(unit, vector).real
     turn = tree.inner(unit, tangent).imag / jnp.where(component > 0, component, 1)
     return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(turn), -turn), vector)
-
-
-def _at_largest(vector: PyTree) -> PyTree:
-    """e_j of the component of largest magnitude, the first of several."""
-    leaves, treedef = jax.tree.flatten(vector)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]))
-    found, units = jnp.zeros((), bool), []
-    for leaf in leaves:
-        position = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
-        first = jnp.min(jnp.where(jnp.abs(leaf) == largest, position, leaf.size), initial=leaf.size)
-        units.append(jnp.where((position == first) & ~found, jnp.ones_like(leaf), jnp.zeros_like(leaf)))
-        found = found | (first < leaf.size)
-    return jax.tree.unflatten(treedef, units)
 
 
 def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:

@@ -6,6 +6,9 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.tree import PyTree
 
+# Components that differ by so many units of rounding are equally large.
+TIED = 16.0
+
 
 def fix_signs(
     vectors: PyTree, reference: PyTree | None = None, *, references: PyTree | None = None
@@ -45,26 +48,31 @@ def fix_signs(
 def _phase_of_largest(vector: PyTree) -> jax.Array:
     leaves = [leaf for leaf in jax.tree.leaves(vector) if leaf.size]
     if jnp.issubdtype(tree.accumulation_dtype(vector), jnp.complexfloating):
-        return _phase(_largest_component(leaves))
+        return _phase(tree.inner(at_largest(vector), vector))
     # Two reductions keep any sharding, where an argmax and a look-up would gather.
     highest = jnp.stack([jnp.max(leaf).astype(tree.accumulation_dtype(vector)) for leaf in leaves])
     lowest = jnp.stack([jnp.min(leaf).astype(tree.accumulation_dtype(vector)) for leaf in leaves])
     return jnp.where(jnp.max(highest) >= -jnp.min(lowest), 1, -1).astype(highest.dtype)
 
 
-def _largest_component(leaves: list[jax.Array]) -> jax.Array:
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
+def at_largest(vector: PyTree) -> PyTree:
+    """The unit vector e_j of the component of largest magnitude, the first of those that are as large.
 
-    def first_in(leaf):
-        position = jnp.arange(leaf.size).reshape(leaf.shape)
-        first = jnp.min(jnp.where(jnp.abs(leaf) == largest, position, leaf.size))
-        return jnp.sum(jnp.where(position == first, leaf, 0)), first < leaf.size
-
-    component, found = first_in(leaves[0])
-    for leaf in leaves[1:]:
-        other, found_here = first_in(leaf)
-        component, found = jnp.where(found, component, other), found | found_here
-    return component
+    >>> print(at_largest((jnp.array([1.0, -3.0]), jnp.array([3.0]))))
+    (Array([0., 1.], dtype=float32), Array([0.], dtype=float32))
+    """
+    leaves, treedef = jax.tree.flatten(vector)
+    sizes = [jnp.abs(leaf) for leaf in leaves]
+    largest = jnp.max(jnp.stack([jnp.max(size, initial=0).astype(jnp.result_type(*sizes)) for size in sizes]))
+    # Not equality: of one number computed twice, in two kernels, the compiler may round each in its own way.
+    least = (1 - TIED * float(jnp.finfo(largest.dtype).eps)) * largest
+    found, units = jnp.zeros((), bool), []
+    for leaf, size in zip(leaves, sizes, strict=True):
+        position = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
+        first = jnp.min(jnp.where(size >= least.astype(size.dtype), position, leaf.size), initial=leaf.size)
+        units.append(jnp.where((position == first) & ~found, jnp.ones_like(leaf), jnp.zeros_like(leaf)))
+        found = found | (first < leaf.size)
+    return jax.tree.unflatten(treedef, units)
 
 
 def _phase(numbers: jax.Array) -> jax.Array:

@@ -72,9 +72,9 @@ def check(result, matrix, which="LM", *, tol, complete=True, k=K):
     assert (residuals[np.asarray(result.converged)] <= tol * size + slack).all()
     assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=RESIDUAL_UNITS * unit)
     # One of the largest components: of a cyclic permutation's vectors all are equal, but for rounding.
-    sizes, slack_of_sizes = np.abs(vectors), RESIDUAL_UNITS * unit
-    is_largest = sizes >= sizes.max(axis=1, keepdims=True) - slack_of_sizes
-    assert (is_largest & (np.abs(vectors - sizes) <= slack_of_sizes)).any(axis=1).all()
+    sizes = np.abs(vectors)
+    is_largest = sizes >= sizes.max(axis=1, keepdims=True) - RESIDUAL_UNITS * unit
+    assert (is_largest & np.isclose(vectors, sizes, rtol=1e-7, atol=RESIDUAL_UNITS * unit)).any(axis=1).all()
     found = keys(values, which, real=np.isrealobj(matrix))
     assert (np.diff(found) >= -slack).all()
     if np.isrealobj(matrix):

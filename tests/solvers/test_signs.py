@@ -23,6 +23,15 @@ def test_the_phase_of_a_complex_vector_makes_its_largest_component_real(rng):
     np.testing.assert_allclose(fixed, vectors * np.asarray(phases)[:, None], rtol=1e-5)
 
 
+def test_of_components_as_large_to_rounding_the_first_tells():
+    # One of them a unit larger or smaller: that must not decide.
+    phases = np.exp(1j * np.array([0.3, 1.1, -2.0])).astype(np.complex64)
+    for nudge in (-1, 0, 1):
+        vector = phases * np.array([1, 1 + nudge * np.finfo(np.float32).eps, 0.1], np.float32)
+        fixed, _ = fix_signs(jnp.asarray(vector[None]))
+        np.testing.assert_allclose(fixed[0], vector * np.conj(phases[0]), rtol=1e-6)
+
+
 def test_a_reference_vector_comes_first():
     fixed, _ = fix_signs(jnp.array([[0.6, -0.8], [0.8, 0.6]]), jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(fixed, [[0.6, -0.8], [0.8, 0.6]])
