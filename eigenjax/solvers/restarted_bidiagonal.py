@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.rectangular import Dilation, RectangularOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers import bidiagonal, completeness
+from eigenjax.solvers import bidiagonal, completeness, ritz
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import Extraction
@@ -148,7 +148,7 @@ def extract(space: Bidiagonalization) -> Triplets:
     # Rows not filled are paired with each other at a value beyond the others: these come first, and mix with nothing.
     left, right = (jnp.where(f, 0, jnp.cumsum(~f, dtype=jnp.int32)) for f in (space.left_filled, space.right_filled))
     beyond = (left[:, None] == right[None, :]) & (left[:, None] > 0)
-    P, values, QH = jnp.linalg.svd(matrix + jnp.where(beyond, 2.0 * m, 0).astype(matrix.dtype))
+    P, values, QH = jnp.linalg.svd(matrix + jnp.where(beyond, ritz.norm_bound(matrix), 0).astype(matrix.dtype))
     num_filled = space.num_filled
     P, values, Q = (jnp.roll(x, num_filled - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
     valid = jnp.arange(m, dtype=jnp.int32) < num_filled

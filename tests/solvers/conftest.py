@@ -11,9 +11,6 @@ from eigenjax import Status
 
 # A residual may differ from the recomputed one by so many units of rounding of ||A||.
 RESIDUAL_UNITS = 50.0
-# Each restart turns the basis, which adds some units; they add up as errors without relation do. A verified solve to the
-# last digits takes a hundred of them, and was seen 51 units off. A restart comes after so many products, or more.
-UNITS_OF_A_RESTART, PRODUCTS_OF_A_RESTART = 12.0, 8
 # Orthonormality that no dtype may fall short of.
 ORTHONORMALITY = {"float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
 
@@ -52,7 +49,7 @@ def wanted_keys(values, which):
     return {"LM": np.sort(np.abs(values))[::-1], "LA": values[::-1], "SA": values}[which]
 
 
-def check_result(result, matrix, *, which="LM", tol=None, unit=None, complete=False, accuracy=None, restarted=False):
+def check_result(result, matrix, *, which="LM", tol=None, unit=None, complete=False, accuracy=None):
     """Holds one EigenResult against the dense matrix it was computed from.
 
     Args:
@@ -63,15 +60,13 @@ def check_result(result, matrix, *, which="LM", tol=None, unit=None, complete=Fa
         unit: rounding unit of the operator; None is the eps of the matrix's dtype.
         complete: whether all k wanted eigenvalues must be there and flagged.
         accuracy: of complete eigenvalues, relative to ||A||; None is that of the residuals' rounding.
-        restarted: whether the solve may have restarted many times.
     """
     matrix = np.asarray(matrix)
     unit = np.finfo(matrix.dtype).eps if unit is None else unit
     dense = matrix.astype(np.complex128 if np.iscomplexobj(matrix) else np.float64)
     truth = dense_eigenvalues(dense.tobytes(), dense.dtype)
     size = np.abs(truth).max()
-    num_restarts = int(result.num_matvecs) / PRODUCTS_OF_A_RESTART if restarted else 0
-    slack = max(RESIDUAL_UNITS, UNITS_OF_A_RESTART * num_restarts**0.5) * unit * size
+    slack = RESIDUAL_UNITS * unit * size
     values, vectors = np.asarray(result.eigenvalues, float), flat(result.eigenvectors)
     converged = np.asarray(result.converged)
     tol = np.finfo(np.asarray(result.residuals).dtype).eps ** 0.5 if tol is None else tol

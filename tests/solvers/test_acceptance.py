@@ -159,7 +159,6 @@ def test_no_pair_is_wrong_and_none_within_reach_is_missing(solve, name, dtype, t
         complete=(complete and (solve, name) not in OUT_OF_REACH)
         or (name in EASY and k > 1 and (solve, name) not in SLOWLY),
         accuracy=own_accuracy.get(solver),
-        restarted=solver is verified,
     )
 
 

@@ -69,3 +69,14 @@ def test_arguments_are_checked():
         check_count(4, 3)
     with pytest.raises(TypeError, match="give an int"):
         check_count(True, 3)
+
+
+@pytest.mark.parametrize("num_filled", [3, 10, 19, 20])
+def test_rows_not_filled_cost_no_digits(num_filled, rng, float64):
+    rotation, _ = np.linalg.qr(rng.normal(size=(num_filled, num_filled)))
+    matrix = np.zeros((20, 20))
+    matrix[:num_filled, :num_filled] = rotation * np.linspace(-1, 1, num_filled) @ rotation.T
+    values, _, valid = projected_eigh(jnp.asarray(matrix), jnp.int32(num_filled))
+    exact = np.linspace(-1, 1, num_filled)
+    assert int(valid.sum()) == num_filled
+    np.testing.assert_allclose(np.asarray(values)[:num_filled], exact, rtol=0, atol=10 * np.finfo(float).eps)
