@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SLOW = (
     "adjoint_memory",
     "adjoint_products",
+    "adjoint_triplets",
     "collectives",
     "convolutions",
     "curvature_memory",
@@ -45,6 +46,7 @@ NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectr
 COLUMNS = {
     "adjoint_memory": {"n", "k", "which", "promised", "temporary_vectors"},
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
+    "adjoint_triplets": {"forward", "adjoint", "steps", "plain", "error"},
     "collectives": {"program", "mode", "step", "passes", "rare", "others", "largest", "temporaries", "share"},
     "convolutions": {"network", "way", "product_s", "ratio"},
     "curvature_memory": {"program", "megabytes", "over_plain", "over_chunked"},
