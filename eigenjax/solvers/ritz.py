@@ -44,8 +44,8 @@ def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array,
 def norm_bound(scaled: jax.Array) -> jax.Array:
     """() more than the norm of a matrix of entries of order one, or zero, and not much more.
 
-    By the largest sums of a row and of a column. What is much larger than a matrix, and decomposed with it, costs it
-    as many digits: 2 m in this place made of a few units of rounding of a Ritz value a hundred.
+    By the largest sums of a row and of a column. What is much larger, stands between the rows of a matrix and is
+    decomposed with it, takes digits from it: 2 m made of four units of rounding of a Ritz value twenty, and up to eighty.
     """
     sizes = jnp.abs(scaled)
     return 1 + jnp.sqrt(jnp.max(jnp.sum(sizes, axis=0)) * jnp.max(jnp.sum(sizes, axis=1)))

@@ -1,10 +1,11 @@
 """The order of what is wanted, and the projected problem."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.solvers.ritz import check_count, check_which, projected_eigh, wanted_order
+from eigenjax.solvers.ritz import check_count, check_which, masked_eigh, projected_eigh, wanted_order
 
 VALUES = np.array([-3.0, 2.0, 1.0, 0.0, -2.5], np.float32)
 
@@ -71,12 +72,15 @@ def test_arguments_are_checked():
         check_count(True, 3)
 
 
-@pytest.mark.parametrize("num_filled", [3, 10, 19, 20])
+@pytest.mark.parametrize("num_filled", [8, 16, 19])
 def test_rows_not_filled_cost_no_digits(num_filled, rng, float64):
-    rotation, _ = np.linalg.qr(rng.normal(size=(num_filled, num_filled)))
-    matrix = np.zeros((20, 20))
-    matrix[:num_filled, :num_filled] = rotation * np.linspace(-1, 1, num_filled) @ rotation.T
-    values, _, valid = projected_eigh(jnp.asarray(matrix), jnp.int32(num_filled))
-    exact = np.linspace(-1, 1, num_filled)
-    assert int(valid.sum()) == num_filled
-    np.testing.assert_allclose(np.asarray(values)[:num_filled], exact, rtol=0, atol=10 * np.finfo(float).eps)
+    # Here and there among the others, as restarts leave them: what stands in their place is mixed with the rest.
+    filled = np.isin(np.arange(20), rng.permutation(20)[:num_filled])
+    solve = jax.jit(lambda matrix: masked_eigh(matrix, jnp.asarray(filled))[0])
+    for _ in range(20):
+        noise = rng.normal(size=(num_filled, num_filled))
+        projected = (noise + noise.T) / np.linalg.norm(noise + noise.T, 2)
+        matrix = np.zeros((20, 20))
+        matrix[np.ix_(filled, filled)] = projected
+        values = np.asarray(solve(jnp.asarray(matrix)))[:num_filled]
+        np.testing.assert_allclose(values, np.linalg.eigvalsh(projected), rtol=0, atol=10 * np.finfo(float).eps)
