@@ -45,7 +45,7 @@ def norm_bound(scaled: jax.Array) -> jax.Array:
     """() more than the norm of a matrix of entries of order one, or zero, and not much more.
 
     By the largest sums of a row and of a column. What is much larger, stands between the rows of a matrix and is
-    decomposed with it, takes digits from it: 2 m made of four units of rounding of a Ritz value twenty, and up to eighty.
+    decomposed with it, takes digits from it: 2 m made twenty of four units of rounding of a Ritz value, up to eighty.
     """
     sizes = jnp.abs(scaled)
     return 1 + jnp.sqrt(jnp.max(jnp.sum(sizes, axis=0)) * jnp.max(jnp.sum(sizes, axis=1)))
