@@ -46,13 +46,11 @@ def _adjoint_info(
         jax.vmap(functools.partial(matvec, op))(solutions),
     )
     norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
-    targets = complement.targets(pairs, lengths, complement.negligible(vectors_bar), adjoint_tol)(norms)
-    # Where the target is one for an error, what is held against it is less than the residual.
-    longer = jnp.where(found.judged > 0, found.residual / jnp.where(found.judged > 0, found.judged, 1), 1)
+    floors = complement.negligible(vectors_bar)
     return judged(
         jax.vmap(tree.norm)(complement.project_out(pairs.vectors, misses)),
         whole=whole,
-        targets=targets * longer,
+        targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),
         reach=complement.scale_of(pairs) * norms,
         steps=found.num_matvecs,
         products=1,

@@ -127,10 +127,9 @@ def iterate(
     """The k solutions as they are found, and how it went."""
     floors = negligible(rhs)
     rhs = in_groups(functools.partial(project_out, pairs.vectors), rhs)
-    how: dict[str, Any] = {"max_iter": max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)}
-    if definite:
-        # A residual that is asked for is one; what is asked for otherwise is an error, over the gap.
-        how |= {"definite": True, "by_error": adjoint_tol is None and pairs.gaps is not None}
+    max_iter = max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)
+    # A residual that is asked for is one; what is asked for otherwise is an error, over the gap.
+    by_error = adjoint_tol is None and pairs.gaps is not None
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
     part = None if known is None else elimination.elimination(pairs, known)
     size = _side_by_side(pairs, definite)
@@ -139,7 +138,7 @@ def iterate(
         of_group = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
         few = pairs._replace(eigenvalues=of_group(pairs.eigenvalues), sizes=of_group(sizes_of(pairs)))
         some = part and part._replace(inverses=of_group(part.inverses), used=of_group(part.used))
-        return _solve(few, some, rhs, targets, **how)
+        return _solve(few, some, rhs, targets, max_iter=max_iter, definite=definite, by_error=by_error)
 
     return in_turn(solve, rhs, targets=stop_at, size=size)
 
@@ -159,24 +158,24 @@ def _solve(
     stop_at: Callable[[jax.Array], jax.Array],
     *,
     max_iter: int,
-    definite: bool = False,
-    by_error: bool = False,
+    definite: bool,
+    by_error: bool,
 ) -> LinearSolution:
     """Some of the systems side by side."""
-    operator_norm = pairs.sizes if definite else None
-    solve = functools.partial(minres_together, max_iter=max_iter)
-    if operator_norm is not None:
-        solve = functools.partial(
-            conjugate_gradients_together, max_iter=max_iter, operator_norm=operator_norm, by_error=by_error
-        )
+    norms = sizes_of(pairs)
     # At every product: rounding would bring the eigenvectors back.
     system = lambda z: in_groups(functools.partial(project_out, pairs.vectors), _shifted(pairs, z))
-    if part is None:
-        return solve(system, rhs, targets=lambda z: stop_at(tree.norms(z)))
-
-    # With U eliminated, the systems of `elimination`.
-    how: dict[str, Any] = {"max_iter": max_iter, "operator_norm": operator_norm, "by_error": by_error}
-    return rounds.solve(system, part, rhs, targets=stop_at, **how)
+    if part is not None:  # with U eliminated, the systems of `elimination`
+        known_norms = norms if definite else None
+        return rounds.solve(
+            system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=known_norms, by_error=by_error
+        )
+    stop = lambda z: stop_at(tree.norms(z))
+    if not definite:
+        return minres_together(system, rhs, targets=stop, max_iter=max_iter)
+    return conjugate_gradients_together(
+        system, rhs, targets=stop, max_iter=max_iter, operator_norm=norms, by_error=by_error
+    )
 
 
 def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any) -> Callable[[jax.Array], jax.Array]:
@@ -201,6 +200,14 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
         return jnp.maximum(jnp.maximum(allowed, unit * norms), floors)
 
     return from_solutions
+
+
+def asked(
+    found: LinearSolution, pairs: Pairs, solutions: PyTree, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any
+) -> jax.Array:
+    """(k,) the residuals that solves were asked for: what is held against a target for an error is less than one."""
+    longer = jnp.where(found.judged > 0, found.residual / jnp.where(found.judged > 0, found.judged, 1), 1)
+    return targets(pairs, lengths, floors, adjoint_tol)(tree.norms(solutions)) * longer
 
 
 def scale_of(pairs: Pairs) -> jax.Array:

@@ -124,13 +124,12 @@ def _of_smaller_side(
     rhs = jax.vmap(tree.scale)(there.astype(values.dtype), rhs)
     pairs, known = _pairs(solved, reduced, right), _squared(solved.known, reduced.scale)
     of_reduced = jnp.where(there, values * jnp.hypot(tree.norms(f), tree.norms(g)) / jnp.where(there, lengths, 1), 0)
-    asked = None if solved.adjoint_tol is None else solved.adjoint_tol * of_reduced
-    found = complement.iterate(pairs, rhs, known=known, adjoint_tol=asked, max_iter=max_iter, definite=True)
+    tol = None if solved.adjoint_tol is None else solved.adjoint_tol * of_reduced
+    found = complement.iterate(pairs, rhs, known=known, adjoint_tol=tol, max_iter=max_iter, definite=True)
     y = complement.project_out(right, found.solution)
-    longer = jnp.where(found.judged > 0, found.residual / jnp.where(found.judged > 0, found.judged, 1), 1)
-    stop_at = complement.targets(pairs, jnp.where(there, lengths, 0), jnp.zeros_like(lengths), asked)(tree.norms(y))
+    asked = complement.asked(found, pairs, y, jnp.where(there, lengths, 0), jnp.zeros_like(lengths), tol)
     of_whole = jnp.where(there, 1 / jnp.where(there, values, 1), 0)
-    return y, found.residual * of_whole, stop_at * longer * of_whole, found.num_matvecs
+    return y, found.residual * of_whole, asked * of_whole, found.num_matvecs
 
 
 def _pairs(solved: Solved, reduced: "_Reduced", right: PyTree) -> Pairs:
