@@ -99,3 +99,14 @@ def wanted_order(values: jax.Array, which: str, valid: jax.Array | None = None) 
     else:
         keys = {"LM": -jnp.abs(values), "LA": -values, "SA": values}[which]
     return jnp.argsort(jnp.where(valid, keys, jnp.inf), stable=True)
+
+
+def pair_order(values: jax.Array, which: str, sigma: Any = None) -> jax.Array:
+    """Indices that put the values in the order of `which` or, where sigma is given, the nearest to it first.
+
+    >>> print(pair_order(jnp.array([1.0, 4.0, 2.0]), "LA", sigma=2.5))
+    [2 0 1]
+    """
+    if sigma is None:
+        return wanted_order(values, which)
+    return jnp.argsort(jnp.abs(values - jnp.asarray(sigma).astype(values.dtype)))
