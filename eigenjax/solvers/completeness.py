@@ -102,7 +102,7 @@ def _is_settled(goal: Goal, found: Extraction, bound: jax.Array) -> jax.Array:
     index = jnp.arange(found.values.shape[0], dtype=jnp.int32)
     open_pairs = (index >= goal.k) & (found.residuals > bound) & jnp.isfinite(found.residuals)
     key = jnp.abs if goal.which == "LM" and not goal.near else lambda x: x
-    distances = jnp.abs(key(found.values)[:, None] - key(found.values[: goal.k]))
+    distances = jnp.abs(key(found.values)[:, None] - key(found.values[None, : goal.k]))
     settled = found.residuals <= _SETTLED * jnp.min(distances, axis=1)
     place = jnp.cumsum(open_pairs, dtype=jnp.int32)
     considered = open_pairs & (place <= (2 if goal.which == "BE" and not goal.near else 1))

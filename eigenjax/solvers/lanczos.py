@@ -152,7 +152,7 @@ def finalize(
         distinct, lengths = distinct_ritz_vectors(state.basis, coefficients, jnp.abs(last), filled)
     chosen = ritz.wanted_order(values, which, distinct)[:k]
     vectors, phases = fix_signs(
-        tree.combine(coefficients[:, chosen] / lengths[chosen], state.basis), given_start(op, v0)
+        tree.combine(coefficients[:, chosen] / lengths[None, chosen], state.basis), given_start(op, v0)
     )
     residuals, discrepancy, audits = vouched_residuals(
         op,

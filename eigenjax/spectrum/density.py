@@ -91,7 +91,7 @@ class SpectralDensity(NamedTuple):
         points = x.reshape(-1) + _rounding(self)
 
         def one(probe):
-            nodes, weights, around = probe
+            nodes, weights, around = jax.tree.map(lambda x: x[None, :], probe)
             past = points[:, None] - nodes
             left = around.share * jnp.clip(1 + past / around.left, 0, 1)
             right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)

@@ -61,7 +61,7 @@ def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: in
     Example:
         >>> import jax, jax.numpy as jnp
         >>> x = jnp.linspace(0.0, 1.0, 200)
-        >>> matrix = jnp.exp(-10 * (x[:, None] - x) ** 2)
+        >>> matrix = jnp.exp(-10 * (x[:, None] - x[None, :]) ** 2)
         >>> found = diagonal(matrix, key=jax.random.key(0), num_matvecs=60)
         >>> print(jnp.abs(found.estimate - 1).max() < 1e-4)
         True
