@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import arguments, tree
 from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
 from eigenjax.solvers.schur import Schur, schur, triangular_eigenvectors
 
@@ -33,9 +33,8 @@ class GeneralRitz(NamedTuple):
 
 
 def check_which(which: str) -> None:
-    """Raises a ValueError unless `which` is one that a Krylov space of a general operator can serve."""
-    if which not in WHICH:
-        raise ValueError(f"which={which!r}: choose one of {', '.join(map(repr, WHICH))}")
+    """Raise an error unless `which` is one that a Krylov space of a general operator can serve."""
+    arguments.check_choice("eigs", "which", which, WHICH, elsewhere="; eigsh has 'LA', 'SA', 'BE' and 'SM'")
 
 
 def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:

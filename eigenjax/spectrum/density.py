@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import explained
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.deflation import known_pairs
@@ -101,6 +102,7 @@ class SpectralDensity(NamedTuple):
         return jax.lax.map(one, (self.nodes, self.weights, _bars(self))).reshape(-1, *x.shape)
 
 
+@explained
 def spectral_density(
     op: Any,
     *,
