@@ -35,17 +35,18 @@ class Status(enum.IntEnum):
 _ADVICE = {
     Status.CONVERGED: "all pairs converged",
     Status.NOT_CONVERGED: (
-        "some pairs did not reach tol within the products allowed: raise krylov_dim, max_matvecs or max_iter, "
-        "loosen tol, or ask for fewer pairs"
+        "some pairs did not reach tol within the products allowed: raise max_matvecs (max_iter of "
+        "deflated_power_iteration), or krylov_dim where it is less than the operator's size; or loosen tol, or ask for "
+        "fewer pairs"
     ),
     Status.STAGNATED: (
         "the residuals stand at the rounding of the working precision, above tol: loosen tol, or compute in a "
-        "wider dtype"
+        "wider dtype; a tol that is zero, negative or NaN is never reached, so give a positive one"
     ),
     Status.INCONSISTENT: (
         "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "
         "call (dropout, a shuffled batch): the residuals are true, but the method does not apply; look at "
-        "symmetry_error(op, key)"
+        "symmetry_error(op, key), and call eigs for an operator that is not symmetric"
     ),
     Status.UNVERIFIED: (
         "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "

@@ -49,7 +49,7 @@ def finalize(
         return jax.tree.map(jnp.add, inside, tree.combine(state.krylov.couplings @ turned, state.krylov.directions))
 
     # Without the defects: the audit finds them, if they are still there.
-    inside = state.krylov.matrix @ coefficients - coefficients * values.astype(coefficients.dtype)
+    inside = state.krylov.matrix @ coefficients - coefficients * values.astype(coefficients.dtype)[None, :]
     claimed = jax.vmap(tree.norm, in_axes=1)((inside, state.krylov.couplings @ coefficients))
 
     needed = ~state.vouched & jnp.any(there)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import arguments, tree
 from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
 from eigenjax.solvers.schur import Schur, schur, triangular_eigenvectors
 
@@ -33,9 +33,8 @@ class GeneralRitz(NamedTuple):
 
 
 def check_which(which: str) -> None:
-    """Raises a ValueError unless `which` is one that a Krylov space of a general operator can serve."""
-    if which not in WHICH:
-        raise ValueError(f"which={which!r}: choose one of {', '.join(map(repr, WHICH))}")
+    """Raise an error unless `which` is one that a Krylov space of a general operator can serve."""
+    arguments.check_choice("eigs", "which", which, WHICH, elsewhere="; eigsh has 'LA', 'SA', 'BE' and 'SM'")
 
 
 def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
@@ -123,7 +122,7 @@ def _conjugate_closed(values: jax.Array, vectors: jax.Array, partner: jax.Array)
     largest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None], axis=0)
     real = (vectors * jnp.conj(largest)).real
     length = jnp.linalg.norm(real, axis=0)
-    real = real / jnp.where(length > 0, length, 1)
+    real = real / jnp.where(length > 0, length, 1)[None, :]
     of_pair = jnp.where(values.imag >= 0, vectors, jnp.conj(vectors[:, partner]))
     return values, jnp.where(alone, jax.lax.complex(real, jnp.zeros_like(real)), of_pair)
 
@@ -133,7 +132,7 @@ def _residuals(
 ) -> jax.Array:
     matmul = lambda a, b: jnp.matmul(a.astype(b.dtype), b, precision=jax.lax.Precision.HIGHEST)
     outside = jnp.abs(matmul(state.couplings[0, place], vectors))
-    inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values)
+    inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values[None, :])
     inside = jnp.where(inside > _ROUNDING * jnp.finfo(inside.dtype).eps * state.operator_norm, inside, 0)
     defects = combined_defects(state._replace(defects=state.defects[place]), vectors)
     return jnp.hypot(jnp.hypot(outside, inside), defects)

@@ -268,7 +268,7 @@ def _free_rows(filled: jax.Array, count: int) -> jax.Array:
     """(count,) int32, the first rows that are not filled; there must be so many."""
     place = jnp.cumsum(~filled, dtype=jnp.int32) - 1
     index = jnp.arange(filled.shape[0], dtype=jnp.int32)
-    hit = ~filled & (place == jnp.arange(count, dtype=jnp.int32)[:, None])
+    hit = ~filled[None, :] & (place[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None])
     return jnp.sum(jnp.where(hit, index, 0), axis=1, dtype=jnp.int32)
 
 

@@ -150,10 +150,10 @@ def triangular_eigenvectors(triangular: jax.Array) -> jax.Array:
         found = jnp.where(index > row, _matmul(entries, columns) / gaps, columns[row])
         # Each column is kept of order one: of a defective matrix it would overflow.
         growth = jnp.maximum(jnp.abs(found), 1).astype(columns.dtype)
-        return columns.at[row].set(found) / growth
+        return columns.at[row].set(found) / growth[None, :]
 
     columns = jax.lax.fori_loop(0, m, solve_row, jnp.eye(m, dtype=triangular.dtype))
-    return columns / jnp.linalg.norm(columns, axis=0).astype(columns.dtype)
+    return columns / jnp.linalg.norm(columns, axis=0, keepdims=True).astype(columns.dtype)
 
 
 def _hessenberg(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

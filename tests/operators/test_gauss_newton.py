@@ -20,7 +20,7 @@ SLOW = pytest.mark.slow
 
 
 def network(params, inputs):
-    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"])
+    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :])
     return hidden @ params["w1"]
 
 
@@ -354,7 +354,7 @@ def test_data_and_parameters_sharded_over_explicit_axes(rng):
     data = (rng.normal(size=(20, 6)).astype(np.float32), rng.integers(0, 4, size=20).astype(np.int32))
 
     def model(params, inputs, out_sharding=None):
-        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["w0"]) + params["b0"])
+        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["w0"]) + params["b0"][None, :])
         return jnp.einsum("nh,ho->no", hidden, params["w1"], out_sharding=out_sharding)
 
     product = lambda model, params, data: gauss_newton(model, softmax_cross_entropy, params, data)(params)
