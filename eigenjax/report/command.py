@@ -16,9 +16,10 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.report import additions, digits, pictures, record
 from eigenjax.report.additions import Additions
 from eigenjax.report.errors import ReportError, require
-from eigenjax.report.folder import CONTENTS, staged
+from eigenjax.report.folder import staged
 from eigenjax.report.landscape import Landscape, survey
 from eigenjax.report.layers import layers_of, whole
+from eigenjax.report.manifest import CONTENTS
 from eigenjax.report.operators import NAMES, operator_of
 from eigenjax.report.page import write_page
 from eigenjax.report.panels import Panel, draw_panels, save_pictures
@@ -30,7 +31,9 @@ from eigenjax.tree import PyTree
 
 _SOLVERS = {"lanczos": solve_by_lanczos, "power": solve_by_power}
 _DEFAULT_KRYLOV_DIM = 150
-PAGE = "report.html"
+PAGE, EIGENPAIRS = "report.html", "eigenpairs.npz"
+# All that a report may have; which of them depends on the problem and the options.
+_PICTURES = ("eigenvalues", "landscape", "training", "density", "layers", "convergence")
 
 
 class Request(NamedTuple):
@@ -64,7 +67,11 @@ def report_spectrum(request: Request) -> None:
     start = time.perf_counter()
     require("rich", "matplotlib", *(digits.PACKAGES if request.problem == "digits" else ()))
     progress = Progress()
-    with staged(request.out) as folder, jax.enable_x64(request.dtype == "float64"):
+    placed = lambda place: progress.say(
+        f"{', '.join(document['files'])} in {place} ({time.perf_counter() - start:.1f} s)"
+    )
+    stage = staged(request.out, expected=_expected(request), placed=placed)
+    with stage as folder, jax.enable_x64(request.dtype == "float64"):
         problem = _problem(request, progress)
         op, programs = _operator(problem, request), Programs()
         settings = _settings(request, op.size)
@@ -72,7 +79,7 @@ def report_spectrum(request: Request) -> None:
         print_tables(solves, NAMES[request.operator])
         found = _measure(op, problem, solves, settings, request, programs, progress)
         loss, panels = _draw(folder, problem, solves, found, request, progress)
-        record.write_eigenpairs(folder / "eigenpairs.npz", next(iter(solves.values())))
+        record.write_eigenpairs(folder / EIGENPAIRS, next(iter(solves.values())))
         document = record.document_of(
             arguments=request._asdict() | {"krylov_dim": settings.krylov_dim},
             problem=problem,
@@ -85,7 +92,12 @@ def report_spectrum(request: Request) -> None:
         )
         write_page(folder / PAGE, document, panels)
         record.write_json(folder / CONTENTS, document)
-    progress.say(f"{', '.join(document['files'])} in {request.out} ({time.perf_counter() - start:.1f} s)")
+
+
+def _expected(request: Request) -> tuple[str, ...]:
+    """All names that the files of a report may have."""
+    names = [name for name in _PICTURES if name not in request.without]
+    return (PAGE, CONTENTS, EIGENPAIRS, *(f"{name}.png" for name in names))
 
 
 def _problem(request: Request, progress: Progress) -> Problem:
