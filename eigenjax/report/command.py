@@ -16,6 +16,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.report import additions, digits, pictures, record
 from eigenjax.report.additions import Additions
 from eigenjax.report.errors import ReportError, require
+from eigenjax.report.finite import check_finite
 from eigenjax.report.folder import staged
 from eigenjax.report.landscape import Landscape, survey
 from eigenjax.report.layers import layers_of, whole
@@ -74,6 +75,7 @@ def report_spectrum(request: Request) -> None:
     with stage as folder, jax.enable_x64(request.dtype == "float64"):
         problem = _problem(request, progress)
         op, programs = _operator(problem, request), Programs()
+        _check_finite(problem, request)
         settings = _settings(request, op.size)
         solves = _solve(op, settings, request, programs, progress)
         print_tables(solves, NAMES[request.operator])
@@ -127,7 +129,9 @@ def _as_arrays(tree: PyTree, dtype: jnp.dtype) -> PyTree:
         is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         return jnp.asarray(leaf, dtype) if is_floating else jnp.asarray(leaf)
 
-    return jax.tree.map(convert, tree)
+    # Numbers too large for the dtype become Inf, and are refused by name.
+    with np.errstate(over="ignore"):
+        return jax.tree.map(convert, tree)
 
 
 def _operator(problem: Problem, request: Request) -> LinearOperator:
@@ -140,6 +144,13 @@ def _operator(problem: Problem, request: Request) -> LinearOperator:
     if request.batch_size is not None and problem.data is None:
         raise ReportError(f"--batch-size {request.batch_size}: this problem has no data")
     return operator_of(problem, request.operator, batch_size=request.batch_size)
+
+
+def _check_finite(problem: Problem, request: Request) -> None:
+    try:
+        check_finite(problem, batch_size=request.batch_size)
+    except ReportError as error:
+        raise ReportError(f"--problem {request.problem}: {error}") from error
 
 
 def _settings(request: Request, size: int) -> Settings:
