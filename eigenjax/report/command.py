@@ -16,9 +16,11 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.report import additions, digits, pictures, record
 from eigenjax.report.additions import Additions
 from eigenjax.report.errors import ReportError, require
-from eigenjax.report.folder import CONTENTS, staged
+from eigenjax.report.finite import check_finite
+from eigenjax.report.folder import staged
 from eigenjax.report.landscape import Landscape, survey
 from eigenjax.report.layers import layers_of, whole
+from eigenjax.report.manifest import CONTENTS
 from eigenjax.report.operators import NAMES, operator_of
 from eigenjax.report.page import write_page
 from eigenjax.report.panels import Panel, draw_panels, save_pictures
@@ -30,7 +32,9 @@ from eigenjax.tree import PyTree
 
 _SOLVERS = {"lanczos": solve_by_lanczos, "power": solve_by_power}
 _DEFAULT_KRYLOV_DIM = 150
-PAGE = "report.html"
+PAGE, EIGENPAIRS = "report.html", "eigenpairs.npz"
+# All that a report may have; which of them depends on the problem and the options.
+_PICTURES = ("eigenvalues", "landscape", "training", "density", "layers", "convergence")
 
 
 class Request(NamedTuple):
@@ -64,15 +68,20 @@ def report_spectrum(request: Request) -> None:
     start = time.perf_counter()
     require("rich", "matplotlib", *(digits.PACKAGES if request.problem == "digits" else ()))
     progress = Progress()
-    with staged(request.out) as folder, jax.enable_x64(request.dtype == "float64"):
+    placed = lambda place: progress.say(
+        f"{', '.join(document['files'])} in {place} ({time.perf_counter() - start:.1f} s)"
+    )
+    stage = staged(request.out, expected=_expected(request), placed=placed)
+    with stage as folder, jax.enable_x64(request.dtype == "float64"):
         problem = _problem(request, progress)
         op, programs = _operator(problem, request), Programs()
+        _check_finite(problem, request)
         settings = _settings(request, op.size)
         solves = _solve(op, settings, request, programs, progress)
         print_tables(solves, NAMES[request.operator])
         found = _measure(op, problem, solves, settings, request, programs, progress)
         loss, panels = _draw(folder, problem, solves, found, request, progress)
-        record.write_eigenpairs(folder / "eigenpairs.npz", next(iter(solves.values())))
+        record.write_eigenpairs(folder / EIGENPAIRS, next(iter(solves.values())))
         document = record.document_of(
             arguments=request._asdict() | {"krylov_dim": settings.krylov_dim},
             problem=problem,
@@ -85,7 +94,12 @@ def report_spectrum(request: Request) -> None:
         )
         write_page(folder / PAGE, document, panels)
         record.write_json(folder / CONTENTS, document)
-    progress.say(f"{', '.join(document['files'])} in {request.out} ({time.perf_counter() - start:.1f} s)")
+
+
+def _expected(request: Request) -> tuple[str, ...]:
+    """All names that the files of a report may have."""
+    names = [name for name in _PICTURES if name not in request.without]
+    return (PAGE, CONTENTS, EIGENPAIRS, *(f"{name}.png" for name in names))
 
 
 def _problem(request: Request, progress: Progress) -> Problem:
@@ -115,7 +129,9 @@ def _as_arrays(tree: PyTree, dtype: jnp.dtype) -> PyTree:
         is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         return jnp.asarray(leaf, dtype) if is_floating else jnp.asarray(leaf)
 
-    return jax.tree.map(convert, tree)
+    # Numbers too large for the dtype become Inf, and are refused by name.
+    with np.errstate(over="ignore"):
+        return jax.tree.map(convert, tree)
 
 
 def _operator(problem: Problem, request: Request) -> LinearOperator:
@@ -128,6 +144,13 @@ def _operator(problem: Problem, request: Request) -> LinearOperator:
     if request.batch_size is not None and problem.data is None:
         raise ReportError(f"--batch-size {request.batch_size}: this problem has no data")
     return operator_of(problem, request.operator, batch_size=request.batch_size)
+
+
+def _check_finite(problem: Problem, request: Request) -> None:
+    try:
+        check_finite(problem, batch_size=request.batch_size)
+    except ReportError as error:
+        raise ReportError(f"--problem {request.problem}: {error}") from error
 
 
 def _settings(request: Request, size: int) -> Settings:

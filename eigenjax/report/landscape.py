@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax.report.problem import Problem, num_examples
+from eigenjax.report.problem import Problem, batches_of, num_examples
 from eigenjax.tree import PyTree
 
 NUM_ALONG = 65
@@ -103,12 +103,10 @@ def _slopes(problem: Problem, directions: PyTree, batch_size: int | None) -> np.
 
 
 def _batches(data: PyTree, batch_size: int | None) -> list[tuple[float, PyTree]]:
-    count = num_examples(data)
-    if count is None or batch_size is None:
-        return [(1.0, data)]
-    starts = range(0, count, batch_size)
-    cut = lambda start: jax.tree.map(lambda leaf: leaf[start : start + batch_size], data)
-    return [(min(batch_size, count - start) / count, cut(start)) for start in starts]
+    """Parts of the data, each with its share of the examples."""
+    count = num_examples(data) or 1
+    batches = list(batches_of(data, batch_size))
+    return [((num_examples(batch) or 1) / count, batch) for batch in batches]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,7 +1,8 @@
 """A problem: the loss, parameters and data whose curvature is wanted, and how a person's own is found by its name."""
 
+import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -84,7 +85,18 @@ def load_problem(name: str) -> Problem:
         check_problem(problem)
     except ReportError as error:
         raise ReportError(f"--problem {name}: {error}") from error
-    return problem
+    functions = {part: getattr(problem, part) for part in ("loss", "model", "loss_of_output")}
+    return problem._replace(**{part: _hashable(function) for part, function in functions.items()})
+
+
+def _hashable(function: Callable | None) -> Callable | None:
+    """The function under another name where it cannot be told apart by its hash, as programs are."""
+    try:
+        hash(function)
+    except TypeError:
+        assert function is not None
+        return functools.partial(function)
+    return function
 
 
 def check_problem(problem: Problem) -> None:
@@ -139,6 +151,20 @@ def num_examples(data: PyTree) -> int | None:
     if len(lengths) != 1 or None in lengths or 0 in lengths:
         raise ReportError(f"all arrays of data must share a leading axis of examples, and have the shapes {shapes}")
     return lengths.pop()
+
+
+def batches_of(data: PyTree, batch_size: int | None) -> Iterator[PyTree]:
+    """Consecutive parts of the data, the last one smaller if it must be; all of it for a batch_size of None.
+
+    >>> [len(batch) for batch in batches_of(jnp.ones((5, 2)), 2)], list(batches_of(None, 2))
+    ([2, 2, 1], [None])
+    """
+    count = num_examples(data)
+    if count is None or batch_size is None:
+        yield data
+        return
+    for start in range(0, count, batch_size):
+        yield jax.tree.map(lambda leaf: leaf[start : start + batch_size], data)  # noqa: B023, called at once
 
 
 def _find(name: str) -> Callable:

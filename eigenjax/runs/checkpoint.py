@@ -27,10 +27,12 @@ from eigenjax.runs.lock import NAME as LOCK
 from eigenjax.runs.lock import locked
 from eigenjax.tree import PyTree
 
-FORMAT = "eigenjax run, 1"
+_KIND = "eigenjax run, "
+FORMAT = f"{_KIND}2"
 _RECORD, _ARRAYS = "run.json", "state"
-_STEP = re.compile(r"step-(\d{8,})")
-_PARTIAL = re.compile(r"step-\d{8,}\.partial(\..*)?|" + LOCK)
+# As `Folder._step` writes them, and no other spelling of the same number.
+_STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
+_PARTIAL = re.compile(_STEP.pattern + r"\.partial(\..*)?|" + LOCK)
 # The newest, and one to go back to where it has been damaged.
 _KEPT = 2
 # Bytes that the some hundred small files of a state take on a disk beside its numbers.
@@ -57,13 +59,16 @@ class Folder:
         path = self._step(steps[-1]) / _RECORD
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._damaged(steps[-1], f"{path.name}: {error}") from error
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
+        kind = record.get("format") if isinstance(record, dict) else None
+        if isinstance(kind, str) and kind.startswith(_KIND) and kind != FORMAT:
             raise RunError(
                 f"{path} is not of this version of eigenjax ({FORMAT!r}): finish the run with the version that began "
                 "it, or give another directory"
             )
+        if kind != FORMAT or not _is_whole(record):
+            raise self._damaged(steps[-1], f"{path.name} is not as it was written")
         return steps[-1], record
 
     def restore(self, products: int, record: dict[str, Any], like: PyTree) -> PyTree:
@@ -98,6 +103,7 @@ class Folder:
             "leaves": fingerprint.describe(state),
             "checksum": fingerprint.checksum(state),
         }
+        record["digest"] = fingerprint.digest(record)
         try:
             self._write(products, state, record)
             self.has_saved = True
@@ -262,6 +268,11 @@ def _check_room(path: pathlib.Path, state: PyTree) -> None:
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _ROOM_FOR_FILES
     if shutil.disk_usage(path).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record is the one that was written: whatever it holds then has the type it should have."""
+    return record.get("digest") == fingerprint.digest({name: x for name, x in record.items() if name != "digest"})
 
 
 def _remove(folder: pathlib.Path, name: str) -> None:

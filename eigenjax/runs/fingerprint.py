@@ -116,8 +116,16 @@ def identity(structure: PyTree, numbers: jax.Array, arguments: dict[str, Any], k
     }
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """In words, what another run differs in; None where it is the same run."""
+def difference(before: Any, now: dict[str, Any]) -> str | None:
+    """In words, what another run differs in; None where it is the same run.
+
+    Args:
+        before: as `identity` gave it, or whatever was read in its place.
+        now: of `identity`.
+    """
+    damaged = _damaged_part(before, now)
+    if damaged is not None:
+        return f"what is written down of it is damaged ({damaged})"
     if before["arguments"] != now["arguments"]:
         names = [name for name in now["arguments"] if before["arguments"].get(name) != now["arguments"][name]]
         told = [_told(name, before["arguments"].get(name), now["arguments"][name]) for name in names]
@@ -130,6 +138,24 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
             "operator is not the same at every call"
         )
     return None
+
+
+def _damaged_part(before: Any, now: dict[str, Any]) -> str | None:
+    """The first part that is not of the type, or the length, that `identity` gives it."""
+    if not isinstance(before, dict):
+        return f"it has the type {type(before).__name__}"
+    for name, part in now.items():
+        found: Any = before.get(name)
+        if type(found) is not type(part):
+            return f"{name} is missing" if name not in before else f"{name} has the type {type(found).__name__}"
+        if isinstance(part, list) and not (len(found) == len(part) and all(map(_is_number, found))):
+            return f"{name} does not hold {len(part)} numbers"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether JSON gave a number that float64 can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
 def _told(name: str, before: Any, now: Any) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from eigenjax.runs.errors import RunError
 NAME = "lock"
 # A process may lock a file twice over without noticing: what it holds itself.
 _HELD: set[str] = set()
+_GUARD = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -29,20 +31,62 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     """
     path = folder / NAME
     name = str(path.resolve())
-    if name in _HELD:
-        raise _refusal(folder, {"pid": os.getpid(), "host": platform.node()})
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "a+", encoding="utf-8"))
-        _take(file, folder)
+        stack.enter_context(_held(name, folder))
+        file = stack.enter_context(_taken(path, folder))
+        file.seek(0)
+        if not _is_lock(file.read()):
+            raise _foreign(path)
         file.seek(0)
         file.truncate()
         json.dump({"pid": os.getpid(), "host": platform.node()}, file)
         file.flush()
-        _HELD.add(name)
-        stack.callback(_HELD.discard, name)
         # While it is held still, so that nobody else's is taken away.
-        stack.callback(path.unlink, missing_ok=True)
+        stack.callback(_unlink, path, file)
         yield
+
+
+@contextlib.contextmanager
+def _held(name: str, folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other threads out, from before the file is opened: closing it anew would end the lock."""
+    with _GUARD:
+        if name in _HELD:
+            raise _refusal(folder, {"pid": os.getpid(), "host": platform.node()})
+        _HELD.add(name)
+    try:
+        yield
+    finally:
+        _HELD.discard(name)
+
+
+@contextlib.contextmanager
+def _taken(path: pathlib.Path, folder: pathlib.Path) -> Iterator[Any]:
+    """The lock file, open and locked, under its name.
+
+    A holder unlinks its file at the end. Whoever opened it before locks what has no name any more, while others make
+    and lock a new one: after locking, the name must still lead to the same file.
+    """
+    while True:
+        # Not through a link: what it leads to is somebody else's.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise _foreign(path)
+        with open(path, "a+", encoding="utf-8", errors="replace") as file:
+            _take(file, folder)
+            if _is_at(path, file):
+                yield file
+                return
+
+
+def _is_at(path: pathlib.Path, file: Any) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _unlink(path: pathlib.Path, file: Any) -> None:
+    if _is_at(path, file):
+        path.unlink(missing_ok=True)
 
 
 def _take(file: Any, folder: pathlib.Path) -> None:
@@ -62,9 +106,22 @@ def _take(file: Any, folder: pathlib.Path) -> None:
 
 def _holder(text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError):
+        holder = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _is_lock(text: str) -> bool:
+    """Whether a run may have written this: whole, cut short, or nothing yet."""
+    return text == "" or text.startswith('{"pid": ') or '{"pid": '.startswith(text)
+
+
+def _foreign(path: pathlib.Path) -> RunError:
+    return RunError(
+        f"checkpoint_dir={str(path.parent)!r}: {path.name} there is not the lock of a run of eigenjax: move or delete "
+        "it, or give another directory"
+    )
 
 
 def _refusal(folder: pathlib.Path, holder: dict[str, Any]) -> RunError:

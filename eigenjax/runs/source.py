@@ -151,7 +151,7 @@ class EpochWatch:
         epoch = Epoch(tuple(self._checksums), self.weight)
         if self._known is not None and len(epoch.checksums) != len(self._known.checksums):
             raise changed(f"an epoch of {len(epoch.checksums)} batches after one of {len(self._known.checksums)}")
-        if self._signature is not None and epoch.signature != list(self._signature):
+        if self._signature is not None and epoch.signature != self._signature:
             raise changed("they are not those that the checkpoint was made with")
         if not epoch.weight > 0:
             raise ValueError(f"batches: {len(epoch.checksums)} batches weigh {epoch.weight} in all; give more than 0")

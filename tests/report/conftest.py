@@ -95,6 +95,34 @@ def complex_params():
 def infinite():
     return eigenjax.Problem(lambda w: jnp.inf * jnp.sum(w**2), np.ones(3))
 
+def infinite_curvature():
+    # Zero at zero, and so is the slope; the second derivative is infinite.
+    return eigenjax.Problem(lambda w: jnp.sum(jnp.abs(w) ** 1.5), np.zeros(3))
+
+def infinite_slope():
+    return eigenjax.Problem(lambda w: jnp.sum(jnp.sqrt(w["a"])) + jnp.sum(w["b"]), {"a": np.zeros(2), "b": np.ones(3)})
+
+def no_parameter():
+    params = {"a": np.ones(2), "b": np.array([1.0, np.nan, -np.inf])}
+    return eigenjax.Problem(lambda w: jnp.sum(w["a"] ** 2), params)
+
+def too_large():
+    return eigenjax.Problem(lambda w: jnp.sum(w["b"] / 1e200), {"a": np.ones(2), "b": np.full(3, 1e200)})
+
+def _inputs(bad):
+    inputs = np.random.default_rng(6).normal(size=(20, 4))
+    inputs[13, 2] = bad
+    return inputs
+
+def no_data():
+    return eigenjax.Problem(lambda w, batch: jnp.mean((batch["x"] @ w) ** 2), np.ones(4), {"x": _inputs(np.nan)})
+
+def masked_data():
+    def loss(w, inputs):
+        known = jnp.isfinite(inputs)
+        return jnp.mean((jnp.where(known, inputs, 0) @ w) ** 2)
+    return eigenjax.Problem(loss, np.ones(4), _inputs(np.inf))
+
 constant = 7
 """
 

@@ -111,13 +111,50 @@ def test_what_does_not_converge_is_said(run, capsys):
     assert (folder / "eigenvalues.png").exists()
 
 
-def test_what_is_not_finite_is_said(run, capsys):
-    folder, report = run("infinite", "--k", "2")
+def test_products_that_are_not_finite_are_said(run, capsys):
+    folder, report = run("infinite_curvature", "--k", "2", "--algorithm", "lanczos")
     for record in report["algorithms"].values():
         assert record["pairs"]["LA"]["status"] == "NONFINITE"
         assert not any(record["pairs"]["LA"]["converged"])
     assert "NONFINITE" in capsys.readouterr().out
     assert not (folder / "landscape.png").exists()
+
+
+NOT_FINITE = {
+    "infinite": ("the loss is inf at the parameters",),
+    "infinite_slope": ("the loss is 3 at the parameters, but 2 of 2 numbers of gradient", "['a'] are not finite (inf)"),
+    "no_parameter": ("2 of 3 numbers of params['b'] are not finite (nan)",),
+    "too_large": ("3 of 3 numbers of params['b'] are not finite (inf)", "--dtype"),
+    "no_data": ("the loss is nan at the parameters", "1 of 80 numbers of data['x'] are not finite (nan)"),
+}
+
+
+@pytest.mark.parametrize("function", NOT_FINITE)
+def test_what_is_not_finite_is_refused_before_the_first_product(workplace, capsys, monkeypatch, function):
+    monkeypatch.setattr("eigenjax.report.command._solve", lambda *_: pytest.fail("a solve has begun"))
+    assert main(["spectrum", "--problem", f"small_problems:{function}", "--k", "2", "--out", "out"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"eigenjax: error: --problem small_problems:{function}: ")
+    assert output.err.count("\n") == 1
+    for part in NOT_FINITE[function]:
+        assert part in output.err
+    assert not (workplace / "out").exists()
+
+
+def test_in_batches_the_one_that_is_not_finite_is_named(workplace, capsys):
+    words = ["spectrum", "--problem", "small_problems:no_data", "--k", "2", "--batch-size", "8"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "the loss of examples 8 and following is nan" in told
+    assert "1 of 32 numbers of data['x']" in told
+
+
+def test_data_that_the_loss_masks_may_be_anything(run):
+    _, report = run("masked_data", "--k", "2", "--algorithm", "lanczos", "--dtype", "float64")
+    inputs = np.random.default_rng(6).normal(size=(20, 4))
+    inputs[13, 2] = 0
+    truth = np.linalg.eigvalsh(2 * inputs.T @ inputs / 20)[::-1][:2]
+    np.testing.assert_allclose(report["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], truth, rtol=1e-10)
 
 
 def test_plain_output_has_no_control_codes_and_fits_a_terminal(run, capsys):

@@ -58,6 +58,15 @@ def test_one_line_and_nothing_left(case, workplace, capsys):
     assert sorted(path.name for path in workplace.iterdir() if path.name != "__pycache__") == before
 
 
+@pytest.mark.parametrize("name", ["report.html", "spectrum.json", "eigenpairs.npz", "landscape.png"])
+def test_files_of_somebody_else_are_refused_before_the_problem_is_even_loaded(name, workplace, capsys):
+    (workplace / "kept").mkdir()
+    (workplace / "kept" / name).write_text("years of work")
+    assert main(["spectrum", "--problem", "no_such_module:function", "--out", "kept"]) == 2
+    assert f"{name} there is not as a report of this version wrote it" in capsys.readouterr().err
+    assert (workplace / "kept" / name).read_text() == "years of work"
+
+
 @pytest.mark.parametrize("package", ["matplotlib", "rich", "flax", "optax", "sklearn"])
 def test_a_missing_extra_is_named(package, workplace, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

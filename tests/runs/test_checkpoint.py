@@ -161,9 +161,93 @@ def swap_a_number(step):
     (step / "run.json").write_text(json.dumps(record | {"checksum": record["checksum"] ^ 1}))
 
 
+def deep(step):
+    (step / "run.json").write_text("[" * 100_000)
+
+
+def not_text(step):
+    (step / "run.json").write_bytes(b"\xff\xfe{}")
+
+
+def a_folder(step):
+    remove_record(step)
+    (step / "run.json").mkdir()
+
+
+def of_another_type(*path, value):
+    """Damage after which a part of run.json is still JSON, and of another type."""
+
+    def damage(step):
+        record = json.loads((step / "run.json").read_text())
+        parent = record
+        for name in path[:-1]:
+            parent = parent[name]
+        if path:
+            parent[path[-1]] = value
+        (step / "run.json").write_text(json.dumps(record if path else value))
+
+    damage.__name__ = f"{'.'.join(map(str, path))}={value!r}"
+    return damage
+
+
+TYPES = [
+    *(of_another_type(value=value) for value in ([1, 2], 3.5, None, "text", {}, True)),
+    *(of_another_type("format", value=value) for value in (["eigenjax run, 2"], 2, None, "another program")),
+    *(of_another_type("identity", value=value) for value in ([], "x", None, {"arguments": {}})),
+    of_another_type("identity", "arguments", value=7),
+    of_another_type("identity", "arguments", "tol", value={"a": []}),
+    of_another_type("identity", "sketch", value=1.5),
+    of_another_type("identity", "sketch", 2, value="0.25"),
+    of_another_type("identity", "sketch", 2, value=10**400),
+    of_another_type("identity", "epsilon", value="small"),
+    of_another_type("identity", "devices", value=8),
+    *(of_another_type("leaves", value=value) for value in (3, [[1]], {})),
+    of_another_type("checksum", value=[1]),
+    *(of_another_type("epoch", value=value) for value in (3, "x", [[]])),
+    *(of_another_type("digest", value=value) for value in (3, None)),
+]
+
+
+@pytest.mark.parametrize("damage", [deep, not_text, a_folder, *TYPES], ids=lambda f: f.__name__)
+def test_whatever_stands_in_place_of_the_record_is_damage(interrupted, damage):
+    # Of a folder alone, without a solve: what follows has only to do with a whole record.
+    newest = max(interrupted.glob("step-*"))
+    damage(newest)
+    with pytest.raises(RunError, match=rf"{newest.name} is damaged \(run\.json.*delete this folder, and the run then"):
+        checkpoint.Folder(interrupted).latest()
+
+
+@pytest.mark.parametrize("name", ["step-000000014", "step-١٢٣٤٥٦٧٨", "step-14"])
+def test_another_spelling_of_a_number_is_no_state(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(RunError, match="no run of eigenjax has written"), checkpoint.opened(tmp_path):
+        pass
+    assert (tmp_path / name).exists()
+
+
+def damage_orbax(value):
+    def damage(step):
+        for path in (step / "state").iterdir():
+            if path.name.startswith(("_METADATA", "_sharding", "manifest.ocdbt")):
+                path.write_text(value)
+
+    damage.__name__ = f"orbax={value}"
+    return damage
+
+
 @pytest.mark.parametrize(
     "damage",
-    [damage_record, remove_record, remove_arrays, cut_short, flip_a_bit, swap_a_number],
+    [
+        damage_orbax("[1]"),
+        damage_orbax("3"),
+        damage_orbax('{"tree_metadata": 3}'),
+        damage_record,
+        remove_record,
+        remove_arrays,
+        cut_short,
+        flip_a_bit,
+        swap_a_number,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_a_damaged_state_is_refused_and_the_one_before_it_serves(matrix, interrupted, damage):
