@@ -65,7 +65,7 @@ def pairs(log: Log) -> Iterator[Row]:
         torch.backends.cuda.matmul.allow_tf32 = is_narrow
         solve = _torch_lanczos(torch, problem)
         name = f"torch Lanczos, {'TF32' if is_narrow else 'float32'}"
-        return Peer(name, [solve], lambda found: residual(*found), lambda found: KRYLOV_DIM)
+        return Peer(name, [solve], lambda found: residual(*found), lambda _: KRYLOV_DIM)
 
     def torch_lanczos() -> Peer:
         return in_torch(False)

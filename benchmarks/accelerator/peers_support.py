@@ -14,7 +14,7 @@ class Peer(NamedTuple):
     name: str
     settings: Sequence[Callable[[], Any]]  # each waits for what it returns
     residual: Callable[[Any], float]  # the worst, of what was returned, over the norm
-    matvecs: Callable[[Any], int | None] = lambda found: None
+    matvecs: Callable[[Any], int | None] = lambda _: None
     compile_s: float | None = None
 
 

@@ -1,4 +1,4 @@
-"""The operators that are timed: networks, a stencil, a graph. Their arrays are arguments, never constants of a program."""
+"""The operators that are timed: networks, a stencil, a graph. Their arrays are arguments of a program."""
 
 from collections.abc import Callable
 from typing import NamedTuple

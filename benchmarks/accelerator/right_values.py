@@ -1,4 +1,4 @@
-"""Cases of values: the symmetric solvers in each dtype, repeated eigenvalues, NaN, batches, and where a basis is kept."""
+"""Cases of values: the solvers in each dtype, repeated eigenvalues, NaN, batches, a basis in the memory of the host."""
 
 import functools
 
