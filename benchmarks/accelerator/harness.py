@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -56,10 +56,12 @@ class Log:
         timing.write(self.name, self._even(), self.args)
 
     def show(self) -> None:
-        """The table."""
-        if self.rows:
-            print(f"{self.stage}: {len(self.rows)} rows", flush=True)
-            print(timing.table(self._even()), flush=True)
+        """The table; of rows that are right or not, those that are not."""
+        rows = [row for row in self._even() if not row.get("ok")]
+        right = f", {len(self.rows) - len(rows)} of them right" if any("ok" in row for row in self.rows) else ""
+        print(f"{self.stage}: {len(self.rows)} rows{right}", flush=True)
+        if rows:
+            print(timing.table(rows), flush=True)
 
     def run(self, items: Sequence[Item]) -> None:
         """Every item in order; one without time is recorded as skipped, one that raises by its error."""
@@ -164,8 +166,3 @@ def rounds(programs: Mapping[str, Callable[[], Any]], repeats: int, deadline: De
 def peak_bytes() -> int | None:
     """The most that the device held since the process began, where it says."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
-def chained(rows: Iterator[Row], **more: Any) -> Iterator[Row]:
-    """The rows, each with these columns too."""
-    return ({**more, **row} for row in rows)

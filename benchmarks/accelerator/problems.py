@@ -1,5 +1,6 @@
 """The operators that are timed: networks, a stencil, a graph. Their arrays are arguments of a program."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,6 +105,7 @@ def graph(quick: bool) -> Problem:
     return Problem(f"graph, {matrix.shape[0]} nodes", of_graph(matrix.shape[0]), entries, indices, **_MEDIUM)
 
 
+@functools.cache
 def graph_laplacian(nodes: int) -> scipy.sparse.csr_matrix:
     """D - A in float32, of an Erdos-Renyi graph of mean degree ten."""
     ends = np.random.default_rng(0).integers(0, nodes, size=(2, 5 * nodes), dtype=np.int32)
