@@ -43,14 +43,7 @@ def pairs(log: Log) -> Iterator[Row]:
     if isinstance(product, Exception):
         raise product
     norm = float(jnp.max(jnp.abs(_raised(programs["eigenjax.eigsh, float32"]).call(*args).eigenvalues)))
-
-    def residual(values, rows) -> float:
-        worst = 0.0
-        with jax.enable_x64(True):
-            for value, row in zip(np.asarray(values, np.float64), np.asarray(rows, np.float64), strict=True):
-                row = row / np.linalg.norm(row)
-                worst = max(worst, float(np.linalg.norm(np.asarray(product(jnp.asarray(row))) - value * row)))
-        return worst / norm
+    residual = lambda values, rows: _residual(product, values, rows) / norm
 
     def ours(name: str) -> Peer:
         made = _raised(programs[name])
@@ -75,6 +68,16 @@ def pairs(log: Log) -> Iterator[Row]:
 
     mine = [_named(functools.partial(ours, name), name) for name in programs]
     yield from compare([*mine, torch_lanczos, torch_lanczos_tf32], TARGET, log)
+
+
+def _residual(product: Any, values: Any, rows: Any) -> float:
+    """The largest of (k,) values and (k, n) vectors, normalized first, by products in float64."""
+    worst = 0.0
+    with jax.enable_x64(True):
+        for value, row in zip(np.asarray(values, np.float64), np.asarray(rows, np.float64), strict=True):
+            unit = row / np.linalg.norm(row)
+            worst = max(worst, float(np.linalg.norm(np.asarray(product(jnp.asarray(unit))) - value * unit)))
+    return worst
 
 
 def _named(function: Any, name: str) -> Any:
