@@ -1,4 +1,4 @@
-"""Claim: on an accelerator the results are right, the solvers cost little beside their products, and peers no less.
+"""Claim: on an accelerator results are right; and what solvers cost there, beside their products and beside peers.
 
 Four stages, each of which writes its own result after every row, the most important rows first, so that a limit of
 time loses nothing: what does not fit into the minutes given is recorded as skipped, and what fails by its error.
