@@ -72,6 +72,20 @@ def mean_share(
     return jnp.sum(weights.astype(value.dtype) * value) / jnp.sum(all_weights).astype(value.dtype)
 
 
+def batch_examples(data: PyTree, batch_size: int | None) -> list[PyTree]:
+    """Examples of the microbatches that `sum_over_batches` will make, one of each shape.
+
+    >>> [batch.shape for batch in batch_examples(jnp.ones((5, 2)), 2)]
+    [(2, 2), (1, 2)]
+    """
+    if batch_size is None or batch_size >= num_examples(data):
+        return [data]
+    total = num_examples(data)
+    cut = lambda size: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, 0, size), data)
+    sizes = [batch_size, *([total % batch_size] if total % batch_size else [])]
+    return [jax.eval_shape(lambda size=size: cut(size)) for size in sizes]
+
+
 def working_zeros(vector: PyTree) -> PyTree:
     """Zeros to add to: shaped and sharded like a vector, in float32 at least.
 

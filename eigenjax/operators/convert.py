@@ -114,7 +114,7 @@ def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
     traced, constants = hoist(function, structure)
     check_vector(traced.result_structure, structure, name="the callable's result")
     leaves, treedef = jax.tree.flatten(structure)
-    return FunctionOperator(constants, traced, tuple(leaves), treedef)
+    return FunctionOperator(constants, traced.shared(), tuple(leaves), treedef)
 
 
 def floating(matrix: jax.Array) -> jax.Array:

@@ -19,11 +19,19 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.batching import check_batch_size, check_weights, num_examples, sum_over_batches, working_zeros
-from eigenjax.operators.gauss_newton import GaussNewtonOperator, check_pair, operator_of
-from eigenjax.operators.hessian import hashable
+from eigenjax.operators.batching import (
+    batch_examples,
+    check_batch_size,
+    check_weights,
+    num_examples,
+    sum_over_batches,
+    working_zeros,
+)
+from eigenjax.operators.captured import CapturedFunction
+from eigenjax.operators.gauss_newton import GaussNewtonOperator, capture_loss, capture_model, check_pair
 from eigenjax.operators.likelihood import Categorical, Gaussian, sampled_targets
 from eigenjax.operators.linearization import Linearization, linearized
+from eigenjax.operators.output_loss import CrossEntropy
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -40,7 +48,7 @@ class GradientCovarianceOperator(LinearOperator):
     constant: PyTree
     data: tuple[PyTree, PyTree]
     weights: jax.Array | None
-    model: Callable = dataclasses.field(metadata={"static": True})
+    model: CapturedFunction
     loss: Callable = dataclasses.field(metadata={"static": True})
     batch_size: int | None = dataclasses.field(metadata={"static": True})
     centered: bool = dataclasses.field(metadata={"static": True})
@@ -159,16 +167,17 @@ def fisher(
     loss = Categorical(ignore_label) if likelihood == "categorical" else Gaussian()
     loss.check_targets(data[1])
     varying, constant = partition(params, select)
-    model = hashable(model)
+    batches = batch_examples(data, batch_size)
+    model = capture_model(model, merge(varying, constant), batches)
     if kind == "exact":
         mean = loss.mean if weights is None else loss.losses
-        op = GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
-        return operator_of(op, model)
+        mean = mean if isinstance(mean, CrossEntropy) else capture_loss(mean, model, batches)
+        return GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
     scores = loss.losses
     if key is not None:
+        params = merge(varying, constant)
         data, scores = (data[0], sampled_targets(model, params, data, loss, key, batch_size)), loss.scores
-    op = GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
-    return operator_of(op, model)
+    return GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
 
 
 def _check_options(kind, likelihood, key, ignore_label, centered) -> None:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
+    batch_examples,
     check_batch_size,
     check_shape,
     check_weights,
@@ -26,9 +27,8 @@ from eigenjax.operators.batching import (
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.closure import closes_over_arrays
-from eigenjax.operators.convert import as_operator
-from eigenjax.operators.hessian import hashable, hessian_product
+from eigenjax.operators.captured import CapturedFunction, capture
+from eigenjax.operators.hessian import hessian_product
 from eigenjax.operators.linear_head import LinearHead
 from eigenjax.operators.linearization import linearized
 from eigenjax.operators.output_loss import CrossEntropy, check_labels, recognised
@@ -45,8 +45,8 @@ class GaussNewtonOperator(LinearOperator):
     constant: PyTree
     data: tuple[PyTree, PyTree]
     weights: jax.Array | None
-    model: Callable = dataclasses.field(metadata={"static": True})
-    loss: Callable | CrossEntropy = dataclasses.field(metadata={"static": True})
+    model: CapturedFunction
+    loss: CapturedFunction | CrossEntropy
     batch_size: int | None = dataclasses.field(metadata={"static": True})
 
     @property
@@ -120,8 +120,8 @@ def gauss_newton(
     - a loss that returns (b, T), one for each position, and as `weights` (N, T) ones and zeros.
 
     Args:
-        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. Arrays that it
-            closes over become leaves of the operator, at the price of a new trace for every operator built.
+        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. It is traced
+            here, and so is the loss: what they read from elsewhere (a global, an attribute) is read as it is now.
         loss: `loss(outputs, targets) -> scalar`, the mean over the batch's examples. With `softmax_cross_entropy` H_i
             is taken in closed form, which saves an array of logits (B, T, V) or two (642 for 1,052 MB, transformer of
             4 x 256 tokens and 50,257 classes); of a `LinearHead` a few rows exist at a time (398 MB).
@@ -164,9 +164,10 @@ def gauss_newton(
         shape = () if weights is None else weights.shape
         check_shape(jax.ShapeDtypeStruct(known.shape(data[1]), jnp.float32), shape, _call(weights))
     varying, constant = partition(params, select)
-    loss = hashable(loss) if known is None else known
-    op = GaussNewtonOperator(varying, constant, data, weights, hashable(model), loss, batch_size)
-    return operator_of(op, model, loss)
+    batches = batch_examples(data, batch_size)
+    model = capture_model(model, merge(varying, constant), batches)
+    loss = capture_loss(loss, model, batches) if known is None else known
+    return GaussNewtonOperator(varying, constant, data, weights, model, loss, batch_size)
 
 
 def check_pair(data: Any) -> tuple[PyTree, PyTree]:
@@ -179,9 +180,16 @@ def check_pair(data: Any) -> tuple[PyTree, PyTree]:
     return inputs, targets
 
 
-def operator_of(op: LinearOperator, *functions: Callable) -> LinearOperator:
-    """The operator; if the functions that it is made of close over arrays, with those as leaves of their own."""
-    return as_operator(op.mv, like=op.structure) if any(map(closes_over_arrays, functions)) else op
+def capture_model(model: Callable, params: PyTree, batches: list[tuple[PyTree, PyTree]]) -> CapturedFunction:
+    """The model as it is now, for microbatches of these shapes."""
+    return capture(model, [(params, inputs) for inputs, _ in batches], "model")
+
+
+def capture_loss(loss: Callable, model: CapturedFunction, batches: list[tuple[PyTree, PyTree]]) -> CapturedFunction:
+    """The loss of the model's outputs as it is now, of formed logits where the model returns a `LinearHead`."""
+    formed = lambda outputs: jax.eval_shape(LinearHead.logits, outputs) if isinstance(outputs, LinearHead) else outputs
+    outputs = map(formed, model.results)
+    return capture(loss, [(z, targets) for z, (_, targets) in zip(outputs, batches, strict=True)], "loss")
 
 
 def _call(weights: jax.Array | None) -> str:

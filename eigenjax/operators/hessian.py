@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.batching import (
+    batch_examples,
     check_batch_size,
     check_shape,
     check_weights,
@@ -24,8 +25,7 @@ from eigenjax.operators.batching import (
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.closure import closes_over_arrays
-from eigenjax.operators.convert import as_operator
+from eigenjax.operators.captured import CapturedFunction, capture
 from eigenjax.operators.linearization import first_evaluable
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
@@ -42,7 +42,7 @@ class HessianOperator(LinearOperator):
     constant: PyTree
     data: PyTree
     weights: jax.Array | None
-    loss: Callable = dataclasses.field(metadata={"static": True})
+    loss: CapturedFunction
     batch_size: int | None = dataclasses.field(metadata={"static": True})
     mode: str = dataclasses.field(metadata={"static": True})
 
@@ -90,8 +90,10 @@ def hessian(
 
     Args:
         loss: `loss(params) -> scalar`, or with data `loss(params, batch) -> scalar`, the mean over the batch's
-            examples. Arrays that it closes over become leaves of the operator, at the price of a new trace for
-            every operator built: what is large, or changes, is better passed as data.
+            examples. It is traced here, so that what it reads from elsewhere (a global, an attribute of the object
+            it is bound to) is read as it is now: arrays become leaves of the operator, and other Python numbers
+            make another program. Functions that are jitted within it, and all of it under your own jit, read what
+            JAX remembers.
         params: pytree of arrays. Integer leaves are constants.
         data: pytree of arrays with a common leading axis of N examples.
         batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
@@ -133,8 +135,10 @@ def hessian(
     if data is not None:
         check_weights(weights, num_examples(data))
     varying, constant = partition(params, select)
-    op = HessianOperator(varying, constant, data, weights, hashable(loss), batch_size, mode)
-    return as_operator(op.mv, like=op.structure) if closes_over_arrays(loss) else op
+    params = merge(varying, constant)
+    examples = [(params,)] if data is None else [(params, batch) for batch in batch_examples(data, batch_size)]
+    loss = capture(loss, examples, "loss")
+    return HessianOperator(varying, constant, data, weights, loss, batch_size, mode)
 
 
 def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
@@ -186,15 +190,3 @@ _PRODUCTS = {
     "linearize": _linearize,
     "reverse_over_reverse": _reverse_over_reverse,
 }
-
-
-def hashable(function: Callable) -> Callable:
-    """The function, for a static part of a pytree.
-
-    jit compares static parts: a callable object that cannot be compared is wrapped in one that is itself.
-    """
-    try:
-        hash(function)
-    except TypeError:
-        return functools.partial(function)
-    return function

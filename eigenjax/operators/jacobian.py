@@ -16,16 +16,16 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
+    batch_examples,
     check_batch_size,
     num_examples,
     over_slices,
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.closure import closes_over_arrays
-from eigenjax.operators.hessian import hashable
+from eigenjax.operators.captured import CapturedFunction, capture
 from eigenjax.operators.linearization import linearized
-from eigenjax.operators.rectangular import RectangularOperator, as_rectangular
+from eigenjax.operators.rectangular import RectangularOperator
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -40,7 +40,7 @@ class JacobianMap(RectangularOperator):
     varying: PyTree
     constant: PyTree
     inputs: PyTree
-    model: Model = dataclasses.field(metadata={"static": True})
+    model: CapturedFunction
     batch_size: int | None = dataclasses.field(metadata={"static": True})
 
     @property
@@ -51,7 +51,11 @@ class JacobianMap(RectangularOperator):
     @property
     def codomain(self) -> PyTree:
         """That of the model's outputs."""
-        return tree.structure_of(jax.eval_shape(self._outputs(self.inputs), self.varying))
+        first = self.model.results[0]
+        if self.batch_size is None:
+            return tree.structure_of(first)
+        count = num_examples(self.inputs, "inputs")
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding), first)
 
     def mv(self, vector: PyTree) -> PyTree:
         """J v, a microbatch at a time."""
@@ -136,9 +140,10 @@ def jacobian(
     if batch_size is not None:
         num_examples(inputs, "inputs")
     varying, constant = partition(params, select)
-    op = JacobianMap(varying, constant, inputs, hashable(model), batch_size)
-    _check_outputs(op)
-    return as_rectangular(op.mv, like=op.domain, adjoint=op.adjoint_mv) if closes_over_arrays(model) else op
+    params, batches = merge(varying, constant), batch_examples(inputs, batch_size)
+    traced = capture(model, [(params, batch) for batch in batches], "model")
+    _check_outputs(traced.results[0], None if batch_size is None else num_examples(batches[0]))
+    return JacobianMap(varying, constant, inputs, traced, batch_size)
 
 
 def neural_tangent_kernel(
@@ -177,13 +182,13 @@ def neural_tangent_kernel(
     return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select))
 
 
-def _check_outputs(op: JacobianMap) -> None:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(op.codomain)[0]:
+def _check_outputs(outputs: PyTree, count: int | None) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
         name = f"the model's output{jax.tree_util.keystr(path)}"
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"{name} has dtype {leaf.dtype}: the Jacobian is that of real outputs; leave others out")
-        count = None if op.batch_size is None else num_examples(op.inputs)
         if count is not None and leaf.shape[:1] != (count,):
             raise ValueError(
-                f"{name} has shape {leaf.shape}: with batch_size= it needs the leading axis of the {count} examples"
+                f"{name} has shape {leaf.shape}: with batch_size= it needs the leading axis of the {count} examples "
+                "of a microbatch"
             )

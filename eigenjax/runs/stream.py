@@ -24,7 +24,7 @@ from jax.core import Tracer
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.batching import check_batch_size, num_examples
-from eigenjax.operators.closure import closes_over_arrays
+from eigenjax.operators.captured import NamedFunction
 from eigenjax.operators.hessian import hessian
 from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, groups_alike
 from eigenjax.tree import PyTree
@@ -182,10 +182,9 @@ def stream(
     if not callable(loss):
         raise TypeError(f"loss: expected loss(params, batch) or curvature(params, batch), got {type(loss).__name__}")
     given = {"batch_size": batch_size, "select": select, "mode": None if mode == "auto" else mode}
-    # JAX remembers programs by function, and arrays that a function closes over may change: a name of its own then.
-    named = loss if _is_hashable(loss) and not closes_over_arrays(loss) else functools.partial(loss)
     params, first = jax.tree.map(jnp.asarray, params), _first_batch(batches)
-    result = jax.eval_shape(named, params, _described(first))
+    named = NamedFunction(loss, params, _described(first))
+    result = named.result
     weigh = num_examples if weight is None else weight
     if isinstance(result, LinearOperator):
         unused = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
@@ -248,11 +247,3 @@ def _described(batch: PyTree) -> PyTree:
 
 def _array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)
-
-
-def _is_hashable(function: Callable) -> bool:
-    try:
-        hash(function)
-    except TypeError:
-        return False
-    return True
