@@ -7,6 +7,7 @@ program; other Python numbers make another program; and where nothing changed it
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -93,7 +94,7 @@ def capture(function: Callable, examples: Iterable[tuple], name: str) -> Capture
         [2. 2.] [(2,)]
     """
     check_callable(function, name)
-    traced = [hoist(function, *arguments) for arguments in examples]
+    traced = [_traced(function, arguments, name) for arguments in examples]
     constants = tuple(constants for _, constants in traced)
     return CapturedFunction(constants, tuple(program.shared() for program, _ in traced), _Source(function))
 
@@ -129,7 +130,41 @@ class NamedFunction:
 def check_callable(function: Any, name: str) -> None:
     """Raises a TypeError that names the argument where it is no function."""
     if not callable(function):
-        raise TypeError(f"{name} is of type {type(function).__name__}: give a function, the arguments are in order?")
+        raise TypeError(f"{name} is of type {type(function).__name__}: give a function; are the arguments in order?")
+
+
+def _traced(function: Callable, arguments: tuple, name: str) -> tuple[TracedFunction, list[jax.Array]]:
+    _check_signature(function, arguments, name)
+    try:
+        traced, constants = hoist(function, *arguments)
+    except jax.errors.JAXTypeError as error:
+        # Conversions of traced values: to bool, int, float, NumPy.
+        raise TypeError(
+            f"{name} ({name_of(function)}) asks for the numbers in an array, which are not known while it is traced: "
+            "use jnp in place of np, jnp.where or jax.lax.cond in place of if, and x.astype in place of float(x). "
+            f"JAX says: {str(error).splitlines()[0]}"
+        ) from error
+    except TypeError as error:
+        if "not a valid JAX type" not in str(error):
+            raise
+        raise TypeError(f"{name} ({name_of(function)}) returns what is no array: {error}") from error
+    if not jax.tree.leaves(traced.result_structure):
+        raise TypeError(f"{name} ({name_of(function)}) returns no array, but {traced.result_structure!r}")
+    return traced, constants
+
+
+def _check_signature(function: Callable, arguments: tuple, name: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin: Python does not say
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} is called with {len(arguments)} arguments, and {name_of(function)}{signature} does not take them "
+            f"({error}); a loss is called as loss(params), with data= as loss(params, batch)"
+        ) from error
 
 
 def with_sources(tree: PyTree) -> PyTree:

@@ -16,15 +16,17 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
+    as_arrays,
     batch_examples,
-    check_batch_size,
+    checked_batch_size,
     num_examples,
     over_slices,
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.captured import CapturedFunction, capture
+from eigenjax.operators.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.linearization import linearized
+from eigenjax.operators.modules import parameters_of, without_aux
 from eigenjax.operators.rectangular import RectangularOperator
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
@@ -99,7 +101,13 @@ class GramOperator(LinearOperator):
 
 
 def jacobian(
-    model: Model, params: PyTree, inputs: PyTree, *, batch_size: int | None = None, select: Select | None = None
+    model: Model,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    batch_size: int | None = None,
+    select: Select | None = None,
+    has_aux: bool = False,
 ) -> RectangularOperator:
     """The Jacobian of a model's outputs in its parameters, as an operator for `svds`.
 
@@ -107,12 +115,15 @@ def jacobian(
 
     Args:
         model: `model(params, inputs) -> outputs`, a pytree of real arrays of any shapes.
-        params: pytree of arrays. Integer leaves are constants.
+        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
+            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
+            the module is left as it is.
         inputs: what the model takes; with batch_size a pytree of arrays with a common leading axis of N examples.
         batch_size: so many examples at a time, in the memory of one microbatch. The outputs must then have the
             leading axis N too, and those of an example depend on it alone (batch statistics would be those of a
             microbatch).
         select: the parameters that vary, as of `hessian`.
+        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
 
     Returns:
         A map with `mv` (J v, shaped like the outputs), `adjoint_mv` (J^T u, shaped like the parameters selected),
@@ -135,10 +146,12 @@ def jacobian(
         >>> print(eigenjax.svds(op, k=1).values.round(4))
         [2.6762]
     """
-    check_batch_size(batch_size)
-    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_callable(model, "model")
+    batch_size = checked_batch_size(batch_size)
+    inputs = as_arrays(inputs, "inputs")
     if batch_size is not None:
         num_examples(inputs, "inputs")
+    params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
     params, batches = merge(varying, constant), batch_examples(inputs, batch_size)
     traced = capture(model, [(params, batch) for batch in batches], "model")
@@ -147,7 +160,13 @@ def jacobian(
 
 
 def neural_tangent_kernel(
-    model: Model, params: PyTree, inputs: PyTree, *, batch_size: int | None = None, select: Select | None = None
+    model: Model,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    batch_size: int | None = None,
+    select: Select | None = None,
+    has_aux: bool = False,
 ) -> LinearOperator:
     """The empirical neural tangent kernel J J^T of a model, as an operator on its outputs, for `eigsh`.
 
@@ -161,6 +180,7 @@ def neural_tangent_kernel(
         inputs: as of `jacobian`.
         batch_size: as of `jacobian`.
         select: as of `jacobian`.
+        has_aux: as of `jacobian`.
 
     Returns:
         An operator on pytrees shaped like the outputs: N times the numbers of one output, in all.
@@ -179,7 +199,7 @@ def neural_tangent_kernel(
 
     Source: Jacot, Gabriel and Hongler (2018), Neural tangent kernel.
     """
-    return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select))
+    return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select, has_aux=has_aux))
 
 
 def _check_outputs(outputs: PyTree, count: int | None) -> None:
