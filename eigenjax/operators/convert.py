@@ -115,7 +115,7 @@ def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
     _check_real(traced.result_structure, structure)
     check_vector(traced.result_structure, structure, name="the callable's result")
     leaves, treedef = jax.tree.flatten(structure)
-    return FunctionOperator(constants, traced, tuple(leaves), treedef)
+    return FunctionOperator(constants, traced.shared(), tuple(leaves), treedef)
 
 
 def _check_real(result: PyTree, structure: PyTree) -> None:
