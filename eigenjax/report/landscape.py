@@ -131,6 +131,7 @@ def _moved(params: PyTree, directions: PyTree, point: jax.Array) -> PyTree:
     def move(direction, leaf):
         if direction is None:
             return leaf
-        return leaf + jnp.tensordot(point.astype(leaf.dtype), direction.astype(leaf.dtype), axes=1)
+        point_of_dtype, along = point.astype(leaf.dtype), direction.astype(leaf.dtype)
+        return leaf + jnp.tensordot(point_of_dtype, along, axes=1, precision=jax.lax.Precision.HIGHEST)
 
     return jax.tree.map(move, directions, params, is_leaf=lambda leaf: leaf is None)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arithmetic import matmul
 from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
 from eigenjax.solvers import bidiagonal_polynomials
 from eigenjax.solvers.bidiagonal_polynomials import BidiagonalPolynomials
@@ -177,12 +178,12 @@ def compress(
     Q = _mended(state, state.right, right_coefficients)
     left, left_rows = rotate(state.left, P)
     right, right_rows = rotate(state.right, Q)
-    couplings = state.couplings @ P
+    couplings, projected = matmul(state.couplings, P), matmul(jnp.conj(P).T, state.matrix, Q)
     dropped = jnp.where(fresh, jnp.abs(couplings), 0)
     defects = jnp.hypot(combined_defects(state, P), dropped)
     drawn = successor(successor(state.seed, _RESTARTING), state.num_restarts)
     values, uncoupled = state.polynomials, state._replace(last_length=jnp.zeros_like(state.last_length))
-    turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(jnp.matmul(x, c))
+    turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
     continued = values._replace(left=turned(left_rows, values.left, P), right=turned(right_rows, values.right, Q))
     draw = lambda d: random_direction(drawn, right, tree.structure_of(d))
     return state._replace(
@@ -191,7 +192,7 @@ def compress(
         left_filled=jnp.zeros_like(state.left_filled).at[left_rows].set(jnp.any(P != 0, axis=0)),
         right_filled=jnp.zeros_like(state.right_filled).at[right_rows].set(jnp.any(Q != 0, axis=0)),
         direction=apply_when(fresh, draw, state.direction),
-        matrix=jnp.zeros_like(state.matrix).at[left_rows[:, None], right_rows].set(jnp.conj(P).T @ state.matrix @ Q),
+        matrix=jnp.zeros_like(state.matrix).at[left_rows[:, None], right_rows].set(projected),
         couplings=jnp.zeros_like(state.couplings).at[left_rows].set(jnp.where(fresh, 0, couplings)),
         defects=jnp.zeros_like(state.defects).at[left_rows].set(defects),
         last_length=jnp.zeros_like(state.last_length),
@@ -217,8 +218,8 @@ def _mended(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) ->
     """C (3 I - C^H G C) / 2 with the Gram matrix G of the basis, now and then: the rows kept are orthonormal again."""
 
     def mend(coefficients):
-        gram = jnp.conj(coefficients).T @ tree.self_gram(basis).astype(coefficients.dtype) @ coefficients
-        return 1.5 * coefficients - 0.5 * coefficients @ gram
+        gram = matmul(jnp.conj(coefficients).T, tree.self_gram(basis).astype(coefficients.dtype), coefficients)
+        return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
     due = state.num_restarts % _RESTARTS_PER_MENDING == _RESTARTS_PER_MENDING - 1
     return apply_when(due, mend, coefficients)

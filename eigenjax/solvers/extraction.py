@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arithmetic import matmul
 from eigenjax.solvers import ritz
 from eigenjax.solvers.krylov import KrylovDecomposition
 
@@ -62,8 +63,8 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     shifted, couplings = _scaled(state, target)
     tall = jnp.concatenate([shifted, couplings])
     inverse = _inverse(jnp.linalg.qr(tall, mode="r"))
-    reciprocals, vectors = jnp.linalg.eigh(jnp.conj(inverse).T @ shifted @ inverse)
-    vectors = inverse @ vectors
+    reciprocals, vectors = jnp.linalg.eigh(matmul(jnp.conj(inverse).T, shifted, inverse))
+    vectors = matmul(inverse, vectors)
     weights = jnp.square(jnp.abs(vectors))
     elsewhere = jnp.sum(jnp.where(state.filled[:, None], 0, weights), axis=0) > _ELSEWHERE * jnp.sum(weights, axis=0)
     order = jnp.argsort(jnp.where(elsewhere, jnp.inf, -jnp.abs(reciprocals)), stable=True)
@@ -73,10 +74,10 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     matrix = jnp.where(state.filled[:, None] & state.filled[None, :], state.matrix, 0)
     k = min(k + EXTRA_NEAR, m)
     nearest = coefficients[:, :k]
-    values, rotation, _ = ritz.masked_eigh(jnp.conj(nearest).T @ matrix @ nearest, valid[:k])
+    values, rotation, _ = ritz.masked_eigh(matmul(jnp.conj(nearest).T, matrix, nearest), valid[:k])
     by_distance = jnp.argsort(jnp.where(valid[:k], jnp.abs(values - sigma), jnp.inf), stable=True)
-    coefficients = jnp.concatenate([nearest @ rotation[:, by_distance], coefficients[:, k:]], axis=1)
-    images = matrix @ coefficients
+    coefficients = jnp.concatenate([matmul(nearest, rotation[:, by_distance]), coefficients[:, k:]], axis=1)
+    images = matmul(matrix, coefficients)
     values = jnp.sum(jnp.conj(coefficients) * images, axis=0).real
     residuals = _residuals(state, coefficients, images - coefficients * values.astype(images.dtype)[None, :])
     return Extraction(jnp.where(valid, values, 0), coefficients, jnp.where(valid, residuals, jnp.inf))
@@ -102,10 +103,10 @@ def harmonic_directions(
     shifted, scaled = _scaled(state, target)
     translation = -jnp.linalg.solve(shifted, jnp.conj(scaled).T)
     translation = jnp.where(state.filled[:, None] & jnp.isfinite(translation), translation, 0)
-    translation = translation - coefficients @ (jnp.conj(coefficients).T @ translation)
+    translation = translation - matmul(coefficients, matmul(jnp.conj(coefficients).T, translation))
     identity = jnp.eye(state.block_size, dtype=translation.dtype)
-    factor = jnp.linalg.cholesky(identity + jnp.conj(translation).T @ translation)
-    couplings = jnp.conj(translation).T @ state.matrix @ coefficients + state.couplings @ coefficients
+    factor = jnp.linalg.cholesky(identity + matmul(jnp.conj(translation).T, translation))
+    couplings = matmul(jnp.conj(translation).T, state.matrix, coefficients) + matmul(state.couplings, coefficients)
     solve = lambda rhs: jax.scipy.linalg.solve_triangular(factor, rhs, lower=True)
     along = jnp.conj(solve(jnp.concatenate([jnp.conj(translation).T, identity], axis=1))).T
     m = state.matrix.shape[0]
@@ -115,7 +116,7 @@ def harmonic_directions(
 def _residuals(state: KrylovDecomposition, coefficients: jax.Array, *inside: jax.Array) -> jax.Array:
     # One norm of all, because each one takes a good part of the time that an extraction takes to compile.
     defects = jnp.abs(coefficients) * state.defects[:, None]
-    return jax.vmap(tree.norm, in_axes=1)((state.couplings @ coefficients, *inside, defects))
+    return jax.vmap(tree.norm, in_axes=1)((matmul(state.couplings, coefficients), *inside, defects))
 
 
 def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, jax.Array]:

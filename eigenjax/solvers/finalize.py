@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import storage, tree
+from eigenjax.arithmetic import matmul
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import missed_pairs, ritz
@@ -44,13 +45,15 @@ def finalize(
     there = jnp.isfinite(residuals)
 
     def predict(signs):
-        turned = coefficients @ (signs.astype(phases.dtype) * phases)
-        inside = storage.combine(state.krylov.matrix @ turned, state.krylov.basis)
-        return jax.tree.map(jnp.add, inside, tree.combine(state.krylov.couplings @ turned, state.krylov.directions))
+        turned = matmul(coefficients, signs.astype(phases.dtype) * phases)
+        inside = storage.combine(matmul(state.krylov.matrix, turned), state.krylov.basis)
+        return jax.tree.map(
+            jnp.add, inside, tree.combine(matmul(state.krylov.couplings, turned), state.krylov.directions)
+        )
 
     # Without the defects: the audit finds them, if they are still there.
-    inside = state.krylov.matrix @ coefficients - coefficients * values.astype(coefficients.dtype)[None, :]
-    claimed = jax.vmap(tree.norm, in_axes=1)((inside, state.krylov.couplings @ coefficients))
+    inside = matmul(state.krylov.matrix, coefficients) - coefficients * values.astype(coefficients.dtype)[None, :]
+    claimed = jax.vmap(tree.norm, in_axes=1)((inside, matmul(state.krylov.couplings, coefficients)))
 
     needed = ~state.vouched & jnp.any(there)
     believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)

@@ -72,7 +72,8 @@ def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Arra
     along = jnp.linspace(-1, 1, NUM_BOUNDARY, dtype=scale.dtype) * scale
     if which == "LM":
         angles = jnp.arange(NUM_BOUNDARY, dtype=scale.dtype) * (2 * jnp.pi / NUM_BOUNDARY)
-        return (jnp.abs(last) + distance) * jax.lax.complex(jnp.cos(angles), jnp.sin(angles))
+        radius = jnp.abs(last) + distance
+        return jax.lax.complex(radius * jnp.cos(angles), radius * jnp.sin(angles))
     if which == "LI":
         across = jnp.abs(last.imag) + distance if real else last.imag + distance
         # Those of a real operator come in pairs: one half tells of the other.

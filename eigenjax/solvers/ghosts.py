@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arithmetic import matmul
 from eigenjax.tree import PyTree
 
 # Two unit Ritz vectors with a larger inner product are one vector found twice.
@@ -31,7 +32,7 @@ def distinct_ritz_vectors(
     """
     products = tree.self_gram(basis)
     rotation = coefficients.astype(products.dtype)
-    overlaps = jnp.abs(rotation.T @ products @ rotation)
+    overlaps = jnp.abs(matmul(rotation.T, products, rotation))
     lengths = jnp.sqrt(jnp.diag(overlaps))
     safe = jnp.where(lengths > 0, lengths, 1)
     overlaps = overlaps / (safe[:, None] * safe[None, :])

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import storage, tree
+from eigenjax.arithmetic import matmul
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers import lanczos_polynomials
 from eigenjax.solvers.control import apply_when
@@ -80,6 +81,7 @@ def begin(
     dtype = tree.accumulation_dtype(first)
     zero = jnp.zeros((), tree.real_dtype(dtype))
     levels = zero[None] if levels is None else levels
+    levels_dtype = levels.dtype if jnp.iscomplexobj(levels) else dtype
     if b == 1:
         directions = jax.tree.map(lambda x: x[None], _unit(first, successor(seed, _BEGINNING)))
     else:
@@ -98,7 +100,9 @@ def begin(
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
-        polynomials=lanczos_polynomials.start(levels, krylov_dim, b, jnp.promote_types(levels.dtype, dtype)),
+        polynomials=lanczos_polynomials.start(
+            levels, krylov_dim, b, levels.dtype if jnp.iscomplexobj(levels) else dtype
+        ),
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
@@ -170,12 +174,12 @@ def compress(
     if not storage.is_narrow(state.basis):  # what is lost in writing is more
         coefficients = _mended(state, coefficients)
     basis, rows = rotate(state.basis, coefficients)
-    projected = jnp.conj(coefficients).T @ state.matrix @ coefficients
+    projected = matmul(jnp.conj(coefficients).T, state.matrix, coefficients)
     defects = jnp.hypot(combined_defects(state, coefficients), dropped)
     place = places(rows, state.filled.shape[0])
     # A row that holds none of the vectors finds zeros at the end.
     there, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
-    values = jnp.matmul(state.polynomials.rows, coefficients.astype(state.polynomials.rows.dtype))
+    values = matmul(state.polynomials.rows, coefficients.astype(state.polynomials.rows.dtype))
     return state._replace(
         basis=basis,
         filled=there,
@@ -199,8 +203,8 @@ def _mended(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
     """C (3 I - C^H G C) / 2 with G = V^H V, now and then: V C is then orthonormal again."""
 
     def mend(coefficients):
-        gram = jnp.conj(coefficients).T @ tree.self_gram(state.basis) @ coefficients
-        return 1.5 * coefficients - 0.5 * coefficients @ gram
+        gram = matmul(jnp.conj(coefficients).T, tree.self_gram(state.basis), coefficients)
+        return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
     due = state.num_restarts % _RESTARTS_PER_MENDING == _RESTARTS_PER_MENDING - 1
     return apply_when(due, mend, coefficients)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arithmetic import matmul
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import arnoldi, complexified, krylov, lanczos_polynomials, missed_pairs
@@ -21,7 +22,7 @@ from eigenjax.solvers.complexified import complex_matvec, is_real
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.general_ritz import NUM_BOUNDARY, GeneralRitz, boundary, no_pairs, ritz_pairs, wanted_keys
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import judge, stopping_tolerance
+from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.looks import LONGEST_WAIT, rows_to_wait
 from eigenjax.solvers.residuals import AUDIT_TOLERANCE, rounding_unit
@@ -108,35 +109,30 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
     found = ritz_pairs(part, goal.which, real=is_real(op.structure))
-    share = missed_pairs.VERIFIED_SHARE if goal.verify else 1.0
-    bound = stopping_tolerance(op, tol, part.operator_norm.dtype, share) * part.operator_norm
-    k = min(goal.k, m)
-    worst = jnp.max(found.residuals[:k])
+    bounds = missed_pairs.bounds_of(op, goal, tol, part.operator_norm)
     complete = part.num_filled >= op.size
-    exhausted = part.broken_down & ~complete
-    relative = stopping_tolerance(op, tol, part.operator_norm.dtype)
+    values, residuals = found.values[: goal.k], found.residuals[: goal.k]
     check = missed_pairs.check(
         state.search,
         goal,
-        found.values[: goal.k],
+        values,
+        residuals,
         lanczos_polynomials.amplitudes(part.polynomials),
         state.aims,
-        _aims(op, goal, found.values[: goal.k], worst, relative, part.operator_norm),
-        converged=worst <= bound,
-        bound=bound,
-        exhausted=exhausted,
+        _aims(op, goal, values, jnp.max(residuals), bounds),
+        bounds,
+        part.broken_down & ~complete,
     )
     polynomials = tree.where(check.begins_here, begin_search(part, check.aims.levels), part.polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, k) if m < op.size else False
-    distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
-    distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
-    wait = rows_to_wait(state.distance, distance, spent - state.last_look, most=max(LONGEST_WAIT, m // _WAITING_SHARE))
+    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, goal.k) if m < op.size else False
+    most = max(LONGEST_WAIT, m // _WAITING_SHARE)
+    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, most=most)
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
         found=found,
         next_look=jnp.maximum(wait, goal.k - part.num_filled),
-        distance=distance,
+        distance=check.remaining,
         last_look=spent,
         search=check.search,
         aims=check.aims,
@@ -156,17 +152,17 @@ def _undivided(found: GeneralRitz, count: int, most: int) -> jax.Array:
 
 
 def _aims(
-    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, relative: jax.Array, scale: jax.Array
+    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: missed_pairs.Bounds
 ) -> missed_pairs.Aims:
     """Of a search that begins when these values have been found: copies of them, and what is more wanted."""
-    distance, real = jnp.sqrt(relative) * scale, is_real(op.structure)
+    distance, real = missed_pairs.far_enough(bounds), is_real(op.structure)
     keys = wanted_keys(values, goal.which, real=real)
     certain = missed_pairs.amplitude_of_certainty(op.size)
-    copies = jnp.where(jnp.max(keys) - keys > relative * scale, certain, 0)
+    copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
     others = certain * missed_pairs.probability_missed(goal, worst, distance)
-    points = boundary(values, goal.which, distance, scale, real=real)
-    needed = jnp.concatenate([copies, jnp.full(points.shape, others)])
-    return missed_pairs.Aims(jnp.concatenate([values, points]), needed.astype(scale.dtype))
+    points = boundary(values, goal.which, distance, bounds.scale, real=real)
+    levels = jnp.concatenate([values, points.astype(values.dtype)])
+    return missed_pairs.Aims(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
 
 
 def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
@@ -209,9 +205,9 @@ def _audited(
     columns = jnp.concatenate([coefficients.real, coefficients.imag], axis=1) if real else coefficients
     count = columns.shape[1]
     signs = arbitrary_signs(part.seed, count, columns.dtype)
-    c = columns @ signs
-    predicted = tree.combine(part.matrix @ c, part.basis)
-    predicted = tree.add_scaled(predicted, part.couplings[0] @ c, tree.row(part.directions, 0))
+    c = matmul(columns, signs)
+    predicted = tree.combine(matmul(part.matrix, c), part.basis)
+    predicted = tree.add_scaled(predicted, matmul(part.couplings[0], c), tree.row(part.directions, 0))
     image = krylov.matvec(op, tree.combine(c, part.basis))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
     confirmed = discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm

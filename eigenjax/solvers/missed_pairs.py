@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import stopping_tolerance
+from eigenjax.solvers.residuals import rounding_unit
 
 # The probability that a search overlooks an eigenvector that is there: its random start has less than this over
 # sqrt(n) of it.
@@ -22,6 +24,8 @@ _OVERSIGHT = 1e-6
 # order is that of the eigenvalues only if they are better than its width: a solve with a search goes on to this share
 # of tol first.
 VERIFIED_SHARE = 0.1
+# A locked pair is as good as the arithmetic allows with a residual of this times the machine epsilon of a product.
+LOCKED_ROUNDING = 16.0
 # A search may find one copy, so that k of them may be needed; beyond these there is no end to it.
 _SEARCHES_PER_PAIR, _MORE_SEARCHES = 2, 4
 
@@ -130,8 +134,8 @@ def advance(
     goal: Goal,
     values: jax.Array,
     *,
+    same: jax.Array,
     converged: jax.Array,
-    bound: jax.Array,
     excluded: jax.Array,
     exhausted: jax.Array,
 ) -> Search:
@@ -141,12 +145,11 @@ def advance(
         search: before it.
         goal: with k and verify.
         values: (k,) found at the check.
+        same: () bool, they are those from before the running search.
         converged: () bool, these k pairs have.
-        bound: () on residuals.
         excluded: () bool, the polynomials exclude that anything more wanted is there.
         exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
     """
-    same = converged & (_num_matched(values, search.before, 2 * bound) == goal.k)
     # A search that has found something is followed by another in any case.
     ends = search.running & converged & (exhausted | excluded | ~same)
     nothing_new = ends & same
@@ -163,6 +166,32 @@ def advance(
     )
 
 
+class Bounds(NamedTuple):
+    """What is small enough."""
+
+    residual: jax.Array  # () of a pair, to converge
+    locked: jax.Array  # () of a locked pair, to stay converged: what was dropped of it is a part of it
+    eigenvalue: jax.Array  # () what an eigenvalue may be off by
+    scale: jax.Array  # () the largest |Ritz value| seen
+
+
+def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0) -> Bounds:
+    """Bounds for the tolerance of a solve.
+
+    Args:
+        op: the operator.
+        goal: with verify.
+        tol: relative to the scale, or None.
+        scale: () the largest |Ritz value| seen.
+        lost: what the storage of the basis loses, relative to the scale.
+    """
+    share = VERIFIED_SHARE if goal.verify else 1.0
+    residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
+    locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
+    absolute = lambda relative: jnp.maximum(relative, lost) * scale
+    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), scale)
+
+
 class Aims(NamedTuple):
     """Where a search looks for missed eigenvalues, and what ends it."""
 
@@ -175,7 +204,7 @@ class Check(NamedTuple):
 
     search: Search
     aims: Aims  # of the search that runs, or begins
-    growth_left: jax.Array  # () logarithm of the factor by which its polynomials have to grow
+    remaining: jax.Array  # () logarithm of the factor by which residuals have to fall or, in a search, polynomials grow
     begins_here: jax.Array  # () bool, a search begins at the random vector that is there already
 
 
@@ -183,12 +212,11 @@ def check(
     search: Search,
     goal: Goal,
     values: jax.Array,
+    residuals: jax.Array,
     amplitudes: jax.Array,
     aims: Aims,
     new_aims: Aims,
-    *,
-    converged: jax.Array,
-    bound: jax.Array,
+    bounds: Bounds,
     exhausted: jax.Array,
 ) -> Check:
     """Advance the search at a convergence check.
@@ -197,31 +225,35 @@ def check(
         search: before it.
         goal: with k and verify.
         values: (k,) found at the check.
+        residuals: (k,) of them.
         amplitudes: (L,) of the polynomials of the space.
         aims: of the running search.
         new_aims: of a search that begins now.
-        converged: () bool, these k pairs have.
-        bound: () at which a residual has converged.
+        bounds: on the residuals.
         exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
     """
+    known = _matched(values, search.before, 2 * bounds.locked)
+    allowed = jnp.where(known & search.running, bounds.locked, bounds.residual)
+    converged = jnp.all(residuals <= allowed)
     growth_left = jnp.max(jnp.log(jnp.maximum(aims.needed, 1) / jnp.maximum(amplitudes, 1)))
-    after = advance(
-        search, goal, values, converged=converged, bound=bound, excluded=growth_left <= 0, exhausted=exhausted
-    )
+    state = {"same": jnp.all(known), "converged": converged, "excluded": growth_left <= 0, "exhausted": exhausted}
+    after = advance(search, goal, values, **state)
     begins_here = exhausted & after.running
     begins = after.starts | begins_here
     chosen = Aims(*(jnp.where(begins, x, y) for x, y in zip(new_aims, aims, strict=True)))
-    return Check(after, chosen, growth_left, begins_here)
+    at_least = jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny)
+    remaining = jnp.max(jnp.log(at_least / jnp.where(allowed > 0, allowed, 1)))
+    remaining = jnp.where(search.running & converged, growth_left, remaining)
+    return Check(after, chosen, remaining, begins_here)
 
 
 def aims_of(
     goal: Goal,
     values: jax.Array,
     worst: jax.Array,
+    bounds: Bounds,
     *,
     size: int,
-    scale: jax.Array,
-    relative: jax.Array,
     sigma: jax.Array | float = 0.0,
 ) -> Aims:
     """The aims of a search that begins when these values have been found.
@@ -230,16 +262,21 @@ def aims_of(
         goal: with k, which, near and random_start.
         values: (k,) found.
         worst: () the largest of their residuals.
+        bounds: on residuals and eigenvalues.
         size: n.
-        scale: () the largest |Ritz value| seen.
-        relative: () what an eigenvalue may be off by, over the scale.
         sigma: () where goal.near.
     """
-    distance = jnp.sqrt(relative) * scale
-    number = jnp.asarray(sigma).astype(scale.dtype)
+    distance = far_enough(bounds)
+    number = jnp.asarray(sigma).astype(distance.dtype)
     missed_before = probability_missed(goal, worst, distance)
-    needed = needed_amplitudes(goal, values, size, slack=relative * scale, sigma=number, missed_before=missed_before)
+    needed = needed_amplitudes(goal, values, size, slack=bounds.eigenvalue, sigma=number, missed_before=missed_before)
     return Aims(levels(goal, values, distance, number), needed)
+
+
+def far_enough(bounds: Bounds) -> jax.Array:
+    """() sqrt(tol) ||A||, the distance at which what is no copy is looked for."""
+    scale = jnp.where(bounds.scale > 0, bounds.scale, 1)
+    return jnp.sqrt(bounds.eigenvalue / scale) * bounds.scale
 
 
 def probability_missed(goal: Goal, worst: jax.Array, distance: jax.Array) -> jax.Array:
@@ -264,12 +301,12 @@ def has_given_up(search: Search, k: int) -> jax.Array:
 
 def num_recovered(search: Search, values: jax.Array, tolerance: jax.Array) -> jax.Array:
     """() int32, how many of the values were not there when all had converged for the first time."""
-    matched = _num_matched(values, search.at_first, tolerance)
-    return jnp.where(jnp.isinf(search.at_first[0]), 0, values.shape[0] - matched)
+    new = jnp.sum(~_matched(values, search.at_first, tolerance), dtype=jnp.int32)
+    return jnp.where(jnp.isinf(search.at_first[0]), 0, new)
 
 
-def _num_matched(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
-    """How many of the values are among the others, each of which counts once."""
+def _matched(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
+    """(k,) bool, which of the values are among the others, each of which counts once."""
     equal = jnp.abs(values[:, None] - others[None, :]) <= tolerance
     earlier = jnp.sum(jnp.tril(jnp.abs(values[:, None] - values[None, :]) <= tolerance, -1), axis=1)
-    return jnp.sum(jnp.sum(equal, axis=1) > earlier, dtype=jnp.int32)
+    return jnp.sum(equal, axis=1) > earlier

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arithmetic import matmul
 from eigenjax.solvers import bidiagonal
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.extraction import Extraction
@@ -48,7 +49,7 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps
-    dropped = state.defects @ jnp.abs(coefficients) > _DROPPED * eps * state.operator_norm
+    dropped = matmul(state.defects, jnp.abs(coefficients)) > _DROPPED * eps * state.operator_norm
     coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~dropped, coefficients, 0)
     couplings = jnp.matmul(state.couplings, coefficients, precision=jax.lax.Precision.HIGHEST)
     return Remainder(state.basis, coefficients, found.values[k:], state.directions, couplings)

@@ -23,7 +23,6 @@ from eigenjax.solvers import krylov, lanczos_polynomials, missed_pairs, ritz
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import Extraction, harmonic_pairs, ritz_pairs, stand_off
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.looks import rows_to_wait
 from eigenjax.solvers.thick_restart import begin_search, kept_coefficients, restart, translate
@@ -135,7 +134,7 @@ def _settle(
     b, m = state.krylov.couplings.shape
     state = look(op, state, goal, tol=tol, sigma=sigma)
     if known is not None:
-        bound = _residual_bound(op, goal, tol) * state.scale
+        bound = _bounds(op, goal, tol, state.scale).residual
         length = tree.norm(state.krylov.couplings)
         outside = distance_from(known.rows, tree.row(state.krylov.directions, 0), length)
         is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & known.independent
@@ -164,31 +163,27 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     b, m = state.krylov.couplings.shape
     num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
-    bound = _residual_bound(op, goal, tol) * scale
-    k = min(goal.k, m)
+    bounds = _bounds(op, goal, tol, scale)
     complete = num_filled >= op.size
     exhausted = state.krylov.broken_down & ~complete
-    values, worst = found.values[: goal.k], jnp.max(found.residuals[:k])
-    relative = stopping_tolerance(op, tol, scale.dtype)
+    values, residuals = found.values[: goal.k], found.residuals[: goal.k]
     check = missed_pairs.check(
         state.search,
         goal,
         values,
+        residuals,
         lanczos_polynomials.amplitudes(state.krylov.polynomials),
         state.aims,
-        missed_pairs.aims_of(goal, values, worst, size=op.size, scale=scale, relative=relative, sigma=sigma),
-        converged=worst <= bound,
-        bound=bound,
-        exhausted=exhausted,
+        missed_pairs.aims_of(goal, values, jnp.max(residuals), bounds, size=op.size, sigma=sigma),
+        bounds,
+        exhausted,
     )
     polynomials = state.krylov.polynomials
     polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.aims.levels), polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, k) if m < op.size else False
+    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, goal.k) if m < op.size else False
     out_of_budget = spent + b > goal.max_matvecs
-    distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
-    distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
-    wait = rows_to_wait(state.distance, distance, spent - state.last_look, least=b)
+    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, least=b)
     return state._replace(
         krylov=state.krylov._replace(polynomials=polynomials),
         found=found,
@@ -196,18 +191,15 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
         target=target,
         aims=check.aims,
         next_look=jnp.maximum(wait, goal.k - num_filled),
-        distance=distance,
+        distance=check.remaining,
         last_look=spent,
         search=check.search,
         done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
     )
 
 
-def _residual_bound(op: LinearOperator, goal: Goal, tol: Any) -> jax.Array:
-    """() the residual, relative to the scale, at which a pair has converged."""
-    share = missed_pairs.VERIFIED_SHARE if goal.verify else 1.0
-    dtype = tree.real_dtype(tree.accumulation_dtype(op.structure))
-    return jnp.maximum(stopping_tolerance(op, tol, dtype, share), _LOST * goal.kept.unit)
+def _bounds(op: LinearOperator, goal: Goal, tol: Any, scale: jax.Array) -> missed_pairs.Bounds:
+    return missed_pairs.bounds_of(op, goal, tol, scale, _LOST * goal.kept.unit)
 
 
 def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction, jax.Array]:
@@ -245,15 +237,14 @@ def _try_known(
         state.search,
         goal,
         values[: goal.k],
+        same=jnp.zeros((), bool),
         converged=success,
-        bound=bound,
         excluded=jnp.zeros((), bool),
         exhausted=jnp.zeros((), bool),
     )
     found = Extraction(values, jnp.eye(m, dtype=dtype), residuals)
-    units = {"size": op.size, "scale": scale, "relative": stopping_tolerance(op, tol, scale.dtype)}
-    worst = jnp.max(pairs.residuals[order])
-    aims = missed_pairs.aims_of(goal, values[: goal.k], worst, sigma=sigma, **units)
+    worst, bounds = jnp.max(pairs.residuals[order]), _bounds(op, goal, tol, scale)
+    aims = missed_pairs.aims_of(goal, values[: goal.k], worst, bounds, size=op.size, sigma=sigma)
     ended = state._replace(
         krylov=part,
         found=found,

@@ -21,13 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arithmetic import matmul
 from eigenjax.operators.rectangular import Dilation, RectangularOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, ritz
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import judge, stopping_tolerance
+from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.looks import rows_to_wait
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.retention import most_kept, num_kept
@@ -110,38 +111,32 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
     scale = jnp.maximum(state.scale, found.values[0])
-    share = missed_pairs.VERIFIED_SHARE if goal.verify else 1.0
-    bound = stopping_tolerance(Dilation(op), tol, scale.dtype, share) * scale
-    worst = jnp.max(found.residuals[: goal.k])
+    bounds = missed_pairs.bounds_of(Dilation(op), goal, tol, scale)
     complete = space.num_filled >= n
-    exhausted = space.broken_down & ~complete
-    relative = stopping_tolerance(Dilation(op), tol, scale.dtype)
-    values = found.values[: goal.k]
+    values, residuals = found.values[: goal.k], found.residuals[: goal.k]
     check = missed_pairs.check(
         state.search,
         goal,
         values,
+        residuals,
         bidiagonal_polynomials.amplitudes(space.polynomials),
         state.aims,
-        missed_pairs.aims_of(goal, values, worst, size=n, scale=scale, relative=relative),
-        converged=worst <= bound,
-        bound=bound,
-        exhausted=exhausted,
+        missed_pairs.aims_of(goal, values, jnp.max(residuals), bounds, size=n),
+        bounds,
+        space.broken_down & ~complete,
     )
     search = check.search
     polynomials = tree.where(check.begins_here, bidiagonal.begin_search(space, check.aims.levels), space.polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
     finished = search.satisfied | missed_pairs.has_given_up(search, goal.k) if m < n else False
-    distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
-    distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
-    wait = rows_to_wait(state.distance, distance, (space.num_matvecs - state.last_look) // 2)
+    wait = rows_to_wait(state.distance, check.remaining, (space.num_matvecs - state.last_look) // 2)
     return state._replace(
         space=space._replace(polynomials=polynomials),
         found=found,
         scale=scale,
         aims=check.aims,
         next_look=jnp.maximum(wait, goal.k - space.num_filled),
-        distance=distance,
+        distance=check.remaining,
         last_look=space.num_matvecs,
         search=search,
         done=finished | complete | (space.num_matvecs + 2 > goal.max_matvecs) | ~jnp.isfinite(space.operator_norm),
@@ -167,7 +162,7 @@ def extract(space: Bidiagonalization) -> Triplets:
     num_filled = space.num_filled
     P, values, Q = (jnp.roll(x, num_filled - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
     valid = jnp.arange(m, dtype=jnp.int32) < num_filled
-    residuals = jnp.hypot(jnp.abs(space.couplings @ P), bidiagonal.combined_defects(space, P))
+    residuals = jnp.hypot(jnp.abs(matmul(space.couplings, P)), bidiagonal.combined_defects(space, P))
     return Triplets(jnp.ldexp(jnp.where(valid, values, 0), exponent), P, Q, jnp.where(valid, residuals, jnp.inf))
 
 
@@ -191,7 +186,7 @@ def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any
     )
     there = jnp.isfinite(residuals)
     # Without the defects: the audit finds them, if they are still there.
-    couplings = (space.couplings @ P) * phases.astype(P.dtype)
+    couplings = (matmul(space.couplings, P)) * phases.astype(P.dtype)
 
     def predict(signs):
         """A and A^H of sum_i signs_i (u_i, v_i), as the decomposition has it."""

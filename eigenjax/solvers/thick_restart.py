@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import storage, tree
+from eigenjax.arithmetic import matmul
 from eigenjax.solvers import lanczos_polynomials
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import EXTRA_NEAR, Extraction, harmonic_directions
@@ -43,12 +44,13 @@ def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.A
         jnp.add, storage.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
     )
     polynomials = state.polynomials
-    matmul = lambda a, b: jnp.matmul(a, b.astype(a.dtype))
-    values = matmul(polynomials.rows, along_basis) + matmul(polynomials.directions, along_directions)
+    of_dtype = lambda x: x.astype(polynomials.rows.dtype)
+    values = matmul(polynomials.rows, of_dtype(along_basis))
+    values += matmul(polynomials.directions, of_dtype(along_directions))
     # For `restart`, which will multiply by C; the columns of C are orthonormal.
     return state._replace(
         directions=directions,
-        couplings=couplings @ jnp.conj(coefficients).T,
+        couplings=matmul(couplings, jnp.conj(coefficients).T),
         polynomials=polynomials._replace(directions=values),
     )
 
@@ -75,7 +77,7 @@ def restart(
     lost = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
     # The residuals hold the defects of before already, and `compress` adds those by itself.
     dropped = jnp.where(fresh, _without(lost, combined_defects(state, coefficients)), 0)
-    new = compress(state, coefficients, jnp.where(fresh, 0, state.couplings @ coefficients), dropped)
+    new = compress(state, coefficients, jnp.where(fresh, 0, matmul(state.couplings, coefficients)), dropped)
     if translated:
         directions = _orthonormal(new, state.directions, fresh)
     else:
