@@ -100,9 +100,7 @@ def begin(
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
-        polynomials=lanczos_polynomials.start(
-            levels, krylov_dim, b, levels.dtype if jnp.iscomplexobj(levels) else dtype
-        ),
+        polynomials=lanczos_polynomials.start(levels, krylov_dim, b, levels_dtype),
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
