@@ -115,8 +115,8 @@ def harmonic_directions(
 
 def _residuals(state: KrylovDecomposition, coefficients: jax.Array, *inside: jax.Array) -> jax.Array:
     # One norm of all, because each one takes a good part of the time that an extraction takes to compile.
-    defects = jnp.abs(coefficients) * state.defects[:, None]
-    return jax.vmap(tree.norm, in_axes=1)((matmul(state.couplings, coefficients), *inside, defects))
+    defects = (jnp.abs(coefficients) * state.defects[:, None], matmul(state.dropped_couplings, coefficients)[None])
+    return jax.vmap(tree.norm, in_axes=1)((matmul(state.couplings, coefficients), *inside, *defects))
 
 
 def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, jax.Array]:

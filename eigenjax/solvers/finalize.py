@@ -13,6 +13,8 @@ from eigenjax.solvers import missed_pairs, ritz
 from eigenjax.solvers.error_bounds import with_error_bounds
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge
+from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.solvers.orthogonalize import orthogonalize
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.restarted import RestartedState
 from eigenjax.solvers.signs import fix_signs
@@ -44,16 +46,21 @@ def finalize(
     vectors, phases = fix_signs(vectors, references=references)
     there = jnp.isfinite(residuals)
 
+    # A V C = V H C + D^T B C + w s^H C, where D and what is left of w outside of V and D are orthogonal.
+    part = state.krylov
+    images = matmul(part.matrix, coefficients)
+    beside = matmul(part.dropped_couplings, coefficients)
+    along, outside, length = _left_out(part, coefficients)
+
     def predict(signs):
-        turned = matmul(coefficients, signs.astype(phases.dtype) * phases)
-        inside = storage.combine(matmul(state.krylov.matrix, turned), state.krylov.basis)
-        return jax.tree.map(
-            jnp.add, inside, tree.combine(matmul(state.krylov.couplings, turned), state.krylov.directions)
-        )
+        turned = signs.astype(phases.dtype) * phases
+        image = storage.combine(matmul(images, turned), part.basis)
+        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.directions))
+        return tree.add_scaled(image, matmul(beside, turned), outside)
 
     # Without the defects: the audit finds them, if they are still there.
-    inside = matmul(state.krylov.matrix, coefficients) - coefficients * values.astype(coefficients.dtype)[None, :]
-    claimed = jax.vmap(tree.norm, in_axes=1)((inside, matmul(state.krylov.couplings, coefficients)))
+    inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
+    claimed = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
 
     needed = ~state.vouched & jnp.any(there)
     believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
@@ -65,6 +72,15 @@ def finalize(
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
     return _judged(op, result, state, goal, tol, state.scale, discrepancy)
+
+
+def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
+    """The (b, k) components of A V C along D, what w has outside of V and D, and its length."""
+    along = matmul(part.couplings, coefficients)
+    rest = orthogonalize(part.basis, part.dropped, part.directions)
+    on_directions = rest.coefficients[part.filled.shape[0] :]
+    along = along + on_directions[:, None] * matmul(part.dropped_couplings, coefficients)[None, :]
+    return along, rest.vector, rest.norm
 
 
 def _judged(

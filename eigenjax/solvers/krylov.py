@@ -6,7 +6,8 @@ V holds up to m vectors in rows of a fixed buffer, D the b vectors to be multipl
 `expand` moves D into V by one product with each of its vectors (Lanczos 1950; in blocks Golub and Underwood 1977);
 `compress` keeps some combinations of V (thick restart, Wu and Simon 2000; Krylov-Schur, Stewart 2001). H is taken
 from the orthogonalisation as a full matrix, so that nothing depends on how V came about. E is zero but for what
-was dropped on purpose, of which `defects` keeps account.
+was dropped on purpose: (I - V V^H) w s^H with the direction w dropped last, and what was dropped before it, of which
+`defects` keeps account.
 """
 
 from typing import NamedTuple
@@ -41,7 +42,9 @@ class KrylovDecomposition(NamedTuple):
     directions: PyTree  # (b, ...) D
     matrix: jax.Array  # (m, m) H
     couplings: jax.Array  # (b, m) B
-    defects: jax.Array  # (m,) the norms of the columns of E, about
+    defects: jax.Array  # (m,) the norms of the columns of E, about, but for its part along w
+    dropped: PyTree  # w, where b = 1
+    dropped_couplings: jax.Array  # (m,) s
     last_row: jax.Array  # () int32, the row of V that D couples with, where it is only one ...
     last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
     operator_norm: jax.Array  # () the largest ||A v|| so far: ||A|| from below; NaN once a product is not finite
@@ -96,6 +99,8 @@ def begin(
         matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
         couplings=jnp.zeros((b, krylov_dim), dtype),
         defects=jnp.zeros(krylov_dim, zero.dtype),
+        dropped=jax.tree.map(jnp.zeros_like, first),
+        dropped_couplings=jnp.zeros(krylov_dim, dtype),
         last_row=jnp.zeros((), jnp.int32),
         last_length=zero,
         operator_norm=zero,
@@ -141,6 +146,8 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
         matrix=state.matrix.at[:, rows].set(columns.T).at[rows, :].set(jnp.conj(columns)),
         couplings=jnp.zeros_like(state.couplings).at[:, rows].set(grown.triangle),
         defects=state.defects,
+        dropped=state.dropped,
+        dropped_couplings=state.dropped_couplings,
         last_row=rows[0],
         last_length=grown.triangle[0, 0].real if b == 1 else state.last_length,
         operator_norm=grown.operator_norm,
@@ -167,7 +174,7 @@ def compress(
         state: of m rows.
         coefficients: (m, p) C; the columns are orthonormal, or zero where fewer are kept.
         couplings: (b, p) of D, or of what will take its place, with V C.
-        dropped: (p,) the norms of what is left out of A V C on purpose.
+        dropped: (p,) the norms of what is left out of A V C on purpose, but for what is along `state.dropped`.
     """
     if not storage.is_narrow(state.basis):  # what is lost in writing is more
         coefficients = _mended(state, coefficients)
@@ -177,6 +184,7 @@ def compress(
     place = places(rows, state.filled.shape[0])
     # A row that holds none of the vectors finds zeros at the end.
     there, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
+    along_dropped = matmul(state.dropped_couplings, coefficients)
     values = matmul(state.polynomials.rows, coefficients.astype(state.polynomials.rows.dtype))
     return state._replace(
         basis=basis,
@@ -185,6 +193,7 @@ def compress(
         couplings=jnp.pad(couplings, ((0, 0), (0, 1)))[:, place],
         polynomials=state.polynomials._replace(rows=jnp.pad(values, ((0, 0), (0, 0), (0, 1)))[:, :, place]),
         defects=defects,
+        dropped_couplings=jnp.pad(along_dropped, (0, 1))[place],
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
         num_restarts=state.num_restarts + 1,
@@ -193,7 +202,7 @@ def compress(
 
 
 def combined_defects(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
-    """(p,) estimates of ||E c_i||: squares add up, as those of errors without relation do (a sum would explode)."""
+    """(p,) estimates of ||E c_i|| but for the part along w: squares add up, as those of unrelated errors do."""
     return jax.vmap(tree.norm, in_axes=1)(jnp.abs(coefficients) * state.defects[:, None])
 
 

@@ -49,7 +49,8 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps
-    dropped = matmul(state.defects, jnp.abs(coefficients)) > _DROPPED * eps * state.operator_norm
+    dropped = matmul(state.defects, jnp.abs(coefficients)) + jnp.abs(matmul(state.dropped_couplings, coefficients))
+    dropped = dropped > _DROPPED * eps * state.operator_norm
     coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~dropped, coefficients, 0)
     couplings = jnp.matmul(state.couplings, coefficients, precision=jax.lax.Precision.HIGHEST)
     return Remainder(state.basis, coefficients, found.values[k:], state.directions, couplings)

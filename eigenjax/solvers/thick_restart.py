@@ -74,10 +74,20 @@ def restart(
         levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
         translated: whether the direction comes from `translate`, and is orthonormal but for rounding; static.
     """
-    lost = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
-    # The residuals hold the defects of before already, and `compress` adds those by itself.
-    dropped = jnp.where(fresh, _without(lost, combined_defects(state, coefficients)), 0)
-    new = compress(state, coefficients, jnp.where(fresh, 0, matmul(state.couplings, coefficients)), dropped)
+    couplings = matmul(state.couplings, coefficients)
+    if state.block_size == 1 and not translated:
+        # All residuals are along the one direction, which is kept beside the basis. What was kept there before is known
+        # by its norm from now on.
+        lost = jnp.abs(matmul(state.dropped_couplings, coefficients))
+        state = state._replace(
+            dropped=tree.where(fresh, tree.row(state.directions, 0), state.dropped),
+            dropped_couplings=jnp.where(fresh, state.couplings[0], state.dropped_couplings),
+        )
+    else:
+        # The residuals hold the defects of before already, and `compress` adds those by itself.
+        residuals = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
+        lost = _without(residuals, combined_defects(state, coefficients))
+    new = compress(state, coefficients, jnp.where(fresh, 0, couplings), jnp.where(fresh, lost, 0))
     if translated:
         directions = _orthonormal(new, state.directions, fresh)
     else:
