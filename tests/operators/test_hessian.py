@@ -18,7 +18,7 @@ MODES = ("auto", "forward_over_reverse", "linearize", "reverse_over_reverse")
 
 def mlp_loss(params, batch):
     inputs, labels = batch
-    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"])
+    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :])
     logits = hidden @ params["w1"]
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
 

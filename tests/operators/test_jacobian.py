@@ -15,7 +15,7 @@ N = 7
 
 def model(params, inputs):
     """Outputs of rank two and three, in a dict."""
-    hidden = jnp.tanh(inputs @ params["w"] + params["b"])
+    hidden = jnp.tanh(inputs @ params["w"] + params["b"][None, :])
     return {"flat": hidden @ params["head"], "pairs": hidden[:, None, :2] * inputs[:, :2, None]}
 
 

@@ -31,7 +31,7 @@ import eigenjax.report.problem
 
 def loss(params, batch):
     inputs, targets = batch
-    hidden = jnp.tanh(inputs @ params["first"] + params["bias"])
+    hidden = jnp.tanh(inputs @ params["first"] + params["bias"][None, :])
     return jnp.mean((hidden @ params["second"] - targets) ** 2)
 
 def small():
