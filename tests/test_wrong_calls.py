@@ -20,18 +20,8 @@ ESTIMATORS = ("trace", "diagonal", "logdet", "frobenius_norm", "spectral_density
 DENSE = ("eigh", "eig", "svd")
 # Words that say what to do instead.
 REMEDIES = (
-    "give",
-    "choose",
-    "pass",
-    "write",
-    "calls it",
-    "leave",
-    "use ",
-    "did you mean",
-    "takes",
-    "call ",
-    "need",
-    "expected an",
+    *("give", "choose", "pass", "write", "calls it", "leave", "use ", "did you mean", "takes", "call ", "need"),
+    "expected a",
 )
 # Words of an error that comes from the inside of JAX, NumPy or Python.
 INTERNAL = (
