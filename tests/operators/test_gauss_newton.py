@@ -72,8 +72,8 @@ def reference():
 
 def reference_model(params, inputs):
     for kernel, bias in params[:-1]:
-        inputs = jnp.tanh(inputs @ kernel + bias)
-    return inputs @ params[-1][0] + params[-1][1]
+        inputs = jnp.tanh(inputs @ kernel + bias[None, :])
+    return inputs @ params[-1][0] + params[-1][1][None, :]
 
 
 @pytest.mark.parametrize(

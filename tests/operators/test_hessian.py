@@ -234,8 +234,8 @@ def test_bad_losses_and_data_are_refused(problem):
 def reference_loss(params, batch):
     hidden = batch[0]
     for kernel, bias in params[:-1]:
-        hidden = jnp.tanh(hidden @ kernel + bias)
-    log_probabilities = jax.nn.log_softmax(hidden @ params[-1][0] + params[-1][1])
+        hidden = jnp.tanh(hidden @ kernel + bias[None, :])
+    log_probabilities = jax.nn.log_softmax(hidden @ params[-1][0] + params[-1][1][None, :])
     return -jnp.mean(jnp.take_along_axis(log_probabilities, batch[1][:, None], axis=1))
 
 

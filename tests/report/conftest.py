@@ -61,7 +61,7 @@ def digits_of_two_layers():
 
     def model(params, inputs):
         first, second = params.values()
-        return jnp.tanh(inputs @ first["w"] + first["b"]) @ second["w"]
+        return jnp.tanh(inputs @ first["w"] + first["b"][None, :]) @ second["w"]
 
     def loss_of_output(logits, labels):
         log_shares = logits - jax.scipy.special.logsumexp(logits, axis=1, keepdims=True)
