@@ -37,7 +37,7 @@ _TRANSLATED: dict[str, tuple[tuple[str, ...], str]] = {
         ("random_state", "rng", "seed", "prng", "prng_key", "rng_key", "random_seed"),
         (("key",), "leave it out: nothing is random here"),
     ),
-    **dict.fromkeys(("M", "B"), (("b",), "no mass matrix is taken: of small matrices eigh(a, b) has one")),
+    **dict.fromkeys(("M", "B"), (("b",), "leave it out: no mass matrix is taken; of small matrices call eigh(a, b)")),
     "Minv": ((), "leave it out: only matvecs with the operators given are used"),
     "OPinv": (("inverse",), "leave it out: sigma needs matvecs only, no inverse"),
     "mode": ((), "leave it out: sigma=... gives the eigenvalues nearest to it"),

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from eigenjax import printing
+
 
 class Status(enum.IntEnum):
     """How a solve ended. Every code has an `advice`: what happened and what to do.
@@ -30,6 +32,15 @@ class Status(enum.IntEnum):
     def advice(self) -> str:
         """One sentence for a person: what happened, and the remedy."""
         return _ADVICE[self]
+
+    @staticmethod
+    def named(code: int) -> str:
+        """The name of a code, or the number where it has none.
+
+        >>> Status.named(2)
+        'STAGNATED'
+        """
+        return Status(code).name if code in set(Status) else str(code)
 
 
 _ADVICE = {
@@ -93,6 +104,9 @@ class EigenResult(NamedTuple):
     else the residual r. No bounds: an eigenvalue nearer than the nearest Ritz value makes them too small. `eigsh`
     only."""
 
+    __repr__ = printing.short_repr
+    __str__ = printing.table_by("eigenvalues", Status.named)
+
 
 class SingularResult(NamedTuple):
     """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, and what is known of each."""
@@ -111,6 +125,9 @@ class SingularResult(NamedTuple):
     """() int32, a `Status`."""
     num_matvecs: jax.Array
     """() int32, all products with A and with A^H together, those that audit the residuals included."""
+
+    __repr__ = printing.short_repr
+    __str__ = printing.table_by("values", Status.named)
 
 
 _Result = TypeVar("_Result", EigenResult, SingularResult)

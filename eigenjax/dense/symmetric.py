@@ -93,7 +93,7 @@ def _pencil(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     if a.dtype != b.dtype:
         raise TypeError(f"a has dtype {a.dtype} and b {b.dtype}: give both in the wider one, with .astype")
     if a.shape[-1] != b.shape[-1]:
-        raise ValueError(f"a has shape {a.shape} and b {b.shape}: the matrices of a pencil have one size")
+        raise ValueError(f"a has shape {a.shape} and b {b.shape}: give two of one size")
     a, b = jnp.broadcast_arrays(a, b)
     return a, b
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import printing, tree
 from eigenjax.arguments import explained
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
@@ -77,6 +77,9 @@ class LeftEigenvectors(NamedTuple):
     not known well enough to say, which of a pair with a small residual means that it is large."""
     residuals: jax.Array
     """(k,) ||A^H u - conj(lambda) u||; where it is large, eigenvalues coalesce, or all of A is far from normal."""
+
+    __repr__ = printing.short_repr
+    __str__ = printing.table_by("conditions")
 
 
 def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax import printing
+
 # What a recurrence says of its residual and the true one differ by a few units of rounding.
 _ROUNDING = 100.0
 
@@ -26,6 +28,9 @@ class AdjointInfo(NamedTuple):
     """() int32, of the system that took most: how often k products were made at once, where all go side by side."""
     gauge: jax.Array
     """() `gauge_residual`: how much of the cotangent was dropped because no derivative exists."""
+
+    __repr__ = printing.short_repr
+    __str__ = printing.table_by("residuals")
 
 
 def judged(

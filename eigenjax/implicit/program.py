@@ -105,7 +105,8 @@ def bind(
     # Defaults filled in, so that an option left out and the same one given are one program.
     call.apply_defaults()
     bound = call.arguments
-    op = take(bound.pop("op"), bound)
+    _check_arrays(name, bound)
+    op = _named(name, lambda: take(bound.pop("op"), bound))
     traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
     _check_numbers(name, traced)
     if traced.get("sigma") is not None and bound.get("which") not in ("LM", call.signature.parameters["which"].default):
@@ -165,15 +166,36 @@ def _static(solver: str, name: str, value: Any) -> Any:
     except TypeError:
         if not isinstance(value, jax.Array | np.ndarray) or value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"{solver} got {name}={arguments.shown(value)}: {_STATIC_REMEDY}") from None
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+    if isinstance(value, bool | type):
+        return value
+    return operator.index(value) if hasattr(value, "__index__") else value
 
 
 def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
+    told = (
+        f"{solver} got preconditioner={arguments.shown(given)}: give M^-1 as an operator, or as a callable v -> M^-1 v"
+    )
+    return _named(told, lambda: as_operator(given, like=structure))
+
+
+def _named(told: str, convert: Callable[[], Any]) -> Any:
+    """What a conversion gives; its errors begin with who was called."""
     try:
-        return as_operator(given, like=structure)
+        return convert()
     except (TypeError, ValueError) as error:
-        told = f"{solver} got preconditioner={arguments.shown(given)}: give M^-1 as an operator, or as a callable"
-        raise type(error)(f"{told} v -> M^-1 v ({error})") from error
+        if type(error) not in (TypeError, ValueError):
+            raise
+        raise type(error)(f"{told}: {error}") from error
+
+
+def _check_arrays(solver: str, options: dict[str, Any]) -> None:
+    key, v0 = options.get("key"), options.get("v0")
+    if key is not None and not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"{solver} got key={arguments.shown(key)}: give a typed key, such as jax.random.key(0)")
+    for leaf in jax.tree.leaves(v0):
+        if not isinstance(leaf, int | float | complex | np.generic | np.ndarray | jax.Array):
+            told = f"{solver} got v0 with {arguments.shown(leaf)} in it"
+            raise TypeError(f"{told}: give arrays shaped like a vector of the operator, or a result of before")
 
 
 def _check_numbers(solver: str, options: dict[str, Any]) -> None:

@@ -106,7 +106,9 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
     if len(shape) > 2:
         raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"expected a square matrix (n, n), and got the shape {shape}")
+        raise ValueError(
+            f"expected the square matrix (n, n) of an operator, and got the shape {shape}: svds takes rectangular ones"
+        )
     return MatrixOperator(matrix)
 
 

@@ -228,7 +228,9 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
     """
     is_function = callable(a) and not isinstance(a, LinearOperator | RectangularOperator)
     if adjoint is not None and not is_function:
-        raise TypeError(f"adjoint= goes with a callable v -> A v; {type(a).__name__} has an adjoint of its own")
+        raise TypeError(
+            f"adjoint= goes with a callable v -> A v; {type(a).__name__} has an adjoint of its own, so leave it out"
+        )
     if isinstance(a, RectangularOperator):
         return a
     if isinstance(a, LinearOperator):
@@ -253,7 +255,9 @@ def _from_matrix(matrix: Any) -> MatrixMap:
     if len(shape) > 2:
         raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"expected a matrix (p, n) that is not empty, and got the shape {shape}")
+        raise ValueError(
+            f"expected a matrix (p, n) that is not empty, and got the shape {shape}: give an operator of two axes"
+        )
     return MatrixMap(matrix)
 
 

@@ -246,5 +246,5 @@ def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:
     if not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):
         raise TypeError(f"krylov_dim={krylov_dim!r}: give an int, the number of vectors held; it is static under jit")
     if krylov_dim < k:
-        raise ValueError(f"krylov_dim={krylov_dim} is less than k={k}: a basis of m vectors holds at most m pairs")
+        raise ValueError(f"krylov_dim={krylov_dim} is less than k={k}: m vectors hold m pairs at most; give k or more")
     return min(krylov_dim, size)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax import printing
 from eigenjax.arguments import explained
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -42,6 +43,8 @@ class SpectralDensity(NamedTuple):
     """(p, m) an eigenvalue is no farther from the node than this; 0 of known ones."""
     num_matvecs: jax.Array
     """() int32, products spent."""
+
+    __repr__ = printing.short_repr
 
     def density(self, grid: Any, width: Any = None) -> jax.Array:
         """The density, a sum of normal kernels around the nodes; `cdf` resolves more.

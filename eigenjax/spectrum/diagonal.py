@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import printing, tree
 from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -33,6 +33,8 @@ class DiagonalResult(NamedTuple):
     """Likewise, of each entry, from the spread of the samples; inf where there is one only."""
     num_matvecs: jax.Array
     """() int32, products spent."""
+
+    __repr__ = printing.short_repr
 
 
 @explained

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import printing, tree
 from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
@@ -49,6 +49,8 @@ class FunctionResult(NamedTuple):
     """() bool: the error estimate is at most tol times the norm of the vector."""
     num_matvecs: jax.Array
     """() int32, products spent."""
+
+    __repr__ = printing.short_repr
 
 
 @explained

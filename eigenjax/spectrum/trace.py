@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import random_vectors, tree
+from eigenjax import printing, random_vectors, tree
 from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -51,6 +51,8 @@ class TraceResult(NamedTuple):
     """() estimated too, from the spread of the samples; inf where there is one only."""
     num_matvecs: jax.Array
     """() int32, products spent."""
+
+    __repr__ = printing.short_repr
 
 
 @explained

@@ -33,7 +33,7 @@ def match(overlaps: jax.Array) -> jax.Array:
         old, new = jnp.divmod(jnp.argmax(left).astype(jnp.int32), jnp.int32(q))
         found = left[old, new] > _SAME
         partners = partners.at[new].set(jnp.where(found, old, partners[new]))
-        taken = (jnp.arange(p, dtype=jnp.int32)[:, None] == old) | (jnp.arange(q, dtype=jnp.int32) == new)
+        taken = (jnp.arange(p, dtype=jnp.int32)[:, None] == old) | (jnp.arange(q, dtype=jnp.int32)[None, :] == new)
         return partners, jnp.where(found & taken, 0, left)
 
     start = (jnp.full(q, -1, jnp.int32), jnp.where(jnp.isfinite(overlaps), overlaps, 0))

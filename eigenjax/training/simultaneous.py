@@ -72,7 +72,7 @@ def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pa
     kept = there & (lengths > limit)
     # G = U L U^H and T = U L^(-1/2): then T^H G T = I.
     root = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0).astype(directions.dtype)
-    whitened = directions * root
+    whitened = directions * root[None, :]
     small = _multiply(jnp.conj(whitened).T, _multiply(projected, whitened))
     values, vectors, valid = ritz.masked_eigh(_hermitian(small), kept)
     order = ritz.wanted_order(values, which, valid)

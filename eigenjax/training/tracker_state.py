@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import printing, tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.start import arbitrary_rows, seed_of, successor
 from eigenjax.tree import PyTree
@@ -45,6 +45,9 @@ class TrackerState(NamedTuple):
     """() int32, numbers given out so far."""
     seed: jax.Array
     """(2,) uint32, of all arbitrary numbers."""
+
+    __repr__ = printing.short_repr
+    __str__ = printing.table_by("eigenvalues")
     num_steps: jax.Array
     """() int32, calls of `update`."""
     num_matvecs: jax.Array

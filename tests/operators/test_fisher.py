@@ -197,7 +197,7 @@ def test_within_a_solver_for_selected_parameters_of_a_model_with_a_closure(probl
 
     @jax.jit
     def top(offset):
-        model = lambda params, inputs: network(params, inputs + offset)
+        model = lambda params, inputs: network(params, inputs + offset[None, :])
         first = lambda path, leaf: "w0" in jax.tree_util.keystr(path)
         return eigsh(fisher(model, params, data, select=first, batch_size=4, **options), k=2)
 

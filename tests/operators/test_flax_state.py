@@ -148,7 +148,7 @@ def test_tied_weights_are_one_leaf(batch):
 
     dense = check(hessian(loss, params, batch), lambda p: loss(p, batch), params)
     # As two leaves of the same numbers it would be another, larger matrix; its rows and columns add up to this one.
-    apart = lambda p, b: jnp.mean((jnp.tanh(b[0] @ p["x"] + p["bias"]) @ p["y"].T - b[0]) ** 2)
+    apart = lambda p, b: jnp.mean((jnp.tanh(b[0] @ p["x"] + p["bias"][None, :]) @ p["y"].T - b[0]) ** 2)
     untied = to_dense(hessian(apart, {"bias": params["bias"], "x": params["tied"], "y": params["tied"]}, batch))
     tie = np.vstack([np.eye(12), np.hstack([np.zeros((9, 3)), np.eye(9)])])
     assert_allclose(tie.T @ untied @ tie, dense, atol=1e-12)

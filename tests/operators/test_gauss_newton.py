@@ -20,8 +20,8 @@ SLOW = pytest.mark.slow
 
 
 def network(params, inputs):
-    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :])
-    return hidden @ params["w1"]
+    linear = inputs @ params["w0"]
+    return jnp.tanh(linear + jnp.broadcast_to(params["b0"], linear.shape)) @ params["w1"]
 
 
 def cross_entropy(logits, labels):
@@ -72,8 +72,8 @@ def reference():
 
 def reference_model(params, inputs):
     for kernel, bias in params[:-1]:
-        inputs = jnp.tanh(inputs @ kernel + bias)
-    return inputs @ params[-1][0] + params[-1][1]
+        inputs = jnp.tanh(inputs @ kernel + bias[None, :])
+    return inputs @ params[-1][0] + params[-1][1][None, :]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_selected_parameters_integer_leaves_and_tied_weights(problem):
     params = {"w0": params["w0"], "shift": jnp.arange(4), "b0": params["b0"]}
 
     def model(params, inputs):  # w0 is the first layer and, transposed, the second
-        hidden = jnp.tanh(inputs @ params["w0"] + params["b0"] + params["shift"].astype(jnp.float64))
+        hidden = jnp.tanh(inputs @ params["w0"] + (params["b0"] + params["shift"].astype(jnp.float64))[None, :])
         return hidden @ params["w0"].T
 
     floating = lambda part, inputs: model(params | part, inputs)

@@ -18,7 +18,7 @@ MODES = ("auto", "forward_over_reverse", "linearize", "reverse_over_reverse")
 
 def mlp_loss(params, batch):
     inputs, labels = batch
-    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"])
+    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :])
     logits = hidden @ params["w1"]
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
 
@@ -234,8 +234,8 @@ def test_bad_losses_and_data_are_refused(problem):
 def reference_loss(params, batch):
     hidden = batch[0]
     for kernel, bias in params[:-1]:
-        hidden = jnp.tanh(hidden @ kernel + bias)
-    log_probabilities = jax.nn.log_softmax(hidden @ params[-1][0] + params[-1][1])
+        hidden = jnp.tanh(hidden @ kernel + bias[None, :])
+    log_probabilities = jax.nn.log_softmax(hidden @ params[-1][0] + params[-1][1][None, :])
     return -jnp.mean(jnp.take_along_axis(log_probabilities, batch[1][:, None], axis=1))
 
 

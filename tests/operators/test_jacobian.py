@@ -14,7 +14,7 @@ N = 7
 
 def model(params, inputs):
     """Outputs of rank two and three, in a dict."""
-    hidden = jnp.tanh(inputs @ params["w"] + params["b"])
+    hidden = jnp.tanh(inputs @ params["w"] + params["b"][None, :])
     return {"flat": hidden @ params["head"], "pairs": hidden[:, None, :2] * inputs[:, :2, None]}
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_closes_over_arrays_and_gradients_through_it(problem, rng):
     shift = jnp.asarray(rng.normal(size=3))
 
     def top(params, shift):
-        return jacobian(lambda p, x: model(p, x + shift)["flat"], params, inputs, batch_size=4)
+        return jacobian(lambda p, x: model(p, x + shift[None, :])["flat"], params, inputs, batch_size=4)
 
     assert any(leaf is shift for leaf in jax.tree.leaves(top(params, shift)))
     vector = jax.tree.map(jnp.ones_like, top(params, shift).domain)
@@ -109,7 +109,7 @@ _cube.defvjp(lambda x: (_cube(x), x), lambda x, g: (3 * x**2 * g,))
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_a_model_with_a_custom_vjp(float64, batch_size):
-    model = lambda p, x: jax.lax.scan(lambda c, _: (_cube(c), None), p, length=1)[0] * x
+    model = lambda p, x: jax.lax.scan(lambda c, _: (_cube(c), None), p, length=1)[0][None, :] * x
     op = jacobian(model, jnp.array([1.0, 2.0]), jnp.ones((3, 2)), batch_size=batch_size)
     for product in (op.mv, jax.jit(op.mv)):
         assert_allclose(product(jnp.ones(2)), np.tile([3.0, 12.0], (3, 1)))

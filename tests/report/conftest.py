@@ -31,7 +31,7 @@ import eigenjax.report.problem
 
 def loss(params, batch):
     inputs, targets = batch
-    hidden = jnp.tanh(inputs @ params["first"] + params["bias"])
+    hidden = jnp.tanh(inputs @ params["first"] + params["bias"][None, :])
     return jnp.mean((hidden @ params["second"] - targets) ** 2)
 
 def small():
@@ -61,7 +61,7 @@ def digits_of_two_layers():
 
     def model(params, inputs):
         first, second = params.values()
-        return jnp.tanh(inputs @ first["w"] + first["b"]) @ second["w"]
+        return jnp.tanh(inputs @ first["w"] + first["b"][None, :]) @ second["w"]
 
     def loss_of_output(logits, labels):
         log_shares = logits - jax.scipy.special.logsumexp(logits, axis=1, keepdims=True)

@@ -41,7 +41,7 @@ def matrix(rng):
 def network_loss(params, batch):
     """Mean squared error of a small network."""
     inputs, targets = batch
-    hidden = jnp.tanh(inputs @ params["inner"] + params["bias"])
+    hidden = jnp.tanh(inputs @ params["inner"] + params["bias"][None, :])
     return jnp.mean((hidden @ params["outer"] - targets) ** 2)
 
 

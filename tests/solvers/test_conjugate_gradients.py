@@ -71,7 +71,7 @@ def test_rounding_along_a_null_vector_is_not_divided_by(known, expected):
     # What a projection leaves of a null vector: a system of its own, or nothing, as the operator's norm tells.
     solve = functools.partial(conjugate_gradients_together, targets=lambda x: 0.0, max_iter=5)
     values, rhs = jnp.array([1e-17, 1.0, 2.0]), jnp.array([[1e-17, 0.0, 0.0]])
-    found = solve(lambda v: values * v, rhs, operator_norm=known)
+    found = solve(lambda v: values[None, :] * v, rhs, operator_norm=known)
     assert_allclose(found.solution, [[expected, 0, 0]], rtol=1e-12)
 
 

@@ -91,6 +91,6 @@ def test_the_gap_after_all_copies_is_that_to_the_next_eigenvalue(rotated):
 def test_error_bounds_hold_among_equal_eigenvalues(verify, block_size, rotated):
     result = solved(rotated, verify, block_size)
     for lane, truth in enumerate(np.linalg.eigvalsh(problems(rotated))):
-        error = np.abs(result.eigenvalues[lane][:, None] - truth).min(axis=1)
+        error = np.abs(result.eigenvalues[lane][:, None] - truth[None, :]).min(axis=1)
         rounding = 20 * np.finfo(float).eps * len(truth) * np.abs(truth).max()  # of numpy's, and of ours
         assert (error <= result.error_bounds[lane] + rounding).all(), lane

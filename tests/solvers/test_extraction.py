@@ -156,7 +156,7 @@ def test_the_eigenvalues_nearest_to_a_number_on_either_side(name, rotated):
     truth, size = np.linalg.eigvalsh(matrix), np.linalg.norm(matrix, 2)
     distances = np.abs(result.eigenvalues - sigma)
     np.testing.assert_allclose(distances, np.sort(np.abs(truth - sigma))[:4], rtol=0, atol=1e-9 * size)
-    assert (np.abs(result.eigenvalues[:, None] - truth).min(axis=1) <= 1e-9 * size).all()
+    assert (np.abs(result.eigenvalues[:, None] - truth[None, :]).min(axis=1) <= 1e-9 * size).all()
     residuals = np.linalg.norm(result.eigenvectors @ matrix - result.eigenvalues[:, None] * result.eigenvectors, axis=1)
     np.testing.assert_allclose(residuals, result.residuals, rtol=0, atol=1e-12 * size)
     assert int(result.status) == Status.CONVERGED

@@ -205,8 +205,8 @@ def test_the_hessian_of_a_network(float64, kolmogorov):
     params = {name: jnp.asarray(parts[name]) for name in ("W0", "b0", "W1", "b1", "W2", "b2")}
 
     def loss(p):
-        hidden = jnp.tanh(jnp.tanh(parts["X"] @ p["W0"] + p["b0"]) @ p["W1"] + p["b1"])
-        return -jnp.mean(jax.nn.log_softmax(hidden @ p["W2"] + p["b2"])[np.arange(53), parts["y"]])
+        hidden = jnp.tanh(jnp.tanh(parts["X"] @ p["W0"] + p["b0"][None, :]) @ p["W1"] + p["b1"][None, :])
+        return -jnp.mean(jax.nn.log_softmax(hidden @ p["W2"] + p["b2"][None, :])[np.arange(53), parts["y"]])
 
     op = hessian(loss, params)
     assert op.size == 582

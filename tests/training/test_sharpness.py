@@ -14,7 +14,7 @@ from eigenjax import hessian, sharpness_penalty
 
 def loss(params, batch):
     inputs, targets = batch
-    outputs = jnp.tanh(inputs @ params["w0"] + params["b0"]) @ params["w1"]
+    outputs = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :]) @ params["w1"]
     return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=1))
 
 

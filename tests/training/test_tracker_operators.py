@@ -46,7 +46,7 @@ def test_a_complex_hermitian_operator_is_followed():
 
 
 def loss(params, batch, out_sharding=None):
-    hidden = jnp.tanh(batch[0] @ params["inner"] + params["bias"])
+    hidden = jnp.tanh(batch[0] @ params["inner"] + params["bias"][None, :])
     outputs = jnp.einsum("nh,ho->no", hidden, params["outer"], out_sharding=out_sharding)
     return jnp.mean((outputs - batch[1]) ** 2)
 
