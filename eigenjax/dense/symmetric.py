@@ -24,6 +24,7 @@ from eigenjax.dense.clusters import (
     solve_commutator,
     without_diagonal,
 )
+from eigenjax.dense.phases import phases_of_columns
 
 
 class SymmetricEigen(NamedTuple):
@@ -38,8 +39,11 @@ class SymmetricEigen(NamedTuple):
 def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen:
     """Eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
 
-    As `jnp.linalg.eigh`, in value too. Eigenvalues that differ by no more than rounding are one cluster, and the
-    derivative of an eigenvector, 1 / (lambda_j - lambda_i) times what the change of A couples, is left out within it.
+    As `jnp.linalg.eigh`, in value too, but for the phase of complex eigenvectors: their component of largest modulus is
+    real and positive, and derivatives are those at this phase.
+
+    Eigenvalues that differ by no more than rounding are one cluster. The derivative of an eigenvector, 1 / (lambda_j -
+    lambda_i) times what the change of A couples, is left out within it.
     What is left is what is defined, in forward and reverse mode and to any order:
 
     - exact to any order: what depends on a whole cluster's invariant subspace and on the sum (mean) of its
@@ -84,7 +88,8 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     if b is not None:
         a, b = _pencil(a, as_matrices(b, "b"))
     values, _, vectors = _decompose(_hermitian_part(a), None if b is None else _hermitian_part(b), tol)
-    return SymmetricEigen(values, vectors)
+    # The phase that a decomposition happens to return is no smooth function of the matrix.
+    return SymmetricEigen(values, vectors * phases_of_columns(vectors) if jnp.iscomplexobj(vectors) else vectors)
 
 
 def _pencil(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit.dilation import solve_dilation
+from eigenjax.implicit.phases import are_complex, at_fixed_phase
 from eigenjax.implicit.program import Method, bind, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.implicit.triplets import Solved, antihermitian, reciprocal_gaps
@@ -72,10 +73,18 @@ def differentiable(
     @functools.wraps(solver)
     def solve(op: Any, *args: Any, **options: Any) -> SingularResult:
         method, derivative, op, traced = bind(solver, op, args, options, knowing=knowing, take=_rectangular)
-        return {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+        result = {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+        return _with_phases(result) if are_complex(result.right) else result
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
+
+
+@jax.jit
+def _with_phases(result: SingularResult) -> SingularResult:
+    # A pair of vectors has one phase, and the solver fixes it by the right one.
+    right, left = at_fixed_phase(result.right, along=result.left)
+    return result._replace(left=left, right=right)
 
 
 def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
