@@ -6,6 +6,10 @@ diagonal T of A V = V T, and dV = V M with M zero within the clusters. Different
 
     dT = E  within the clusters,    M T - T M = E  outside,    E = V^-1 dA V.
 
+Where E is Hermitian so is (lambda_j - lambda_i) M_ij, and M antihermitian. A loss of an invariant subspace has a
+cotangent of M whose antihermitian part is zero there. What rounding leaves of it must not be divided by a small gap:
+`antihermitian_turn` takes it for zero.
+
 At the point itself T is the diagonal of the eigenvalues, so that M_ij = E_ij / (lambda_j - lambda_i). Beside it T has
 entries off the diagonal, which count from the second derivative on: T is carried as diag(lambda) + C with a coupling
 C that is zero and has a derivative. That is all there is to the rule at every order.
@@ -16,9 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eigenjax.tree import PyTree
+
 # Rounding splits a repeated eigenvalue by some units of rounding of the largest, measured up to 15 for n up to 60;
 # at a gap of so many units the derivatives of what the eigenvectors make together still have two digits.
 _ROUNDING = 32.0
+# Of a product of a vector with a cotangent so many units of rounding of their lengths are rounding.
+ROUNDING_OF_PRODUCTS = 32.0
 _SUPPORTED = ("float32", "float64", "complex64", "complex128")
 
 
@@ -87,6 +95,30 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
 
     solve = lambda _, right: quotients(right, columns - rows, inside)
     return jax.lax.custom_linear_solve(commutator, right, solve, solve)
+
+
+def antihermitian_turn(turns: PyTree, further: PyTree = ()) -> tuple[PyTree, PyTree]:
+    """Return antihermitian matrices as they are; of their cotangents what is antihermitian, and no rounding.
+
+    Args:
+        turns: (..., n, n) matrices M, antihermitian to rounding.
+        further: (..., m, n) matrices whose cotangents belong to the same columns, and count for how long these are.
+    """
+    same = lambda _, x: x
+    clean = lambda _, cotangents: _without_rounding(*cotangents)
+    turns, further = jax.lax.custom_linear_solve(lambda x: x, (turns, further), same, clean)
+    return jax.tree.map(_antihermitian, turns), further
+
+
+def _without_rounding(turns: PyTree, further: PyTree) -> tuple[PyTree, PyTree]:
+    squares = sum(jnp.sum(jnp.square(jnp.abs(x)), axis=-2) for x in jax.tree.leaves((turns, further)))
+    lengths = jnp.sqrt(squares)
+    noise = ROUNDING_OF_PRODUCTS * float(jnp.finfo(lengths.dtype).eps) * (lengths[..., None, :] + lengths[..., :, None])
+    return jax.tree.map(lambda x: jnp.where(jnp.abs(x) <= noise, jnp.zeros_like(x), x), turns), further
+
+
+def _antihermitian(x: jax.Array) -> jax.Array:
+    return (x - adjoint(x)) / 2
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:

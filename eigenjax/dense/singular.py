@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from eigenjax.dense.clusters import (
     adjoint,
+    antihermitian_turn,
     as_matrices,
     clusters_of_sorted,
     diagonal,
@@ -133,6 +134,8 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decom
     away = image - product(found.left, change) if is_tall else jnp.where(is_tall, image, jnp.zeros_like(image))
 
     turn = _solve(found, inside, both_null, null, change, away)
+    (total, relative), (away, away_adjoint) = antihermitian_turn(turn[:2], turn[2:])
+    turn = _Turn(total, relative, away, away_adjoint)
     left_turn, right_turn = (turn.total + turn.relative) / 2, (turn.total - turn.relative) / 2
     zeros = jnp.zeros_like(change)
     block = jnp.where(both_null, change, jnp.where(inside, (change + adjoint(change)) / 2, zeros))

@@ -3,9 +3,10 @@
 With X^H B X = 1 and A X = B X T, T = diag(lambda) + C block diagonal by clusters (see `clusters`), and dX = X M,
 
     E_A = X^H dA X,  E_B = X^H dB X
-    outside the clusters:  M T - T M = E_A - E_B T
-    within them:           M = -E_B / 2,   dT = E_A - (E_B T + T E_B) / 2.
+    M = K - E_B / 2,    K T - T K = E    outside the clusters,    E = E_A - (E_B T + T E_B) / 2
+    within them:        K = 0,           dT = E
 
+and K is antihermitian, because E is Hermitian.
 Without B the terms of E_B are not there.
 """
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from eigenjax.dense.clusters import (
     adjoint,
+    antihermitian_turn,
     as_matrices,
     clusters_of_sorted,
     diagonal,
@@ -131,14 +133,12 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     inside = clusters_of_sorted(values, tol)
     zeros = jnp.zeros_like(vectors)
     in_basis = lambda x: product(product(adjoint(vectors), x), vectors)
-    outside = block = in_basis(a_dot)
-    turn_inside = None
+    block, stretch = in_basis(a_dot), zeros
     if b is not None:
         mass = in_basis(b_dot)
         scaled = mass * values[..., None, :].astype(mass.dtype) + product(mass, coupling)  # E_B T
-        outside, block = outside - scaled, block - _hermitian_part(scaled)
-        turn_inside = jnp.where(inside, -mass / 2, zeros)
-    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, outside))
-    turn = turn if turn_inside is None else turn + turn_inside
+        block, stretch = block - _hermitian_part(scaled), -mass / 2
+    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, block))
+    turn = antihermitian_turn(turn)[0] + stretch
     values_dot, coupling_dot = jnp.real(diagonal(block)), without_diagonal(jnp.where(inside, block, zeros))
     return (values, coupling, vectors), (values_dot, coupling_dot, product(vectors, turn))

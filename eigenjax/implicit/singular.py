@@ -36,6 +36,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit.dilation import solve_dilation
+from eigenjax.implicit.pairs import without_rounding
 from eigenjax.implicit.phases import are_complex, at_fixed_phase
 from eigenjax.implicit.program import Method, bind, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
@@ -171,7 +172,8 @@ def _within(solved: Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
     """(k, k) M without the part of the values."""
     aU, aV = (antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
     between, across = reciprocal_gaps(solved, aU.dtype)
-    return (aU + aV) * between + (aU - aV) * across
+    sizes = jnp.hypot(tree.norms(left_bar), tree.norms(right_bar))
+    return without_rounding(aU + aV, sizes) * between + without_rounding(aU - aV, sizes) * across
 
 
 def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:

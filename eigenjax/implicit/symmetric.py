@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.implicit.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.gauge import antihermitian_part
-from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of
+from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
 from eigenjax.implicit.phases import are_complex, at_fixed_phase, references_of
 from eigenjax.implicit.program import Method, bind, signature
 from eigenjax.implicit.tangents import all_zero, image_tangent, is_zero, no_tangent, pull_back
@@ -119,7 +119,8 @@ def _cotangent(method: Method, keep: bool, saved: _Saved, cotangents: Any) -> tu
     else:
         conjugate = lambda leaf, like: jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)
         vectors_bar = jax.tree.map(conjugate, cotangent.eigenvectors, pairs.vectors, is_leaf=is_zero)
-        turning = divided_by_gaps(pairs, antihermitian_part(pairs.vectors, vectors_bar))
+        numerators = antihermitian_part(pairs.vectors, vectors_bar)
+        turning = divided_by_gaps(pairs, without_rounding(numerators, tree.norms(vectors_bar)))
         inside = turning + jnp.diag(values_bar).astype(turning.dtype)
         weights = _vectors_along(method, pairs, known, inside, vectors_bar, adjoint_tol)
     return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights)), None
