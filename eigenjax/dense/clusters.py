@@ -20,8 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.tree import PyTree
-
 # Rounding splits a repeated eigenvalue by some units of rounding of the largest, measured up to 15 for n up to 60;
 # at a gap of so many units the derivatives of what the eigenvectors make together still have two digits.
 _ROUNDING = 32.0
@@ -97,24 +95,30 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
     return jax.lax.custom_linear_solve(commutator, right, solve, solve)
 
 
-def antihermitian_turn(turns: PyTree, further: PyTree = ()) -> tuple[PyTree, PyTree]:
+def antihermitian_turn(*turns: jax.Array, beside: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
     """Return antihermitian matrices as they are; of their cotangents what is antihermitian, and no rounding.
 
     Args:
-        turns: (..., n, n) matrices M, antihermitian to rounding.
-        further: (..., m, n) matrices whose cotangents belong to the same columns, and count for how long these are.
+        *turns: (..., n, n) matrices M, antihermitian to rounding.
+        beside: (..., m, n) matrices whose cotangents belong to the same columns, and count for how long these are;
+            they are returned too.
     """
-    same = lambda _, x: x
-    clean = lambda _, cotangents: _without_rounding(*cotangents)
-    turns, further = jax.lax.custom_linear_solve(lambda x: x, (turns, further), same, clean)
-    return jax.tree.map(_antihermitian, turns), further
+    n, count = turns[0].shape[-1], len(turns)
+    ends = [sum(x.shape[-2] for x in (*turns, *beside)[: i + 1]) for i in range(count + len(beside))][:-1]
+    # One array, for one cotangent: of several, one that is not used would be none.
+    whole = jnp.concatenate([*turns, *beside], axis=-2)
+    clean = lambda _, cotangent: _without_rounding(cotangent, n, count)
+    whole = jax.lax.custom_linear_solve(lambda x: x, whole, lambda _, x: x, clean)
+    found = jnp.split(whole, ends, axis=-2)
+    return [*map(_antihermitian, found[:count]), *found[count:]]
 
 
-def _without_rounding(turns: PyTree, further: PyTree) -> tuple[PyTree, PyTree]:
-    squares = sum(jnp.sum(jnp.square(jnp.abs(x)), axis=-2) for x in jax.tree.leaves((turns, further)))
-    lengths = jnp.sqrt(squares)
+def _without_rounding(cotangent: jax.Array, n: int, count: int) -> jax.Array:
+    lengths = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(cotangent)), axis=-2))
     noise = ROUNDING_OF_PRODUCTS * float(jnp.finfo(lengths.dtype).eps) * (lengths[..., None, :] + lengths[..., :, None])
-    return jax.tree.map(lambda x: jnp.where(jnp.abs(x) <= noise, jnp.zeros_like(x), x), turns), further
+    noise = jnp.concatenate([noise] * count, axis=-2)
+    square, rest = jnp.split(cotangent, [n * count], axis=-2)
+    return jnp.concatenate([jnp.where(jnp.abs(square) <= noise, jnp.zeros_like(square), square), rest], axis=-2)
 
 
 def _antihermitian(x: jax.Array) -> jax.Array:

@@ -132,10 +132,11 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decom
     # The range of a square U is everything. An expression, for its transpose: the compiler sees that it is zero.
     is_tall = a.shape[-2] > a.shape[-1]
     away = image - product(found.left, change) if is_tall else jnp.where(is_tall, image, jnp.zeros_like(image))
-
     turn = _solve(found, inside, both_null, null, change, away)
-    (total, relative), (away, away_adjoint) = antihermitian_turn(turn[:2], turn[2:])
-    turn = _Turn(total, relative, away, away_adjoint)
+    total, relative, moved, again = antihermitian_turn(
+        turn.total, turn.relative, beside=(turn.away, adjoint(turn.away_adjoint))
+    )
+    turn = _Turn(total, relative, moved, adjoint(again))
     left_turn, right_turn = (turn.total + turn.relative) / 2, (turn.total - turn.relative) / 2
     zeros = jnp.zeros_like(change)
     block = jnp.where(both_null, change, jnp.where(inside, (change + adjoint(change)) / 2, zeros))
