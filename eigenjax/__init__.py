@@ -27,6 +27,7 @@ from eigenjax.runs.source import memory_mapped_batches
 from eigenjax.runs.stream import stream
 from eigenjax.spectrum import (
     DiagonalResult,
+    EstimateStatus,
     FunctionResult,
     SpectralDensity,
     TraceResult,
@@ -51,6 +52,7 @@ __all__ = [
     "EigenError",
     "EigenResult",
     "Estimate",
+    "EstimateStatus",
     "FunctionResult",
     "LeftEigenvectors",
     "LinearHead",

@@ -6,6 +6,10 @@ diagonal T of A V = V T, and dV = V M with M zero within the clusters. Different
 
     dT = E  within the clusters,    M T - T M = E  outside,    E = V^-1 dA V.
 
+Where E is Hermitian so is (lambda_j - lambda_i) M_ij, and M antihermitian. A loss of an invariant subspace has a
+cotangent of M whose antihermitian part is zero there. What rounding leaves of it must not be divided by a small gap:
+`antihermitian_turn` takes it for zero.
+
 At the point itself T is the diagonal of the eigenvalues, so that M_ij = E_ij / (lambda_j - lambda_i). Beside it T has
 entries off the diagonal, which count from the second derivative on: T is carried as diag(lambda) + C with a coupling
 C that is zero and has a derivative. That is all there is to the rule at every order.
@@ -21,6 +25,8 @@ from eigenjax import arguments
 # Rounding splits a repeated eigenvalue by some units of rounding of the largest, measured up to 15 for n up to 60;
 # at a gap of so many units the derivatives of what the eigenvectors make together still have two digits.
 _ROUNDING = 32.0
+# Of a product of a vector with a cotangent so many units of rounding of their lengths are rounding.
+ROUNDING_OF_PRODUCTS = 32.0
 _SUPPORTED = ("float32", "float64", "complex64", "complex128")
 
 
@@ -94,6 +100,36 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
 
     solve = lambda _, right: quotients(right, columns - rows, inside)
     return jax.lax.custom_linear_solve(commutator, right, solve, solve)
+
+
+def antihermitian_turn(*turns: jax.Array, beside: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
+    """Return antihermitian matrices as they are; of their cotangents what is antihermitian, and no rounding.
+
+    Args:
+        *turns: (..., n, n) matrices M, antihermitian to rounding.
+        beside: (..., m, n) matrices whose cotangents belong to the same columns, and count for how long these are;
+            they are returned too.
+    """
+    n, count = turns[0].shape[-1], len(turns)
+    ends = [sum(x.shape[-2] for x in (*turns, *beside)[: i + 1]) for i in range(count + len(beside))][:-1]
+    # One array, for one cotangent: of several, one that is not used would be none.
+    whole = jnp.concatenate([*turns, *beside], axis=-2)
+    clean = lambda _, cotangent: _without_rounding(cotangent, n, count)
+    whole = jax.lax.custom_linear_solve(lambda x: x, whole, lambda _, x: x, clean)
+    found = jnp.split(whole, ends, axis=-2)
+    return [*map(_antihermitian, found[:count]), *found[count:]]
+
+
+def _without_rounding(cotangent: jax.Array, n: int, count: int) -> jax.Array:
+    lengths = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(cotangent)), axis=-2))
+    noise = ROUNDING_OF_PRODUCTS * float(jnp.finfo(lengths.dtype).eps) * (lengths[..., None, :] + lengths[..., :, None])
+    noise = jnp.concatenate([noise] * count, axis=-2)
+    square, rest = jnp.split(cotangent, [n * count], axis=-2)
+    return jnp.concatenate([jnp.where(jnp.abs(square) <= noise, jnp.zeros_like(square), square), rest], axis=-2)
+
+
+def _antihermitian(x: jax.Array) -> jax.Array:
+    return (x - adjoint(x)) / 2
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from eigenjax.arguments import explained
 from eigenjax.dense.clusters import (
     adjoint,
+    antihermitian_turn,
     as_matrices,
     clusters_of_sorted,
     diagonal,
@@ -30,6 +31,7 @@ from eigenjax.dense.clusters import (
     quotients,
     relative_tolerance,
 )
+from eigenjax.dense.phases import phases_of_columns
 
 
 class SingularVectors(NamedTuple):
@@ -66,9 +68,12 @@ class _Turn(NamedTuple):
 def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
     """Thin singular value decomposition of (batches of) matrices, with derivatives that stay finite.
 
-    As `jnp.linalg.svd(a, full_matrices=False)`, in value too. Singular values that differ by no more than rounding are
-    one cluster, those that are zero to rounding another; what the derivative of a vector would be within one is left
-    out. In forward and reverse mode and to any order exact are: singular values and vectors that stand apart, the
+    As `jnp.linalg.svd(a, full_matrices=False)`, in value too, but for the phase of complex vectors: the component of
+    largest modulus of each right one is real and positive, and derivatives are those at this phase.
+
+    Singular values that differ by no more than rounding are one cluster, those that are zero to rounding another. What
+    the derivative of a vector would be within one is left out.
+    In forward and reverse mode and to any order exact are: singular values and vectors that stand apart, the
     projectors on both sides of a whole cluster, their product U_S V_S^H (not for zeros), and the sum of its values.
     To first order also other symmetric functions of a cluster's values. For functions of the whole matrix put together
     from the parts see what `eigh` says. A singular value that is zero has no derivative: Re(u^H dA v), which is one
@@ -103,6 +108,10 @@ def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
         values, _, _, right, left = _decompose(adjoint(a), tol)
     else:
         values, _, _, left, right = _decompose(a, tol)
+    if jnp.iscomplexobj(a):
+        # The phase that the two sides share; that a decomposition happens to return is no smooth function.
+        phases = phases_of_columns(right)
+        left, right = left * phases, right * phases
     return SingularVectors(left, values, adjoint(right))
 
 
@@ -125,8 +134,11 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decom
     # The range of a square U is everything. An expression, for its transpose: the compiler sees that it is zero.
     is_tall = a.shape[-2] > a.shape[-1]
     away = image - product(found.left, change) if is_tall else jnp.where(is_tall, image, jnp.zeros_like(image))
-
     turn = _solve(found, inside, both_null, null, change, away)
+    total, relative, moved, again = antihermitian_turn(
+        turn.total, turn.relative, beside=(turn.away, adjoint(turn.away_adjoint))
+    )
+    turn = _Turn(total, relative, moved, adjoint(again))
     left_turn, right_turn = (turn.total + turn.relative) / 2, (turn.total - turn.relative) / 2
     zeros = jnp.zeros_like(change)
     block = jnp.where(both_null, change, jnp.where(inside, (change + adjoint(change)) / 2, zeros))

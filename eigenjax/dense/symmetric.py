@@ -3,9 +3,10 @@
 With X^H B X = 1 and A X = B X T, T = diag(lambda) + C block diagonal by clusters (see `clusters`), and dX = X M,
 
     E_A = X^H dA X,  E_B = X^H dB X
-    outside the clusters:  M T - T M = E_A - E_B T
-    within them:           M = -E_B / 2,   dT = E_A - (E_B T + T E_B) / 2.
+    M = K - E_B / 2,    K T - T K = E    outside the clusters,    E = E_A - (E_B T + T E_B) / 2
+    within them:        K = 0,           dT = E
 
+and K is antihermitian, because E is Hermitian.
 Without B the terms of E_B are not there.
 """
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from eigenjax.arguments import explained
 from eigenjax.dense.clusters import (
     adjoint,
+    antihermitian_turn,
     as_matrices,
     clusters_of_sorted,
     diagonal,
@@ -25,6 +27,7 @@ from eigenjax.dense.clusters import (
     solve_commutator,
     without_diagonal,
 )
+from eigenjax.dense.phases import phases_of_columns
 
 
 class SymmetricEigen(NamedTuple):
@@ -40,8 +43,11 @@ class SymmetricEigen(NamedTuple):
 def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen:
     """Eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
 
-    As `jnp.linalg.eigh`, in value too. Eigenvalues that differ by no more than rounding are one cluster, and the
-    derivative of an eigenvector, 1 / (lambda_j - lambda_i) times what the change of A couples, is left out within it.
+    As `jnp.linalg.eigh`, in value too, but for the phase of complex eigenvectors: their component of largest modulus is
+    real and positive, and derivatives are those at this phase.
+
+    Eigenvalues that differ by no more than rounding are one cluster. The derivative of an eigenvector, 1 / (lambda_j -
+    lambda_i) times what the change of A couples, is left out within it.
     What is left is what is defined, in forward and reverse mode and to any order:
 
     - exact to any order: what depends on a whole cluster's invariant subspace and on the sum (mean) of its
@@ -86,7 +92,8 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     if b is not None:
         a, b = _pencil(a, as_matrices(b, "b"))
     values, _, vectors = _decompose(_hermitian_part(a), None if b is None else _hermitian_part(b), tol)
-    return SymmetricEigen(values, vectors)
+    # The phase that a decomposition happens to return is no smooth function of the matrix.
+    return SymmetricEigen(values, vectors * phases_of_columns(vectors) if jnp.iscomplexobj(vectors) else vectors)
 
 
 def _pencil(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,14 +135,12 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     inside = clusters_of_sorted(values, tol)
     zeros = jnp.zeros_like(vectors)
     in_basis = lambda x: product(product(adjoint(vectors), x), vectors)
-    outside = block = in_basis(a_dot)
-    turn_inside = None
+    block, stretch = in_basis(a_dot), zeros
     if b is not None:
         mass = in_basis(b_dot)
         scaled = mass * values[..., None, :].astype(mass.dtype) + product(mass, coupling)  # E_B T
-        outside, block = outside - scaled, block - _hermitian_part(scaled)
-        turn_inside = jnp.where(inside, -mass / 2, zeros)
-    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, outside))
-    turn = turn if turn_inside is None else turn + turn_inside
+        block, stretch = block - _hermitian_part(scaled), -mass / 2
+    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, block))
+    turn = antihermitian_turn(turn)[0] + stretch
     values_dot, coupling_dot = jnp.real(diagonal(block)), without_diagonal(jnp.where(inside, block, zeros))
     return (values, coupling, vectors), (values_dot, coupling_dot, product(vectors, turn))

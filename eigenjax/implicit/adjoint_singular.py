@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit import dilation
+from eigenjax.implicit.gauge import before_phases
 from eigenjax.implicit.judged import AdjointInfo, judged
 from eigenjax.implicit.triplets import Solved, antihermitian, positive, reciprocal_gaps, scale_of
 from eigenjax.operators.base import check_vector
@@ -25,7 +26,8 @@ def information(
     solved = Solved(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
     given = (cotangent.left, cotangent.right) if isinstance(cotangent, SingularResult) else tuple(cotangent)
     check_vector(given, tree.structure_of((result.left, result.right)), name="the cotangent of the singular vectors")
-    bars = jax.tree.map(jnp.conj, given)
+    # Right before left, the order of phases.
+    bars = before_phases(result.right, given[::-1], along=result.left)[::-1]
     gauge = _dropped(solved, bars)
     whole = jax.vmap(tree.norm)(bars)
     if result.values.shape[0] == max(op.shape):  # there is no complement

@@ -10,10 +10,9 @@ projector sum_i x_i x_i^H, and any m orthonormal vectors in it will do. What dep
     one eigenvalue                            | has a derivative            | has a kink
     projector on a cluster, x x^H             | has a derivative            | has a derivative
     one vector, its sign (phase) held fixed   | has a derivative            | is not defined
-    one vector's phase, complex               | is not defined              | is not defined
 
 The solvers hold signs and phases fixed, so that nothing turns between neighbouring operators, and a derivative is that
-at a fixed sign, and at the phase that does not change to first order, <x, dx> = 0. Within a cluster the derivative is
+at the sign returned, and at the phase returned (`phases`). Within a cluster the derivative is
 that of vectors which do not turn among themselves, <x_i, dx_j> = 0: right for every loss of the subspace alone, in
 first order, and in second order for losses of the projectors. It is a convention for every other loss; and of a smooth
 function of equal eigenvalues the second derivative knows the diagonal of their first-order change only. With diag(4,
@@ -43,6 +42,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.arguments import explained
 from eigenjax.implicit.pairs import same_cluster
+from eigenjax.implicit.phases import at_fixed_phase
 from eigenjax.operators.base import check_vector
 from eigenjax.result import EigenResult
 from eigenjax.tree import PyTree
@@ -55,9 +55,10 @@ def gauge_residual(result: EigenResult, cotangent: Any) -> jax.Array:
         max |a_ij|  over i, j in one cluster,    a = (G - G^H) / 2,    G_ij = <x_i, xbar_j>
 
     To turn x_i and x_j towards each other by a small angle t changes the loss by 2 |a_ij| t at most: the residual is in
-    units of the loss, and for a loss of the subspace alone it is the rounding of the cotangent. For complex vectors
-    the diagonal counts, the dependence on a phase. Eigenvalues are one cluster where they are closer than four times
-    the sum of their residuals. The derivative of the solvers drops exactly these a_ij.
+    units of the loss, and for a loss of the subspace alone it is the rounding of the cotangent. The phase of a complex
+    vector is taken for fixed, as solvers fix it: its component of largest magnitude is real. Eigenvalues are one
+    cluster where they are closer than four times the sum of their residuals. The derivative of the solvers drops
+    exactly these a_ij.
 
     Args:
         result: of a symmetric solver.
@@ -92,7 +93,21 @@ def antihermitian_part(vectors: PyTree, vectors_bar: PyTree) -> jax.Array:
 
 
 def vectors_cotangent(result: EigenResult, cotangent: Any) -> PyTree:
-    """Xbar in the usual complex convention, from what jax.grad or jax.vjp holds."""
+    """Return Xbar in the usual complex convention, before phases are fixed, from what jax.grad or jax.vjp holds."""
     given = cotangent.eigenvectors if isinstance(cotangent, EigenResult) else cotangent
     check_vector(given, tree.structure_of(result.eigenvectors), name="the cotangent of the eigenvectors")
-    return jax.tree.map(jnp.conj, given)
+    return before_phases(result.eigenvectors, given)
+
+
+def before_phases(vectors: PyTree, cotangent: PyTree, along: PyTree | None = None) -> PyTree:
+    """Return Xbar of the vectors before their phases were fixed, from JAX's cotangent of those returned.
+
+    Args:
+        vectors: as returned.
+        cotangent: of `at_fixed_phase(vectors, along=along)`.
+        along: the vectors that take the same phases; then the result is a pair.
+    """
+    primals = (vectors,) if along is None else (vectors, along)
+    _, pull_back = jax.vjp(lambda x, y=None: at_fixed_phase(x, along=y), *primals)
+    found = jax.tree.map(jnp.conj, pull_back(cotangent))
+    return found[0] if along is None else found

@@ -29,6 +29,8 @@ from eigenjax.tree import PyTree
 CLUSTER_RESIDUALS = 4.0
 # ... nor two closer than so many units of rounding of the largest.
 CLUSTER_ROUNDING = 32.0
+# An inner product of a unit vector with a cotangent is rounding below so many units of it, of the cotangent's norm.
+ROUNDING_OF_PRODUCTS = 32.0
 
 
 class Pairs(NamedTuple):
@@ -100,6 +102,21 @@ def divided_by_gaps(pairs: Pairs, numerators: jax.Array) -> jax.Array:
     multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     quotients = factors * numerators
     return factors * (numerators - multiply(quotients, coupling) + multiply(coupling, quotients))
+
+
+def without_rounding(numerators: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Numerators (k, k) with zero for those that may be rounding; their derivatives are untouched.
+
+    A loss of an invariant subspace has an antihermitian part a_ij that is zero for i and j in it, but for rounding,
+    which must not be divided by a small gap. Any other loss is not known any better.
+
+    Args:
+        numerators: (k, k) a, of X^H Xbar.
+        sizes: (k,) the norms of the columns of Xbar.
+    """
+    unit = ROUNDING_OF_PRODUCTS * float(jnp.finfo(sizes.dtype).eps)
+    is_rounding = jnp.abs(numerators) <= unit * (sizes[None, :] + sizes[:, None])
+    return numerators - jax.lax.stop_gradient(jnp.where(is_rounding, numerators, 0))
 
 
 def cluster_coupling(pairs: Pairs) -> jax.Array:

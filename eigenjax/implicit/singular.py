@@ -36,6 +36,8 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit.dilation import solve_dilation
+from eigenjax.implicit.pairs import without_rounding
+from eigenjax.implicit.phases import are_complex, at_fixed_phase
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.implicit.triplets import Solved, antihermitian, reciprocal_gaps
@@ -73,13 +75,21 @@ def differentiable(
     def solve(*args: Any, **options: Any) -> SingularResult:
         method, derivative, op, traced = bind(solver, args, options, knowing=knowing, take=_rectangular)
         try:
-            return {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+            result = {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
         except TypeError as error:
             explain_forward_mode(solver, (op, traced), error)
             raise
+        return _with_phases(result) if are_complex(result.right) else result
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
+
+
+@jax.jit
+def _with_phases(result: SingularResult) -> SingularResult:
+    # A pair of vectors has one phase, and the solver fixes it by the right one.
+    right, left = at_fixed_phase(result.right, along=result.left)
+    return result._replace(left=left, right=right)
 
 
 def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
@@ -166,7 +176,8 @@ def _within(solved: Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
     """(k, k) M without the part of the values."""
     aU, aV = (antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
     between, across = reciprocal_gaps(solved, aU.dtype)
-    return (aU + aV) * between + (aU - aV) * across
+    sizes = jnp.hypot(tree.norms(left_bar), tree.norms(right_bar))
+    return without_rounding(aU + aV, sizes) * between + without_rounding(aU - aV, sizes) * across
 
 
 def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:

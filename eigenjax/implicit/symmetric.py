@@ -12,7 +12,8 @@ so that for cotangents (lambdabar, Xbar), with G = X^H Xbar, a = (G - G^H) / 2 a
 
 The cotangent of A is sum_i w_i x_i^H. It is never formed: W is pulled back through the map from the operator's
 leaves to A X, once. Within a cluster F is zero: for a loss of the invariant subspace a vanishes there and the result
-is exact; what another loss would ask for is not defined (`gauge`).
+is exact; what another loss would ask for is not defined (`gauge`). The phase of a complex vector is fixed afterwards
+(`phases`).
 
 Nothing is differentiated through an iteration, and every piece is itself differentiable: the forward pass saves
 pairs that carry this same rule, and the linear solve knows its own derivative. So the rule holds to any order. It is
@@ -29,7 +30,8 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.implicit.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.gauge import antihermitian_part
-from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of
+from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
+from eigenjax.implicit.phases import are_complex, at_fixed_phase, references_of
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import all_zero, image_tangent, is_zero, no_tangent, pull_back
 from eigenjax.operators.base import LinearOperator
@@ -80,13 +82,21 @@ def differentiable(
     def solve(*args: Any, **options: Any) -> EigenResult:
         method, derivative, op, traced = bind(solver, args, options, knowing=knowing)
         try:
-            return {"reverse": _solve_reverse, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+            rule = {"reverse": _solve_reverse, "forward": _solve_forward}[derivative]
+            result = rule(method, False, op, traced)[0]
         except TypeError as error:
             explain_forward_mode(solver, (op, traced), error)
             raise
+        return _with_phases(method, op, traced, result) if are_complex(result.eigenvectors) else result
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _with_phases(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
+    references = references_of(op, {**dict(method.options), **traced})
+    return result._replace(eigenvectors=at_fixed_phase(result.eigenvectors, **references))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -113,7 +123,8 @@ def _cotangent(method: Method, keep: bool, saved: _Saved, cotangents: Any) -> tu
     else:
         conjugate = lambda leaf, like: jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)
         vectors_bar = jax.tree.map(conjugate, cotangent.eigenvectors, pairs.vectors, is_leaf=is_zero)
-        turning = divided_by_gaps(pairs, antihermitian_part(pairs.vectors, vectors_bar))
+        numerators = antihermitian_part(pairs.vectors, vectors_bar)
+        turning = divided_by_gaps(pairs, without_rounding(numerators, tree.norms(vectors_bar)))
         inside = turning + jnp.diag(values_bar).astype(turning.dtype)
         weights = _vectors_along(method, pairs, known, inside, vectors_bar, adjoint_tol)
     return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights)), None

@@ -44,6 +44,9 @@ _MARGIN = 0.5
 _MOMENTUM_LIMIT = 0.98
 # An image below so many units of rounding of ||A|| is zero: the vector is an eigenvector, there is nowhere to move.
 _VANISHED = 4.0
+# Products with a random vector that estimate ||A||, for the shift: what a start vector, on its way to the smallest
+# eigenvalue, sees of ||A|| may be less than half of it, and the shifted operator has its ends the wrong way round.
+_PROBES = 5
 
 
 class PowerState(NamedTuple):
@@ -184,7 +187,8 @@ def deflated_power_iteration(
         ValueError: if k does not fit the operator, max_iter is not positive, `which` is unknown, or v0 does not fit.
         TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
 
-    Cost: at most k max_iter products and k for the residuals, k + 6 vectors of memory beside one product's.
+    Cost: at most k max_iter products and k for the residuals, 5 more where `which` is not "LM"; k + 6 vectors of memory
+    beside one product's.
 
     Example:
         >>> import jax.numpy as jnp
@@ -203,20 +207,30 @@ def deflated_power_iteration(
         step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum),
         None,
     )
-    state, _ = jax.lax.scan(advance, init(op, v0, k=k, key=key), length=k * max_iter)
+    state, _ = jax.lax.scan(advance, init(op, v0, k=k, key=key), length=k * max_iter + _num_probes(which))
     return finalize(op, state, which=which, tol=tol, v0=v0)
 
 
 def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
+    probing = state.num_matvecs < _num_probes(which)
+    if which != "LM":
+        state = apply_when(state.num_matvecs == 0, _begin_probing, state)
     image = matvec(op, state.vector)
+    state = state._replace(
+        operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)), num_matvecs=state.num_matvecs + 1
+    )
+    on_the_way = lambda state: _judged(state, image, which, max_iter, tol, momentum)
+    if which == "LM":
+        return on_the_way(state)
+    probed = lambda state: _probed(state, image, state.num_matvecs == _num_probes(which))
+    return apply_when(~probing, on_the_way, apply_when(probing, probed, state))
+
+
+def _judged(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
+    """Judges the iterate by its image, and moves on or starts the next pair."""
     theta = tree.inner(state.vector, image).real
     couplings = tree.project(state.basis, image)
-    state = state._replace(
-        operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)),
-        largest=jnp.maximum(state.largest, jnp.abs(theta)),
-        iteration=state.iteration + 1,
-        num_matvecs=state.num_matvecs + 1,
-    )
+    state = state._replace(largest=jnp.maximum(state.largest, jnp.abs(theta)), iteration=state.iteration + 1)
     image = tree.add_scaled(image, -1.0, tree.combine(couplings, state.basis))
     residual = tree.norm(tree.add_scaled(image, -theta, state.vector))
     bound = _MARGIN * tolerance(tol, theta.dtype) * state.largest
@@ -227,6 +241,27 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
     # NaN stays NaN: the products that are left would be wasted.
     last = jnp.full_like(moved.num_pairs, state.residuals.shape[0])
     return moved._replace(num_pairs=jnp.where(jnp.isfinite(theta), moved.num_pairs, last))
+
+
+def _num_probes(which: str) -> int:
+    """Products before the first pair: none where nothing is shifted."""
+    return 0 if which == "LM" else _PROBES
+
+
+def _begin_probing(state: PowerState) -> PowerState:
+    """Puts the start vector aside, for a random one."""
+    probe = random_direction(successor(state.seed, _PROBES), state.basis, tree.structure_of(state.vector))
+    return state._replace(vector=probe, previous=state.vector)
+
+
+def _probed(state: PowerState, image: PyTree, is_last: jax.Array) -> PowerState:
+    """Moves the random vector on; after the last product the start vector takes its place."""
+    length = tree.norm(image)
+    onward = tree.where(length > 0, normalize(image, length), state.vector)
+    return state._replace(
+        vector=tree.where(is_last, state.previous, onward),
+        previous=tree.where(is_last, jax.tree.map(jnp.zeros_like, state.previous), state.previous),
+    )
 
 
 def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, momentum: Any) -> PowerState:

@@ -30,19 +30,47 @@ def fix_signs(
     by_component = jax.vmap(_phase_of_largest)(vectors)
     if reference is None and references is None:
         return _rotate(vectors, by_component), by_component
-    if references is None:
-        overlaps, length = tree.project(vectors, reference), tree.norm(reference)
-    else:
-        products = tree.gram(vectors, references)
-        nearest = jnp.argmax(jnp.abs(products), axis=1)
-        overlaps, length = (
-            jnp.take_along_axis(products, nearest[:, None], axis=1)[:, 0],
-            jnp.ones((), by_component.real.dtype),
-        )
-    threshold = float(jnp.finfo(overlaps.dtype).eps) ** 0.5 * length
-    tells = (jnp.abs(overlaps) > threshold) & jnp.isfinite(jnp.abs(overlaps))
+    overlaps, tells, _ = _overlaps(vectors, reference, references)
     phases = jnp.where(tells, _phase(jnp.conj(overlaps)), by_component)
     return _rotate(vectors, phases), phases
+
+
+def holding(vectors: PyTree, reference: PyTree | None = None, references: PyTree | None = None) -> PyTree:
+    """Return the k vectors f_i for which `fix_signs` makes <f_i, x_i> real and positive.
+
+    Args:
+        vectors: k vectors, returned by `fix_signs` or not: a phase makes no difference.
+        reference: as `fix_signs` was given.
+        references: as `fix_signs` was given.
+
+    >>> print(holding(jnp.array([[0.6, -0.8]])))
+    [[0. 1.]]
+    """
+    by_component = jax.vmap(at_largest)(vectors)
+    if reference is None and references is None:
+        return by_component
+    _, tells, nearest = _overlaps(vectors, reference, references)
+    return jax.vmap(tree.where)(
+        tells, jax.tree.map(lambda x, y: x.astype(y.dtype), nearest, by_component), by_component
+    )
+
+
+def _overlaps(
+    vectors: PyTree, reference: PyTree | None, references: PyTree | None
+) -> tuple[jax.Array, jax.Array, PyTree]:
+    """Return the products <x_i, r_i> with the references, whether they tell a phase, and the references r_i."""
+    k = jax.tree.leaves(vectors)[0].shape[0]
+    if references is None:
+        overlaps, length = tree.project(vectors, reference), tree.norm(reference)
+        nearest = jax.tree.map(lambda x: jnp.broadcast_to(x, (k, *x.shape)), reference)
+    else:
+        products = tree.gram(vectors, references)
+        which = jnp.argmax(jnp.abs(products), axis=1)
+        overlaps = jnp.take_along_axis(products, which[:, None], axis=1)[:, 0]
+        length = jnp.ones((), overlaps.real.dtype)
+        nearest = jax.tree.map(lambda x: x[which], references)
+    threshold = float(jnp.finfo(overlaps.dtype).eps) ** 0.5 * length
+    return overlaps, (jnp.abs(overlaps) > threshold) & jnp.isfinite(jnp.abs(overlaps)), nearest
 
 
 def _phase_of_largest(vector: PyTree) -> jax.Array:

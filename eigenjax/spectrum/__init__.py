@@ -2,11 +2,15 @@
 
 from eigenjax.spectrum.density import SpectralDensity, spectral_density
 from eigenjax.spectrum.diagonal import DiagonalResult, diagonal
-from eigenjax.spectrum.functions import FunctionResult, frobenius_norm, logdet, matrix_function, trace_of_function
+from eigenjax.spectrum.frobenius import frobenius_norm
+from eigenjax.spectrum.function_traces import logdet, trace_of_function
+from eigenjax.spectrum.functions import FunctionResult, matrix_function
+from eigenjax.spectrum.status import EstimateStatus
 from eigenjax.spectrum.trace import TraceResult, trace
 
 __all__ = [
     "DiagonalResult",
+    "EstimateStatus",
     "FunctionResult",
     "SpectralDensity",
     "TraceResult",

@@ -23,10 +23,16 @@ class KnownPairs(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ComplementOperator(LinearOperator):
-    """P A P with P = I - X^H X, on the complement of orthonormal rows X; rows of zeros take nothing out."""
+    """P A P + c (I - P) with P = I - X^H X for orthonormal rows X; rows of zeros take nothing out.
+
+    What rounding leaves of X in a Krylov space grows like a polynomial at c. With c inside the spectrum of the rest it
+    stays rounding, and Ritz values that come of it are no worse arguments of a function than the others; with c = 0, of
+    a definite operator outside of the spectrum, they would be.
+    """
 
     inner: LinearOperator
     known: PyTree
+    inside: jax.Array  # () c
 
     @property
     def structure(self) -> PyTree:
@@ -34,10 +40,12 @@ class ComplementOperator(LinearOperator):
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """P A P v."""
+        """P A P v + c (v - P v)."""
         structure = tree.working_structure(self.structure)
         outside = complement(self.known, tree.cast_like(vector, structure))
-        return tree.cast_like(complement(self.known, matvec(self.inner, outside)), self.structure)
+        image = complement(self.known, matvec(self.inner, outside))
+        along = tree.add_scaled(tree.cast_like(vector, structure), -1.0, outside)
+        return tree.cast_like(tree.add_scaled(image, self.inside, along), self.structure)
 
 
 def complement(known: PyTree, vector: PyTree) -> PyTree:

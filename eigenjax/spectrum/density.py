@@ -88,7 +88,7 @@ class SpectralDensity(NamedTuple):
 
         It is of the chance in the probes. What the nodes cannot resolve, up to half the weight of one, is not in it.
         """
-        return mean_and_error(self._cdfs(x), jnp.zeros((), self.nodes.dtype))[1]
+        return mean_and_error(self._cdfs(x), jnp.zeros((), self.nodes.dtype), few=0.0)[1]
 
     def _cdfs(self, x: Any) -> jax.Array:
         x = jnp.asarray(x).astype(self.nodes.dtype)
@@ -139,7 +139,8 @@ def spectral_density(
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
         TypeError: if they are no ints, `key` is no typed key, or `deflate` no `EigenResult`.
 
-    Cost: p m products; m + 4 vectors of memory for each of the probes at once. Not differentiable in reverse mode.
+    Cost: p m products, and one more with `deflate`; m + 4 vectors of memory for each of the probes at once. Not
+    differentiable in reverse mode.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -168,7 +169,7 @@ def spectral_density(
         beside = lambda x, known: jnp.concatenate([x, jnp.broadcast_to(known, (num_probes, *known.shape))], axis=1)
         nodes, weights = beside(nodes, known.values), beside(weights, mass)
         residuals = beside(residuals, jnp.zeros_like(mass))
-    return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim))
+    return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim + (known is not None)))
 
 
 def _bars(found: SpectralDensity) -> Bars:

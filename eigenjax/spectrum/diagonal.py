@@ -20,7 +20,16 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
 from eigenjax.spectrum.leave_one_out import Sketch, sketch
-from eigenjax.spectrum.probes import check_int, check_key, draw, random_signs, unit_vector
+from eigenjax.spectrum.probes import (
+    DEPENDENT,
+    FEW_DEPENDENT,
+    check_int,
+    check_key,
+    draw,
+    random_signs,
+    unit_vector,
+    widened,
+)
 from eigenjax.tree import PyTree
 
 
@@ -54,7 +63,8 @@ def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: in
         probe_batch: products at once (by vmap), static.
 
     Returns:
-        The estimate, shaped like a vector of the operator, and its standard error, entry by entry.
+        The estimate, shaped like a vector of the operator, and its standard error, entry by entry: twice of it holds
+        the truth in nine of ten cases.
 
     Raises:
         ValueError: if num_matvecs is less than 2.
@@ -131,8 +141,9 @@ def _mean(base: PyTree, sums: tuple[PyTree, PyTree], count: int, num_matvecs: in
         if count == 1:
             return jnp.full_like(total, jnp.inf)
         variance = jnp.maximum(squares - jnp.square(total) / count, 0) / (count * (count - 1))
+        spread = DEPENDENT * widened(count, FEW_DEPENDENT) * jnp.sqrt(variance)
         # The root has no derivative at zero, and nobody needs one.
-        return jax.lax.stop_gradient(jnp.hypot(jnp.sqrt(variance), jnp.finfo(base.dtype).eps * jnp.abs(base)))
+        return jax.lax.stop_gradient(jnp.hypot(spread, jnp.finfo(base.dtype).eps * jnp.abs(base)))
 
     return DiagonalResult(estimate, jax.tree.map(error, base, *sums), jnp.int32(num_matvecs))
 
@@ -147,5 +158,4 @@ def _exact(op: LinearOperator) -> DiagonalResult:
 
     nothing = jax.tree.map(lambda x: jnp.zeros_like(x.real), unit_vector(structure, jnp.int32(0)))
     entries, _ = jax.lax.scan(add, nothing, jnp.arange(op.size, dtype=jnp.int32))
-    rounding = jax.tree.map(lambda x: jnp.finfo(x.dtype).eps * jnp.abs(x), entries)
-    return DiagonalResult(entries, jax.lax.stop_gradient(rounding), jnp.int32(op.size))
+    return DiagonalResult(entries, jax.tree.map(jnp.zeros_like, entries), jnp.int32(op.size))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers import lanczos, ritz
 from eigenjax.solvers.lanczos import LanczosState
 from eigenjax.solvers.start import seed_of
@@ -48,10 +48,16 @@ def tridiagonals(
 ) -> LanczosState:
     """The states after m steps from each of p random vectors in the complement of what is known, without vectors.
 
-    Cost: p m products; m + 4 vectors for each of the probes at once.
+    Cost: p m products, and one more where something is known; m + 4 vectors for each of the probes at once.
     """
     structure = tree.working_structure(op.structure)
-    inner = op if known is None else ComplementOperator(op, known.vectors)
+    inner = op
+    if known is not None:
+        vector = complement(known.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
+        # Zero, or rounding, where nothing is left beside what is known.
+        length = tree.inner(vector, vector).real
+        value = tree.inner(vector, matvec(op, vector)).real / jnp.where(length > 0, length, 1)
+        inner = ComplementOperator(op, known.vectors, value)
 
     def run(key):
         start = random_sphere(key, structure)

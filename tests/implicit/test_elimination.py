@@ -11,8 +11,9 @@ from numpy.testing import assert_allclose
 
 from eigenjax import as_operator
 from eigenjax.implicit import complement, elimination
-from eigenjax.implicit.pairs import own_gaps, pairs_of
+from eigenjax.implicit.pairs import Pairs, own_gaps, pairs_of
 from eigenjax.solvers.eigsh import eigsh, eigsh_and_remainder
+from eigenjax.solvers.remainder import Remainder
 
 SIZE, K = 60, 3
 DEFAULTS = {name: p.default for name, p in inspect.signature(eigsh).parameters.items() if name not in ("op", "k")}
@@ -126,3 +127,17 @@ def test_no_eigenvalue_left_out_is_nearer_than_the_gaps_say(which):
         gaps = np.asarray(own_gaps(jnp.asarray(wanted), jnp.asarray(distances.min()), which))
         assert np.all(gaps <= distances * (1 + 1e-12))
         assert np.all(gaps >= distances.min() * (1 - 1e-12))
+
+
+def test_what_would_make_the_system_larger_than_the_operator_is_not_eliminated():
+    # S E^-1 S^H = 0.3^2 / gap, against the norm of the operator, 2.
+    values = jnp.array([1.0, 1.9, 1.99])
+    pairs = Pairs(as_operator(jnp.eye(6)), jnp.array([2.0]), jnp.eye(6)[:1], jnp.array([1e-12]), None)
+    known = Remainder(
+        values=values,
+        coefficients=jnp.eye(3),
+        couplings=jnp.full((1, 3), 0.3),
+        directions=jnp.eye(6)[5:],
+        basis=jnp.eye(6)[2:5],
+    )
+    assert elimination.elimination(pairs, known).used.tolist() == [[True, True, False]]

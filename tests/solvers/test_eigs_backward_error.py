@@ -70,10 +70,8 @@ def check(matrix, k):
     return vectors
 
 
-CASES = [
-    (np.float64, SIZE),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in [(np.float64, 2), (np.float32, SIZE), (np.float32, 2)]),
-]
+SLOW = [(np.float64, 2), (np.float32, SIZE), (np.float32, 2)]
+CASES = [(np.float64, SIZE), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
 @pytest.mark.parametrize(("dtype", "k"), CASES)

@@ -95,3 +95,25 @@ def test_the_same_key_gives_the_same_bits(matrix):
     first, again, other = solve(3), solve(3), solve(4)
     assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True))
     assert not np.array_equal(first.eigenvectors, other.eigenvectors)
+
+
+@pytest.mark.parametrize("which", ["SA", pytest.param("LA", marks=pytest.mark.slow)])
+def test_of_two_eigenvalues_the_one_asked_for_is_found_however_few_it_has(which, rotated):
+    solve = jax.jit(lambda a, key: deflated_power_iteration(a, 2, which=which, key=key))
+    for low, high in ((0, 1), (-3, 1), (4, 5)):
+        for many in (1, 4, 10, 17):
+            matrix = jnp.asarray(rotated(np.repeat([high, low], [many, 20 - many]).astype(float)), jnp.float32)
+            wanted = np.sort(np.repeat([high, low], [many, 20 - many]))[:: 1 if which == "SA" else -1][:2]
+            for seed in range(2):
+                result = solve(matrix, jax.random.key(seed))
+                assert int(result.status) == Status.CONVERGED, (low, high, many)
+                np.testing.assert_allclose(result.eigenvalues, wanted, atol=1e-3)
+
+
+def test_vectors_stay_clear_of_those_found_where_the_shift_lets_what_rounding_leaves_grow(rotated):
+    # Of a pair inside a shifted spectrum, v holds its part along the pairs found while all else shrinks.
+    values = np.r_[1.0, 2, 3, np.linspace(5, 10, 12)]
+    result = deflated_power_iteration(jnp.asarray(rotated(values), jnp.float32), 3, which="SA", max_iter=300)
+    np.testing.assert_allclose(result.eigenvalues, values[:3], rtol=1e-3)
+    vectors = np.asarray(result.eigenvectors, float)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(3), atol=1e-5)

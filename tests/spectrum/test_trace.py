@@ -57,9 +57,9 @@ def test_unbiased_and_as_accurate_as_they_say(name, matrices, float64):
         # Of 80 entries of a diagonal the worst is looked at; the root of a square has a bias of its own.
         most = {"diagonal": 5, "frobenius": 8}.get(name, 4)
         assert (np.abs(errors.mean(axis=0)) <= most * errors.std(axis=0) / KEYS**0.5).all(), kind
-        # 8 to 13 samples: their spread is itself known to a quarter, and small ones weigh heavily in the ratio.
+        # 8 to 13 samples, whose spread is known to a quarter: what is said is wider than it, and not by much.
         scale = np.sqrt(np.mean(errors**2 / said**2))
-        assert 0.7 < scale < 2, (kind, scale)
+        assert 0.4 < scale < 1.2, (kind, scale)
 
 
 @pytest.mark.parametrize("name", ["xtrace", "hutch++", "diagonal", pytest.param("frobenius", marks=SLOW)])
@@ -190,3 +190,12 @@ def test_derivatives_are_estimates_of_the_derivative(name, rotated, float64):
 def test_bad_input_is_named(options, error, match):
     with pytest.raises(error, match=match):
         trace(jnp.eye(3), **({"key": jax.random.key(0)} | options))
+
+
+def test_the_remainder_of_hutch_plus_plus_has_no_variance_of_lengths(rotated, float64):
+    # Outside of the range, of a nearly flat spectrum all that varies is the length of a projected vector.
+    matrix = jnp.asarray(rotated(np.linspace(3, 3.1, 50)))
+    run = jax.vmap(lambda key: trace(matrix, key=key, num_matvecs=18, method="hutch++").estimate)
+    estimates = jax.jit(run)(jax.random.split(jax.random.key(0), 200))
+    # The lengths' own: 3 times the deviation of ||P s||^2 over 6 samples, 4 and more.
+    assert estimates.std() < 1

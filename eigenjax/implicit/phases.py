@@ -1,0 +1,74 @@
+"""The phase of a complex eigenvector as a part of what is differentiated.
+
+A solver multiplies each vector by the phase that makes a number c = <f, x> real and positive, with f the unit vector of
+the component of largest magnitude, or the start vector that x is aligned with. The rules of the implicit systems give
+dx up to a multiple of i x. What they leave open is taken out here:
+
+    x -> x conj(c) / |c|,    which has the value x, and the derivative  dx - i x Im(<f, dx>) / c
+
+It does not depend on the phase of x. So its derivatives, to any order, are those of the vector at the phase returned,
+whichever multiples of i x the rules have chosen. The sign of a real vector needs nothing.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import tree
+from eigenjax.operators.base import LinearOperator
+from eigenjax.result import EigenResult
+from eigenjax.solvers.lobpcg import given_block
+from eigenjax.solvers.signs import holding
+from eigenjax.solvers.start import given_start
+from eigenjax.solvers.warm_start import example_vector, start_rows
+from eigenjax.tree import PyTree
+
+
+def at_fixed_phase(
+    vectors: PyTree, reference: PyTree | None = None, references: PyTree | None = None, *, along: PyTree | None = None
+) -> PyTree:
+    """Return vectors as a solver returned them, with the derivative of their phase.
+
+    Args:
+        vectors: k vectors whose phase `fix_signs` has fixed; real ones are returned as they are.
+        reference: as `fix_signs` was given.
+        references: as `fix_signs` was given.
+        along: k vectors, or more of them, that take the phases of the others; they are returned too.
+
+    Example:
+        >>> turned = lambda t: at_fixed_phase(jnp.exp(1j * t) * jnp.array([[0.8, 0.6j]]))
+        >>> print(jax.jvp(turned, (0.0,), (1.0,))[1])
+        [[0.+0.j 0.+0.j]]
+    """
+    both = vectors if along is None else (vectors, along)
+    if not are_complex(vectors):
+        return both
+    functionals = jax.lax.stop_gradient(holding(jax.lax.stop_gradient(vectors), reference, references))
+    numbers = jax.vmap(tree.inner)(functionals, vectors)
+    numbers = jnp.where(numbers != 0, numbers, 1)
+    phases = jnp.conj(numbers) / jnp.abs(numbers).astype(numbers.dtype)
+    return jax.vmap(tree.scale)(phases, both)
+
+
+def are_complex(vectors: PyTree) -> bool:
+    """Return whether vectors have a phase at all, and not only a sign."""
+    return jnp.issubdtype(tree.accumulation_dtype(vectors), jnp.complexfloating)
+
+
+def references_of(op: LinearOperator, options: dict[str, Any]) -> dict[str, PyTree | None]:
+    """Return what a symmetric solver aligns its vectors with, as the arguments of `at_fixed_phase`.
+
+    Args:
+        op: the operator.
+        options: those of the solver, with their defaults.
+    """
+    v0 = options.get("v0")
+    if v0 is None:
+        return {}
+    if options.get("preconditioner") is not None:
+        start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
+        return {"reference": jax.tree.map(lambda x: jnp.sum(x, axis=0), given_block(op, start, options["k"]))}
+    if "basis" not in options or options["basis"] == "recompute":
+        return {"reference": given_start(op, example_vector(v0))}
+    return {"references": start_rows(op, v0)}
