@@ -129,10 +129,10 @@ def num_parameters(params: PyTree) -> int:
     6
     """
     try:
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        leaves = [(jnp.size(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)]
     except (TypeError, ValueError) as error:
         raise ReportError("params must be a pytree of arrays") from error
-    size = sum(leaf.size for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    size = sum(size for size, dtype in leaves if jnp.issubdtype(dtype, jnp.inexact))
     if size == 0:
         raise ReportError("params hold no floating-point numbers")
     return size

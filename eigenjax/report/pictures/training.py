@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from eigenjax.report.pictures import canvas
+from eigenjax.report.pictures.words import word
 from eigenjax.report.problem import History
 
 # Up to so many records each has its mark.
@@ -132,7 +133,7 @@ def _labels(labels: Sequence[str] | None, count: int) -> Sequence[str]:
         return ["eigenvalue 1", f"eigenvalues 2 to {count}", *["_"] * (count - 2)]
     if len(labels) != count:
         raise ValueError(f"labels has {len(labels)} texts for {count} eigenvalues: give one for each")
-    return labels
+    return [word(label) for label in labels]
 
 
 def _draw_edge(axes: Any, steps: np.ndarray, learning_rate: Any) -> None:
