@@ -91,6 +91,20 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespac
     """
     print(f"{name} on {device_kind()}" + (" (quick: no measurement)" if args.quick else ""))
     print(table(rows))
+    return write(name, rows, args)
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> Path:
+    """Writes the rows, with all that they depend on, to <name>-<device kind>.json, and prints nothing.
+
+    Args:
+        name: of the benchmark.
+        rows: of numbers, strings and truth values, all with the same keys.
+        args: the command line, as `arguments` gave it.
+
+    Returns:
+        The path written. The file is whole or not there.
+    """
     document = {
         "name": name,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -24,6 +24,7 @@ class Status(enum.IntEnum):
     STAGNATED = 2
     INCONSISTENT = 3
     NONFINITE = 4
+    UNVERIFIED = 5
 
     @property
     def advice(self) -> str:
@@ -34,17 +35,22 @@ class Status(enum.IntEnum):
 _ADVICE = {
     Status.CONVERGED: "all pairs converged",
     Status.NOT_CONVERGED: (
-        "some pairs did not reach tol within the products allowed: raise krylov_dim, max_matvecs or max_iter, "
-        "loosen tol, or ask for fewer pairs"
+        "some pairs did not reach tol within the products allowed: raise max_matvecs (max_iter of "
+        "deflated_power_iteration), or krylov_dim where it is less than the operator's size; or loosen tol, or ask for "
+        "fewer pairs"
     ),
     Status.STAGNATED: (
         "the residuals stand at the rounding of the working precision, above tol: loosen tol, or compute in a "
-        "wider dtype"
+        "wider dtype; a tol that is zero, negative or NaN is never reached, so give a positive one"
     ),
     Status.INCONSISTENT: (
         "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "
         "call (dropout, a shuffled batch): the residuals are true, but the method does not apply; look at "
-        "symmetry_error(op, key)"
+        "symmetry_error(op, key), and call eigs for an operator that is not symmetric"
+    ),
+    Status.UNVERIFIED: (
+        "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "
+        "missing; raise max_matvecs or krylov_dim, or pass verify=False to do without the search"
     ),
     Status.NONFINITE: ("the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"),
 }
@@ -74,14 +80,18 @@ class EigenResult(NamedTuple):
     num_matvecs: jax.Array
     """() int32, all products spent, those that audit the residuals included."""
     error_bounds: jax.Array | None = None
-    """(k,) of each eigenvalue: its residual r, or r^2 / gap to its neighbours where it stands apart, and no less than
-    rounding. `eigsh` only."""
+    """(k,) certified bounds on the distance of each eigenvalue from one of the operator: the residual, or r^2 / gap
+    where all eigenvalues are known (n <= krylov_dim), and no less than rounding. `eigsh` only."""
     gap: jax.Array | None = None
     """() from the eigenvalues to the first one known that was not wanted; inf where none is. `eigsh` only."""
     num_probes: jax.Array | None = None
     """() int32, how often a random direction was followed in search of pairs missed. `eigsh` only."""
     num_recovered: jax.Array | None = None
     """() int32, how many of the pairs only such a probe has found. `eigsh` only."""
+    error_estimates: jax.Array | None = None
+    """(k,) estimates of the error of each eigenvalue: r^2 / gap to the nearest Ritz value where the pair stands apart,
+    else the residual r. No bounds: an eigenvalue nearer than the nearest Ritz value makes them too small. `eigsh`
+    only."""
 
 
 class SingularResult(NamedTuple):

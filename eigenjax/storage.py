@@ -190,7 +190,7 @@ def _groups(basis: StoredBasis) -> tuple[jax.Array, jax.Array]:
     m = _length(basis)
     count = min(_AT_ONCE, m)
     firsts = jnp.minimum(jnp.arange(0, m, count, dtype=jnp.int32), m - count)
-    return firsts, firsts[:, None] + jnp.arange(count, dtype=jnp.int32)
+    return firsts, firsts[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
 
 
 def _length(basis: StoredBasis) -> int:

@@ -236,7 +236,7 @@ def self_gram(x: PyTree) -> jax.Array:
     firsts = jnp.minimum(jnp.arange(0, m, group, dtype=jnp.int32), m - group)
     few = lambda first: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, group), x)
     columns = jax.lax.map(lambda first: gram(x, few(first)), firsts)
-    places = firsts[:, None] + jnp.arange(group, dtype=jnp.int32)
+    places = firsts[:, None] + jnp.arange(group, dtype=jnp.int32)[None, :]
     return jnp.zeros((m, m), columns.dtype).at[:, places.reshape(-1)].set(jnp.swapaxes(columns, 0, 1).reshape(m, -1))
 
 

@@ -59,3 +59,13 @@ def dtype(request):
     """Both working precisions; float64 enabled for the second."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
+
+
+@pytest.fixture
+def counted_compilations():
+    """How many programs XLA has compiled since the test began."""
+    compiled = []
+    listen = lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield lambda: len(compiled)
+    jax.monitoring.unregister_event_duration_listener(listen)

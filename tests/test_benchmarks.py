@@ -233,7 +233,7 @@ def test_the_wanted_end_of_a_spectrum(benchmark, which):
 
 def test_every_benchmark_is_in_the_readme():
     readme = (ROOT / "benchmarks" / "README.md").read_text()
-    assert all(f"python -m benchmarks.{name}" in readme for name in programs())
+    assert all(f"python -m benchmarks.{name}" in readme for name in (*programs(), "accelerator"))
 
 
 def test_programs_take_turns_and_warmup_is_thrown_away(benchmark):

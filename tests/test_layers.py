@@ -14,6 +14,7 @@ PACKAGE = pathlib.Path(eigenjax.__file__).parent
 # Each may import what stands before it, never what stands behind.
 LAYERS = (
     *(
+        "arguments",
         "tree",
         "random_vectors",
         "storage",

@@ -29,7 +29,7 @@ SOLVERS = {
 
 def loss(params, batch, out_sharding):
     inputs, targets = batch
-    hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["inner"]) + params["bias"])
+    hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["inner"]) + params["bias"][None, :])
     outputs = jnp.einsum("nh,ho->no", hidden, params["outer"], out_sharding=out_sharding)
     return jnp.mean((outputs - targets) ** 2)
 

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eigenjax import arguments
+
 # Rounding splits a repeated eigenvalue by some units of rounding of the largest, measured up to 15 for n up to 60;
 # at a gap of so many units the derivatives of what the eigenvectors make together still have two digits.
 _ROUNDING = 32.0
@@ -24,7 +26,13 @@ _SUPPORTED = ("float32", "float64", "complex64", "complex128")
 
 def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
     """The array (..., m, n) in a dtype that decompositions know; a clear error otherwise."""
-    a = jnp.asarray(a)
+    try:
+        a = jnp.asarray(a)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} is {arguments.shown(a)}, and a dense array (..., m, n) is needed: of a sparse matrix give "
+            f"{name}.todense(), of an operator to_dense({name}); eigsh, eigs and svds take both as they are"
+        ) from error
     if a.dtype.name not in _SUPPORTED:
         raise TypeError(
             f"{name} has dtype {a.dtype}, and decompositions work in {', '.join(_SUPPORTED)}: "
@@ -37,16 +45,15 @@ def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
     return a
 
 
-def relative_tolerance(degeneracy_tol: Any, a: jax.Array, *, units: float | None = None) -> jax.Array:
+def relative_tolerance(function: str, degeneracy_tol: Any, a: jax.Array, *, units: float | None = None) -> jax.Array:
     """() in the real dtype of `a`: the option, or the rounding that splits repeated values, 32 sqrt(n) units of it."""
     dtype = jnp.finfo(a.dtype).dtype
     if degeneracy_tol is None:
         usual = _ROUNDING * max(a.shape[-2:]) ** 0.5
         degeneracy_tol = (usual if units is None else units) * float(jnp.finfo(dtype).eps)
-    tol = jnp.asarray(degeneracy_tol)
-    if tol.ndim or not jnp.issubdtype(tol.dtype, jnp.floating):
-        raise TypeError(f"degeneracy_tol is one real number, and got shape {tol.shape}, dtype {tol.dtype}")
-    return jax.lax.stop_gradient(tol.astype(dtype))
+    remedy = "give one number from 0 up, relative to the largest, or None"
+    arguments.check_number(function, "degeneracy_tol", degeneracy_tol, least=0.0, remedy=remedy)
+    return jax.lax.stop_gradient(jnp.asarray(degeneracy_tol).astype(dtype))
 
 
 def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import explained
 from eigenjax.dense.clusters import (
     adjoint,
     as_matrices,
@@ -52,6 +53,7 @@ class _Decomposition(NamedTuple):
     vectors: jax.Array  # V
 
 
+@explained
 def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     """Eigenvalues and eigenvectors of (batches of) general square matrices, with their derivatives.
 
@@ -90,11 +92,12 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
     """
     a = as_matrices(a, "a")
-    tol = relative_tolerance(degeneracy_tol, a, units=_ROUNDING)
+    tol = relative_tolerance("eig", degeneracy_tol, a, units=_ROUNDING)
     values, vectors = _pairs(a, tol, degeneracy_tol is None)
     return GeneralEigen(values, _normalized(vectors))
 
 
+@explained
 def eigenvalue_condition(a: Any) -> jax.Array:
     """Condition numbers of the eigenvalues, 1 / |u^H v| with left and right vectors of unit norm.
 
@@ -192,7 +195,7 @@ def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: 
 @jax.custom_batching.custom_vmap
 def _inverse(left: jax.Array, right: jax.Array, inside: jax.Array) -> jax.Array:
     """K^-1 U^H with the blocks K of U^H V; zero rows for the clusters whose block is singular."""
-    alone = jnp.eye(right.shape[-1], dtype=bool)
+    alone = jnp.broadcast_to(jnp.eye(right.shape[-1], dtype=bool), inside.shape)
     return jax.lax.cond(jnp.all(inside == alone), _inverse_of_simple, _inverse_by_blocks, left, right, inside)
 
 
@@ -215,7 +218,7 @@ def _inverse_by_blocks(left: jax.Array, right: jax.Array, inside: jax.Array) -> 
     factors, _, order = jax.lax.linalg.lu(jnp.where(inside, overlaps, jnp.zeros_like(overlaps)))
     singular = jnp.abs(diagonal(factors)) <= _singular_below(left)
     # A pivot of one keeps the other clusters' rows finite: the blocks do not touch.
-    on_diagonal = jnp.eye(left.shape[-1], dtype=bool)
+    on_diagonal = jnp.broadcast_to(jnp.eye(left.shape[-1], dtype=bool), factors.shape)
     factors = jnp.where(on_diagonal & singular[..., None, :], jnp.ones_like(factors), factors)
     rows = jnp.take_along_axis(adjoint(left), order[..., :, None], axis=-2)
     solve = functools.partial(jax.lax.linalg.triangular_solve, factors, left_side=True)
@@ -234,7 +237,7 @@ def _normalized(vectors: jax.Array) -> jax.Array:
         return vectors
     squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
     # The first of the largest, by two reductions: several times faster than an argmax on a CPU.
-    row = jnp.arange(vectors.shape[-2], dtype=jnp.int32)[:, None]
+    row = jax.lax.broadcasted_iota(jnp.int32, (*[1] * (vectors.ndim - 2), vectors.shape[-2], 1), vectors.ndim - 2)
     tied = 1 - 2 * TIED * float(jnp.finfo(squares.dtype).eps)
     is_largest = squares >= tied * jnp.max(jax.lax.stop_gradient(squares), axis=-2, keepdims=True)
     at_largest = row == jnp.min(jnp.where(is_largest, row, row.shape[0] - 1), axis=-2, keepdims=True)

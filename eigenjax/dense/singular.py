@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import explained
 from eigenjax.dense.clusters import (
     adjoint,
     as_matrices,
@@ -61,6 +62,7 @@ class _Turn(NamedTuple):
     away_adjoint: jax.Array  # Y^H
 
 
+@explained
 def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
     """Thin singular value decomposition of (batches of) matrices, with derivatives that stay finite.
 
@@ -96,7 +98,7 @@ def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
     Source: Magnus and Neudecker (2019), Matrix Differential Calculus, chapter 8; for clusters, Kato (1995), chapter 2.
     """
     a = as_matrices(a, "a", square=False)
-    tol = relative_tolerance(degeneracy_tol, a)
+    tol = relative_tolerance("svd", degeneracy_tol, a)
     if a.shape[-2] < a.shape[-1]:
         values, _, _, right, left = _decompose(adjoint(a), tol)
     else:

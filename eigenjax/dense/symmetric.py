@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import explained
 from eigenjax.dense.clusters import (
     adjoint,
     as_matrices,
@@ -35,6 +36,7 @@ class SymmetricEigen(NamedTuple):
     """(..., n, n), one in each column."""
 
 
+@explained
 def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen:
     """Eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
 
@@ -80,7 +82,7 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
     """
     a = as_matrices(a, "a")
-    tol = relative_tolerance(degeneracy_tol, a)
+    tol = relative_tolerance("eigh", degeneracy_tol, a)
     if b is not None:
         a, b = _pencil(a, as_matrices(b, "b"))
     values, _, vectors = _decompose(_hermitian_part(a), None if b is None else _hermitian_part(b), tol)

@@ -154,7 +154,7 @@ def _squared(known: Remainder | None, scale: jax.Array) -> Remainder | None:
     known = jax.lax.stop_gradient(known)
     values = known.values / scale
     # Not the values over the scale once more: of two divisions the compiler makes one, by a square that underflows.
-    couplings = known.couplings / scale.astype(known.couplings.dtype) * values.astype(known.couplings.dtype)
+    couplings = known.couplings / scale.astype(known.couplings.dtype) * values.astype(known.couplings.dtype)[None, :]
     return known._replace(values=jnp.square(values), couplings=couplings)
 
 

@@ -55,12 +55,12 @@ def elimination(pairs: Pairs, known: Remainder) -> Elimination:
     known, eigenvalues, residuals = jax.lax.stop_gradient((known, pairs.eigenvalues, pairs.residuals))
     scale = jnp.max(jnp.abs(eigenvalues))
     sizes = scale if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
-    gaps = eigenvalues[:, None] - known.values
+    gaps = eigenvalues[:, None] - known.values[None, :]
     width = residuals + CLUSTER_ROUNDING * jnp.finfo(scale.dtype).eps * sizes
     growth = jnp.sum(jnp.square(jnp.abs(known.couplings)), axis=0)
-    stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth <= _GROWTH * scale * jnp.abs(gaps))
+    stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth[None, :] <= _GROWTH * scale * jnp.abs(gaps))
     there = jnp.any(known.coefficients != 0, axis=0)
-    usable = stands_apart & there
+    usable = stands_apart & there[None, :]
     return Elimination(
         known.basis,
         known.coefficients,

@@ -41,12 +41,14 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import explained
 from eigenjax.implicit.pairs import same_cluster
 from eigenjax.operators.base import check_vector
 from eigenjax.result import EigenResult
 from eigenjax.tree import PyTree
 
 
+@explained
 def gauge_residual(result: EigenResult, cotangent: Any) -> jax.Array:
     """How much a loss depends on what the operator leaves open: 0 where it has a derivative.
 

@@ -33,7 +33,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.implicit.program import Method, bind, signature
+from eigenjax.arguments import explained
+from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
@@ -108,14 +109,19 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
     """
 
     @functools.wraps(solver)
-    def solve(op: Any, *args: Any, **options: Any):
-        method, derivative, op, traced = bind(solver, op, args, options)
-        return {"reverse": _solve, "forward": _solve_forward}[derivative](method, op, traced)
+    def solve(*args: Any, **options: Any):
+        method, derivative, op, traced = bind(solver, args, options)
+        try:
+            return {"reverse": _solve, "forward": _solve_forward}[derivative](method, op, traced)
+        except TypeError as error:
+            explain_forward_mode(solver, (op, traced), error)
+            raise
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
 
 
+@explained
 def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
     """The left eigenvectors of pairs that `eigs` found, and the conditions of their eigenvalues.
 

@@ -9,8 +9,12 @@ import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
+from eigenjax import arguments
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.solvers.warm_start import example_vector
@@ -19,6 +23,15 @@ from eigenjax.solvers.warm_start import example_vector
 _TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
 # What every differentiable solver takes more than the solver does, and the defaults.
 _OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
+_CHECKS = (
+    ("tol", 0.0, "give a number from 0 up, or None for the square root of the rounding"),
+    ("adjoint_tol", 0.0, "give a number from 0 up, or None for what the residuals are worth"),
+    ("atol", 0.0, "give a number from 0 up, in units of the eigenvalues"),
+    ("sigma", None, "give one finite real number, the one that eigenvalues are wanted near; jax.vmap takes several"),
+    ("momentum", None, "give one finite real number, such as 0.25 times the square of the next eigenvalue"),
+)
+_NUMBERS = tuple(name for name, *_ in _CHECKS)
+_STATIC_REMEDY = "give a Python value that can be hashed; it is static under jit"
 _SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
 
 
@@ -60,7 +73,6 @@ def square(op: Any, options: dict[str, Any]) -> LinearOperator:
 
 def bind(
     solver: Callable[..., Any],
-    op: Any,
     args: tuple,
     options: dict[str, Any],
     *,
@@ -71,33 +83,40 @@ def bind(
 
     Args:
         solver: `solver(op, ...)`.
-        op: of the call.
-        args: of the call, those after the operator.
+        args: of the call, those by position.
         options: of the call, those of the derivative among them.
         knowing: of the same options, all of them given: what the solver returns, and what it knows besides.
         take: (op, options of the solver) -> the operator as a pytree; it may take options away.
 
     Raises:
-        ValueError: if `derivative` is unknown, or adjoint_max_iter less than one.
-        TypeError: if an option that has to be static is traced.
+        ValueError: if `derivative` is unknown, adjoint_max_iter less than one, or an option that is a number has no
+            meaning, such as tol=-1.
+        TypeError: if the call does not fit the solver's signature, or an option that has to be static is traced.
     """
+    name = solver.__name__
+    arguments.check_call(name, signature(solver), args, options)
     of_the_derivative = {name: options.pop(name, default) for name, default in _OF_THE_DERIVATIVE.items()}
     derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
     if derivative not in _SERVES:
         choices = " or ".join(f"{name!r} ({serves})" for name, serves in _SERVES.items())
-        raise ValueError(f"derivative={derivative!r}: choose {choices}")
+        raise ValueError(f"{name} got derivative={derivative!r}: choose {choices}")
     check_max_iter(adjoint_max_iter)
-    arguments = inspect.signature(solver).bind(op, *args, **options)
+    call = inspect.signature(solver).bind(*args, **options)
     # Defaults filled in, so that an option left out and the same one given are one program.
-    arguments.apply_defaults()
-    bound = arguments.arguments
+    call.apply_defaults()
+    bound = call.arguments
     op = take(bound.pop("op"), bound)
     traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
-    static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
+    _check_numbers(name, traced)
+    if traced.get("sigma") is not None and bound.get("which") not in ("LM", call.signature.parameters["which"].default):
+        told = f"{name} got which={bound['which']!r} and sigma"
+        raise ValueError(f"{told}: sigma asks for the eigenvalues nearest to it, so leave which out")
+    traced |= {key: arguments.on_device(traced[key]) for key in _NUMBERS if key in traced}
+    static = tuple((key, _static(name, key, value)) for key, value in sorted(bound.items()))
     # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
-        traced["preconditioner"] = as_operator(traced["preconditioner"], like=op.structure)
+        traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
     chosen = dict(static).get("which") if traced.get("sigma") is None else None
     return Bound(Method(solver, knowing, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
 
@@ -112,6 +131,22 @@ def signature(solver: Callable[..., Any]) -> inspect.Signature:
     return own.replace(parameters=[*own.parameters.values(), *extra])
 
 
+def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeError) -> None:
+    """Raise a TypeError that names derivative="forward" where JAX refuses forward mode; else do nothing.
+
+    Args:
+        solver: the solver called.
+        given: the arguments of its compiled program.
+        error: what it raised.
+    """
+    if "custom_vjp" in str(error) and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
+        name = solver.__name__
+        raise TypeError(
+            f"{name} has a derivative for reverse mode (jax.grad), and forward mode was asked for: pass "
+            f'{name}(..., derivative="forward") for {_SERVES["forward"]}'
+        ) from error
+
+
 def check_max_iter(adjoint_max_iter: Any) -> None:
     """Raises an error unless it is a positive int or None."""
     if adjoint_max_iter is None:
@@ -122,7 +157,25 @@ def check_max_iter(adjoint_max_iter: Any) -> None:
         raise ValueError(f"adjoint_max_iter={adjoint_max_iter}: give 1 or more, or None")
 
 
-def _static(name: str, value: Any) -> Any:
+def _static(solver: str, name: str, value: Any) -> Any:
     if isinstance(value, Tracer):
-        raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
+        raise TypeError(arguments.static_remedy(solver, name))
+    try:
+        hash(value)
+    except TypeError:
+        if not isinstance(value, jax.Array | np.ndarray) or value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"{solver} got {name}={arguments.shown(value)}: {_STATIC_REMEDY}") from None
     return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
+def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
+    try:
+        return as_operator(given, like=structure)
+    except (TypeError, ValueError) as error:
+        told = f"{solver} got preconditioner={arguments.shown(given)}: give M^-1 as an operator, or as a callable"
+        raise type(error)(f"{told} v -> M^-1 v ({error})") from error
+
+
+def _check_numbers(solver: str, options: dict[str, Any]) -> None:
+    for name, least, remedy in _CHECKS:
+        arguments.check_number(solver, name, options.get(name), least=least, remedy=remedy)

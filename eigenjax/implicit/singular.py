@@ -36,7 +36,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.implicit.dilation import solve_dilation
-from eigenjax.implicit.program import Method, bind, signature
+from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.implicit.triplets import Solved, antihermitian, reciprocal_gaps
 from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, as_rectangular, matvec
@@ -70,9 +70,13 @@ def differentiable(
     """
 
     @functools.wraps(solver)
-    def solve(op: Any, *args: Any, **options: Any) -> SingularResult:
-        method, derivative, op, traced = bind(solver, op, args, options, knowing=knowing, take=_rectangular)
-        return {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+    def solve(*args: Any, **options: Any) -> SingularResult:
+        method, derivative, op, traced = bind(solver, args, options, knowing=knowing, take=_rectangular)
+        try:
+            return {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+        except TypeError as error:
+            explain_forward_mode(solver, (op, traced), error)
+            raise
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve

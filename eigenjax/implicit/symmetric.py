@@ -30,7 +30,7 @@ from eigenjax import tree
 from eigenjax.implicit.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.gauge import antihermitian_part
 from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of
-from eigenjax.implicit.program import Method, bind, signature
+from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import all_zero, image_tangent, is_zero, no_tangent, pull_back
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
@@ -77,9 +77,13 @@ def differentiable(
     """
 
     @functools.wraps(solver)
-    def solve(op: Any, *args: Any, **options: Any) -> EigenResult:
-        method, derivative, op, traced = bind(solver, op, args, options, knowing=knowing)
-        return {"reverse": _solve_reverse, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+    def solve(*args: Any, **options: Any) -> EigenResult:
+        method, derivative, op, traced = bind(solver, args, options, knowing=knowing)
+        try:
+            return {"reverse": _solve_reverse, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
+        except TypeError as error:
+            explain_forward_mode(solver, (op, traced), error)
+            raise
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve

@@ -1,7 +1,8 @@
 """Sums over data in the memory of one microbatch."""
 
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,43 @@ def num_examples(data: PyTree, name: str = "data") -> int:
     return next(iter(lengths.values()))
 
 
-def check_batch_size(batch_size: Any) -> None:
-    """Raises a ValueError unless batch_size is None or a positive integer."""
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+def checked_batch_size(batch_size: Any) -> int | None:
+    """The size as an int, or None; a ValueError unless it is None or a positive integer.
+
+    >>> checked_batch_size(jnp.asarray(2)), checked_batch_size(None)
+    (2, None)
+    """
+    if batch_size is None:
+        return None
+    is_integer = isinstance(batch_size, SupportsIndex) and not isinstance(batch_size, bool)
+    size = operator.index(batch_size) if is_integer else 0
+    if size < 1:
         raise ValueError(f"batch_size={batch_size!r}: give a positive integer, or None for all examples at once")
+    return size
+
+
+def as_arrays(data: PyTree, name: str = "data") -> PyTree:
+    """The data with every leaf an array; a TypeError that names the leaf that is none."""
+
+    def array(path, leaf):
+        try:
+            return jnp.asarray(leaf)
+        except TypeError as error:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{where} is no array of numbers ({type(leaf).__name__}): give arrays") from error
+
+    return jax.tree_util.tree_map_with_path(array, data)
+
+
+def as_weights(weights: Any) -> jax.Array | None:
+    """Weights as an array of floats; None stays None."""
+    if weights is None:
+        return None
+    try:
+        weights = jnp.asarray(weights)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weights is of type {type(weights).__name__}: give an array of numbers") from error
+    return weights
 
 
 def check_weights(weights: jax.Array | None, count: int, *, trailing: bool = False) -> None:
@@ -44,7 +78,16 @@ def check_weights(weights: jax.Array | None, count: int, *, trailing: bool = Fal
 
 
 def check_shape(value: Any, shape: tuple[int, ...], call: str) -> Any:
-    """The value that a call returned; a TypeError if it is not of this shape."""
+    """The value that a call returned; a TypeError if it is not of this shape, or no real number."""
+    wanted = "a scalar" if shape == () else f"an array of the shape {shape}"
+    if not jax.tree_util.all_leaves([value]):
+        raise TypeError(
+            f"{call} must return {wanted}, and returned a {type(value).__name__}: give it alone, or has_aux=True if it "
+            "is a pair (value, aux)"
+        )
+    dtype = jax.dtypes.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{call} must return {wanted} of real floating-point numbers, and its dtype is {dtype}")
     if jnp.shape(value) != shape:
         raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}")
     return value
@@ -70,6 +113,20 @@ def mean_share(
         return value if count == total else value * (count / total)
     value = check_shape(value, weights.shape, f"with weights=, {call}")
     return jnp.sum(weights.astype(value.dtype) * value) / jnp.sum(all_weights).astype(value.dtype)
+
+
+def batch_examples(data: PyTree, batch_size: int | None) -> list[PyTree]:
+    """Examples of the microbatches that `sum_over_batches` will make, one of each shape.
+
+    >>> [batch.shape for batch in batch_examples(jnp.ones((5, 2)), 2)]
+    [(2, 2), (1, 2)]
+    """
+    if batch_size is None or batch_size >= num_examples(data):
+        return [data]
+    total = num_examples(data)
+    cut = lambda size: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, 0, size), data)
+    sizes = [batch_size, *([total % batch_size] if total % batch_size else [])]
+    return [jax.eval_shape(lambda size=size: cut(size)) for size in sizes]
 
 
 def working_zeros(vector: PyTree) -> PyTree:

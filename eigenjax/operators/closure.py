@@ -5,25 +5,23 @@ constants. So the function is traced once, and the arrays that the trace met out
 (`jax.closure_convert` does this for floating-point tracers only; integer labels and concrete arrays stay behind.)
 """
 
-import functools
-import inspect
-import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from eigenjax.operators.trace_key import trace_key
 from eigenjax.tree import PyTree
 
-# How deep `closes_over_arrays` follows functions in closures of functions.
-_MAX_DEPTH = 6
+# Programs that are still in use, by what they compute.
+_programs: weakref.WeakValueDictionary[Any, "TracedFunction"] = weakref.WeakValueDictionary()
 
 
 class TracedFunction:
-    """A function of (constants, *arguments) as JAX traced it; static, equal to itself only."""
+    """A function of (constants, *arguments) as JAX traced it; static, equal to itself only (`shared`: to its likes)."""
 
     def __init__(self, jaxpr: Any, result_structure: PyTree):
         self._jaxpr = jaxpr
@@ -34,9 +32,29 @@ class TracedFunction:
         leaves = eval_jaxpr(self._jaxpr, constants, *jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(self.result_structure), leaves)
 
+    def takes(self, arguments: PyTree) -> bool:
+        """Whether these have the shapes and dtypes that it was traced with."""
+        expected = [(variable.aval.shape, variable.aval.dtype) for variable in self._jaxpr.invars]
+        return [(jax.numpy.shape(x), jax.typeof(x).dtype) for x in jax.tree.leaves(arguments)] == expected
+
     def mentions(self, primitive: str) -> bool:
         """Whether a primitive of this name occurs in the program, or in one within it."""
         return _mentions(self._jaxpr, primitive)
+
+    def shared(self) -> "TracedFunction":
+        """The first program of those still in use that computes the same: jit then has it compiled already.
+
+        >>> trace = lambda: hoist(lambda x: 2 * x, 1.0)[0].shared()
+        >>> first = trace()
+        >>> trace() is first
+        True
+        """
+        leaves, treedef = jax.tree.flatten(self.result_structure)
+        key = trace_key(self._jaxpr), treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        try:
+            return _programs.setdefault(key, self)
+        except TypeError:  # a result whose static parts cannot be compared
+            return self
 
     def rewritten(self, change: Callable[[Any], Any]) -> "TracedFunction":
         """The program with each of its equations changed, and those of programs within it."""
@@ -93,37 +111,3 @@ def _rewritten_param(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def _is_sequence(value: Any) -> bool:
     return isinstance(value, tuple | list)
-
-
-def closes_over_arrays(function: Callable) -> bool:
-    """Whether arrays or tracers are found in the closure of a function, its defaults, or the object it is bound to.
-
-    >>> import jax.numpy as jnp
-    >>> x = (lambda: jnp.ones(2))()
-    >>> closes_over_arrays(functools.partial(jnp.dot, x)), closes_over_arrays(jnp.dot)
-    (True, False)
-    """
-    return _holds_arrays(function, _MAX_DEPTH, set())
-
-
-def _holds_arrays(value: Any, depth: int, seen: set[int]) -> bool:
-    if isinstance(value, jax.Array | np.ndarray):
-        return True
-    if depth == 0 or id(value) in seen or isinstance(value, type | types.ModuleType | str):
-        return False
-    seen.add(id(value))
-    return any(_holds_arrays(part, depth - 1, seen) for part in _parts(value))
-
-
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, types.MethodType):
-        return [value.__self__, value.__func__]
-    if isinstance(value, types.FunctionType):
-        cells = inspect.getclosurevars(value).nonlocals
-        return [*cells.values(), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-    leaves = jax.tree.leaves(value)
-    if len(leaves) != 1 or leaves[0] is not value:
-        return leaves
-    return [getattr(value, "__wrapped__", None), *getattr(value, "__dict__", {}).values()]

@@ -112,9 +112,20 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
 
 def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
     traced, constants = hoist(function, structure)
+    _check_real(traced.result_structure, structure)
     check_vector(traced.result_structure, structure, name="the callable's result")
     leaves, treedef = jax.tree.flatten(structure)
-    return FunctionOperator(constants, traced, tuple(leaves), treedef)
+    return FunctionOperator(constants, traced.shared(), tuple(leaves), treedef)
+
+
+def _check_real(result: PyTree, structure: PyTree) -> None:
+    """Raise an error where real vectors are made complex."""
+    is_complex = [any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(x)) for x in (result, structure)]
+    if is_complex == [True, False]:
+        raise TypeError(
+            "the callable gives complex numbers for real vectors: give a complex v0 (or like=), such as "
+            "v0.astype(jnp.complex64)"
+        )
 
 
 def floating(matrix: jax.Array) -> jax.Array:

@@ -19,11 +19,21 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.batching import check_batch_size, check_weights, num_examples, sum_over_batches, working_zeros
-from eigenjax.operators.gauss_newton import GaussNewtonOperator, check_pair, operator_of
-from eigenjax.operators.hessian import hashable
+from eigenjax.operators.batching import (
+    as_weights,
+    batch_examples,
+    check_weights,
+    checked_batch_size,
+    num_examples,
+    sum_over_batches,
+    working_zeros,
+)
+from eigenjax.operators.captured import CapturedFunction, check_callable
+from eigenjax.operators.gauss_newton import GaussNewtonOperator, capture_loss, capture_model, check_pair
 from eigenjax.operators.likelihood import Categorical, Gaussian, sampled_targets
 from eigenjax.operators.linearization import Linearization, linearized
+from eigenjax.operators.modules import parameters_of, without_aux
+from eigenjax.operators.output_loss import CrossEntropy
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -40,7 +50,7 @@ class GradientCovarianceOperator(LinearOperator):
     constant: PyTree
     data: tuple[PyTree, PyTree]
     weights: jax.Array | None
-    model: Callable = dataclasses.field(metadata={"static": True})
+    model: CapturedFunction
     loss: Callable = dataclasses.field(metadata={"static": True})
     batch_size: int | None = dataclasses.field(metadata={"static": True})
     centered: bool = dataclasses.field(metadata={"static": True})
@@ -98,6 +108,7 @@ def fisher(
     weights: jax.Array | None = None,
     ignore_label: int | None = None,
     centered: bool = False,
+    has_aux: bool = False,
 ) -> LinearOperator:
     """The Fisher information matrix of a model's parameters, as an operator.
 
@@ -111,7 +122,9 @@ def fisher(
     Args:
         model: `model(params, inputs) -> outputs`. Categorical: logits (N, V), (N, T, V), ..., or a
             `LinearHead`, which are never formed at once. Gaussian: means, any pytree.
-        params: pytree of arrays. Integer leaves are constants.
+        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
+            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
+            the module is left as it is.
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples. Targets are labels
             (N,), (N, T), ..., or values shaped as the means. The exact and the sampled Fisher do not depend on them,
             except for ignored labels.
@@ -127,6 +140,7 @@ def fisher(
         ignore_label: positions with this label are no part of their example.
         centered: takes the mean gradient off, which makes the empirical Fisher the covariance of the gradients,
             (1/N) sum_n (g_n - g)(g_n - g)^T. It costs a forward pass more.
+        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
 
     Returns:
         A positive semidefinite operator on pytrees shaped and sharded like the selected parameters.
@@ -152,23 +166,29 @@ def fisher(
     Source: Martens (2020), New insights and perspectives on the natural gradient method; Kunstner, Balles, Hennig
     (2019), Limitations of the empirical Fisher approximation.
     """
+    check_callable(model, "model")
     _check_options(kind, likelihood, key, ignore_label, centered)
-    check_batch_size(batch_size)
-    data, weights = check_pair(data), None if weights is None else jnp.asarray(weights)
+    batch_size = checked_batch_size(batch_size)
+    data, weights = check_pair(data), as_weights(weights)
     check_weights(weights, num_examples(data))
     loss = Categorical(ignore_label) if likelihood == "categorical" else Gaussian()
     loss.check_targets(data[1])
+    params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
-    model = hashable(model)
+    batches = batch_examples(data, batch_size)
+    model = capture_model(model, merge(varying, constant), batches)
+    for outputs, (_, targets) in zip(model.results, batches, strict=True):
+        # Raises where the targets are not those of such outputs.
+        jax.eval_shape(loss.losses, outputs, targets)
     if kind == "exact":
         mean = loss.mean if weights is None else loss.losses
-        op = GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
-        return operator_of(op, model)
+        mean = mean if isinstance(mean, CrossEntropy) else capture_loss(mean, model, batches)
+        return GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
     scores = loss.losses
     if key is not None:
+        params = merge(varying, constant)
         data, scores = (data[0], sampled_targets(model, params, data, loss, key, batch_size)), loss.scores
-    op = GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
-    return operator_of(op, model)
+    return GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
 
 
 def _check_options(kind, likelihood, key, ignore_label, centered) -> None:

@@ -18,19 +18,22 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
-    check_batch_size,
+    as_arrays,
+    as_weights,
+    batch_examples,
     check_shape,
     check_weights,
+    checked_batch_size,
     mean_share,
     num_examples,
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.closure import closes_over_arrays
-from eigenjax.operators.convert import as_operator
-from eigenjax.operators.hessian import hashable, hessian_product
+from eigenjax.operators.captured import CapturedFunction, capture, check_callable
+from eigenjax.operators.hessian import hessian_product
 from eigenjax.operators.linear_head import LinearHead
 from eigenjax.operators.linearization import linearized
+from eigenjax.operators.modules import parameters_of, without_aux
 from eigenjax.operators.output_loss import CrossEntropy, check_labels, recognised
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
@@ -45,8 +48,8 @@ class GaussNewtonOperator(LinearOperator):
     constant: PyTree
     data: tuple[PyTree, PyTree]
     weights: jax.Array | None
-    model: Callable = dataclasses.field(metadata={"static": True})
-    loss: Callable | CrossEntropy = dataclasses.field(metadata={"static": True})
+    model: CapturedFunction
+    loss: CapturedFunction | CrossEntropy
     batch_size: int | None = dataclasses.field(metadata={"static": True})
 
     @property
@@ -105,6 +108,7 @@ def gauss_newton(
     batch_size: int | None = None,
     select: Select | None = None,
     weights: jax.Array | None = None,
+    has_aux: bool = False,
 ) -> LinearOperator:
     """The Gauss-Newton matrix of a loss of a model's outputs, as an operator.
 
@@ -120,18 +124,21 @@ def gauss_newton(
     - a loss that returns (b, T), one for each position, and as `weights` (N, T) ones and zeros.
 
     Args:
-        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. Arrays that it
-            closes over become leaves of the operator, at the price of a new trace for every operator built.
+        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. It is traced
+            here, and so is the loss: what they read from elsewhere (a global, an attribute) is read as it is now.
         loss: `loss(outputs, targets) -> scalar`, the mean over the batch's examples. With `softmax_cross_entropy` H_i
             is taken in closed form, which saves an array of logits (B, T, V) or two (642 for 1,052 MB, transformer of
             4 x 256 tokens and 50,257 classes); of a `LinearHead` a few rows exist at a time (398 MB).
-        params: pytree of arrays. Integer leaves are constants.
+        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
+            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
+            the module is left as it is.
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples.
         batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
             counts by its size, so the result is that of the full data, to rounding.
         select: the parameters that vary, as of `hessian`.
         weights: (N,) or (N, ...), in any units; the loss must then return an array of losses of the shape
             (b,) or (b, ...). What has weight zero is as if absent.
+        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
 
     Returns:
         An operator on pytrees shaped and sharded like the selected parameters.
@@ -139,7 +146,8 @@ def gauss_newton(
     Raises:
         ValueError: for data that are no pair, a bad batch_size, leaves or weights of differing lengths, an empty
             selection.
-        TypeError: for complex parameters, or where the loss is not shaped as it must be.
+        TypeError: if model or loss is no function, or the loss does not return a real scalar (an array with weights);
+            for complex parameters.
 
     Cost: a product is one forward pass with tangents and one gradient in time, about three gradients at most; in
     memory about what a gradient takes, of one microbatch.
@@ -155,18 +163,29 @@ def gauss_newton(
 
     Source: Schraudolph (2002), Fast curvature matrix-vector products for second-order gradient descent.
     """
-    check_batch_size(batch_size)
-    data, weights = check_pair(data), None if weights is None else jnp.asarray(weights)
+    check_callable(model, "model")
+    check_callable(loss, "loss")
+    batch_size = checked_batch_size(batch_size)
+    data, weights = check_pair(data), as_weights(weights)
     check_weights(weights, num_examples(data), trailing=True)
     known = recognised(loss)
     if known is not None:
         check_labels(data[1])
         shape = () if weights is None else weights.shape
         check_shape(jax.ShapeDtypeStruct(known.shape(data[1]), jnp.float32), shape, _call(weights))
+    params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
-    loss = hashable(loss) if known is None else known
-    op = GaussNewtonOperator(varying, constant, data, weights, hashable(model), loss, batch_size)
-    return operator_of(op, model, loss)
+    batches = batch_examples(data, batch_size)
+    traced = capture_model(model, merge(varying, constant), batches)
+    if known is not None:
+        for outputs, (_, targets) in zip(traced.results, batches, strict=True):
+            known.check(outputs, targets)
+        return GaussNewtonOperator(varying, constant, data, weights, traced, known, batch_size)
+    traced_loss = capture_loss(loss, traced, batches)
+    for result, batch in zip(traced_loss.results, batches, strict=True):
+        shape = () if weights is None else (num_examples(batch), *weights.shape[1:])
+        check_shape(result, shape, _call(weights))
+    return GaussNewtonOperator(varying, constant, data, weights, traced, traced_loss, batch_size)
 
 
 def check_pair(data: Any) -> tuple[PyTree, PyTree]:
@@ -174,14 +193,21 @@ def check_pair(data: Any) -> tuple[PyTree, PyTree]:
     if not isinstance(data, tuple | list) or len(data) != 2:
         given = f"{type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else type(data).__name__
         raise ValueError(f"data is of type {given}: give the pair (inputs, targets)")
-    inputs, targets = jax.tree.map(jnp.asarray, tuple(data))
+    inputs, targets = as_arrays(tuple(data))
     num_examples((inputs, targets))
     return inputs, targets
 
 
-def operator_of(op: LinearOperator, *functions: Callable) -> LinearOperator:
-    """The operator; if the functions that it is made of close over arrays, with those as leaves of their own."""
-    return as_operator(op.mv, like=op.structure) if any(map(closes_over_arrays, functions)) else op
+def capture_model(model: Callable, params: PyTree, batches: list[tuple[PyTree, PyTree]]) -> CapturedFunction:
+    """The model as it is now, for microbatches of these shapes."""
+    return capture(model, [(params, inputs) for inputs, _ in batches], "model")
+
+
+def capture_loss(loss: Callable, model: CapturedFunction, batches: list[tuple[PyTree, PyTree]]) -> CapturedFunction:
+    """The loss of the model's outputs as it is now, of formed logits where the model returns a `LinearHead`."""
+    formed = lambda outputs: jax.eval_shape(LinearHead.logits, outputs) if isinstance(outputs, LinearHead) else outputs
+    outputs = map(formed, model.results)
+    return capture(loss, [(z, targets) for z, (_, targets) in zip(outputs, batches, strict=True)], "loss")
 
 
 def _call(weights: jax.Array | None) -> str:

@@ -11,22 +11,24 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.batching import (
-    check_batch_size,
+    as_arrays,
+    as_weights,
+    batch_examples,
     check_shape,
     check_weights,
+    checked_batch_size,
     mean_share,
     num_examples,
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.closure import closes_over_arrays
-from eigenjax.operators.convert import as_operator
+from eigenjax.operators.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.linearization import first_evaluable
+from eigenjax.operators.modules import parameters_of, without_aux
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -42,7 +44,7 @@ class HessianOperator(LinearOperator):
     constant: PyTree
     data: PyTree
     weights: jax.Array | None
-    loss: Callable = dataclasses.field(metadata={"static": True})
+    loss: CapturedFunction
     batch_size: int | None = dataclasses.field(metadata={"static": True})
     mode: str = dataclasses.field(metadata={"static": True})
 
@@ -83,6 +85,7 @@ def hessian(
     weights: jax.Array | None = None,
     select: Select | None = None,
     mode: str = "auto",
+    has_aux: bool = False,
 ) -> LinearOperator:
     """The Hessian of a loss in its parameters, as an operator.
 
@@ -90,9 +93,13 @@ def hessian(
 
     Args:
         loss: `loss(params) -> scalar`, or with data `loss(params, batch) -> scalar`, the mean over the batch's
-            examples. Arrays that it closes over become leaves of the operator, at the price of a new trace for
-            every operator built: what is large, or changes, is better passed as data.
-        params: pytree of arrays. Integer leaves are constants.
+            examples. It is traced here, so that what it reads from elsewhere (a global, an attribute of the object
+            it is bound to) is read as it is now: arrays become leaves of the operator, and other Python numbers
+            make another program. Functions that are jitted within it, and all of it under your own jit, read what
+            JAX remembers.
+        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
+            `loss(module, batch)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
+            the module is left as it is.
         data: pytree of arrays with a common leading axis of N examples.
         batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
             counts by its size, so the result is that of the full data, to rounding.
@@ -105,13 +112,15 @@ def hessian(
         mode: "forward_over_reverse"; "linearize", which also takes most losses with a `custom_vjp`, and stores what
             the gradient computed; "reverse_over_reverse", for a loss that has no forward mode at all;
             "auto": the first of the three that the loss has.
+        has_aux: the loss returns a pair (value, aux), of which the second is dropped.
 
     Returns:
         An operator on pytrees shaped and sharded like the selected parameters.
 
     Raises:
         ValueError: for an unknown mode, a bad batch_size, data or weights of differing lengths, an empty selection.
-        TypeError: for complex parameters, or where the loss is not shaped as it must be.
+        TypeError: if the loss is no function or does not return a real scalar ((b,) with weights); for complex
+            parameters.
 
     Cost: a product is about three gradients in time, and two in memory.
 
@@ -126,15 +135,22 @@ def hessian(
     """
     if mode not in _PRODUCTS:
         raise ValueError(f"mode={mode!r}: choose one of {', '.join(map(repr, _PRODUCTS))}")
-    check_batch_size(batch_size)
-    data, weights = jax.tree.map(jnp.asarray, (data, weights))
+    check_callable(loss, "loss")
+    batch_size = checked_batch_size(batch_size)
+    data, weights = as_arrays(data), as_weights(weights)
     if data is None and (batch_size is not None or weights is not None):
         raise ValueError("batch_size= and weights= speak of examples: pass data= too")
     if data is not None:
         check_weights(weights, num_examples(data))
+    params, loss = parameters_of(params, without_aux(loss, "loss") if has_aux else loss)
     varying, constant = partition(params, select)
-    op = HessianOperator(varying, constant, data, weights, hashable(loss), batch_size, mode)
-    return as_operator(op.mv, like=op.structure) if closes_over_arrays(loss) else op
+    params = merge(varying, constant)
+    examples = [(params,)] if data is None else [(params, batch) for batch in batch_examples(data, batch_size)]
+    traced = capture(loss, examples, "loss")
+    for result, example in zip(traced.results, examples, strict=True):
+        shape = () if weights is None else (num_examples(example[-1]),)
+        check_shape(result, shape, _call(data, weights))
+    return HessianOperator(varying, constant, data, weights, traced, batch_size, mode)
 
 
 def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
@@ -142,7 +158,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
 
     Args:
         loss: `loss(params, *args) -> scalar`.
-        params: pytree of floating-point arrays.
+        params: pytree of floating-point arrays, or a module of flax.nnx, of which the nnx.Param vary.
         v: the vector, shaped like params.
         *args: passed on.
 
@@ -157,9 +173,15 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         >>> print(hvp(lambda p, c: c * jnp.sum(p**3), jnp.array([1.0, 2.0]), jnp.ones(2), 2.0))
         [12. 24.]
     """
+    check_callable(loss, "loss")
+    params, loss = parameters_of(params, loss)
     check_vector(v, tree.structure_of(params), name="v")
     scalar = lambda p: check_shape(loss(p, *args), (), "loss(params, *args)")
     return tree.placed_like(hessian_product(scalar, params, tree.placed_like(v, params)), params)
+
+
+def _call(data: PyTree, weights: jax.Array | None) -> str:
+    return ("" if weights is None else "with weights=, ") + f"loss({'params' if data is None else 'params, batch'})"
 
 
 def _forward_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
@@ -186,15 +208,3 @@ _PRODUCTS = {
     "linearize": _linearize,
     "reverse_over_reverse": _reverse_over_reverse,
 }
-
-
-def hashable(function: Callable) -> Callable:
-    """The function, for a static part of a pytree.
-
-    jit compares static parts: a callable object that cannot be compared is wrapped in one that is itself.
-    """
-    try:
-        hash(function)
-    except TypeError:
-        return functools.partial(function)
-    return function

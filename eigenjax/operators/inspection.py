@@ -10,6 +10,7 @@ from jax.core import Tracer
 
 from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
+from eigenjax.operators.captured import with_sources
 from eigenjax.operators.convert import describe_all
 from eigenjax.tree import PyTree
 
@@ -100,7 +101,8 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     It multiplies random vectors u and v without compiling: what a product draws or looks up on the host (a stateful
     random generator, a data loader) changes between two calls. Under jit nothing of the kind can be seen: a compiled
     program repeats for ever what was drawn when it was traced, and so does an operator that `as_operator` made of a
-    callable, or `hessian` of a loss that closes over arrays. Such a callable is best checked itself, with `like`.
+    callable: such a callable is best checked itself, with `like`. The losses and models of `hessian`, `gauss_newton`
+    and `fisher` are called again.
 
     Args:
         op: a `LinearOperator`, or a callable v -> A v.
@@ -169,7 +171,8 @@ _NOT_SYMMETRIC = (
 
 def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
     if isinstance(op, LinearOperator):
-        return op.mv, op.structure
+        # Its functions as Python runs them: as they were traced, they are the same at every call.
+        return with_sources(op).mv, op.structure
     if not callable(op) or like is None:
         raise TypeError("give a LinearOperator, or a callable v -> A v together with like=, a pytree like its vectors")
     return op, describe_all(like)

@@ -16,16 +16,18 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
-    check_batch_size,
+    as_arrays,
+    batch_examples,
+    checked_batch_size,
     num_examples,
     over_slices,
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.closure import closes_over_arrays
-from eigenjax.operators.hessian import hashable
+from eigenjax.operators.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.linearization import linearized
-from eigenjax.operators.rectangular import RectangularOperator, as_rectangular
+from eigenjax.operators.modules import parameters_of, without_aux
+from eigenjax.operators.rectangular import RectangularOperator
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -40,7 +42,7 @@ class JacobianMap(RectangularOperator):
     varying: PyTree
     constant: PyTree
     inputs: PyTree
-    model: Model = dataclasses.field(metadata={"static": True})
+    model: CapturedFunction
     batch_size: int | None = dataclasses.field(metadata={"static": True})
 
     @property
@@ -51,7 +53,11 @@ class JacobianMap(RectangularOperator):
     @property
     def codomain(self) -> PyTree:
         """That of the model's outputs."""
-        return tree.structure_of(jax.eval_shape(self._outputs(self.inputs), self.varying))
+        first = self.model.results[0]
+        if self.batch_size is None:
+            return tree.structure_of(first)
+        count = num_examples(self.inputs, "inputs")
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding), first)
 
     def mv(self, vector: PyTree) -> PyTree:
         """J v, a microbatch at a time."""
@@ -95,7 +101,13 @@ class GramOperator(LinearOperator):
 
 
 def jacobian(
-    model: Model, params: PyTree, inputs: PyTree, *, batch_size: int | None = None, select: Select | None = None
+    model: Model,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    batch_size: int | None = None,
+    select: Select | None = None,
+    has_aux: bool = False,
 ) -> RectangularOperator:
     """The Jacobian of a model's outputs in its parameters, as an operator for `svds`.
 
@@ -103,12 +115,15 @@ def jacobian(
 
     Args:
         model: `model(params, inputs) -> outputs`, a pytree of real arrays of any shapes.
-        params: pytree of arrays. Integer leaves are constants.
+        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
+            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
+            the module is left as it is.
         inputs: what the model takes; with batch_size a pytree of arrays with a common leading axis of N examples.
         batch_size: so many examples at a time, in the memory of one microbatch. The outputs must then have the
             leading axis N too, and those of an example depend on it alone (batch statistics would be those of a
             microbatch).
         select: the parameters that vary, as of `hessian`.
+        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
 
     Returns:
         A map with `mv` (J v, shaped like the outputs), `adjoint_mv` (J^T u, shaped like the parameters selected),
@@ -131,18 +146,27 @@ def jacobian(
         >>> print(eigenjax.svds(op, k=1).values.round(4))
         [2.6762]
     """
-    check_batch_size(batch_size)
-    inputs = jax.tree.map(jnp.asarray, inputs)
+    check_callable(model, "model")
+    batch_size = checked_batch_size(batch_size)
+    inputs = as_arrays(inputs, "inputs")
     if batch_size is not None:
         num_examples(inputs, "inputs")
+    params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
-    op = JacobianMap(varying, constant, inputs, hashable(model), batch_size)
-    _check_outputs(op)
-    return as_rectangular(op.mv, like=op.domain, adjoint=op.adjoint_mv) if closes_over_arrays(model) else op
+    params, batches = merge(varying, constant), batch_examples(inputs, batch_size)
+    traced = capture(model, [(params, batch) for batch in batches], "model")
+    _check_outputs(traced.results[0], None if batch_size is None else num_examples(batches[0]))
+    return JacobianMap(varying, constant, inputs, traced, batch_size)
 
 
 def neural_tangent_kernel(
-    model: Model, params: PyTree, inputs: PyTree, *, batch_size: int | None = None, select: Select | None = None
+    model: Model,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    batch_size: int | None = None,
+    select: Select | None = None,
+    has_aux: bool = False,
 ) -> LinearOperator:
     """The empirical neural tangent kernel J J^T of a model, as an operator on its outputs, for `eigsh`.
 
@@ -156,6 +180,7 @@ def neural_tangent_kernel(
         inputs: as of `jacobian`.
         batch_size: as of `jacobian`.
         select: as of `jacobian`.
+        has_aux: as of `jacobian`.
 
     Returns:
         An operator on pytrees shaped like the outputs: N times the numbers of one output, in all.
@@ -174,16 +199,16 @@ def neural_tangent_kernel(
 
     Source: Jacot, Gabriel and Hongler (2018), Neural tangent kernel.
     """
-    return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select))
+    return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select, has_aux=has_aux))
 
 
-def _check_outputs(op: JacobianMap) -> None:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(op.codomain)[0]:
+def _check_outputs(outputs: PyTree, count: int | None) -> None:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(outputs)[0]:
         name = f"the model's output{jax.tree_util.keystr(path)}"
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"{name} has dtype {leaf.dtype}: the Jacobian is that of real outputs; leave others out")
-        count = None if op.batch_size is None else num_examples(op.inputs)
         if count is not None and leaf.shape[:1] != (count,):
             raise ValueError(
-                f"{name} has shape {leaf.shape}: with batch_size= it needs the leading axis of the {count} examples"
+                f"{name} has shape {leaf.shape}: with batch_size= it needs the leading axis of the {count} examples "
+                "of a microbatch"
             )

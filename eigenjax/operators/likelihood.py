@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.batching import over_slices
-from eigenjax.operators.closure import closes_over_arrays
+from eigenjax.operators.captured import CapturedFunction
 from eigenjax.operators.linear_head import LinearHead, map_chunks
 from eigenjax.operators.output_loss import CrossEntropy, check_labels
 from eigenjax.tree import PyTree
@@ -89,15 +89,14 @@ class Gaussian:
 
 
 def sampled_targets(
-    model: Callable, params: PyTree, data: PyTree, likelihood: Any, key: jax.Array, batch_size: int | None
+    model: CapturedFunction, params: PyTree, data: PyTree, likelihood: Any, key: jax.Array, batch_size: int | None
 ) -> PyTree:
     """One draw for each example, in the memory of one microbatch, and one pass of the model over the data."""
-    # What closes over tracers must not be remembered by jit.
-    draw = _draw if closes_over_arrays(model) else _compiled_draw
-    return draw(model, likelihood, batch_size, params, data, key)
+    return _draw(likelihood, batch_size, model, params, data, key)
 
 
-def _draw(model, likelihood, batch_size, params, data, key):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw(likelihood, batch_size, model, params, data, key):
     indices = jnp.arange(len(jax.tree.leaves(data)[0]), dtype=jnp.int32)
 
     def draw(batch):
@@ -106,9 +105,6 @@ def _draw(model, likelihood, batch_size, params, data, key):
         return (), likelihood.sample(model(params, inputs), targets, keys)
 
     return over_slices(draw, (data, indices), batch_size, ())[1]
-
-
-_compiled_draw = jax.jit(_draw, static_argnums=(0, 1, 2))
 
 
 def _half_squares(outputs: PyTree, targets: PyTree) -> jax.Array:

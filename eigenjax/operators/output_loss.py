@@ -55,6 +55,7 @@ def softmax_cross_entropy(
     return CrossEntropy(ignore_label, reduction)(outputs, targets)
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
     """`softmax_cross_entropy` with its options, equal to another of the same: a static part of an operator.

@@ -258,13 +258,18 @@ def _from_matrix(matrix: Any) -> MatrixMap:
 
 
 def _from_function(function: Callable, domain: PyTree, adjoint: Callable | None) -> RectangularOperator:
-    traced, constants = hoist(function, domain)
+    traced, constants = _shared(function, domain)
     traced_adjoint, adjoint_constants = None, []
     if adjoint is not None:
-        traced_adjoint, adjoint_constants = hoist(adjoint, traced.result_structure)
+        traced_adjoint, adjoint_constants = _shared(adjoint, traced.result_structure)
         check_vector(traced_adjoint.result_structure, domain, name="the result of adjoint")
     leaves, treedef = jax.tree.flatten(domain)
     return _checked(FunctionMap(constants, adjoint_constants, traced, traced_adjoint, tuple(leaves), treedef))
+
+
+def _shared(function: Callable, example: PyTree) -> tuple[TracedFunction, list[jax.Array]]:
+    traced, constants = hoist(function, example)
+    return traced.shared(), constants
 
 
 def _checked(op: RectangularOperator) -> RectangularOperator:

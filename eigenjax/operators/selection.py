@@ -8,6 +8,7 @@ an nnx State ends is left out; a bare array has the empty path.
 """
 
 import fnmatch
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -106,14 +107,28 @@ def partition(params: PyTree, select: Select | None = None, name: str = "params"
         >>> partition({"table": jnp.arange(2), "bias": jnp.ones(1)})
         ({'bias': Array([1.], dtype=float32), 'table': None}, {'bias': None, 'table': Array([0, 1], dtype=int32)})
     """
-    arrays = jax.tree.map(jnp.asarray, params)
+    arrays = jax.tree_util.tree_map_with_path(functools.partial(_array, name), params)
     is_floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(arrays)]
+    if not any(is_floating):
+        found = ", ".join(sorted({str(leaf.dtype) for leaf in jax.tree.leaves(arrays)})) or "no leaves"
+        raise ValueError(
+            f"{name} holds no floating-point leaf that could vary ({found}): integer leaves are constants; give "
+            "arrays of floats, such as x.astype(float)"
+        )
     wanted = is_floating if select is None else chosen(arrays, select)
     kept = [floating and keep for floating, keep in zip(is_floating, wanted, strict=True)]
     if not any(kept):
         raise ValueError(f"no floating-point leaf of {name} is selected; its leaves are: {listed(paths_of(arrays))}")
     _check_real(arrays, kept, name)
     return split(arrays, kept)
+
+
+def _array(name: str, path: Any, leaf: Any) -> jax.Array:
+    try:
+        return jnp.asarray(leaf)
+    except TypeError as error:
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        raise TypeError(f"{where} is of type {type(leaf).__name__}: give arrays, or leave it out of {name}") from error
 
 
 def split(params: PyTree, kept: Sequence[bool]) -> tuple[PyTree, PyTree]:

@@ -38,7 +38,7 @@ def run(
     sigma: Any = None,
     v0: Any = None,
     key: jax.Array | None = None,
-    verify: bool = False,
+    verify: bool = True,
 ) -> EigenResult:
     """The pairs of `eigsh`, by the same steps from a loop on the host: for solves of minutes to days.
 
@@ -100,6 +100,7 @@ def run(
         near=near,
         verify=verify,
         kept=Storage(),
+        random_start=v0 is None,
     )
     with contextlib.ExitStack() as stack:
         folder = None if checkpoint_dir is None else stack.enter_context(checkpoint.opened(checkpoint_dir))

@@ -17,6 +17,7 @@ from eigenjax.runs.shown import shown
 from eigenjax.runs.stream import Stream
 from eigenjax.solvers import plan as planning
 from eigenjax.solvers import restarted
+from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import stopping_tolerance
 from eigenjax.solvers.plan import Plan
@@ -157,7 +158,7 @@ def _absorb(
 def _finalize(
     op: LinearOperator, state: RestartedState, references: Any, *, tol: Any, sigma: Any, goal: Goal
 ) -> EigenResult:
-    return restarted.finalize(op, state, goal, tol=tol, sigma=sigma, references=references)
+    return finalize(op, state, goal, tol=tol, sigma=sigma, references=references)
 
 
 _propose = jax.jit(restarted.propose)

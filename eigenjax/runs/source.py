@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from eigenjax.operators.batching import check_batch_size, num_examples
+from eigenjax.operators.batching import checked_batch_size, num_examples
 from eigenjax.runs.errors import RunError
 from eigenjax.tree import PyTree
 
@@ -52,10 +52,10 @@ def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatche
         >>> [len(inputs) for inputs, _ in memory_mapped_batches((np.ones((5, 2)), np.ones(5)), batch_size=2)]
         [2, 2, 1]
     """
-    if batch_size is None:
+    size = checked_batch_size(batch_size)
+    if size is None:
         raise ValueError("batch_size=None: give a positive integer")
-    check_batch_size(batch_size)
-    return MemoryMappedBatches(jax.tree.map(_mapped, arrays), batch_size)
+    return MemoryMappedBatches(jax.tree.map(_mapped, arrays), size)
 
 
 def _mapped(leaf: Any) -> Any:

@@ -23,9 +23,10 @@ from jax.core import Tracer
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
-from eigenjax.operators.batching import check_batch_size, num_examples
-from eigenjax.operators.closure import closes_over_arrays
+from eigenjax.operators.batching import checked_batch_size, num_examples
+from eigenjax.operators.captured import NamedFunction
 from eigenjax.operators.hessian import hessian
+from eigenjax.operators.modules import parameters_of
 from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, groups_alike
 from eigenjax.tree import PyTree
 
@@ -147,7 +148,7 @@ def stream(
     Args:
         loss: `loss(params, batch) -> scalar`, the mean over the batch's examples, of which the Hessian is taken; or
             `curvature(params, batch) -> LinearOperator`, such as `lambda p, batch: hessian(loss, p, batch).shift(1.0)`.
-        params: pytree of arrays.
+        params: pytree of arrays; or a module of flax.nnx, for a `loss(module, batch)`: its nnx.Param vary.
         batches: what gives the same batches each time that it is iterated over: a list, a data loader that does not
             shuffle, `memory_mapped_batches`. Pytrees of arrays, of NumPy or of what NumPy can read. Only the last
             batch should be of another size: each size is compiled once.
@@ -178,14 +179,15 @@ def stream(
         [4. 2.]
     """
     check_repeatable(batches)
-    check_batch_size(batch_size)
+    batch_size = checked_batch_size(batch_size)
     if not callable(loss):
         raise TypeError(f"loss: expected loss(params, batch) or curvature(params, batch), got {type(loss).__name__}")
     given = {"batch_size": batch_size, "select": select, "mode": None if mode == "auto" else mode}
-    # JAX remembers programs by function, and arrays that a function closes over may change: a name of its own then.
-    named = loss if _is_hashable(loss) and not closes_over_arrays(loss) else functools.partial(loss)
-    params, first = jax.tree.map(jnp.asarray, params), _first_batch(batches)
-    result = jax.eval_shape(named, params, _described(first))
+    first = _first_batch(batches)
+    params, loss = parameters_of(params, loss)
+    params = jax.tree.map(jnp.asarray, params)
+    named = NamedFunction(loss, params, _described(first))
+    result = named.result
     weigh = num_examples if weight is None else weight
     if isinstance(result, LinearOperator):
         unused = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
@@ -248,11 +250,3 @@ def _described(batch: PyTree) -> PyTree:
 
 def _array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)
-
-
-def _is_hashable(function: Callable) -> bool:
-    try:
-        hash(function)
-    except TypeError:
-        return False
-    return True

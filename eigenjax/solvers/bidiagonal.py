@@ -22,6 +22,8 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
+from eigenjax.solvers import bidiagonal_polynomials
+from eigenjax.solvers.bidiagonal_polynomials import BidiagonalPolynomials
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.orthogonalize import (
     arbitrary_direction,
@@ -56,6 +58,7 @@ class Bidiagonalization(NamedTuple):
     last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
     operator_norm: jax.Array  # () the largest ||A v|| or ||A^H u|| so far; NaN once a product is not finite
     broken_down: jax.Array  # () bool, a random direction has been put in
+    polynomials: BidiagonalPolynomials  # in the search for missed triplets they tell what it has excluded
     seed: jax.Array  # of all random directions
     num_matvecs: jax.Array  # () int32, products with A and with A^H so far
     num_restarts: jax.Array  # () int32
@@ -67,7 +70,9 @@ class Bidiagonalization(NamedTuple):
         return jnp.sum(self.right_filled, dtype=jnp.int32)
 
 
-def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Array) -> Bidiagonalization:
+def begin(
+    op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Array, *, num_levels: int = 1
+) -> Bidiagonalization:
     """No row filled, and d along the start vector.
 
     Args:
@@ -75,6 +80,7 @@ def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Arr
         start: a vector of the domain in working dtypes; one that is zero or not finite is replaced by a random one.
         krylov_dim: m.
         seed: of all random directions.
+        num_levels: numbers at which the polynomials are followed; static.
     """
     fresh = successor(seed, _BEGINNING)
     # Of drawn numbers, because plain zeros would lose the sharding.
@@ -98,6 +104,9 @@ def begin(op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Arr
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
+        polynomials=bidiagonal_polynomials.start(
+            jnp.zeros(num_levels, zero.dtype), krylov_dim, dtype, jnp.zeros((), jnp.int32), zero
+        ),
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
@@ -135,6 +144,12 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
         last_length=back.length,
         operator_norm=back.operator_norm,
         broken_down=forward.broken_down | back.broken_down,
+        polynomials=bidiagonal_polynomials.extend(
+            state.polynomials,
+            (left_row, right_row),
+            (forward.coefficients, back.coefficients),
+            (forward.length, back.length),
+        ),
         seed=state.seed,
         num_matvecs=state.num_matvecs + 2,
         num_restarts=state.num_restarts,
@@ -143,7 +158,11 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
 
 
 def compress(
-    state: Bidiagonalization, left_coefficients: jax.Array, right_coefficients: jax.Array, fresh: jax.Array
+    state: Bidiagonalization,
+    left_coefficients: jax.Array,
+    right_coefficients: jax.Array,
+    fresh: jax.Array,
+    levels: jax.Array,
 ) -> Bidiagonalization:
     """Keeps U P and V Q only, and goes on in the same direction or in a fresh one.
 
@@ -152,6 +171,7 @@ def compress(
         left_coefficients: (m, p) P; the columns are orthonormal, or zero where fewer are kept.
         right_coefficients: (m, p) Q, likewise.
         fresh: () bool: what couples to d is dropped, and d drawn anew.
+        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
     """
     P = _mended(state, state.left, left_coefficients)
     Q = _mended(state, state.right, right_coefficients)
@@ -161,6 +181,9 @@ def compress(
     dropped = jnp.where(fresh, jnp.abs(couplings), 0)
     defects = jnp.hypot(combined_defects(state, P), dropped)
     drawn = successor(successor(state.seed, _RESTARTING), state.num_restarts)
+    values, uncoupled = state.polynomials, state._replace(last_length=jnp.zeros_like(state.last_length))
+    turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(jnp.matmul(x, c))
+    continued = values._replace(left=turned(left_rows, values.left, P), right=turned(right_rows, values.right, Q))
     draw = lambda d: random_direction(drawn, right, tree.structure_of(d))
     return state._replace(
         left=left,
@@ -173,9 +196,16 @@ def compress(
         defects=jnp.zeros_like(state.defects).at[left_rows].set(defects),
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
+        polynomials=tree.where(fresh, begin_search(uncoupled, levels), continued),
         num_restarts=state.num_restarts + 1,
         kept=jnp.stack([state.kept[1], jnp.sum(jnp.any(Q != 0, axis=0), dtype=jnp.int32)]),
     )
+
+
+def begin_search(state: Bidiagonalization, levels: jax.Array) -> BidiagonalPolynomials:
+    """Polynomials where the random vector that was put in last is the start, and what the bases hold is locked."""
+    m = state.couplings.shape[0]
+    return bidiagonal_polynomials.start(levels, m, state.matrix.dtype, state.last_row, state.last_length)
 
 
 def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eigenjax import arguments
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import general_ritz, krylov_schur, ritz
@@ -89,7 +90,7 @@ def eigs(
     Source: Stewart (2001), A Krylov-Schur algorithm for large eigenproblems; Arnoldi (1951).
     """
     op = as_operator(op, like=example_vector(v0))
-    ritz.check_count(k, op.size)
+    ritz.check_count(k, op.size, "eigs")
     real = is_real(op.structure)
     general_ritz.check_which(which)
     krylov_dim = _checked_dim(krylov_dim, k, op.size)
@@ -119,9 +120,6 @@ def _real_rows(result: EigenResult) -> PyTree:
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     if krylov_dim is None:
         return min(max(2 * k + 10, _LEAST_DIM), size)
-    if not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):
-        raise TypeError(f"krylov_dim={krylov_dim!r}: give an int, the number of vectors held; it is static under jit")
     least = min(k + _ROOM, size)
-    if krylov_dim < least:
-        raise ValueError(f"krylov_dim={krylov_dim}: k={k} pairs need krylov_dim >= {least}")
+    arguments.check_int("eigs", "krylov_dim", krylov_dim, least=least, why=f": k={k} pairs need krylov_dim >= {least}")
     return min(krylov_dim, size)

@@ -12,6 +12,7 @@ from eigenjax import storage
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import restarted, ritz
+from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.lobpcg import lobpcg
 from eigenjax.solvers.plan import begin, check_positive, checked_storage, fitting_dim, least_dim, planned, refuse
 from eigenjax.solvers.remainder import Remainder, remainder
@@ -35,7 +36,7 @@ def eigsh(
     sigma: Any = None,
     v0: Any = None,
     key: jax.Array | None = None,
-    verify: bool = False,
+    verify: bool = True,
     preconditioner: Any = None,
     basis: str = "device",
     basis_dtype: Any = None,
@@ -50,9 +51,10 @@ def eigsh(
     cheapest by far. (Five pairs inside a spectrum of 2000, products to 1e-4 / 1e-8: 1007 / 1271, where the folded
     operator (A - sigma)^2 in the same memory took 7040 / 10272.)
 
-    What a residual says, and what it does not: each pair returned is an eigenpair to within its residual. That none
-    was missed is certain only of a small operator (n <= krylov_dim). A single vector shows one copy of a multiple
-    eigenvalue until its space is exhausted; a block of b shows b; `verify` goes and looks.
+    A residual says that each pair returned is an eigenpair to within it, not that none was missed: a Krylov space shows
+    one copy of a repeated eigenvalue until it is exhausted. So once k pairs have converged, they are locked and a
+    Krylov space is grown from a random vector, until it excludes that a copy of them is left, with a probability of
+    oversight of 1e-6; if it finds one, again. Of a small operator (n <= krylov_dim) nothing can be missed.
 
     Args:
         op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian.
@@ -70,20 +72,24 @@ def eigsh(
             operators whose products are cheaper so, and for multiple eigenvalues.
         sigma: the eigenvalues nearest to this number, nearest first, instead of `which`.
         v0: where to start: one vector; several, with a leading axis; or an `EigenResult`. If k or more are given and
-            are eigenvectors to within tol, they are believed to be the ones wanted: k + 1 products and the solve is
-            over. The signs of the result follow them.
+            are eigenvectors to within tol, k + 1 products confirm them, and with verify=False the solve is over. The
+            search for missed pairs starts at random whatever v0 is. The signs of the result follow v0.
         key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
-        verify: once k pairs have converged, follow random directions orthogonal to them until one brings nothing new;
-            static. `num_probes` and `num_recovered` of the result tell what came of it. It works to a tenth of tol,
-            and each probe costs about as many products as one pair alone. Within clusters a few tol wide it may
-            still take one eigenvalue for another.
+        verify: search for missed pairs once k have converged; static. Each search excludes, with a probability of
+            oversight of 1e-6, copies of the pairs found and other eigenvalues that are more wanted by
+            sqrt(tol) ||A|| or more; nearer ones are excluded the less the nearer they are, down to tol ||A||, to
+            which eigenvalues are determined at all. The status is UNVERIFIED where max_matvecs ends the search.
+            `num_probes` and `num_recovered` of the result tell how many searches there were and what they found.
+            Pairs converge to a tenth of tol first. False saves the search: for callers who know that no eigenvalue
+            is repeated, or to whom one copy will do.
         preconditioner: T, whatever `as_operator` takes, positive definite and near the inverse of A - s I with s
             below the spectrum for "SA" (of s I - A with s above it for "LA"): `lobpcg` is used. It has no use for
-            krylov_dim, block_size, sigma and verify.
+            krylov_dim, block_size and sigma, and makes no search: its block of k vectors shows k copies.
         basis: "device" holds the Krylov basis; "offload" keeps it in the memory of the host (`pinned_host`) and brings
             a few rows at a time to the device, not under vmap; "recompute" holds three vectors and the k results and
             runs the recurrence twice, for more than twice the products (`two_pass`): for whoever has no room for m
-            vectors. One end or both, from one start vector; of a repeated eigenvalue it finds one copy. Static.
+            vectors. One end or both, from one start vector, and without a search: of a repeated eigenvalue it finds
+            one copy. Static.
         basis_dtype: "bfloat16", "float16", "float32": keeps the basis in fewer bits, with all arithmetic in the
             working precision; static. The eigenvalues are those of a Rayleigh-Ritz step at the end, in working
             precision, at k products, and right to about the square of the residuals, which do not fall below what
@@ -92,14 +98,16 @@ def eigsh(
 
     Returns:
         The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds each eigenvalue's error
-        by min(r, r^2 / gap), `gap` is the distance to the first eigenvalue known that was not wanted.
+        by its residual r, `error_estimates` estimates it by min(r, r^2 / gap), and `gap` is the distance to the first
+        Ritz value that was not wanted.
 
     Raises:
         ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes does not fit, `which` or `basis` is
             unknown, v0 or the preconditioner does not fit, or two options exclude each other.
         TypeError: if `op` is nothing that `as_operator` takes, or a static option is not an int.
 
-    Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; one more audits the residuals (k + 1
+    Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; the search for missed pairs about as many
+    as one pair alone, each time; one more audits the residuals (k + 1
     where it finds the recurrence at odds with the operator). Each product is followed by reading the basis twice or
     four times, each restart by eight. Memory beside a product's: m + max(k, m / 5) + 4
     vectors; 2 k more where k eigenvectors are given. With basis_dtype of half the bits 0.9 m + 2 k + 5, on the host
@@ -108,7 +116,7 @@ def eigsh(
     Example:
         >>> import jax.numpy as jnp
         >>> laplacian = lambda v: 2 * v - jnp.roll(v, 1) - jnp.roll(v, -1)  # a ring: all but two eigenvalues are double
-        >>> result = eigsh(laplacian, k=3, which="SA", v0=jnp.zeros(64), verify=True)
+        >>> result = eigsh(laplacian, k=3, which="SA", v0=jnp.zeros(64))
         >>> print(jnp.abs(result.eigenvalues - 4 * jnp.sin(jnp.pi / 64 * jnp.array([0, 1, 1])) ** 2) < 1e-4)
         [ True  True  True]
         >>> inside = eigsh(jnp.diag(jnp.arange(100.0)), k=3, sigma=41.8)
@@ -158,7 +166,7 @@ def eigsh_and_remainder(
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     near = sigma is not None or which == "SM"
-    own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size, verify)
+    own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size)
     if preconditioner is not None:
         own |= {"basis": None if basis == "device" else basis, "basis_dtype": basis_dtype}
         refuse(own, "preconditioner")
@@ -187,20 +195,21 @@ def eigsh_and_remainder(
         near=near,
         verify=verify,
         kept=kept,
+        random_start=v0 is None,
     )
     state, known, references = begin(op, plan, v0, seed_of(key))
     number = 0.0 if sigma is None else sigma
     advance = lambda state: restarted.step(op, state, plan.goal, tol=plan.tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    result = restarted.finalize(op, state, plan.goal, tol=plan.tol, sigma=number, references=references)
+    result = finalize(op, state, plan.goal, tol=plan.tol, sigma=number, references=references)
     # Harmonic pairs leave no Ritz pairs over, and a basis in fewer bits obeys no recurrence to working precision.
     is_exact = plan.goal.kept == Storage() and not near
     return result, remainder(state.krylov, state.found, k) if is_exact else None
 
 
-def _unusual(block_size: Any, verify: Any) -> dict[str, Any]:
+def _unusual(block_size: Any) -> dict[str, Any]:
     """Options that are at their defaults are None."""
-    return {"block_size": None if block_size == 1 else block_size, "verify": verify or None}
+    return {"block_size": None if block_size == 1 else block_size}
 
 
 def _check_basis(basis: Any) -> None:

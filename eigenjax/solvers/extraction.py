@@ -67,7 +67,7 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     weights = jnp.square(jnp.abs(vectors))
     elsewhere = jnp.sum(jnp.where(state.filled[:, None], 0, weights), axis=0) > _ELSEWHERE * jnp.sum(weights, axis=0)
     order = jnp.argsort(jnp.where(elsewhere, jnp.inf, -jnp.abs(reciprocals)), stable=True)
-    vectors = vectors[:, order] / jax.vmap(tree.norm, in_axes=1)(vectors[:, order]).astype(vectors.dtype)
+    vectors = vectors[:, order] / jax.vmap(tree.norm, in_axes=1)(vectors[:, order]).astype(vectors.dtype)[None, :]
     coefficients, _ = jnp.linalg.qr(vectors)
 
     matrix = jnp.where(state.filled[:, None] & state.filled[None, :], state.matrix, 0)
@@ -78,7 +78,7 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     coefficients = jnp.concatenate([nearest @ rotation[:, by_distance], coefficients[:, k:]], axis=1)
     images = matrix @ coefficients
     values = jnp.sum(jnp.conj(coefficients) * images, axis=0).real
-    residuals = _residuals(state, coefficients, images - coefficients * values.astype(images.dtype))
+    residuals = _residuals(state, coefficients, images - coefficients * values.astype(images.dtype)[None, :])
     return Extraction(jnp.where(valid, values, 0), coefficients, jnp.where(valid, residuals, jnp.inf))
 
 

@@ -2,8 +2,7 @@
 
     H Q = Q T,    T x = theta x,    v = V Q x,    ||A v - theta v|| = |b^H Q x|
 
-The eigenvalues of a real H are real or come in conjugate pairs. Computed in complex arithmetic they do so to rounding
-only, and are matched: each with the one nearest to its conjugate that is left, the farthest from the real axis first.
+The eigenvalues of a real H are real or come in conjugate pairs, exactly: see `conjugates`.
 """
 
 from typing import Any, NamedTuple
@@ -11,9 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import arguments, tree
+from eigenjax.solvers.conjugates import conjugate_pairs, eigenpairs
 from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
-from eigenjax.solvers.schur import Schur, schur, triangular_eigenvectors
+from eigenjax.solvers.schur import Schur, schur
 
 WHICH = ("LM", "LR", "SR", "LI")
 # What a projected eigenvector lacks of solving its small problem is rounding up to so many units of it.
@@ -33,9 +33,8 @@ class GeneralRitz(NamedTuple):
 
 
 def check_which(which: str) -> None:
-    """Raises a ValueError unless `which` is one that a Krylov space of a general operator can serve."""
-    if which not in WHICH:
-        raise ValueError(f"which={which!r}: choose one of {', '.join(map(repr, WHICH))}")
+    """Raise an error unless `which` is one that a Krylov space of a general operator can serve."""
+    arguments.check_choice("eigs", "which", which, WHICH, elsewhere="; eigsh has 'LA', 'SA', 'BE' and 'SM'")
 
 
 def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
@@ -57,18 +56,15 @@ def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
 def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:
     """The Ritz pairs of a decomposition; the cost of one Schur form."""
     m = state.filled.shape[0]
-    valid = jnp.arange(m, dtype=jnp.int32) < state.num_filled
+    index = jnp.arange(m, dtype=jnp.int32)
+    valid = index < state.num_filled
     place = jnp.argsort(~state.filled, stable=True)
     compact = jnp.where(valid[:, None] & valid[None, :], state.matrix[place][:, place], 0)
     form = schur(compact)
-    values = jnp.where(valid, jnp.diag(form.triangular), 0)
-    vectors = jnp.matmul(form.unitary, triangular_eigenvectors(form.triangular), precision=jax.lax.Precision.HIGHEST)
-    partner = _partners(values, valid) if real else jnp.arange(m, dtype=jnp.int32)
-    if real:
-        values, vectors = _conjugate_closed(values, vectors, partner)
+    values, vectors, partner = conjugate_pairs(form, valid) if real else (*eigenpairs(form, valid), index)
     keys = jnp.where(valid, wanted_keys(values, which, real=real), jnp.inf)
     # Those of a pair have equal keys: first side by side, then in order, which is stable.
-    order = jnp.lexsort((-values.imag, jnp.minimum(partner, jnp.arange(m, dtype=jnp.int32)), keys)).astype(jnp.int32)
+    order = jnp.lexsort((-values.imag, jnp.minimum(partner, index), keys)).astype(jnp.int32)
     values, vectors, valid = values[order], vectors[:, order], valid[order]
     residuals = _residuals(state, compact, values, vectors, place)
     nothing_filled = jnp.zeros_like(vectors)
@@ -97,43 +93,12 @@ def no_pairs(m: int, dtype: Any, real_dtype: Any) -> GeneralRitz:
     )
 
 
-def _partners(values: jax.Array, valid: jax.Array) -> jax.Array:
-    """(m,) int32, the index of the conjugate of each; its own of a real one."""
-    m = values.shape[0]
-    distances = jnp.abs(jnp.conj(values)[:, None] - values[None, :])
-    distances = jnp.where(valid[:, None] == valid[None, :], distances, jnp.inf)
-    order = jnp.argsort(jnp.where(valid, -jnp.abs(values.imag), jnp.inf), stable=True).astype(jnp.int32)
-
-    def match(step, partner):
-        i = order[step]
-        free = partner < 0
-        # Of equal distances the own one: two real eigenvalues alike are no pair.
-        row = jnp.where(free, distances[i], jnp.inf)
-        j = jnp.where(row[i] <= jnp.min(row), i, jnp.argmin(row).astype(jnp.int32))
-        return jnp.where(free[i], partner.at[i].set(j).at[j].set(i), partner)
-
-    return jax.lax.fori_loop(0, m, match, jnp.full(m, -1, jnp.int32))
-
-
-def _conjugate_closed(values: jax.Array, vectors: jax.Array, partner: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Values that are exactly real or conjugate, and vectors likewise."""
-    alone = partner == jnp.arange(values.shape[0], dtype=jnp.int32)
-    values = (values + jnp.conj(values[partner])) / 2
-    values = jnp.where(alone, jax.lax.complex(values.real, jnp.zeros_like(values.imag)), values)
-    largest = jnp.take_along_axis(vectors, jnp.argmax(jnp.abs(vectors), axis=0)[None], axis=0)
-    real = (vectors * jnp.conj(largest)).real
-    length = jnp.linalg.norm(real, axis=0)
-    real = real / jnp.where(length > 0, length, 1)
-    of_pair = jnp.where(values.imag >= 0, vectors, jnp.conj(vectors[:, partner]))
-    return values, jnp.where(alone, jax.lax.complex(real, jnp.zeros_like(real)), of_pair)
-
-
 def _residuals(
     state: KrylovDecomposition, compact: jax.Array, values: jax.Array, vectors: jax.Array, place: jax.Array
 ) -> jax.Array:
     matmul = lambda a, b: jnp.matmul(a.astype(b.dtype), b, precision=jax.lax.Precision.HIGHEST)
     outside = jnp.abs(matmul(state.couplings[0, place], vectors))
-    inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values)
+    inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values[None, :])
     inside = jnp.where(inside > _ROUNDING * jnp.finfo(inside.dtype).eps * state.operator_norm, inside, 0)
     defects = combined_defects(state._replace(defects=state.defects[place]), vectors)
     return jnp.hypot(jnp.hypot(outside, inside), defects)

@@ -14,3 +14,4 @@ class Goal(NamedTuple):
     verify: bool
     max_matvecs: int
     kept: Storage = Storage()  # how the basis is
+    random_start: bool = True  # whether nobody has chosen the start vectors

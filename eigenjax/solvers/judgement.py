@@ -41,6 +41,7 @@ def judge(
     discrepancy: jax.Array,
     finite: jax.Array,
     lost: float = 0.0,
+    verified: jax.Array | bool = True,
 ) -> EigenResult:
     """Fills in `converged` and `status`; a solve that met NaN or Inf returns NaN throughout.
 
@@ -52,6 +53,7 @@ def judge(
         discrepancy: () how far products are from what the method says of them.
         finite: () whether all products were.
         lost: what the storage of the vectors loses, relative to their length.
+        verified: () bool, the search for missed pairs has ended, or none was asked for.
     """
     tol = tolerance(tol, result.residuals.dtype)
     finite = finite & jnp.all(jnp.isfinite(result.residuals) | ~result.converged)
@@ -60,8 +62,17 @@ def judge(
     at_rounding = jnp.all(converged | (result.residuals <= max(_ROUNDING_FLOOR * unit, lost) * scale))
     inconsistent = discrepancy > unit**0.5 * scale
     status = jnp.select(
-        [~finite, jnp.all(converged), inconsistent, at_rounding],
-        [jnp.int32(code) for code in (Status.NONFINITE, Status.CONVERGED, Status.INCONSISTENT, Status.STAGNATED)],
+        [~finite, jnp.all(converged) & verified, jnp.all(converged), inconsistent, at_rounding],
+        [
+            jnp.int32(code)
+            for code in (
+                Status.NONFINITE,
+                Status.CONVERGED,
+                Status.UNVERIFIED,
+                Status.INCONSISTENT,
+                Status.STAGNATED,
+            )
+        ],
         jnp.int32(Status.NOT_CONVERGED),
     )
     or_nan = lambda x: jnp.where(finite, x, jnp.nan)

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 
 from eigenjax import storage, tree
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers import lanczos_polynomials
 from eigenjax.solvers.control import apply_when
+from eigenjax.solvers.lanczos_polynomials import LanczosPolynomials
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 from eigenjax.solvers.rotation import places, rotate
 from eigenjax.solvers.start import arbitrary_vector, successor
@@ -42,7 +44,8 @@ class KrylovDecomposition(NamedTuple):
     last_row: jax.Array  # () int32, the row of V that D couples with, where it is only one ...
     last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
     operator_norm: jax.Array  # () the largest ||A v|| so far: ||A|| from below; NaN once a product is not finite
-    broken_down: jax.Array  # () bool, a vector of D is a fresh random direction, uncoupled
+    broken_down: jax.Array  # () bool, V is invariant: all vectors of D are fresh random directions, uncoupled
+    polynomials: LanczosPolynomials  # of V and D; in the search for missed pairs they tell what it has excluded
     seed: jax.Array  # of all random directions
     num_matvecs: jax.Array  # () int32, products so far
     num_restarts: jax.Array  # () int32
@@ -59,7 +62,9 @@ class KrylovDecomposition(NamedTuple):
         return self.couplings.shape[0]
 
 
-def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS) -> KrylovDecomposition:
+def begin(
+    starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS, *, num_levels: int = 1
+) -> KrylovDecomposition:
     """No row filled, and D an orthonormal basis of the start vectors.
 
     Args:
@@ -68,6 +73,7 @@ def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_
         krylov_dim: m.
         seed: of all random directions.
         kept: how V is kept; D is in working dtypes always.
+        num_levels: numbers at which the polynomials are followed; static.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
     first = tree.row(starts, 0)
@@ -91,6 +97,7 @@ def begin(starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
+        polynomials=lanczos_polynomials.start(jnp.zeros(num_levels, zero.dtype), krylov_dim, b, dtype),
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
@@ -134,7 +141,8 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
         last_row=rows[0],
         last_length=grown.triangle[0, 0].real if b == 1 else state.last_length,
         operator_norm=grown.operator_norm,
-        broken_down=grown.broken_down,
+        broken_down=jnp.all(jnp.diag(grown.triangle) == 0),
+        polynomials=lanczos_polynomials.extend(state.polynomials, rows, columns, grown.triangle),
         seed=state.seed,
         num_matvecs=state.num_matvecs + b,
         num_restarts=state.num_restarts,
@@ -166,11 +174,13 @@ def compress(
     place = places(rows, state.filled.shape[0])
     # A row that holds none of the vectors finds zeros at the end.
     there, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
+    values = jnp.matmul(state.polynomials.rows, coefficients.astype(state.polynomials.rows.dtype))
     return state._replace(
         basis=basis,
         filled=there,
         matrix=jnp.pad(projected, (0, 1))[place[:, None], place],
         couplings=jnp.pad(couplings, ((0, 0), (0, 1)))[:, place],
+        polynomials=state.polynomials._replace(rows=jnp.pad(values, ((0, 0), (0, 0), (0, 1)))[:, :, place]),
         defects=defects,
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
@@ -200,7 +210,6 @@ class _Orthonormalized(NamedTuple):
     columns: jax.Array  # (b, m) what was taken along V, here and before
     triangle: jax.Array  # (b, b) of the new D with the rows that the images belong to
     operator_norm: jax.Array
-    broken_down: jax.Array
 
 
 def _orthonormalize(
@@ -231,7 +240,6 @@ def _orthonormalize(
             columns=grown.columns.at[i].set(taken[i] + rest.coefficients[:m]),
             triangle=triangle,
             operator_norm=norm_with(rest.coefficients, length),
-            broken_down=grown.broken_down | replaced,
         )
 
     nothing = _Orthonormalized(
@@ -239,7 +247,6 @@ def _orthonormalize(
         columns=jnp.zeros((b, m), dtype),
         triangle=jnp.zeros((b, b), dtype),
         operator_norm=operator_norm,
-        broken_down=jnp.zeros((), bool),
     )
     return add(0, nothing) if b == 1 else jax.lax.fori_loop(0, b, add, nothing)
 
@@ -261,7 +268,7 @@ def _free_rows(filled: jax.Array, count: int) -> jax.Array:
     """(count,) int32, the first rows that are not filled; there must be so many."""
     place = jnp.cumsum(~filled, dtype=jnp.int32) - 1
     index = jnp.arange(filled.shape[0], dtype=jnp.int32)
-    hit = ~filled & (place == jnp.arange(count, dtype=jnp.int32)[:, None])
+    hit = ~filled[None, :] & (place[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None])
     return jnp.sum(jnp.where(hit, index, 0), axis=1, dtype=jnp.int32)
 
 

@@ -152,7 +152,7 @@ def finalize(
         distinct, lengths = distinct_ritz_vectors(state.basis, coefficients, jnp.abs(last), filled)
     chosen = ritz.wanted_order(values, which, distinct)[:k]
     vectors, phases = fix_signs(
-        tree.combine(coefficients[:, chosen] / lengths[chosen], state.basis), given_start(op, v0)
+        tree.combine(coefficients[:, chosen] / lengths[None, chosen], state.basis), given_start(op, v0)
     )
     residuals, discrepancy, audits = vouched_residuals(
         op,
@@ -225,8 +225,8 @@ def lanczos(
     Source: Lanczos (1950); Parlett (1998), The symmetric eigenvalue problem, chapter 13.
     """
     op = as_operator(op, like=v0)
-    ritz.check_count(k, op.size)
-    ritz.check_which(which)
+    ritz.check_count(k, op.size, "lanczos")
+    ritz.check_which(which, "lanczos")
     krylov_dim = _checked_krylov_dim(krylov_dim, k, op.size)
     state = init(op, v0, krylov_dim=krylov_dim, key=key)
     advance = lambda state, _: (step(op, state, reorthogonalize=reorthogonalize), None)

@@ -283,7 +283,7 @@ def _orthonormal_rest(block: PyTree, basis: PyTree) -> PyTree:
         squares, axes, _ = ritz.projected_eigh(tree.gram(block, block), jnp.int32(count))
         independent = squares > count * unit  # the rounding of the inner products
         inverse = jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, squares, 1)), 0)
-        return tree.combine(axes * inverse.astype(axes.dtype), block)
+        return tree.combine(axes * inverse.astype(axes.dtype)[None, :], block)
 
     return jax.lax.fori_loop(0, _ROUNDS, one_round, block)
 

@@ -48,6 +48,7 @@ def planned(
     near: bool,
     verify: bool,
     kept: Storage,
+    random_start: bool = True,
 ) -> Plan:
     """Checks the arguments of `eigsh` and fills in what is None; of `op` only structure and size are looked at."""
     ritz.check_count(k, op.size)
@@ -56,7 +57,15 @@ def planned(
     check_positive("block_size", block_size)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
     max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
-    goal = Goal(k=k, which=which, near=near, verify=bool(verify), max_matvecs=max_matvecs, kept=kept)
+    goal = Goal(
+        k=k,
+        which=which,
+        near=near,
+        verify=bool(verify),
+        max_matvecs=max_matvecs,
+        kept=kept,
+        random_start=random_start,
+    )
     if tol is None:
         tol = max(default_tol(tree.accumulation_dtype(op.structure)), kept.unit)
     return Plan(goal, tol, krylov_dim, block_size)
@@ -67,7 +76,9 @@ def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState
     goal = plan.goal
     rows = start_rows(op, v0)
     known = None
-    believable = is_several(op, v0) and not goal.verify and plan.block_size == 1 and goal.kept == Storage()
+    # A search needs room to restart; without it the space is filled, and no more is to be known.
+    can_search = not goal.verify or plan.krylov_dim < op.size
+    believable = is_several(op, v0) and can_search and plan.block_size == 1 and goal.kept == Storage()
     if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
         known = known_vectors(rows)
     starts = starting_block(op, rows if known is None else known.rows, plan.block_size, successor(seed, 0))

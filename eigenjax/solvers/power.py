@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax import arguments, tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -195,10 +195,10 @@ def deflated_power_iteration(
     Source: Golub and Van Loan (2013), section 8.2; De Sa et al. (2017), Accelerated stochastic power iteration.
     """
     op = as_operator(op, like=v0)
-    ritz.check_count(k, op.size)
-    ritz.check_which(which)
-    if not isinstance(max_iter, int) or isinstance(max_iter, bool) or max_iter < 1:
-        raise ValueError(f"max_iter={max_iter!r}: give a positive int, the products allowed for one pair")
+    name = deflated_power_iteration.__name__
+    ritz.check_count(k, op.size, name)
+    ritz.check_which(which, name)
+    arguments.check_int(name, "max_iter", max_iter, why=", the matvecs allowed for one pair")
     advance = lambda state, _: (
         step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum),
         None,

@@ -4,9 +4,9 @@
 
 A restart keeps the most wanted Ritz vectors (Wu and Simon 2000), as many as `retention` finds best.
 
-A Krylov space shows one vector of a multiple eigenvalue. Where it is exhausted, or where the caller wants to be sure,
-the pairs found are kept and a fresh random direction is followed until its own best pair is seen to be unwanted; if
-it was wanted, once more.
+A Krylov space shows one vector of a multiple eigenvalue. Where it is exhausted, or where all copies are asked for, the
+pairs found are locked and a fresh random direction is followed until it excludes that anything more wanted is left; if
+it has found something, once more (`missed_pairs`).
 
 `init`, `step` and `finalize` over one `RestartedState` are the solver; one step is one look. `propose` and `absorb` are
 a step in pieces, for products that are taken elsewhere.
@@ -17,20 +17,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import storage, tree
+from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
-from eigenjax.result import EigenResult
-from eigenjax.solvers import completeness, krylov, ritz
+from eigenjax.solvers import krylov, lanczos_polynomials, missed_pairs, ritz
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import Extraction, harmonic_pairs, ritz_pairs, stand_off
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import judge, stopping_tolerance
+from eigenjax.solvers.judgement import stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.looks import rows_to_wait
-from eigenjax.solvers.residuals import audited_residuals
-from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.thick_restart import kept_coefficients, restart, translate
-from eigenjax.solvers.warm_start import KnownVectors, RayleighRitz, distance_from, known_vectors, rayleigh_ritz
+from eigenjax.solvers.thick_restart import begin_search, kept_coefficients, restart, translate
+from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
 from eigenjax.tree import PyTree
 
 # A basis that is kept in fewer bits spoils the vectors by about this share of its machine epsilon: to ask more of the
@@ -51,7 +48,9 @@ class RestartedState(NamedTuple):
     next_look: jax.Array  # () int32, rows filled at which to look again
     distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
-    probe: completeness.Probe
+    search: missed_pairs.Search
+    levels: jax.Array  # (L,) where the running search looks for missed eigenvalues
+    needed: jax.Array  # (L,) the amplitudes that end it
     vouched: jax.Array  # () bool, the residuals were computed, not inferred
     done: jax.Array  # () bool
 
@@ -66,7 +65,7 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
         first_look: rows to fill before it.
         seed: of all random directions.
     """
-    state = krylov.begin(starts, krylov_dim, seed, goal.kept)
+    state = krylov.begin(starts, krylov_dim, seed, goal.kept, num_levels=missed_pairs.num_levels(goal))
     zero = jnp.zeros_like(state.operator_norm)
     m = krylov_dim
     return RestartedState(
@@ -79,7 +78,9 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
         next_look=jnp.asarray(first_look, jnp.int32),
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
-        probe=completeness.nothing_probed(goal.k, zero.dtype),
+        search=missed_pairs.no_search(goal.k, zero.dtype),
+        levels=jnp.zeros(missed_pairs.num_levels(goal), zero.dtype),
+        needed=jnp.zeros(missed_pairs.num_levels(goal), zero.dtype),
         vouched=jnp.zeros((), bool),
         done=jnp.asarray(goal.max_matvecs < state.block_size),
     )
@@ -137,25 +138,26 @@ def _settle(
     b, m = state.krylov.couplings.shape
     state = look(op, state, goal, tol=tol, sigma=sigma)
     if known is not None:
-        bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
+        bound = _residual_bound(op, goal, tol) * state.scale
         length = tree.norm(state.krylov.couplings)
         outside = distance_from(known.rows, tree.row(state.krylov.directions, 0), length)
         is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & known.independent
-        state = apply_when(is_close, lambda state: _try_known(op, state, goal, known, bound, sigma), state)
+        state = apply_when(is_close, lambda state: _try_known(op, state, goal, known, bound, tol, sigma), state)
     if m < op.size:
         is_full = state.krylov.num_filled + b > m
-        restarting = (is_full | state.probe.starts) & ~state.done
-        state = state._replace(krylov=_restart(state, goal, restarting), probe=completeness.begun(state.probe))
+        restarting = (is_full | state.search.starts) & ~state.done
+        state = state._replace(krylov=_restart(state, goal, restarting), search=missed_pairs.begun(state.search))
     return state._replace(next_look=state.next_look + state.krylov.num_filled)
 
 
 def _restart(state: RestartedState, goal: Goal, restarting: jax.Array) -> KrylovDecomposition:
     part = state.krylov
-    coefficients = kept_coefficients(part, state.found, goal, state.probe.starts)
+    coefficients = kept_coefficients(part, state.found, goal, state.search.starts)
     if goal.near:
         # A step of its own, so that the basis is read for the last time before it is turned in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
-    turn = lambda part: restart(part, coefficients, state.found, state.probe.starts, translated=goal.near)
+    fresh, found, levels = state.search.starts, state.found, state.levels
+    turn = lambda part: restart(part, coefficients, found, fresh, levels, translated=goal.near)
     return apply_when(restarting, turn, part)
 
 
@@ -165,104 +167,53 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     b, m = state.krylov.couplings.shape
     num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
-    share = _VERIFIED_SHARE if goal.verify else 1.0
-    least = _LOST * goal.kept.unit
-    bound = jnp.maximum(stopping_tolerance(op, tol, scale.dtype, share), least) * scale
+    bound = _residual_bound(op, goal, tol) * scale
     k = min(goal.k, m)
-    converged = jnp.all(found.residuals[:k] <= bound)
     complete = num_filled >= op.size
-    probe = completeness.judge_probe(state.probe, goal, found, converged, bound, state.krylov.broken_down & ~complete)
-    # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = probe.satisfied if m < op.size else jnp.zeros((), bool)
-    out_of_budget = spent + b > goal.max_matvecs
+    exhausted = state.krylov.broken_down & ~complete
     worst = jnp.max(found.residuals[:k])
+    check = missed_pairs.check(
+        state.search,
+        goal,
+        found.values[: goal.k],
+        worst,
+        lanczos_polynomials.amplitudes(state.krylov.polynomials),
+        (state.levels, state.needed),
+        bound=bound,
+        exhausted=exhausted,
+        size=op.size,
+        scale=scale,
+        relative=stopping_tolerance(op, tol, scale.dtype),
+        sigma=sigma,
+    )
+    polynomials = state.krylov.polynomials
+    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.levels), polynomials)
+    # A space that holds all of a small operator is filled: that is all there is to know.
+    finished = check.search.satisfied if m < op.size else jnp.zeros((), bool)
+    out_of_budget = spent + b > goal.max_matvecs
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
     wait = rows_to_wait(state.distance, distance, spent - state.last_look, least=b)
     return state._replace(
+        krylov=state.krylov._replace(polynomials=polynomials),
         found=found,
         scale=scale,
         target=target,
+        levels=check.levels,
+        needed=check.needed,
         next_look=jnp.maximum(wait, goal.k - num_filled),
         distance=distance,
         last_look=spent,
-        probe=probe,
+        search=check.search,
         done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
     )
 
 
-def finalize(
-    op: LinearOperator,
-    state: RestartedState,
-    goal: Goal,
-    *,
-    tol: Any,
-    sigma: Any = 0.0,
-    references: PyTree | None = None,
-) -> EigenResult:
-    """The result of a state, with residuals vouched for: one product, or k + 1 where that one finds fault."""
-    k = goal.k
-    values, residuals = state.found.values[:k], state.found.residuals[:k]
-    coefficients = state.found.coefficients[:, :k]
-    vectors = storage.combine(coefficients, state.krylov.basis)
-    if storage.is_narrow(state.krylov.basis):
-        pairs = _polished(op, vectors, goal, sigma)
-        vectors, _ = fix_signs(pairs.vectors, references=references)
-        spent, scale = state.krylov.num_matvecs + k, jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
-        there = jnp.isfinite(residuals)
-        result = EigenResult(pairs.values, vectors, pairs.residuals, there, jnp.int32(0), spent)
-        return _judged(op, result, state, goal, tol, scale, jnp.zeros_like(scale))
-    vectors, phases = fix_signs(vectors, references=references)
-    there = jnp.isfinite(residuals)
-
-    def predict(signs):
-        turned = coefficients @ (signs.astype(phases.dtype) * phases)
-        inside = storage.combine(state.krylov.matrix @ turned, state.krylov.basis)
-        return jax.tree.map(jnp.add, inside, tree.combine(state.krylov.couplings @ turned, state.krylov.directions))
-
-    # Without the defects: the audit finds them, if they are still there.
-    inside = state.krylov.matrix @ coefficients - coefficients * values.astype(coefficients.dtype)
-    claimed = jax.vmap(tree.norm, in_axes=1)((inside, state.krylov.couplings @ coefficients))
-
-    needed = ~state.vouched & jnp.any(there)
-    believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
-    seed, turns = state.krylov.seed, state.krylov.num_restarts
-    norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of few products may be far below
-    residuals, discrepancy, audits = audited_residuals(
-        op, values, vectors, believed, predict, norm, seed, turns, needed
-    )
-    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
-    return _judged(op, result, state, goal, tol, state.scale, discrepancy)
-
-
-def _judged(
-    op: LinearOperator,
-    result: EigenResult,
-    state: RestartedState,
-    goal: Goal,
-    tol: Any,
-    scale: jax.Array,
-    discrepancy: jax.Array,
-) -> EigenResult:
-    finite = jnp.isfinite(state.krylov.operator_norm)
-    result = judge(op, result, tol=tol, scale=scale, discrepancy=discrepancy, finite=finite, lost=goal.kept.unit)
-    return completeness.with_neighbours(result, state.found, state.probe)
-
-
-def _polished(op: LinearOperator, vectors: PyTree, goal: Goal, sigma: Any) -> RayleighRitz:
-    """The Ritz pairs of vectors that were put together from rounded rows, in the order wanted; k products.
-
-    Their eigenvalues are off by the square of what the vectors are.
-    """
-    pairs = rayleigh_ritz(op, known_vectors(vectors).rows)
-    order = _order(pairs.values, goal, sigma)
-    return RayleighRitz(pairs.values[order], jax.tree.map(lambda x: x[order], pairs.vectors), pairs.residuals[order])
-
-
-def _order(values: jax.Array, goal: Goal, sigma: Any) -> jax.Array:
-    if goal.near:
-        return jnp.argsort(jnp.abs(values - jnp.asarray(sigma).astype(values.dtype)))
-    return ritz.wanted_order(values, goal.which)
+def _residual_bound(op: LinearOperator, goal: Goal, tol: Any) -> jax.Array:
+    """() the residual, relative to the scale, at which a pair has converged."""
+    share = _VERIFIED_SHARE if goal.verify else 1.0
+    dtype = tree.real_dtype(tree.accumulation_dtype(op.structure))
+    return jnp.maximum(stopping_tolerance(op, tol, dtype, share), _LOST * goal.kept.unit)
 
 
 def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction, jax.Array]:
@@ -275,21 +226,49 @@ def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction,
 
 
 def _try_known(
-    op: LinearOperator, state: RestartedState, goal: Goal, known: KnownVectors, bound: jax.Array, sigma: Any
+    op: LinearOperator, state: RestartedState, goal: Goal, known: KnownVectors, bound: jax.Array, tol: Any, sigma: Any
 ) -> RestartedState:
     """Ends the solve with the Ritz pairs of known vectors if they have converged."""
     pairs = rayleigh_ritz(op, known.rows)
-    order = _order(pairs.values, goal, sigma)[: goal.k]
+    order = ritz.pair_order(pairs.values, goal.which, sigma if goal.near else None)[: goal.k]
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
     success = jnp.all(pairs.residuals[order] <= bound)
     m = state.found.values.shape[0]
     padded = lambda x, fill: jnp.full(m, fill, x.dtype).at[: goal.k].set(x[order])
-    found = Extraction(
-        padded(pairs.values, 0), jnp.eye(m, dtype=state.krylov.matrix.dtype), padded(pairs.residuals, jnp.inf)
+    values, residuals = padded(pairs.values, 0), padded(pairs.residuals, jnp.inf)
+    dtype = state.krylov.matrix.dtype
+    basis = tree.set_rows(
+        jax.tree.map(jnp.zeros_like, state.krylov.basis), 0, jax.tree.map(lambda x: x[order], pairs.vectors)
     )
-    basis = tree.set_rows(state.krylov.basis, 0, jax.tree.map(lambda x: x[order], pairs.vectors))
+    part = state.krylov._replace(
+        basis=basis,
+        filled=jnp.arange(m, dtype=jnp.int32) < goal.k,
+        matrix=jnp.diag(values.astype(dtype)),
+        couplings=jnp.zeros_like(state.krylov.couplings),
+        last_length=jnp.zeros_like(state.krylov.last_length),
+    )
+    search = missed_pairs.advance(
+        state.search,
+        goal,
+        values[: goal.k],
+        converged=success,
+        bound=bound,
+        excluded=jnp.zeros((), bool),
+        exhausted=jnp.zeros((), bool),
+    )
+    found = Extraction(values, jnp.eye(m, dtype=dtype), residuals)
+    units = {"size": op.size, "scale": scale, "relative": stopping_tolerance(op, tol, scale.dtype)}
+    worst = jnp.max(pairs.residuals[order])
+    levels, needed = missed_pairs.aims_of(goal, values[: goal.k], worst, sigma=sigma, **units)
     ended = state._replace(
-        krylov=state.krylov._replace(basis=basis), found=found, scale=scale, vouched=success, done=success
+        krylov=part,
+        found=found,
+        scale=scale,
+        levels=levels,
+        needed=needed,
+        search=search,
+        vouched=~search.running,
+        done=~search.running,
     )
     count = pairs.values.shape[0]
     state = tree.where(success, ended, state)

@@ -23,10 +23,9 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.rectangular import Dilation, RectangularOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers import bidiagonal, completeness, ritz
+from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, ritz
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.extraction import Extraction
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
 from eigenjax.solvers.looks import rows_to_wait
@@ -58,7 +57,9 @@ class SolveState(NamedTuple):
     next_look: jax.Array  # () int32, rows filled at which to look again
     distance: jax.Array  # () how far the worst triplet was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
-    probe: completeness.Probe
+    search: missed_pairs.Search
+    levels: jax.Array  # (L,) where the running search looks for missed values
+    needed: jax.Array  # (L,) the amplitudes that end it
     done: jax.Array  # () bool
 
 
@@ -72,7 +73,8 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         krylov_dim: m, the vectors there is room for in each basis.
         seed: of all random directions.
     """
-    space = bidiagonal.begin(op, start, krylov_dim, seed)
+    num_levels = missed_pairs.num_levels(goal)
+    space = bidiagonal.begin(op, start, krylov_dim, seed, num_levels=num_levels)
     zero, m = space.operator_norm, krylov_dim
     identity = jnp.eye(m, dtype=space.matrix.dtype)
     return SolveState(
@@ -82,7 +84,9 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         next_look=jnp.asarray(goal.k, jnp.int32),
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
-        probe=completeness.nothing_probed(goal.k, zero.dtype),
+        search=missed_pairs.no_search(goal.k, zero.dtype),
+        levels=jnp.zeros(num_levels, zero.dtype),
+        needed=jnp.zeros(num_levels, zero.dtype),
         done=jnp.asarray(goal.max_matvecs < 2),
     )
 
@@ -100,10 +104,10 @@ def step(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     grown = jax.lax.while_loop(goes_on, lambda space: bidiagonal.expand(op, space), first)
     state = look(op, state._replace(space=grown), goal, tol=tol)
     if m < n:
-        restarting = ((state.space.num_filled == m) | state.probe.starts) & ~state.done
-        restart = lambda space: _restart(space, state.found, goal, state.probe.starts)
+        restarting = ((state.space.num_filled == m) | state.search.starts) & ~state.done
+        restart = lambda space: _restart(space, state.found, goal, state.search.starts, state.levels)
         space = apply_when(restarting, restart, state.space)
-        state = state._replace(space=space, probe=completeness.begun(state.probe))
+        state = state._replace(space=space, search=missed_pairs.begun(state.search))
     return state._replace(next_look=state.next_look + state.space.num_filled)
 
 
@@ -116,19 +120,38 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     bound = stopping_tolerance(Dilation(op), tol, scale.dtype, share) * scale
     worst = jnp.max(found.residuals[: goal.k])
     complete = space.num_filled >= n
-    pairs = Extraction(found.values, found.left_coefficients, found.residuals)
-    probe = completeness.judge_probe(state.probe, goal, pairs, worst <= bound, bound, space.broken_down & ~complete)
+    exhausted = space.broken_down & ~complete
+    relative = stopping_tolerance(Dilation(op), tol, scale.dtype)
+    check = missed_pairs.check(
+        state.search,
+        goal,
+        found.values[: goal.k],
+        worst,
+        bidiagonal_polynomials.amplitudes(space.polynomials),
+        (state.levels, state.needed),
+        bound=bound,
+        exhausted=exhausted,
+        size=min(op.shape),
+        scale=scale,
+        relative=relative,
+    )
+    search = check.search
+    polynomials = tree.where(check.begins_here, bidiagonal.begin_search(space, check.levels), space.polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = probe.satisfied if m < n else jnp.zeros((), bool)
+    finished = search.satisfied if m < n else jnp.zeros((), bool)
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
     wait = rows_to_wait(state.distance, distance, (space.num_matvecs - state.last_look) // 2)
     return state._replace(
+        space=space._replace(polynomials=polynomials),
         found=found,
         scale=scale,
+        levels=check.levels,
+        needed=check.needed,
         next_look=jnp.maximum(wait, goal.k - space.num_filled),
         distance=distance,
         last_look=space.num_matvecs,
-        probe=probe,
+        search=search,
         done=finished | complete | (space.num_matvecs + 2 > goal.max_matvecs) | ~jnp.isfinite(space.operator_norm),
     )
 
@@ -200,10 +223,13 @@ def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any
         scale=state.scale,
         discrepancy=discrepancy,
         finite=jnp.isfinite(space.operator_norm),
+        verified=(space.num_filled >= op.shape[1]) | state.search.satisfied if goal.verify else True,
     )
 
 
-def _restart(space: Bidiagonalization, found: Triplets, goal: Goal, fresh: jax.Array) -> Bidiagonalization:
+def _restart(
+    space: Bidiagonalization, found: Triplets, goal: Goal, fresh: jax.Array, levels: jax.Array
+) -> Bidiagonalization:
     """The triplets worth keeping; before a fresh direction, those that are wanted."""
     m = found.values.shape[0]
     most = most_kept(goal.k, m, 1)
@@ -212,7 +238,7 @@ def _restart(space: Bidiagonalization, found: Triplets, goal: Goal, fresh: jax.A
     kept = jnp.where(fresh, goal.k, num_kept(growth, space.num_filled, goal.k, most, space.kept))
     is_kept = jnp.arange(most, dtype=jnp.int32) < kept
     P, Q = (jnp.where(is_kept, x[:, :most], 0) for x in (found.left_coefficients, found.right_coefficients))
-    return bidiagonal.compress(space, P, Q, fresh)
+    return bidiagonal.compress(space, P, Q, fresh, levels)
 
 
 def _signed(left: PyTree, right: PyTree, by_left: bool) -> tuple[PyTree, PyTree, jax.Array]:

@@ -5,25 +5,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eigenjax import arguments
+
 WHICH = ("LM", "LA", "SA", "BE")
+_NOT_SYMMETRIC = "; of an operator that is not symmetric, eigs has 'LM', 'LR', 'SR', 'LI'"
 
 
-def check_which(which: str) -> None:
-    """Raises a ValueError unless `which` is one that a Krylov space or a power iteration can serve."""
+def check_which(which: str, function: str = "eigsh") -> None:
+    """Raise an error unless `which` is one that a Krylov space or a power iteration can serve.
+
+    Args:
+        which: the pairs wanted.
+        function: who was called.
+
+    Raises:
+        ValueError: if it is unknown, or "SM".
+        TypeError: if it is no string.
+    """
     if which == "SM":
         raise ValueError(
-            "which='SM' asks for the eigenvalues nearest to zero, which need a solver of their own (eigsh with sigma=0)"
+            f"{function} got which='SM': the eigenvalues nearest to zero need a solver of their own, eigsh with sigma=0"
         )
-    if which not in WHICH:
-        raise ValueError(f"which={which!r}: choose one of {', '.join(map(repr, WHICH))}")
+    choices = (*WHICH, "SM") if function == "eigsh" else WHICH
+    arguments.check_choice(function, "which", which, choices, elsewhere=_NOT_SYMMETRIC)
 
 
-def check_count(k: Any, size: int) -> None:
-    """Raises an error unless 1 <= k <= size."""
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"k={k!r}: give an int, the number of pairs wanted; it is static under jit")
-    if not 1 <= k <= size:
-        raise ValueError(f"k={k}: the operator is {size} x {size}, so choose 1 <= k <= {size}")
+def check_count(k: Any, size: int, function: str = "eigsh") -> None:
+    """Raise an error unless 1 <= k <= size."""
+    arguments.check_int(function, "k", k, least=1, why=f": the operator is {size} x {size}, so choose 1 <= k <= {size}")
+    if k > size:
+        raise ValueError(f"{function} got k={k}: the operator is {size} x {size}, so choose 1 <= k <= {size}")
 
 
 def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -99,3 +110,14 @@ def wanted_order(values: jax.Array, which: str, valid: jax.Array | None = None) 
     else:
         keys = {"LM": -jnp.abs(values), "LA": -values, "SA": values}[which]
     return jnp.argsort(jnp.where(valid, keys, jnp.inf), stable=True)
+
+
+def pair_order(values: jax.Array, which: str, sigma: Any = None) -> jax.Array:
+    """Indices that put the values in the order of `which` or, where sigma is given, the nearest to it first.
+
+    >>> print(pair_order(jnp.array([1.0, 4.0, 2.0]), "LA", sigma=2.5))
+    [2 0 1]
+    """
+    if sigma is None:
+        return wanted_order(values, which)
+    return jnp.argsort(jnp.abs(values - jnp.asarray(sigma).astype(values.dtype)))

@@ -55,7 +55,7 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
         targets = jax.lax.dynamic_slice_in_dim(rows, first, group)
         weights = jax.lax.dynamic_slice(factors, (sweep, first, jnp.int32(0)), (1, group, m))[0]
         is_fresh = first + jnp.arange(group, dtype=jnp.int32) >= number * group
-        itself = (targets[:, None] == jnp.arange(m, dtype=jnp.int32)).astype(weights.dtype)
+        itself = (targets[:, None] == jnp.arange(m, dtype=jnp.int32)[None, :]).astype(weights.dtype)
         made = storage.combine(jnp.where(is_fresh[:, None], weights, itself).T, basis)
         put = lambda i, basis: storage.set_row(basis, targets[i], tree.row(made, i))
         return jax.lax.fori_loop(0, group, put, basis), None
@@ -67,5 +67,5 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
 def places(rows: jax.Array, m: int) -> jax.Array:
     """(m,) int32, where each row is found among the (p,) rows named, p where it is not; a scatter compiles for long."""
     p = rows.shape[0]
-    found = jnp.arange(m, dtype=jnp.int32)[:, None] == rows
+    found = jnp.arange(m, dtype=jnp.int32)[:, None] == rows[None, :]
     return jnp.min(jnp.where(found, jnp.arange(p, dtype=jnp.int32), p), axis=1)

@@ -29,7 +29,7 @@ def svds(
     max_matvecs: int | None = None,
     v0: PyTree = None,
     key: jax.Array | None = None,
-    verify: bool = False,
+    verify: bool = True,
     adjoint: Any = None,
 ) -> SingularResult:
     """The k largest singular triplets of a rectangular operator, in bounded memory.
@@ -40,9 +40,10 @@ def svds(
     products and ended by the first look that finds all k triplets converged. Every step is one product with A and one
     with A^H. Small singular values are as accurate as large ones, to eps ||A||, which `eigsh` on A^H A does not give.
 
-    What a residual says, and what it does not: each triplet returned is one of A to within its residual. That none was
-    missed is certain only of a small operator (min(p, n) <= krylov_dim). One start vector shows one copy of a multiple
-    singular value until its space is exhausted; `verify` goes and looks.
+    A residual says that each triplet returned is one of A to within it, not that none was missed: a Krylov space shows
+    one copy of a repeated singular value until it is exhausted. So once k triplets have converged, they are locked and
+    a space is grown from a random vector, until it excludes that a copy of them is left, with a probability of
+    oversight of 1e-6; if it finds one, again. Of a small operator (min(p, n) <= krylov_dim) nothing can be missed.
 
     Args:
         op: a (p, n) array, a sparse matrix of `jax.experimental.sparse`, a `LinearOperator`, or a callable v -> A v
@@ -56,8 +57,10 @@ def svds(
             200 m, or 20 min(p, n) if that is more, up to min(p, n) = 1000.
         v0: a vector that A takes, where to start; of a callable also the structure. Zero or not finite: a random one.
         key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
-        verify: once k triplets have converged, follow random directions orthogonal to them until one brings nothing
-            new; static. It works to a tenth of tol, and each probe costs about as many products as one triplet alone.
+        verify: search for missed triplets once k have converged; static. Each search excludes, with a probability of
+            oversight of 1e-6, copies of the values found and other values larger by sqrt(tol) ||A|| or more than the
+            last; it costs about as many products as one triplet alone. The status is UNVERIFIED where max_matvecs
+            ends it. Triplets converge to a tenth of tol first. False saves the search.
         adjoint: of a callable, u -> A^H u; None derives it by `jax.linear_transpose`. For functions that JAX cannot
             transpose, or whose adjoint is known to be cheaper.
 
@@ -119,7 +122,9 @@ def svds_and_remainder(
         start = matvec(op, start)
     elif is_wide:
         start = arbitrary_vector(start_seed, tree.working_structure(op.codomain))
-    goal = Goal(k=k, which="LA", near=False, verify=bool(verify), max_matvecs=max_matvecs - to_start)
+    goal = Goal(
+        k=k, which="LA", near=False, verify=bool(verify), max_matvecs=max_matvecs - to_start, random_start=v0 is None
+    )
     state = restarted_bidiagonal.init(tall, start, goal, krylov_dim=krylov_dim, seed=successor(seed, 1))
     advance = lambda state: restarted_bidiagonal.step(tall, state, goal, tol=tol)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)

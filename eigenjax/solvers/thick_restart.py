@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import storage, tree
+from eigenjax.solvers import lanczos_polynomials
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import EXTRA_NEAR, Extraction, harmonic_directions
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.krylov import KrylovDecomposition, compress
+from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects, compress
+from eigenjax.solvers.lanczos_polynomials import LanczosPolynomials
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
 from eigenjax.solvers.retention import most_kept, num_kept
 from eigenjax.solvers.start import arbitrary_vector, successor
@@ -40,12 +42,25 @@ def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.A
     directions = jax.tree.map(
         jnp.add, storage.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
     )
+    polynomials = state.polynomials
+    matmul = lambda a, b: jnp.matmul(a, b.astype(a.dtype))
+    values = matmul(polynomials.rows, along_basis) + matmul(polynomials.directions, along_directions)
     # For `restart`, which will multiply by C; the columns of C are orthonormal.
-    return state._replace(directions=directions, couplings=couplings @ jnp.conj(coefficients).T)
+    return state._replace(
+        directions=directions,
+        couplings=couplings @ jnp.conj(coefficients).T,
+        polynomials=polynomials._replace(directions=values),
+    )
 
 
 def restart(
-    state: KrylovDecomposition, coefficients: jax.Array, found: Extraction, fresh: jax.Array, *, translated: bool
+    state: KrylovDecomposition,
+    coefficients: jax.Array,
+    found: Extraction,
+    fresh: jax.Array,
+    levels: jax.Array,
+    *,
+    translated: bool,
 ) -> KrylovDecomposition:
     """Keeps V C, and goes on in the same direction or in a fresh one.
 
@@ -54,15 +69,32 @@ def restart(
         coefficients: of `kept_coefficients`.
         found: the pairs, of which residuals are dropped before a fresh direction.
         fresh: () bool.
+        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
         translated: whether the direction comes from `translate`, and is orthonormal but for rounding; static.
     """
-    dropped = jnp.where(fresh & jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
+    lost = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
+    # The residuals hold the defects of before already, and `compress` adds those by itself.
+    dropped = jnp.where(fresh, _without(lost, combined_defects(state, coefficients)), 0)
     new = compress(state, coefficients, jnp.where(fresh, 0, state.couplings @ coefficients), dropped)
     if translated:
         directions = _orthonormal(new, state.directions, fresh)
     else:
         directions = apply_when(fresh, lambda rows: _orthonormal(new, rows, None), state.directions)
-    return new._replace(directions=directions)
+    values = begin_search(new, levels)
+    polynomials = jax.tree.map(lambda x, y: jnp.where(fresh, x, y), values, new.polynomials)
+    return new._replace(directions=directions, polynomials=polynomials)
+
+
+def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolynomials:
+    """Polynomials where the directions are the start, and what the basis holds is locked."""
+    b, m = state.couplings.shape
+    return lanczos_polynomials.start(levels, m, b, state.polynomials.rows.dtype)
+
+
+def _without(hypotenuse: jax.Array, part: jax.Array) -> jax.Array:
+    """(a^2 - b^2)^(1/2) of numbers that are not negative, 0 where b is the larger."""
+    share = jnp.minimum(part / jnp.where(hypotenuse > 0, hypotenuse, 1), 1)
+    return hypotenuse * jnp.sqrt((1 - share) * (1 + share))
 
 
 def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array | None) -> PyTree:

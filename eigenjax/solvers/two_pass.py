@@ -246,29 +246,31 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     values, vectors, filled = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
     largest = jnp.max(jnp.abs(values))
-    gaps = jnp.abs(values[:, None] - values) / jnp.where(largest > 0, largest, 1)
+    gaps = jnp.abs(values[:, None] - values[None, :]) / jnp.where(largest > 0, largest, 1)
     first, index = jnp.where(filled, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)
     overlaps, copies = jnp.abs(first), gaps <= rounding
-    lesser = (overlaps[:, None] < overlaps) | ((overlaps[:, None] == overlaps) & (index[:, None] > index))
+    lesser = (overlaps[:, None] < overlaps[None, :]) | (
+        (overlaps[:, None] == overlaps[None, :]) & (index[:, None] > index[None, :])
+    )
     # [i, j]: rounding explains theta_i as a ghost of theta_j.
-    ghosts = lesser & (overlaps[:, None] * gaps <= rounding * overlaps)
+    ghosts = lesser & (overlaps[:, None] * gaps <= rounding * overlaps[None, :])
 
     def represent(members):
         weights = jnp.where(members, first[:, None], 0)
         lengths = jnp.sqrt(jnp.sum(jnp.square(weights), axis=0))
-        weights = weights / jnp.where(lengths > 0, lengths, 1)
+        weights = weights / jnp.where(lengths > 0, lengths, 1)[None, :]
         sums = jnp.matmul(vectors, weights, precision=jax.lax.Precision.HIGHEST)
         spread = largest * jnp.sqrt(jnp.sum(jnp.square(weights * jnp.where(copies, 0, gaps)), axis=0))
         return sums, jnp.where(lengths > 0, jnp.hypot(sums[state.step - 1] * state.length, spread), jnp.inf)
 
     # Copies alone are accurate, but a ghost on its way, still apart, mixes into them until it is counted in.
     plain, plain_residuals = represent(copies)
-    mixed, mixed_residuals = represent(ghosts | (index[:, None] == index))
+    mixed, mixed_residuals = represent(ghosts | (index[:, None] == index[None, :]))
     residuals = jnp.minimum(plain_residuals, mixed_residuals)
     # Ghosts come of pairs that have converged at least as far as this (Paige 1971).
     settled = filled & (residuals <= rounding**0.5 * largest)
     vectors = jnp.where(plain_residuals <= mixed_residuals, plain, mixed)
-    return values, vectors, residuals, filled & ~jnp.any(ghosts & settled, axis=1)
+    return values, vectors, residuals, filled & ~jnp.any(ghosts & settled[None, :], axis=1)
 
 
 def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTree, PyTree]:

@@ -73,7 +73,7 @@ def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, see
         return tree.set_rows(drawn, 0, rows)
     signs = arbitrary_signs(successor(seed, 1), count, jnp.float32)
     place = jnp.arange(count, dtype=jnp.int32) % block_size
-    weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32), signs[:, None], 0)
+    weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32)[None, :], signs[:, None], 0)
     sums = tree.combine(weights.astype(tree.accumulation_dtype(rows)), rows)
     given = min(count, block_size)
     return jax.tree.map(lambda x, y: jnp.concatenate([x[:given].astype(y.dtype), y[given:]]), sums, drawn)

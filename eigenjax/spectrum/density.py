@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import explained
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.deflation import known_pairs
@@ -91,7 +92,7 @@ class SpectralDensity(NamedTuple):
         points = x.reshape(-1) + _rounding(self)
 
         def one(probe):
-            nodes, weights, around = probe
+            nodes, weights, around = jax.tree.map(lambda x: x[None, :], probe)
             past = points[:, None] - nodes
             left = around.share * jnp.clip(1 + past / around.left, 0, 1)
             right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)
@@ -101,6 +102,7 @@ class SpectralDensity(NamedTuple):
         return jax.lax.map(one, (self.nodes, self.weights, _bars(self))).reshape(-1, *x.shape)
 
 
+@explained
 def spectral_density(
     op: Any,
     *,

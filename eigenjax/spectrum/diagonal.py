@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
@@ -34,6 +35,7 @@ class DiagonalResult(NamedTuple):
     """() int32, products spent."""
 
 
+@explained
 def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1) -> DiagonalResult:
     """The diagonal of an operator from products with random signs.
 
@@ -61,7 +63,7 @@ def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: in
     Example:
         >>> import jax, jax.numpy as jnp
         >>> x = jnp.linspace(0.0, 1.0, 200)
-        >>> matrix = jnp.exp(-10 * (x[:, None] - x) ** 2)
+        >>> matrix = jnp.exp(-10 * (x[:, None] - x[None, :]) ** 2)
         >>> found = diagonal(matrix, key=jax.random.key(0), num_matvecs=60)
         >>> print(jnp.abs(found.estimate - 1).max() < 1e-4)
         True

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -50,6 +51,7 @@ class FunctionResult(NamedTuple):
     """() int32, products spent."""
 
 
+@explained
 def matrix_function(
     op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None
 ) -> FunctionResult:
@@ -106,6 +108,7 @@ def matrix_function(
     return FunctionResult(vector, error, converged, jnp.int32(state.diagonal.shape[0]))
 
 
+@explained
 def trace_of_function(
     op: Any,
     f: Callable[[jax.Array], jax.Array],
@@ -167,6 +170,7 @@ def trace_of_function(
     return TraceResult(there + rest * mean, rest * jnp.hypot(error, change), jnp.int32(num_probes * krylov_dim))
 
 
+@explained
 def logdet(
     op: Any,
     *,
@@ -211,6 +215,7 @@ def logdet(
     return trace_of_function(op, jnp.log, key=key, **options)
 
 
+@explained
 def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1) -> TraceResult:
     """The Frobenius norm of an operator, the root of the sum of the squares of its entries.
 

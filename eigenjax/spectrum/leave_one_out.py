@@ -50,7 +50,7 @@ def sketch(op: LinearOperator, probes: PyTree, probe_batch: int) -> Sketch:
     basis, triangle = orthonormal_rows(jax.lax.stop_gradient(images))
     left_out = _left_out(triangle)
     along = tree.gram(basis, probes)
-    inside = along - left_out * jnp.sum(jnp.conj(left_out) * along, axis=0)
+    inside = along - left_out * jnp.sum(jnp.conj(left_out) * along, axis=0, keepdims=True)
     return Sketch(probes, images, basis, products(op, basis, probe_batch), left_out, inside)
 
 
@@ -59,6 +59,8 @@ def _left_out(triangle: jax.Array) -> jax.Array:
     left, values, right = jnp.linalg.svd(triangle)
     values = jnp.where(values[0] > 0, jnp.maximum(values, jnp.finfo(values.dtype).eps * values[0]), 1)
     # In parts of the smallest, because the reciprocal of a tiny one overflows.
-    columns = jnp.matmul(left * (values[-1] / values).astype(left.dtype), right, precision=jax.lax.Precision.HIGHEST)
+    columns = jnp.matmul(
+        left * (values[-1] / values).astype(left.dtype)[None, :], right, precision=jax.lax.Precision.HIGHEST
+    )
     lengths = jax.vmap(tree.norm, in_axes=1)(columns)
-    return columns / jnp.where(lengths > 0, lengths, 1).astype(columns.dtype)
+    return columns / jnp.where(lengths > 0, lengths, 1).astype(columns.dtype)[None, :]

@@ -43,8 +43,8 @@ def bars(nodes: jax.Array, weights: jax.Array, residuals: jax.Array, rounding: j
     >>> print(bars(jnp.array([0.0, 1.0, 2.0]), jnp.ones(3), jnp.ones(3), jnp.asarray(1e-6)).left)
     [0.25 0.5  0.5 ]
     """
-    distances = nodes - nodes[:, None]
-    there = weights > 0
+    distances = nodes[None, :] - nodes[:, None]
+    there = (weights > 0)[None, :]
     gap_left, on_left = _nearest(jnp.where(there & (distances < -rounding), -distances, jnp.inf))
     gap_right, on_right = _nearest(jnp.where(there & (distances > rounding), distances, jnp.inf))
     is_first, is_last, gap = jnp.isinf(gap_left), jnp.isinf(gap_right), jnp.minimum(gap_left, gap_right)

@@ -114,7 +114,7 @@ def mean_and_error(samples: jax.Array, rounding: jax.Array) -> tuple[jax.Array, 
     count, mean = samples.shape[0], jnp.mean(samples, axis=0)
     if count == 1:
         return mean, jnp.full_like(mean, jnp.inf)
-    spread = jnp.sqrt(jnp.sum(jnp.square(samples - mean), axis=0) / (count * (count - 1)))
+    spread = jnp.sqrt(jnp.sum(jnp.square(samples - mean[None]), axis=0) / (count * (count - 1)))
     return mean, jnp.hypot(spread, rounding)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import random_vectors, tree
+from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
@@ -52,6 +53,7 @@ class TraceResult(NamedTuple):
     """() int32, products spent."""
 
 
+@explained
 def trace(
     op: Any, *, key: jax.Array, num_matvecs: int = 100, method: str = "xtrace", probe_batch: int = 1
 ) -> TraceResult:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from eigenjax import storage, tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers import restarted
+from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import stopping_tolerance
 from eigenjax.solvers.restarted import RestartedState
@@ -65,7 +66,7 @@ def search(
 
     step = lambda state: restarted.step(op, state, goal, tol=_SHARE * tol, sigma=0.0)
     state = jax.lax.while_loop(goes_on, step, state)
-    result = restarted.finalize(op, state, goal, tol=tol, sigma=0.0)
+    result = finalize(op, state, goal, tol=tol, sigma=0.0)
     values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals
     if q > goal.k:
         values, vectors, residuals = _with_next((values, vectors, residuals), state, goal.k)

@@ -57,6 +57,6 @@ def sharpness_penalty(
 
     Source: Lancaster (1964), On eigenvalues of matrices dependent on a parameter.
     """
-    result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key)
+    result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, verify=False)
     value = result.eigenvalues[0]
     return (value, jax.lax.stop_gradient(result)) if has_aux else value

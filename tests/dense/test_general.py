@@ -19,9 +19,9 @@ SPECTRA = {
 
 def projector_loss(values, vectors, planted, weights, probe, xp):
     """Of sum_i weights_i P_i, P_i the spectral projector at the planted value nearest, and sum_i weights_i lambda_i."""
-    nearest = xp.argmin(xp.abs(values[:, None] - planted.astype(complex)), axis=1)
+    nearest = xp.argmin(xp.abs(values[:, None] - planted.astype(complex)[None, :]), axis=1)
     weights = weights[nearest].astype(complex)
-    mixed = (vectors * weights) @ xp.linalg.inv(vectors)
+    mixed = (vectors * weights[None, :]) @ xp.linalg.inv(vectors)
     return xp.sum(xp.abs(mixed * probe) ** 2) + xp.sum(mixed * probe).real + xp.abs(xp.sum(weights * values)) ** 2
 
 

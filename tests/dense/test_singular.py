@@ -20,8 +20,8 @@ SHAPES = [(6, 4, False), (4, 6, True), (4, 4, False)]
 
 def subspace_loss(u, s, vh, weights, probe, xp):
     """Of sum weights_i u_i v_i^H, sum weights_i u_i u_i^H, sum weights_i v_i v_i^H and sum weights_i s_i."""
-    u_weighted, v = u * weights.astype(u.dtype), vh.conj().T
-    left, right = u_weighted @ u.conj().T, (v * weights.astype(v.dtype)) @ vh
+    u_weighted, v = u * weights.astype(u.dtype)[None, :], vh.conj().T
+    left, right = u_weighted @ u.conj().T, (v * weights.astype(v.dtype)[None, :]) @ vh
     cross = xp.real(xp.sum((u_weighted @ vh) * probe))
     mass = lambda x: xp.sum(xp.abs(x) ** 4)
     return cross + cross**2 / 10 + mass(left) + mass(right) + xp.sum(weights * s) ** 2

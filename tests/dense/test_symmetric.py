@@ -26,7 +26,7 @@ def hermitian(a):
 
 def subspace_loss(values, vectors, weights, probe, xp):
     """Of sum_i weights_i v_i v_i^H and sum_i weights_i lambda_i: what clusters of equal weights determine."""
-    mixed = (vectors * weights.astype(vectors.dtype)) @ vectors.conj().T
+    mixed = (vectors * weights.astype(vectors.dtype)[None, :]) @ vectors.conj().T
     return xp.sum(xp.abs(mixed * probe) ** 2) + xp.real(xp.trace(mixed @ probe)) + xp.sum(weights * values) ** 2
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_told_within_a_cluster_is_what_the_docstring_says():
 
     def exponential(a):
         values, vectors = eigh(a)
-        return (vectors * jnp.exp(values)) @ vectors.T
+        return (vectors * jnp.exp(values)[None, :]) @ vectors.T
 
     slope = jax.jit(jax.jacfwd(along(exponential)))(0.0)
     assert_allclose(slope, np.exp(2) * np.diag([0.3, -0.2]), rtol=1e-14)

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import sparse
 from numpy.testing import assert_allclose
 
-from eigenjax import LinearOperator, as_operator, hessian, symmetry_error, to_dense
+from eigenjax import LinearOperator, as_operator, check_operator, hessian, symmetry_error, to_dense
 
 STRUCTURE = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32), "bias": jax.ShapeDtypeStruct((3,), jnp.float32)}
 
@@ -177,9 +177,9 @@ def test_symmetry_error_tells_symmetric_from_not(rng):
     assert symmetry_error(as_operator(np.zeros((3, 3))), key) == 0
 
 
-def test_symmetry_error_finds_a_loss_that_is_not_the_same_at_every_call():
+def test_check_operator_finds_a_loss_that_is_not_the_same_at_every_call():
     calls = iter(range(100))
     noisy = lambda p: jnp.sum(p**2) * (1 + next(calls))
     op = hessian(noisy, jnp.ones(3))
-    products = [op(jnp.ones(3)) for _ in range(2)]
-    assert not np.allclose(*products)
+    with pytest.raises(ValueError, match="changes between two calls"):
+        check_operator(op, jax.random.key(0))

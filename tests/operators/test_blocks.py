@@ -31,7 +31,7 @@ LAYERS = ("hidden_0", "hidden_1", "hidden_2", "last")
 def network_loss(params, batch):
     hidden, targets = batch
     for name in LAYERS[:3]:
-        hidden = jnp.tanh(hidden @ params[name]["kernel"] + params[name]["bias"])
+        hidden = jnp.tanh(hidden @ params[name]["kernel"] + params[name]["bias"][None, :])
     return jnp.mean((hidden @ params["last"]["kernel"] - targets) ** 2)
 
 

@@ -68,8 +68,8 @@ def test_the_empirical_spectrum_is_that_of_another_framework(batch_size, float64
 
     def model(params, inputs):
         for kernel, bias in params[:-1]:
-            inputs = jnp.tanh(inputs @ kernel + bias)
-        return inputs @ params[-1][0] + params[-1][1]
+            inputs = jnp.tanh(inputs @ kernel + bias[None, :])
+        return inputs @ params[-1][0] + params[-1][1][None, :]
 
     op = fisher(model, params, (saved["X"], saved["y"]), kind="empirical", batch_size=batch_size)
     truth = saved["empirical_fisher_eigenvalues"]

@@ -143,7 +143,7 @@ def test_tied_weights_are_one_leaf(batch):
     params = {"tied": 0.3 * jnp.arange(9.0).reshape(3, 3) - 1.0, "bias": jnp.ones(3)}
 
     def loss(params, batch):
-        code = jnp.tanh(batch[0] @ params["tied"] + params["bias"])
+        code = jnp.tanh(batch[0] @ params["tied"] + params["bias"][None, :])
         return jnp.mean((code @ params["tied"].T - batch[0]) ** 2)
 
     dense = check(hessian(loss, params, batch), lambda p: loss(p, batch), params)
@@ -164,7 +164,7 @@ def test_frozen_integer_and_low_rank_leaves(batch):
     def loss(params, batch):
         kernel = params["base"]["kernel"] + params["adapter"]["lora_a"] @ params["adapter"]["lora_b"]
         hidden = jnp.tanh(batch[0][:, params["base"]["order"]] @ kernel)
-        return jnp.mean((hidden @ params["head"]["kernel"] + params["head"]["bias"] - batch[1]) ** 2)
+        return jnp.mean((hidden @ params["head"]["kernel"] + params["head"]["bias"][None, :] - batch[1]) ** 2)
 
     op = hessian(loss, params, batch, select=[re.compile("lora_[ab]$"), "head/*"])
     assert op.structure["base"] == {"kernel": None, "order": None}
@@ -181,7 +181,7 @@ def test_sixteen_bit_parameters_are_judged_honestly(batch, narrow, rng):
     params = jax.tree.map(lambda x: jnp.asarray(x, narrow), params)
 
     def loss(params, batch):
-        outputs = jnp.tanh(batch[0].astype(params["w"].dtype) @ params["w"] + params["b"]) @ params["head"]
+        outputs = jnp.tanh(batch[0].astype(params["w"].dtype) @ params["w"] + params["b"][None, :]) @ params["head"]
         outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
         return jnp.mean((outputs - batch[1].astype(outputs.dtype)) ** 2)
 

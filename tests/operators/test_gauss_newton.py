@@ -20,7 +20,7 @@ SLOW = pytest.mark.slow
 
 
 def network(params, inputs):
-    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"])
+    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :])
     return hidden @ params["w1"]
 
 
@@ -222,17 +222,15 @@ def test_the_closed_form_saves_an_array_of_logits():
     assert arrays(softmax_cross_entropy) < arrays(cross_entropy) - 0.9
 
 
-def test_parameters_and_data_change_without_a_new_trace(problem):
+def test_parameters_and_data_change_without_a_new_program(problem):
     params, data = problem
-    calls = []
-    model = lambda params, inputs: calls.append(1) or network(params, inputs)
     product = jax.jit(lambda op, v: op(v))
     for _ in range(3):
         # The loss is a new object every time: it is known by what it says.
         loss = functools.partial(softmax_cross_entropy, ignore_label=IGNORED)
         params = jax.tree.map(lambda x: 1.1 * x, params)
-        ours = product(gauss_newton(model, loss, params, data, batch_size=5), params)
-    assert len(calls) == 1
+        ours = product(gauss_newton(network, loss, params, data, batch_size=5), params)
+    assert product._cache_size() == 1
     flat = jax.flatten_util.ravel_pytree(params)[0]
     dense = dense_gauss_newton(network, cross_entropy, params, data)
     assert_allclose(jax.flatten_util.ravel_pytree(ours)[0], dense @ flat, rtol=1e-10, atol=1e-14)
@@ -354,7 +352,7 @@ def test_data_and_parameters_sharded_over_explicit_axes(rng):
     data = (rng.normal(size=(20, 6)).astype(np.float32), rng.integers(0, 4, size=20).astype(np.int32))
 
     def model(params, inputs, out_sharding=None):
-        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["w0"]) + params["b0"])
+        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["w0"]) + params["b0"][None, :])
         return jnp.einsum("nh,ho->no", hidden, params["w1"], out_sharding=out_sharding)
 
     product = lambda model, params, data: gauss_newton(model, softmax_cross_entropy, params, data)(params)

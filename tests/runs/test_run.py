@@ -94,7 +94,7 @@ def test_results_are_sharded_like_the_parameters(network, mode):
     out = None if mode == AxisType.Auto else P(None, None)
 
     def loss(p, batch):
-        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", batch[0], p["inner"]) + p["bias"])
+        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", batch[0], p["inner"]) + p["bias"][None, :])
         return jnp.mean((jnp.einsum("nh,ho->no", hidden, p["outer"], out_sharding=out) - batch[1]) ** 2)
 
     mesh = jax.make_mesh((8,), ("model",), axis_types=(mode,))

@@ -7,6 +7,7 @@ import pytest
 
 from eigenjax import as_operator
 from eigenjax.solvers import restarted
+from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.residuals import rounding_unit, true_residuals, vouched_residuals
 from eigenjax.solvers.start import seed_of
@@ -106,7 +107,7 @@ def test_a_restarted_solve_is_audited_by_one_product():
     values = jnp.asarray(np.random.default_rng(5).standard_normal(n), jnp.float32)
     op, goal = as_operator(jnp.diag(values)), Goal(k=k, which="LM", near=False, verify=False, max_matvecs=2000)
     step = jax.jit(lambda op, state: restarted.step(op, state, goal, tol=1e-5, sigma=0.0))
-    end = jax.jit(lambda op, state: restarted.finalize(op, state, goal, tol=1e-5))
+    end = jax.jit(lambda op, state: finalize(op, state, goal, tol=1e-5))
     for seed in range(3):
         start = jnp.asarray(np.random.default_rng(seed).standard_normal((1, n)), jnp.float32)
         state = restarted.init(start, goal, krylov_dim=30, first_look=k, seed=seed_of(jax.random.key(seed)))

@@ -64,8 +64,10 @@ def test_arguments_are_checked():
     check_count(3, 3)
     with pytest.raises(ValueError, match="eigsh with sigma=0"):
         check_which("SM")
-    with pytest.raises(ValueError, match="choose one of"):
+    with pytest.raises(ValueError, match="write which='LM'"):
         check_which("lm")
+    with pytest.raises(ValueError, match="choose one of"):
+        check_which("largest")
     with pytest.raises(ValueError, match="choose 1 <= k <= 3"):
         check_count(4, 3)
     with pytest.raises(TypeError, match="give an int"):

@@ -1,0 +1,230 @@
+"""Missed-pair search: evidence that no eigenvalue wanted was overlooked, which no residual gives.
+
+A Krylov space holds one vector of a multiple eigenvalue, and nothing of an eigenvector that its start is orthogonal
+to. So once k pairs have converged they are locked, and a Krylov space is grown from a random vector orthogonal to
+them. Its polynomials (`lanczos_polynomials`) bound what the random vector holds of any eigenvector whose eigenvalue is
+more wanted than those found. The search ends when this is so little that a random vector holds as little with a
+probability of 1e-6 at most, or when the space is exhausted. If it brought nothing new the solve is over; else the
+search is made again.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.solvers.goal import Goal
+
+# The probability that a search overlooks an eigenvector that is there: its random start has less than this over
+# sqrt(n) of it.
+_OVERSIGHT = 1e-6
+
+
+class Search(NamedTuple):
+    """State of the search for missed pairs."""
+
+    running: jax.Array  # () bool, the space grows from a random vector
+    starts: jax.Array  # () bool, such a vector is to be drawn by the next restart
+    satisfied: jax.Array  # () bool, all that is wanted is there, as far as was asked
+    before: jax.Array  # (k,) the values wanted when the running search began; inf if there were none
+    at_first: jax.Array  # (k,) the values when they had converged for the first time; inf until then
+    num_searches: jax.Array  # () int32, searches ended
+
+
+def no_search(k: int, dtype: Any) -> Search:
+    """Before any search."""
+    no, nothing = jnp.zeros((), bool), jnp.full(k, jnp.inf, dtype)
+    return Search(no, no, no, nothing, nothing, jnp.zeros((), jnp.int32))
+
+
+def begun(search: Search) -> Search:
+    """With the random vector drawn."""
+    return search._replace(starts=jnp.zeros((), bool))
+
+
+def levels(goal: Goal, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
+    """The (L,) numbers at which a missed eigenvalue is looked for.
+
+    They are the k values wanted, of which copies may be missing, and, on each side where an eigenvalue may lie that is
+    more wanted than all of them but no copy of any, the number that is so by the distance given.
+
+    >>> goal = Goal(k=2, which="LA", near=False, verify=True, max_matvecs=10)
+    >>> print(levels(goal, jnp.array([3.0, 2.0]), jnp.float32(0.5), jnp.float32(0.0)))
+    [3.  2.  2.5]
+    """
+    return jnp.concatenate([values, _beyond(goal, values, distance, sigma)])
+
+
+def _beyond(goal: Goal, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
+    if goal.near:
+        radius = jnp.maximum(jnp.max(jnp.abs(values - sigma)) - distance, 0)
+        return jnp.stack([sigma - radius, sigma + radius])
+    if goal.which == "LM":
+        radius = jnp.min(jnp.abs(values)) + distance
+        return jnp.stack([radius, -radius])
+    if goal.which == "SA":
+        return (jnp.max(values) - distance)[None]
+    highest = (jnp.min(values[::2] if goal.which == "BE" else values) + distance)[None]
+    # Of one pair, which is the largest, no other end is wanted.
+    if goal.which == "LA" or goal.k == 1:
+        return highest
+    return jnp.concatenate([highest, (jnp.max(values[1::2]) - distance)[None]])
+
+
+def num_levels(goal: Goal) -> int:
+    """L, how many numbers `levels` returns."""
+    zero = jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.eval_shape(lambda z: levels(goal, jnp.zeros(goal.k, z.dtype), z, z), zero).shape[0]
+
+
+def needed_amplitudes(
+    goal: Goal, values: jax.Array, size: int, *, slack: jax.Array, sigma: jax.Array, missed_before: jax.Array
+) -> jax.Array:
+    """The (L,) values of the polynomials at which a search has excluded what is looked for at each level.
+
+    Args:
+        goal: with k, which and near.
+        values: (k,) wanted.
+        size: n.
+        slack: () what an eigenvalue may be off by.
+        sigma: () where goal.near.
+        missed_before: () the probability that the solve itself, before any search, missed what is no copy.
+
+    A copy of a value that is as wanted as the last one, to within the slack, takes nobody's place: 0.
+
+    >>> goal = Goal(k=2, which="LA", near=False, verify=True, max_matvecs=10)
+    >>> options = {"slack": jnp.float32(0.1), "sigma": jnp.float32(0.0), "missed_before": jnp.float32(1e-2)}
+    >>> print(needed_amplitudes(goal, jnp.array([3.0, 2.0]), 10000, **options).round(-2))
+    [1.e+08 0.e+00 1.e+06]
+    """
+    certain = size**0.5 / _OVERSIGHT
+    if goal.which == "BE" and not goal.near:
+        high = jnp.arange(goal.k, dtype=jnp.int32) % 2 == 0
+        ranks = jnp.where(high, values - jnp.min(values[::2]), jnp.max(values[1::2], initial=-jnp.inf) - values)
+    else:
+        wanted = {"LA": values, "SA": -values, "LM": jnp.abs(values)}
+        keys = -jnp.abs(values - sigma) if goal.near else wanted[goal.which]
+        ranks = keys - jnp.min(keys)
+    copies = jnp.where(ranks > slack, certain, 0)
+    others = jnp.full(num_levels(goal) - goal.k, certain, values.dtype) * jnp.minimum(missed_before, 1)
+    return jnp.concatenate([copies.astype(values.dtype), others.astype(values.dtype)])
+
+
+def advance(
+    search: Search,
+    goal: Goal,
+    values: jax.Array,
+    *,
+    converged: jax.Array,
+    bound: jax.Array,
+    excluded: jax.Array,
+    exhausted: jax.Array,
+) -> Search:
+    """The search after a convergence check.
+
+    Args:
+        search: before it.
+        goal: with k and verify.
+        values: (k,) found at the check.
+        converged: () bool, these k pairs have.
+        bound: () on residuals.
+        excluded: () bool, the polynomials exclude that anything more wanted is there.
+        exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
+    """
+    same = converged & jnp.all(jnp.abs(jnp.sort(values) - jnp.sort(search.before)) <= 2 * bound)
+    # A search that has found something is followed by another in any case.
+    ends = search.running & converged & (exhausted | excluded | ~same)
+    nothing_new = ends & same
+    asked_for = converged & ~search.running & (goal.verify | exhausted)
+    goes_on = asked_for | (ends & ~same) | (exhausted & ~nothing_new)
+    first = converged & jnp.isinf(search.at_first[0])
+    return Search(
+        running=(search.running | goes_on) & ~nothing_new,
+        starts=goes_on & ~exhausted,
+        satisfied=nothing_new | (converged & ~goes_on & ~search.running),
+        before=jnp.where(goes_on, jnp.where(converged, values, jnp.inf), search.before),
+        at_first=jnp.where(first, values, search.at_first),
+        num_searches=search.num_searches + ends.astype(jnp.int32),
+    )
+
+
+class Check(NamedTuple):
+    """What a convergence check says of the search."""
+
+    search: Search
+    levels: jax.Array  # (L,) where the search that runs, or begins, looks
+    needed: jax.Array  # (L,) the amplitudes that end it
+    growth_left: jax.Array  # () logarithm of the factor by which its polynomials have to grow
+    begins_here: jax.Array  # () bool, a search begins at the random vector that is there already
+
+
+def check(
+    search: Search,
+    goal: Goal,
+    values: jax.Array,
+    worst: jax.Array,
+    amplitudes: jax.Array,
+    aims: tuple[jax.Array, jax.Array],
+    *,
+    bound: jax.Array,
+    exhausted: jax.Array,
+    size: int,
+    scale: jax.Array,
+    relative: jax.Array,
+    sigma: jax.Array | float = 0.0,
+) -> Check:
+    """Advance the search at a convergence check.
+
+    Args:
+        search: before it.
+        goal: with k, which, near, verify and random_start.
+        values: (k,) found at the check.
+        worst: () the largest of their residuals.
+        amplitudes: (L,) of the polynomials of the space.
+        aims: levels and amplitudes of the running search.
+        bound: () at which a residual has converged.
+        exhausted: () bool, the space is invariant.
+        size: n.
+        scale: () the largest |Ritz value| seen.
+        relative: () what an eigenvalue may be off by, over the scale.
+        sigma: () where goal.near.
+    """
+    growth_left = jnp.max(jnp.log(jnp.maximum(aims[1], 1) / jnp.maximum(amplitudes, 1)))
+    converged, excluded = worst <= bound, growth_left <= 0
+    after = advance(search, goal, values, converged=converged, bound=bound, excluded=excluded, exhausted=exhausted)
+    begins_here = exhausted & after.running
+    new = aims_of(goal, values, worst, size=size, scale=scale, relative=relative, sigma=sigma)
+    chosen = [jnp.where(after.starts | begins_here, x, y) for x, y in zip(new, aims, strict=True)]
+    return Check(after, chosen[0], chosen[1], growth_left, begins_here)
+
+
+def aims_of(
+    goal: Goal,
+    values: jax.Array,
+    worst: jax.Array,
+    *,
+    size: int,
+    scale: jax.Array,
+    relative: jax.Array,
+    sigma: jax.Array | float = 0.0,
+) -> tuple[jax.Array, jax.Array]:
+    """Levels and needed amplitudes of a search that begins when these values have been found; see `check`."""
+    distance = jnp.sqrt(relative) * scale
+    number = jnp.asarray(sigma).astype(scale.dtype)
+    # A random start misses an eigenvector that is no copy with a probability of about residual over distance.
+    missed_before = worst / jnp.where(distance > 0, distance, 1) if goal.random_start else jnp.ones_like(worst)
+    needed = needed_amplitudes(goal, values, size, slack=relative * scale, sigma=number, missed_before=missed_before)
+    return levels(goal, values, distance, number), needed
+
+
+def num_recovered(search: Search, values: jax.Array, tolerance: jax.Array) -> jax.Array:
+    """() int32, how many of the values were not there when all had converged for the first time."""
+    matched = _num_matched(values, search.at_first, tolerance)
+    return jnp.where(jnp.isinf(search.at_first[0]), 0, values.shape[0] - matched)
+
+
+def _num_matched(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
+    """How many of the values are among the others, each of which counts once."""
+    equal = jnp.abs(values[:, None] - others[None, :]) <= tolerance
+    earlier = jnp.sum(jnp.tril(jnp.abs(values[:, None] - values[None, :]) <= tolerance, -1), axis=1)
+    return jnp.sum(jnp.sum(equal, axis=1) > earlier, dtype=jnp.int32)
