@@ -36,7 +36,7 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
     Returns:
         An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, *, sharpness)` wants the
         largest eigenvalue, such as `metrics["eigenvalue_0"]` of `spectrum_tracker`. One that is negative leaves the
-        step as it is; NaN leaves the factor as it was.
+        step as it is; NaN and Inf leave the factor as it was.
 
     Raises:
         ImportError: if optax is not installed; ValueError: if the bound is not positive; TypeError: if `update` is
@@ -81,4 +81,4 @@ def _factor(eta: jax.Array, sharpness: jax.Array, bound: float, before: jax.Arra
     product = eta * sharpness
     exceeds = product > bound
     factor = jnp.where(exceeds, bound / jnp.where(exceeds, product, 1), 1)
-    return jnp.where(jnp.isnan(product), before, factor).astype(jnp.float32)
+    return jnp.where(jnp.isfinite(product), factor, before).astype(jnp.float32)

@@ -69,7 +69,8 @@ def spectrum_tracker(
             made. Eigenvalues are off by about the square of the residual over the gap. The bottom of a network's
             Hessian is a hundredth of its top: "SA" says little there without a smaller tol and a larger budget.
         between: "hold" gives the last numbers again, for nothing. "rayleigh" gives the Rayleigh quotient
-            <v_0, A v_0> for the first pair, at one product: right to the square of what v_0 has turned since.
+            <v_0, A v_0> for the first pair, at one product: right to the square of what v_0 has turned since. Its
+            residual and its flag are of this product too; those of the other pairs are of the last update.
         max_k: room for so many pairs: the number tracked grows by one an update while the last of them is beyond
             `threshold`, and shrinks again, to k at least. Products are then taken one by one, as many as are needed.
         threshold: with max_k, and `which` other than "BE"; such as 2 / learning_rate.
@@ -79,8 +80,9 @@ def spectrum_tracker(
         `init` and `update`. Metrics are scalars: `eigenvalue_i`, `residual_i`, `converged_i`, `track_i` (the number of
         the pair: it stays with the vector) and, with max_k, `active_i`, for each i; `next_eigenvalue` (the guard's
         Rayleigh quotient); `age` (steps since the last update), `num_matvecs` (of this step), `searched` (of the last
-        update) and `status`. In the state the eigenvectors are shaped like the operator's vectors, with a leading
-        axis, and the residuals are theirs.
+        update) and `status`. Where there is no eigenvalue, of a pair not tracked or after the last one, it is -inf
+        (+inf for "SA"): never NaN, which `jax_debug_nans` takes for an error. In the state the eigenvectors are
+        shaped like the operator's vectors, with a leading axis, and the residuals are theirs.
 
     Raises:
         ValueError: if an option does not fit; TypeError: if it is no int.
@@ -116,7 +118,7 @@ def spectrum_tracker(
 def _init(plan: Plan, op: Any, key: jax.Array | None = None) -> TrackerState:
     op = as_operator(op)
     ritz.check_count(plan.max_k, op.size)
-    return begin(op, key, plan.k, plan.max_k)
+    return begin(op, key, plan.k, plan.max_k, plan.which)
 
 
 def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) -> tuple[TrackerState, dict[str, Any]]:
@@ -130,7 +132,7 @@ def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) 
     else:
         state = apply_when(age == 0, lambda state: measure(plan, op, state), state)
         if between == "rayleigh":
-            state = apply_when(age != 0, lambda state: first_followed(op, state), state)
+            state = apply_when(age != 0, lambda state: first_followed(plan, op, state), state)
     state = state._replace(num_steps=state.num_steps + 1)
     return state, _metrics(plan, state, age, state.num_matvecs - before)
 

@@ -23,7 +23,7 @@ def draw_sharpness(
     Args:
         steps: (t,) training steps.
         eigenvalues: (t,) of one eigenvalue, (t, k) of several; or a list of t metrics of `spectrum_tracker`, of which
-            each `eigenvalue_i` is drawn. NaN leaves a gap.
+            each `eigenvalue_i` is drawn. NaN and Inf leave a gap.
         learning_rate: of plain gradient descent, a number or (t,) of a schedule; None draws no edge.
         labels: k texts for the legend; by default the number of the eigenvalue.
         axes: to draw on; None makes a figure.
@@ -122,6 +122,7 @@ def _values(eigenvalues: Any) -> np.ndarray:
             )
         eigenvalues = [[float(metrics[name]) for name in names] for metrics in eigenvalues]
     values = canvas.numbers("eigenvalues", eigenvalues, ndim=(1, 2))
+    values = np.where(np.isfinite(values), values, np.nan)
     return values[:, None] if values.ndim == 1 else values
 
 
