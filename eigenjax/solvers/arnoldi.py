@@ -13,10 +13,13 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.solvers import lanczos_polynomials
+from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.general_ritz import GeneralRitz
 from eigenjax.solvers.krylov import KrylovDecomposition, compress, fresh_seed
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 from eigenjax.solvers.schur import reorder
+from eigenjax.solvers.thick_restart import begin_search, fresh_directions
 
 # What a restart drops below so many units of rounding of ||A|| is rounding.
 _DROPPED = 64.0
@@ -40,33 +43,45 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
         couplings=jnp.zeros_like(state.couplings).at[0, row].set(length.astype(state.couplings.dtype)),
         operator_norm=norm_with(rest.coefficients, length),
         broken_down=state.broken_down | replaced,
+        polynomials=lanczos_polynomials.extend(
+            state.polynomials, row[None], rest.coefficients[None], length.astype(state.matrix.dtype)[None, None]
+        ),
         num_matvecs=state.num_matvecs + 1,
     )
 
 
-def restart(state: KrylovDecomposition, found: GeneralRitz, kept: jax.Array, most: int) -> KrylovDecomposition:
-    """Keeps the invariant subspace of the most wanted Ritz values.
+def restart(
+    state: KrylovDecomposition, found: GeneralRitz, kept: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
+) -> KrylovDecomposition:
+    """Keeps the invariant subspace of the most wanted Ritz values, and goes on in d or in a fresh direction.
 
     Args:
-        state: of m rows, all filled.
+        state: the decomposition.
         found: its pairs.
         kept: () int32, how many; no pair of a real operator is divided.
         most: the upper limit of it, static.
+        fresh: () bool, what couples to d is dropped, and d drawn anew: a search for missed pairs begins.
+        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
     """
     unitary = reorder(found.form, found.ranks).unitary
-    first = jnp.arange(unitary.shape[0], dtype=jnp.int32) < kept
+    first = jnp.arange(unitary.shape[0], dtype=jnp.int32)[None, :] < kept
     vectors = jnp.where(first, unitary, 0)
     product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     if not jnp.iscomplexobj(state.matrix):
         projector = product(vectors, jnp.conj(vectors).T).real
         _, ascending = jnp.linalg.eigh((projector + projector.T) / 2, symmetrize_input=False)
         vectors = jnp.where(first, ascending[:, ::-1], 0)
-    coefficients = vectors[:, :most]
+    # The form is of the rows filled, which come first there.
+    place = jnp.argsort(~state.filled, stable=True)
+    coefficients = jnp.zeros_like(vectors[:, :most]).at[place].set(vectors[:, :most])
+    coefficients = jnp.where(state.filled[:, None], coefficients, 0)
     images = product(state.matrix, coefficients)
     outside = images - product(coefficients, product(jnp.conj(coefficients).T, images))
-    dropped = jax.vmap(tree.norm, in_axes=1)(outside)
+    couplings = product(state.couplings, coefficients)
+    dropped = jax.vmap(tree.norm, in_axes=1)((outside, jnp.where(fresh, couplings, 0)))
     unit = jnp.finfo(dropped.dtype).eps * state.operator_norm
     dropped = jnp.where(dropped > _DROPPED * unit, dropped, 0)
-    broken_down = state.broken_down
-    new = compress(state, coefficients, product(state.couplings, coefficients), dropped)
-    return new._replace(broken_down=broken_down)
+    new = compress(state, coefficients, jnp.where(fresh, 0, couplings), dropped)
+    directions = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.directions)
+    searching = tree.where(fresh, begin_search(new, levels), new.polynomials)
+    return new._replace(broken_down=state.broken_down, directions=directions, polynomials=searching)

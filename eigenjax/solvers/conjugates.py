@@ -51,7 +51,7 @@ def conjugate_pairs(form: Schur, valid: jax.Array) -> tuple[jax.Array, jax.Array
     values, vectors = _one_of_each(values, vectors, partner)
     zero = jnp.zeros_like(real_values)
     values = jnp.where(alone, jax.lax.complex(real_values, zero), values)
-    return values, jnp.where(alone, real_vectors, vectors), partner
+    return values, jnp.where(alone[None, :], real_vectors, vectors), partner
 
 
 def _partners(values: jax.Array, valid: jax.Array, is_real: jax.Array) -> jax.Array:
@@ -83,7 +83,7 @@ def _one_of_each(values: jax.Array, vectors: jax.Array, partner: jax.Array) -> t
     source = jnp.where(is_upper, index, partner)
     kept, columns = values[source], vectors[:, source]
     flipped = (kept.imag >= 0) != is_upper
-    return jnp.where(flipped, jnp.conj(kept), kept), jnp.where(flipped, jnp.conj(columns), columns)
+    return jnp.where(flipped, jnp.conj(kept), kept), jnp.where(flipped[None, :], jnp.conj(columns), columns)
 
 
 def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -107,7 +107,7 @@ def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.A
     turns = jnp.where(jnp.any(moved), _STEPS, 0)
     quotients, columns = jax.lax.fori_loop(0, turns, improve, start)
     values = jnp.where(moved, quotients.real, values.real)
-    return values, jnp.where(moved, _product(form.unitary, columns), vectors)
+    return values, jnp.where(moved[None, :], _product(form.unitary, columns), vectors)
 
 
 def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: jax.Array) -> jax.Array:
@@ -119,8 +119,8 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
     m = vectors.shape[0]
     squares = jnp.sum(vectors * vectors, axis=0)
     halfway = jnp.angle(squares) / 2
-    lone = _normalized((vectors * jax.lax.complex(jnp.cos(halfway), -jnp.sin(halfway))).real)
-    together = (jnp.abs(values[:, None] - values) <= unit) & real[:, None] & real
+    lone = _normalized((vectors * jax.lax.complex(jnp.cos(halfway), -jnp.sin(halfway))[None, :]).real)
+    together = (jnp.abs(values[:, None] - values[None, :]) <= unit) & real[:, None] & real[None, :]
     repeated = jnp.sum(together, axis=1) > 1
     parts = jnp.concatenate([vectors.real, vectors.imag], axis=1)
 
@@ -130,12 +130,12 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
         lengths = jnp.where(own, jnp.linalg.norm(parts, axis=0), 0)
         pivot = jnp.argmax(lengths)
         # Once more against those chosen before: what is left may be short.
-        basis = jnp.where(together[i] & (_index(values) < i), chosen, 0)
+        basis = jnp.where((together[i] & (_index(values) < i))[None, :], chosen, 0)
         found = parts[:, pivot] - _product(basis, _product(basis.T, parts[:, pivot]))
         found = _normalized(found[:, None])[:, 0]
         determined = repeated[i] & (lengths[pivot] > _INDEPENDENT / m**0.5)
         found = jnp.where(determined, found, chosen[:, i])
-        removed = jnp.where(own, parts - found[:, None] * _product(found, parts), parts)
+        removed = jnp.where(own[None, :], parts - found[:, None] * _product(found, parts)[None, :], parts)
         return chosen.at[:, i].set(found), removed
 
     turns = jnp.where(jnp.any(repeated), m, 0)
@@ -145,7 +145,7 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
 
 def _normalized(columns: jax.Array) -> jax.Array:
     lengths = jnp.linalg.norm(columns, axis=0)
-    return columns / jnp.where(lengths > 0, lengths, 1)
+    return columns / jnp.where(lengths > 0, lengths, 1)[None, :]
 
 
 def _index(values: jax.Array) -> jax.Array:

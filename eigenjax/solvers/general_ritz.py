@@ -16,6 +16,8 @@ from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
 from eigenjax.solvers.schur import Schur, schur
 
 WHICH = ("LM", "LR", "SR", "LI")
+# So many points stand for the boundary of the region of what is more wanted.
+NUM_BOUNDARY = 9
 # What a projected eigenvector lacks of solving its small problem is rounding up to so many units of it.
 _ROUNDING = 64.0
 
@@ -51,6 +53,32 @@ def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
     if which == "LI":
         return -jnp.abs(values.imag) if real else -values.imag
     return {"LM": -jnp.abs(values), "LR": -values.real, "SR": values.real}[which]
+
+
+def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Array, *, real: bool) -> jax.Array:
+    """Numbers on the boundary of the region of eigenvalues that are more wanted than those given, by a distance.
+
+    Args:
+        values: (k,) complex, the most wanted first.
+        which: of `WHICH`.
+        distance: () that eigenvalues on the boundary are more wanted by.
+        scale: () an estimate of ||A||, as far as the boundary is followed.
+        real: whether the operator is.
+
+    >>> print(boundary(jnp.array([2.0 + 0.0j]), "LR", jnp.float32(0.5), jnp.float32(3.0), real=True)[0])
+    (2.5-3j)
+    """
+    last = values[-1]
+    along = jnp.linspace(-1, 1, NUM_BOUNDARY, dtype=scale.dtype) * scale
+    if which == "LM":
+        angles = jnp.arange(NUM_BOUNDARY, dtype=scale.dtype) * (2 * jnp.pi / NUM_BOUNDARY)
+        return (jnp.abs(last) + distance) * jax.lax.complex(jnp.cos(angles), jnp.sin(angles))
+    if which == "LI":
+        across = jnp.abs(last.imag) + distance if real else last.imag + distance
+        # Those of a real operator come in pairs: one half tells of the other.
+        return jax.lax.complex(along, jnp.full_like(along, across))
+    across = last.real + distance if which == "LR" else last.real - distance
+    return jax.lax.complex(jnp.full_like(along, across), along)
 
 
 def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:

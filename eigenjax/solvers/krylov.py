@@ -63,7 +63,7 @@ class KrylovDecomposition(NamedTuple):
 
 
 def begin(
-    starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS, *, num_levels: int = 1
+    starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS, *, levels: jax.Array | None = None
 ) -> KrylovDecomposition:
     """No row filled, and D an orthonormal basis of the start vectors.
 
@@ -73,12 +73,13 @@ def begin(
         krylov_dim: m.
         seed: of all random directions.
         kept: how V is kept; D is in working dtypes always.
-        num_levels: numbers at which the polynomials are followed; static.
+        levels: (L,) numbers at which the polynomials are followed, complex where the operator is not symmetric.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
     first = tree.row(starts, 0)
     dtype = tree.accumulation_dtype(first)
     zero = jnp.zeros((), tree.real_dtype(dtype))
+    levels = zero[None] if levels is None else levels
     if b == 1:
         directions = jax.tree.map(lambda x: x[None], _unit(first, successor(seed, _BEGINNING)))
     else:
@@ -97,7 +98,7 @@ def begin(
         last_length=zero,
         operator_norm=zero,
         broken_down=jnp.zeros((), bool),
-        polynomials=lanczos_polynomials.start(jnp.zeros(num_levels, zero.dtype), krylov_dim, b, dtype),
+        polynomials=lanczos_polynomials.start(levels, krylov_dim, b, jnp.promote_types(levels.dtype, dtype)),
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers import arnoldi, complexified, krylov
+from eigenjax.solvers import arnoldi, complexified, krylov, lanczos_polynomials, missed_pairs
 from eigenjax.solvers.complexified import complex_matvec, is_real
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.general_ritz import GeneralRitz, no_pairs, ritz_pairs
+from eigenjax.solvers.general_ritz import NUM_BOUNDARY, GeneralRitz, boundary, no_pairs, ritz_pairs, wanted_keys
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge, stopping_tolerance
 from eigenjax.solvers.krylov import KrylovDecomposition
@@ -28,6 +28,7 @@ from eigenjax.solvers.residuals import AUDIT_TOLERANCE, rounding_unit
 from eigenjax.solvers.schur import complex_dtype
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.start import arbitrary_signs
+from eigenjax.solvers.thick_restart import begin_search
 from eigenjax.tree import PyTree
 
 # A look costs a dense Schur form: it may wait for this share of the basis.
@@ -35,8 +36,6 @@ _WAITING_SHARE = 8
 # Pairs beyond those wanted that the first look sees: one vector more does not tell an invariant subspace from the
 # eigenvector that somebody started from.
 _BEYOND = 2
-# Products that follow a fresh direction, after an invariant subspace was exhausted, before it may be called poor.
-_LEAST_PROBE = 3
 # Of the basis beyond what is wanted, a restart keeps this share.
 _KEPT_SHARE = 0.5
 
@@ -49,7 +48,8 @@ class KrylovSchurState(NamedTuple):
     next_look: jax.Array  # () int32, rows filled at which to look again
     distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
-    exhausted_at: jax.Array  # () int32, products spent when an invariant subspace was first exhausted; else -1
+    search: missed_pairs.Search
+    aims: missed_pairs.Aims  # of the running search
     done: jax.Array  # () bool
 
 
@@ -62,7 +62,9 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> Kry
         krylov_dim: m, the vectors there is room for beside the one that is next.
         seed: of all random directions.
     """
-    state = krylov.begin(starts, krylov_dim, seed)
+    dtype = tree.accumulation_dtype(starts)
+    aims = missed_pairs.no_aims(goal.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
+    state = krylov.begin(starts, krylov_dim, seed, levels=aims.levels)
     zero = jnp.zeros_like(state.operator_norm)
     return KrylovSchurState(
         krylov=state,
@@ -70,7 +72,8 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> Kry
         next_look=jnp.asarray(min(goal.k + _BEYOND, krylov_dim), jnp.int32),
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
-        exhausted_at=jnp.asarray(-1, jnp.int32),
+        search=missed_pairs.no_search(goal.k, aims.levels.dtype),
+        aims=aims,
         done=jnp.asarray(goal.max_matvecs < 1),
     )
 
@@ -90,9 +93,13 @@ def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     if m < op.size:
         most = max(goal.k + 1, m - LONGEST_WAIT)
         kept = num_kept(state.found, goal.k, most)
-        turn = lambda part: arnoldi.restart(part, state.found, kept, most)
-        is_full = (state.krylov.num_filled == m) & ~state.done
-        state = state._replace(krylov=apply_when(is_full, turn, state.krylov))
+        fresh = state.search.starts
+        kept = jnp.where(fresh, _undivided(state.found, goal.k, most), kept)
+        turn = lambda part: arnoldi.restart(part, state.found, kept, most, fresh, state.aims.levels)
+        restarting = ((state.krylov.num_filled == m) | fresh) & ~state.done
+        state = state._replace(
+            krylov=apply_when(restarting, turn, state.krylov), search=missed_pairs.begun(state.search)
+        )
     return state._replace(next_look=state.next_look + state.krylov.num_filled)
 
 
@@ -101,23 +108,38 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
     found = ritz_pairs(part, goal.which, real=is_real(op.structure))
-    bound = stopping_tolerance(op, tol, part.operator_norm.dtype) * part.operator_norm
+    share = missed_pairs.VERIFIED_SHARE if goal.verify else 1.0
+    bound = stopping_tolerance(op, tol, part.operator_norm.dtype, share) * part.operator_norm
     k = min(goal.k, m)
     worst = jnp.max(found.residuals[:k])
     complete = part.num_filled >= op.size
-    exhausted_at = jnp.where((state.exhausted_at < 0) & part.broken_down, spent, state.exhausted_at)
-    nothing_better = (spent - exhausted_at >= _LEAST_PROBE) & _poor_rest(found, k, bound)
-    satisfied = (worst <= bound) & ((exhausted_at < 0) | nothing_better)
+    exhausted = part.broken_down & ~complete
+    relative = stopping_tolerance(op, tol, part.operator_norm.dtype)
+    check = missed_pairs.check(
+        state.search,
+        goal,
+        found.values[: goal.k],
+        lanczos_polynomials.amplitudes(part.polynomials),
+        state.aims,
+        _aims(op, goal, found.values[: goal.k], worst, relative, part.operator_norm),
+        converged=worst <= bound,
+        bound=bound,
+        exhausted=exhausted,
+    )
+    polynomials = tree.where(check.begins_here, begin_search(part, check.aims.levels), part.polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = satisfied if m < op.size else jnp.zeros((), bool)
+    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, k) if m < op.size else False
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
+    distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
     wait = rows_to_wait(state.distance, distance, spent - state.last_look, most=max(LONGEST_WAIT, m // _WAITING_SHARE))
     return state._replace(
+        krylov=part._replace(polynomials=polynomials),
         found=found,
         next_look=jnp.maximum(wait, goal.k - part.num_filled),
         distance=distance,
         last_look=spent,
-        exhausted_at=exhausted_at,
+        search=check.search,
+        aims=check.aims,
         done=finished | complete | (spent >= goal.max_matvecs) | ~jnp.isfinite(part.operator_norm),
     )
 
@@ -125,9 +147,26 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
 def num_kept(found: GeneralRitz, k: int, most: int) -> jax.Array:
     """How many Ritz values a restart keeps, () int32; a pair is kept as a whole."""
     m = found.values.shape[0]
-    kept = min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most)
-    divided = found.paired[kept - 1]
-    return kept + jnp.where(divided, 1 if kept < most else -1, 0).astype(jnp.int32)
+    return _undivided(found, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
+
+
+def _undivided(found: GeneralRitz, count: int, most: int) -> jax.Array:
+    """So many, () int32, or one more or less, so that no pair of conjugates is divided."""
+    return count + jnp.where(found.paired[count - 1], 1 if count < most else -1, 0).astype(jnp.int32)
+
+
+def _aims(
+    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, relative: jax.Array, scale: jax.Array
+) -> missed_pairs.Aims:
+    """Of a search that begins when these values have been found: copies of them, and what is more wanted."""
+    distance, real = jnp.sqrt(relative) * scale, is_real(op.structure)
+    keys = wanted_keys(values, goal.which, real=real)
+    certain = missed_pairs.amplitude_of_certainty(op.size)
+    copies = jnp.where(jnp.max(keys) - keys > relative * scale, certain, 0)
+    others = certain * missed_pairs.probability_missed(goal, worst, distance)
+    points = boundary(values, goal.which, distance, scale, real=real)
+    needed = jnp.concatenate([copies, jnp.full(points.shape, others)])
+    return missed_pairs.Aims(jnp.concatenate([values, points]), needed.astype(scale.dtype))
 
 
 def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
@@ -142,8 +181,13 @@ def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: An
     residuals, discrepancy, audits = apply_when(jnp.any(there), audit, nothing_audited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + audits)
+    verified = (part.num_filled >= op.size) | state.search.satisfied if goal.verify else True
     finite = jnp.isfinite(part.operator_norm)
-    return judge(op, result, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite)
+    result = judge(
+        op, result, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
+    )
+    recovered = missed_pairs.num_recovered(state.search, values, 2 * jnp.max(residuals))
+    return result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
 
 
 def _audited(
@@ -181,10 +225,3 @@ def _audited(
     turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
     residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(claimed, discrepancy))
     return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)
-
-
-def _poor_rest(found: GeneralRitz, k: int, bound: jax.Array) -> jax.Array:
-    """Whether what has not converged is less wanted than the k pairs by more than its residual, () bool."""
-    keys, residuals = found.keys[k:], found.residuals[k:]
-    live = jnp.isfinite(residuals) & (residuals > bound)
-    return jnp.all(~live | (keys - residuals > found.keys[k - 1]))

@@ -18,6 +18,12 @@ from eigenjax.solvers.goal import Goal
 # The probability that a search overlooks an eigenvector that is there: its random start has less than this over
 # sqrt(n) of it.
 _OVERSIGHT = 1e-6
+# The pairs that a search locks have to stay converged although their residuals are dropped, and within a cluster their
+# order is that of the eigenvalues only if they are better than its width: a solve with a search goes on to this share
+# of tol first.
+VERIFIED_SHARE = 0.1
+# A search may find one copy, so that k of them may be needed; beyond these there is no end to it.
+_SEARCHES_PER_PAIR, _MORE_SEARCHES = 2, 4
 
 
 class Search(NamedTuple):
@@ -77,6 +83,15 @@ def num_levels(goal: Goal) -> int:
     return jax.eval_shape(lambda z: levels(goal, jnp.zeros(goal.k, z.dtype), z, z), zero).shape[0]
 
 
+def amplitude_of_certainty(size: int) -> float:
+    """What a random start in n dimensions holds less than the inverse of, with a probability of 1e-6.
+
+    >>> print(f"{amplitude_of_certainty(10000):.0e}")
+    1e+08
+    """
+    return size**0.5 / _OVERSIGHT
+
+
 def needed_amplitudes(
     goal: Goal, values: jax.Array, size: int, *, slack: jax.Array, sigma: jax.Array, missed_before: jax.Array
 ) -> jax.Array:
@@ -97,7 +112,7 @@ def needed_amplitudes(
     >>> print(needed_amplitudes(goal, jnp.array([3.0, 2.0]), 10000, **options).round(-2))
     [1.e+08 0.e+00 1.e+06]
     """
-    certain = size**0.5 / _OVERSIGHT
+    certain = amplitude_of_certainty(size)
     if goal.which == "BE" and not goal.near:
         high = jnp.arange(goal.k, dtype=jnp.int32) % 2 == 0
         ranks = jnp.where(high, values - jnp.min(values[::2]), jnp.max(values[1::2], initial=-jnp.inf) - values)
@@ -106,7 +121,7 @@ def needed_amplitudes(
         keys = -jnp.abs(values - sigma) if goal.near else wanted[goal.which]
         ranks = keys - jnp.min(keys)
     copies = jnp.where(ranks > slack, certain, 0)
-    others = jnp.full(num_levels(goal) - goal.k, certain, values.dtype) * jnp.minimum(missed_before, 1)
+    others = jnp.full(num_levels(goal) - goal.k, certain, values.dtype) * missed_before
     return jnp.concatenate([copies.astype(values.dtype), others.astype(values.dtype)])
 
 
@@ -131,7 +146,7 @@ def advance(
         excluded: () bool, the polynomials exclude that anything more wanted is there.
         exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
     """
-    same = converged & jnp.all(jnp.abs(jnp.sort(values) - jnp.sort(search.before)) <= 2 * bound)
+    same = converged & (_num_matched(values, search.before, 2 * bound) == goal.k)
     # A search that has found something is followed by another in any case.
     ends = search.running & converged & (exhausted | excluded | ~same)
     nothing_new = ends & same
@@ -148,12 +163,18 @@ def advance(
     )
 
 
+class Aims(NamedTuple):
+    """Where a search looks for missed eigenvalues, and what ends it."""
+
+    levels: jax.Array  # (L,)
+    needed: jax.Array  # (L,) the amplitudes of the polynomials
+
+
 class Check(NamedTuple):
     """What a convergence check says of the search."""
 
     search: Search
-    levels: jax.Array  # (L,) where the search that runs, or begins, looks
-    needed: jax.Array  # (L,) the amplitudes that end it
+    aims: Aims  # of the search that runs, or begins
     growth_left: jax.Array  # () logarithm of the factor by which its polynomials have to grow
     begins_here: jax.Array  # () bool, a search begins at the random vector that is there already
 
@@ -162,40 +183,35 @@ def check(
     search: Search,
     goal: Goal,
     values: jax.Array,
-    worst: jax.Array,
     amplitudes: jax.Array,
-    aims: tuple[jax.Array, jax.Array],
+    aims: Aims,
+    new_aims: Aims,
     *,
+    converged: jax.Array,
     bound: jax.Array,
     exhausted: jax.Array,
-    size: int,
-    scale: jax.Array,
-    relative: jax.Array,
-    sigma: jax.Array | float = 0.0,
 ) -> Check:
     """Advance the search at a convergence check.
 
     Args:
         search: before it.
-        goal: with k, which, near, verify and random_start.
+        goal: with k and verify.
         values: (k,) found at the check.
-        worst: () the largest of their residuals.
         amplitudes: (L,) of the polynomials of the space.
-        aims: levels and amplitudes of the running search.
+        aims: of the running search.
+        new_aims: of a search that begins now.
+        converged: () bool, these k pairs have.
         bound: () at which a residual has converged.
-        exhausted: () bool, the space is invariant.
-        size: n.
-        scale: () the largest |Ritz value| seen.
-        relative: () what an eigenvalue may be off by, over the scale.
-        sigma: () where goal.near.
+        exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
     """
-    growth_left = jnp.max(jnp.log(jnp.maximum(aims[1], 1) / jnp.maximum(amplitudes, 1)))
-    converged, excluded = worst <= bound, growth_left <= 0
-    after = advance(search, goal, values, converged=converged, bound=bound, excluded=excluded, exhausted=exhausted)
+    growth_left = jnp.max(jnp.log(jnp.maximum(aims.needed, 1) / jnp.maximum(amplitudes, 1)))
+    after = advance(
+        search, goal, values, converged=converged, bound=bound, excluded=growth_left <= 0, exhausted=exhausted
+    )
     begins_here = exhausted & after.running
-    new = aims_of(goal, values, worst, size=size, scale=scale, relative=relative, sigma=sigma)
-    chosen = [jnp.where(after.starts | begins_here, x, y) for x, y in zip(new, aims, strict=True)]
-    return Check(after, chosen[0], chosen[1], growth_left, begins_here)
+    begins = after.starts | begins_here
+    chosen = Aims(*(jnp.where(begins, x, y) for x, y in zip(new_aims, aims, strict=True)))
+    return Check(after, chosen, growth_left, begins_here)
 
 
 def aims_of(
@@ -207,14 +223,43 @@ def aims_of(
     scale: jax.Array,
     relative: jax.Array,
     sigma: jax.Array | float = 0.0,
-) -> tuple[jax.Array, jax.Array]:
-    """Levels and needed amplitudes of a search that begins when these values have been found; see `check`."""
+) -> Aims:
+    """The aims of a search that begins when these values have been found.
+
+    Args:
+        goal: with k, which, near and random_start.
+        values: (k,) found.
+        worst: () the largest of their residuals.
+        size: n.
+        scale: () the largest |Ritz value| seen.
+        relative: () what an eigenvalue may be off by, over the scale.
+        sigma: () where goal.near.
+    """
     distance = jnp.sqrt(relative) * scale
     number = jnp.asarray(sigma).astype(scale.dtype)
-    # A random start misses an eigenvector that is no copy with a probability of about residual over distance.
-    missed_before = worst / jnp.where(distance > 0, distance, 1) if goal.random_start else jnp.ones_like(worst)
+    missed_before = probability_missed(goal, worst, distance)
     needed = needed_amplitudes(goal, values, size, slack=relative * scale, sigma=number, missed_before=missed_before)
-    return levels(goal, values, distance, number), needed
+    return Aims(levels(goal, values, distance, number), needed)
+
+
+def probability_missed(goal: Goal, worst: jax.Array, distance: jax.Array) -> jax.Array:
+    """() the probability that a solve has missed an eigenvector that is no copy, its eigenvalue at this distance.
+
+    From a random start a Ritz vector holds so much of it only where the residual is as large, times the distance.
+    """
+    if not goal.random_start:
+        return jnp.ones_like(worst)
+    return jnp.minimum(worst / jnp.where(distance > 0, distance, 1), 1)
+
+
+def no_aims(num: int, dtype: Any, real_dtype: Any) -> Aims:
+    """Before any search."""
+    return Aims(jnp.zeros(num, dtype), jnp.zeros(num, real_dtype))
+
+
+def has_given_up(search: Search, k: int) -> jax.Array:
+    """() bool, each search finds something else: eigenvalues are not determined to within the tolerance."""
+    return search.num_searches >= _SEARCHES_PER_PAIR * k + _MORE_SEARCHES
 
 
 def num_recovered(search: Search, values: jax.Array, tolerance: jax.Array) -> jax.Array:

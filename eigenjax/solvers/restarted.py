@@ -33,9 +33,6 @@ from eigenjax.tree import PyTree
 # A basis that is kept in fewer bits spoils the vectors by about this share of its machine epsilon: to ask more of the
 # recurrence gains nothing.
 _LOST = 0.1
-# Who wants to be sure of the order within a cluster needs pairs better than its width: a verified solve goes on to
-# this share of tol.
-_VERIFIED_SHARE = 0.1
 
 
 class RestartedState(NamedTuple):
@@ -49,8 +46,7 @@ class RestartedState(NamedTuple):
     distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
     search: missed_pairs.Search
-    levels: jax.Array  # (L,) where the running search looks for missed eigenvalues
-    needed: jax.Array  # (L,) the amplitudes that end it
+    aims: missed_pairs.Aims  # of the running search
     vouched: jax.Array  # () bool, the residuals were computed, not inferred
     done: jax.Array  # () bool
 
@@ -65,7 +61,9 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
         first_look: rows to fill before it.
         seed: of all random directions.
     """
-    state = krylov.begin(starts, krylov_dim, seed, goal.kept, num_levels=missed_pairs.num_levels(goal))
+    real_dtype = tree.real_dtype(tree.accumulation_dtype(starts))
+    aims = missed_pairs.no_aims(missed_pairs.num_levels(goal), real_dtype, real_dtype)
+    state = krylov.begin(starts, krylov_dim, seed, goal.kept, levels=aims.levels)
     zero = jnp.zeros_like(state.operator_norm)
     m = krylov_dim
     return RestartedState(
@@ -79,8 +77,7 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
         search=missed_pairs.no_search(goal.k, zero.dtype),
-        levels=jnp.zeros(missed_pairs.num_levels(goal), zero.dtype),
-        needed=jnp.zeros(missed_pairs.num_levels(goal), zero.dtype),
+        aims=aims,
         vouched=jnp.zeros((), bool),
         done=jnp.asarray(goal.max_matvecs < state.block_size),
     )
@@ -156,7 +153,7 @@ def _restart(state: RestartedState, goal: Goal, restarting: jax.Array) -> Krylov
     if goal.near:
         # A step of its own, so that the basis is read for the last time before it is turned in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
-    fresh, found, levels = state.search.starts, state.found, state.levels
+    fresh, found, levels = state.search.starts, state.found, state.aims.levels
     turn = lambda part: restart(part, coefficients, found, fresh, levels, translated=goal.near)
     return apply_when(restarting, turn, part)
 
@@ -171,25 +168,23 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     k = min(goal.k, m)
     complete = num_filled >= op.size
     exhausted = state.krylov.broken_down & ~complete
-    worst = jnp.max(found.residuals[:k])
+    values, worst = found.values[: goal.k], jnp.max(found.residuals[:k])
+    relative = stopping_tolerance(op, tol, scale.dtype)
     check = missed_pairs.check(
         state.search,
         goal,
-        found.values[: goal.k],
-        worst,
+        values,
         lanczos_polynomials.amplitudes(state.krylov.polynomials),
-        (state.levels, state.needed),
+        state.aims,
+        missed_pairs.aims_of(goal, values, worst, size=op.size, scale=scale, relative=relative, sigma=sigma),
+        converged=worst <= bound,
         bound=bound,
         exhausted=exhausted,
-        size=op.size,
-        scale=scale,
-        relative=stopping_tolerance(op, tol, scale.dtype),
-        sigma=sigma,
     )
     polynomials = state.krylov.polynomials
-    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.levels), polynomials)
+    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.aims.levels), polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = check.search.satisfied if m < op.size else jnp.zeros((), bool)
+    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, k) if m < op.size else False
     out_of_budget = spent + b > goal.max_matvecs
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
     distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
@@ -199,8 +194,7 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
         found=found,
         scale=scale,
         target=target,
-        levels=check.levels,
-        needed=check.needed,
+        aims=check.aims,
         next_look=jnp.maximum(wait, goal.k - num_filled),
         distance=distance,
         last_look=spent,
@@ -211,7 +205,7 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
 
 def _residual_bound(op: LinearOperator, goal: Goal, tol: Any) -> jax.Array:
     """() the residual, relative to the scale, at which a pair has converged."""
-    share = _VERIFIED_SHARE if goal.verify else 1.0
+    share = missed_pairs.VERIFIED_SHARE if goal.verify else 1.0
     dtype = tree.real_dtype(tree.accumulation_dtype(op.structure))
     return jnp.maximum(stopping_tolerance(op, tol, dtype, share), _LOST * goal.kept.unit)
 
@@ -259,13 +253,12 @@ def _try_known(
     found = Extraction(values, jnp.eye(m, dtype=dtype), residuals)
     units = {"size": op.size, "scale": scale, "relative": stopping_tolerance(op, tol, scale.dtype)}
     worst = jnp.max(pairs.residuals[order])
-    levels, needed = missed_pairs.aims_of(goal, values[: goal.k], worst, sigma=sigma, **units)
+    aims = missed_pairs.aims_of(goal, values[: goal.k], worst, sigma=sigma, **units)
     ended = state._replace(
         krylov=part,
         found=found,
         scale=scale,
-        levels=levels,
-        needed=needed,
+        aims=aims,
         search=search,
         vouched=~search.running,
         done=~search.running,

@@ -34,10 +34,6 @@ from eigenjax.solvers.retention import most_kept, num_kept
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.tree import PyTree
 
-# Who wants to be sure of the order within a cluster needs pairs better than its width: a verified solve goes on to
-# this share of tol.
-_VERIFIED_SHARE = 0.1
-
 
 class Triplets(NamedTuple):
     """Approximate singular triplets (U p_i, s_i, V q_i), descending; those that are not there come last."""
@@ -58,8 +54,7 @@ class SolveState(NamedTuple):
     distance: jax.Array  # () how far the worst triplet was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
     search: missed_pairs.Search
-    levels: jax.Array  # (L,) where the running search looks for missed values
-    needed: jax.Array  # (L,) the amplitudes that end it
+    aims: missed_pairs.Aims  # of the running search
     done: jax.Array  # () bool
 
 
@@ -85,8 +80,7 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
         search=missed_pairs.no_search(goal.k, zero.dtype),
-        levels=jnp.zeros(num_levels, zero.dtype),
-        needed=jnp.zeros(num_levels, zero.dtype),
+        aims=missed_pairs.no_aims(num_levels, zero.dtype, zero.dtype),
         done=jnp.asarray(goal.max_matvecs < 2),
     )
 
@@ -105,7 +99,7 @@ def step(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     state = look(op, state._replace(space=grown), goal, tol=tol)
     if m < n:
         restarting = ((state.space.num_filled == m) | state.search.starts) & ~state.done
-        restart = lambda space: _restart(space, state.found, goal, state.search.starts, state.levels)
+        restart = lambda space: _restart(space, state.found, goal, state.search.starts, state.aims.levels)
         space = apply_when(restarting, restart, state.space)
         state = state._replace(space=space, search=missed_pairs.begun(state.search))
     return state._replace(next_look=state.next_look + state.space.num_filled)
@@ -116,29 +110,28 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
     scale = jnp.maximum(state.scale, found.values[0])
-    share = _VERIFIED_SHARE if goal.verify else 1.0
+    share = missed_pairs.VERIFIED_SHARE if goal.verify else 1.0
     bound = stopping_tolerance(Dilation(op), tol, scale.dtype, share) * scale
     worst = jnp.max(found.residuals[: goal.k])
     complete = space.num_filled >= n
     exhausted = space.broken_down & ~complete
     relative = stopping_tolerance(Dilation(op), tol, scale.dtype)
+    values = found.values[: goal.k]
     check = missed_pairs.check(
         state.search,
         goal,
-        found.values[: goal.k],
-        worst,
+        values,
         bidiagonal_polynomials.amplitudes(space.polynomials),
-        (state.levels, state.needed),
+        state.aims,
+        missed_pairs.aims_of(goal, values, worst, size=n, scale=scale, relative=relative),
+        converged=worst <= bound,
         bound=bound,
         exhausted=exhausted,
-        size=min(op.shape),
-        scale=scale,
-        relative=relative,
     )
     search = check.search
-    polynomials = tree.where(check.begins_here, bidiagonal.begin_search(space, check.levels), space.polynomials)
+    polynomials = tree.where(check.begins_here, bidiagonal.begin_search(space, check.aims.levels), space.polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = search.satisfied if m < n else jnp.zeros((), bool)
+    finished = search.satisfied | missed_pairs.has_given_up(search, goal.k) if m < n else False
     distance = jnp.log(jnp.maximum(worst, jnp.finfo(worst.dtype).tiny) / jnp.where(bound > 0, bound, 1))
     distance = jnp.where(state.search.running & (worst <= bound), check.growth_left, distance)
     wait = rows_to_wait(state.distance, distance, (space.num_matvecs - state.last_look) // 2)
@@ -146,8 +139,7 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
         space=space._replace(polynomials=polynomials),
         found=found,
         scale=scale,
-        levels=check.levels,
-        needed=check.needed,
+        aims=check.aims,
         next_look=jnp.maximum(wait, goal.k - space.num_filled),
         distance=distance,
         last_look=space.num_matvecs,

@@ -156,7 +156,7 @@ def triangular_eigenvectors(triangular: jax.Array) -> jax.Array:
 
     values = jnp.diag(triangular)
     columns = _substitute(lambda row, x: quotient(row, x, values - values[row]), jnp.eye(m, dtype=values.dtype))
-    return columns / jnp.linalg.norm(columns, axis=0).astype(columns.dtype)
+    return columns / jnp.linalg.norm(columns, axis=0, keepdims=True).astype(columns.dtype)
 
 
 def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) -> jax.Array:
@@ -180,7 +180,7 @@ def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) 
         return (columns[row] - _matmul(jnp.where(index > row, triangular[row], 0), columns)) / gaps
 
     columns = _substitute(quotient, columns)
-    return columns / jnp.linalg.norm(columns, axis=0).astype(columns.dtype)
+    return columns / jnp.linalg.norm(columns, axis=0, keepdims=True).astype(columns.dtype)
 
 
 def _substitute(quotient: Callable[[jax.Array, jax.Array], jax.Array], columns: jax.Array) -> jax.Array:

@@ -79,7 +79,7 @@ def restart(
     if translated:
         directions = _orthonormal(new, state.directions, fresh)
     else:
-        directions = apply_when(fresh, lambda rows: _orthonormal(new, rows, None), state.directions)
+        directions = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.directions)
     values = begin_search(new, levels)
     polynomials = jax.tree.map(lambda x, y: jnp.where(fresh, x, y), values, new.polynomials)
     return new._replace(directions=directions, polynomials=polynomials)
@@ -95,6 +95,11 @@ def _without(hypotenuse: jax.Array, part: jax.Array) -> jax.Array:
     """(a^2 - b^2)^(1/2) of numbers that are not negative, 0 where b is the larger."""
     share = jnp.minimum(part / jnp.where(hypotenuse > 0, hypotenuse, 1), 1)
     return hypotenuse * jnp.sqrt((1 - share) * (1 + share))
+
+
+def fresh_directions(state: KrylovDecomposition, directions: PyTree) -> PyTree:
+    """Random directions, orthonormal and orthogonal to the basis, shaped like those given."""
+    return _orthonormal(state, directions, None)
 
 
 def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array | None) -> PyTree:
