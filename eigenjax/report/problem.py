@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eigenjax.report.errors import ReportError, in_one_line
 from eigenjax.tree import PyTree
@@ -111,6 +112,12 @@ def check_problem(problem: Problem) -> None:
     num_examples(problem.data)
     if not callable(problem.loss):
         raise ReportError(f"the loss must be a function, and is a {type(problem.loss).__name__}")
+    for name in ("model", "loss_of_output"):
+        function = getattr(problem, name)
+        if function is not None and not callable(function):
+            raise ReportError(f"{name} must be a function or None, and is a {type(function).__name__}")
+    if problem.history is not None:
+        _check_history(problem.history)
     try:
         value = jax.eval_shape(problem.loss, *problem.arguments())
     except Exception as error:
@@ -120,6 +127,25 @@ def check_problem(problem: Problem) -> None:
         raise ReportError(f"the loss must return one number, and returns {given}")
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise ReportError(f"the loss must return a floating-point number, and returns {value.dtype}")
+
+
+def _check_history(history: Any) -> None:
+    if not isinstance(history, History):
+        raise ReportError(f"history must be a History(steps, losses, eigenvalues), and is a {type(history).__name__}")
+    lengths = set()
+    for name in ("steps", "losses", "eigenvalues"):
+        try:
+            values = np.asarray(getattr(history, name), np.float64)
+        except (TypeError, ValueError):
+            raise ReportError(f"history.{name} must be (t,) numbers") from None
+        if values.ndim != 1 or not values.size:
+            raise ReportError(f"history.{name} must be (t,) numbers, and has the shape {values.shape}")
+        lengths.add(len(values))
+    if len(lengths) > 1:
+        raise ReportError(f"steps, losses and eigenvalues of history must be as many, and are {sorted(lengths)}")
+    rate = history.learning_rate
+    if rate is not None and not (isinstance(rate, int | float | np.number) and 0 < rate < np.inf):
+        raise ReportError(f"history.learning_rate must be a positive number or None, and is {rate!r}")
 
 
 def num_parameters(params: PyTree) -> int:

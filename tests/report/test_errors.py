@@ -37,6 +37,24 @@ CASES = {
     "ragged data": (["spectrum", "--problem", "small_problems:ragged_data"], "leading axis of examples"),
     "loss that fails": (["spectrum", "--problem", "small_problems:broken_loss"], "the loss cannot be evaluated"),
     "complex": (["spectrum", "--problem", "small_problems:complex_params", "--k", "2"], "complex"),
+    "swapped": (["spectrum", "--problem", "small_problems:swapped"], "params must be a pytree of arrays"),
+    "model": (["spectrum", "--problem", "small_problems:model_of_words"], "model must be a function or None"),
+    "loss_of_output": (["spectrum", "--problem", "small_problems:loss_of_words"], "loss_of_output must be a function"),
+    "history": (["spectrum", "--problem", "small_problems:history_of_words"], "history must be a History(steps"),
+    "ragged history": (["spectrum", "--problem", "small_problems:ragged_history"], "must be as many, and are [1, 2]"),
+    "history of text": (
+        ["spectrum", "--problem", "small_problems:history_of_text"],
+        "history.steps must be (t,) numbers",
+    ),
+    "no records": (["spectrum", "--problem", "small_problems:history_without_records"], "and has the shape (0,)"),
+    "learning rate": (
+        ["spectrum", "--problem", "small_problems:history_of_negative_rate"],
+        "learning_rate must be a pos",
+    ),
+    "function with arguments": (
+        ["spectrum", "--problem", "small_problems:wants_arguments"],
+        "TypeError: wants_arguments",
+    ),
     "too many pairs": (["spectrum", "--problem", "small_problems:small", "--k", "19"], "18 x 18"),
     "small basis": (["spectrum", "--problem", "small_problems:small", "--krylov-dim", "9"], "at least k = 10"),
     "batches of nothing": (
