@@ -108,10 +108,10 @@ def check_problem(problem: Problem) -> None:
     ...
     eigenjax.report.errors.ReportError: the loss must return one number, and returns an array of shape (3,)
     """
-    num_parameters(problem.params)
-    num_examples(problem.data)
     if not callable(problem.loss):
         raise ReportError(f"the loss must be a function, and is a {type(problem.loss).__name__}")
+    num_parameters(problem.params)
+    num_examples(problem.data)
     for name in ("model", "loss_of_output"):
         function = getattr(problem, name)
         if function is not None and not callable(function):
@@ -155,10 +155,10 @@ def num_parameters(params: PyTree) -> int:
     6
     """
     try:
-        leaves = [(jnp.size(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(params)]
+        leaves = [(jnp.result_type(leaf), np.size(leaf)) for leaf in jax.tree.leaves(params)]
     except (TypeError, ValueError) as error:
         raise ReportError("params must be a pytree of arrays") from error
-    size = sum(size for size, dtype in leaves if jnp.issubdtype(dtype, jnp.inexact))
+    size = sum(size for dtype, size in leaves if jnp.issubdtype(dtype, jnp.inexact))
     if size == 0:
         raise ReportError("params hold no floating-point numbers")
     return size
@@ -172,7 +172,7 @@ def num_examples(data: PyTree) -> int | None:
     """
     if data is None:
         return None
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
     lengths = {shape[0] if shape else None for shape in shapes}
     if len(lengths) != 1 or None in lengths or 0 in lengths:
         raise ReportError(f"all arrays of data must share a leading axis of examples, and have the shapes {shapes}")

@@ -129,6 +129,15 @@ def _with(**parts):
 def swapped():
     return eigenjax.Problem(np.ones(3), lambda w: jnp.sum(w))
 
+def params_of_text():
+    return _with(params={"w": "ones"})
+
+def data_of_text():
+    return _with(data="digits.npy")
+
+def data_of_objects():
+    return _with(data=np.array([{}, {}], object))
+
 def model_of_words():
     return _with(model="mlp")
 
