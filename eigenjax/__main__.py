@@ -18,6 +18,10 @@ and loss_of_output(outputs, targets), with data = (inputs, targets). The folder 
 whole report as one page, spectrum.json, eigenpairs.npz and pictures.
 """
 
+_FORMATS = ("png", "svg", "pdf")
+# Of counts in compiled programs, and of keys without float64.
+_LARGEST, _LARGEST_SEED = 2**31 - 1, 2**32 - 1
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
@@ -103,7 +107,9 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         help="leave out parts that cost products: density (320), layers (2000 at most), gauss-newton (60), which is "
         "beside the Hessian where the Problem has a model and a loss_of_output",
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of training and start vectors (0)")
+    group.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of training and start vectors, below 2^32 (0)"
+    )
     group.add_argument(
         "--dtype",
         choices=("float32", "float64"),
@@ -111,6 +117,13 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         help="of parameters and data; yours are converted (float32)",
     )
     group.add_argument("--out", default="eigenjax-out", metavar="DIR", help="folder to fill (eigenjax-out)")
+    group.add_argument(
+        "--formats",
+        type=_formats,
+        default=("png",),
+        metavar="LIST",
+        help="of the pictures beside the page, with commas between: png, svg, pdf (png)",
+    )
 
 
 def _add_methods(group: argparse._ArgumentGroup) -> None:
@@ -142,7 +155,25 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
 def _positive(text: str) -> int:
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if int(text) > _LARGEST:
+        raise argparse.ArgumentTypeError(f"{text} is too large: give {_LARGEST} at most")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    if not 0 <= int(text) <= _LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {_LARGEST_SEED} (2^32 - 1)")
+    return int(text)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    unknown = [name for name in names if name not in _FORMATS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0]!r} is no format of pictures: give one or more of {', '.join(_FORMATS)}, with commas between"
+        )
+    return names
 
 
 def _share(text: str) -> float:
@@ -152,7 +183,7 @@ def _share(text: str) -> float:
 
 
 # argparse names the type in its message: "invalid whole number value: 'ten'".
-_positive.__name__ = "whole number"
+_positive.__name__ = _seed.__name__ = "whole number"
 _share.__name__ = "number"
 
 if __name__ == "__main__":

@@ -215,6 +215,12 @@ def check_choice(function: str, name: str, value: Any, choices: tuple[str, ...],
     raise ValueError(f"{told}: choose one of {', '.join(map(repr, choices))}{elsewhere}")
 
 
+def check_bool(function: str, name: str, value: Any) -> None:
+    """Raise a TypeError unless a value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function} got {name}={shown(value)}: give True or False")
+
+
 def on_device(value: Any) -> Any:
     """A Python or NumPy number as an array, moved explicitly: `jax.transfer_guard` forbids what is implicit."""
     return jax.device_put(value) if isinstance(value, int | float | complex | np.generic) else value

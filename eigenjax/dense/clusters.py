@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import arguments
+from eigenjax.operators.convert import refuse_stream
 
 # Rounding splits a repeated eigenvalue by some units of rounding of the largest, measured up to 15 for n up to 60;
 # at a gap of so many units the derivatives of what the eigenvectors make together still have two digits.
@@ -32,6 +33,7 @@ _SUPPORTED = ("float32", "float64", "complex64", "complex128")
 
 def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
     """The array (..., m, n) in a dtype that decompositions know; a clear error otherwise."""
+    refuse_stream(a)
     try:
         a = jnp.asarray(a)
     except (TypeError, ValueError) as error:

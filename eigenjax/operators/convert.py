@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax import tree
+from eigenjax import arguments, tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
 from eigenjax.tree import PyTree
@@ -81,8 +81,9 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     """
     if isinstance(a, LinearOperator):
         return a
+    refuse_stream(a)
     if isinstance(a, jax.Array | np.ndarray | list | tuple):
-        return _from_matrix(floating(jnp.asarray(a)))
+        return _from_matrix(floating(matrix_of(a)))
     if hasattr(a, "mv"):
         structure = describe_all(like if like is not None else _own_structure(a))
         return _from_function(a.mv, structure)
@@ -99,6 +100,24 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
         f"expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse, an object with .mv or "
         f"a callable, and got {type(a).__name__}"
     )
+
+
+def refuse_stream(a: Any) -> None:
+    """Raise the TypeError that an object brings along which is an operator on the host only."""
+    refusal = getattr(a, "no_operator", None)
+    if isinstance(refusal, str):
+        raise TypeError(refusal)
+
+
+def matrix_of(a: Any) -> jax.Array:
+    """An array, or a sequence of numbers as one; a TypeError where it holds anything else."""
+    try:
+        return jnp.asarray(a)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"expected an operator, an (n, n) array or a callable, and got {arguments.shown(a)}, which is no array of "
+            "numbers"
+        ) from error
 
 
 def _from_matrix(matrix: Any) -> MatrixOperator:

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.captured import with_sources
-from eigenjax.operators.convert import describe_all
+from eigenjax.operators.convert import describe_all, refuse_stream
 from eigenjax.tree import PyTree
 
 # How many columns `to_dense` computes at once.
@@ -34,6 +34,7 @@ def to_dense(op: LinearOperator) -> jax.Array:
         [[0. 1.]
          [1. 0.]]
     """
+    refuse_stream(op)
     working = tree.working_structure(op.structure)
     dtype = tree.accumulation_dtype(op.structure)
     leaves, treedef = jax.tree.flatten(working)
@@ -69,6 +70,7 @@ def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
         >>> bool(symmetry_error(as_operator(jnp.array([[0.0, 1.0], [-1.0, 0.0]])), jax.random.key(0)) > 0.1)
         True
     """
+    refuse_stream(op)
     first, second = jax.random.split(key)
     structure = tree.working_structure(op.structure)
     u, v = random_vectors.normal(first, structure), random_vectors.normal(second, structure)
@@ -130,6 +132,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
         ...
         ValueError: the product is not linear, ...
     """
+    refuse_stream(op)
     product, structure = _product(op, like)
     u, v = (tree.cast_like(random_vectors.normal(one, structure), structure) for one in jax.random.split(key))
     image_u = product(u)

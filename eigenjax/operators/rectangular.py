@@ -17,7 +17,7 @@ import numpy as np
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
-from eigenjax.operators.convert import describe_all, floating, is_jax_sparse
+from eigenjax.operators.convert import describe_all, floating, is_jax_sparse, matrix_of, refuse_stream
 from eigenjax.operators.convolutions import fast_in_loops
 from eigenjax.tree import PyTree
 
@@ -231,12 +231,13 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
         raise TypeError(
             f"adjoint= goes with a callable v -> A v; {type(a).__name__} has an adjoint of its own, so leave it out"
         )
+    refuse_stream(a)
     if isinstance(a, RectangularOperator):
         return a
     if isinstance(a, LinearOperator):
         return _checked(SquareMap(a))
     if isinstance(a, jax.Array | np.ndarray | list | tuple) or is_jax_sparse(a):
-        return _from_matrix(a if is_jax_sparse(a) else floating(jnp.asarray(a)))
+        return _from_matrix(a if is_jax_sparse(a) else floating(matrix_of(a)))
     if not is_function:
         raise TypeError(
             "expected a (p, n) array, a sparse matrix of jax.experimental.sparse, an operator or a callable v -> A v, "

@@ -27,6 +27,7 @@ from eigenjax.report.panels import Panel, draw_panels, save_pictures
 from eigenjax.report.problem import Problem, load_problem, num_parameters
 from eigenjax.report.progress import Progress
 from eigenjax.report.solve import Programs, Settings, Solve, solve_by_lanczos, solve_by_power, wanted_groups
+from eigenjax.report.svg import save_figure
 from eigenjax.report.tables import print_tables
 from eigenjax.tree import PyTree
 
@@ -54,6 +55,7 @@ class Request(NamedTuple):
     out: str = "eigenjax-out"
     operator: str = "hessian"
     without: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("png",)
 
 
 def report_spectrum(request: Request) -> None:
@@ -99,7 +101,7 @@ def report_spectrum(request: Request) -> None:
 def _expected(request: Request) -> tuple[str, ...]:
     """All names that the files of a report may have."""
     names = [name for name in _PICTURES if name not in request.without]
-    return (PAGE, CONTENTS, EIGENPAIRS, *(f"{name}.png" for name in names))
+    return (PAGE, CONTENTS, EIGENPAIRS, *(f"{name}.{kind}" for name in names for kind in request.formats))
 
 
 def _problem(request: Request, progress: Progress) -> Problem:
@@ -204,16 +206,16 @@ def _draw(
     request: Request,
     progress: Progress,
 ) -> tuple[float | None, dict[str, list[Panel]]]:
-    save = lambda name, figure: figure.savefig(folder / name, dpi=pictures.DPI)
+    save = lambda name, figure: save_figure(figure, folder / name, request.formats)
     with progress.stage("pictures", 4) as update:
-        save("eigenvalues.png", pictures.draw_solves(solves, tol=request.tol))
+        save("eigenvalues", pictures.draw_solves(solves, tol=request.tol))
         update(1, "eigenvalues")
         landscape, eigenvalues = _survey(problem, next(iter(solves.values())), request.batch_size)
         if landscape is not None:
-            save("landscape.png", pictures.draw_landscape(landscape, eigenvalues))
+            save("landscape", pictures.draw_landscape(landscape, eigenvalues))
             update(2, "eigenvalues, landscape")
         if problem.history is not None:
-            save("training.png", pictures.draw_training(problem.history))
+            save("training", pictures.draw_training(problem.history))
             update(3, "eigenvalues, landscape, training")
         panels = draw_panels(solves, request.tol, found, landscape, eigenvalues, problem.history)
         save_pictures(panels, save)

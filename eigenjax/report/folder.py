@@ -76,6 +76,9 @@ def _refusing(out: str | os.PathLike) -> Iterator[None]:
 
 
 def _check_free(target: pathlib.Path, names: Iterable[str]) -> None:
+    # A name that no folder can have shows here, not after the work.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        target.lstat()
     if is_there(target) and not target.is_dir():
         kind = "a link to nothing" if target.is_symlink() and not target.exists() else "a file"
         raise ReportError(f"--out {target}: is {kind}, not a folder")

@@ -44,7 +44,8 @@ def write_page(path: pathlib.Path, document: Mapping[str, Any], panels: Mapping[
         document: what `spectrum.json` holds.
         panels: pictures by the section they belong to.
     """
-    path.write_text(page(document, panels), encoding="utf-8")
+    # Names may hold halves of letters, which no encoding has.
+    path.write_text(page(document, panels), encoding="utf-8", errors="replace")
 
 
 def page(document: Mapping[str, Any], panels: Mapping[str, list[Panel]]) -> str:

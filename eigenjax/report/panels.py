@@ -119,9 +119,9 @@ def _training(history: History) -> list[Panel]:
     ]
 
 
-# What is saved as a PNG of its own beside the page, for slides and papers; the others are put together for it.
+# What is saved as a file of its own beside the page, for slides and papers; the others are put together for it.
 def save_pictures(panels: dict[str, list[Panel]], save: Callable[[str, Any], None]) -> None:
     """Gives the figures of the sections that are files too: `save(name, figure)`."""
     for name in ("density", "layers", "convergence"):
         for panel in panels.get(name, []):
-            save(f"{name}.png", panel.axes.figure)
+            save(name, panel.axes.figure)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eigenjax.report.errors import ReportError, in_one_line
 from eigenjax.tree import PyTree
@@ -107,10 +108,16 @@ def check_problem(problem: Problem) -> None:
     ...
     eigenjax.report.errors.ReportError: the loss must return one number, and returns an array of shape (3,)
     """
-    num_parameters(problem.params)
-    num_examples(problem.data)
     if not callable(problem.loss):
         raise ReportError(f"the loss must be a function, and is a {type(problem.loss).__name__}")
+    num_parameters(problem.params)
+    num_examples(problem.data)
+    for name in ("model", "loss_of_output"):
+        function = getattr(problem, name)
+        if function is not None and not callable(function):
+            raise ReportError(f"{name} must be a function or None, and is a {type(function).__name__}")
+    if problem.history is not None:
+        _check_history(problem.history)
     try:
         value = jax.eval_shape(problem.loss, *problem.arguments())
     except Exception as error:
@@ -122,6 +129,25 @@ def check_problem(problem: Problem) -> None:
         raise ReportError(f"the loss must return a floating-point number, and returns {value.dtype}")
 
 
+def _check_history(history: Any) -> None:
+    if not isinstance(history, History):
+        raise ReportError(f"history must be a History(steps, losses, eigenvalues), and is a {type(history).__name__}")
+    lengths = set()
+    for name in ("steps", "losses", "eigenvalues"):
+        try:
+            values = np.asarray(getattr(history, name), np.float64)
+        except (TypeError, ValueError):
+            raise ReportError(f"history.{name} must be (t,) numbers") from None
+        if values.ndim != 1 or not values.size:
+            raise ReportError(f"history.{name} must be (t,) numbers, and has the shape {values.shape}")
+        lengths.add(len(values))
+    if len(lengths) > 1:
+        raise ReportError(f"steps, losses and eigenvalues of history must be as many, and are {sorted(lengths)}")
+    rate = history.learning_rate
+    if rate is not None and not (isinstance(rate, int | float | np.number) and 0 < rate < np.inf):
+        raise ReportError(f"history.learning_rate must be a positive number or None, and is {rate!r}")
+
+
 def num_parameters(params: PyTree) -> int:
     """How many floating-point numbers the parameters hold: the Hessian is that large.
 
@@ -129,10 +155,10 @@ def num_parameters(params: PyTree) -> int:
     6
     """
     try:
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        leaves = [(jnp.result_type(leaf), np.size(leaf)) for leaf in jax.tree.leaves(params)]
     except (TypeError, ValueError) as error:
         raise ReportError("params must be a pytree of arrays") from error
-    size = sum(leaf.size for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    size = sum(size for dtype, size in leaves if jnp.issubdtype(dtype, jnp.inexact))
     if size == 0:
         raise ReportError("params hold no floating-point numbers")
     return size
@@ -146,7 +172,7 @@ def num_examples(data: PyTree) -> int | None:
     """
     if data is None:
         return None
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(data)]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
     lengths = {shape[0] if shape else None for shape in shapes}
     if len(lengths) != 1 or None in lengths or 0 in lengths:
         raise ReportError(f"all arrays of data must share a leading axis of examples, and have the shapes {shapes}")

@@ -1,8 +1,10 @@
-"""A figure as SVG within a page: its colours are the page's, which has a light and a dark side."""
+"""A figure as SVG within a page, in the colours of its light and dark side, and as files of its own."""
 
 import html
 import io
+import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from eigenjax.report.pictures import canvas
@@ -37,9 +39,7 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
         >>> svg.startswith('<svg role="img" aria-label="nothing &lt; something"'), "144pt" in svg
         (True, False)
     """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
-    text = buffer.getvalue()
+    text = _svg(figure, transparent=True)
     text = text[text.index("<svg") :]
     # One for all pictures is in the page's style sheet.
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
@@ -51,6 +51,29 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
     head = re.sub(r' (width|height|version|xmlns(:\w+)?)="[^"]*"', "", head)
     rest = rest.replace("xlink:href", "href")
     return head.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1) + ">" + rest.strip()
+
+
+def save_figure(figure: Any, path: pathlib.Path, formats: Sequence[str]) -> None:
+    """Saves a figure in each format, the same bytes for the same numbers.
+
+    Args:
+        figure: of matplotlib.
+        path: of the files, without what each format adds to it.
+        formats: of "png", "svg" and "pdf".
+    """
+    for kind in formats:
+        target = path.with_name(f"{path.name}.{kind}")
+        if kind == "svg":
+            target.write_text(_renamed(_svg(figure), path.name), encoding="utf-8", errors="replace")
+        else:
+            metadata = {"CreationDate": None} if kind == "pdf" else None
+            figure.savefig(target, format=kind, dpi=canvas.DPI, metadata=metadata)
+
+
+def _svg(figure: Any, **options: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=_NO_METADATA, **options)
+    return buffer.getvalue()
 
 
 def _renamed(text: str, name: str) -> str:

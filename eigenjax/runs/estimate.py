@@ -12,7 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eigenjax import tree
+from eigenjax.arguments import explained, shown
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.checks import prefixed
+from eigenjax.operators.convert import as_operator
+from eigenjax.runs import checks
 from eigenjax.solvers.plan import planned
 from eigenjax.storage import Storage
 from eigenjax.tree import PyTree
@@ -44,6 +48,7 @@ class Estimate(NamedTuple):
     """From a spectrum whose wanted end stands out (2 k) to the most that is allowed."""
 
 
+@explained
 def estimate(
     op: LinearOperator,
     k: int,
@@ -58,7 +63,7 @@ def estimate(
 
     Args:
         op: an operator, of arrays or of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it:
-            `jax.eval_shape(lambda p, d: hessian(loss, p, d), params, data)`.
+            `jax.eval_shape(lambda p, d: hessian(loss, p, d), params, data)`; or a matrix, or the shape of one.
         k: number of pairs.
         mesh: of devices at hand. Leaves without a sharding of their own are taken as split over all of them along
             the longest axis that they divide, those without one as copied to each. None leaves all on one device.
@@ -84,9 +89,13 @@ def estimate(
         >>> print(needed.operator_bytes, needed.solver_bytes, needed.num_matvecs)
         4000000 120000 (10, 10000)
     """
+    op = _operator(op)
+    checks.check_solve("estimate", k, op.size, which, block_size, krylov_dim, max_matvecs)
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"estimate got mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh, or None")
     near = which == "SM"
-    arguments = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
-    plan = planned(op, k, **arguments, block_size=block_size, near=near, verify=False, kept=Storage())
+    options = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
+    plan = planned(op, k, **options, block_size=block_size, near=near, verify=False, kept=Storage())
     placed = jax.tree.map(lambda leaf: _placed(leaf, mesh), op)
     vector = _like(placed.structure, mesh, plan.block_size)
     compiled = jax.jit(_products).lower(placed, vector).compile()
@@ -105,6 +114,21 @@ def estimate(
         network_bytes=moved_bytes(compiled.as_text() or "") // plan.block_size,
         num_matvecs=(min(_AT_LEAST * k, plan.goal.max_matvecs), plan.goal.max_matvecs),
     )
+
+
+def _operator(op: Any) -> LinearOperator:
+    """An operator of arrays or of shapes, from a matrix or the shape of one too."""
+    if isinstance(op, LinearOperator):
+        return op
+    if hasattr(op, "first_operator"):
+        raise TypeError(f"{op.no_operator}; its batches alone: estimate(stream.first_operator(), k)")
+    if callable(op) and not hasattr(op, "mv"):
+        raise TypeError(
+            f"estimate got {shown(op)}, which says nothing of its vectors: give an operator, such as "
+            "as_operator(f, like=params)"
+        )
+    with prefixed("estimate"):
+        return jax.eval_shape(as_operator, op) if isinstance(op, jax.ShapeDtypeStruct) else as_operator(op)
 
 
 def moved_bytes(program: str) -> int:

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 
-from eigenjax.operators.convert import as_operator
+from eigenjax import arguments
+from eigenjax.arguments import explained
+from eigenjax.operators.checks import prefixed
 from eigenjax.result import EigenResult
-from eigenjax.runs import checkpoint, fingerprint
+from eigenjax.runs import checkpoint, checks, fingerprint
 from eigenjax.runs.errors import RunError
 from eigenjax.runs.progress import Show
 from eigenjax.runs.progress import shown as progress_shown
@@ -23,6 +25,7 @@ from eigenjax.storage import Storage
 _WITHOUT_END = 2**31 - 1
 
 
+@explained
 def run(
     op: Any,
     k: int,
@@ -85,9 +88,16 @@ def run(
         >>> print(abs(result.eigenvalues - jnp.array([99.0, 98.0])) < 1e-3, result.converged)
         [ True  True] [ True  True]
     """
+    for name, value in (("progress", progress), ("verify", verify)):
+        arguments.check_bool("run", name, value)
+    checks.check_numbers("run", which, tol, sigma, v0, key)
     if not isinstance(op, Stream):
-        op = as_operator(op, like=example_vector(v0))
+        op = checks.operator_for("run", op, like=example_vector(v0))
+        checks.check_concrete("run", op)
+    checks.check_outside("run", op.params if isinstance(op, Stream) else op, tol, sigma, v0, key)
+    checks.check_solve("run", k, op.size, which, block_size, krylov_dim, max_matvecs)
     _check_every(every)
+    directory = checks.checked_directory(checkpoint_dir)
     near = sigma is not None or which == "SM"
     plan = planned(
         op,
@@ -103,7 +113,7 @@ def run(
         random_start=v0 is None,
     )
     with contextlib.ExitStack() as stack:
-        folder = None if checkpoint_dir is None else stack.enter_context(checkpoint.opened(checkpoint_dir))
+        folder = None if directory is None else stack.enter_context(checkpoint.opened(directory))
         return _run(op, plan, sigma, v0, key, folder, every, progress)
 
 
@@ -114,8 +124,9 @@ def _run(
     identity = _identity(op, plan, sigma, v0, key, numbers) if folder else {}
     # Before anything is set aside for the state.
     found = _found(folder, identity)
-    arguments = (plan, sigma, v0, seed_of(key), vector_shardings(image))
-    solve = StreamSolve(op, *arguments) if isinstance(op, Stream) else OperatorSolve(op, *arguments)
+    options = (plan, sigma, v0, seed_of(key), vector_shardings(image))
+    with prefixed("run"):
+        solve = StreamSolve(op, *options) if isinstance(op, Stream) else OperatorSolve(op, *options)
     del image
     if folder and found:
         solve.state = folder.restore(*found, like=solve.state)
@@ -140,7 +151,7 @@ def _go_on(
     """Takes products until the solve is done, telling and saving as asked."""
     products, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
     while not done:
-        next_save = (products // every + 1) * every if folder else _WITHOUT_END
+        next_save = min((products // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
         while not done and products < next_save:
             # Every process takes the same turns, whoever tells of them.
             standing = solve.advance(products + 1 if show else next_save)
@@ -183,6 +194,6 @@ def _identity(op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, numbers: jax.A
 
 def _check_every(every: Any) -> None:
     if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"every={every!r}: give an int, the products between two checkpoints")
+        raise TypeError(f"run got every={arguments.shown(every)}: give an int, the products between two checkpoints")
     if every < 1:
-        raise ValueError(f"every={every}: give 1 or more")
+        raise ValueError(f"run got every={every}: give 1 or more")

@@ -1,14 +1,16 @@
 """Data on the host, one epoch after another: the same batches each time, or the run is refused."""
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from eigenjax.arguments import explained
 from eigenjax.operators.batching import checked_batch_size, num_examples
+from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.runs.errors import RunError
 from eigenjax.tree import PyTree
 
@@ -32,6 +34,7 @@ class MemoryMappedBatches:
             yield jax.tree.map(lambda x: x[start : start + self.batch_size], self.arrays)  # noqa: B023, called at once
 
 
+@explained
 def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatches:
     """Arrays on disk as batches for `stream`: read when they are wanted, in order, the last one smaller if it must be.
 
@@ -43,7 +46,9 @@ def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatche
         An iterable of ceil(N / batch_size) batches, the same at every turn.
 
     Raises:
-        ValueError: if the leading axes differ, or batch_size is not a positive int.
+        OSError: if a file cannot be read; names it.
+        ValueError: if the leading axes differ, a file is no .npy file, or batch_size is not a positive int.
+        TypeError: if a leaf is neither.
 
     Cost: nothing is read before it is iterated over.
 
@@ -52,14 +57,29 @@ def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatche
         >>> [len(inputs) for inputs, _ in memory_mapped_batches((np.ones((5, 2)), np.ones(5)), batch_size=2)]
         [2, 2, 1]
     """
-    size = checked_batch_size(batch_size)
-    if size is None:
-        raise ValueError("batch_size=None: give a positive integer")
-    return MemoryMappedBatches(jax.tree.map(_mapped, arrays), size)
+    with prefixed("memory_mapped_batches"):
+        size = checked_batch_size(batch_size)
+        if size is None:
+            raise ValueError("batch_size=None: give a positive integer, the examples in a batch")
+        mapped = jax.tree.map(_mapped, arrays)
+        check_arrays("memory_mapped_batches", "arrays", mapped, remedy="give paths of .npy files, memmaps or arrays")
+        return MemoryMappedBatches(mapped, size)
 
 
 def _mapped(leaf: Any) -> Any:
-    return np.load(leaf, mmap_mode="r") if isinstance(leaf, str | Path) else leaf
+    if not isinstance(leaf, str | os.PathLike):
+        return leaf
+    told = f"memory_mapped_batches got {os.fspath(leaf)!r}"
+    remedy = "give the path of a .npy file, as numpy.save writes it"
+    try:
+        found = np.load(os.fspath(leaf), mmap_mode="r")
+    except OSError as error:
+        raise type(error)(f"{told}: {error.strerror or error}: {remedy}") from error
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{told}, which is no .npy file of numbers: {remedy}") from error
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{told}, an archive of several arrays: {remedy}, one for each array")
+    return found
 
 
 def check_repeatable(batches: Any) -> None:
@@ -135,9 +155,14 @@ class EpochWatch:
         self._checksums: list[int] = []
         self.weight = 0.0
 
+    @property
+    def place(self) -> int:
+        """How many batches it has taken."""
+        return len(self._checksums)
+
     def add(self, batch: PyTree, weight: float) -> None:
         """Takes the next batch; raises a RunError if it is not the one that came before in its place."""
-        place, checksum = len(self._checksums), batch_checksum(batch)
+        place, checksum = self.place, batch_checksum(batch)
         expected = self._first if place == 0 else None
         if self._known is not None:
             expected = self._known.checksums[place] if place < len(self._known.checksums) else -1

@@ -22,14 +22,22 @@ import numpy as np
 from jax.core import Tracer
 
 from eigenjax import tree
+from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.batching import checked_batch_size, num_examples
 from eigenjax.operators.captured import NamedFunction
+from eigenjax.operators.checks import prefixed
 from eigenjax.operators.hessian import hessian
 from eigenjax.operators.modules import parameters_of
+from eigenjax.runs import checks
 from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, groups_alike
 from eigenjax.tree import PyTree
 
+# A stream is no operator with an algebra.
+_BUILT_IN = (
+    "build it into the curvature, such as stream(lambda p, batch: 2.0 * hessian(loss, p, batch).shift(1.0), params, "
+    "batches)"
+)
 # Groups of batches on the device: one is multiplied while the next one is on its way or waits.
 _IN_FLIGHT = 2
 # On a CPU so many batches make a group, which leaves an eighth of the cost of fresh pages; in bytes no more than that,
@@ -53,6 +61,10 @@ class Stream:
 
     # For jax.numpy and operators' checks: a stream is no matrix.
     __array_ufunc__ = None
+    no_operator = (
+        "a stream reads its data on the host for every matvec, and no compiled program can take it: its eigenpairs are "
+        "found by eigenjax.run(stream, k), and stream(v) is one matvec"
+    )
 
     def __init__(
         self, curvature: Callable, params: PyTree, batches: Iterable, first: PyTree, weigh: Callable, sharding: Any
@@ -87,13 +99,33 @@ class Stream:
                 "a stream reads its data on the host, and was called under jit (or handed to a solver that is "
                 "compiled): solve it with eigenjax.run(stream, k), or call it outside"
             )
-        check_vector(vector, self.structure)
+        check_vector(vector, self.structure, name="the vector given to the stream")
         working = tree.cast_like(vector, tree.working_structure(self.structure))
         images = self.products(jax.tree.map(lambda x: x[None], working))
         return tree.cast_like(tree.row(images, 0), self.structure)
 
+    def __matmul__(self, vector: PyTree) -> PyTree:
+        """A v, one pass over the data."""
+        return self(vector)
+
+    def __repr__(self) -> str:
+        return f"Stream of {self.size} numbers {self.dtype}, for eigenjax.run"
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(f"expected an array, and got a stream: {self.no_operator}")
+
+    def __getattr__(self, name: str) -> Any:
+        is_operators = name in ("shape", "T", "H", "shift", "mv")
+        raise AttributeError(f"a stream has no {name}{f': {_BUILT_IN}' if is_operators else ''}")
+
+    def _combined(self, _: Any = None) -> Any:
+        raise TypeError(f"a stream cannot be added or multiplied: {_BUILT_IN}")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _combined
+
     def products(self, vectors: PyTree) -> PyTree:
         """The (b, ...) products of b vectors in working dtypes, in one pass over the data."""
+        check_vector(_one_of(vectors), tree.working_structure(self.structure), name="a row of vectors")
         total = jax.tree.map(jnp.zeros_like, vectors)
         watch = EpochWatch(self.epoch, self._first, self.expected)
         running: collections.deque[jax.Array] = collections.deque()
@@ -102,7 +134,8 @@ class Stream:
             if len(running) == _IN_FLIGHT:
                 running.popleft().block_until_ready()
             batches, weights = zip(*((self._placed(batch), weight) for batch, weight in group), strict=True)
-            total, done = _add_products(self.curvature, self.params, batches, weights, vectors, total)
+            with prefixed(f"stream: the matvec with batch {watch.place - 1} failed, or with one just before it"):
+                total, done = _add_products(self.curvature, self.params, batches, weights, vectors, total)
             running.append(done)
         self.epoch = watch.end()
         return _divided(total, self.epoch.weight)
@@ -110,7 +143,8 @@ class Stream:
     def _watched(self, watch: EpochWatch) -> Iterator[tuple[PyTree, float]]:
         """The batches with their weights, each one compared with what it was before."""
         for batch in self.batches:
-            weight = float(self._weigh(batch))
+            with prefixed(f"stream: batch {watch.place}"):
+                weight = checks.checked_weight(self._weigh(batch))
             watch.add(batch, weight)
             yield batch, weight
 
@@ -130,6 +164,7 @@ class Stream:
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), batch)
 
 
+@explained
 def stream(
     loss: Callable,
     params: PyTree,
@@ -178,27 +213,33 @@ def stream(
         >>> print(op(jnp.array([3.0, 0.0])))
         [4. 2.]
     """
-    check_repeatable(batches)
-    batch_size = checked_batch_size(batch_size)
-    if not callable(loss):
-        raise TypeError(f"loss: expected loss(params, batch) or curvature(params, batch), got {type(loss).__name__}")
+    checks.check_stream(loss, batches, weight, sharding)
+    with prefixed("stream"):
+        check_repeatable(batches)
+        batch_size = checked_batch_size(batch_size)
     given = {"batch_size": batch_size, "select": select, "mode": None if mode == "auto" else mode}
     first = _first_batch(batches)
+    checks.check_params(params)
     params, loss = parameters_of(params, loss)
+    checks.check_trees(params, first)
     params = jax.tree.map(jnp.asarray, params)
-    named = NamedFunction(loss, params, _described(first))
+    with prefixed("stream: loss(params, batch) failed with the first batch"):
+        named = NamedFunction(loss, params, _described(first))
     result = named.result
     weigh = num_examples if weight is None else weight
+    options = {"batch_size": batch_size, "select": select, "mode": mode}
     if isinstance(result, LinearOperator):
         unused = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
         if unused:
-            raise ValueError(f"{unused}: of a loss; build the operator of a batch with it instead")
-        return Stream(named, params, batches, first, weigh, sharding)
-    if getattr(result, "shape", None) != ():
-        shown = getattr(result, "shape", type(result).__name__)
-        raise TypeError(f"loss(params, batch) must give a scalar or a LinearOperator, and gives {shown}")
-    options = {"batch_size": batch_size, "select": select, "mode": mode}
-    return Stream(_HessianOf(named, tuple(options.items())), params, batches, first, weigh, sharding)
+            raise ValueError(f"stream got {unused}: of a loss; build the operator of a batch with it instead")
+        curvature = named
+    elif getattr(result, "shape", None) == ():
+        curvature = _HessianOf(named, tuple(options.items()))
+    else:
+        gives = getattr(result, "shape", type(result).__name__)
+        raise TypeError(f"stream: loss(params, batch) must give a scalar or a LinearOperator, and gives {gives}")
+    with prefixed("stream"):
+        return Stream(curvature, params, batches, first, weigh, sharding)
 
 
 @functools.partial(jax.jit, static_argnames="curvature", donate_argnames="total")
@@ -231,6 +272,11 @@ def _add_products(
 @functools.partial(jax.jit, donate_argnums=0)
 def _divided(total: PyTree, weight: Any) -> PyTree:
     return jax.tree.map(lambda x: x / jnp.asarray(weight).astype(tree.real_dtype(x.dtype)), total)
+
+
+def _one_of(vectors: PyTree) -> PyTree:
+    """The structure of one of the vectors that are stacked along a leading axis."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), vectors)
 
 
 def _is_on_cpu(vectors: PyTree) -> bool:

@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from eigenjax.arguments import check_number, explained, shown
 
 # A little below 2, the edge of stability of gradient descent.
 DEFAULT_BOUND = 1.8
+_NAME = "scale_by_sharpness"
+_NUMBERS = (int, float, np.generic, np.ndarray, jax.Array)
 
 
 class ScaleBySharpnessState(NamedTuple):
@@ -23,6 +29,7 @@ class ScaleBySharpnessState(NamedTuple):
     factor: jax.Array  # () float32, of the last step
 
 
+@explained
 def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: float = DEFAULT_BOUND) -> Any:
     """Shortens the steps of an optimizer where learning rate times sharpness would exceed a bound.
 
@@ -36,7 +43,7 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
     Returns:
         An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, *, sharpness)` wants the
         largest eigenvalue, such as `metrics["eigenvalue_0"]` of `spectrum_tracker`. One that is negative leaves the
-        step as it is; NaN leaves the factor as it was.
+        step as it is; NaN and Inf leave the factor as it was.
 
     Raises:
         ImportError: if optax is not installed; ValueError: if the bound is not positive; TypeError: if `update` is
@@ -58,8 +65,7 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
         import optax
     except ImportError as error:
         raise ImportError('scale_by_sharpness needs optax: pip install "eigenjax[training]"') from error
-    if not bound > 0:
-        raise ValueError(f"bound={bound}: give a positive number, below 2 for gradient descent")
+    _check_options(learning_rate, bound)
 
     def init(params: Any) -> ScaleBySharpnessState:
         del params
@@ -67,9 +73,9 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
 
     def update(updates: Any, state: Any, params: Any = None, *, sharpness: Any = None, **others: Any):
         del params, others
-        if sharpness is None:
-            raise TypeError("scale_by_sharpness: pass the largest eigenvalue, optimizer.update(..., sharpness=...)")
+        _check_update(state, sharpness)
         eta = learning_rate(state.num_steps) if callable(learning_rate) else learning_rate
+        _check_real(f"{_NAME} got a schedule that gives", eta, "let it give one number, the learning rate")
         factor = _factor(jnp.asarray(eta, jnp.float32), jnp.asarray(sharpness).astype(jnp.float32), bound, state.factor)
         updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
         return updates, ScaleBySharpnessState(state.num_steps + 1, factor)
@@ -77,8 +83,38 @@ def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: fl
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _check_options(learning_rate: Any, bound: Any) -> None:
+    if learning_rate is None or not callable(learning_rate):
+        _check_real(
+            f"{_NAME} got learning_rate =", learning_rate, "give that of the optimizer: a number, or a schedule"
+        )
+        check_number(_NAME, "learning_rate", learning_rate, least=0.0, remedy="give a number from 0 up, or a schedule")
+    remedy = "give a positive number, below 2 for gradient descent"
+    _check_real(f"{_NAME} got bound =", bound, remedy)
+    check_number(_NAME, "bound", bound, least=0.0, remedy=remedy)
+    if not isinstance(bound, Tracer) and not bound > 0:
+        raise ValueError(f"{_NAME} got bound={shown(bound)}: {remedy}")
+
+
+def _check_update(state: Any, sharpness: Any) -> None:
+    remedy = 'pass one number, the largest eigenvalue: optimizer.update(..., sharpness=metrics["eigenvalue_0"])'
+    if not isinstance(state, ScaleBySharpnessState):
+        raise TypeError(f"{_NAME} got {shown(state)} as state: give that of its init(params), or of its last update")
+    _check_real(f"{_NAME} got sharpness =", sharpness, remedy)
+
+
+def _check_real(words: str, value: Any, remedy: str) -> None:
+    """Raise an error unless a value is one real number, traced or not; NaN is one."""
+    told = f"{words} {shown(value)}: {remedy}"
+    dtype = jnp.result_type(value) if isinstance(value, _NUMBERS) and not isinstance(value, bool) else None
+    if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(told)
+    if jnp.shape(value) != ():
+        raise ValueError(told)
+
+
 def _factor(eta: jax.Array, sharpness: jax.Array, bound: float, before: jax.Array) -> jax.Array:
     product = eta * sharpness
     exceeds = product > bound
     factor = jnp.where(exceeds, bound / jnp.where(exceeds, product, 1), 1)
-    return jnp.where(jnp.isnan(product), before, factor).astype(jnp.float32)
+    return jnp.where(jnp.isfinite(product), factor, before).astype(jnp.float32)

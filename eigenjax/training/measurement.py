@@ -20,7 +20,7 @@ from eigenjax.solvers.start import successor
 from eigenjax.training.matching import continued_tracks, match
 from eigenjax.training.search import Found, search
 from eigenjax.training.simultaneous import Pairs, advanced, products, ritz_pairs, scale_of, scaled
-from eigenjax.training.tracker_state import TrackerState, keep_first
+from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
 
 # Vectors that a search holds at least, as in `eigsh`.
 _LEAST_DIM = 20
@@ -66,32 +66,47 @@ def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState
     k, pairs = plan.max_k, found.pairs
     num_active = _resized(plan, pairs.values, state.num_active)
     measured = state._replace(
-        eigenvalues=jnp.where(tracked, pairs.values, jnp.nan)[:k],
+        eigenvalues=jnp.where(tracked, pairs.values, no_value(plan.which))[:k],
         eigenvectors=keep_first(jax.tree.map(lambda x: x[:k], pairs.vectors), state.num_active),
         residuals=jnp.where(tracked, pairs.residuals, jnp.inf)[:k],
         converged=(_is_good(plan, op, found) & tracked)[:k],
         active=tracked[:k],
         tracks=tracks,
-        next_eigenvalue=_after(pairs.values, state.num_active),
+        next_eigenvalue=_after(pairs.values, state.num_active, no_value(plan.which)),
         rows=advanced(pairs, num_active, plan.which, found.far_end, successor(seed, _STIRRING)),
         far_end=found.far_end,
+        norm_estimate=scale_of(pairs, found.far_end),
         num_active=num_active,
         num_tracks=num_tracks,
         searched=lacking if goal is not None else jnp.zeros((), bool),
     )
-    measured = tree.where(finite, measured, _without_values(state))
+    measured = tree.where(finite, measured, _without_values(state, jnp.sum(found.pairs.residuals)))
     return measured._replace(num_matvecs=state.num_matvecs + found.num_matvecs)
 
 
-def first_followed(op: LinearOperator, state: TrackerState) -> TrackerState:
-    """The Rayleigh quotient and the residual of the first pair's vector, at one product."""
+def first_followed(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState:
+    """The Rayleigh quotient, the residual and the flag of the first pair's vector, at one product.
+
+    ||A|| is not measured here. Its estimate is that of the last update, made smaller where ||A v|| has become smaller,
+    and at least |<v, A v>|: an operator that has shrunk is not converged by the norm that it had.
+    """
     vector = tree.row(state.eigenvectors, 0)
     image = matvec(op, vector)
     value = tree.inner(vector, image).real
     residual = tree.norm(tree.add_scaled(image, -value, vector))
+    # An infinite product is no product: NaN, as in an update.
+    finite = jnp.isfinite(value) & jnp.isfinite(residual)
+    residual = jnp.where(finite, residual, 0 * (value + residual))
+    before, now = jnp.hypot(state.eigenvalues[0], state.residuals[0]), jnp.hypot(value, residual)
+    shrinks = finite & (now < before)
+    ratio = jnp.where(shrinks, now, 1) / jnp.where(shrinks, before, 1)
+    norm_estimate = jnp.maximum(jnp.abs(value), ratio * state.norm_estimate)
+    converged = finite & (residual <= stopping_tolerance(op, plan.tol, residual.dtype) * norm_estimate)
     return state._replace(
         eigenvalues=state.eigenvalues.at[0].set(value),
         residuals=state.residuals.at[0].set(residual),
+        converged=state.converged.at[0].set(converged),
+        norm_estimate=jnp.where(finite, norm_estimate, state.norm_estimate),
         num_matvecs=state.num_matvecs + 1,
     )
 
@@ -169,17 +184,22 @@ def _extended(which: str, state: TrackerState, pairs: Pairs) -> jax.Array:
     return jnp.minimum(state.far_end, jnp.min(jnp.where(there, pairs.values, state.far_end)))
 
 
-def _after(values: jax.Array, place: jax.Array) -> jax.Array:
-    return jnp.where(place < values.shape[0], values[jnp.minimum(place, values.shape[0] - 1)], jnp.nan)
+def _after(values: jax.Array, place: jax.Array, otherwise: float) -> jax.Array:
+    return jnp.where(place < values.shape[0], values[jnp.minimum(place, values.shape[0] - 1)], otherwise)
 
 
-def _without_values(state: TrackerState) -> TrackerState:
-    """Vectors and numbers as they were; nothing is known of them."""
-    nothing = jnp.full_like(state.eigenvalues, jnp.nan)
+def _without_values(state: TrackerState, nan: jax.Array) -> TrackerState:
+    """Vectors and numbers as they were; nothing is known of them.
+
+    Args:
+        state: as it was.
+        nan: () of the products. No NaN of our own: `jax_debug_nans` is to find theirs.
+    """
+    nothing = jnp.broadcast_to(nan, state.eigenvalues.shape)
     return state._replace(
         eigenvalues=nothing,
         residuals=nothing,
         converged=jnp.zeros_like(state.converged),
-        next_eigenvalue=jnp.full_like(state.next_eigenvalue, jnp.nan),
+        next_eigenvalue=nan,
         searched=jnp.zeros_like(state.searched),
     )

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from eigenjax import tree
+from eigenjax.arguments import check_bool, check_number, explained, shown
+from eigenjax.operators.checks import check_arrays
 from eigenjax.operators.selection import part_like, path_string
 from eigenjax.tree import PyTree
 
@@ -27,6 +30,7 @@ class SecondMoment(NamedTuple):
     hyperparams: dict[str, Any]  # of inject_hyperparams around it
 
 
+@explained
 def adam_preconditioner(
     opt_state: Any,
     *,
@@ -84,6 +88,7 @@ def adam_preconditioner(
 
     Source: Kingma and Ba (2015), Adam; Cohen et al. (2022), Adaptive gradient methods at the edge of stability.
     """
+    _check_options(b2, eps, eps_in_sqrt, path)
     moment = _only(list(_second_moments(opt_state)), opt_state, path)
     name, unmasked = type(moment.state).__name__, jax.tree.map(_unmasked, moment.state, is_leaf=_is_masked)
     kept = {name: next(iter(jax.tree.leaves(value)), None) for name, value in moment.hyperparams.items()}
@@ -97,10 +102,39 @@ def adam_preconditioner(
     )
     diagonal = _RULES[name](unmasked, options)
     leaves = jax.tree.leaves(diagonal)
+    if params is None:
+        return diagonal
+    _check_fits(diagonal, unmasked, params)
     # nnx.Optimizer keeps Variables of its own: same leaves, another structure.
-    if params is not None and len(leaves) == len(jax.tree.leaves(params)):
+    if len(leaves) == len(jax.tree.leaves(params)):
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
     return diagonal
+
+
+def _check_options(b2: Any, eps: Any, eps_in_sqrt: Any, path: Any) -> None:
+    for name, value, remedy in (
+        ("b2", b2, "give the decay of the optimizer, from 0 to below 1, or None"),
+        ("eps", eps, "give the number that the optimizer adds, from 0 up, or None"),
+    ):
+        check_number("adam_preconditioner", name, value, least=0.0, remedy=remedy)
+    if b2 is not None and not isinstance(b2, Tracer) and not b2 < 1:
+        raise ValueError(f"adam_preconditioner got b2={shown(b2)}: give a number from 0 to below 1, or None")
+    if eps_in_sqrt is not None:
+        check_bool("adam_preconditioner", "eps_in_sqrt", eps_in_sqrt)
+    if path is not None and not isinstance(path, str):
+        raise TypeError(f"adam_preconditioner got path={shown(path)}: give a string, such as 'inner_states/*', or None")
+
+
+def _check_fits(diagonal: PyTree, state: Any, params: PyTree) -> None:
+    """Raises a ValueError unless the diagonal is that of the parameters, or of the part that is not masked."""
+    check_arrays("adam_preconditioner", "params", params, remedy="give the parameters, or their jax.ShapeDtypeStruct")
+    found, wanted = ([jnp.shape(leaf) for leaf in jax.tree.leaves(x)] for x in (diagonal, params))
+    is_masked = any(leaf is None for leaf in jax.tree.leaves(state, is_leaf=lambda x: x is None))
+    if found != wanted and not (is_masked and len(found) < len(wanted)):
+        raise ValueError(
+            f"adam_preconditioner got params with leaves of the shapes {wanted}, and the second moment has {found}: "
+            "give the parameters that the optimizer was initialized with, or leave params out"
+        )
 
 
 class _Options(NamedTuple):
@@ -147,11 +181,19 @@ def _centered(state: Any, options: _Options) -> PyTree:
 def _adafactor(state: Any, options: _Options) -> PyTree:
     if options.params is None:
         raise ValueError(
-            "params: the factors of Adafactor do not tell a matrix from its transpose, so give the parameters (or "
-            "their jax.ShapeDtypeStruct) as params="
+            "adam_preconditioner got no params: the factors of Adafactor do not tell a matrix from its transpose, so "
+            "give the parameters (or their jax.ShapeDtypeStruct) as params="
         )
+    check_arrays("adam_preconditioner", "params", options.params, remedy="give the parameters, or their shapes")
     leaves, treedef = jax.tree.flatten(state.v)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(part_like(options.params, state.v))]
+    try:
+        part = part_like(options.params, state.v)
+    except ValueError as error:
+        raise ValueError(
+            f"adam_preconditioner got params of the structure {jax.tree.structure(options.params)}, and the state's is "
+            f"{jax.tree.structure(state.v)}: give the parameters that the optimizer was initialized with"
+        ) from error
+    shapes = [leaf.shape for leaf in jax.tree.leaves(part)]
     parts = zip(leaves, jax.tree.leaves(state.v_row), jax.tree.leaves(state.v_col), shapes, strict=True)
     return treedef.unflatten(
         jnp.sqrt(_unfactored(*(_wide(moment) for moment in moments), shape=shape)) for *moments, shape in parts
@@ -216,8 +258,8 @@ def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> Second
     """The one there is, or the one that the path says."""
     if not found:
         raise ValueError(
-            f"opt_state holds no second moment of each entry ({', '.join(_RULES)}); its states are: "
-            f"{', '.join(_names(opt_state)) or type(opt_state).__name__}. Give the state that optimizer.init or "
+            f"adam_preconditioner: opt_state holds no second moment of each entry ({', '.join(_RULES)}); its states "
+            f"are: {', '.join(_names(opt_state)) or type(opt_state).__name__}. Give the state that optimizer.init or "
             "optimizer.update returned, of an optimiser that adapts each entry"
         )
     matching = [one for one in found if path is None or fnmatch.fnmatchcase(one.path, path)]
@@ -225,8 +267,8 @@ def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> Second
         places = ", ".join(f"{one.path!r} ({type(one.state).__name__})" for one in found)
         count = "several second moments" if len(matching) > 1 else f"no second moment at path={path!r}"
         raise ValueError(
-            f"opt_state holds {count}; they are at {places}. Choose one by path=, a string in which * stands for any "
-            "characters; each has its own learning rate, so they are not put together here"
+            f"adam_preconditioner: opt_state holds {count}; they are at {places}. Choose one by path=, a string in "
+            "which * stands for any characters; each has its own learning rate, so they are not put together here"
         )
     return matching[0]
 

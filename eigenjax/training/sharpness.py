@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 
+from eigenjax.arguments import check_bool, check_int, explained
 from eigenjax.implicit import eigsh
+from eigenjax.operators.checks import prefixed
 
 
+@explained
 def sharpness_penalty(
     op: Any,
     *,
@@ -57,6 +60,10 @@ def sharpness_penalty(
 
     Source: Lancaster (1964), On eigenvalues of matrices dependent on a parameter.
     """
-    result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, verify=False)
+    check_bool("sharpness_penalty", "has_aux", has_aux)
+    if max_matvecs is not None:
+        check_int("sharpness_penalty", "max_matvecs", max_matvecs)
+    with prefixed("sharpness_penalty"):
+        result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, verify=False)
     value = result.eigenvalues[0]
     return (value, jax.lax.stop_gradient(result)) if has_aux else value

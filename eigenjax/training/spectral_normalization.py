@@ -9,8 +9,12 @@ reshapes the kernel of a convolution to a matrix; here A is the map itself, with
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import check_int, explained, shown
+from eigenjax.operators.base import check_vector
+from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.solvers.orthogonalize import normalize
 from eigenjax.solvers.start import arbitrary_vector
@@ -25,6 +29,7 @@ class SpectralNorm(NamedTuple):
     right: PyTree  # v, a unit vector that A takes: the v0 of the next call
 
 
+@explained
 def spectral_norm(
     a: Any, v0: PyTree = None, *, num_steps: int = 1, key: jax.Array | None = None, like: PyTree = None
 ) -> SpectralNorm:
@@ -63,9 +68,17 @@ def spectral_norm(
 
     Source: Miyato et al. (2018), Spectral normalization for generative adversarial networks.
     """
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r}: give an int, 1 or more; it is static under jit")
-    op = as_rectangular(a, like=v0 if like is None else like)
+    check_int("spectral_norm", "num_steps", num_steps)
+    if key is not None and not isinstance(key, jax.Array):
+        raise TypeError(f"spectral_norm got key={shown(key)}: give a typed key, such as jax.random.key(0), or None")
+    v0 = v0.right if isinstance(v0, SpectralNorm) else v0
+    for name, value in (("v0", v0), ("like", like)):
+        if value is not None:
+            check_arrays("spectral_norm", name, value, remedy="give a vector that the map takes")
+    with prefixed("spectral_norm"):
+        op = as_rectangular(a, like=v0 if like is None else like)
+        if v0 is not None:
+            check_vector(_like(v0, op.domain), op.domain, name="v0")
     structure = tree.working_structure(op.domain)
     start = arbitrary_vector(key if key is not None else jax.random.key(0), structure) if v0 is None else v0
     held = jax.lax.stop_gradient(op)
@@ -79,6 +92,15 @@ def spectral_norm(
     image = adjoint_matvec(op, left)
     right = _unit(jax.lax.stop_gradient(image))
     return SpectralNorm(tree.inner(right, image).real, left, right)
+
+
+def _like(v0: PyTree, domain: PyTree) -> PyTree:
+    """Shapes of a vector in the dtypes that the map takes, where the leaves are as many: it is cast to them."""
+    leaves, treedef = jax.tree.flatten(v0)
+    own = jax.tree.leaves(domain)
+    dtypes = [leaf.dtype for leaf in own] if len(own) == len(leaves) else [jnp.result_type(x) for x in leaves]
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(x), dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
+    return treedef.unflatten(shapes)
 
 
 def _unit(vector: PyTree) -> PyTree:

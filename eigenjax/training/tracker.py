@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from eigenjax import tree
-from eigenjax.operators.base import check_vector
+from eigenjax.arguments import check_choice, check_int, check_number, explained, shown
+from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import Status
 from eigenjax.solvers import ritz
@@ -35,6 +38,7 @@ class SpectrumTracker(NamedTuple):
     """`update(op, state) -> (state, metrics)`, with the operator as it is at this step."""
 
 
+@explained
 def spectrum_tracker(
     k: int,
     *,
@@ -69,7 +73,8 @@ def spectrum_tracker(
             made. Eigenvalues are off by about the square of the residual over the gap. The bottom of a network's
             Hessian is a hundredth of its top: "SA" says little there without a smaller tol and a larger budget.
         between: "hold" gives the last numbers again, for nothing. "rayleigh" gives the Rayleigh quotient
-            <v_0, A v_0> for the first pair, at one product: right to the square of what v_0 has turned since.
+            <v_0, A v_0> for the first pair, at one product: right to the square of what v_0 has turned since. Its
+            residual and its flag are of this product too; those of the other pairs are of the last update.
         max_k: room for so many pairs: the number tracked grows by one an update while the last of them is beyond
             `threshold`, and shrinks again, to k at least. Products are then taken one by one, as many as are needed.
         threshold: with max_k, and `which` other than "BE"; such as 2 / learning_rate.
@@ -79,8 +84,9 @@ def spectrum_tracker(
         `init` and `update`. Metrics are scalars: `eigenvalue_i`, `residual_i`, `converged_i`, `track_i` (the number of
         the pair: it stays with the vector) and, with max_k, `active_i`, for each i; `next_eigenvalue` (the guard's
         Rayleigh quotient); `age` (steps since the last update), `num_matvecs` (of this step), `searched` (of the last
-        update) and `status`. In the state the eigenvectors are shaped like the operator's vectors, with a leading
-        axis, and the residuals are theirs.
+        update) and `status`. Where there is no eigenvalue, of a pair not tracked or after the last one, it is -inf
+        (+inf for "SA"): never NaN, which `jax_debug_nans` takes for an error. In the state the eigenvectors are
+        shaped like the operator's vectors, with a leading axis, and the residuals are theirs.
 
     Raises:
         ValueError: if an option does not fit; TypeError: if it is no int.
@@ -106,22 +112,65 @@ def spectrum_tracker(
     """
     plan = _checked_plan(k, which, matvecs_per_update, tol, max_k, threshold, krylov_dim)
     _check_positive("every", every)
-    if between not in _BETWEEN:
-        raise ValueError(f"between={between!r}: choose one of {', '.join(map(repr, _BETWEEN))}")
+    check_choice("spectrum_tracker", "between", between, _BETWEEN)
     # Under jit, so that a training loop that is not compiled as a whole is not slow.
-    update = jax.jit(functools.partial(_update, plan, every, between))
-    return SpectrumTracker(functools.partial(_init, plan), update)
+    measured = jax.jit(functools.partial(_update, plan, every, between))
+
+    @explained
+    def init(op: Any, key: jax.Array | None = None) -> TrackerState:
+        """Give the state before the first product."""
+        return _init(plan, op, key)
+
+    @explained
+    def update(op: Any, state: TrackerState) -> tuple[TrackerState, dict[str, Any]]:
+        """Take one training step."""
+        _check_state(plan, state)
+        row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.rows)
+        return measured(_operator("update of spectrum_tracker", op, row), state)
+
+    return SpectrumTracker(init, update)
 
 
-def _init(plan: Plan, op: Any, key: jax.Array | None = None) -> TrackerState:
-    op = as_operator(op)
-    ritz.check_count(plan.max_k, op.size)
-    return begin(op, key, plan.k, plan.max_k)
+def _init(plan: Plan, op: Any, key: jax.Array | None) -> TrackerState:
+    op = _operator("init of spectrum_tracker", op, None)
+    if key is not None and not isinstance(key, jax.Array):
+        raise TypeError(
+            f"init of spectrum_tracker got key={shown(key)}: give a typed key, such as jax.random.key(0), or None"
+        )
+    ritz.check_count(plan.max_k, op.size, "spectrum_tracker")
+    return begin(op, key, plan.k, plan.max_k, plan.which)
+
+
+def _operator(function: str, op: Any, like: Any) -> LinearOperator:
+    """The operator that was meant; a plain function is one of vectors like those."""
+    is_function = callable(op) and not (isinstance(op, LinearOperator) or hasattr(op, "mv"))
+    if is_function and like is None and not hasattr(op, "no_operator"):
+        raise TypeError(
+            f"{function} got {shown(op)}, which says nothing of its vectors: give an operator, such as "
+            "as_operator(f, like=params)"
+        )
+    with prefixed(function):
+        return as_operator(op, like=like)
+
+
+def _check_state(plan: Plan, state: Any) -> None:
+    if not isinstance(state, TrackerState):
+        what = "the pair that update returns" if isinstance(state, tuple) else type(state).__name__
+        raise TypeError(
+            f"update of spectrum_tracker got {what} as state: give update(op, state), with the state of init(op, key) "
+            "or the first of what the last update returned"
+        )
+    room = jnp.shape(state.eigenvalues)
+    if room != (plan.max_k,):
+        raise ValueError(
+            f"update of spectrum_tracker got a state of {room} pairs, and follows {plan.max_k}: give the state of its "
+            "own init"
+        )
 
 
 def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) -> tuple[TrackerState, dict[str, Any]]:
     """One training step: a measurement when it is due."""
-    op = jax.lax.stop_gradient(as_operator(op))
+    op = jax.lax.stop_gradient(op)
     check_vector(tree.row(state.rows, 0), tree.working_structure(op.structure), name="the state's vector")
     before = state.num_matvecs
     age = state.num_steps % jnp.int32(every)
@@ -130,7 +179,7 @@ def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) 
     else:
         state = apply_when(age == 0, lambda state: measure(plan, op, state), state)
         if between == "rayleigh":
-            state = apply_when(age != 0, lambda state: first_followed(op, state), state)
+            state = apply_when(age != 0, lambda state: first_followed(plan, op, state), state)
     state = state._replace(num_steps=state.num_steps + 1)
     return state, _metrics(plan, state, age, state.num_matvecs - before)
 
@@ -155,30 +204,41 @@ def _metrics(plan: Plan, state: TrackerState, age: jax.Array, spent: jax.Array) 
 def _checked_plan(k: Any, which: str, budget: Any, tol: Any, max_k: Any, threshold: Any, krylov_dim: Any) -> Plan:
     """What is to be followed, and at what price."""
     _check_positive("k", k)
-    ritz.check_which(which)
+    ritz.check_which(which, "spectrum_tracker")
+    check_number("spectrum_tracker", "tol", tol, least=0.0, remedy="give a number from 0 up, such as 1e-2")
+    check_number(
+        "spectrum_tracker", "threshold", threshold, remedy="give one number, such as 2 / learning_rate, or None"
+    )
+    if tol is None or isinstance(tol, Tracer) or isinstance(threshold, Tracer):
+        raise TypeError(f"spectrum_tracker got tol={shown(tol)}, threshold={shown(threshold)}: give Python numbers")
     if (max_k is None) != (threshold is None):
-        raise ValueError(f"max_k={max_k}, threshold={threshold}: a number of pairs that grows needs both")
+        raise ValueError(
+            f"spectrum_tracker got max_k={max_k}, threshold={threshold}: a number of pairs that grows needs both"
+        )
     if max_k is not None:
         _check_positive("max_k", max_k)
         if max_k <= k or which == "BE":
-            raise ValueError(f"max_k={max_k}, which={which!r}: give more than k={k}, and one end of the spectrum")
+            raise ValueError(
+                f"spectrum_tracker got max_k={max_k}, which={which!r}: give more than k={k}, and one end of the "
+                "spectrum"
+            )
     room = max_k or k
     if budget is None:
         budget = _PER_PAIR * room + _BESIDE
     _check_positive("matvecs_per_update", budget)
     if budget < room + 1:
-        raise ValueError(f"matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} products at least")
+        raise ValueError(
+            f"spectrum_tracker got matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} products at "
+            "least"
+        )
     if krylov_dim is not None:
         _check_positive("krylov_dim", krylov_dim)
         if krylov_dim < room + 1:
-            raise ValueError(f"krylov_dim={krylov_dim}: {room} pairs need {room + 1} or more")
+            raise ValueError(f"spectrum_tracker got krylov_dim={krylov_dim}: {room} pairs need {room + 1} or more")
     # Both ends in turn, of which only the first: that is the upper one.
     which = "LA" if which == "BE" and k == 1 else which
-    return Plan(k, room, which, budget, tol, threshold, krylov_dim)
+    return Plan(k, room, which, budget, float(tol), None if threshold is None else float(threshold), krylov_dim)
 
 
 def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-    if value < 1:
-        raise ValueError(f"{name}={value}: give 1 or more")
+    check_int("spectrum_tracker", name, value)

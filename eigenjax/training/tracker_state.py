@@ -1,5 +1,6 @@
 """What a tracker of the spectrum carries from one training step to the next: arrays only, for any checkpointer."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +18,14 @@ NO_TRACK = -1
 class TrackerState(NamedTuple):
     """The pairs as they were last measured, and the vectors that the next measurement begins with.
 
-    K is the number of pairs there is room for, q = min(K + 1, n). Pairs that are not tracked now have NaN for numbers
-    and zeros for vectors.
+    K is the number of pairs there is room for, q = min(K + 1, n). Pairs that are not tracked, and all pairs before the
+    first update, have an eigenvalue of -inf (+inf where the smallest are wanted), a residual of inf and a vector of
+    zeros. NaN is in a state only after products that held NaN or Inf, so that `jax_debug_nans` finds these alone.
     """
 
     eigenvalues: jax.Array
-    """(K,) real, ordered by `which`, the most wanted first; NaN before the first update and after one that met NaN."""
+    """(K,) real, ordered by `which`, the most wanted first; infinite where none is tracked, NaN after products that
+    held NaN."""
     eigenvectors: Any
     """A vector of the operator with a leading axis K: orthonormal rows, signs as those of the pairs before."""
     residuals: jax.Array
@@ -34,11 +37,14 @@ class TrackerState(NamedTuple):
     tracks: jax.Array
     """(q,) int32, a number for each pair that it keeps through crossings; -1 is nobody's."""
     next_eigenvalue: jax.Array
-    """() the Rayleigh quotient of the guard: a bound on the first eigenvalue not tracked, from the inside."""
+    """() the Rayleigh quotient of the guard: a bound on the first eigenvalue not tracked, from the inside; infinite
+    where all are tracked."""
     rows: Any
     """(q, ...) unit vectors: the pairs, one power step ahead, and the guard."""
     far_end: jax.Array
     """() an estimate of the other end of the spectrum, as the last search saw it."""
+    norm_estimate: jax.Array
+    """() the largest |Ritz value| of the last update, an estimate of ||A||; `converged` refers to it."""
     num_active: jax.Array
     """() int32, pairs that the next update will track."""
     num_tracks: jax.Array
@@ -56,7 +62,16 @@ class TrackerState(NamedTuple):
     """() bool, whether the last measurement needed more than a product a pair."""
 
 
-def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int) -> TrackerState:
+def no_value(which: str) -> float:
+    """What stands for an eigenvalue where there is none: infinite, on the side that is not wanted.
+
+    >>> no_value("LA"), no_value("SA")
+    (-inf, inf)
+    """
+    return math.inf if which == "SA" else -math.inf
+
+
+def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: str) -> TrackerState:
     """The state before the first product: arbitrary rows, no values."""
     seed = seed_of(key)
     count = min(max_k + 1, op.size)
@@ -64,15 +79,16 @@ def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int) -> Trac
     rows = jax.vmap(_unit)(arbitrary_rows(successor(seed, 0), structure, count))
     dtype = tree.real_dtype(tree.accumulation_dtype(structure))
     return TrackerState(
-        eigenvalues=jnp.full(max_k, jnp.nan, dtype),
+        eigenvalues=jnp.full(max_k, no_value(which), dtype),
         eigenvectors=tree.zero_basis(tree.row(rows, 0), max_k),
         residuals=jnp.full(max_k, jnp.inf, dtype),
         converged=jnp.zeros(max_k, bool),
         active=jnp.arange(max_k, dtype=jnp.int32) < k,
         tracks=jnp.full(count, NO_TRACK, jnp.int32),
-        next_eigenvalue=jnp.full((), jnp.nan, dtype),
+        next_eigenvalue=jnp.full((), no_value(which), dtype),
         rows=keep_first(rows, jnp.asarray(k + 1, jnp.int32)),
         far_end=jnp.zeros((), dtype),
+        norm_estimate=jnp.zeros((), dtype),
         num_active=jnp.full((), k, jnp.int32),
         num_tracks=jnp.zeros((), jnp.int32),
         seed=successor(seed, 1),

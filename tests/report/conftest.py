@@ -107,7 +107,7 @@ def no_parameter():
     return eigenjax.Problem(lambda w: jnp.sum(w["a"] ** 2), params)
 
 def too_large():
-    return eigenjax.Problem(lambda w: jnp.sum(w["b"] / 1e200), {"a": np.ones(2), "b": np.full(3, 1e200)})
+    return eigenjax.Problem(lambda w: jnp.sum(w["b"]), {"a": np.ones(2), "b": np.full(3, 1e200)})
 
 def _inputs(bad):
     inputs = np.random.default_rng(6).normal(size=(20, 4))
@@ -122,6 +122,45 @@ def masked_data():
         known = jnp.isfinite(inputs)
         return jnp.mean((jnp.where(known, inputs, 0) @ w) ** 2)
     return eigenjax.Problem(loss, np.ones(4), _inputs(np.inf))
+
+def _with(**parts):
+    return eigenjax.Problem(lambda w: jnp.sum(w**4), np.arange(1.0, 4.0))._replace(**parts)
+
+def swapped():
+    return eigenjax.Problem(np.ones(3), lambda w: jnp.sum(w))
+
+def params_of_text():
+    return _with(params={"w": "ones"})
+
+def data_of_text():
+    return _with(data="digits.npy")
+
+def data_of_objects():
+    return _with(data=np.array([{}, {}], object))
+
+def model_of_words():
+    return _with(model="mlp")
+
+def loss_of_words():
+    return _with(loss_of_output="mse")
+
+def history_of_words():
+    return _with(history="none")
+
+def ragged_history():
+    return _with(history=eigenjax.report.problem.History([0, 1], [1.0], [2.0]))
+
+def history_of_text():
+    return _with(history=eigenjax.report.problem.History(["a"], [1.0], [2.0]))
+
+def history_without_records():
+    return _with(history=eigenjax.report.problem.History([], [], []))
+
+def history_of_negative_rate():
+    return _with(history=eigenjax.report.problem.History([0], [1.0], [2.0], -0.1))
+
+def wants_arguments(seed):
+    return _with()
 
 constant = 7
 """

@@ -206,6 +206,8 @@ def test_a_link_to_a_folder_is_followed_and_one_to_nothing_refused(tmp_path):
         pass
     with pytest.raises(ReportError, match="is no path"), staged("a\0b"):
         pass
+    with pytest.raises(ReportError, match="cannot write there: File name too long"), staged(tmp_path / ("x" * 300)):
+        pass
 
 
 def test_the_folder_is_as_readable_as_the_umask_says(tmp_path):

@@ -1,6 +1,7 @@
 """Pictures show the numbers they were given, and refuse what cannot be drawn."""
 
 import struct
+from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from eigenjax.report import pictures
 from eigenjax.report.landscape import survey
+from eigenjax.report.manifest import own_files
 from eigenjax.report.pictures.density import outliers
 from eigenjax.report.problem import History, Problem
 from eigenjax.report.solve import Solve
@@ -65,12 +67,16 @@ def test_eigenvalues_of_any_kind(tmp_path, values):
 
 
 def test_every_picture_of_a_run(run):
-    options = ("--k", "3", "--algorithm", "lanczos", "--dtype", "float64")
+    options = ("--k", "3", "--algorithm", "lanczos", "--dtype", "float64", "--formats", "PDF, svg,png,svg")
     folder, report = run("digits_of_two_layers", *options, without=("density", "gauss-newton"))
     drawn = sorted(path.name for path in folder.glob("*.png"))
     assert drawn == ["convergence.png", "eigenvalues.png", "landscape.png", "layers.png", "training.png"]
     assert report["files"] == sorted(path.name for path in folder.iterdir())
+    assert report["arguments"]["formats"] == ["pdf", "svg", "png"]
+    assert set(report["files"]) == own_files(folder)
     for name in drawn:
+        assert (folder / name).with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert ElementTree.parse((folder / name).with_suffix(".svg")).getroot().tag.endswith("svg")
         assert min(png_size(folder / name)) > 300
         assert (folder / name).stat().st_size > 5_000
     # Of a block: none above the largest of the whole, none below its lowest.

@@ -116,3 +116,17 @@ def test_bad_arguments_are_named(matrix):
         run(matrix, 3, krylov_dim=2)
     with pytest.raises(TypeError, match="pass like="):
         run(lambda v: v, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_matvecs": 12, "tol": 1e-12}], ids=str)
+def test_a_run_holds_no_nan_of_its_own(matrix, options, tmp_path):
+    with jax.debug_nans(True):
+        result = run(matrix, 3, krylov_dim=10, progress=False, checkpoint_dir=tmp_path, every=9, **options)
+        again = run(matrix, 3, krylov_dim=10, progress=False, checkpoint_dir=tmp_path, every=9, **options)
+    assert same_bits(result, again)
+    assert result.converged.all() == (not options)
+
+
+def test_a_nan_of_the_operator_is_found_by_debug_nans(matrix):
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        run(matrix.at[3, 3].set(jnp.nan), 2, krylov_dim=10, progress=False)

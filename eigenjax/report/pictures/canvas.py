@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from eigenjax.report.pictures.words import literal
+
 # Told apart by all common kinds of colour vision, and in grey; the first two are used first.
 BLUE, ORANGE, GREEN, PURPLE = "#1f5fa8", "#d9661f", "#1b8a6b", "#8f55ad"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE)
@@ -57,7 +59,7 @@ def dress(axes: Any, *, title: str | None = None, x: str | None = None, y: str |
     axes.tick_params(which="both", color=INK, labelcolor=INK)
     for text, put in ((title, axes.set_title), (x, axes.set_xlabel), (y, axes.set_ylabel)):
         if text is not None:
-            put(text, color=INK)
+            literal([put(text, color=INK)])
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_offset_text().set_color(INK)
     return axes
@@ -66,7 +68,8 @@ def dress(axes: Any, *, title: str | None = None, x: str | None = None, y: str |
 def legend(axes: Any, **options: Any) -> None:
     """A legend without a box, where there is anything to tell apart."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(labelcolor=INK, **{"frameon": False, **options})
+        drawn = axes.legend(labelcolor=INK, **{"frameon": False, **options})
+        literal(drawn.get_texts())
 
 
 def scale_by_decades(axis: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from eigenjax.report.pictures import canvas
+from eigenjax.report.pictures.words import word
 
 # Residuals that are zero are drawn here: a logarithm has no zero, and no rounding is as small.
 _ZERO = 1e-32
@@ -86,4 +87,4 @@ def _draw_one(axes: Any, name: str, products: np.ndarray, residuals: np.ndarray,
         axes.plot(products, residuals, color=color, linewidth=0.7, alpha=0.45)
     # A pair of which nothing is known yet makes the worst unknown: a gap.
     mark = {"marker": "o", "markersize": 3.5} if len(products) <= 60 else {}
-    axes.plot(products, residuals.max(axis=1), color=color, linewidth=1.8, label=name, **mark)
+    axes.plot(products, residuals.max(axis=1), color=color, linewidth=1.8, label=word(name), **mark)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from eigenjax.report.pictures import canvas
+from eigenjax.report.pictures.words import literal, word
 from eigenjax.report.solve import Solve
 from eigenjax.report.tables import TITLES
 from eigenjax.result import EigenResult
@@ -43,7 +44,7 @@ def draw_eigenvalues(results: Mapping[str, EigenResult], *, title: str | None = 
     _check(results)
     axes = canvas.axes_or_new(axes)
     for mark, (name, result) in zip(_MARKS, results.items(), strict=False):
-        values, label = np.asarray(result.eigenvalues, np.float64), NAMES.get(name, name)
+        values, label = np.asarray(result.eigenvalues, np.float64), _label(name)
         axes.plot(_places(values), values, linestyle="none", label=label, **mark)
         failed = ~np.asarray(result.converged)
         if failed.any():
@@ -55,7 +56,7 @@ def draw_eigenvalues(results: Mapping[str, EigenResult], *, title: str | None = 
     _scale(axes, values)
     _count(axes, results)
     canvas.legend(axes, loc="best", fontsize="small")
-    title = title or f"{max(len(result.eigenvalues) for result in results.values())} eigenvalues"
+    title = word(title, None) if title else f"{max(len(result.eigenvalues) for result in results.values())} eigenvalues"
     return canvas.dress(axes, title=title, x="pair", y="eigenvalue λ")
 
 
@@ -85,10 +86,10 @@ def draw_residuals(
     axes = canvas.axes_or_new(axes)
     for mark, (name, result) in zip(_MARKS, results.items(), strict=False):
         residuals = np.asarray(result.residuals)
-        axes.plot(_places(residuals), _positive(residuals), linestyle="none", label=NAMES.get(name, name), **mark)
+        axes.plot(_places(residuals), _positive(residuals), linestyle="none", label=_label(name), **mark)
         if error_bounds and result.error_bounds is not None:
             bounds = _positive(np.asarray(result.error_bounds))
-            label = f"{NAMES.get(name, name)}: bound on the error"
+            label = f"{_label(name)}: bound on the error"
             axes.plot(_places(bounds), bounds, ".", color=mark["color"], label=label)
     if tolerance is not None and tolerance > 0 and np.isfinite(tolerance):
         axes.axhline(tolerance, color=canvas.GREY, linestyle="--", linewidth=1.2)
@@ -124,7 +125,8 @@ def draw_solves(solves: Mapping[str, Solve], *, tol: float, figure: Any = None) 
         for row in (0, 1) if column else ():
             axes[row, column].set_ylabel("")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    drawn = figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    literal(drawn.get_texts())
     return figure
 
 
@@ -137,6 +139,10 @@ def title_of(which: str, results: Mapping[str, EigenResult]) -> str:
 def allowed(solves: Mapping[str, Solve], tol: float) -> float:
     """The residual up to which a pair counts as converged: of all groups, which one run has judged together."""
     return tol * max(float(np.max(np.abs(r.eigenvalues))) for s in solves.values() for r in s.results.values())
+
+
+def _label(name: Any) -> str:
+    return NAMES.get(name) or word(name)
 
 
 def _check(results: Mapping[str, EigenResult]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from eigenjax.report.pictures import canvas
+from eigenjax.report.pictures.words import literal, word
 from eigenjax.result import EigenResult
 
 # Characters of a name that leave room for its row.
@@ -55,6 +56,7 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
     elif np.nanmin(values, initial=0.0) >= 0:
         axes.set_xlim(left=0)
     axes.set_yticks(range(len(results)), _short(list(results)))
+    literal(axes.get_yticklabels())
     axes.set_ylim(len(results) - 0.4, -0.6)
     canvas.dress(axes, title="Eigenvalues by layer", x="eigenvalue λ")
     axes.tick_params(axis="y", length=0)
@@ -67,11 +69,11 @@ def _short(names: list[str]) -> list[str]:
     >>> _short(["params/encoder/query", "params/decoder/query"])
     ['encoder/query', 'decoder/query']
     """
-    parts = [name.split("/") for name in names]
+    parts = [str(name).split("/") for name in names]
     while len(parts) > 1 and all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
         parts = [part[1:] for part in parts]
     whole = ["/".join(part) or "(all)" for part in parts]
-    cut = [name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}" for name in whole]
+    cut = [word(name, _LONGEST) for name in whole]
     # Where the middle is what tells them apart, numbers do.
     return cut if len(set(cut)) == len(cut) else [f"{number}: {name}" for number, name in enumerate(cut, 1)]
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from eigenjax import tree
 from eigenjax.report.pictures import canvas
+from eigenjax.report.pictures.words import literal, word
 from eigenjax.tree import PyTree
 
 # Up to so many steps the numbers are written in the squares.
 _FEW = 8
+# Characters of a step's name.
+_LONGEST = 16
 
 
 def subspace_overlaps(bases: Sequence[PyTree]) -> np.ndarray:
@@ -82,8 +85,9 @@ def draw_overlaps(overlaps: Any, *, steps: Any = None, axes: Any = None) -> Any:
     axes = canvas.axes_or_new(axes, 5.2, 4.4)
     image = axes.imshow(overlaps, vmin=0, vmax=1, cmap="viridis", origin="lower")
     shown = np.arange(0, count, -(-count // _FEW))
-    axes.set_xticks(shown, [str(names[i]) for i in shown])
-    axes.set_yticks(shown, [str(names[i]) for i in shown])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(shown, [word(names[i], _LONGEST) for i in shown])
+        literal(axis.get_ticklabels())
     if count <= _FEW:
         _write_numbers(axes, overlaps)
     bar = axes.figure.colorbar(image, ax=axes)

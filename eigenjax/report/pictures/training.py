@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from eigenjax.report.pictures import canvas
+from eigenjax.report.pictures.words import word
 from eigenjax.report.problem import History
 
 # Up to so many records each has its mark.
@@ -22,7 +23,7 @@ def draw_sharpness(
     Args:
         steps: (t,) training steps.
         eigenvalues: (t,) of one eigenvalue, (t, k) of several; or a list of t metrics of `spectrum_tracker`, of which
-            each `eigenvalue_i` is drawn. NaN leaves a gap.
+            each `eigenvalue_i` is drawn. NaN and Inf leave a gap.
         learning_rate: of plain gradient descent, a number or (t,) of a schedule; None draws no edge.
         labels: k texts for the legend; by default the number of the eigenvalue.
         axes: to draw on; None makes a figure.
@@ -121,6 +122,7 @@ def _values(eigenvalues: Any) -> np.ndarray:
             )
         eigenvalues = [[float(metrics[name]) for name in names] for metrics in eigenvalues]
     values = canvas.numbers("eigenvalues", eigenvalues, ndim=(1, 2))
+    values = np.where(np.isfinite(values), values, np.nan)
     return values[:, None] if values.ndim == 1 else values
 
 
@@ -132,7 +134,7 @@ def _labels(labels: Sequence[str] | None, count: int) -> Sequence[str]:
         return ["eigenvalue 1", f"eigenvalues 2 to {count}", *["_"] * (count - 2)]
     if len(labels) != count:
         raise ValueError(f"labels has {len(labels)} texts for {count} eigenvalues: give one for each")
-    return labels
+    return [word(label) for label in labels]
 
 
 def _draw_edge(axes: Any, steps: np.ndarray, learning_rate: Any) -> None:
