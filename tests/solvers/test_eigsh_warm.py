@@ -27,11 +27,11 @@ class CountedMatrix(MatrixOperator):
         return super().mv(vector)
 
 
-def solve(matrix, v0=None, tol=1e-8):
-    """The result, its products held against those that the host has seen."""
+def solve(matrix, v0=None, tol=1e-8, verify=False):
+    """The result, without a search unless asked for, its products held against those that the host has seen."""
     jax.effects_barrier()
     CALLS.clear()
-    result = jax.block_until_ready(eigsh(CountedMatrix(jnp.asarray(matrix)), K, tol=tol, v0=v0))
+    result = jax.block_until_ready(eigsh(CountedMatrix(jnp.asarray(matrix)), K, tol=tol, v0=v0, verify=verify))
     jax.effects_barrier()
     assert int(result.num_matvecs) == len(CALLS)
     return result
@@ -61,6 +61,23 @@ def test_exact_eigenvectors_cost_a_product_each_and_one(matrix, exact, rng, chec
         result = solve(matrix, v0=jnp.asarray(rows))
         check_result(result, matrix, which="LA", tol=1e-8, complete=True)
         assert int(result.num_matvecs) <= K + 1
+
+
+def test_copies_that_the_vectors_given_lack_are_found(rotated, check_result):
+    matrix = rotated([50, 50, 41, 33, 33, 20, *np.linspace(-0.5, 2, N - 6)])
+    one_copy = jnp.asarray(np.linalg.eigh(matrix)[1].T[::-1][[0, 2, 3, 5, 6]])
+    believed = solve(matrix, v0=one_copy)
+    np.testing.assert_allclose(believed.eigenvalues, [50, 41, 33, 20, np.linalg.eigvalsh(matrix)[-7]], atol=1e-8)
+    result = solve(matrix, v0=one_copy, verify=True)
+    check_result(result, matrix, which="LA", tol=1e-8, complete=True)
+    assert result.num_recovered == 2
+
+
+def test_right_vectors_cost_what_the_search_costs(matrix, exact, check_result):
+    result = solve(matrix, v0=jnp.asarray(exact[:K]), verify=True)
+    check_result(result, matrix, which="LA", tol=1e-8, complete=True)
+    assert result.num_probes == 1
+    assert K + 1 < int(result.num_matvecs) <= K + 16
 
 
 def starts(exact, generator):
