@@ -112,6 +112,9 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     bounds = missed_pairs.bounds_of(op, goal, tol, part.operator_norm)
     complete = part.num_filled >= op.size
     values, residuals = found.values[: goal.k], found.residuals[: goal.k]
+    # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
+    span = jnp.where(state.search.running, 0, _residual_of_span(part, found.coefficients[:, : goal.k]))
+    residuals = jnp.maximum(residuals, span) if goal.verify else residuals
     check = missed_pairs.check(
         state.search,
         goal,
@@ -149,6 +152,12 @@ def num_kept(found: GeneralRitz, k: int, most: int) -> jax.Array:
 def _undivided(found: GeneralRitz, count: int, most: int) -> jax.Array:
     """So many, () int32, or one more or less, so that no pair of conjugates is divided."""
     return count + jnp.where(found.paired[count - 1], 1 if count < most else -1, 0).astype(jnp.int32)
+
+
+def _residual_of_span(part: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
+    """() the norm of A Q - Q (Q^H A Q) for orthonormal Q with the span of V C."""
+    orthonormal = jnp.linalg.qr(coefficients)[0]
+    return tree.norm(matmul(part.couplings[0].astype(orthonormal.dtype), orthonormal))
 
 
 def _aims(

@@ -233,7 +233,10 @@ def check(
         exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
     """
     known = _matched(values, search.before, 2 * bounds.locked)
-    allowed = jnp.where(known & search.running, bounds.locked, bounds.residual)
+    # What searches have dropped of locked pairs is a part of their copies, and grows as unrelated errors do.
+    searches = 1 + search.num_searches.astype(residuals.dtype)
+    of_copies = jnp.minimum(bounds.residual * jnp.sqrt(2 * searches), bounds.locked)
+    allowed = jnp.where(search.running, jnp.where(known, bounds.locked, of_copies), bounds.residual)
     converged = jnp.all(residuals <= allowed)
     growth_left = jnp.max(jnp.log(jnp.maximum(aims.needed, 1) / jnp.maximum(amplitudes, 1)))
     state = {"same": jnp.all(known), "converged": converged, "excluded": growth_left <= 0, "exhausted": exhausted}

@@ -1,0 +1,163 @@
+"""The search for missed pairs: nothing wanted is overlooked, it ends, and a budget that ends it is told."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eigenjax import Status, as_operator, eigs, eigsh, svds
+from eigenjax.solvers import missed_pairs, restarted
+from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.plan import begin, planned
+from eigenjax.solvers.start import seed_of
+from eigenjax.storage import Storage
+
+
+def ring(n):
+    return 2 * np.eye(n) - np.roll(np.eye(n), 1, 0) - np.roll(np.eye(n), -1, 0)
+
+
+def low_rank(n, rank):
+    rows = np.random.default_rng(4).normal(size=(rank, n))
+    return rows.T @ rows
+
+
+PROBLEMS = {
+    "ring": (ring(70), "SA", 7),
+    "torus": (np.kron(ring(8), np.eye(9)) + np.kron(np.eye(8), ring(9)), "LA", 5),
+    "kernel": (low_rank(80, 6), "SA", 4),
+    "both ends": (np.diag(np.r_[[-4.0, -4, 7, 7, 7, 6], np.linspace(-1, 2, 70)]), "BE", 5),
+    "magnitudes": (np.diag(np.r_[[-4.0, -4, 4, 4, 3], np.linspace(-1, 2, 70)]), "LM", 5),
+}
+
+
+def wanted(matrix, which, k):
+    values = np.linalg.eigvalsh(matrix)
+    if which == "BE":
+        return np.r_[values[: k // 2], values[len(values) - (k + 1) // 2 :]]
+    return np.sort(values[np.argsort({"LA": -values, "SA": values, "LM": -np.abs(values)}[which], kind="stable")[:k]])
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_all_copies_are_found_by_default(name, dtype):
+    matrix, which, k = PROBLEMS[name]
+    matrix = matrix.astype(dtype)
+    op = as_operator(lambda v: jnp.asarray(matrix) @ v, like=jax.ShapeDtypeStruct((len(matrix),), dtype))
+    result = eigsh(op, k, which=which)
+    assert result.status == Status.CONVERGED
+    slack = 2 * np.finfo(dtype).eps ** 0.5 * np.linalg.norm(matrix, 2)
+    np.testing.assert_allclose(np.sort(np.asarray(result.eigenvalues)), wanted(matrix, which, k), rtol=0, atol=slack)
+
+
+def test_the_first_ritz_value_of_a_search_does_not_end_it():
+    # The second copy is a hundredth of a random vector, and far away: one step shows nothing of it.
+    diagonal = np.concatenate([[20.0, 20.0, 20.0, 7.0], np.linspace(0.0, 1.0, 116)])
+    matrix = jnp.diag(jnp.asarray(diagonal, jnp.float32))
+    keys = jax.random.split(jax.random.key(5), 300)
+    found = jax.jit(jax.vmap(lambda key: eigsh(matrix, 3, key=key)))(keys)
+    np.testing.assert_allclose(found.eigenvalues, np.full((300, 3), 20.0), rtol=1e-5)
+    # Pairs that converge to a tenth of tol before they are locked stay converged.
+    assert (np.asarray(found.status) == Status.CONVERGED).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_search_ends_on_a_large_ring():
+    result = eigsh(jnp.asarray(ring(240)), 4, which="SA")
+    np.testing.assert_allclose(result.eigenvalues, np.linalg.eigvalsh(ring(240))[:4], rtol=0, atol=1e-9)
+    assert int(result.num_matvecs) < 1200
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_budget_that_ends_a_search_is_told():
+    # Each but for the last products of its search.
+    matrix = jnp.asarray(ring(90))
+    rectangular = jnp.asarray(np.diag(np.r_[5.0, 5.0, np.linspace(0, 1, 60)])[:, :61])
+    for solve in (functools.partial(eigsh, matrix, 5, which="SA"), functools.partial(eigs, matrix, 3)):
+        result = solve(max_matvecs=int(solve().num_matvecs) - 5)
+        assert result.converged.all()
+        assert result.status == Status.UNVERIFIED
+    result = svds(rectangular, 2, max_matvecs=int(svds(rectangular, 2).num_matvecs) - 6)
+    assert result.converged.all()
+    assert result.status == Status.UNVERIFIED
+
+
+def hopping(v):
+    """A particle on a line with zero boundary: eigenvectors are even or odd."""
+    return 2 * v - jnp.pad(v[1:], (0, 1)) - jnp.pad(v[:-1], (1, 0))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("rows", [1, 2, 4], ids=lambda rows: f"{rows} even vectors")
+def test_start_vectors_with_a_symmetry_lose_nothing(rows):
+    n = 50
+    even = np.cos(np.outer(np.arange(rows), np.linspace(-1, 1, n)))
+    op = as_operator(hopping, like=jnp.zeros(n))
+    result = eigsh(op, 4, which="SA", v0=jnp.asarray(even[0] if rows == 1 else even))
+    exact = 4 * np.sin(np.arange(1, 5) * np.pi / 2 / (n + 1)) ** 2
+    np.testing.assert_allclose(result.eigenvalues, exact, rtol=0, atol=1e-8)
+    assert result.status == Status.CONVERGED
+
+
+@pytest.mark.usefixtures("float64")
+def test_copies_of_singular_values_and_of_general_eigenvalues_are_found(rotated, rng):
+    spectrum = np.r_[9, 9, 9, 8, 8, 5, np.linspace(0, 3, 64)]
+    left, right = (np.linalg.qr(rng.standard_normal((n, 70)))[0] for n in (90, 70))
+    found = svds(jnp.asarray((left * spectrum) @ right.T), 5)
+    np.testing.assert_allclose(found.values, [9, 9, 9, 8, 8], rtol=0, atol=1e-8)
+    assert found.status == Status.CONVERGED
+    basis = right + 0.2 * rng.standard_normal((70, 70)) / 70**0.5
+    found = eigs(jnp.asarray(basis @ np.diag(spectrum) @ np.linalg.inv(basis)), 5, which="LR")
+    np.testing.assert_allclose(found.eigenvalues, [9, 9, 9, 8, 8], rtol=0, atol=1e-6)
+    assert found.status == Status.CONVERGED
+
+
+def searching(matrix, k, which, tol):
+    """The states of a solve from the beginning of its search on."""
+    op = as_operator(jnp.asarray(matrix))
+    options = {"krylov_dim": 16, "max_matvecs": 2000, "block_size": 1, "near": False, "verify": True, "kept": Storage()}
+    plan = planned(op, k, which=which, tol=tol, **options)
+    state, _, _ = begin(op, plan, None, seed_of(None))
+    step = jax.jit(functools.partial(restarted.step, goal=plan.goal, tol=plan.tol, sigma=0.0))
+    while not state.done:
+        state = step(op, state)
+        if state.search.running:
+            yield state
+
+
+@pytest.mark.usefixtures("float64")
+def test_residuals_of_locked_pairs_hold_what_was_dropped_of_them():
+    matrix = ring(60)
+    checks = 0
+    for state in searching(matrix, 4, "SA", 1e-5):
+        if state.search.starts or not np.isfinite(np.asarray(state.found.residuals[:4])).all():
+            continue
+        # Those of the last check, before a restart has moved its basis.
+        vectors = np.asarray(state.found.coefficients[:, :4]).T @ np.asarray(state.krylov.basis)
+        if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > 1e-8:
+            continue
+        values = np.asarray(state.found.values[:4])
+        true = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
+        if np.abs(np.sum((vectors @ matrix) * vectors, axis=1) - values).max() < 1e-10:
+            checks += 1
+            # Estimates, in which squares add up.
+            np.testing.assert_array_less(0.2 * true, np.asarray(state.found.residuals[:4]) + 1e-13)
+            # Squares of what is dropped add up once, not at every restart.
+            locked = np.asarray(state.found.residuals[:4])[true < 1e-5]
+            np.testing.assert_array_less(locked, 1e-5 * 4)
+    assert checks > 5
+
+
+def test_levels_are_the_values_wanted_and_beyond():
+    goal = Goal(k=3, which="BE", near=False, verify=True, max_matvecs=10)
+    values = jnp.array([5.0, -2.0, 4.0])
+    levels = missed_pairs.levels(goal, values, jnp.float32(0.5), jnp.float32(0))
+    np.testing.assert_allclose(levels, [5, -2, 4, 4.5, -2.5])
+    options = {"slack": jnp.float32(0.1), "sigma": jnp.float32(0), "missed_before": jnp.float32(1e-3)}
+    needed = missed_pairs.needed_amplitudes(goal, values, 100, **options)
+    # A copy of the largest takes the place of 4, one of the last of either end takes nobody's.
+    np.testing.assert_allclose(needed, [1e7, 0, 0, 1e4, 1e4])
+    near = Goal(k=2, which="LA", near=True, verify=True, max_matvecs=10)
+    levels = missed_pairs.levels(near, jnp.array([1.1, 0.7]), jnp.float32(0.05), jnp.float32(1))
+    np.testing.assert_allclose(levels, [1.1, 0.7, 0.75, 1.25], rtol=1e-6)
