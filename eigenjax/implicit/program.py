@@ -13,11 +13,13 @@ from jax.core import Tracer
 
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.matrices import vector_of
 from eigenjax.solvers.warm_start import example_vector
 
 # Options that are arrays, and so arguments of the compiled program; all others are static.
 _TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
 # What every differentiable solver takes more than the solver does, and the defaults.
+_LIKE = "like"
 _OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
 _SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
 
@@ -55,7 +57,8 @@ class Bound(NamedTuple):
 
 def square(op: Any, options: dict[str, Any]) -> LinearOperator:
     """The operator of a solver of eigenproblems."""
-    return as_operator(op, like=example_vector(options.get("v0")))
+    like = options.pop("like", None)
+    return as_operator(op, like=example_vector(options.get("v0")) if like is None else like)
 
 
 def bind(
@@ -87,10 +90,14 @@ def bind(
         choices = " or ".join(f"{name!r} ({serves})" for name, serves in _SERVES.items())
         raise ValueError(f"derivative={derivative!r}: choose {choices}")
     check_max_iter(adjoint_max_iter)
+    like = options.pop(_LIKE, None)
     arguments = inspect.signature(solver).bind(op, *args, **options)
     # Defaults filled in, so that an option left out and the same one given are one program.
     arguments.apply_defaults()
     bound = arguments.arguments
+    if "v0" in bound:
+        bound["v0"] = vector_of(bound["v0"])
+    bound[_LIKE] = like
     op = take(bound.pop("op"), bound)
     traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
     static = tuple((name, _static(name, value)) for name, value in sorted(bound.items()))
@@ -107,7 +114,7 @@ def signature(solver: Callable[..., Any]) -> inspect.Signature:
     own = inspect.signature(solver)
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in _OF_THE_DERIVATIVE.items()
+        for name, default in {_LIKE: None, **_OF_THE_DERIVATIVE}.items()
     ]
     return own.replace(parameters=[*own.parameters.values(), *extra])
 

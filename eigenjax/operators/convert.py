@@ -1,22 +1,22 @@
 """Operators from matrices, sparse matrices, objects with `.mv`, and plain functions."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
+from eigenjax.operators.host import HostProduct, is_scipy_operator
+from eigenjax.operators.matrices import as_matrix, is_matrix, vector_of
 from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MatrixOperator(LinearOperator):
     """A dense (n, n) array, or a sparse one that jax can multiply: v -> A @ v on flat vectors."""
 
@@ -35,7 +35,7 @@ class MatrixOperator(LinearOperator):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FunctionOperator(LinearOperator):
     """A plain function v -> A v; the arrays that it closed over are leaves."""
 
@@ -54,13 +54,36 @@ class FunctionOperator(LinearOperator):
         return self.function(self.constants, vector)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class HostOperator(LinearOperator):
+    """A square SciPy LinearOperator, multiplied on the host."""
+
+    product: HostProduct = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """One flat leaf of n numbers."""
+        return self.product.domain
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A v, by a call from the program to the host."""
+        return self.product.matvec(vector)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """A^H v, by the operator's `rmatvec`."""
+        return self.product.rmatvec(vector)
+
+
 def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     """Whatever stands for a square linear map, as a `LinearOperator`.
 
     Args:
-        a: a `LinearOperator` (returned as it is), an (n, n) array (integers become floats), a sparse matrix of
-            `jax.experimental.sparse`, an object with a method `.mv`, or a callable v -> A v. A callable may close
-            over arrays and tracers: they become leaves, and gradients flow to them.
+        a: a `LinearOperator` (returned as it is), an (n, n) array or nested lists (integers become floats), a sparse
+            matrix of `jax.experimental.sparse` or of SciPy in any format, an object with a method `.mv` such as an
+            operator of lineax, a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. What a
+            callable reads from elsewhere is read as it is now: arrays and tracers become leaves, and gradients flow
+            to them. A SciPy LinearOperator multiplies on the host, one vector after another, without derivatives.
         like: for a callable or an object with `.mv`, the vectors it takes: a pytree of arrays or of
             `jax.ShapeDtypeStruct`. Not needed otherwise.
 
@@ -81,14 +104,18 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     """
     if isinstance(a, LinearOperator):
         return a
-    if isinstance(a, jax.Array | np.ndarray | list | tuple):
-        return _from_matrix(floating(jnp.asarray(a)))
+    if is_matrix(a):
+        return _from_matrix(as_matrix(a))
+    if is_scipy_operator(a):
+        return _from_host(HostProduct(a))
+    if hasattr(a, "domain") and hasattr(a, "codomain"):
+        raise TypeError(f"{type(a).__name__} is a rectangular map: use svds, or an operator from vectors to their like")
     if hasattr(a, "mv"):
-        structure = describe_all(like if like is not None else _own_structure(a))
+        structure = describe_all(like if like is not None else own_structure(a))
         return _from_function(a.mv, structure)
-    if is_jax_sparse(a):
-        return _from_matrix(a)
     if callable(a):
+        if hasattr(a, "batches"):
+            raise TypeError("a stream reads its data on the host for every product: solve it with eigenjax.run(op, k)")
         if like is None:
             raise TypeError(
                 "a callable operator says nothing of its vectors: pass like= (or v0= to a solver), a pytree of arrays "
@@ -96,8 +123,8 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
             )
         return _from_function(a, describe_all(like))
     raise TypeError(
-        f"expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse, an object with .mv or "
-        f"a callable, and got {type(a).__name__}"
+        "expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse or SciPy, an object with "
+        f".mv or a callable, and got {type(a).__name__}"
     )
 
 
@@ -110,20 +137,29 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
     return MatrixOperator(matrix)
 
 
+def _from_host(product: HostProduct) -> HostOperator:
+    rows, columns = product.operator.shape
+    if rows != columns:
+        raise ValueError(f"expected a square operator (n, n), and got the shape {(rows, columns)}: svds takes it")
+    return HostOperator(product)
+
+
 def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
     traced, constants = hoist(function, structure)
+    if _is_complex(traced.result_structure) and not _is_complex(structure):
+        raise TypeError("the callable gives complex numbers for real vectors: pass a complex v0 (or like=)")
     check_vector(traced.result_structure, structure, name="the callable's result")
     leaves, treedef = jax.tree.flatten(structure)
     return FunctionOperator(constants, traced.shared(), tuple(leaves), treedef)
 
 
-def floating(matrix: jax.Array) -> jax.Array:
-    """The matrix, of integers or truth values in the default floating dtype."""
-    return matrix if jnp.issubdtype(matrix.dtype, jnp.inexact) else matrix.astype(float)
+def _is_complex(structure: PyTree) -> bool:
+    return any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
 
 
 def describe_all(like: PyTree) -> PyTree:
     """The structure of an example vector, of arrays or of shapes; a leaf that is no number raises an error."""
+    like = vector_of(like)
     arrays = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -134,16 +170,10 @@ def describe_all(like: PyTree) -> PyTree:
     return tree.structure_of(arrays)
 
 
-def _own_structure(a: Any) -> PyTree:
+def own_structure(a: Any) -> PyTree:
+    """What an object with `.mv` says of the vectors that it takes."""
     if hasattr(a, "in_structure"):  # lineax's name for it
         return a.in_structure()
     if hasattr(a, "shape") and hasattr(a, "dtype"):
         return jax.ShapeDtypeStruct(tuple(a.shape)[-1:], a.dtype)
     raise TypeError(f"{type(a).__name__} has .mv but says nothing of its vectors: pass like=, a pytree of arrays")
-
-
-def is_jax_sparse(a: Any) -> bool:
-    """Whether it is a sparse matrix of `jax.experimental.sparse`."""
-    # Whoever holds a sparse matrix has imported the module; nobody else should wait for it.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(a, sparse.JAXSparse)

@@ -40,7 +40,7 @@ from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GaussNewtonOperator(LinearOperator):
     """J^T H_L J of the mean loss over the data, in the varying parameters."""
 
@@ -63,6 +63,9 @@ class GaussNewtonOperator(LinearOperator):
         product = lambda batch: self._product(batch[0], batch[1], vector)
         total = sum_over_batches(product, (self.data, self.weights), self.batch_size, zero)
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
+
+    # Symmetric.
+    adjoint_mv = mv
 
     def _product(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None, vector: PyTree) -> PyTree:
         outputs = lambda varying: self._outputs(merge(varying, self.constant), batch[0])

@@ -36,7 +36,7 @@ Scalar = Callable[[PyTree], jax.Array]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HessianOperator(LinearOperator):
     """The second derivative of the mean loss over the data, in the varying parameters."""
 
@@ -67,6 +67,9 @@ class HessianOperator(LinearOperator):
             zero,
         )
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
+
+    # Symmetric, as every second derivative is.
+    adjoint_mv = mv
 
     def _share(self, varying: PyTree, batch: PyTree, weights: jax.Array | None) -> jax.Array:
         params = merge(varying, self.constant)

@@ -11,18 +11,20 @@ from jax.core import Tracer
 from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.captured import with_sources
-from eigenjax.operators.convert import describe_all
+from eigenjax.operators.convert import as_operator, describe_all
+from eigenjax.operators.matrices import is_matrix
 from eigenjax.tree import PyTree
 
 # How many columns `to_dense` computes at once.
 _DENSE_BATCH = 64
 
 
-def to_dense(op: LinearOperator) -> jax.Array:
+def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
     """The (n, n) matrix of an operator, in the order of its raveled leaves.
 
     Args:
-        op: an operator on n numbers.
+        op: whatever `as_operator` takes.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         (n, n) in the dtype that its scalars are accumulated in. Cost: n products, n^2 numbers.
@@ -34,6 +36,7 @@ def to_dense(op: LinearOperator) -> jax.Array:
         [[0. 1.]
          [1. 0.]]
     """
+    op = as_operator(op, like=like)
     working = tree.working_structure(op.structure)
     dtype = tree.accumulation_dtype(op.structure)
     leaves, treedef = jax.tree.flatten(working)
@@ -49,14 +52,15 @@ def to_dense(op: LinearOperator) -> jax.Array:
     return jax.lax.map(column, jnp.arange(op.size), batch_size=min(_DENSE_BATCH, op.size)).T
 
 
-def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
+def symmetry_error(op: Any, key: jax.Array, *, like: PyTree = None) -> jax.Array:
     """How far an operator is from symmetric (Hermitian), seen by two random vectors.
 
         |<u, A v> - <A u, v>| / (||A u|| + ||A v||),    u, v standard normal
 
     Args:
-        op: an operator.
+        op: whatever `as_operator` takes.
         key: of the two vectors.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         () about the machine epsilon for a symmetric operator that is the same at every call, about
@@ -69,6 +73,7 @@ def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
         >>> bool(symmetry_error(as_operator(jnp.array([[0.0, 1.0], [-1.0, 0.0]])), jax.random.key(0)) > 0.1)
         True
     """
+    op = as_operator(op, like=like)
     first, second = jax.random.split(key)
     structure = tree.working_structure(op.structure)
     u, v = random_vectors.normal(first, structure), random_vectors.normal(second, structure)
@@ -105,7 +110,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     and `fisher` are called again.
 
     Args:
-        op: a `LinearOperator`, or a callable v -> A v.
+        op: whatever `as_operator` takes; a callable v -> A v is called as it is.
         key: of the two vectors.
         like: for a callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
@@ -173,8 +178,11 @@ def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]
     if isinstance(op, LinearOperator):
         # Its functions as Python runs them: as they were traced, they are the same at every call.
         return with_sources(op).mv, op.structure
-    if not callable(op) or like is None:
-        raise TypeError("give a LinearOperator, or a callable v -> A v together with like=, a pytree like its vectors")
+    if is_matrix(op) or not callable(op):
+        op = as_operator(op, like=like)
+        return op.mv, op.structure
+    if like is None:
+        raise TypeError("a callable says nothing of its vectors: give like= too, a pytree of arrays or shapes")
     return op, describe_all(like)
 
 

@@ -26,8 +26,8 @@ from eigenjax.operators.batching import (
 )
 from eigenjax.operators.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.linearization import linearized
+from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.modules import parameters_of, without_aux
-from eigenjax.operators.rectangular import RectangularOperator
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -35,7 +35,7 @@ Model = Callable[[PyTree, PyTree], PyTree]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class JacobianMap(RectangularOperator):
     """The derivative of model(params, inputs) in the varying parameters."""
 
@@ -84,7 +84,7 @@ class JacobianMap(RectangularOperator):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GramOperator(LinearOperator):
     """A A^H of a rectangular map, on the vectors that it gives."""
 

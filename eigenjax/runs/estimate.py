@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.convert import as_operator
 from eigenjax.solvers.plan import planned
 from eigenjax.storage import Storage
 from eigenjax.tree import PyTree
@@ -45,7 +46,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    op: LinearOperator,
+    op: Any,
     k: int,
     *,
     mesh: Mesh | None = None,
@@ -53,11 +54,12 @@ def estimate(
     block_size: int = 1,
     max_matvecs: int | None = None,
     which: str = "LA",
+    like: PyTree = None,
 ) -> Estimate:
     """What `eigsh` or `run` will need for an operator that need not exist yet: it is compiled for one product, not run.
 
     Args:
-        op: an operator, of arrays or of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it:
+        op: whatever `as_operator` takes, or an operator of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it:
             `jax.eval_shape(lambda p, d: hessian(loss, p, d), params, data)`.
         k: number of pairs.
         mesh: of devices at hand. Leaves without a sharding of their own are taken as split over all of them along
@@ -66,6 +68,7 @@ def estimate(
         block_size: as of `eigsh`.
         max_matvecs: as of `eigsh`.
         which: as of `eigsh`.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The figures. The memory of a product and what it moves are the compiler's own, for these devices; a collective
@@ -84,6 +87,7 @@ def estimate(
         >>> print(needed.operator_bytes, needed.solver_bytes, needed.num_matvecs)
         4000000 120000 (10, 10000)
     """
+    op = as_operator(op, like=like)
     near = which == "SM"
     arguments = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
     plan = planned(op, k, **arguments, block_size=block_size, near=near, verify=False, kept=Storage())

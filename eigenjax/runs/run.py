@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.matrices import vector_of
 from eigenjax.result import EigenResult
 from eigenjax.runs import checkpoint, fingerprint
 from eigenjax.runs.errors import RunError
@@ -39,6 +40,7 @@ def run(
     v0: Any = None,
     key: jax.Array | None = None,
     verify: bool = False,
+    like: Any = None,
 ) -> EigenResult:
     """The pairs of `eigsh`, by the same steps from a loop on the host: for solves of minutes to days.
 
@@ -64,6 +66,7 @@ def run(
         v0: as of `eigsh`; of a stream, k eigenvectors are only where to start.
         key: as of `eigsh`.
         verify: as of `eigsh`.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         As `eigsh`.
@@ -86,7 +89,8 @@ def run(
         [ True  True] [ True  True]
     """
     if not isinstance(op, Stream):
-        op = as_operator(op, like=example_vector(v0))
+        v0 = vector_of(v0)
+        op = as_operator(op, like=example_vector(v0) if like is None else like)
     _check_every(every)
     near = sigma is not None or which == "SM"
     plan = planned(

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import adjoint_matvec, matvec
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.orthogonalize import (
     arbitrary_direction,

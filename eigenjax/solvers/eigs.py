@@ -64,6 +64,7 @@ def eigs(
         v0: where to start: one vector, or several with a leading axis, or an `EigenResult`: of several the sum is
             followed. An eigenvector to within tol is believed to be among those wanted.
         key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The pairs in the order of `which`, complex; of two conjugates the one of positive imaginary part first. The

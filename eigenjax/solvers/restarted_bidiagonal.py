@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.operators.rectangular import Dilation, RectangularOperator
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
 from eigenjax.solvers import bidiagonal, completeness, ritz
 from eigenjax.solvers.bidiagonal import Bidiagonalization

@@ -51,7 +51,7 @@ class FunctionResult(NamedTuple):
 
 
 def matrix_function(
-    op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None
+    op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None, like: Any = None
 ) -> FunctionResult:
     """The function of a symmetric operator times a vector, f(A) v = sum_i f(lambda_i) x_i <x_i, v>, by Lanczos.
 
@@ -61,11 +61,12 @@ def matrix_function(
     spectrum: exp and smooth functions take a few steps, sqrt and log about the root of the condition number.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v. Symmetric or Hermitian.
+        op: whatever `as_operator` takes, symmetric or Hermitian; a bare callable takes vectors like v, or `like`.
         f: of an array of eigenvalues, elementwise. Complex values need a complex v.
         v: a vector of the operator.
         krylov_dim: m, steps, static; more than n is n.
         tol: for `converged`, relative to the norm of the result; None is the root of the machine epsilon.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The vector, with an estimate of its error. NaN, and not converged, where f or a product is not finite.
@@ -84,7 +85,7 @@ def matrix_function(
 
     Source: Druskin and Knizhnerman (1989); Saad (1992).
     """
-    op = as_operator(op, like=v)
+    op = as_operator(op, like=v if like is None else like)
     check_int("krylov_dim", krylov_dim, 1)
     start = given_start(op, v)
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
@@ -115,19 +116,21 @@ def trace_of_function(
     krylov_dim: int = 80,
     deflate: EigenResult | None = None,
     probe_batch: int = 1,
+    like: PyTree = None,
 ) -> TraceResult:
     """The trace of a function of a symmetric operator, tr f(A) = sum_i f(lambda_i), by stochastic Lanczos quadrature.
 
         tr f(A) ~ sum over known pairs of f(lambda_i)  +  (n - k) mean over probes of sum_i w_i f(theta_i)
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`. Symmetric or Hermitian.
+        op: whatever `as_operator` takes. Symmetric or Hermitian.
         f: of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More of them against chance.
         krylov_dim: m, steps from each, static; more than n is n. More of them where f is not smooth on the spectrum.
         deflate: eigenpairs known, as `eigsh` returns them; those that have converged count as they are, without chance.
         probe_batch: probes at once (by vmap), static: each holds a basis.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The estimate. Its standard error holds the spread over the probes and, as far as it shows, what m steps fall
@@ -148,7 +151,7 @@ def trace_of_function(
 
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     check_key(key)
     for name, value in (("num_probes", num_probes), ("krylov_dim", krylov_dim), ("probe_batch", probe_batch)):
         check_int(name, value, 1)
@@ -175,6 +178,7 @@ def logdet(
     krylov_dim: int = 80,
     deflate: EigenResult | None = None,
     probe_batch: int = 1,
+    like: PyTree = None,
 ) -> TraceResult:
     """The logarithm of the determinant of a positive definite operator, log det A = tr log A.
 
@@ -188,6 +192,7 @@ def logdet(
         krylov_dim: as there.
         deflate: as there.
         probe_batch: as there.
+        like: as there.
 
     Returns:
         As there. A Ritz value below zero shows that the operator is not positive definite (or singular, to rounding):
@@ -195,8 +200,6 @@ def logdet(
 
     Raises:
         ValueError, TypeError: as there.
-
-    Cost: as there.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -208,10 +211,12 @@ def logdet(
     Source: Ubaru, Chen and Saad (2017).
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
-    return trace_of_function(op, jnp.log, key=key, **options)
+    return trace_of_function(op, jnp.log, key=key, like=like, **options)
 
 
-def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1) -> TraceResult:
+def frobenius_norm(
+    op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1, like: PyTree = None
+) -> TraceResult:
     """The Frobenius norm of an operator, the root of the sum of the squares of its entries.
 
         ||A||_F^2 = ||A Q||_F^2 + ||A (I - Q Q^H)||_F^2
@@ -220,10 +225,11 @@ def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_bat
     outside of it. A budget of n or more is spent on n unit vectors, and the norm is exact.
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`; symmetric or not.
+        op: whatever `as_operator` takes; symmetric or not.
         key: typed key of the probes.
         num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
         probe_batch: products at once (by vmap), static.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The norm; its square is what is unbiased.
@@ -243,7 +249,7 @@ def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_bat
 
     Source: Meyer, Musco, Musco and Woodruff (2021), Hutch++, for A^H A.
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     check_key(key)
     check_int("num_matvecs", num_matvecs, 3)
     check_int("probe_batch", probe_batch, 1)

@@ -21,6 +21,7 @@ def sharpness_penalty(
     tol: Any = None,
     max_matvecs: int | None = None,
     has_aux: bool = False,
+    like: Any = None,
 ) -> Any:
     """The largest eigenvalue of a symmetric operator, differentiable in the operator's arrays.
 
@@ -37,6 +38,7 @@ def sharpness_penalty(
         max_matvecs: products of the solve at most, static; None is what `eigsh` allows. A solve cut short gives the
             value and about the gradient of a Rayleigh quotient; it says so in `converged` of the second result.
         has_aux: static; gives the solve too.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         () the eigenvalue; with has_aux, the pair of it and the `EigenResult`, through which no gradient flows.
@@ -57,6 +59,6 @@ def sharpness_penalty(
 
     Source: Lancaster (1964), On eigenvalues of matrices dependent on a parameter.
     """
-    result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key)
+    result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, like=like)
     value = result.eigenvalues[0]
     return (value, jax.lax.stop_gradient(result)) if has_aux else value
