@@ -24,6 +24,7 @@ from eigenjax.implicit import eigsh
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.blocks import By, layers
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.options import plain_int
 from eigenjax.operators.restriction import block, zeros
 from eigenjax.operators.selection import split
 from eigenjax.result import EigenResult
@@ -102,6 +103,7 @@ def block_spectra(
         >>> print(*(f"{name}: {result.eigenvalues[0]:.2f}" for name, result in block_spectra(op, k=1).items()))
         first: 6.00 second: 12.00
     """
+    simultaneous, k = plain_int(simultaneous), plain_int(k)
     if simultaneous is not None and (not isinstance(simultaneous, int) or simultaneous < 1):
         raise ValueError(f"simultaneous={simultaneous!r}: give a positive int, or None for all layers at once")
     op = as_operator(op, like=like)

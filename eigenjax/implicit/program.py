@@ -5,7 +5,6 @@ the operator, and the options that are arrays.
 """
 
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jax.core import Tracer
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.matrices import vector_of
+from eigenjax.operators.options import plain_int
 from eigenjax.solvers.warm_start import example_vector
 
 # Options that are arrays, and so arguments of the compiled program; all others are static.
@@ -84,7 +84,7 @@ def bind(
         ValueError: if `derivative` is unknown, or adjoint_max_iter less than one.
         TypeError: if an option that has to be static is traced.
     """
-    of_the_derivative = {name: options.pop(name, default) for name, default in _OF_THE_DERIVATIVE.items()}
+    of_the_derivative = {name: plain_int(options.pop(name, default)) for name, default in _OF_THE_DERIVATIVE.items()}
     derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
     if derivative not in _SERVES:
         choices = " or ".join(f"{name!r} ({serves})" for name, serves in _SERVES.items())
@@ -132,4 +132,4 @@ def check_max_iter(adjoint_max_iter: Any) -> None:
 def _static(name: str, value: Any) -> Any:
     if isinstance(value, Tracer):
         raise TypeError(f"{name} is traced, and must be known when the program is compiled: give a Python value")
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+    return plain_int(value)

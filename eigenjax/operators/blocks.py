@@ -10,6 +10,7 @@ from typing import Any
 
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.options import plain_int
 from eigenjax.operators.restriction import block
 from eigenjax.operators.selection import chosen, listed, paths_of
 from eigenjax.tree import PyTree
@@ -74,6 +75,7 @@ def layers(structure: PyTree, by: By = None) -> dict[str, tuple[bool, ...]]:
 def _naming(by: Any) -> Callable[[str], Any]:
     if by is None:
         return lambda path: path.rpartition("/")[0]
+    by = plain_int(by)
     if isinstance(by, int) and not isinstance(by, bool):
         if by < 1:
             raise ValueError(f"by={by}: a depth is 1 (the first part of a path) or more")

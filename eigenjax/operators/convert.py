@@ -11,7 +11,7 @@ from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
 from eigenjax.operators.host import HostProduct, is_scipy_operator
-from eigenjax.operators.matrices import as_matrix, is_matrix, vector_of
+from eigenjax.operators.matrices import as_matrix, is_matrix
 from eigenjax.tree import PyTree
 
 
@@ -159,7 +159,6 @@ def _is_complex(structure: PyTree) -> bool:
 
 def describe_all(like: PyTree) -> PyTree:
     """The structure of an example vector, of arrays or of shapes; a leaf that is no number raises an error."""
-    like = vector_of(like)
     arrays = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), like)
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):

@@ -119,7 +119,8 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
 
     Raises:
         ValueError: if the products do not have the structure or the shapes of the vectors, are not finite, change
-            from call to call, are not linear, or not symmetric. It names the usual cause and the remedy, of the first
+            from call to call, are not linear, or not symmetric, or if a loss that is to be a mean over examples is a
+            sum or mixes them. It names the usual cause and the remedy, of the first
             of these that is found: the ones after it would follow from it.
         TypeError: if a product has another dtype than its vector, if a callable comes without `like`, or under jit.
 
@@ -141,6 +142,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
         raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
+    _check_losses(op)
     report = _report(product, structure, (u, v), image_u)
     for is_wrong, message in (
         (not _is_finite(report), _NOT_FINITE),
@@ -182,8 +184,17 @@ def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]
         op = as_operator(op, like=like)
         return op.mv, op.structure
     if like is None:
-        raise TypeError("a callable says nothing of its vectors: give like= too, a pytree of arrays or shapes")
+        raise TypeError("give a callable v -> A v together with like=, a pytree of arrays or shapes like its vectors")
     return op, describe_all(like)
+
+
+def _check_losses(op: Any) -> None:
+    """Raises a ValueError where a loss in the operator is no mean over examples."""
+    has_loss = lambda x: hasattr(x, "mistake_of_loss")
+    for part in filter(has_loss, jax.tree.leaves(op, is_leaf=has_loss)):
+        mistake = part.mistake_of_loss()
+        if mistake:
+            raise ValueError(mistake)
 
 
 def _check_result(image: PyTree, structure: PyTree) -> None:

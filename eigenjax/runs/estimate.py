@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.options import plain_int
 from eigenjax.solvers.plan import planned
 from eigenjax.storage import Storage
 from eigenjax.tree import PyTree
@@ -88,6 +89,7 @@ def estimate(
         4000000 120000 (10, 10000)
     """
     op = as_operator(op, like=like)
+    k, krylov_dim, block_size, max_matvecs = map(plain_int, (k, krylov_dim, block_size, max_matvecs))
     near = which == "SM"
     arguments = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
     plan = planned(op, k, **arguments, block_size=block_size, near=near, verify=False, kept=Storage())

@@ -8,6 +8,7 @@ import jax
 
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.matrices import vector_of
+from eigenjax.operators.options import plain_int
 from eigenjax.result import EigenResult
 from eigenjax.runs import checkpoint, fingerprint
 from eigenjax.runs.errors import RunError
@@ -88,6 +89,7 @@ def run(
         >>> print(abs(result.eigenvalues - jnp.array([99.0, 98.0])) < 1e-3, result.converged)
         [ True  True] [ True  True]
     """
+    k, every, krylov_dim, max_matvecs, block_size = map(plain_int, (k, every, krylov_dim, max_matvecs, block_size))
     if not isinstance(op, Stream):
         v0 = vector_of(v0)
         op = as_operator(op, like=example_vector(v0) if like is None else like)

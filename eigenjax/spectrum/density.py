@@ -18,7 +18,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.deflation import known_pairs
 from eigenjax.spectrum.node_widths import Bars, bars
-from eigenjax.spectrum.probes import check_int, check_key, mean_and_error
+from eigenjax.spectrum.probes import check_key, checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
 
 # On a grid a line is as wide as the grid's spacing, or this part of the gap to its neighbour where that is less.
@@ -153,8 +153,9 @@ def spectral_density(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    for name, value in (("num_probes", num_probes), ("krylov_dim", krylov_dim), ("probe_batch", probe_batch)):
-        check_int(name, value, 1)
+    num_probes, krylov_dim, probe_batch = checked_ints(
+        num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
+    )
     known = known_pairs(op, deflate)
     krylov_dim = min(krylov_dim, op.size)
     states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)

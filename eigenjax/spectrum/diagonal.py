@@ -19,7 +19,7 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
 from eigenjax.spectrum.leave_one_out import Sketch, sketch
-from eigenjax.spectrum.probes import check_int, check_key, draw, random_signs, unit_vector
+from eigenjax.spectrum.probes import check_key, checked_int, draw, random_signs, unit_vector
 from eigenjax.tree import PyTree
 
 
@@ -73,8 +73,8 @@ def diagonal(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    check_int("num_matvecs", num_matvecs, 2, ", the least that XDiag needs")
-    check_int("probe_batch", probe_batch, 1)
+    num_matvecs = checked_int("num_matvecs", num_matvecs, 2, ", the least that XDiag needs")
+    probe_batch = checked_int("probe_batch", probe_batch)
     return _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 

@@ -21,7 +21,7 @@ from eigenjax.solvers.judgement import tolerance
 from eigenjax.solvers.lanczos import LanczosState
 from eigenjax.solvers.start import given_start, seed_of
 from eigenjax.spectrum.deflation import known_pairs
-from eigenjax.spectrum.probes import check_int, check_key, mean_and_error
+from eigenjax.spectrum.probes import check_key, checked_int, checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import (
     follow,
     gauss_quadrature,
@@ -86,7 +86,7 @@ def matrix_function(
     Source: Druskin and Knizhnerman (1989); Saad (1992).
     """
     op = as_operator(op, like=v if like is None else like)
-    check_int("krylov_dim", krylov_dim, 1)
+    krylov_dim = checked_int("krylov_dim", krylov_dim)
     start = given_start(op, v)
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
     count = steps_before_breakdown(state)
@@ -153,8 +153,9 @@ def trace_of_function(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    for name, value in (("num_probes", num_probes), ("krylov_dim", krylov_dim), ("probe_batch", probe_batch)):
-        check_int(name, value, 1)
+    num_probes, krylov_dim, probe_batch = checked_ints(
+        num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
+    )
     known = known_pairs(op, deflate)
     krylov_dim = min(krylov_dim, op.size)
     states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
@@ -251,8 +252,7 @@ def frobenius_norm(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    check_int("num_matvecs", num_matvecs, 3)
-    check_int("probe_batch", probe_batch, 1)
+    num_matvecs, probe_batch = checked_int("num_matvecs", num_matvecs, 3), checked_int("probe_batch", probe_batch)
     return _frobenius_norm(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 

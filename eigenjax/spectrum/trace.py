@@ -21,8 +21,8 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
 from eigenjax.spectrum.leave_one_out import sketch
 from eigenjax.spectrum.probes import (
-    check_int,
     check_key,
+    checked_int,
     draw,
     each,
     mean_and_error,
@@ -104,8 +104,9 @@ def trace(
     check_key(key)
     if method not in _LEAST:
         raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, _LEAST))}")
-    check_int("num_matvecs", num_matvecs, _LEAST[method], f", the least that method={method!r} needs")
-    check_int("probe_batch", probe_batch, 1)
+    least = f", the least that method={method!r} needs"
+    num_matvecs = checked_int("num_matvecs", num_matvecs, _LEAST[method], least)
+    probe_batch = checked_int("probe_batch", probe_batch)
     return _trace(op, key, num_matvecs=num_matvecs, method=method, probe_batch=probe_batch)
 
 

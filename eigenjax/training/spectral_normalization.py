@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eigenjax import tree
+from eigenjax.operators.options import plain_int
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.solvers.orthogonalize import normalize
 from eigenjax.solvers.start import arbitrary_vector
@@ -63,7 +64,8 @@ def spectral_norm(
 
     Source: Miyato et al. (2018), Spectral normalization for generative adversarial networks.
     """
-    if not isinstance(num_steps, int) or num_steps < 1:
+    num_steps = plain_int(num_steps)
+    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
         raise ValueError(f"num_steps={num_steps!r}: give an int, 1 or more; it is static under jit")
     op = as_rectangular(a, like=v0 if like is None else like)
     structure = tree.working_structure(op.domain)

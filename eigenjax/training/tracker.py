@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.options import plain_int
 from eigenjax.result import Status
 from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
@@ -104,6 +105,7 @@ def spectrum_tracker(
 
     Source: Rutishauser (1970), Simultaneous iteration method; of the search Wu and Simon (2000).
     """
+    k, matvecs_per_update, max_k, krylov_dim, every = map(plain_int, (k, matvecs_per_update, max_k, krylov_dim, every))
     plan = _checked_plan(k, which, matvecs_per_update, tol, max_k, threshold, krylov_dim)
     _check_positive("every", every)
     if between not in _BETWEEN:

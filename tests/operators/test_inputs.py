@@ -131,6 +131,20 @@ def test_start_vectors_that_are_lists_and_counts_of_numpy():
     assert_allclose(eigsh(GRAPH, 1, v0=np.ones(5, ">f4")).eigenvalues, np.linalg.eigvalsh(GRAPH)[-1:], rtol=1e-5)
 
 
+def test_counts_of_numpy_in_other_functions():
+    two = np.int64(2)
+    op = as_operator(GRAPH)
+    density = eigenjax.spectral_density(op, key=KEY, num_probes=two, krylov_dim=np.int8(100), probe_batch=two)
+    assert density.nodes.shape == (2, 5)
+    assert eigenjax.trace(op, key=KEY, num_matvecs=np.uint8(9), probe_batch=np.int16(1)).num_matvecs == 5
+    assert eigenjax.run(op, two, progress=False, krylov_dim=np.int32(5)).eigenvalues.shape == (2,)
+    assert eigenjax.estimate(op, two, block_size=np.int32(1)).num_matvecs[0] == 4
+    assert eigenjax.spectral_norm(op, num_steps=two).value > 5
+    assert eigenjax.spectrum_tracker(two, every=two).init(op, KEY).eigenvalues.shape == (2,)
+    with pytest.raises(TypeError, match="num_matvecs=True"):
+        eigenjax.trace(op, key=KEY, num_matvecs=True)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
