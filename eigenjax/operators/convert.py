@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.closure import TracedFunction, hoist
 from eigenjax.operators.host import HostProduct, is_scipy_operator
 from eigenjax.operators.matrices import as_matrix, is_matrix
@@ -132,8 +133,8 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
     shape = tuple(matrix.shape)
     if len(shape) > 2:
         raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"expected a square matrix (n, n), and got the shape {shape}")
+    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape:
+        raise ValueError(f"expected a square matrix (n, n) that is not empty, and got the shape {shape}")
     return MatrixOperator(matrix)
 
 
@@ -159,7 +160,7 @@ def _is_complex(structure: PyTree) -> bool:
 
 def describe_all(like: PyTree) -> PyTree:
     """The structure of an example vector, of arrays or of shapes; a leaf that is no number raises an error."""
-    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), like)
+    arrays = as_arrays(like, "like")
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(

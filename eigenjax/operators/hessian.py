@@ -184,7 +184,7 @@ _NO_LOSSES = (
 )
 
 
-def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
+def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any, has_aux: bool = False) -> PyTree:
     """One product with the Hessian of loss(params, *args) in params.
 
     Args:
@@ -192,6 +192,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         params: pytree of floating-point arrays, or a module of flax.nnx, of which the nnx.Param vary.
         v: the vector, shaped like params.
         *args: passed on.
+        has_aux: the loss returns a pair (value, aux), of which the second is dropped.
 
     Returns:
         H v, shaped like params. Cost: about three gradients.
@@ -205,7 +206,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         [12. 24.]
     """
     check_callable(loss, "loss")
-    params, loss = parameters_of(params, loss)
+    params, loss = parameters_of(params, without_aux(loss, "loss") if has_aux else loss)
     check_vector(v, tree.structure_of(params), name="v")
     scalar = lambda p: check_shape(loss(p, *args), (), "loss(params, *args)")
     return tree.placed_like(hessian_product(scalar, params, tree.placed_like(v, params)), params)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.convert import as_operator, describe_all
 from eigenjax.operators.selection import part_like
 from eigenjax.tree import PyTree
@@ -92,7 +93,7 @@ def precondition(op: Any, diagonal: PyTree, *, like: PyTree = None) -> LinearOpe
     """
     op = as_operator(op, like=like)
     structure = op.structure
-    diagonal = jax.tree.map(jnp.asarray, part_of(diagonal, structure, "diagonal"))
+    diagonal = as_arrays(part_of(diagonal, structure, "diagonal"), "diagonal")
     real = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, tree.real_dtype(tree.accumulation_dtype(x))), structure)
     for path, leaf in jax.tree_util.tree_flatten_with_path(diagonal)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

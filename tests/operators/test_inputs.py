@@ -159,6 +159,10 @@ def test_counts_of_numpy_in_other_functions():
         (lambda: eigsh(GRAPH, True), TypeError, "k=True"),
         (lambda: eigsh(GRAPH, 1, krylov_dim=5.0), TypeError, "krylov_dim=5.0"),
         (lambda: as_operator("matrix"), TypeError, "got str"),
+        (lambda: as_operator(np.zeros((0, 0))), ValueError, "not empty"),
+        (lambda: as_operator(lambda v: v, like="vector"), TypeError, "like is no array of numbers"),
+        (lambda: eigenjax.diagonal_operator("ones"), TypeError, "is no array of numbers"),
+        (lambda: eigenjax.precondition(GRAPH, "ones"), TypeError, "diagonal is no array of numbers"),
     ],
 )
 def test_what_is_no_operator_is_told(call, error, words):
