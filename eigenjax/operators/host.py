@@ -59,7 +59,13 @@ class HostProduct:
         return _on_host(self.operator.matvec, self.codomain, vector)
 
     def rmatvec(self, vector: jax.Array) -> jax.Array:
-        """A^H u, by the operator's own `rmatvec`."""
+        """A^H u, by the operator's own `rmatvec`; a TypeError if it has none."""
+        try:
+            self.operator.rmatvec(np.zeros(self.codomain.shape, self._dtype))
+        except NotImplementedError as error:
+            raise TypeError(
+                "the SciPy LinearOperator has no rmatvec, which A^H u needs: give LinearOperator(..., rmatvec=...)"
+            ) from error
         return _on_host(self.operator.rmatvec, self.domain, vector)
 
 

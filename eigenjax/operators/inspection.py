@@ -12,6 +12,7 @@ from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.captured import with_sources
 from eigenjax.operators.convert import as_operator, describe_all
+from eigenjax.operators.host import is_scipy_operator
 from eigenjax.operators.matrices import is_matrix
 from eigenjax.tree import PyTree
 
@@ -180,7 +181,7 @@ def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]
     if isinstance(op, LinearOperator):
         # Its functions as Python runs them: as they were traced, they are the same at every call.
         return with_sources(op).mv, op.structure
-    if is_matrix(op) or not callable(op):
+    if is_matrix(op) or is_scipy_operator(op) or not callable(op):
         op = as_operator(op, like=like)
         return op.mv, op.structure
     if like is None:

@@ -88,6 +88,8 @@ def _array(a: Any) -> jax.Array:
         return a
     if a.dtype.kind not in "biufcV" or (a.dtype.kind == "V" and a.dtype.names is not None):
         raise TypeError(f"the matrix is an array of dtype {a.dtype}: give numbers, such as a.astype(float)")
+    if a.dtype.kind in "fc" and a.dtype.itemsize > (8 if a.dtype.kind == "f" else 16):
+        a = a.astype(float if a.dtype.kind == "f" else complex)
     if not a.dtype.isnative:
         a = a.astype(a.dtype.newbyteorder("="))
     return jnp.asarray(np.asarray(a))

@@ -26,6 +26,7 @@ MATRICES = {
     "matrix": np.matrix,
     "big endian": lambda a: a.astype(">f8"),
     "big endian integers": lambda a: a.astype(">i4"),
+    "long doubles": lambda a: a.astype(np.longdouble),
     "Fortran order": lambda a: np.asfortranarray(a.astype(np.float32)),
     "a strided view": lambda a: np.repeat(a.astype(np.float32), 2, axis=1)[:, ::2],
     "BCOO": lambda a: sparse.BCOO.fromdense(jnp.asarray(a)),
@@ -159,6 +160,7 @@ def test_counts_of_numpy_in_other_functions():
         (lambda: eigsh(GRAPH, True), TypeError, "k=True"),
         (lambda: eigsh(GRAPH, 1, krylov_dim=5.0), TypeError, "krylov_dim=5.0"),
         (lambda: as_operator("matrix"), TypeError, "got str"),
+        (lambda: svds(spl.LinearOperator((3, 3), matvec=lambda v: v, dtype=float), 1), TypeError, "has no rmatvec"),
         (lambda: as_operator(np.zeros((0, 0))), ValueError, "not empty"),
         (lambda: as_operator(lambda v: v, like="vector"), TypeError, "like is no array of numbers"),
         (lambda: eigenjax.diagonal_operator("ones"), TypeError, "is no array of numbers"),
@@ -235,6 +237,13 @@ def test_the_version_is_that_of_the_project():
     import importlib.metadata
 
     assert eigenjax.__version__ == importlib.metadata.version("eigenjax")
+
+
+def test_checks_and_functions_take_them():
+    matrix = GRAPH.astype(np.float32)
+    assert eigenjax.check_operator(spl.aslinearoperator(matrix), KEY).asymmetry < 1e-5
+    found = eigenjax.matrix_function(sp.csr_array(matrix), jnp.square, [1, 0, 0, 2, 0])
+    assert_allclose(found.vector, GRAPH @ GRAPH @ [1, 0, 0, 2, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_diagonals_of_sparse_matrices_of_integers():
