@@ -178,6 +178,7 @@ def deflated_power_iteration(
         which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
         v0: start vector of the first pair; the signs of the result follow it. An eigenvector stays what it is.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The pairs in the order of `which`, rotated by a Rayleigh-Ritz step, with true residuals. num_matvecs says how
