@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eigenjax.arguments import shown
 from eigenjax.tree import PyTree
+
+_NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 
 
 def is_matrix(a: Any) -> bool:
@@ -73,13 +76,18 @@ def vector_of(v0: Any) -> PyTree:
 def _is_of_numbers(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return bool(value) and all(map(_is_of_numbers, value))
-    return isinstance(value, int | float | complex | np.number)
+    return isinstance(value, int | float | complex | np.number) and not isinstance(value, bool)
 
 
 def _array(a: Any) -> jax.Array:
     if isinstance(a, list | tuple):
-        if any(isinstance(leaf, str | bytes) for leaf in jax.tree.leaves(a)):
+        entries = jax.tree.leaves(a, is_leaf=lambda x: x is None)
+        if any(isinstance(entry, str | bytes) for entry in entries):
             raise TypeError("the matrix is a list that holds text: give numbers")
+        if not all(isinstance(entry, _NUMBERS) for entry in entries):
+            raise TypeError(
+                f"expected an operator, an (n, n) array or a callable, and got {shown(a)}, which is no array of numbers"
+            )
         try:
             return jnp.asarray(a)
         except (TypeError, ValueError) as error:

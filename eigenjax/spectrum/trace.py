@@ -57,6 +57,8 @@ class TraceResult(NamedTuple):
     status: jax.Array | int = int(EstimateStatus.ESTIMATED)
     """() int32, an `EstimateStatus`."""
 
+    __repr__ = printing.short_repr
+
 
 class Forms(NamedTuple):
     """A quadratic form within a subspace, and samples of it outside."""
@@ -65,8 +67,6 @@ class Forms(NamedTuple):
     outside: jax.Array  # (p,) of random vectors in the complement
     squares: jax.Array  # (p,) the squares of their lengths
     dimension: jax.Array  # () of the complement
-
-    __repr__ = printing.short_repr
 
 
 @explained

@@ -13,6 +13,9 @@ import jax
 from eigenjax.arguments import check_bool, check_int, explained, plain_int
 from eigenjax.implicit import eigsh
 from eigenjax.operators.checks import prefixed
+from eigenjax.operators.convert import as_operator
+from eigenjax.operators.matrices import vector_of
+from eigenjax.solvers.warm_start import example_vector
 
 
 @explained
@@ -67,6 +70,7 @@ def sharpness_penalty(
     if max_matvecs is not None:
         check_int("sharpness_penalty", "max_matvecs", max_matvecs)
     with prefixed("sharpness_penalty"):
-        result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, like=like, verify=False)
+        op = as_operator(op, like=example_vector(vector_of(v0)) if like is None else like)
+        result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, verify=False)
     value = result.eigenvalues[0]
     return (value, jax.lax.stop_gradient(result)) if has_aux else value

@@ -199,7 +199,7 @@ def test_hessians_are_their_own_adjoints():
 def test_representations_are_short(rng):
     data = jnp.asarray(rng.normal(size=(300, 50)).astype(np.float32))
     params = {"kernel": jnp.ones((50, 2)), "bias": jnp.ones(2)}
-    model = lambda p, x: x @ p["kernel"] + p["bias"]
+    model = lambda p, x: x @ p["kernel"] + p["bias"][None]
 
     def squares(p, batch):
         return jnp.mean(model(p, batch) ** 2)
