@@ -3,8 +3,9 @@
 import difflib
 import functools
 import inspect
+import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -185,13 +186,28 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
 
 
 def check_int(function: str, name: str, value: Any, *, least: int = 1, why: str = "") -> None:
-    """Raise an error unless a value is an int from `least` up."""
+    """Raise an error unless a value is an integer, of Python or NumPy, from `least` up."""
     if isinstance(value, Tracer):
         raise TypeError(static_remedy(function, name))
+    value = plain_int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{function} got {name}={shown(value)}: give an int; it is static under jit")
     if value < least:
         raise ValueError(f"{function} got {name}={value}: give {least} or more{why}")
+
+
+def plain_int(value: Any) -> Any:
+    """An integer of any kind, such as NumPy's, as Python's; truth values, tracers and all else as they are.
+
+    >>> plain_int(np.int8(3)), plain_int(True), plain_int(2.0), plain_int(None)
+    (3, True, 2.0, None)
+    """
+    if isinstance(value, bool | type | Tracer) or not isinstance(value, SupportsIndex):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # an array that is no integer
+        return value
 
 
 def static_remedy(function: str, name: str) -> str:

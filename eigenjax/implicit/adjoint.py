@@ -68,6 +68,7 @@ def adjoint_info(
     adjoint_tol: Any = None,
     adjoint_max_iter: int | None = None,
     which: str | None = None,
+    like: Any = None,
 ) -> AdjointInfo:
     """Solves the linear systems of a reverse pass as jax.grad does, and tells how it went.
 
@@ -78,7 +79,7 @@ def adjoint_info(
 
     Args:
         op: the operator, whatever the solver takes; of a bare callable the result's vectors are the example
-            (not of `eigs`, whose vectors are complex and the operator may not be: make it an operator first).
+            (not of `eigs`, whose vectors are complex and the operator may not be: give `like`).
         result: of `eigsh` and the other symmetric solvers, of `eigs` (whose eigenvalues are complex), or of `svds`.
         cotangent: of result.eigenvectors, as jax.grad of the loss in them gives it, or of the whole result, whose
             eigenvalues matter to `eigs` alone. Of triplets that of (result.left, result.right), or of the whole.
@@ -86,6 +87,7 @@ def adjoint_info(
         adjoint_max_iter: products (of `svds` steps) for one pair at most, static.
         which: how `eigsh` was told to choose, unless near a number; static. The reverse pass knows it, and makes
             use of each pair's own gap. None is what holds for any choice.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         An `AdjointInfo`. What would help where a system has not converged: a larger adjoint_max_iter; more pairs, if
@@ -108,11 +110,12 @@ def adjoint_info(
     """
     check_max_iter(adjoint_max_iter)
     if isinstance(result, SingularResult):
-        rectangular = as_rectangular(op, like=_one_of(result.right))
+        rectangular = as_rectangular(op, like=_one_of(result.right) if like is None else like)
         return adjoint_singular.information(rectangular, result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)
     if jnp.issubdtype(result.eigenvalues.dtype, jnp.complexfloating):
-        return adjoint_general.information(as_operator(op), result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)
-    square = as_operator(op, like=_one_of(result.eigenvectors))
+        square = as_operator(op, like=like)
+        return adjoint_general.information(square, result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)
+    square = as_operator(op, like=_one_of(result.eigenvectors) if like is None else like)
     static = {"adjoint_max_iter": adjoint_max_iter, "which": which}
     return _adjoint_info(square, result, cotangent, adjoint_tol, **static)
 

@@ -12,7 +12,7 @@ from eigenjax.implicit.gauge import before_phases
 from eigenjax.implicit.judged import AdjointInfo, judged
 from eigenjax.implicit.triplets import Solved, antihermitian, positive, reciprocal_gaps, scale_of
 from eigenjax.operators.base import check_vector
-from eigenjax.operators.rectangular import RectangularOperator
+from eigenjax.operators.maps import RectangularOperator
 from eigenjax.result import SingularResult
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import plain_int
 from eigenjax.implicit import eigsh
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.blocks import By, layers
@@ -31,7 +32,7 @@ from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IndexedBlock(LinearOperator):
     """The block of one of several layers that are alike, on a list of leaves."""
 
@@ -64,6 +65,7 @@ def block_spectra(
     by: By = None,
     simultaneous: int | None = None,
     v0: dict[str, EigenResult] | None = None,
+    like: PyTree = None,
     **options: Any,
 ) -> dict[str, EigenResult]:
     """K eigenpairs of each layer's block, by `eigsh`, all in one call.
@@ -74,7 +76,7 @@ def block_spectra(
     has its own.
 
     Args:
-        op: A, symmetric, whatever `as_operator` takes without more being said.
+        op: A, symmetric, whatever `as_operator` takes.
         k: pairs of each layer, static; as many as there are of a layer with fewer parameters.
         by: what makes a layer, as of `blocks`.
         simultaneous: how many layers that are alike are solved at once, static. None: all of them, which takes the
@@ -82,6 +84,7 @@ def block_spectra(
             memory of one, for whoever has no room.
         v0: what this function returned before, to start from.
         **options: of `eigsh`, the same for all layers: `which`, `tol`, `krylov_dim`, `verify`, ...
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The result of each layer by its name; eigenvectors have None in place of the other layers. Differentiable in
@@ -100,9 +103,10 @@ def block_spectra(
         >>> print(*(f"{name}: {result.eigenvalues[0]:.2f}" for name, result in block_spectra(op, k=1).items()))
         first: 6.00 second: 12.00
     """
+    simultaneous, k = plain_int(simultaneous), plain_int(k)
     if simultaneous is not None and (not isinstance(simultaneous, int) or simultaneous < 1):
         raise ValueError(f"simultaneous={simultaneous!r}: give a positive int, or None for all layers at once")
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     named = layers(op.structure, by)
     if v0 is not None and not named.keys() <= v0.keys():
         raise ValueError(f"v0 has no result of the layers {sorted(named.keys() - v0.keys())}")

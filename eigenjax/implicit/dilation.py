@@ -34,7 +34,8 @@ from eigenjax.implicit.pairs import Pairs, own_gaps
 from eigenjax.implicit.triplets import Solved, positive, scale_of
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.base import matvec as symmetric_matvec
-from eigenjax.operators.rectangular import AdjointMap, Dilation, RectangularOperator, adjoint_matvec, matvec
+from eigenjax.operators.maps import AdjointMap, RectangularOperator
+from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
 from eigenjax.solvers.remainder import Remainder
 from eigenjax.tree import PyTree
 
@@ -159,7 +160,7 @@ def _squared(known: Remainder | None, scale: jax.Array) -> Remainder | None:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Reduced(LinearOperator):
     """A^H P_U A over the square of a scale."""
 

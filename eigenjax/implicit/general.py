@@ -125,12 +125,13 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
 
 @explained
-def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
+def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> LeftEigenvectors:
     """The left eigenvectors of pairs that `eigs` found, and the conditions of their eigenvalues.
 
     Args:
-        op: the operator, whatever `as_operator` takes; a bare callable must be made one first.
+        op: the operator, whatever `as_operator` takes; a bare callable with `like`.
         result: of `eigs`.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The unit vectors u_i, 1 / |u_i^H v_i|, and the residuals of the u_i. A residual of a pair times its condition
@@ -145,7 +146,7 @@ def left_eigenvectors(op: Any, result: EigenResult) -> LeftEigenvectors:
         >>> print(left_eigenvectors(matrix, eigs(matrix, k=1)).conditions.round())
         [100.]
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     solved = Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
     nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
     weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))

@@ -5,23 +5,23 @@ the operator, and the options that are arrays.
 """
 
 import inspect
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from eigenjax import arguments
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.matrices import vector_of
 from eigenjax.solvers.warm_start import example_vector
 
 # Options that are arrays, and so arguments of the compiled program; all others are static.
 _TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
 # What every differentiable solver takes more than the solver does, and the defaults.
+_LIKE = "like"
 _OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
 _CHECKS = (
     ("tol", 0.0, "give a number from 0 up, or None for the square root of the rounding"),
@@ -68,7 +68,8 @@ class Bound(NamedTuple):
 
 def square(op: Any, options: dict[str, Any]) -> LinearOperator:
     """The operator of a solver of eigenproblems."""
-    return as_operator(op, like=example_vector(options.get("v0")))
+    like = options.pop("like", None)
+    return as_operator(op, like=example_vector(options.get("v0")) if like is None else like)
 
 
 def bind(
@@ -95,17 +96,21 @@ def bind(
     """
     name = solver.__name__
     arguments.check_call(name, signature(solver), args, options)
-    of_the_derivative = {name: options.pop(name, default) for name, default in _OF_THE_DERIVATIVE.items()}
-    derivative, adjoint_tol, adjoint_max_iter = of_the_derivative.values()
+    of_the_derivative = (options.pop(key, default) for key, default in _OF_THE_DERIVATIVE.items())
+    derivative, adjoint_tol, adjoint_max_iter = map(arguments.plain_int, of_the_derivative)
     if derivative not in _SERVES:
         choices = " or ".join(f"{name!r} ({serves})" for name, serves in _SERVES.items())
         raise ValueError(f"{name} got derivative={derivative!r}: choose {choices}")
     check_max_iter(adjoint_max_iter)
+    like = options.pop(_LIKE, None)
     call = inspect.signature(solver).bind(*args, **options)
     # Defaults filled in, so that an option left out and the same one given are one program.
     call.apply_defaults()
     bound = call.arguments
     _check_arrays(name, bound)
+    if "v0" in bound:
+        bound["v0"] = vector_of(bound["v0"])
+    bound[_LIKE] = like
     op = _named(name, lambda: take(bound.pop("op"), bound))
     traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
     _check_numbers(name, traced)
@@ -127,7 +132,7 @@ def signature(solver: Callable[..., Any]) -> inspect.Signature:
     own = inspect.signature(solver)
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in _OF_THE_DERIVATIVE.items()
+        for name, default in {_LIKE: None, **_OF_THE_DERIVATIVE}.items()
     ]
     return own.replace(parameters=[*own.parameters.values(), *extra])
 
@@ -161,14 +166,12 @@ def check_max_iter(adjoint_max_iter: Any) -> None:
 def _static(solver: str, name: str, value: Any) -> Any:
     if isinstance(value, Tracer):
         raise TypeError(arguments.static_remedy(solver, name))
+    value = arguments.plain_int(value)
     try:
         hash(value)
     except TypeError:
-        if not isinstance(value, jax.Array | np.ndarray) or value.ndim or not jnp.issubdtype(value.dtype, jnp.integer):
-            raise TypeError(f"{solver} got {name}={arguments.shown(value)}: {_STATIC_REMEDY}") from None
-    if isinstance(value, bool | type):
-        return value
-    return operator.index(value) if hasattr(value, "__index__") else value
+        raise TypeError(f"{solver} got {name}={arguments.shown(value)}: {_STATIC_REMEDY}") from None
+    return value
 
 
 def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:

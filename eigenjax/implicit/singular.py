@@ -41,7 +41,8 @@ from eigenjax.implicit.phases import are_complex, at_fixed_phase
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.implicit.triplets import Solved, antihermitian, reciprocal_gaps
-from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, as_rectangular, matvec
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.remainder import Remainder
 from eigenjax.tree import PyTree
@@ -93,7 +94,8 @@ def _with_phases(result: SingularResult) -> SingularResult:
 
 
 def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
-    return as_rectangular(op, like=options["v0"], adjoint=options.pop("adjoint"))
+    like = options.pop("like")
+    return as_rectangular(op, like=options["v0"] if like is None else like, adjoint=options.pop("adjoint"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

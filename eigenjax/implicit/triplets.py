@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.implicit.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
-from eigenjax.operators.rectangular import RectangularOperator
+from eigenjax.operators.maps import RectangularOperator
 from eigenjax.solvers.remainder import Remainder
 from eigenjax.tree import PyTree
 

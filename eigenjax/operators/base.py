@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.convolutions import fast_in_loops
+from eigenjax.operators.summary import structure_summary, summary
 from eigenjax.tree import PyTree
 
 
@@ -65,6 +66,35 @@ class LinearOperator:
         """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
         return tree.common_dtype(self.structure)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n), with n the number of entries of a vector."""
+        return self.size, self.size
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """A^H v; the transpose of `mv`, unless a subclass knows better."""
+        transposed = jax.linear_transpose(self.mv, self.structure)
+        return conjugated(transposed(conjugated(vector))[0])
+
+    @property
+    def T(self) -> "LinearOperator":  # noqa: N802
+        """A^T, the transpose, without a conjugation."""
+        return TransposedOperator(self, conjugate=False)
+
+    @property
+    def H(self) -> "LinearOperator":  # noqa: N802
+        """A^H, the adjoint."""
+        return TransposedOperator(self, conjugate=True)
+
+    def __matmul__(self, vector: PyTree) -> PyTree:
+        """A v, of one vector."""
+        return self(vector)
+
+    def __repr__(self) -> str:
+        """The class, the size and what it is made of, never the numbers."""
+        facts = lambda: {"shape": self.shape, "dtype": self.dtype, "vectors": structure_summary(self.structure)}
+        return summary(self, facts)
+
     def shift(self, sigma: Any) -> "LinearOperator":
         """A - sigma I: the same eigenvectors, every eigenvalue less sigma."""
         return ShiftedOperator(self, jnp.asarray(sigma))
@@ -85,7 +115,7 @@ class LinearOperator:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SumOperator(LinearOperator):
     """A + B."""
 
@@ -104,9 +134,13 @@ class SumOperator(LinearOperator):
         """A v + B v."""
         return jax.tree.map(operator.add, self.left.mv(vector), self.right.mv(vector))
 
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """A^H v + B^H v."""
+        return jax.tree.map(operator.add, self.left.adjoint_mv(vector), self.right.adjoint_mv(vector))
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ScaledOperator(LinearOperator):
     """Factor times A."""
 
@@ -122,9 +156,13 @@ class ScaledOperator(LinearOperator):
         """Factor times A v."""
         return tree.scale(self.factor, self.inner.mv(vector))
 
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """The conjugate of the factor times A^H v."""
+        return tree.scale(jnp.conj(self.factor), self.inner.adjoint_mv(vector))
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ShiftedOperator(LinearOperator):
     """A - sigma I."""
 
@@ -139,6 +177,39 @@ class ShiftedOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """A v - sigma v."""
         return tree.add_scaled(self.inner.mv(vector), -self.sigma, vector)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """A^H v less the conjugate of sigma times v."""
+        return tree.add_scaled(self.inner.adjoint_mv(vector), -jnp.conj(self.sigma), vector)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class TransposedOperator(LinearOperator):
+    """A^H, or A^T."""
+
+    inner: LinearOperator
+    conjugate: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """That of A."""
+        return self.inner.structure
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A^H v, or A^T v, which is the conjugate of A^H times the conjugate of v."""
+        if self.conjugate:
+            return self.inner.adjoint_mv(vector)
+        return conjugated(self.inner.adjoint_mv(conjugated(vector)))
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """A v, or the conjugate of A times the conjugate of v."""
+        return self.inner.mv(vector) if self.conjugate else conjugated(self.inner.mv(conjugated(vector)))
+
+
+def conjugated(vector: PyTree) -> PyTree:
+    """The complex conjugate, leaf by leaf."""
+    return jax.tree.map(jnp.conj, vector)
 
 
 @jax.jit

@@ -47,9 +47,11 @@ def checked_batch_size(batch_size: Any) -> int | None:
 
 
 def as_arrays(data: PyTree, name: str = "data") -> PyTree:
-    """The data with every leaf an array; a TypeError that names the leaf that is none."""
+    """The data with every leaf an array or a shape; a TypeError that names the leaf that is neither."""
 
     def array(path, leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
         try:
             return jnp.asarray(leaf)
         except TypeError as error:

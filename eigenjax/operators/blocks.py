@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from eigenjax.arguments import plain_int
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.restriction import block
@@ -17,7 +18,7 @@ from eigenjax.tree import PyTree
 By = int | Callable[[str], str | None] | Sequence[str | re.Pattern[str]] | None
 
 
-def blocks(op: Any, by: By = None) -> dict[str, LinearOperator]:
+def blocks(op: Any, by: By = None, *, like: PyTree = None) -> dict[str, LinearOperator]:
     """The diagonal blocks of an operator, one for each layer.
 
         A = [[A_11, A_12], [A_21, A_22]]    gives    {"layer 1": A_11, "layer 2": A_22}
@@ -26,12 +27,13 @@ def blocks(op: Any, by: By = None) -> dict[str, LinearOperator]:
     eigenvalues lie between the extreme ones of A, and the largest of all blocks is at most the largest of A.
 
     Args:
-        op: A, whatever `as_operator` takes without more being said.
+        op: A, whatever `as_operator` takes.
         by: what makes a layer of the leaves, by their paths, such as "params/Dense_0/kernel". None: the leaves with
             the same parent, named "params/Dense_0". An int d: those with the same first d parts ("params" for 1). A
             function of the path: those with the same name, without those for which it returns None. A list of
             patterns, strings or compiled regular expressions as of `hessian(select=)`: each leaf goes to the first
             that matches, those that match none are left out.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         An operator for each name, in the order of the leaves (of the patterns), as `restrict` makes it.
@@ -52,7 +54,7 @@ def blocks(op: Any, by: By = None) -> dict[str, LinearOperator]:
         >>> print(eigenjax.to_dense(blocks(eigenjax.hessian(loss, params))["second"]).diagonal())
         [12. 12. 12.]
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     return {name: block(op, kept) for name, kept in layers(op.structure, by).items()}
 
 
@@ -73,6 +75,7 @@ def layers(structure: PyTree, by: By = None) -> dict[str, tuple[bool, ...]]:
 def _naming(by: Any) -> Callable[[str], Any]:
     if by is None:
         return lambda path: path.rpartition("/")[0]
+    by = plain_int(by)
     if isinstance(by, int) and not isinstance(by, bool):
         if by < 1:
             raise ValueError(f"by={by}: a depth is 1 (the first part of a path) or more")

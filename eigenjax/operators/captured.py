@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.operators.closure import TracedFunction, hoist
+from eigenjax.operators.closure import TracedFunction, hoist, name_of
 from eigenjax.tree import PyTree
 
 
@@ -35,7 +35,7 @@ class _Source:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CapturedFunction:
     """A function traced for one or more shapes of its arguments; what it captured are leaves."""
 
@@ -53,6 +53,14 @@ class CapturedFunction:
             f"{self.source!r} was traced for other shapes of its arguments than {shapes}: an operator keeps the shapes "
             "of parameters and data that it was built with; build another one"
         )
+
+    @property
+    def source_name(self) -> str:
+        """The name of the function as it was given."""
+        return repr(self.source)
+
+    def __repr__(self) -> str:
+        return f"CapturedFunction({self.source_name})"
 
     @property
     def results(self) -> tuple[PyTree, ...]:
@@ -172,13 +180,3 @@ def with_sources(tree: PyTree) -> PyTree:
     is_captured = lambda x: isinstance(x, CapturedFunction)
     plain = lambda x: _Untraced(x.source.function) if is_captured(x) else x
     return jax.tree.map(plain, tree, is_leaf=is_captured)
-
-
-def name_of(function: Callable) -> str:
-    """What a function is called.
-
-    >>> name_of(jnp.sin), name_of(lambda x: x)
-    ('sin', '<lambda>')
-    """
-    inner = getattr(function, "func", function)
-    return getattr(inner, "__name__", None) or type(inner).__name__

@@ -23,9 +23,10 @@ _programs: weakref.WeakValueDictionary[Any, "TracedFunction"] = weakref.WeakValu
 class TracedFunction:
     """A function of (constants, *arguments) as JAX traced it; static, equal to itself only (`shared`: to its likes)."""
 
-    def __init__(self, jaxpr: Any, result_structure: PyTree):
+    def __init__(self, jaxpr: Any, result_structure: PyTree, source_name: str = "function"):
         self._jaxpr = jaxpr
         self.result_structure = result_structure
+        self.source_name = source_name
 
     def __call__(self, constants: list[jax.Array], *arguments: PyTree) -> PyTree:
         """The function's value, with other constants if wished."""
@@ -50,7 +51,8 @@ class TracedFunction:
         True
         """
         leaves, treedef = jax.tree.flatten(self.result_structure)
-        key = trace_key(self._jaxpr), treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        results = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = self.source_name, trace_key(self._jaxpr), treedef, results
         try:
             return _programs.setdefault(key, self)
         except TypeError:  # a result whose static parts cannot be compared
@@ -58,7 +60,17 @@ class TracedFunction:
 
     def rewritten(self, change: Callable[[Any], Any]) -> "TracedFunction":
         """The program with each of its equations changed, and those of programs within it."""
-        return TracedFunction(_rewritten(self._jaxpr, change), self.result_structure)
+        return TracedFunction(_rewritten(self._jaxpr, change), self.result_structure, self.source_name)
+
+
+def name_of(function: Callable) -> str:
+    """The name of a function, or of what a partial application or a method is made of.
+
+    >>> name_of(jax.numpy.sin), name_of(lambda x: x)
+    ('sin', '<lambda>')
+    """
+    inner = getattr(function, "func", function)
+    return getattr(inner, "__name__", None) or type(inner).__name__
 
 
 def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[jax.Array]]:
@@ -80,7 +92,7 @@ def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[j
     """
     # A fresh lambda, because JAX remembers traces by function, and what a function closes over may have changed.
     closed_jaxpr, result_structure = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
-    return TracedFunction(closed_jaxpr.jaxpr, result_structure), list(closed_jaxpr.consts)
+    return TracedFunction(closed_jaxpr.jaxpr, result_structure, name_of(function)), list(closed_jaxpr.consts)
 
 
 def _mentions(jaxpr: Any, primitive: str) -> bool:

@@ -1,22 +1,23 @@
 """Operators from matrices, sparse matrices, objects with `.mv`, and plain functions."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from eigenjax import arguments, tree
+from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.closure import TracedFunction, hoist
+from eigenjax.operators.host import HostProduct, is_scipy_operator
+from eigenjax.operators.matrices import as_matrix, is_matrix
 from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MatrixOperator(LinearOperator):
     """A dense (n, n) array, or a sparse one that jax can multiply: v -> A @ v on flat vectors."""
 
@@ -35,7 +36,7 @@ class MatrixOperator(LinearOperator):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FunctionOperator(LinearOperator):
     """A plain function v -> A v; the arrays that it closed over are leaves."""
 
@@ -54,13 +55,36 @@ class FunctionOperator(LinearOperator):
         return self.function(self.constants, vector)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class HostOperator(LinearOperator):
+    """A square SciPy LinearOperator, multiplied on the host."""
+
+    product: HostProduct = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """One flat leaf of n numbers."""
+        return self.product.domain
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """A v, by a call from the program to the host."""
+        return self.product.matvec(vector)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """A^H v, by the operator's `rmatvec`."""
+        return self.product.rmatvec(vector)
+
+
 def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     """Whatever stands for a square linear map, as a `LinearOperator`.
 
     Args:
-        a: a `LinearOperator` (returned as it is), an (n, n) array (integers become floats), a sparse matrix of
-            `jax.experimental.sparse`, an object with a method `.mv`, or a callable v -> A v. A callable may close
-            over arrays and tracers: they become leaves, and gradients flow to them.
+        a: a `LinearOperator` (returned as it is), an (n, n) array or nested lists (integers become floats), a sparse
+            matrix of `jax.experimental.sparse` or of SciPy in any format, an object with a method `.mv` such as an
+            operator of lineax, a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. What a
+            callable reads from elsewhere is read as it is now: arrays and tracers become leaves, and gradients flow
+            to them. A SciPy LinearOperator multiplies on the host, one vector after another, without derivatives.
         like: for a callable or an object with `.mv`, the vectors it takes: a pytree of arrays or of
             `jax.ShapeDtypeStruct`. Not needed otherwise.
 
@@ -82,13 +106,15 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     if isinstance(a, LinearOperator):
         return a
     refuse_stream(a)
-    if isinstance(a, jax.Array | np.ndarray | list | tuple):
-        return _from_matrix(floating(matrix_of(a)))
+    if is_matrix(a):
+        return _from_matrix(as_matrix(a))
+    if is_scipy_operator(a):
+        return _from_host(HostProduct(a))
+    if hasattr(a, "domain") and hasattr(a, "codomain"):
+        raise TypeError(f"{type(a).__name__} is a rectangular map: use svds, or an operator from vectors to their like")
     if hasattr(a, "mv"):
-        structure = describe_all(like if like is not None else _own_structure(a))
+        structure = describe_all(like if like is not None else own_structure(a))
         return _from_function(a.mv, structure)
-    if is_jax_sparse(a):
-        return _from_matrix(a)
     if callable(a):
         if like is None:
             raise TypeError(
@@ -97,8 +123,8 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
             )
         return _from_function(a, describe_all(like))
     raise TypeError(
-        f"expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse, an object with .mv or "
-        f"a callable, and got {type(a).__name__}"
+        "expected an operator, an (n, n) array, a sparse matrix of jax.experimental.sparse or SciPy, an object with "
+        f".mv or a callable, and got {type(a).__name__}"
     )
 
 
@@ -109,26 +135,23 @@ def refuse_stream(a: Any) -> None:
         raise TypeError(refusal)
 
 
-def matrix_of(a: Any) -> jax.Array:
-    """An array, or a sequence of numbers as one; a TypeError where it holds anything else."""
-    try:
-        return jnp.asarray(a)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"expected an operator, an (n, n) array or a callable, and got {arguments.shown(a)}, which is no array of "
-            "numbers"
-        ) from error
-
-
 def _from_matrix(matrix: Any) -> MatrixOperator:
     shape = tuple(matrix.shape)
     if len(shape) > 2:
         raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
-    if len(shape) != 2 or shape[0] != shape[1]:
+    if len(shape) != 2 or shape[0] != shape[1] or 0 in shape:
         raise ValueError(
-            f"expected the square matrix (n, n) of an operator, and got the shape {shape}: svds takes rectangular ones"
+            f"expected the square matrix (n, n) of an operator, not empty, and got the shape {shape}: svds takes "
+            "rectangular ones"
         )
     return MatrixOperator(matrix)
+
+
+def _from_host(product: HostProduct) -> HostOperator:
+    rows, columns = product.operator.shape
+    if rows != columns:
+        raise ValueError(f"expected a square operator (n, n), and got the shape {(rows, columns)}: svds takes it")
+    return HostOperator(product)
 
 
 def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
@@ -141,22 +164,20 @@ def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
 
 def _check_real(result: PyTree, structure: PyTree) -> None:
     """Raise an error where real vectors are made complex."""
-    is_complex = [any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(x)) for x in (result, structure)]
-    if is_complex == [True, False]:
+    if _is_complex(result) and not _is_complex(structure):
         raise TypeError(
-            "the callable gives complex numbers for real vectors: give a complex v0 (or like=), such as "
+            "the callable gives complex numbers for real vectors: pass a complex v0 (or like=), such as "
             "v0.astype(jnp.complex64)"
         )
 
 
-def floating(matrix: jax.Array) -> jax.Array:
-    """The matrix, of integers or truth values in the default floating dtype."""
-    return matrix if jnp.issubdtype(matrix.dtype, jnp.inexact) else matrix.astype(float)
+def _is_complex(structure: PyTree) -> bool:
+    return any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
 
 
 def describe_all(like: PyTree) -> PyTree:
     """The structure of an example vector, of arrays or of shapes; a leaf that is no number raises an error."""
-    arrays = jax.tree.map(lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), like)
+    arrays = as_arrays(like, "like")
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
@@ -166,16 +187,10 @@ def describe_all(like: PyTree) -> PyTree:
     return tree.structure_of(arrays)
 
 
-def _own_structure(a: Any) -> PyTree:
+def own_structure(a: Any) -> PyTree:
+    """What an object with `.mv` says of the vectors that it takes."""
     if hasattr(a, "in_structure"):  # lineax's name for it
         return a.in_structure()
     if hasattr(a, "shape") and hasattr(a, "dtype"):
         return jax.ShapeDtypeStruct(tuple(a.shape)[-1:], a.dtype)
     raise TypeError(f"{type(a).__name__} has .mv but says nothing of its vectors: pass like=, a pytree of arrays")
-
-
-def is_jax_sparse(a: Any) -> bool:
-    """Whether it is a sparse matrix of `jax.experimental.sparse`."""
-    # Whoever holds a sparse matrix has imported the module; nobody else should wait for it.
-    sparse = sys.modules.get("jax.experimental.sparse")
-    return sparse is not None and isinstance(a, sparse.JAXSparse)

@@ -42,7 +42,7 @@ LIKELIHOODS = ("categorical", "gaussian")
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GradientCovarianceOperator(LinearOperator):
     """(1/N) sum g g^T of the gradients of the examples' losses, or of what is left of them without their mean."""
 
@@ -73,6 +73,9 @@ class GradientCovarianceOperator(LinearOperator):
 
         zero = working_zeros(self.varying)
         return tree.placed_like(tree.cast_like(self._sum(product, zero), vector), self.varying)
+
+    # Symmetric.
+    adjoint_mv = mv
 
     def _mean_slope(self, vector: PyTree) -> jax.Array:
         # A pass of its own: taken off before the sum it leaves no cancellation between two large products.

@@ -33,6 +33,7 @@ from eigenjax.operators.captured import CapturedFunction, capture, check_callabl
 from eigenjax.operators.hessian import hessian_product
 from eigenjax.operators.linear_head import LinearHead
 from eigenjax.operators.linearization import linearized
+from eigenjax.operators.means import check_mean_once, check_no_sum_over_devices, mistake_of, spread_shape
 from eigenjax.operators.modules import parameters_of, without_aux
 from eigenjax.operators.output_loss import CrossEntropy, check_labels, recognised
 from eigenjax.operators.selection import Select, merge, partition
@@ -40,7 +41,7 @@ from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GaussNewtonOperator(LinearOperator):
     """J^T H_L J of the mean loss over the data, in the varying parameters."""
 
@@ -63,6 +64,22 @@ class GaussNewtonOperator(LinearOperator):
         product = lambda batch: self._product(batch[0], batch[1], vector)
         total = sum_over_batches(product, (self.data, self.weights), self.batch_size, zero)
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
+
+    def mistake_of_loss(self) -> str | None:
+        """What is wrong with the loss where it is no mean over examples, on evaluating it on a few."""
+        if isinstance(self.loss, CrossEntropy) or num_examples(self.data) < 2:
+            return None
+        spread = None if self.weights is not None else spread_shape(self.model.results[0], self.data[1])
+        params = merge(self.varying, self.constant)
+        found = mistake_of(_loss_of_batch(self.model, self.loss), params, self.data, thorough=True)
+        if self.weights is not None:
+            return _NO_LOSSES if found else None
+        if found and spread:
+            return _spread_remedy(self.model, self.data)
+        return _NO_MEAN if found == "sum" and self.batch_size is not None else None
+
+    # Symmetric.
+    adjoint_mv = mv
 
     def _product(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None, vector: PyTree) -> PyTree:
         outputs = lambda varying: self._outputs(merge(varying, self.constant), batch[0])
@@ -134,7 +151,7 @@ def gauss_newton(
             the module is left as it is.
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples.
         batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
-            counts by its size, so the result is that of the full data, to rounding.
+            counts by its size, so the result is that of the full data, to rounding. A loss that is a sum is refused.
         select: the parameters that vary, as of `hessian`.
         weights: (N,) or (N, ...), in any units; the loss must then return an array of losses of the shape
             (b,) or (b, ...). What has weight zero is as if absent.
@@ -176,7 +193,9 @@ def gauss_newton(
     params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
     batches = batch_examples(data, batch_size)
-    traced = capture_model(model, merge(varying, constant), batches)
+    params = merge(varying, constant)
+    traced = capture_model(model, params, batches)
+    check_no_sum_over_devices(traced, "model")
     if known is not None:
         for outputs, (_, targets) in zip(traced.results, batches, strict=True):
             known.check(outputs, targets)
@@ -185,7 +204,46 @@ def gauss_newton(
     for result, batch in zip(traced_loss.results, batches, strict=True):
         shape = () if weights is None else (num_examples(batch), *weights.shape[1:])
         check_shape(result, shape, _call(weights))
+    _check_mean(traced, traced_loss, params, data, weights, batch_size)
     return GaussNewtonOperator(varying, constant, data, weights, traced, traced_loss, batch_size)
+
+
+def _check_mean(model, loss, params, data, weights, batch_size) -> None:
+    check_no_sum_over_devices(loss, "loss")
+    spread = None if weights is not None else spread_shape(model.results[0], data[1])
+    is_cut = batch_size is not None and 1 < batch_size < num_examples(data)
+    if weights is not None or is_cut or spread:
+        remedy = _NO_LOSSES if weights is not None else _NO_MEAN if not spread else _spread_remedy(model, data)
+        refused = ("sum", "mixed") if spread else ("sum",)
+        check_mean_once(loss, _loss_of_batch(model, loss), params, data, remedy, refused=refused)
+
+
+def _loss_of_batch(model: CapturedFunction, loss: CapturedFunction) -> Callable:
+    def evaluate(params, batch):
+        outputs = model.source.function(params, batch[0])
+        outputs = outputs.logits() if isinstance(outputs, LinearHead) else outputs
+        return loss.source.function(outputs, batch[1])
+
+    return evaluate
+
+
+def _spread_remedy(model: CapturedFunction, data: PyTree) -> str:
+    outputs, targets = model.results[0].shape, data[1].shape
+    return (
+        f"the model's outputs have the shape {outputs} and the targets {targets}, which the loss combines to one with "
+        "more entries than either, each output with each target: give targets of the shape of the outputs, such as "
+        "targets[:, None], so that loss(outputs, targets) is the mean over examples"
+    )
+
+
+_NO_MEAN = (
+    "loss(outputs, targets) is a sum over examples: on a few of them it is the sum, not the mean, of its values on "
+    "their halves. With batch_size= it must be the mean: use jnp.mean, or divide by the number of examples in the batch"
+)
+_NO_LOSSES = (
+    "with weights= loss(outputs, targets) must return the losses of single examples, and what it returns for an "
+    "example changes with the other examples in the batch: do not divide by their number, and do not mix them"
+)
 
 
 def check_pair(data: Any) -> tuple[PyTree, PyTree]:

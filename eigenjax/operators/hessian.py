@@ -28,6 +28,7 @@ from eigenjax.operators.batching import (
 )
 from eigenjax.operators.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.linearization import first_evaluable
+from eigenjax.operators.means import check_mean_once, check_no_sum_over_devices, mistake_of
 from eigenjax.operators.modules import parameters_of, without_aux
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
@@ -36,7 +37,7 @@ Scalar = Callable[[PyTree], jax.Array]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HessianOperator(LinearOperator):
     """The second derivative of the mean loss over the data, in the varying parameters."""
 
@@ -67,6 +68,19 @@ class HessianOperator(LinearOperator):
             zero,
         )
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
+
+    def mistake_of_loss(self) -> str | None:
+        """What is wrong with the loss where it is no mean over examples, on evaluating it on a few."""
+        if self.data is None or num_examples(self.data) < 2 or (self.weights is None and self.batch_size is None):
+            return None
+        params = merge(self.varying, self.constant)
+        found = mistake_of(self.loss.source.function, params, self.data, thorough=True)
+        if self.weights is not None:
+            return _NO_LOSSES if found else None
+        return _NO_MEAN if found == "sum" else None
+
+    # Symmetric, as every second derivative is.
+    adjoint_mv = mv
 
     def _share(self, varying: PyTree, batch: PyTree, weights: jax.Array | None) -> jax.Array:
         params = merge(varying, self.constant)
@@ -102,7 +116,7 @@ def hessian(
             the module is left as it is.
         data: pytree of arrays with a common leading axis of N examples.
         batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
-            counts by its size, so the result is that of the full data, to rounding.
+            counts by its size, so the result is that of the full data, to rounding. A loss that is a sum is refused.
         weights: (N,) weights of the examples, in any units; loss(params, batch) must then return the (b,)
             losses of the batch's examples. An example of weight zero is as if absent.
         select: which parameters vary: the others are constants, and vectors have None in their place. A function
@@ -122,7 +136,11 @@ def hessian(
         TypeError: if the loss is no function or does not return a real scalar ((b,) with weights); for complex
             parameters.
 
-    Cost: a product is about three gradients in time, and two in memory.
+    On a mesh, jit with sharded arrays and shard_map with check_vma=True give the Hessian of all data. Under pmap and
+    shard_map(check_vma=False) JAX differentiates a pmean as if each device's part were alone: such a loss is refused.
+
+    Cost: a product is about three gradients in time, and two in memory. The first time that a loss comes with
+    batch_size or weights, it is evaluated on eight examples.
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,10 +168,23 @@ def hessian(
     for result, example in zip(traced.results, examples, strict=True):
         shape = () if weights is None else (num_examples(example[-1]),)
         check_shape(result, shape, _call(data, weights))
+    check_no_sum_over_devices(traced, "loss")
+    if data is not None and (weights is not None or (batch_size is not None and 1 < batch_size < num_examples(data))):
+        check_mean_once(traced, loss, params, data, _NO_MEAN if weights is None else _NO_LOSSES)
     return HessianOperator(varying, constant, data, weights, traced, batch_size, mode)
 
 
-def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
+_NO_MEAN = (
+    "loss(params, batch) is a sum over examples: on a few of them it is the sum, not the mean, of its values on their "
+    "halves. With batch_size= it must be the mean: use jnp.mean, or divide by the number of examples in the batch"
+)
+_NO_LOSSES = (
+    "with weights= loss(params, batch) must return the losses of single examples, and what it returns for an example "
+    "changes with the other examples in the batch: do not divide by their number, and do not mix them"
+)
+
+
+def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any, has_aux: bool = False) -> PyTree:
     """One product with the Hessian of loss(params, *args) in params.
 
     Args:
@@ -161,6 +192,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         params: pytree of floating-point arrays, or a module of flax.nnx, of which the nnx.Param vary.
         v: the vector, shaped like params.
         *args: passed on.
+        has_aux: the loss returns a pair (value, aux), of which the second is dropped.
 
     Returns:
         H v, shaped like params. Cost: about three gradients.
@@ -174,7 +206,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any) -> PyTree:
         [12. 24.]
     """
     check_callable(loss, "loss")
-    params, loss = parameters_of(params, loss)
+    params, loss = parameters_of(params, without_aux(loss, "loss") if has_aux else loss)
     check_vector(v, tree.structure_of(params), name="v")
     scalar = lambda p: check_shape(loss(p, *args), (), "loss(params, *args)")
     return tree.placed_like(hessian_product(scalar, params, tree.placed_like(v, params)), params)

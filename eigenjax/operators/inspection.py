@@ -11,18 +11,21 @@ from jax.core import Tracer
 from eigenjax import random_vectors, tree
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.captured import with_sources
-from eigenjax.operators.convert import describe_all, refuse_stream
+from eigenjax.operators.convert import as_operator, describe_all, refuse_stream
+from eigenjax.operators.host import is_scipy_operator
+from eigenjax.operators.matrices import is_matrix
 from eigenjax.tree import PyTree
 
 # How many columns `to_dense` computes at once.
 _DENSE_BATCH = 64
 
 
-def to_dense(op: LinearOperator) -> jax.Array:
+def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
     """The (n, n) matrix of an operator, in the order of its raveled leaves.
 
     Args:
-        op: an operator on n numbers.
+        op: whatever `as_operator` takes.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         (n, n) in the dtype that its scalars are accumulated in. Cost: n products, n^2 numbers.
@@ -34,7 +37,7 @@ def to_dense(op: LinearOperator) -> jax.Array:
         [[0. 1.]
          [1. 0.]]
     """
-    refuse_stream(op)
+    op = as_operator(op, like=like)
     working = tree.working_structure(op.structure)
     dtype = tree.accumulation_dtype(op.structure)
     leaves, treedef = jax.tree.flatten(working)
@@ -50,14 +53,15 @@ def to_dense(op: LinearOperator) -> jax.Array:
     return jax.lax.map(column, jnp.arange(op.size), batch_size=min(_DENSE_BATCH, op.size)).T
 
 
-def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
+def symmetry_error(op: Any, key: jax.Array, *, like: PyTree = None) -> jax.Array:
     """How far an operator is from symmetric (Hermitian), seen by two random vectors.
 
         |<u, A v> - <A u, v>| / (||A u|| + ||A v||),    u, v standard normal
 
     Args:
-        op: an operator.
+        op: whatever `as_operator` takes.
         key: of the two vectors.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         () about the machine epsilon for a symmetric operator that is the same at every call, about
@@ -70,7 +74,7 @@ def symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
         >>> bool(symmetry_error(as_operator(jnp.array([[0.0, 1.0], [-1.0, 0.0]])), jax.random.key(0)) > 0.1)
         True
     """
-    refuse_stream(op)
+    op = as_operator(op, like=like)
     first, second = jax.random.split(key)
     structure = tree.working_structure(op.structure)
     u, v = random_vectors.normal(first, structure), random_vectors.normal(second, structure)
@@ -107,7 +111,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     and `fisher` are called again.
 
     Args:
-        op: a `LinearOperator`, or a callable v -> A v.
+        op: whatever `as_operator` takes; a callable v -> A v is called as it is.
         key: of the two vectors.
         like: for a callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
@@ -116,7 +120,8 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
 
     Raises:
         ValueError: if the products do not have the structure or the shapes of the vectors, are not finite, change
-            from call to call, are not linear, or not symmetric. It names the usual cause and the remedy, of the first
+            from call to call, are not linear, or not symmetric, or if a loss that is to be a mean over examples is a
+            sum or mixes them. It names the usual cause and the remedy, of the first
             of these that is found: the ones after it would follow from it.
         TypeError: if a product has another dtype than its vector, if a callable comes without `like`, or under jit.
 
@@ -139,6 +144,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
         raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
+    _check_losses(op)
     report = _report(product, structure, (u, v), image_u)
     for is_wrong, message in (
         (not _is_finite(report), _NOT_FINITE),
@@ -176,9 +182,21 @@ def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]
     if isinstance(op, LinearOperator):
         # Its functions as Python runs them: as they were traced, they are the same at every call.
         return with_sources(op).mv, op.structure
-    if not callable(op) or like is None:
-        raise TypeError("give a LinearOperator, or a callable v -> A v together with like=, a pytree like its vectors")
+    if is_matrix(op) or is_scipy_operator(op) or not callable(op):
+        op = as_operator(op, like=like)
+        return op.mv, op.structure
+    if like is None:
+        raise TypeError("give a callable v -> A v together with like=, a pytree of arrays or shapes like its vectors")
     return op, describe_all(like)
+
+
+def _check_losses(op: Any) -> None:
+    """Raises a ValueError where a loss in the operator is no mean over examples."""
+    has_loss = lambda x: hasattr(x, "mistake_of_loss")
+    for part in filter(has_loss, jax.tree.leaves(op, is_leaf=has_loss)):
+        mistake = part.mistake_of_loss()
+        if mistake:
+            raise ValueError(mistake)
 
 
 def _check_result(image: PyTree, structure: PyTree) -> None:

@@ -8,6 +8,7 @@ are concatenated, transposed ones are summed, J^T u = sum_j J_j^T u_j.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -25,9 +26,10 @@ from eigenjax.operators.batching import (
     working_zeros,
 )
 from eigenjax.operators.captured import CapturedFunction, capture, check_callable
+from eigenjax.operators.linear_head import LinearHead
 from eigenjax.operators.linearization import linearized
+from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.modules import parameters_of, without_aux
-from eigenjax.operators.rectangular import RectangularOperator
 from eigenjax.operators.selection import Select, merge, partition
 from eigenjax.tree import PyTree
 
@@ -35,7 +37,7 @@ Model = Callable[[PyTree, PyTree], PyTree]
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class JacobianMap(RectangularOperator):
     """The derivative of model(params, inputs) in the varying parameters."""
 
@@ -84,7 +86,7 @@ class JacobianMap(RectangularOperator):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GramOperator(LinearOperator):
     """A A^H of a rectangular map, on the vectors that it gives."""
 
@@ -154,7 +156,7 @@ def jacobian(
     params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
     params, batches = merge(varying, constant), batch_examples(inputs, batch_size)
-    traced = capture(model, [(params, batch) for batch in batches], "model")
+    traced = capture(_formed(model), [(params, batch) for batch in batches], "model")
     _check_outputs(traced.results[0], None if batch_size is None else num_examples(batches[0]))
     return JacobianMap(varying, constant, inputs, traced, batch_size)
 
@@ -200,6 +202,17 @@ def neural_tangent_kernel(
     Source: Jacot, Gabriel and Hongler (2018), Neural tangent kernel.
     """
     return GramOperator(jacobian(model, params, inputs, batch_size=batch_size, select=select, has_aux=has_aux))
+
+
+def _formed(model: Model) -> Model:
+    """The model with logits in the place of a `LinearHead`."""
+
+    @functools.wraps(model)
+    def outputs(params: PyTree, inputs: PyTree) -> PyTree:
+        result = model(params, inputs)
+        return result.logits() if isinstance(result, LinearHead) else result
+
+    return outputs
 
 
 def _check_outputs(outputs: PyTree, count: int | None) -> None:

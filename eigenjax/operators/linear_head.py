@@ -51,7 +51,9 @@ class LinearHead:
     def logits(self) -> jax.Array:
         """All of them, (..., T, V)."""
         logits = self.features @ self.kernel
-        return logits if self.bias is None else logits + self.bias
+        if self.bias is None:
+            return logits
+        return logits + jax.lax.expand_dims(self.bias, range(logits.ndim - 1))
 
     @property
     def num_classes(self) -> int:

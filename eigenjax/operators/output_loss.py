@@ -87,6 +87,11 @@ class CrossEntropy:
         total = jnp.sum(losses, axes)
         return total if self.reduction == "sum" else total / _count(valid, axes).astype(total.dtype)
 
+    @property
+    def source_name(self) -> str:
+        """The name of the loss."""
+        return "softmax_cross_entropy"
+
     def shape(self, targets: jax.Array) -> tuple[int, ...]:
         """Of the loss."""
         return {"mean": (), "none": targets.shape}.get(self.reduction, targets.shape[:1])

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.convert import as_operator, describe_all
 from eigenjax.operators.selection import part_like
 from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DiagonalOperator(LinearOperator):
     """V -> d * v, leaf by leaf; a leaf of d is shaped like that of v, or one number for all of its entries."""
 
@@ -38,7 +39,7 @@ class DiagonalOperator(LinearOperator):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PreconditionedOperator(LinearOperator):
     """D^(-1/2) A D^(-1/2)."""
 
@@ -59,13 +60,14 @@ class PreconditionedOperator(LinearOperator):
         return jax.tree.map(lambda d, x: (jax.lax.rsqrt(d) * x.astype(d.dtype)).astype(x.dtype), self.diagonal, vector)
 
 
-def precondition(op: LinearOperator, diagonal: PyTree) -> LinearOperator:
+def precondition(op: Any, diagonal: PyTree, *, like: PyTree = None) -> LinearOperator:
     """The operator D^(-1/2) A D^(-1/2), whose eigenvalues are those of D^-1 A.
 
     Args:
-        op: A, symmetric, a `LinearOperator` or a matrix.
+        op: A, symmetric, whatever `as_operator` takes.
         diagonal: D > 0, real numbers in a pytree like the vectors of A. What belongs to parameters that A leaves out
             (`select=`) is ignored, so that the diagonal of a whole model serves for each part of it.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         An operator on the same vectors; an eigenvector y of it stands for x = D^(-1/2) y with A x = lambda D x.
@@ -89,9 +91,9 @@ def precondition(op: LinearOperator, diagonal: PyTree) -> LinearOperator:
 
     Source: Cohen et al. (2022), Adaptive gradient methods at the edge of stability.
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     structure = op.structure
-    diagonal = jax.tree.map(jnp.asarray, part_of(diagonal, structure, "diagonal"))
+    diagonal = as_arrays(part_of(diagonal, structure, "diagonal"), "diagonal")
     real = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, tree.real_dtype(tree.accumulation_dtype(x))), structure)
     for path, leaf in jax.tree_util.tree_flatten_with_path(diagonal)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

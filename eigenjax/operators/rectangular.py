@@ -1,10 +1,4 @@
-"""Rectangular linear maps: A from vectors of one structure to vectors of another, and its adjoint.
-
-A map is a registered pytree, as the operators of `base` are: its arrays are leaves and its functions static. The
-adjoint of a plain function is its transpose, which JAX derives, between two conjugations:
-
-    A^H u = conj(A^T conj(u))
-"""
+"""Rectangular linear maps: A from vectors of one structure to vectors of another, and its adjoint."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,162 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.closure import TracedFunction, hoist
-from eigenjax.operators.convert import describe_all, floating, is_jax_sparse, matrix_of, refuse_stream
+from eigenjax.operators.convert import describe_all, own_structure, refuse_stream
 from eigenjax.operators.convolutions import fast_in_loops
+from eigenjax.operators.host import HostProduct, is_scipy_operator
+from eigenjax.operators.maps import FunctionMap, HostMap, MatrixMap, RectangularOperator, SquareMap
+from eigenjax.operators.matrices import as_matrix, is_matrix
 from eigenjax.tree import PyTree
 
 
-class RectangularOperator:
-    """A linear map A between two spaces of pytrees; subclasses give what raises an error here.
-
-    To write one: a frozen dataclass registered with `jax.tree_util.register_dataclass`.
-    """
-
-    @property
-    def domain(self) -> PyTree:
-        """The vectors that A takes, as a pytree of `jax.ShapeDtypeStruct`."""
-        raise NotImplementedError
-
-    @property
-    def codomain(self) -> PyTree:
-        """The vectors that A gives."""
-        raise NotImplementedError
-
-    def mv(self, vector: PyTree) -> PyTree:
-        """A v."""
-        raise NotImplementedError
-
-    def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A^H u; the transpose of `mv`, unless a subclass knows better."""
-        transposed = jax.linear_transpose(self.mv, self.domain)
-        return _conjugated(transposed(_conjugated(vector))[0])
-
-    def transposed(self) -> "RectangularOperator":
-        """A^H, which is A^T of a real map."""
-        return AdjointMap(self)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(p, n): how many numbers the vectors hold that A gives, and those that it takes."""
-        return tree.size(self.codomain), tree.size(self.domain)
-
-
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class MatrixMap(RectangularOperator):
-    """A dense (p, n) array, or a sparse one that jax can multiply, on flat vectors."""
-
-    matrix: Any
-
-    @property
-    def domain(self) -> PyTree:
-        """One flat leaf of n numbers."""
-        return jax.ShapeDtypeStruct(self.matrix.shape[-1:], self.matrix.dtype)
-
-    @property
-    def codomain(self) -> PyTree:
-        """One flat leaf of p numbers."""
-        return jax.ShapeDtypeStruct(self.matrix.shape[-2:-1], self.matrix.dtype)
-
-    def mv(self, vector: PyTree) -> PyTree:
-        """A v; a dense product in the full precision of the dtype on every device."""
-        if isinstance(self.matrix, jax.Array):
-            return jnp.matmul(self.matrix, vector, precision=jax.lax.Precision.HIGHEST)
-        return self.matrix @ vector
-
-    def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A^H u, without a transposed copy."""
-        if isinstance(self.matrix, jax.Array):
-            return jnp.conj(jnp.matmul(jnp.conj(vector), self.matrix, precision=jax.lax.Precision.HIGHEST))
-        return super().adjoint_mv(vector)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class FunctionMap(RectangularOperator):
-    """A plain function v -> A v and, if it was given, u -> A^H u; the arrays that they closed over are leaves."""
-
-    constants: list[jax.Array]
-    adjoint_constants: list[jax.Array]
-    function: TracedFunction = dataclasses.field(metadata={"static": True})
-    adjoint: TracedFunction | None = dataclasses.field(metadata={"static": True})
-    leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
-    treedef: Any = dataclasses.field(metadata={"static": True})
-
-    @property
-    def domain(self) -> PyTree:
-        """That of the example it was traced with."""
-        return jax.tree.unflatten(self.treedef, self.leaves)
-
-    @property
-    def codomain(self) -> PyTree:
-        """That of what it gave."""
-        return tree.structure_of(self.function.result_structure)
-
-    def mv(self, vector: PyTree) -> PyTree:
-        """The function, as it was traced."""
-        return self.function(self.constants, vector)
-
-    def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """The adjoint given, or the transpose of the trace."""
-        return self.adjoint(self.adjoint_constants, vector) if self.adjoint else super().adjoint_mv(vector)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class SquareMap(RectangularOperator):
-    """A `LinearOperator`, symmetric or not."""
-
-    operator: LinearOperator
-
-    @property
-    def domain(self) -> PyTree:
-        """That of the operator."""
-        return self.operator.structure
-
-    @property
-    def codomain(self) -> PyTree:
-        """The same."""
-        return self.operator.structure
-
-    def mv(self, vector: PyTree) -> PyTree:
-        """A v."""
-        return self.operator.mv(vector)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class AdjointMap(RectangularOperator):
-    """A^H."""
-
-    inner: RectangularOperator
-
-    @property
-    def domain(self) -> PyTree:
-        """What A gives."""
-        return self.inner.codomain
-
-    @property
-    def codomain(self) -> PyTree:
-        """What A takes."""
-        return self.inner.domain
-
-    def mv(self, vector: PyTree) -> PyTree:
-        """A^H u."""
-        return self.inner.adjoint_mv(vector)
-
-    def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A v."""
-        return self.inner.mv(vector)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dilation(LinearOperator):
     """The Hermitian [[0, A], [A^H, 0]] on pairs (u, v), whose eigenvalues are plus and minus the singular values.
 
@@ -205,9 +57,10 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
     """Whatever stands for a linear map, as a `RectangularOperator`.
 
     Args:
-        a: a `RectangularOperator` (returned as it is), a `LinearOperator`, a (p, n) array, a sparse matrix of
-            `jax.experimental.sparse`, or a callable v -> A v. A callable may close over arrays and tracers: they
-            become leaves, and gradients flow to them.
+        a: a `RectangularOperator` (returned as it is), a `LinearOperator`, a (p, n) array or nested lists (integers
+            become floats), a sparse matrix of `jax.experimental.sparse` or of SciPy, an object with a method `.mv`
+            such as an operator of lineax, a callable v -> A v, or a SciPy `LinearOperator` that has `rmatvec`. A
+            callable may close over arrays and tracers: they become leaves, and gradients flow to them.
         like: for a callable, the vectors it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
         adjoint: for a callable, u -> A^H u; None derives it by `jax.linear_transpose`.
 
@@ -226,7 +79,8 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
         >>> print(differences.shape, differences.adjoint_mv(jnp.ones(3)))
         (3, 4) [-1.  0.  0.  1.]
     """
-    is_function = callable(a) and not isinstance(a, LinearOperator | RectangularOperator)
+    is_known = isinstance(a, LinearOperator | RectangularOperator) or is_matrix(a) or is_scipy_operator(a)
+    is_function = not is_known and (callable(a) or hasattr(a, "mv"))
     if adjoint is not None and not is_function:
         raise TypeError(
             f"adjoint= goes with a callable v -> A v; {type(a).__name__} has an adjoint of its own, so leave it out"
@@ -236,19 +90,24 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
         return a
     if isinstance(a, LinearOperator):
         return _checked(SquareMap(a))
-    if isinstance(a, jax.Array | np.ndarray | list | tuple) or is_jax_sparse(a):
-        return _from_matrix(a if is_jax_sparse(a) else floating(matrix_of(a)))
+    if is_matrix(a):
+        return _from_matrix(as_matrix(a))
+    if is_scipy_operator(a):
+        return HostMap(HostProduct(a))
     if not is_function:
         raise TypeError(
-            "expected a (p, n) array, a sparse matrix of jax.experimental.sparse, an operator or a callable v -> A v, "
-            f"and got {type(a).__name__}"
+            "expected a (p, n) array, a sparse matrix of jax.experimental.sparse or SciPy, an operator or a callable "
+            f"v -> A v, and got {type(a).__name__}"
         )
+    product: Any = getattr(a, "mv", a)
+    if hasattr(a, "mv") and like is None:
+        like = own_structure(a)
     if like is None:
         raise TypeError(
             "a callable says nothing of the vectors that it takes: pass v0= to the solver (or like=), a pytree of "
             "arrays shaped as they are"
         )
-    return _from_function(a, describe_all(like), adjoint)
+    return _from_function(product, describe_all(like), adjoint)
 
 
 def _from_matrix(matrix: Any) -> MatrixMap:
@@ -293,7 +152,3 @@ def _checked(op: RectangularOperator) -> RectangularOperator:
             "of an operation in it; pass adjoint=, the function u -> A^H u"
         ) from error
     return op
-
-
-def _conjugated(vector: PyTree) -> PyTree:
-    return jax.tree.map(jnp.conj, vector)

@@ -22,7 +22,7 @@ from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RestrictedOperator(LinearOperator):
     """P^T A P for the leaves kept; the others of its vectors are None."""
 
@@ -40,15 +40,16 @@ class RestrictedOperator(LinearOperator):
         return split(self.inner.mv(merge(vector, jax.tree.map(zeros, outside))), self.kept)[0]
 
 
-def restrict(op: Any, select: Select) -> LinearOperator:
+def restrict(op: Any, select: Select, *, like: PyTree = None) -> LinearOperator:
     """The block of an operator on the leaves selected.
 
         B = P^T A P,    for a Hessian the second derivative in these parameters, the others constant
 
     Args:
-        op: A, whatever `as_operator` takes without more being said.
+        op: A, whatever `as_operator` takes.
         select: which leaves of its vectors: a function `select(path, leaf) -> bool`, a string such as "*/kernel",
             a compiled regular expression or a list of these, as of `hessian(select=)`.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The block, on vectors that have None in place of the others. Its eigenvalues lie between the extreme ones of
@@ -68,7 +69,7 @@ def restrict(op: Any, select: Select) -> LinearOperator:
         >>> print(block.structure["b"], eigenjax.to_dense(block))
         None [[2.]]
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     kept = chosen(op.structure, select)
     if not any(kept):
         raise ValueError("select: no leaf of the operator's vectors is selected")

@@ -106,8 +106,9 @@ def _value(value: Any, order: int) -> Any:
 
 def _other(value: Any, order: int) -> Any:
     if isinstance(value, types.FunctionType):
-        cells = tuple(_value(_content(cell), order) for cell in value.__closure__ or ())
-        return value.__code__, cells, _value(value.__defaults__, order)
+        cells = tuple(_captured(_content(cell), order) for cell in value.__closure__ or ())
+        defaults = tuple(_captured(default, order) for default in value.__defaults__ or ())
+        return value.__code__, cells, defaults
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__hash__ is None:
         parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return type(value), _value(parts, order)
@@ -116,6 +117,13 @@ def _other(value: Any, order: int) -> Any:
     except TypeError:
         return _ByIdentity(value)
     return type(value), value
+
+
+def _captured(value: Any, order: int) -> Any:
+    """What a function called at run time holds: an object that may change stands for itself only."""
+    if value is None or isinstance(value, bool | int | float | complex | str | types.FunctionType):
+        return _value(value, order)
+    return _ByIdentity(value)
 
 
 def _content(cell: Any) -> Any:

@@ -35,7 +35,7 @@ _MARGIN = 1.25
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LayerOperator(LinearOperator):
     """P A P + c (I - P), with P in truth values for the leaves.
 

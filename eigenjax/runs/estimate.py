@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eigenjax import tree
-from eigenjax.arguments import explained, shown
+from eigenjax.arguments import explained, plain_int, shown
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
 
 @explained
 def estimate(
-    op: LinearOperator,
+    op: Any,
     k: int,
     *,
     mesh: Mesh | None = None,
@@ -58,12 +58,13 @@ def estimate(
     block_size: int = 1,
     max_matvecs: int | None = None,
     which: str = "LA",
+    like: PyTree = None,
 ) -> Estimate:
     """What `eigsh` or `run` will need for an operator that need not exist yet: it is compiled for one product, not run.
 
     Args:
-        op: an operator, of arrays or of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it:
-            `jax.eval_shape(lambda p, d: hessian(loss, p, d), params, data)`; or a matrix, or the shape of one.
+        op: whatever `as_operator` takes, or an operator of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it:
+            `jax.eval_shape(lambda p, d: hessian(loss, p, d), params, data)`; or the shape of a matrix.
         k: number of pairs.
         mesh: of devices at hand. Leaves without a sharding of their own are taken as split over all of them along
             the longest axis that they divide, those without one as copied to each. None leaves all on one device.
@@ -71,6 +72,7 @@ def estimate(
         block_size: as of `eigsh`.
         max_matvecs: as of `eigsh`.
         which: as of `eigsh`.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The figures. The memory of a product and what it moves are the compiler's own, for these devices; a collective
@@ -89,7 +91,8 @@ def estimate(
         >>> print(needed.operator_bytes, needed.solver_bytes, needed.num_matvecs)
         4000000 120000 (10, 10000)
     """
-    op = _operator(op)
+    op = _operator(op, like)
+    k, krylov_dim, block_size, max_matvecs = map(plain_int, (k, krylov_dim, block_size, max_matvecs))
     checks.check_solve("estimate", k, op.size, which, block_size, krylov_dim, max_matvecs)
     if mesh is not None and not isinstance(mesh, Mesh):
         raise TypeError(f"estimate got mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh, or None")
@@ -116,19 +119,19 @@ def estimate(
     )
 
 
-def _operator(op: Any) -> LinearOperator:
+def _operator(op: Any, like: PyTree) -> LinearOperator:
     """An operator of arrays or of shapes, from a matrix or the shape of one too."""
     if isinstance(op, LinearOperator):
         return op
     if hasattr(op, "first_operator"):
         raise TypeError(f"{op.no_operator}; its batches alone: estimate(stream.first_operator(), k)")
-    if callable(op) and not hasattr(op, "mv"):
+    if like is None and callable(op) and not hasattr(op, "mv"):
         raise TypeError(
             f"estimate got {shown(op)}, which says nothing of its vectors: give an operator, such as "
             "as_operator(f, like=params)"
         )
     with prefixed("estimate"):
-        return jax.eval_shape(as_operator, op) if isinstance(op, jax.ShapeDtypeStruct) else as_operator(op)
+        return jax.eval_shape(as_operator, op) if isinstance(op, jax.ShapeDtypeStruct) else as_operator(op, like=like)
 
 
 def moved_bytes(program: str) -> int:

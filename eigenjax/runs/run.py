@@ -7,8 +7,9 @@ from typing import Any
 import jax
 
 from eigenjax import arguments
-from eigenjax.arguments import explained
+from eigenjax.arguments import explained, plain_int
 from eigenjax.operators.checks import prefixed
+from eigenjax.operators.matrices import vector_of
 from eigenjax.result import EigenResult
 from eigenjax.runs import checkpoint, checks, fingerprint
 from eigenjax.runs.errors import RunError
@@ -42,6 +43,7 @@ def run(
     v0: Any = None,
     key: jax.Array | None = None,
     verify: bool = True,
+    like: Any = None,
 ) -> EigenResult:
     """The pairs of `eigsh`, by the same steps from a loop on the host: for solves of minutes to days.
 
@@ -67,6 +69,7 @@ def run(
         v0: as of `eigsh`; of a stream, k eigenvectors are only where to start.
         key: as of `eigsh`.
         verify: as of `eigsh`.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         As `eigsh`.
@@ -90,9 +93,11 @@ def run(
     """
     for name, value in (("progress", progress), ("verify", verify)):
         arguments.check_bool("run", name, value)
+    k, every, krylov_dim, max_matvecs, block_size = map(plain_int, (k, every, krylov_dim, max_matvecs, block_size))
     checks.check_numbers("run", which, tol, sigma, v0, key)
     if not isinstance(op, Stream):
-        op = checks.operator_for("run", op, like=example_vector(v0))
+        v0 = vector_of(v0)
+        op = checks.operator_for("run", op, like=example_vector(v0) if like is None else like)
         checks.check_concrete("run", op)
     checks.check_outside("run", op.params if isinstance(op, Stream) else op, tol, sigma, v0, key)
     checks.check_solve("run", k, op.size, which, block_size, krylov_dim, max_matvecs)

@@ -12,7 +12,7 @@ from eigenjax.tree import PyTree
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ShownOperator(LinearOperator):
     """A x = c A v for x = c v, v one of the vectors shown; zero where none was.
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.arithmetic import matmul
-from eigenjax.operators.rectangular import RectangularOperator, adjoint_matvec, matvec
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import adjoint_matvec, matvec
 from eigenjax.solvers import bidiagonal_polynomials
 from eigenjax.solvers.bidiagonal_polynomials import BidiagonalPolynomials
 from eigenjax.solvers.control import apply_when

@@ -74,6 +74,7 @@ def eigs(
             one pair alone. The status is UNVERIFIED where max_matvecs ends it, or where it finds other values each
             time (which far from normal are determined less well than residuals tell). Pairs converge to a tenth of
             tol first. False saves the search.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The pairs in the order of `which`, complex; of two conjugates the one of positive imaginary part first. The

@@ -95,6 +95,7 @@ def eigsh(
             precision, at k products, and right to about the square of the residuals, which do not fall below what
             is lost in writing. tol=None is then the machine epsilon of this dtype, if that is more.
         max_basis_bytes: chooses krylov_dim, as many vectors as fit, at most 8 k or 200; static.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds each eigenvalue's error

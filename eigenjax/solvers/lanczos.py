@@ -205,6 +205,7 @@ def lanczos(
             sqrt(eps) of the accumulation dtype. It decides flags only, not the work.
         v0: start vector, shaped like the operator's vectors; the signs of the result follow it.
         key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The pairs in the order of `which`. Eigenvectors are held in float32 at least.

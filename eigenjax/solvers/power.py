@@ -44,8 +44,7 @@ _MARGIN = 0.5
 _MOMENTUM_LIMIT = 0.98
 # An image below so many units of rounding of ||A|| is zero: the vector is an eigenvector, there is nowhere to move.
 _VANISHED = 4.0
-# Products with a random vector that estimate ||A||, for the shift: what a start vector, on its way to the smallest
-# eigenvalue, sees of ||A|| may be less than half of it, and the shifted operator has its ends the wrong way round.
+# Products with a random vector that estimate ||A||, for the shift: a start vector may see less than half of it.
 _PROBES = 5
 
 
@@ -178,6 +177,7 @@ def deflated_power_iteration(
         which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
         v0: start vector of the first pair; the signs of the result follow it. An eigenvector stays what it is.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The pairs in the order of `which`, rotated by a Rayleigh-Ritz step, with true residuals. num_matvecs says how
@@ -203,10 +203,8 @@ def deflated_power_iteration(
     ritz.check_count(k, op.size, name)
     ritz.check_which(which, name)
     arguments.check_int(name, "max_iter", max_iter, why=", the matvecs allowed for one pair")
-    advance = lambda state, _: (
-        step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum),
-        None,
-    )
+    options = {"which": which, "max_iter": max_iter, "tol": tol, "momentum": momentum}
+    advance = lambda state, _: (step(op, state, **options), None)
     state, _ = jax.lax.scan(advance, init(op, v0, k=k, key=key), length=k * max_iter + _num_probes(which))
     return finalize(op, state, which=which, tol=tol, v0=v0)
 

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.arithmetic import matmul
-from eigenjax.operators.rectangular import Dilation, RectangularOperator
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
 from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, ritz
 from eigenjax.solvers.bidiagonal import Bidiagonalization

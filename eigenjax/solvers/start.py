@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
+from eigenjax.operators.matrices import vector_of
 from eigenjax.tree import PyTree
 
 
@@ -37,7 +38,7 @@ def given_start(op: LinearOperator, v0: PyTree | None) -> PyTree | None:
         return None
     structure = tree.working_structure(op.structure)
     widen = lambda x, like: x.astype(like.dtype) if jnp.iscomplexobj(like) or not jnp.iscomplexobj(x) else x
-    v0 = jax.tree.map(jnp.asarray, v0)
+    v0 = jax.tree.map(jnp.asarray, vector_of(v0))
     if jax.tree.structure(v0) == jax.tree.structure(structure):
         v0 = jax.tree.map(widen, v0, structure)
     check_vector(v0, structure, name="v0")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import check_vector
-from eigenjax.operators.rectangular import AdjointMap, RectangularOperator, as_rectangular, matvec
+from eigenjax.operators.maps import AdjointMap, RectangularOperator
+from eigenjax.operators.rectangular import as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers import restarted_bidiagonal
 from eigenjax.solvers.budget import checked_budget
@@ -63,6 +64,7 @@ def svds(
             ends it. Triplets converge to a tenth of tol first. False saves the search.
         adjoint: of a callable, u -> A^H u; None derives it by `jax.linear_transpose`. For functions that JAX cannot
             transpose, or whose adjoint is known to be cheaper.
+        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The triplets, the largest first: A right_i = values_i left_i and A^H left_i = values_i right_i, where left has

@@ -21,7 +21,7 @@ class KnownPairs(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ComplementOperator(LinearOperator):
     """P A P + c (I - P) with P = I - X^H X for orthonormal rows X; rows of zeros take nothing out.
 

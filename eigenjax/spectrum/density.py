@@ -20,7 +20,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.deflation import known_pairs
 from eigenjax.spectrum.node_widths import Bars, bars
-from eigenjax.spectrum.probes import check_int, check_key, mean_and_error
+from eigenjax.spectrum.probes import check_key, checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
 
 # On a grid a line is as wide as the grid's spacing, or this part of the gap to its neighbour where that is less.
@@ -114,6 +114,7 @@ def spectral_density(
     krylov_dim: int = 80,
     deflate: EigenResult | None = None,
     probe_batch: int = 1,
+    like: Any = None,
 ) -> SpectralDensity:
     """The distribution of all eigenvalues of a symmetric operator, by stochastic Lanczos quadrature.
 
@@ -124,13 +125,14 @@ def spectral_density(
     and less at its ends.
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`. Symmetric or Hermitian.
+        op: whatever `as_operator` takes. Symmetric or Hermitian.
         key: typed key of the probes.
         num_probes: p, static. More of them against chance.
         krylov_dim: m, steps from each, static; more than n is n. More of them against a lack of resolution.
         deflate: eigenpairs known, as `eigsh` returns them. Those that have converged become exact nodes of mass 1 / n,
             and the probes look at the rest only: for outliers, and for details of a bulk beside them.
         probe_batch: probes at once (by vmap), static: each holds a basis.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         Nodes and weights of each probe, `density` and `cdf`.
@@ -155,10 +157,11 @@ def spectral_density(
 
     Source: Ubaru, Chen and Saad (2017); Ghorbani, Krishnan and Xiao (2019); Chen, Trogdon and Ubaru (2021).
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     check_key(key)
-    for name, value in (("num_probes", num_probes), ("krylov_dim", krylov_dim), ("probe_batch", probe_batch)):
-        check_int(name, value, 1)
+    num_probes, krylov_dim, probe_batch = checked_ints(
+        num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
+    )
     known = known_pairs(op, deflate)
     krylov_dim = min(krylov_dim, op.size)
     states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)

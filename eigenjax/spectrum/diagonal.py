@@ -23,8 +23,8 @@ from eigenjax.spectrum.leave_one_out import Sketch, sketch
 from eigenjax.spectrum.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    check_int,
     check_key,
+    checked_int,
     draw,
     random_signs,
     unit_vector,
@@ -47,7 +47,9 @@ class DiagonalResult(NamedTuple):
 
 
 @explained
-def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1) -> DiagonalResult:
+def diagonal(
+    op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1, like: PyTree = None
+) -> DiagonalResult:
     """The diagonal of an operator from products with random signs.
 
         diag A ~ mean over i of  diag(A P_i) + conj(omega_i) * A (I - P_i) omega_i
@@ -56,11 +58,12 @@ def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: in
     operators of a rank less than half of the budget.
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`. Of a complex operator that is
+        op: whatever `as_operator` takes. Of a complex operator that is
             not Hermitian, the real part of the diagonal is meant.
         key: typed key of the probes.
         num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
         probe_batch: products at once (by vmap), static.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The estimate, shaped like a vector of the operator, and its standard error, entry by entry: twice of it holds
@@ -82,10 +85,10 @@ def diagonal(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: in
 
     Source: Epperly, Tropp and Webber (2024), XTrace, section 4; Bekas, Kokiopoulou and Saad (2007).
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     check_key(key)
-    check_int("num_matvecs", num_matvecs, 2, ", the least that XDiag needs")
-    check_int("probe_batch", probe_batch, 1)
+    num_matvecs = checked_int("num_matvecs", num_matvecs, 2, ", the least that XDiag needs")
+    probe_batch = checked_int("probe_batch", probe_batch)
     return _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 

@@ -10,14 +10,16 @@ from eigenjax import tree
 from eigenjax.arguments import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probes import check_int, check_key
+from eigenjax.spectrum.probes import check_key, checked_int
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.tree import PyTree
 
 
 @explained
-def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1) -> TraceResult:
+def frobenius_norm(
+    op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1, like: PyTree = None
+) -> TraceResult:
     """The Frobenius norm of an operator, the root of the sum of the squares of its entries.
 
         ||A||_F^2 = ||A Q||_F^2 + ||A (I - Q Q^H)||_F^2
@@ -26,10 +28,11 @@ def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_bat
     outside of it. A budget of n or more is spent on n unit vectors, and the norm is exact.
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`; symmetric or not.
+        op: whatever `as_operator` takes; symmetric or not.
         key: typed key of the probes.
         num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
         probe_batch: products at once (by vmap), static.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The norm; its square is what is unbiased. Operators of any scale are handled without over- or underflow of
@@ -50,10 +53,9 @@ def frobenius_norm(op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_bat
 
     Source: Meyer, Musco, Musco and Woodruff (2021), Hutch++, for A^H A.
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     check_key(key)
-    check_int("num_matvecs", num_matvecs, 3)
-    check_int("probe_batch", probe_batch, 1)
+    num_matvecs, probe_batch = checked_int("num_matvecs", num_matvecs, 3), checked_int("probe_batch", probe_batch)
     return _frobenius_norm(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 

@@ -20,10 +20,11 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.lanczos import LanczosState
 from eigenjax.spectrum.deflation import known_pairs
 from eigenjax.spectrum.functions import checked_values
-from eigenjax.spectrum.probes import check_int, check_key, mean_and_error
+from eigenjax.spectrum.probes import check_key, checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
+from eigenjax.tree import PyTree
 
 # The part of a start vector along a Ritz vector is rounding below so many units of it.
 _WEIGHTLESS = 64.0
@@ -43,19 +44,21 @@ def trace_of_function(
     krylov_dim: int = 80,
     deflate: EigenResult | None = None,
     probe_batch: int = 1,
+    like: PyTree = None,
 ) -> TraceResult:
     """The trace of a function of a symmetric operator, tr f(A) = sum_i f(lambda_i), by stochastic Lanczos quadrature.
 
         tr f(A) ~ sum over known pairs of f(lambda_i)  +  (n - k) mean over probes of sum_i w_i f(theta_i)
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`. Symmetric or Hermitian.
+        op: whatever `as_operator` takes. Symmetric or Hermitian.
         f: of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More of them against chance.
         krylov_dim: m, steps from each, static; more than n is n. More of them where f is not smooth on the spectrum.
         deflate: eigenpairs known, as `eigsh` returns them; those that have converged count as they are, without chance.
         probe_batch: probes at once (by vmap), static: each holds a basis.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The estimate. Its standard error holds the spread over the probes and, as far as it shows, what m steps fall
@@ -80,11 +83,11 @@ def trace_of_function(
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
-    return _trace_of_function(op, f, key, positive=False, **options)
+    return _trace_of_function(as_operator(op, like=like), f, key, positive=False, **options)
 
 
 def _trace_of_function(
-    op: Any,
+    op: LinearOperator,
     f: Callable[[jax.Array], jax.Array],
     key: jax.Array,
     *,
@@ -94,10 +97,10 @@ def _trace_of_function(
     probe_batch: int,
     positive: bool,
 ) -> TraceResult:
-    op = as_operator(op)
     check_key(key)
-    for name, value in (("num_probes", num_probes), ("krylov_dim", krylov_dim), ("probe_batch", probe_batch)):
-        check_int(name, value, 1)
+    num_probes, krylov_dim, probe_batch = checked_ints(
+        num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
+    )
     known = known_pairs(op, deflate)
     krylov_dim = min(krylov_dim, op.size)
     if op.size <= min(num_probes * krylov_dim, _MOST_DENSE):
@@ -141,6 +144,7 @@ def logdet(
     krylov_dim: int = 80,
     deflate: EigenResult | None = None,
     probe_batch: int = 1,
+    like: PyTree = None,
 ) -> TraceResult:
     """The logarithm of the determinant of a positive definite operator, log det A = tr log A.
 
@@ -148,12 +152,13 @@ def logdet(
     gains by `deflate` of its smallest eigenvalues.
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`; positive definite.
+        op: whatever `as_operator` takes; positive definite.
         key: typed key of the probes.
         num_probes: p, static. More of them against chance.
         krylov_dim: m, steps from each, static; more than n is n.
         deflate: eigenpairs known, as `eigsh` returns them; those that have converged count as they are, without chance.
         probe_batch: probes at once (by vmap), static: each holds a basis.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The estimate, with a standard error of which twice holds the truth in nine of ten cases. A Ritz value that is
@@ -178,7 +183,7 @@ def logdet(
     Source: Ubaru, Chen and Saad (2017).
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
-    return _trace_of_function(op, jnp.log, key, positive=True, **options)
+    return _trace_of_function(as_operator(op, like=like), jnp.log, key, positive=True, **options)
 
 
 def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.solvers.judgement import tolerance
 from eigenjax.solvers.lanczos import LanczosState
 from eigenjax.solvers.start import given_start, seed_of
-from eigenjax.spectrum.probes import check_int
+from eigenjax.spectrum.probes import checked_int
 from eigenjax.spectrum.quadrature import follow, held_back, ritz_pairs, steps_before_breakdown
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.tree import PyTree
@@ -48,7 +48,7 @@ class FunctionResult(NamedTuple):
 
 @explained
 def matrix_function(
-    op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None
+    op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None, like: Any = None
 ) -> FunctionResult:
     """The function of a symmetric operator times a vector, f(A) v = sum_i f(lambda_i) x_i <x_i, v>, by Lanczos.
 
@@ -58,11 +58,12 @@ def matrix_function(
     spectrum: exp and smooth functions take a few steps, sqrt and log about the root of the condition number.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v. Symmetric or Hermitian.
+        op: whatever `as_operator` takes, symmetric or Hermitian; a bare callable takes vectors like v, or `like`.
         f: of an array of eigenvalues, elementwise. Complex values need a complex v.
         v: a vector of the operator.
         krylov_dim: m, steps, static; more than n is n.
         tol: for `converged`, relative to the norm of the result; None is the root of the machine epsilon.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The vector, with an estimate of its error. NaN, and not converged, where f or a product is not finite.
@@ -81,8 +82,8 @@ def matrix_function(
 
     Source: Druskin and Knizhnerman (1989); Saad (1992).
     """
-    op = as_operator(op, like=v)
-    check_int("krylov_dim", krylov_dim, 1)
+    op = as_operator(op, like=v if like is None else like)
+    krylov_dim = checked_int("krylov_dim", krylov_dim)
     start = given_start(op, v)
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
     count = steps_before_breakdown(state)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import random_vectors, tree
+from eigenjax.arguments import plain_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize
 from eigenjax.tree import PyTree
@@ -143,9 +144,16 @@ def check_key(key: Any) -> None:
         raise TypeError(f"key: got {shown}; give one typed key, such as jax.random.key(0)")
 
 
-def check_int(name: str, value: Any, least: int, why: str = "") -> None:
-    """Raises an error unless it is an int, and so large."""
+def checked_int(name: str, value: Any, least: int = 1, why: str = "") -> int:
+    """The value as an int of Python; an error unless it is an integer, and so large."""
+    value = plain_int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
     if value < least:
         raise ValueError(f"{name}={value}: give {least} or more{why}")
+    return value
+
+
+def checked_ints(**values: Any) -> list[int]:
+    """Positive integers as ints of Python, in this order."""
+    return [checked_int(name, value) for name, value in values.items()]

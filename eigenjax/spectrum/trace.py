@@ -24,8 +24,8 @@ from eigenjax.spectrum.leave_one_out import sketch
 from eigenjax.spectrum.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    check_int,
     check_key,
+    checked_int,
     draw,
     each,
     mean_and_error,
@@ -57,6 +57,8 @@ class TraceResult(NamedTuple):
     status: jax.Array | int = int(EstimateStatus.ESTIMATED)
     """() int32, an `EstimateStatus`."""
 
+    __repr__ = printing.short_repr
+
 
 class Forms(NamedTuple):
     """A quadratic form within a subspace, and samples of it outside."""
@@ -66,12 +68,16 @@ class Forms(NamedTuple):
     squares: jax.Array  # (p,) the squares of their lengths
     dimension: jax.Array  # () of the complement
 
-    __repr__ = printing.short_repr
-
 
 @explained
 def trace(
-    op: Any, *, key: jax.Array, num_matvecs: int = 100, method: str = "xtrace", probe_batch: int = 1
+    op: Any,
+    *,
+    key: jax.Array,
+    num_matvecs: int = 100,
+    method: str = "xtrace",
+    probe_batch: int = 1,
+    like: PyTree = None,
 ) -> TraceResult:
     """The trace of an operator, symmetric or not, from products with random vectors.
 
@@ -82,13 +88,14 @@ def trace(
     the budget ("hutch++": a third).
 
     Args:
-        op: whatever `as_operator` takes, a bare callable as `as_operator(f, like=...)`. Of a complex operator that is
+        op: whatever `as_operator` takes. Of a complex operator that is
             not Hermitian, the real part of the trace is meant.
         key: typed key of the probes.
         num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
         method: "xtrace"; "hutch++", less accurate, in a third of the memory; "hutchinson", of signs, in that of three
             vectors: for flat spectra as accurate, and exact for diagonal operators. Static.
         probe_batch: products at once (by vmap), static.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         The estimate, with a standard error from its samples: k of "xtrace" (k = num_matvecs / 2), a third of the
@@ -112,12 +119,13 @@ def trace(
     Source: Epperly, Tropp and Webber (2024), XTrace; Meyer, Musco, Musco and Woodruff (2021), Hutch++; Girard (1989),
     Hutchinson (1990).
     """
-    op = as_operator(op)
+    op = as_operator(op, like=like)
     check_key(key)
     if method not in _LEAST:
         raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, _LEAST))}")
-    check_int("num_matvecs", num_matvecs, _LEAST[method], f", the least that method={method!r} needs")
-    check_int("probe_batch", probe_batch, 1)
+    least = f", the least that method={method!r} needs"
+    num_matvecs = checked_int("num_matvecs", num_matvecs, _LEAST[method], least)
+    probe_batch = checked_int("probe_batch", probe_batch)
     return _trace(op, key, num_matvecs=num_matvecs, method=method, probe_batch=probe_batch)
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import jax
 
-from eigenjax.arguments import check_bool, check_int, explained
+from eigenjax.arguments import check_bool, check_int, explained, plain_int
 from eigenjax.implicit import eigsh
 from eigenjax.operators.checks import prefixed
+from eigenjax.operators.convert import as_operator
+from eigenjax.operators.matrices import vector_of
+from eigenjax.solvers.warm_start import example_vector
 
 
 @explained
@@ -24,6 +27,7 @@ def sharpness_penalty(
     tol: Any = None,
     max_matvecs: int | None = None,
     has_aux: bool = False,
+    like: Any = None,
 ) -> Any:
     """The largest eigenvalue of a symmetric operator, differentiable in the operator's arrays.
 
@@ -40,6 +44,7 @@ def sharpness_penalty(
         max_matvecs: products of the solve at most, static; None is what `eigsh` allows. A solve cut short gives the
             value and about the gradient of a Rayleigh quotient; it says so in `converged` of the second result.
         has_aux: static; gives the solve too.
+        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         () the eigenvalue; with has_aux, the pair of it and the `EigenResult`, through which no gradient flows.
@@ -61,9 +66,11 @@ def sharpness_penalty(
     Source: Lancaster (1964), On eigenvalues of matrices dependent on a parameter.
     """
     check_bool("sharpness_penalty", "has_aux", has_aux)
+    max_matvecs = plain_int(max_matvecs)
     if max_matvecs is not None:
         check_int("sharpness_penalty", "max_matvecs", max_matvecs)
     with prefixed("sharpness_penalty"):
+        op = as_operator(op, like=example_vector(vector_of(v0)) if like is None else like)
         result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, verify=False)
     value = result.eigenvalues[0]
     return (value, jax.lax.stop_gradient(result)) if has_aux else value

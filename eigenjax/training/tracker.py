@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from eigenjax import tree
-from eigenjax.arguments import check_choice, check_int, check_number, explained, shown
+from eigenjax.arguments import check_choice, check_int, check_number, explained, plain_int, shown
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
@@ -110,6 +110,7 @@ def spectrum_tracker(
 
     Source: Rutishauser (1970), Simultaneous iteration method; of the search Wu and Simon (2000).
     """
+    k, matvecs_per_update, max_k, krylov_dim, every = map(plain_int, (k, matvecs_per_update, max_k, krylov_dim, every))
     plan = _checked_plan(k, which, matvecs_per_update, tol, max_k, threshold, krylov_dim)
     _check_positive("every", every)
     check_choice("spectrum_tracker", "between", between, _BETWEEN)

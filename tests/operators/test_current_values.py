@@ -168,6 +168,18 @@ def test_different_programs_are_told_apart(one, other):
     assert program(one) is not program(other)
 
 
+def test_callbacks_to_other_objects_are_other_programs():
+    def program(seen):
+        def function(x):
+            jax.debug.callback(lambda: seen.append(1))
+            return x
+
+        return hoist(function, jnp.ones(2))[0].shared()
+
+    kept = program([])
+    assert program([]) is not kept
+
+
 def test_an_operator_is_built_of_the_values_at_that_time(changed):
     op = hessian(lambda p: factor * jnp.sum(p**2), POINT)
     changed(None, "factor", 7.0)

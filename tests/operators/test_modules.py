@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from numpy.testing import assert_allclose
 
+import eigenjax
 from eigenjax import eigsh, fisher, gauss_newton, hessian, hvp, jacobian, stream, svds, to_dense
 
 
@@ -136,6 +137,14 @@ def test_what_is_returned_beside_is_dropped(data):
     )
     rows = [jacobian(model, params, data[0], has_aux=True), jacobian(plain, params, data[0])]
     assert_allclose(rows[0].mv(params), rows[1].mv(params))
+
+
+def test_a_linear_head_stands_for_its_logits():
+    rows, params = jnp.arange(6.0).reshape(3, 2), jnp.ones((2, 2))
+    op = jacobian(lambda p, x: eigenjax.LinearHead(x, p), params, rows)
+    assert_allclose(op @ jnp.eye(2), rows)
+    product = hvp(lambda p: (jnp.sum(p**3), p), jnp.array([1.0, 2.0]), jnp.ones(2), has_aux=True)
+    assert_allclose(product, [6.0, 12.0])
 
 
 WEIGHTS, ROWS, TARGETS = jnp.ones(3), jnp.ones((4, 3)), jnp.ones(4)

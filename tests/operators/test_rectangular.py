@@ -8,15 +8,8 @@ from jax.experimental import sparse
 from numpy.testing import assert_allclose
 
 from eigenjax import as_operator
-from eigenjax.operators.rectangular import (
-    AdjointMap,
-    Dilation,
-    FunctionMap,
-    MatrixMap,
-    adjoint_matvec,
-    as_rectangular,
-    matvec,
-)
+from eigenjax.operators.maps import AdjointMap, FunctionMap, MatrixMap
+from eigenjax.operators.rectangular import Dilation, adjoint_matvec, as_rectangular, matvec
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose, assert_array_equal
 
 from eigenjax import EigenError, Status, as_operator, raise_if_failed, svds
-from eigenjax.operators.rectangular import MatrixMap, as_rectangular
+from eigenjax.operators.maps import MatrixMap
+from eigenjax.operators.rectangular import as_rectangular
 
 SLOW = pytest.mark.slow
 P, N, K = 40, 30, 6

@@ -1,0 +1,84 @@
+"""Linear operators of SciPy, which multiply on the host: JAX calls back for every product."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax.tree import PyTree
+
+_NO_DERIVATIVE = (
+    "a SciPy LinearOperator multiplies on the host, where JAX cannot differentiate: give the operator as a function "
+    "of jax.numpy, as a matrix or as a sparse matrix"
+)
+
+
+def is_scipy_operator(a: Any) -> bool:
+    """Whether it is a `scipy.sparse.linalg.LinearOperator`."""
+    # Whoever holds one has imported the module; nobody else should wait for it.
+    linalg = sys.modules.get("scipy.sparse.linalg")
+    return linalg is not None and isinstance(a, linalg.LinearOperator)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostProduct:
+    """The products with a SciPy LinearOperator, as functions of JAX arrays."""
+
+    operator: Any
+
+    def __post_init__(self):
+        if np.dtype(self.operator.dtype or float).kind not in "biufc":
+            raise TypeError(f"the SciPy LinearOperator has the dtype {self.operator.dtype}: it must act on numbers")
+
+    @property
+    def domain(self) -> jax.ShapeDtypeStruct:
+        """One flat leaf of n numbers."""
+        return jax.ShapeDtypeStruct((int(self.operator.shape[1]),), self._dtype)
+
+    @property
+    def codomain(self) -> jax.ShapeDtypeStruct:
+        """One flat leaf of p numbers."""
+        return jax.ShapeDtypeStruct((int(self.operator.shape[0]),), self._dtype)
+
+    @property
+    def source_name(self) -> str:
+        """The class of SciPy's operator."""
+        return type(self.operator).__name__
+
+    @property
+    def _dtype(self) -> Any:
+        # SciPy leaves it open where it has not tried.
+        return jax.dtypes.canonicalize_dtype(np.result_type(self.operator.dtype or float, np.float32))
+
+    def matvec(self, vector: jax.Array) -> jax.Array:
+        """A v, one vector after another under vmap."""
+        return _on_host(self.operator.matvec, self.codomain, vector)
+
+    def rmatvec(self, vector: jax.Array) -> jax.Array:
+        """A^H u, by the operator's own `rmatvec`; a TypeError if it has none."""
+        try:
+            self.operator.rmatvec(np.zeros(self.codomain.shape, self._dtype))
+        except NotImplementedError as error:
+            raise TypeError(
+                "the SciPy LinearOperator has no rmatvec, which A^H u needs: give LinearOperator(..., rmatvec=...)"
+            ) from error
+        return _on_host(self.operator.rmatvec, self.domain, vector)
+
+
+def _on_host(product: Callable[[np.ndarray], Any], result: jax.ShapeDtypeStruct, vector: jax.Array) -> jax.Array:
+    def compute(vector: Any) -> np.ndarray:
+        return np.asarray(product(np.asarray(vector)), result.dtype).reshape(result.shape)
+
+    @jax.custom_jvp
+    def call(vector: PyTree) -> jax.Array:
+        return jax.pure_callback(compute, result, vector, vmap_method="sequential")
+
+    @call.defjvp
+    def _(_primals: Any, _tangents: Any) -> Any:
+        raise TypeError(_NO_DERIVATIVE)
+
+    return call(jnp.asarray(vector))

@@ -1,0 +1,118 @@
+"""Matrices of all kinds as arrays of floating-point numbers that JAX can multiply."""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax.arguments import shown
+from eigenjax.tree import PyTree
+
+_NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
+
+
+def is_matrix(a: Any) -> bool:
+    """Whether it is an array, nested lists, or a sparse matrix of JAX or SciPy."""
+    return isinstance(a, jax.Array | np.ndarray | list | tuple) or is_jax_sparse(a) or is_scipy_sparse(a)
+
+
+def as_matrix(a: Any) -> Any:
+    """A matrix as a `jax.Array`, or as a sparse one of `jax.experimental.sparse`, of floating-point numbers.
+
+    Args:
+        a: of any dtype of numbers or truth values, byte order and layout; of SciPy's formats all.
+
+    Raises:
+        TypeError: if it does not hold numbers.
+        ValueError: if lists are no matrix.
+
+    Example:
+        >>> print(as_matrix([[0, 1], [1, 0]]))
+        [[0. 1.]
+         [1. 0.]]
+    """
+    if is_scipy_sparse(a):
+        return _from_scipy(a)
+    if is_jax_sparse(a):
+        # The numbers come first; the others are their places.
+        numbers, *places = jax.tree.leaves(a)
+        return jax.tree.unflatten(jax.tree.structure(a), [floating(numbers), *places])
+    return floating(_array(a))
+
+
+def floating(matrix: jax.Array) -> jax.Array:
+    """The matrix, of integers or truth values in the default floating dtype."""
+    return matrix if jnp.issubdtype(matrix.dtype, jnp.inexact) else matrix.astype(float)
+
+
+def is_jax_sparse(a: Any) -> bool:
+    """Whether it is a sparse matrix of `jax.experimental.sparse`."""
+    # Whoever holds a sparse matrix has imported the module; nobody else should wait for it.
+    sparse = sys.modules.get("jax.experimental.sparse")
+    return sparse is not None and isinstance(a, sparse.JAXSparse)
+
+
+def is_scipy_sparse(a: Any) -> bool:
+    """Whether it is a sparse array or matrix of SciPy."""
+    sparse = sys.modules.get("scipy.sparse")
+    return sparse is not None and sparse.issparse(a)
+
+
+def vector_of(v0: Any) -> PyTree:
+    """A start vector; a list of numbers, however nested, is an array of floats, and no pytree of scalars.
+
+    >>> print(vector_of([1, 0]), vector_of({"a": 1.0}))
+    [1. 0.] {'a': 1.0}
+    """
+    if isinstance(v0, list | tuple) and v0 and _is_of_numbers(v0):
+        return floating(_array(v0))
+    if isinstance(v0, np.ndarray):
+        return _array(v0)
+    return v0
+
+
+def _is_of_numbers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(_is_of_numbers, value))
+    return isinstance(value, int | float | complex | np.number) and not isinstance(value, bool)
+
+
+def _array(a: Any) -> jax.Array:
+    if isinstance(a, list | tuple):
+        entries = jax.tree.leaves(a, is_leaf=lambda x: x is None)
+        if any(isinstance(entry, str | bytes) for entry in entries):
+            raise TypeError("the matrix is a list that holds text: give numbers")
+        if not all(isinstance(entry, _NUMBERS) for entry in entries):
+            raise TypeError(
+                f"expected an operator, an (n, n) array or a callable, and got {shown(a)}, which is no array of numbers"
+            )
+        try:
+            return jnp.asarray(a)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"nested lists must have rows of equal length, of numbers: {error}") from error
+    if not isinstance(a, np.ndarray):
+        return a
+    if a.dtype.kind not in "biufcV" or (a.dtype.kind == "V" and a.dtype.names is not None):
+        raise TypeError(f"the matrix is an array of dtype {a.dtype}: give numbers, such as a.astype(float)")
+    if a.dtype.kind in "fc" and a.dtype.itemsize > (8 if a.dtype.kind == "f" else 16):
+        a = a.astype(float if a.dtype.kind == "f" else complex)
+    if not a.dtype.isnative:
+        a = a.astype(a.dtype.newbyteorder("="))
+    return jnp.asarray(np.asarray(a))
+
+
+def _from_scipy(a: Any) -> Any:
+    from jax.experimental import sparse
+
+    if len(a.shape) != 2:
+        raise ValueError(f"expected a sparse matrix (p, n), and got the shape {tuple(a.shape)}")
+    # A copy: a matrix in coordinates would be sorted in its place.
+    entries = a.tocoo(copy=True)
+    entries.sum_duplicates()
+    places = np.stack([entries.row, entries.col], axis=1)
+    order = np.lexsort((places[:, 1], places[:, 0]))
+    numbers = floating(_array(np.asarray(entries.data)[order]))
+    indices = jnp.asarray(places[order].astype(np.int32))
+    return sparse.BCOO((numbers, indices), shape=tuple(a.shape), indices_sorted=True, unique_indices=True)

@@ -1,0 +1,50 @@
+"""Operators in a few words, for `repr`: what they are, never their numbers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from eigenjax.tree import PyTree
+
+# Leaves that are named one by one; of more only the number is told.
+_LEAVES_SHOWN = 4
+# Characters of a value that is shown.
+_LENGTH = 60
+
+
+def structure_summary(structure: PyTree) -> str:
+    """The shapes of a vector's leaves by path, or how many leaves there are.
+
+    >>> structure_summary(jax.ShapeDtypeStruct((3,), "float32")), structure_summary({"a": jax.numpy.ones((2, 3))})
+    ('(3,)', 'a (2, 3)')
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(structure)[0]
+    if len(leaves) > _LEAVES_SHOWN:
+        return f"{len(leaves)} leaves"
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return ", ".join(f"{name(path)} {leaf.shape}".strip() for path, leaf in leaves)
+
+
+def summary(op: Any, facts: Callable[[], dict[str, Any]]) -> str:
+    """The class, these facts, and the static options and parts of an operator that is a dataclass."""
+    fields = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
+    parts = {field.name: _short(getattr(op, field.name)) for field in fields}
+    try:
+        known = {name: str(value) for name, value in facts().items()}
+    except (AttributeError, TypeError, ValueError):
+        # A pytree of this shape whose leaves are no arrays, such as shardings or axes of vmap.
+        known = {}
+    shown = known | {name: value for name, value in parts.items() if value is not None}
+    return f"{type(op).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+
+def _short(value: Any) -> str | None:
+    """A value in a word, or None where there is nothing to tell: arrays, pytrees of them, and what was left out."""
+    if isinstance(value, bool | int | float | str):
+        return repr(value)[:_LENGTH]
+    if hasattr(value, "structure") or hasattr(value, "codomain"):
+        return type(value).__name__
+    name = getattr(value, "source_name", None)
+    return str(name)[:_LENGTH] if name is not None else None
