@@ -15,6 +15,7 @@ from eigenjax.solvers import general_ritz, krylov_schur, ritz
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.complexified import is_real
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import default_tolerance
 from eigenjax.solvers.start import seed_of, successor
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
 from eigenjax.tree import PyTree
@@ -62,7 +63,7 @@ def eigs(
             operator in magnitude: these come in pairs); static.
         tol: a pair is converged when its residual is at most tol times ||A||, which is taken for the largest ||A v||
             seen of a unit vector v: that of a nilpotent operator is not zero, its largest |Ritz value| is. None is
-            sqrt(eps) of the accumulation dtype.
+            sqrt(eps) of the accumulation dtype, or 4 eps of 16-bit leaves.
         krylov_dim: m, the vectors held, static; None is max(2 k + 10, 20), at most n. More make fewer products.
         max_matvecs: products allowed, static; None is 100 for each vector held.
         v0: where to start: one vector, or several with a leading axis, or an `EigenResult`: of several the sum is
@@ -100,6 +101,7 @@ def eigs(
     Source: Stewart (2001), A Krylov-Schur algorithm for large eigenproblems; Arnoldi (1951).
     """
     op = as_operator(op, like=example_vector(v0))
+    tol = default_tolerance(op) if tol is None else tol
     ritz.check_count(k, op.size, "eigs")
     real = is_real(op.structure)
     general_ritz.check_which(which)

@@ -5,12 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.residuals import rounding_unit
 
 # Residuals below so many units of rounding of ||A|| are as small as the arithmetic allows.
 _ROUNDING_FLOOR = 64.0
+# By default, residuals below this times the machine epsilon of the narrowest leaf have converged: a product that is
+# rounded to 16 bits at each layer is off by about one.
+_NARROW_UNITS = 4.0
 
 
 def default_tol(dtype: Any) -> float:
@@ -20,6 +24,17 @@ def default_tol(dtype: Any) -> float:
     3.5e-04
     """
     return float(jnp.finfo(dtype).eps) ** 0.5
+
+
+def default_tolerance(op: LinearOperator) -> float:
+    """The default tolerance for an operator: `default_tol`, or what the rounding of narrow leaves allows.
+
+    >>> from eigenjax import as_operator
+    >>> op = as_operator(lambda v: v, like=jax.ShapeDtypeStruct((3,), jnp.bfloat16))
+    >>> print(f"{default_tolerance(op):.3f}")
+    0.031
+    """
+    return max(default_tol(tree.accumulation_dtype(op.structure)), _NARROW_UNITS * rounding_unit(op))
 
 
 def tolerance(tol: Any, dtype: Any) -> jax.Array:

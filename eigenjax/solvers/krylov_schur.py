@@ -17,7 +17,7 @@ from eigenjax import tree
 from eigenjax.arithmetic import matmul
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers import arnoldi, complexified, krylov, lanczos_polynomials, missed_pairs
+from eigenjax.solvers import arnoldi, complexified, krylov, lanczos_polynomials, missed_pairs, search_aims
 from eigenjax.solvers.complexified import complex_matvec, is_real
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.general_ritz import NUM_BOUNDARY, GeneralRitz, boundary, no_pairs, ritz_pairs, wanted_keys
@@ -50,7 +50,7 @@ class KrylovSchurState(NamedTuple):
     distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
     search: missed_pairs.Search
-    aims: missed_pairs.Aims  # of the running search
+    aims: search_aims.Aims  # of the running search
     done: jax.Array  # () bool
 
 
@@ -64,7 +64,7 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> Kry
         seed: of all random directions.
     """
     dtype = tree.accumulation_dtype(starts)
-    aims = missed_pairs.no_aims(goal.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
+    aims = search_aims.no_aims(goal.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
     state = krylov.begin(starts, krylov_dim, seed, levels=aims.levels)
     zero = jnp.zeros_like(state.operator_norm)
     return KrylovSchurState(
@@ -109,7 +109,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
     found = ritz_pairs(part, goal.which, real=is_real(op.structure))
-    bounds = missed_pairs.bounds_of(op, goal, tol, part.operator_norm)
+    bounds = search_aims.bounds_of(op, goal, tol, part.operator_norm)
     complete = part.num_filled >= op.size
     values, residuals = found.values[: goal.k], found.residuals[: goal.k]
     # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
@@ -161,17 +161,17 @@ def _residual_of_span(part: KrylovDecomposition, coefficients: jax.Array) -> jax
 
 
 def _aims(
-    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: missed_pairs.Bounds
-) -> missed_pairs.Aims:
+    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: search_aims.Bounds
+) -> search_aims.Aims:
     """Of a search that begins when these values have been found: copies of them, and what is more wanted."""
-    distance, real = missed_pairs.far_enough(bounds), is_real(op.structure)
+    distance, real = search_aims.far_enough(bounds), is_real(op.structure)
     keys = wanted_keys(values, goal.which, real=real)
-    certain = missed_pairs.amplitude_of_certainty(op.size)
+    certain = search_aims.amplitude_of_certainty(op.size)
     copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
-    others = certain * missed_pairs.probability_missed(goal, worst, distance)
+    others = certain * search_aims.probability_missed(goal, worst, distance)
     points = boundary(values, goal.which, distance, bounds.scale, real=real)
     levels = jnp.concatenate([values, points.astype(values.dtype)])
-    return missed_pairs.Aims(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
+    return search_aims.Aims(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
 
 
 def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:

@@ -30,7 +30,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
 from eigenjax.solvers.ghosts import distinct_ritz_vectors
-from eigenjax.solvers.judgement import judge
+from eigenjax.solvers.judgement import default_tolerance, judge
 from eigenjax.solvers.orthogonalize import (
     breakdown_length,
     normalize,
@@ -202,7 +202,7 @@ def lanczos(
             as soon as a pair converges, and vectors of close eigenvalues are then only as orthogonal as their
             residuals make them. The copies that arise ("ghosts") are left out. For those who count bytes.
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is
-            sqrt(eps) of the accumulation dtype. It decides flags only, not the work.
+            sqrt(eps) of the accumulation dtype, or 4 eps of 16-bit leaves. It decides flags only, not the work.
         v0: start vector, shaped like the operator's vectors; the signs of the result follow it.
         key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
         like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
@@ -226,6 +226,7 @@ def lanczos(
     Source: Lanczos (1950); Parlett (1998), The symmetric eigenvalue problem, chapter 13.
     """
     op = as_operator(op, like=v0)
+    tol = default_tolerance(op) if tol is None else tol
     ritz.check_count(k, op.size, "lanczos")
     ritz.check_which(which, "lanczos")
     krylov_dim = _checked_krylov_dim(krylov_dim, k, op.size)

@@ -6,11 +6,11 @@ is the locally optimal block preconditioned conjugate gradient method (Knyazev 2
 shifted to the wanted end; X is a block of b = k + guard vectors, because convergence goes with the gap behind it.
 
 The textbook's basis [X, P, W] is nearly dependent as soon as anything converges. Here it is orthonormal (Hetmaniuk
-and Lehoucq 2006; Duersch, Shao, Yang and Gu 2018): W is made orthonormal to X and P, directions that are dependent to
-working precision become zero rows and are left out of the projected problem, and P' is made orthonormal to X' in the
-coordinates of the basis, where both are small matrices. A X and A P are carried along as combinations, so a step costs
-the b products A W. Where the carried residuals meet the tolerance, or the solve ends for another reason, one block
-of products goes to A X itself: the residuals returned are true, and a solve that took itself for done goes on.
+and Lehoucq 2006; Duersch, Shao, Yang and Gu 2018): W is made orthonormal to X and P, directions dependent to working
+precision become zero rows, left out of the projected problem, and P' is made orthonormal to X' in the coordinates of
+the basis, where both are small matrices. A X and A P are carried along as combinations: a step costs b products A W.
+Where the carried residuals meet the tolerance, or the solve ends for another reason, a block of products goes to A X
+itself: the residuals returned are true, and a solve that took itself for done goes on.
 
 >>> import jax, jax.numpy as jnp
 >>> from eigenjax import as_operator
@@ -31,7 +31,7 @@ from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
-from eigenjax.solvers.judgement import judge, tolerance
+from eigenjax.solvers.judgement import default_tolerance, judge, tolerance
 from eigenjax.solvers.orthogonalize import normalize
 from eigenjax.solvers.residuals import rounding_unit
 from eigenjax.solvers.signs import fix_signs
@@ -177,7 +177,7 @@ def lobpcg(
             above it for "LA". Applied b times a step, not counted. None is the identity.
         which: "SA" smallest, "LA" largest; static.
         tol: a pair is converged when its residual, and those of the pairs before it, is at most tol times the largest
-            |Ritz value| seen; the solve ends when all k are. None is sqrt(eps) of the accumulation dtype.
+            |Ritz value| seen; the solve ends when all k are. None is sqrt(eps), or 4 eps of 16-bit leaves.
         max_matvecs: products allowed; None is 500 b. The first b are always spent: there is no pair without them.
         v0: one start vector, or k with a leading axis on every leaf; the signs of the result follow it (their sum).
         key: typed key of the vectors that v0 does not give; None is `jax.random.key(0)`.
@@ -199,6 +199,7 @@ def lobpcg(
         [1.36 4.45] [ True  True] True
     """
     op = as_operator(op, like=v0)
+    tol = default_tolerance(op) if tol is None else tol
     ritz.check_count(k, op.size)
     _check_options(which, max_matvecs)
     if preconditioner is not None:

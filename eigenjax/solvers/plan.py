@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import storage, tree
+from eigenjax import storage
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers import restarted, ritz
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import default_tol
+from eigenjax.solvers.judgement import default_tolerance
 from eigenjax.solvers.restarted import RestartedState
 from eigenjax.solvers.start import successor
 from eigenjax.solvers.warm_start import KnownVectors, is_several, known_vectors, start_rows, starting_block
@@ -67,7 +67,7 @@ def planned(
         random_start=random_start,
     )
     if tol is None:
-        tol = max(default_tol(tree.accumulation_dtype(op.structure)), kept.unit)
+        tol = max(default_tolerance(op), kept.unit)
     return Plan(goal, tol, krylov_dim, block_size)
 
 

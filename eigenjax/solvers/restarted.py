@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
-from eigenjax.solvers import krylov, lanczos_polynomials, missed_pairs, ritz
+from eigenjax.solvers import krylov, lanczos_polynomials, missed_pairs, ritz, search_aims
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.extraction import Extraction, harmonic_pairs, ritz_pairs, stand_off
 from eigenjax.solvers.goal import Goal
@@ -45,7 +45,7 @@ class RestartedState(NamedTuple):
     distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
     search: missed_pairs.Search
-    aims: missed_pairs.Aims  # of the running search
+    aims: search_aims.Aims  # of the running search
     vouched: jax.Array  # () bool, the residuals were computed, not inferred
     done: jax.Array  # () bool
 
@@ -61,7 +61,7 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
         seed: of all random directions.
     """
     real_dtype = tree.real_dtype(tree.accumulation_dtype(starts))
-    aims = missed_pairs.no_aims(missed_pairs.num_levels(goal), real_dtype, real_dtype)
+    aims = search_aims.no_aims(search_aims.num_levels(goal), real_dtype, real_dtype)
     state = krylov.begin(starts, krylov_dim, seed, goal.kept, levels=aims.levels)
     zero = jnp.zeros_like(state.operator_norm)
     m = krylov_dim
@@ -174,7 +174,7 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
         residuals,
         lanczos_polynomials.amplitudes(state.krylov.polynomials),
         state.aims,
-        missed_pairs.aims_of(goal, values, jnp.max(residuals), bounds, size=op.size, sigma=sigma),
+        search_aims.aims_of(goal, values, jnp.max(residuals), bounds, size=op.size, sigma=sigma),
         bounds,
         exhausted,
     )
@@ -198,8 +198,8 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     )
 
 
-def _bounds(op: LinearOperator, goal: Goal, tol: Any, scale: jax.Array) -> missed_pairs.Bounds:
-    return missed_pairs.bounds_of(op, goal, tol, scale, _LOST * goal.kept.unit)
+def _bounds(op: LinearOperator, goal: Goal, tol: Any, scale: jax.Array) -> search_aims.Bounds:
+    return search_aims.bounds_of(op, goal, tol, scale, _LOST * goal.kept.unit)
 
 
 def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction, jax.Array]:
@@ -244,7 +244,7 @@ def _try_known(
     )
     found = Extraction(values, jnp.eye(m, dtype=dtype), residuals)
     worst, bounds = jnp.max(pairs.residuals[order]), _bounds(op, goal, tol, scale)
-    aims = missed_pairs.aims_of(goal, values[: goal.k], worst, bounds, size=op.size, sigma=sigma)
+    aims = search_aims.aims_of(goal, values[: goal.k], worst, bounds, size=op.size, sigma=sigma)
     ended = state._replace(
         krylov=part,
         found=found,

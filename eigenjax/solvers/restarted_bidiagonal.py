@@ -25,7 +25,7 @@ from eigenjax.arithmetic import matmul
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
-from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, ritz
+from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, ritz, search_aims
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.goal import Goal
@@ -56,7 +56,7 @@ class SolveState(NamedTuple):
     distance: jax.Array  # () how far the worst triplet was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
     search: missed_pairs.Search
-    aims: missed_pairs.Aims  # of the running search
+    aims: search_aims.Aims  # of the running search
     done: jax.Array  # () bool
 
 
@@ -70,7 +70,7 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         krylov_dim: m, the vectors there is room for in each basis.
         seed: of all random directions.
     """
-    num_levels = missed_pairs.num_levels(goal)
+    num_levels = search_aims.num_levels(goal)
     space = bidiagonal.begin(op, start, krylov_dim, seed, num_levels=num_levels)
     zero, m = space.operator_norm, krylov_dim
     identity = jnp.eye(m, dtype=space.matrix.dtype)
@@ -82,7 +82,7 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
         search=missed_pairs.no_search(goal.k, zero.dtype),
-        aims=missed_pairs.no_aims(num_levels, zero.dtype, zero.dtype),
+        aims=search_aims.no_aims(num_levels, zero.dtype, zero.dtype),
         done=jnp.asarray(goal.max_matvecs < 2),
     )
 
@@ -112,7 +112,7 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
     scale = jnp.maximum(state.scale, found.values[0])
-    bounds = missed_pairs.bounds_of(Dilation(op), goal, tol, scale)
+    bounds = search_aims.bounds_of(Dilation(op), goal, tol, scale)
     complete = space.num_filled >= n
     values, residuals = found.values[: goal.k], found.residuals[: goal.k]
     check = missed_pairs.check(
@@ -122,7 +122,7 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
         residuals,
         bidiagonal_polynomials.amplitudes(space.polynomials),
         state.aims,
-        missed_pairs.aims_of(goal, values, jnp.max(residuals), bounds, size=n),
+        search_aims.aims_of(goal, values, jnp.max(residuals), bounds, size=n),
         bounds,
         space.broken_down & ~complete,
     )

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from eigenjax import tree
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
-from eigenjax.operators.rectangular import as_rectangular, matvec
+from eigenjax.operators.rectangular import Dilation, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers import restarted_bidiagonal
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.judgement import default_tolerance
 from eigenjax.solvers.remainder import Remainder, remainder_of_triplets
 from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
 from eigenjax.tree import PyTree
@@ -51,7 +52,8 @@ def svds(
             of pytrees, whose argument is shaped like v0. Batches by `jax.vmap`.
         k: number of triplets, static; min(p, n) at most.
         tol: a triplet is converged when its residual is at most tol times the largest singular value; None is
-            sqrt(eps) of the accumulation dtype, which gives singular values to working precision.
+            sqrt(eps) of the accumulation dtype, which gives singular values to working precision, or 4 eps of 16-bit
+            leaves.
         krylov_dim: m, the vectors held on each side, static; None is max(2 k + 10, 20). More is fewer products, fewer
             is less memory; k + 1 is the least.
         max_matvecs: products with A and A^H together at most, static, but for those that audit the residuals; None is
@@ -109,6 +111,7 @@ def svds_and_remainder(
     verify: bool,
 ) -> tuple[SingularResult, Remainder]:
     """What `svds` returns, and what the space that it comes from knows besides: of A, or of A^H where A is wide."""
+    tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
     _check_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))

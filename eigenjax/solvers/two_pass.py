@@ -37,7 +37,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.judgement import judge, tolerance
+from eigenjax.solvers.judgement import default_tolerance, judge, tolerance
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
 from eigenjax.solvers.residuals import rounding_unit
 from eigenjax.solvers.signs import fix_signs
@@ -213,6 +213,7 @@ def two_pass_lanczos(
     Source: Cullum and Willoughby (1985), Lanczos algorithms for large symmetric eigenvalue computations.
     """
     op = as_operator(op, like=v0)
+    tol = default_tolerance(op) if tol is None else tol
     ritz.check_count(k, op.size)
     ritz.check_which(which)
     state = init(op, v0, k=k, krylov_dim=_checked_steps(krylov_dim, max_matvecs, k, op.size), key=key)
