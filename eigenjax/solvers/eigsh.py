@@ -62,7 +62,8 @@ def eigsh(
         which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn; "SM" smallest
             magnitude is sigma=0; static.
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is
-            sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision, or 4 eps of 16-bit leaves.
+            sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision, or 4 eps of leaves of
+            16 bits.
         krylov_dim: m, the vectors held, static; None is max(2 k + 10, 20), near a number max(4 k + 20, 60), with
             more for blocks. More is fewer products, fewer is less memory; k + block_size is the least, and 2 more
             near a number.

@@ -206,8 +206,7 @@ def lobpcg(
         preconditioner = as_operator(preconditioner, like=op.structure)
         check_vector(preconditioner.structure, op.structure, name="preconditioner")
     advance = partial(step, op, k=k, preconditioner=preconditioner, which=which, tol=tol, max_matvecs=max_matvecs)
-    state = jax.lax.while_loop(lambda state: ~state.done, advance, init(op, v0, k=k, key=key))
-    return finalize(op, state, k, tol, v0)
+    return finalize(op, jax.lax.while_loop(lambda state: ~state.done, advance, init(op, v0, k=k, key=key)), k, tol, v0)
 
 
 def given_block(op: LinearOperator, v0: PyTree | None, k: int) -> PyTree | None:
