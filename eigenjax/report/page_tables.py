@@ -99,7 +99,7 @@ def _pairs(document: Mapping[str, Any]) -> list[str]:
 def _pairs_table(which: str, document: Mapping[str, Any]) -> str:
     groups = {name: record["pairs"][which] for name, record in document["algorithms"].items()}
     apart = document["relative_disagreement"][which]
-    columns = ("residual", "error bound", "converged")
+    columns = ("residual", "error estimate", "converged")
     head = ["", *(text for name in groups for text in (_NAMES[name], *columns)), *(["apart"] if apart else [])]
     count = len(next(iter(groups.values()))["eigenvalues"])
     rows = [
@@ -114,9 +114,9 @@ def _pairs_table(which: str, document: Mapping[str, Any]) -> str:
 
 
 def _cells(pairs: Mapping[str, Any], index: int) -> tuple[str, str, str, str]:
-    bound = pairs["error_bounds"][index]
+    estimate = pairs["error_estimates"][index]
     verdict = "yes" if pairs["converged"][index] else "NO"
-    return _number(pairs["eigenvalues"][index]), _short(pairs["residuals"][index]), _short(bound), verdict
+    return _number(pairs["eigenvalues"][index]), _short(pairs["residuals"][index]), _short(estimate), verdict
 
 
 def _spent(document: Mapping[str, Any]) -> list[str]:
@@ -132,7 +132,7 @@ def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
     own = next(iter(document["algorithms"].values()))["pairs"].get("LA")
     values = own["eigenvalues"] if own else [None] * len(beside["eigenvalues"])
     rows = [(i + 1, _number(values[i]), *_cells(beside, i)) for i in range(len(beside["eigenvalues"]))]
-    head = ("", "Hessian", "Gauss-Newton", "residual", "error bound", "converged")
+    head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
     products = f"{document['gauss_newton']['products']} products: {beside['status']}: {beside['advice']}"
     return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(products)}</p>']
 

@@ -139,29 +139,34 @@ def layout(vectors: PyTree) -> list[dict[str, Any]]:
     return entries
 
 
-def error_bounds(result: EigenResult, which: str, operator_norm: float = 0.0) -> np.ndarray:
-    """Bounds on the errors of eigenvalues: the residual r, or r^2 / gap where a pair stands apart (Kato-Temple).
+def error_bounds(result: EigenResult, operator_norm: float = 0.0) -> np.ndarray:
+    """Bound the errors of eigenvalues by their residuals, and by the rounding of the largest eigenvalue."""
+    values = np.asarray(result.eigenvalues)
+    largest = max(operator_norm, float(np.max(np.abs(values.astype(np.float64)))))
+    return np.maximum(np.asarray(result.residuals, np.float64), _ROUNDING * np.finfo(values.dtype).eps * largest)
+
+
+def error_estimates(result: EigenResult, which: str, operator_norm: float = 0.0) -> np.ndarray:
+    """Estimate the errors of eigenvalues: the residual r, or r^2 / gap where a pair stands apart (Kato-Temple).
 
     Of the largest or the lowest eigenvalues the gap is that to the others found, and there is none for the last pair,
-    whose further neighbour is not known. No bound is below what rounding makes of the largest eigenvalue: of these, or
-    of the operator, as far as it is known.
+    whose further neighbor is not known. It would be a bound if all eigenvalues were known.
 
     >>> residuals, flags = np.array([1e-3, 1e-3, 1e-3]), np.ones(3, bool)
-    >>> print(error_bounds(EigenResult(np.array([3.0, 2.0, 1.0]), None, residuals, flags, 0, 9), "LA").round(7))
+    >>> print(error_estimates(EigenResult(np.array([3.0, 2.0, 1.0]), None, residuals, flags, 0, 9), "LA").round(7))
     [1.e-06 1.e-06 1.e-03]
     """
-    values, residuals = np.asarray(result.eigenvalues, np.float64), np.asarray(result.residuals, np.float64)
-    rounding = (
-        _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps * max(operator_norm, np.max(np.abs(values)))
-    )
+    bounds = error_bounds(result, operator_norm)
     if which not in ("LA", "SA") or not np.all(result.converged):
-        return np.maximum(residuals, rounding)
-    apart = np.abs(values[:, None] - values) - residuals
+        return bounds
+    values, residuals = np.asarray(result.eigenvalues, np.float64), np.asarray(result.residuals, np.float64)
+    apart = np.abs(values[:, None] - values[None, :]) - residuals[None, :]
     np.fill_diagonal(apart, np.inf)
     gaps = apart.min(axis=1)
     gaps[-1] = 0.0
     narrow = np.where(gaps > residuals, residuals**2 / np.where(gaps > 0, gaps, 1.0), residuals)
-    return np.maximum(narrow, rounding)
+    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps
+    return np.maximum(narrow, rounding * max(operator_norm, float(np.max(np.abs(values)))))
 
 
 def plain(value: Any) -> Any:
@@ -205,7 +210,8 @@ def _result_record(result: EigenResult, which: str, operator_norm: float = 0.0) 
     return {
         "eigenvalues": result.eigenvalues,
         "residuals": result.residuals,
-        "error_bounds": error_bounds(result, which, operator_norm),
+        "error_bounds": error_bounds(result, operator_norm),
+        "error_estimates": error_estimates(result, which, operator_norm),
         "converged": result.converged,
         "status": status.name,
         "advice": status.advice,

@@ -52,7 +52,7 @@ def test_every_number_is_there(made_report):
     text = html.unescape(re.sub(r"<[^>]*>", " ", written))
     for group in [*record["algorithms"]["lanczos"]["pairs"].values(), record["gauss_newton"]["pairs"]["LA"]]:
         assert all(f"{value:.7g}" in text for value in group["eigenvalues"])
-        for name in ("residuals", "error_bounds"):
+        for name in ("residuals", "error_estimates"):
             assert all(f"{value:.1e}" in text for value in group[name])
         assert f"{group['status']}: {group['advice']}" in text
     for name, version in record["versions"].items():
