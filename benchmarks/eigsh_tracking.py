@@ -53,7 +53,7 @@ def follow(problem: Drifting, drift: float, steps: int) -> dict[str, float]:
     """Products of both, over the steps, and the worst eigenvalue."""
     generator, matrix = np.random.default_rng(0), problem.matrix.copy()
     norm = np.linalg.norm(matrix, 2)
-    solve = jax.jit(functools.partial(eigsh, k=problem.k, which=problem.which, tol=TOL))
+    solve = jax.jit(functools.partial(eigsh, k=problem.k, which=problem.which, tol=TOL, verify=False))
     warm_result: EigenResult = solve(jnp.asarray(matrix))
     warm, cold, errors, unconverged = [], [], [], 0
     for _ in range(steps):

@@ -102,7 +102,7 @@ def loss_of(vectors: Any, weights: Any) -> Any:
 def by_eigsh(problem: Problem, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
     """This library."""
     operator = theta if theta.ndim == 2 else lambda v: problem.matvec(v, theta)
-    result = eigsh(operator, PAIRS, which=problem.which, tol=TOL, v0=start)
+    result = eigsh(operator, PAIRS, which=problem.which, tol=TOL, v0=start, verify=False)
     return loss_of(result.eigenvectors, weights)
 
 

@@ -100,7 +100,7 @@ def follow(training: Training, which: str, every: int, data: Any, checks: int) -
     state = tracker.init(hessian(loss, params, data), jax.random.key(1))
     carry = (params, training.optimizer.init(params), state)
     steps = training_steps(training, data, tracker, BETWEEN_CHECKS)
-    cold = jax.jit(lambda params: eigsh(hessian(loss, params, data), PAIRS, which=which, tol=1e-5))
+    cold = jax.jit(lambda params: eigsh(hessian(loss, params, data), PAIRS, which=which, tol=1e-5, verify=False))
     norm = jax.jit(lambda params: abs(lanczos(hessian(loss, params, data), 1, krylov_dim=12).eigenvalues[0]))
     records, errors, shares, cold_products = [], [], [], []
     for check in range(checks):

@@ -32,6 +32,7 @@ SLOW = (
     "gradient_time",
     "lanczos_overhead",
     "large_operator",
+    "planted_spectra",
     "processes",
     "products",
     "random_spectra",
@@ -77,6 +78,7 @@ COLUMNS = {
     "tracker": {"products_mean", "products_max", "searches", "worst_error", "converged"},
     "tracker_time": {"slow_down", "products_share"},
     "weak_scaling": {"devices", "n", "bytes", "sent", "own"},
+    "planted_spectra": {"family", "solves", "converged", "missed", "outside", "matvecs", "missed_without"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -131,6 +133,11 @@ def check_eigsh_products(rows):
 def check_svds_products(rows):
     assert len({row["problem"] for row in rows}) >= 10
     assert all(row["svds_residual"] <= 1 for row in rows)
+
+
+def check_planted_spectra(rows):
+    assert sum(row["missed"] + row["outside"] for row in rows) == 0
+    assert sum(row["missed_without"] for row in rows) > 0
 
 
 def check_random_spectra(rows):
@@ -198,6 +205,7 @@ CHECKS = {
     "large_operator": check_large_operator,
     "processes": check_processes,
     "products": check_products,
+    "planted_spectra": check_planted_spectra,
     "random_spectra": check_random_spectra,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
