@@ -61,7 +61,7 @@ def fully_sharded(
         def layer(hidden, weights):
             # FSDP: the whole of one layer's weights, on every device, for as long as they are used.
             weights = jax.tree.map(whole, weights)
-            return hidden + jnp.tanh(hidden @ weights["up"] + weights["bias"]) @ weights["down"], None
+            return hidden + jnp.tanh(hidden @ weights["up"] + weights["bias"][None]) @ weights["down"], None
 
         hidden, _ = jax.lax.scan(layer, inputs, {name: x for name, x in params.items() if name != "head"})
         return jnp.mean((hidden @ whole(params["head"]) - targets) ** 2)
@@ -83,7 +83,7 @@ def model_parallel(mode: str, devices: int, *, width: int, examples: int = 32) -
 
     def loss(params, batch):
         inputs, targets = batch
-        hidden = jnp.tanh(inputs @ params["inner"] + params["bias"])
+        hidden = jnp.tanh(inputs @ params["inner"] + params["bias"][None])
         outputs = jnp.einsum("nh,ho->no", hidden, params["outer"], out_sharding=whole)
         return jnp.mean((outputs - targets) ** 2)
 

@@ -128,7 +128,10 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     )
     polynomials = tree.where(check.begins_here, begin_search(part, check.aims.levels), part.polynomials)
     # A space that holds all of a small operator is filled: that is all there is to know.
-    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, goal.k) if m < op.size else False
+    # Of locked pairs that restarts have spoiled no search can say that they are there.
+    spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
+    given_up = spoiled | missed_pairs.has_given_up(check.search, goal.k)
+    finished = check.search.satisfied | given_up if m < op.size else False
     most = max(LONGEST_WAIT, m // _WAITING_SHARE)
     wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, most=most)
     return state._replace(
@@ -182,7 +185,10 @@ def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: An
     vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
     there = jnp.isfinite(residuals)
     nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
-    audit = lambda _: _audited(op, part, values, vectors, coefficients, jnp.where(there, residuals, 0))
+    # What a search has dropped is not in the decomposition: each residual is then recomputed.
+    searched = state.search.running | (state.search.num_searches > 0)
+    claimed = jnp.where(there, residuals, 0)
+    audit = lambda _: _audited(op, part, values, vectors, coefficients, claimed, searched)
     residuals, discrepancy, audits = apply_when(jnp.any(there), audit, nothing_audited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + audits)
@@ -202,6 +208,7 @@ def _audited(
     vectors: PyTree,
     coefficients: jax.Array,
     claimed: jax.Array,
+    searched: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The residuals where one product confirms A V c = V H c + d b^H c, else recomputed, each by itself.
 
@@ -219,7 +226,7 @@ def _audited(
     predicted = tree.add_scaled(predicted, matmul(part.couplings[0], c), tree.row(part.directions, 0))
     image = krylov.matvec(op, tree.combine(c, part.basis))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
-    confirmed = discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm
+    confirmed = (discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
 
     def recompute(i, residuals):
         vector = tree.row(vectors, i)

@@ -160,7 +160,7 @@ def test_of_triplets_it_tells_how_the_solves_went(rng):
     assert not np.any(cut.converged)
     # Two steps each, and one more to reduce a system to the smaller side and back.
     assert cut.num_matvecs == 2 * (2 + 1) * K
-    twice = jnp.eye(SIZE, 20) * jnp.array([3.0, 3.0, *np.linspace(2, 0.1, 18)])
+    twice = jnp.eye(SIZE, 20) * jnp.array([[3.0, 3.0, *np.linspace(2, 0.1, 18)]])
     of_one = adjoint_info(twice, svds(twice, 3), jax.tree.map(lambda x: x[:3], cotangent))
     assert of_one.gauge > 0.1
     with pytest.raises(ValueError, match="cotangent of the singular vectors"):
