@@ -188,5 +188,5 @@ def test_bad_input_is_named(arguments, error, match):
 
 
 def test_a_tolerance_is_one_number():
-    with pytest.raises(ValueError, match="degeneracy_tol.*one number"):
+    with pytest.raises(ValueError, match=r"degeneracy_tol.*one number"):
         eigh(jnp.eye(2), degeneracy_tol=jnp.ones(2))
