@@ -78,7 +78,7 @@ def test_a_budget_that_ends_a_search_is_told():
         result = solve(max_matvecs=int(solve().num_matvecs) - 12)
         assert result.converged.all()
         assert result.status == Status.UNVERIFIED
-    result = svds(rectangular, 2, max_matvecs=int(svds(rectangular, 2).num_matvecs) - 6)
+    result = svds(rectangular, 2, max_matvecs=int(svds(rectangular, 2).num_matvecs) - 12)
     assert result.converged.all()
     assert result.status == Status.UNVERIFIED
 
