@@ -73,7 +73,7 @@ def test_a_search_ends_on_a_large_ring():
 def test_a_budget_that_ends_a_search_is_told():
     # Each but for the last products of its search.
     matrix = jnp.asarray(ring(90))
-    rectangular = jnp.asarray(np.diag(np.r_[5.0, 5.0, np.linspace(0, 1, 60)])[:, :61])
+    rectangular = jnp.asarray(np.diag(np.r_[5.0, 5.0, np.linspace(0, 4.5, 60)])[:, :61])
     for solve in (functools.partial(eigsh, matrix, 5, which="SA"), functools.partial(eigs, matrix, 3)):
         result = solve(max_matvecs=int(solve().num_matvecs) - 12)
         assert result.converged.all()
