@@ -108,12 +108,11 @@ def eigsh(
             unknown, v0 or the preconditioner does not fit, or two options exclude each other.
         TypeError: if `op` is nothing that `as_operator` takes, or a static option is not an int.
 
-    Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; the search for missed pairs about as many
-    as one pair alone, each time; one more audits the residuals (k + 1
-    where it finds the recurrence at odds with the operator). Each product is followed by reading the basis twice or
-    four times, each restart by eight. Memory beside a product's: m + max(k, m / 5) + 4
-    vectors; 2 k more where k eigenvectors are given. With basis_dtype of half the bits 0.9 m + 2 k + 5, on the host
-    but for 2 m / 5 + 6 or k + 8 of them.
+    Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; each search for missed pairs about as many
+    as one pair alone. One more audits the residuals (k + 1 where a search has found something, or where the recurrence
+    is at odds with the operator). Each product is followed by reading the basis twice or four times, each restart by
+    eight. Memory beside a product's: m + max(k, m / 5) + 5 vectors; 2 k more where k eigenvectors are given. With
+    basis_dtype of half the bits 0.9 m + 2 k + 6, on the host but for 2 m / 5 + 7 or k + 9 of them.
 
     Example:
         >>> import jax.numpy as jnp
