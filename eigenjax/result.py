@@ -92,7 +92,7 @@ class EigenResult(NamedTuple):
     """() int32, all products spent, those that audit the residuals included."""
     error_bounds: jax.Array | None = None
     """(k,) certified bounds on the distance of each eigenvalue from one of the operator: the residual, or r^2 / gap
-    where all eigenvalues are known (n <= krylov_dim), and no less than rounding. `eigsh` only."""
+    where all eigenvalues are known (n <= krylov_dim), and what rounding may add. `eigsh` only."""
     gap: jax.Array | None = None
     """() from the eigenvalues to the first one known that was not wanted; inf where none is. `eigsh` only."""
     num_probes: jax.Array | None = None

@@ -18,13 +18,16 @@ from eigenjax.solvers.extraction import Extraction
 _ROUNDING = 4.0
 
 
-def with_error_bounds(result: EigenResult, found: Extraction, *, complete: jax.Array) -> EigenResult:
+def with_error_bounds(
+    result: EigenResult, found: Extraction, *, complete: jax.Array, rounding: jax.Array
+) -> EigenResult:
     """Fill in `error_bounds`, `error_estimates` and `gap`.
 
     Args:
         result: with values and residuals.
         found: all Ritz pairs of the last convergence check, the k wanted first.
         complete: () bool, these are all eigenpairs of the operator.
+        rounding: () what residuals are known to, an absolute error.
     """
     k = result.eigenvalues.shape[0]
     residuals = result.residuals
@@ -44,7 +47,7 @@ def with_error_bounds(result: EigenResult, found: Extraction, *, complete: jax.A
     # An infinite distance is that of a neighbor of which nothing is known.
     wide = (nearest > residuals) & jnp.isfinite(nearest)
     quadratic = jnp.where(wide, residuals * (residuals / jnp.where(wide, nearest, 1)), residuals)
-    rounding = _ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
-    estimates = jnp.maximum(quadratic, rounding)
-    bounds = jnp.where(complete, estimates, jnp.maximum(residuals, rounding))
+    least = _ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
+    estimates = jnp.maximum(quadratic, least)
+    bounds = jnp.where(complete, estimates, residuals) + rounding
     return result._replace(error_bounds=bounds, error_estimates=estimates, gap=gap)

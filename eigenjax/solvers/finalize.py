@@ -15,7 +15,7 @@ from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.orthogonalize import orthogonalize
-from eigenjax.solvers.residuals import audited_residuals
+from eigenjax.solvers.residuals import AUDIT_TOLERANCE, audited_residuals, rounding_unit
 from eigenjax.solvers.restarted import RestartedState
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.solvers.warm_start import RayleighRitz, known_vectors, rayleigh_ritz
@@ -107,7 +107,10 @@ def _judged(
     )
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))
     result = result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
-    return with_error_bounds(result, state.found, complete=complete)
+    # What an audit lets pass.
+    units = AUDIT_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(scale.dtype))
+    rounding = units * rounding_unit(op) * scale
+    return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
 
 
 def _polished(op: LinearOperator, vectors: PyTree, goal: Goal, sigma: Any) -> RayleighRitz:

@@ -113,8 +113,9 @@ def test_error_bounds_bound_the_error_and_estimates_say_more_than_the_residuals(
 def test_of_a_small_matrix_the_quadratic_bounds_are_certified(rotated):
     matrix = rotated(np.linspace(1, 2, 12))
     result = eigsh(jnp.asarray(matrix), 3)
-    np.testing.assert_array_equal(result.error_bounds, result.error_estimates)
-    assert np.max(result.error_bounds) <= 4 * np.finfo(float).eps * 2.0001
+    assert (np.asarray(result.error_estimates) <= np.asarray(result.error_bounds)).all()
+    assert np.max(result.error_estimates) <= 4 * np.finfo(float).eps * 2.0001
+    assert np.max(result.error_bounds) <= 20 * np.finfo(float).eps * 2
 
 
 @pytest.mark.parametrize(
