@@ -166,7 +166,7 @@ def _residual_of_span(part: KrylovDecomposition, coefficients: jax.Array) -> jax
 def _aims(
     op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: search_aims.Bounds
 ) -> search_aims.Aims:
-    """Of a search that begins when these values have been found: copies of them, and what is more wanted."""
+    """Aims of a search that begins when these values have been found: copies of them, and what is more wanted."""
     distance, real = search_aims.far_enough(bounds), is_real(op.structure)
     keys = wanted_keys(values, goal.which, real=real)
     certain = search_aims.amplitude_of_certainty(op.size)

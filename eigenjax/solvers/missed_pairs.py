@@ -80,7 +80,7 @@ def advance(
 
 
 class Check(NamedTuple):
-    """What a convergence check says of the search."""
+    """State of the search after a convergence check."""
 
     search: Search
     aims: Aims  # of the search that runs, or begins

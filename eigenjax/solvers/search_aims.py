@@ -1,4 +1,4 @@
-"""What a search for missed pairs looks for, and what is small and what is certain enough for it."""
+"""Levels and bounds of a search for missed pairs: where it looks, and what ends it."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ LOCKED_ROUNDING = 16.0
 
 
 class Bounds(NamedTuple):
-    """What is small enough."""
+    """Bounds on residuals and eigenvalues, absolute."""
 
     residual: jax.Array  # () of a pair, to converge
     locked: jax.Array  # () of a locked pair, to stay converged: what was dropped of it is a part of it
