@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from eigenjax import eigs, left_eigenvectors
+from eigenjax import Status, eigs, left_eigenvectors
 
 K = 4
 _WELL_CONDITIONED = 1e4
@@ -68,7 +68,8 @@ def test_what_is_said_of_the_pairs_of_a_grcar_matrix_is_true(n, which):
         residuals = np.linalg.norm(matrix @ vectors.T - vectors.T * found, axis=0)
         np.testing.assert_allclose(result.residuals, residuals, rtol=1e-6, atol=1e-14 * n)
         assert np.all(residuals[np.asarray(result.converged)] <= tol * norm)
-        assert np.all(result.converged) == (int(result.status) == 0)
+        # So far from normal the search may find something else each time, which depends on the last digits.
+        assert np.all(result.converged) == (int(result.status) in (Status.CONVERGED, Status.UNVERIFIED))
         for value, residual in zip(found, residuals, strict=True):
             # An eigenvalue of a matrix that is no further away than the residual: all that a residual promises.
             assert np.linalg.svd(matrix - value * np.eye(n), compute_uv=False)[-1] <= residual + 1e-13
