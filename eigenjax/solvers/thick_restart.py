@@ -40,11 +40,10 @@ def kept_coefficients(
     most = most_kept(wanted, m, b)
     index = jnp.arange(most, dtype=jnp.int32)
     kept = index < num_kept(found.values, state.num_filled, wanted, most, state.kept)
-    if goal.near:
-        beside = index < goal.k
-    else:
-        beside = kept & ((index < goal.k) | _stand_apart(found, goal, bound)[:most])
-    return jnp.where(jnp.where(fresh, beside, kept), found.coefficients[:, :most], 0)
+    locked = index < goal.k
+    if not goal.near:
+        locked = locked | (kept & _stand_apart(found, goal, bound)[:most])
+    return jnp.where(jnp.where(fresh, locked, kept), found.coefficients[:, :most], 0)
 
 
 def _stand_apart(found: Extraction, goal: Goal, bound: jax.Array) -> jax.Array:
