@@ -18,6 +18,8 @@ _OVERSIGHT = 1e-6
 VERIFIED_SHARE = 0.1
 # A locked pair is as good as the arithmetic allows with a residual of this times the machine epsilon of a product.
 LOCKED_ROUNDING = 16.0
+# No eigensolver's pairs have residuals of less than so many.
+_LEAST_ROUNDING = 4.0
 
 
 class Bounds(NamedTuple):
@@ -26,6 +28,7 @@ class Bounds(NamedTuple):
     residual: jax.Array  # () of a pair, to converge
     locked: jax.Array  # () of a locked pair, to stay converged: what was dropped of it is a part of it
     eigenvalue: jax.Array  # () what an eigenvalue may be off by
+    same: jax.Array  # () values that differ by less are taken for one
     scale: jax.Array  # () the largest |Ritz value| seen
 
 
@@ -43,7 +46,32 @@ def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0
     residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
     absolute = lambda relative: jnp.maximum(relative, lost) * scale
-    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), scale)
+    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), scale)
+
+
+class Determined(NamedTuple):
+    """Bounds for an operator that need not be normal, and how far they determine the eigenvalues."""
+
+    bounds: Bounds
+    doubtful: jax.Array  # () bool, within what rounding may do, values are moved further than a search can tell
+    undetermined: jax.Array  # () bool, within what rounding does at least, they are
+
+
+def determined_bounds(op: Any, bounds: Bounds, condition: jax.Array) -> Determined:
+    """Bounds on residuals that determine eigenvalues as well as those of a normal operator, as far as rounding allows.
+
+    Args:
+        op: the operator.
+        bounds: for a normal one.
+        condition: () of the eigenvalues wanted: they may be off by as much times a residual.
+    """
+    unit = rounding_unit(op) * bounds.scale
+    moved_by = lambda units: condition * units * unit > far_enough(bounds)
+    doubtful, undetermined = moved_by(LOCKED_ROUNDING), moved_by(_LEAST_ROUNDING)
+    smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(LOCKED_ROUNDING * unit, bounds.residual))
+    residual = jnp.where(undetermined, bounds.residual, smaller)
+    same = jnp.where(doubtful, bounds.same, jnp.maximum(bounds.same, 2 * condition * residual))
+    return Determined(bounds._replace(residual=residual, same=same), doubtful, undetermined)
 
 
 class Aims(NamedTuple):
