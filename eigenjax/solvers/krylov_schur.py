@@ -126,8 +126,6 @@ class _Extraction(NamedTuple):
     vectors: SchurBasis
     bounds: search_aims.Bounds
     residuals: jax.Array  # (k,) of the pairs wanted, or of their span where that would be locked
-    searchable: jax.Array  # () bool, what a search finds besides is no doing of rounding: another may follow it
-    hopeless: jax.Array  # () bool, all have converged, but rounding decides which eigenvalues a search would find
 
 
 def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
@@ -135,7 +133,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
     complete = part.num_filled >= op.size
-    found, vectors, bounds, residuals, searchable, hopeless = _extract(op, state, goal, tol)
+    found, vectors, bounds, residuals = _extract(op, state, goal, tol)
     values = found.values[: goal.k]
     check = missed_pairs.check(
         state.search,
@@ -152,8 +150,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     # A space that holds all of a small operator is filled: that is all there is to know.
     # Of locked pairs that restarts have spoiled no search can say that they are there.
     spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
-    given_up = spoiled | hopeless | missed_pairs.has_given_up(check.search, goal.k)
-    given_up |= ~searchable & (check.search.num_searches > 0)
+    given_up = spoiled | missed_pairs.has_given_up(check.search, goal.k)
     finished = check.search.satisfied | given_up if m < op.size else False
     most = max(LONGEST_WAIT, m // _WAITING_SHARE)
     wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, most=most)
@@ -180,14 +177,11 @@ def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) 
     full = part.num_filled == part.filled.shape[0]
     vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, goal.which), state.vectors)
     if not goal.verify:
-        return _Extraction(found, vectors, bounds, residuals, jnp.ones((), bool), jnp.zeros((), bool))
-    condition = largest_condition(found, k, bounds.locked)
-    bounds, doubtful, undetermined = search_aims.determined_bounds(op, bounds, condition)
-    hopeless = undetermined & jnp.all(residuals <= bounds.residual)
+        return _Extraction(found, vectors, bounds, residuals)
+    bounds = search_aims.bounds_by_condition(op, bounds, largest_condition(found, k, bounds.locked), found.values[:k])
     # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
-    locks = candidates & ~(doubtful & state.search.running)
-    residuals = jnp.maximum(residuals, jnp.where(locks, _residual_of_span(part, vectors, k), 0))
-    return _Extraction(found, vectors, bounds, residuals, ~doubtful, hopeless)
+    span = jnp.where(candidates, _residual_of_span(part, vectors, k), 0)
+    return _Extraction(found, vectors, bounds, jnp.maximum(residuals, span))
 
 
 def num_kept(vectors: SchurBasis, k: int, most: int) -> jax.Array:

@@ -18,8 +18,6 @@ _OVERSIGHT = 1e-6
 VERIFIED_SHARE = 0.1
 # A locked pair is as good as the arithmetic allows with a residual of this times the machine epsilon of a product.
 LOCKED_ROUNDING = 16.0
-# No eigensolver's pairs have residuals of less than so many.
-_LEAST_ROUNDING = 4.0
 
 
 class Bounds(NamedTuple):
@@ -49,29 +47,28 @@ def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0
     return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), scale)
 
 
-class Determined(NamedTuple):
-    """Bounds for an operator that need not be normal, and how far they determine the eigenvalues."""
-
-    bounds: Bounds
-    doubtful: jax.Array  # () bool, within what rounding may do, values are moved further than a search can tell
-    undetermined: jax.Array  # () bool, within what rounding does at least, they are
-
-
-def determined_bounds(op: Any, bounds: Bounds, condition: jax.Array) -> Determined:
-    """Bounds on residuals that determine eigenvalues as well as those of a normal operator, as far as rounding allows.
+def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: jax.Array) -> Bounds:
+    """Bounds on residuals that determine eigenvalues as well as those of a normal operator, where rounding allows it.
 
     Args:
         op: the operator.
         bounds: for a normal one.
         condition: () of the eigenvalues wanted: they may be off by as much times a residual.
+        values: (k,) the eigenvalues.
+
+    Returns:
+        The bounds as they were where rounding moves eigenvalues further than a search can tell. Values that are taken
+        for one are never half as far from each other as two of those given: a copy that is found is always seen.
     """
-    unit = rounding_unit(op) * bounds.scale
-    moved_by = lambda units: condition * units * unit > far_enough(bounds)
-    doubtful, undetermined = moved_by(LOCKED_ROUNDING), moved_by(_LEAST_ROUNDING)
-    smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(LOCKED_ROUNDING * unit, bounds.residual))
-    residual = jnp.where(undetermined, bounds.residual, smaller)
-    same = jnp.where(doubtful, bounds.same, jnp.maximum(bounds.same, 2 * condition * residual))
-    return Determined(bounds._replace(residual=residual, same=same), doubtful, undetermined)
+    far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.scale
+    smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(rounding, bounds.residual))
+    distances = jnp.abs(values[:, None] - values[None, :])
+    gap = jnp.min(jnp.where(distances > bounds.same, distances, 2 * far))
+    same = jnp.maximum(bounds.same, jnp.minimum(2 * condition * smaller, gap / 2))
+    tells = condition * rounding <= far
+    return bounds._replace(
+        residual=jnp.where(tells, smaller, bounds.residual), same=jnp.where(tells, same, bounds.same)
+    )
 
 
 class Aims(NamedTuple):
