@@ -90,8 +90,8 @@ def eigs(
 
     Cost: products as the spectrum has it; one more audits the residuals (2 k + 1, or k + 1 of a complex operator, where
     it finds the recurrence at odds with the operator). Each product is followed by reading the basis four times, each
-    restart by eight; each look and each restart by a Schur form of m numbers squared. Memory: m + 2 k + m / 4 + 6 vectors beside one
-    product's.
+    restart by eight; each look and each restart by a Schur form of m numbers squared. Memory: m + 2 k + m / 4 + 6
+    vectors beside one product's.
 
     Example:
         >>> rotation = jnp.array([[0.0, -2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
