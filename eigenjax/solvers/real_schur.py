@@ -179,7 +179,7 @@ def reorder_blocks(form: RealSchur, keys: jax.Array) -> RealSchur:
 
     Example:
         >>> form = real_schur(jnp.array([[1.0, 5.0], [0.0, 2.0]]))
-        >>> print(jnp.diag(reorder_blocks(form, -jnp.diag(form.triangular)).triangular))
+        >>> print(jnp.diag(reorder_blocks(form, -jnp.diag(form.triangular)).triangular).round(4))
         [2. 1.]
     """
     m = keys.shape[0]
