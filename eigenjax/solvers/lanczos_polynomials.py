@@ -15,6 +15,9 @@ Outside of the interval that holds the Ritz values they grow with every step, an
 A start vector that is drawn at random in n dimensions has |<u, s>| <= t with a probability of at most t sqrt(n): so
 large values exclude an eigenvalue at lambda, and beyond, as surely as one likes (in the sense of Kuczynski and
 Wozniakowski 1992, but by what was computed instead of a bound for the worst spectrum).
+
+What the basis held before the start vector was drawn may have parts along u: they add to each <u, v_j> what does not
+depend on w, and an interval of its length is likeliest around 0. So all of it counts as orthogonal to u.
 """
 
 from typing import Any, NamedTuple

@@ -142,13 +142,14 @@ def _settle(
     if m < op.size:
         is_full = state.krylov.num_filled + b > m
         restarting = (is_full | state.search.starts) & ~state.done
-        state = state._replace(krylov=_restart(state, goal, restarting), search=missed_pairs.begun(state.search))
+        bound = _bounds(op, goal, tol, state.scale).residual
+        state = state._replace(krylov=_restart(state, goal, restarting, bound), search=missed_pairs.begun(state.search))
     return state._replace(next_look=state.next_look + state.krylov.num_filled)
 
 
-def _restart(state: RestartedState, goal: Goal, restarting: jax.Array) -> KrylovDecomposition:
+def _restart(state: RestartedState, goal: Goal, restarting: jax.Array, bound: jax.Array) -> KrylovDecomposition:
     part = state.krylov
-    coefficients = kept_coefficients(part, state.found, goal, state.search.starts)
+    coefficients = kept_coefficients(part, state.found, goal, state.search.starts, bound)
     if goal.near:
         # A step of its own, so that the basis is read for the last time before it is turned in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)

@@ -15,7 +15,7 @@ _OVERSIGHT = 1e-6
 # The pairs that a search locks have to stay converged although their residuals are dropped, and within a cluster their
 # order is that of the eigenvalues only if they are better than its width: a solve with a search goes on to this share
 # of tol first.
-VERIFIED_SHARE = 0.1
+VERIFIED_SHARE = 0.2
 # A locked pair is as good as the arithmetic allows with a residual of this times the machine epsilon of a product.
 LOCKED_ROUNDING = 16.0
 

@@ -18,23 +18,44 @@ from eigenjax.tree import PyTree
 
 # The seed of fresh directions; see `krylov`.
 _RESTARTING = 2
+# A pair found by a search may be spoiled by less than this share of the bound on its residual.
+_SPOILED = 0.3
 
 
-def kept_coefficients(state: KrylovDecomposition, found: Extraction, goal: Goal, fresh: jax.Array) -> jax.Array:
+def kept_coefficients(
+    state: KrylovDecomposition, found: Extraction, goal: Goal, fresh: jax.Array, bound: jax.Array
+) -> jax.Array:
     """(m, p) C of the vectors that are kept, the most wanted first; columns of zeros where they are fewer.
 
     Args:
         state: the decomposition.
         found: its pairs.
         goal: with k.
-        fresh: () bool, a random direction follows: only the pairs wanted are kept.
+        fresh: () bool, a random direction follows.
+        bound: () on the residuals of pairs wanted.
     """
     b, m = state.couplings.shape
     # What harmonic pairs are turned among themselves is kept as a whole: a part of it has no common residual.
     wanted = goal.k + EXTRA_NEAR - 1 if goal.near else goal.k
     most = most_kept(wanted, m, b)
-    kept = jnp.where(fresh, goal.k, num_kept(found.values, state.num_filled, wanted, most, state.kept))
-    return jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, found.coefficients[:, :most], 0)
+    index = jnp.arange(most, dtype=jnp.int32)
+    kept = index < num_kept(found.values, state.num_filled, wanted, most, state.kept)
+    if goal.near:
+        beside = index < goal.k
+    else:
+        beside = kept & ((index < goal.k) | _stand_apart(found, goal, bound)[:most])
+    return jnp.where(jnp.where(fresh, beside, kept), found.coefficients[:, :most], 0)
+
+
+def _stand_apart(found: Extraction, goal: Goal, bound: jax.Array) -> jax.Array:
+    """(m,) bool, pairs not wanted that may be kept from a random direction, which finds others the sooner for it.
+
+    What is dropped of their residuals is missing in a pair yet to be found: of its eigenvector they hold less than the
+    residual over the gap to the values wanted, and spoil it by less than the square of the residual over the gap.
+    """
+    values = jnp.abs(found.values) if goal.which == "LM" else found.values
+    gaps = jnp.min(jnp.abs(values[:, None] - values[None, : goal.k]), axis=1)
+    return jnp.square(found.residuals) <= _SPOILED * bound * gaps
 
 
 def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.Array) -> KrylovDecomposition:

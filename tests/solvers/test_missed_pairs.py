@@ -51,6 +51,18 @@ def test_all_copies_are_found_by_default(name, dtype):
     np.testing.assert_allclose(np.sort(np.asarray(result.eigenvalues)), wanted(matrix, which, k), rtol=0, atol=slack)
 
 
+@pytest.mark.parametrize("copies", [5, 7])
+def test_loose_pairs_that_are_locked_leave_room_for_their_copies(copies, float64):
+    # A search that locked them at the bound itself, not at a share of it, would go on until the budget ends it.
+    diagonal = np.r_[np.zeros(copies), np.random.default_rng((5, 7).index(copies) * 2).uniform(0.1, 1, 120 - copies)]
+    solve = lambda key: eigsh(jnp.diag(jnp.asarray(diagonal)), 12, key=key, which="SA", tol=1e-2)
+    found = jax.jit(jax.vmap(solve))(jax.random.split(jax.random.key(0), 32))
+    assert np.all(np.asarray(found.status) == Status.CONVERGED)
+    np.testing.assert_allclose(found.eigenvalues, np.broadcast_to(np.sort(diagonal)[:12], (32, 12)), rtol=0, atol=1e-2)
+    counts = np.asarray(found.num_matvecs)
+    assert counts.max() < 2 * np.median(counts)
+
+
 def test_the_first_ritz_value_of_a_search_does_not_end_it():
     # The second copy is a hundredth of a random vector, and far away: one step shows nothing of it.
     diagonal = np.concatenate([[20.0, 20.0, 20.0, 7.0], np.linspace(0.0, 1.0, 116)])
