@@ -61,7 +61,8 @@ _ADVICE = {
     ),
     Status.UNVERIFIED: (
         "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "
-        "missing; raise max_matvecs or krylov_dim, or pass verify=False to do without the search"
+        "missing; raise max_matvecs or krylov_dim, or pass verify=False to do without the search; of eigs, far from "
+        "normal, rounding may leave open which eigenvalues there are: compute in float64"
     ),
     Status.NONFINITE: ("the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"),
 }

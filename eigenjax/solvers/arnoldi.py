@@ -4,21 +4,21 @@
 
 as in `krylov`, whose state this is, with a block of one; without symmetry H is full, and each image is orthogonalised
 against the whole basis (Arnoldi 1951). A restart keeps an invariant subspace of H, V C with H C = C S (Krylov-Schur,
-Stewart 2001). Of a real operator everything is real: where no conjugate pair is divided, the projector C C^H on the
-subspace is real to rounding, and its real eigenvectors span it.
+Stewart 2001). Of a real operator everything is real: C are columns of a real Schur form of H, and no conjugate pair is
+divided. What a restart drops is then rounding, however far from normal the operator is.
 """
 
 import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arithmetic import matmul
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers import lanczos_polynomials
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.general_ritz import GeneralRitz
+from eigenjax.solvers.general_ritz import SchurBasis
 from eigenjax.solvers.krylov import KrylovDecomposition, compress, fresh_seed
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
-from eigenjax.solvers.schur import reorder
 from eigenjax.solvers.thick_restart import begin_search, fresh_directions
 
 # What a restart drops below so many units of rounding of ||A|| is rounding.
@@ -51,33 +51,22 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
 
 
 def restart(
-    state: KrylovDecomposition, found: GeneralRitz, kept: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
+    state: KrylovDecomposition, vectors: SchurBasis, kept: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
 ) -> KrylovDecomposition:
     """Keeps the invariant subspace of the most wanted Ritz values, and goes on in d or in a fresh direction.
 
     Args:
         state: the decomposition.
-        found: its pairs.
+        vectors: its Schur vectors.
         kept: () int32, how many; no pair of a real operator is divided.
         most: the upper limit of it, static.
         fresh: () bool, what couples to d is dropped, and d drawn anew: a search for missed pairs begins.
         levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
     """
-    unitary = reorder(found.form, found.ranks).unitary
-    first = jnp.arange(unitary.shape[0], dtype=jnp.int32)[None, :] < kept
-    vectors = jnp.where(first, unitary, 0)
-    product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    if not jnp.iscomplexobj(state.matrix):
-        projector = product(vectors, jnp.conj(vectors).T).real
-        _, ascending = jnp.linalg.eigh((projector + projector.T) / 2, symmetrize_input=False)
-        vectors = jnp.where(first, ascending[:, ::-1], 0)
-    # The form is of the rows filled, which come first there.
-    place = jnp.argsort(~state.filled, stable=True)
-    coefficients = jnp.zeros_like(vectors[:, :most]).at[place].set(vectors[:, :most])
-    coefficients = jnp.where(state.filled[:, None], coefficients, 0)
-    images = product(state.matrix, coefficients)
-    outside = images - product(coefficients, product(jnp.conj(coefficients).T, images))
-    couplings = product(state.couplings, coefficients)
+    coefficients = jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, vectors.coefficients[:, :most], 0)
+    images = matmul(state.matrix, coefficients)
+    outside = images - matmul(coefficients, jnp.conj(coefficients).T, images)
+    couplings = matmul(state.couplings, coefficients)
     dropped = jax.vmap(tree.norm, in_axes=1)((outside, jnp.where(fresh, couplings, 0)))
     unit = jnp.finfo(dropped.dtype).eps * state.operator_norm
     dropped = jnp.where(dropped > _DROPPED * unit, dropped, 0)

@@ -12,7 +12,8 @@ to the real axis, where the residual is minimized in turn over the vector and ov
 import jax
 import jax.numpy as jnp
 
-from eigenjax.solvers.schur import Schur, solve_shifted, triangular_eigenvectors
+from eigenjax.solvers.schur import Schur
+from eigenjax.solvers.triangular import solve_shifted, triangular_eigenvectors
 
 # Imaginary parts of so many units of rounding of the largest entry are none, and real eigenvalues that differ by as
 # many are a repeated one.

@@ -72,9 +72,10 @@ def eigs(
         verify: search for missed pairs once k have converged; static. Each search excludes, with a probability of
             oversight of 1e-6, copies of the eigenvalues found, and what is more wanted than they are by
             sqrt(tol) ||A|| or more at nine points of the boundary of that region. It costs about as many products as
-            one pair alone. The status is UNVERIFIED where max_matvecs ends it, or where it finds other values each
-            time (which far from normal are determined less well than residuals tell). Pairs converge to a tenth of
-            tol first. False saves the search.
+            one pair alone. Pairs converge to a tenth of tol first. Where A is not normal they go on to that over the
+            condition of their eigenvalues, or to rounding. The status is UNVERIFIED where max_matvecs ends the search,
+            or where it finds other values each time: rounding then moves eigenvalues by sqrt(tol) ||A|| or so, and
+            `eigenjax.left_eigenvectors` gives conditions of sqrt(tol) / (16 eps) or more. False saves the search.
         like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -89,8 +90,8 @@ def eigs(
 
     Cost: products as the spectrum has it; one more audits the residuals (2 k + 1, or k + 1 of a complex operator, where
     it finds the recurrence at odds with the operator). Each product is followed by reading the basis four times, each
-    restart by eight; each look by a Schur form of m numbers squared. Memory: m + 2 k + m / 4 + 6 vectors beside one
-    product's.
+    restart by eight; each look and each restart by a Schur form of m numbers squared. Memory: m + 2 k + m / 4 + 6
+    vectors beside one product's.
 
     Example:
         >>> rotation = jnp.array([[0.0, -2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

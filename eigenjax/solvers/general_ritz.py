@@ -11,9 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import arguments, tree
+from eigenjax.arithmetic import matmul
 from eigenjax.solvers.conjugates import conjugate_pairs, eigenpairs
 from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
-from eigenjax.solvers.schur import Schur, schur
+from eigenjax.solvers.real_schur import block_eigenvalues, real_schur, reorder_blocks
+from eigenjax.solvers.schur import Schur, reorder, schur
+from eigenjax.solvers.triangular import conditions
 
 WHICH = ("LM", "LR", "SR", "LI")
 # So many points stand for the boundary of the region of what is more wanted.
@@ -32,6 +35,13 @@ class GeneralRitz(NamedTuple):
     paired: jax.Array  # (m,) bool, with the one that follows
     form: Schur  # of H, the rows filled first
     ranks: jax.Array  # (m,) int32, the place in this order of each eigenvalue of the form
+
+
+class SchurBasis(NamedTuple):
+    """An orthonormal basis of the span of a decomposition, along the Schur form of H; real where H is."""
+
+    coefficients: jax.Array  # (m, m) C in columns, the most wanted first; zero beyond the rows filled
+    second: jax.Array  # (m,) bool, with the one before it a vector spans the subspace of a conjugate pair
 
 
 def check_which(which: str) -> None:
@@ -105,6 +115,67 @@ def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> General
         paired=jnp.append(partner[order][:-1] == order[1:], False) & (values.imag != 0),
         form=form,
         ranks=jnp.argsort(order).astype(jnp.int32),
+    )
+
+
+def schur_basis(state: KrylovDecomposition, found: GeneralRitz, which: str) -> SchurBasis:
+    """Compute the Schur vectors of a decomposition, whose leading ones span invariant subspaces of H to rounding.
+
+    Args:
+        state: the decomposition.
+        found: its pairs.
+        which: of `WHICH`.
+
+    Returns:
+        The basis. H C - C (C^H H C) is rounding for the first p columns C where no pair is divided. The order is that
+        of the eigenvalues that this form has: where rounding moves these, it may not be that of `found`.
+    """
+    place = jnp.argsort(~state.filled, stable=True)
+    if jnp.iscomplexobj(state.matrix):
+        vectors = reorder(found.form, found.ranks).unitary
+        second = jnp.zeros_like(state.filled)
+    else:
+        valid = state.filled[place]
+        form = real_schur(jnp.where(valid[:, None] & valid[None, :], state.matrix[place][:, place], 0))
+        keys = jnp.where(valid, wanted_keys(block_eigenvalues(form), which, real=True), jnp.inf)
+        form = reorder_blocks(form, keys)
+        vectors, second = form.orthogonal, form.second
+    # Hundreds of rotations leave vectors less orthonormal than one step of Newton's does.
+    vectors = 1.5 * vectors - 0.5 * matmul(vectors, jnp.conj(vectors).T, vectors)
+    there = jnp.arange(vectors.shape[1], dtype=jnp.int32) < state.num_filled
+    placed = jnp.zeros_like(vectors).at[place].set(jnp.where(there, vectors, 0))
+    return SchurBasis(jnp.where(state.filled[:, None], placed, 0), second)
+
+
+def no_basis(m: int, dtype: Any) -> SchurBasis:
+    """Before the first look."""
+    return SchurBasis(jnp.zeros((m, m), dtype), jnp.zeros(m, bool))
+
+
+def undivided(basis: SchurBasis, count: int, most: int) -> jax.Array:
+    """So many vectors, () int32, or one more or less, so that no pair of conjugates is divided."""
+    return count + jnp.where(basis.second[count], 1 if count < most else -1, 0).astype(jnp.int32)
+
+
+def largest_condition(found: GeneralRitz, k: int, least_gap: jax.Array) -> jax.Array:
+    """() the largest condition of the k eigenvalues wanted, as far as the projected problem knows.
+
+    Args:
+        found: the pairs.
+        k: how many are wanted.
+        least_gap: () differences of eigenvalues below it count as so much.
+    """
+    return jnp.max(jnp.where(found.ranks < k, conditions(found.form.triangular, least_gap), 1))
+
+
+def converged_first(found: GeneralRitz, bound: jax.Array) -> GeneralRitz:
+    """The same values, coefficients and residuals, those of pairs with residuals above the bound at the end."""
+    fine = found.residuals <= bound
+    before, after = jnp.roll(fine, 1), jnp.roll(fine, -1)
+    fine = jnp.where(found.paired, fine & after, jnp.where(jnp.roll(found.paired, 1), fine & before, fine))
+    order = jnp.argsort(~fine, stable=True)
+    return found._replace(
+        values=found.values[order], coefficients=found.coefficients[:, order], residuals=found.residuals[order]
     )
 
 

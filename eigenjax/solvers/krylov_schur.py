@@ -20,7 +20,20 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers import arnoldi, complexified, krylov, lanczos_polynomials, missed_pairs, search_aims
 from eigenjax.solvers.complexified import complex_matvec, is_real
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.general_ritz import NUM_BOUNDARY, GeneralRitz, boundary, no_pairs, ritz_pairs, wanted_keys
+from eigenjax.solvers.general_ritz import (
+    NUM_BOUNDARY,
+    GeneralRitz,
+    SchurBasis,
+    boundary,
+    converged_first,
+    largest_condition,
+    no_basis,
+    no_pairs,
+    ritz_pairs,
+    schur_basis,
+    undivided,
+    wanted_keys,
+)
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.krylov import KrylovDecomposition
@@ -46,6 +59,7 @@ class KrylovSchurState(NamedTuple):
 
     krylov: KrylovDecomposition
     found: GeneralRitz  # at the last look
+    vectors: SchurBasis  # of the decomposition, where the last look was to know them
     next_look: jax.Array  # () int32, rows filled at which to look again
     distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
     last_look: jax.Array  # () int32, products spent by then
@@ -70,6 +84,7 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> Kry
     return KrylovSchurState(
         krylov=state,
         found=no_pairs(krylov_dim, complex_dtype(state.matrix.dtype), zero.dtype),
+        vectors=no_basis(krylov_dim, state.matrix.dtype),
         next_look=jnp.asarray(min(goal.k + _BEYOND, krylov_dim), jnp.int32),
         distance=zero + jnp.inf,
         last_look=jnp.zeros((), jnp.int32),
@@ -93,10 +108,10 @@ def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     state = look(op, state._replace(krylov=grown), goal, tol=tol)
     if m < op.size:
         most = max(goal.k + 1, m - LONGEST_WAIT)
-        kept = num_kept(state.found, goal.k, most)
         fresh = state.search.starts
-        kept = jnp.where(fresh, _undivided(state.found, goal.k, most), kept)
-        turn = lambda part: arnoldi.restart(part, state.found, kept, most, fresh, state.aims.levels)
+        kept = num_kept(state.vectors, goal.k, most)
+        kept = jnp.where(fresh, undivided(state.vectors, goal.k, most), kept)
+        turn = lambda part: arnoldi.restart(part, state.vectors, kept, most, fresh, state.aims.levels)
         restarting = ((state.krylov.num_filled == m) | fresh) & ~state.done
         state = state._replace(
             krylov=apply_when(restarting, turn, state.krylov), search=missed_pairs.begun(state.search)
@@ -104,17 +119,22 @@ def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     return state._replace(next_look=state.next_look + state.krylov.num_filled)
 
 
+class _Extraction(NamedTuple):
+    """The pairs at a look, and what is asked of them."""
+
+    found: GeneralRitz
+    vectors: SchurBasis
+    bounds: search_aims.Bounds
+    residuals: jax.Array  # (k,) of the pairs wanted, or of their span where that would be locked
+
+
 def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
     """Extracts the pairs, judges them, and says when to look again (in rows from now)."""
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
-    found = ritz_pairs(part, goal.which, real=is_real(op.structure))
-    bounds = search_aims.bounds_of(op, goal, tol, part.operator_norm)
     complete = part.num_filled >= op.size
-    values, residuals = found.values[: goal.k], found.residuals[: goal.k]
-    # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
-    span = jnp.where(state.search.running, 0, _residual_of_span(part, found.coefficients[:, : goal.k]))
-    residuals = jnp.maximum(residuals, span) if goal.verify else residuals
+    found, vectors, bounds, residuals = _extract(op, state, goal, tol)
+    values = found.values[: goal.k]
     check = missed_pairs.check(
         state.search,
         goal,
@@ -122,7 +142,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
         residuals,
         lanczos_polynomials.amplitudes(part.polynomials),
         state.aims,
-        _aims(op, goal, values, jnp.max(residuals), bounds),
+        _aims(op, goal, values, jnp.max(found.residuals[: goal.k]), bounds),
         bounds,
         part.broken_down & ~complete,
     )
@@ -137,6 +157,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
         found=found,
+        vectors=vectors,
         next_look=jnp.maximum(wait, goal.k - part.num_filled),
         distance=check.remaining,
         last_look=spent,
@@ -146,21 +167,34 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
     )
 
 
-def num_kept(found: GeneralRitz, k: int, most: int) -> jax.Array:
-    """How many Ritz values a restart keeps, () int32; a pair is kept as a whole."""
-    m = found.values.shape[0]
-    return _undivided(found, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
+def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) -> _Extraction:
+    """The pairs, bounds on their residuals by the condition of their eigenvalues, and the Schur vectors if needed."""
+    part, k = state.krylov, goal.k
+    found = ritz_pairs(part, goal.which, real=is_real(op.structure))
+    bounds = search_aims.bounds_of(op, goal, tol, part.operator_norm)
+    residuals = found.residuals[:k]
+    candidates = jnp.all(residuals <= bounds.locked)
+    full = part.num_filled == part.filled.shape[0]
+    vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, goal.which), state.vectors)
+    if not goal.verify:
+        return _Extraction(found, vectors, bounds, residuals)
+    bounds = search_aims.bounds_by_condition(op, bounds, largest_condition(found, k, bounds.locked), found.values[:k])
+    # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
+    span = jnp.where(candidates, _residual_of_span(part, vectors, k), 0)
+    return _Extraction(found, vectors, bounds, jnp.maximum(residuals, span))
 
 
-def _undivided(found: GeneralRitz, count: int, most: int) -> jax.Array:
-    """So many, () int32, or one more or less, so that no pair of conjugates is divided."""
-    return count + jnp.where(found.paired[count - 1], 1 if count < most else -1, 0).astype(jnp.int32)
+def num_kept(vectors: SchurBasis, k: int, most: int) -> jax.Array:
+    """How many Schur vectors a restart keeps, () int32; those of a pair are kept together."""
+    m = vectors.second.shape[0]
+    return undivided(vectors, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
 
 
-def _residual_of_span(part: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
-    """() the norm of A Q - Q (Q^H A Q) for orthonormal Q with the span of V C."""
-    orthonormal = jnp.linalg.qr(coefficients)[0]
-    return tree.norm(matmul(part.couplings[0].astype(orthonormal.dtype), orthonormal))
+def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int) -> jax.Array:
+    """() the norm of A Q - Q (Q^H A Q) for the Schur vectors Q that a search locks."""
+    m = vectors.second.shape[0]
+    locked = jnp.arange(m, dtype=jnp.int32) < (undivided(vectors, k, m) if k < m else k)
+    return tree.norm(jnp.where(locked, matmul(part.couplings[0], vectors.coefficients), 0))
 
 
 def _aims(
@@ -180,8 +214,11 @@ def _aims(
 def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
     """The result of a state, with residuals vouched for: one product, or as many as there are vectors besides."""
     k, part = goal.k, state.krylov
-    values, residuals = state.found.values[:k], state.found.residuals[:k]
-    coefficients = state.found.coefficients[:, :k]
+    bound = search_aims.bounds_of(op, goal, tol, part.operator_norm).locked
+    # A search that is cut off may have seen something that has not converged: what has is returned instead.
+    unfinished = state.search.running & ~state.search.satisfied
+    found = tree.where(unfinished, converged_first(state.found, bound), state.found)
+    values, residuals, coefficients = found.values[:k], found.residuals[:k], found.coefficients[:, :k]
     vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
     there = jnp.isfinite(residuals)
     nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))

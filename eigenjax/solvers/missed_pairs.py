@@ -112,7 +112,7 @@ def check(
         bounds: on the residuals.
         exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
     """
-    known = _matched(values, search.before, 2 * bounds.locked)
+    known = _matched(values, search.before, bounds.same)
     # What searches have dropped of locked pairs is a part of their copies, and grows as unrelated errors do.
     searches = 1 + search.num_searches.astype(residuals.dtype)
     of_copies = jnp.minimum(bounds.residual * jnp.sqrt(2 * searches), bounds.locked)

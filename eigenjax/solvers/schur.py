@@ -27,11 +27,6 @@ _STALLED = 8
 # Made-up shifts lie so many times the last subdiagonal entry from the last diagonal entry (the LAPACK's zlahqr has the
 # modulus, the angle keeps them off any symmetry of the spectrum).
 _EXCEPTIONAL = 0.75 * complex(0.8, 0.6)
-# Differences of eigenvalues below so many units of rounding of the largest are none.
-_COINCIDENT = 1.0
-# Eigenvalues are repeated where they differ by at most so many units, and two of these are independent where the matrix
-# couples them by no more than so many: about what the iteration adds by rounding.
-_REPEATED, _UNCOUPLED = 16.0, 16.0
 
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -69,19 +64,29 @@ def schur(matrix: jax.Array) -> Schur:
     """
     dtype = complex_dtype(accumulation_dtype(matrix))
     finite = jnp.all(jnp.isfinite(matrix))
-    # Entries of order one, by a power of two.
+    shrink, restore = scaling(matrix)
+    scaled = shrink(jnp.where(finite, matrix, 0).astype(dtype))
+    end = _iterate(*hessenberg(scaled, jnp.eye(scaled.shape[0], dtype=dtype), 0, scaled.shape[0] - 2))
+    converged = finite & (_count_nonzero(end.hessenberg) == 0)
+    or_nan = lambda x: jnp.where(finite, x, jnp.nan)
+    return Schur(or_nan(restore(jnp.triu(end.hessenberg))), or_nan(end.unitary), converged)
+
+
+def scaling(matrix: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """Return two functions that make entries of order one, by a power of two, and undo it.
+
+    >>> shrink, restore = scaling(jnp.array([[1024.0]]))
+    >>> print(shrink(jnp.float32(1024.0)), restore(jnp.float32(0.5)))
+    0.5 1024.0
+    """
     largest = jnp.max(jnp.maximum(jnp.abs(matrix.real), jnp.abs(matrix.imag)), initial=0)
-    largest = jnp.where(finite & (largest > 0), largest, 1).astype(jnp.finfo(dtype).dtype)
+    largest = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1).astype(accumulation_dtype(largest))
     _, exponent = jnp.frexp(largest)
     # In two steps, because the reciprocal of a tiny power overflows.
     half = exponent // 2
-    power = lambda exponent: jnp.ldexp(jnp.ones_like(largest), exponent).astype(dtype)
-    scaled = jnp.where(finite, matrix, 0).astype(dtype) * power(-half) * power(half - exponent)
-    end = _iterate(*_hessenberg(scaled))
-    converged = finite & (_count_nonzero(end.hessenberg) == 0)
-    triangular = jnp.triu(end.hessenberg) * power(half) * power(exponent - half)
-    or_nan = lambda x: jnp.where(finite, x, jnp.nan)
-    return Schur(or_nan(triangular), or_nan(end.unitary), converged)
+    power = lambda exponent: jnp.ldexp(jnp.ones_like(largest), exponent)
+    times = lambda x, *exponents: functools.reduce(lambda y, e: y * power(e).astype(y.dtype), exponents, x)
+    return lambda x: times(x, -half, half - exponent), lambda x: times(x, half, exponent - half)
 
 
 def complex_dtype(dtype: Any) -> jnp.dtype:
@@ -130,105 +135,81 @@ def reorder(form: Schur, ranks: jax.Array) -> Schur:
     return form._replace(triangular=triangular, unitary=unitary)
 
 
-def triangular_eigenvectors(triangular: jax.Array) -> jax.Array:
-    """Compute the (m, m) unit eigenvectors of an upper triangular matrix, in columns, by back substitution.
-
-    Column i solves (T - t_ii) x = 0 with x_i = 1. Two eigenvalues that differ by rounding only are coupled where the
-    matrix couples them by more than rounding (a defective eigenvalue, whose vectors coincide), and otherwise left
-    uncoupled: of a normal matrix the vectors of a repeated eigenvalue are orthonormal.
-
-    >>> print(triangular_eigenvectors(jnp.array([[1.0, 1.0], [0.0, 2.0]])).round(4))
-    [[1.     0.7071]
-     [0.     0.7071]]
-    """
-    m = triangular.shape[0]
-    index = jnp.arange(m, dtype=jnp.int32)
-    largest = jnp.max(jnp.abs(triangular))
-    unit = jnp.finfo(largest.dtype).eps * jnp.where(largest > 0, largest, 1)
-
-    def quotient(row, columns, gaps):
-        product = _matmul(jnp.where(index > row, triangular[row], 0), columns)
-        # Columns are scaled as they grow: what is negligible is so relative to them.
-        negligible = jnp.abs(product) <= _UNCOUPLED * unit * jnp.max(jnp.abs(columns), axis=0)
-        uncoupled = negligible & (jnp.abs(gaps) <= _REPEATED * unit)
-        gaps = jnp.where(jnp.abs(gaps) > _COINCIDENT * unit, gaps, (_COINCIDENT * unit).astype(gaps.dtype))
-        return jnp.where(index > row, jnp.where(uncoupled, 0, product / gaps), columns[row])
-
-    values = jnp.diag(triangular)
-    columns = _substitute(lambda row, x: quotient(row, x, values - values[row]), jnp.eye(m, dtype=values.dtype))
-    return columns / jnp.linalg.norm(columns, axis=0, keepdims=True).astype(columns.dtype)
-
-
-def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) -> jax.Array:
-    """Solve (T - s_i) x_i = b_i for each column b_i with a shift of its own; each x_i of unit norm.
-
-    >>> print(solve_shifted(jnp.array([[1.0, 1.0], [0.0, 2.0]]), jnp.zeros(1), jnp.array([[4.0], [2.0]])).T.round(2))
-    [[0.95 0.32]]
+def hessenberg(
+    matrix: jax.Array, unitary: jax.Array, start: int | jax.Array, stop: int | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Annihilate what stands below the subdiagonal in some columns, by Householder reflections.
 
     Args:
-        triangular: (m, m) T, upper triangular.
-        shifts: (p,) the s_i. Of a diagonal entry that equals one to rounding the difference is a unit of rounding.
-        columns: (m, p) the b_i, not zero.
+        matrix: (m, m) A.
+        unitary: (m, m) Q.
+        start: the first column.
+        stop: the column after the last one, at most m - 2.
+
+    Returns:
+        P^H A P and Q P, P the product of the reflections.
+
+    >>> reduced, unitary = hessenberg(jnp.array([[1.0, 2.0, 3.0], [3.0, 5.0, 6.0], [4.0, 8.0, 9.0]]), jnp.eye(3), 0, 1)
+    >>> print(jnp.abs(reduced[1:, 0]).round(4), unitary[0])
+    [5. 0.] [1. 0. 0.]
     """
-    index = jnp.arange(triangular.shape[0], dtype=jnp.int32)
-    largest = jnp.max(jnp.abs(triangular))
-    least = _COINCIDENT * jnp.finfo(largest.dtype).eps * jnp.where(largest > 0, largest, 1)
+    index = jnp.arange(matrix.shape[0], dtype=jnp.int32)
 
-    def quotient(row, columns):
-        gaps = triangular[row, row] - shifts
-        gaps = jnp.where(jnp.abs(gaps) > least, gaps, least.astype(gaps.dtype))
-        return (columns[row] - _matmul(jnp.where(index > row, triangular[row], 0), columns)) / gaps
-
-    columns = _substitute(quotient, columns)
-    return columns / jnp.linalg.norm(columns, axis=0, keepdims=True).astype(columns.dtype)
-
-
-def _substitute(quotient: Callable[[jax.Array, jax.Array], jax.Array], columns: jax.Array) -> jax.Array:
-    """Replace the rows from the last to the first; each column is kept of order one, or it would overflow."""
-    m = columns.shape[0]
-
-    def solve_row(step, columns):
-        row = m - 1 - step
-        found = quotient(row, columns)
-        return columns.at[row].set(found) / jnp.maximum(jnp.abs(found), 1).astype(columns.dtype)[None, :]
-
-    return jax.lax.fori_loop(0, m, solve_row, columns)
-
-
-def _hessenberg(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Q^H A Q without entries below the subdiagonal, and Q, by Householder reflections."""
-    m = matrix.shape[0]
-    index = jnp.arange(m, dtype=jnp.int32)
-
-    def reflect(column, carry):
+    def annihilate(column, carry):
         matrix, unitary = carry
         below = jnp.where(index > column, matrix[:, column], 0)
-        pivot, length = matrix[column + 1, column], jnp.linalg.norm(below)
-        modulus = jnp.abs(pivot)
-        phase = jnp.where(modulus > 0, pivot / jnp.where(modulus > 0, modulus, 1).astype(pivot.dtype), 1)
-        normal = below.at[column + 1].add(phase * length.astype(phase.dtype))
-        size = jnp.linalg.norm(normal)
         # Nothing to annihilate: no reflection, so that zeros stay exactly zero.
-        needed = jnp.any(jnp.where(index > column + 1, matrix[:, column], 0) != 0) & (size > 0)
-        normal = jnp.where(needed, normal / jnp.where(size > 0, size, 1).astype(normal.dtype), 0)
-        matrix = matrix - 2 * jnp.outer(normal, _matmul(jnp.conj(normal), matrix))
-        matrix = matrix - 2 * jnp.outer(_matmul(matrix, normal), jnp.conj(normal))
-        matrix = matrix.at[:, column].set(jnp.where(index > column + 1, 0, matrix[:, column]))
-        return matrix, unitary - 2 * jnp.outer(_matmul(unitary, normal), jnp.conj(normal))
+        needed = jnp.any(jnp.where(index > column + 1, below, 0) != 0)
+        matrix, unitary = reflected(matrix, unitary, jnp.where(needed, below, 0), column + 1)
+        return matrix.at[:, column].set(jnp.where(index > column + 1, 0, matrix[:, column])), unitary
 
-    start = (matrix, jnp.eye(m, dtype=matrix.dtype))
-    return jax.lax.fori_loop(0, max(m - 2, 0), reflect, start)
+    return jax.lax.fori_loop(start, stop, annihilate, (matrix, unitary))
 
 
-def _iterate(hessenberg: jax.Array, unitary: jax.Array) -> _Iteration:
+def reflected(
+    matrix: jax.Array, unitary: jax.Array, vector: jax.Array, pivot: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return P A P and Q P with the Householder reflection P that turns a vector to a unit vector.
+
+    Args:
+        matrix: (m, m) A.
+        unitary: (m, m) Q.
+        vector: (m,) the vector; of zeros, P is the identity.
+        pivot: () int32, which unit vector.
+    """
+    # Of order one, or squares of tiny numbers would underflow.
+    largest = jnp.max(jnp.abs(vector))
+    vector = vector / jnp.where(largest > 0, largest, 1).astype(vector.dtype)
+    length, head = jnp.linalg.norm(vector), vector[pivot]
+    modulus = jnp.abs(head)
+    phase = jnp.where(modulus > 0, head / jnp.where(modulus > 0, modulus, 1).astype(head.dtype), 1)
+    normal = vector.at[pivot].add(phase * length.astype(phase.dtype))
+    size = jnp.linalg.norm(normal)
+    normal = normal / jnp.where(size > 0, size, 1).astype(normal.dtype)
+    matrix = matrix - 2 * jnp.outer(normal, _matmul(jnp.conj(normal), matrix))
+    matrix = matrix - 2 * jnp.outer(_matmul(matrix, normal), jnp.conj(normal))
+    return matrix, unitary - 2 * jnp.outer(_matmul(unitary, normal), jnp.conj(normal))
+
+
+def without_negligible(matrix: jax.Array) -> jax.Array:
+    """Return a matrix of entries of order one with zeros below the subdiagonal, and on it what is more than rounding.
+
+    >>> print(without_negligible(jnp.array([[1.0, 1.0], [1e-9, 1.0]])))
+    [[1. 1.]
+     [0. 1.]]
+    """
+    below = jnp.diag(matrix, -1)
+    threshold = _NEGLIGIBLE * float(jnp.finfo(matrix.dtype).eps)
+    return jnp.triu(matrix) + jnp.diag(jnp.where(jnp.abs(below) > threshold, below, 0), -1)
+
+
+def _iterate(matrix: jax.Array, unitary: jax.Array) -> _Iteration:
     """QR sweeps until nothing is left below the diagonal, or for as long as may be."""
-    m = hessenberg.shape[0]
-    threshold = _NEGLIGIBLE * float(jnp.finfo(hessenberg.dtype).eps)
-    clean = lambda matrix: jnp.triu(matrix) + jnp.diag(_unless_below(jnp.diag(matrix, -1), threshold), -1)
+    m = matrix.shape[0]
 
     def sweep(state):
         swept, rotation = _sweep(state.hessenberg, state.stalled)
-        swept = clean(swept)
+        swept = without_negligible(swept)
         progress = _count_nonzero(swept) < _count_nonzero(state.hessenberg)
         stalled = jnp.where(progress, 0, state.stalled + 1).astype(jnp.int32)
         return _Iteration(swept, _matmul(state.unitary, rotation), state.sweeps + 1, stalled)
@@ -236,7 +217,7 @@ def _iterate(hessenberg: jax.Array, unitary: jax.Array) -> _Iteration:
     def goes_on(state):
         return (_count_nonzero(state.hessenberg) > 0) & (state.sweeps < _SWEEPS_PER_VALUE * m)
 
-    start = _Iteration(clean(hessenberg), unitary, jnp.int32(0), jnp.int32(0))
+    start = _Iteration(without_negligible(matrix), unitary, jnp.int32(0), jnp.int32(0))
     return start if m == 1 else jax.lax.while_loop(goes_on, sweep, start)
 
 
@@ -266,10 +247,6 @@ def _shift(matrix: jax.Array, last: jax.Array, stalled: jax.Array) -> jax.Array:
     regular = d - jnp.where(away != 0, b * c / jnp.where(away != 0, away, 1), 0)
     made_up = d + jnp.asarray(_EXCEPTIONAL, d.dtype) * jnp.abs(c).astype(d.dtype)
     return jnp.where(stalled % _STALLED == _STALLED - 1, made_up, regular)
-
-
-def _unless_below(numbers: jax.Array, threshold: float) -> jax.Array:
-    return jnp.where(jnp.abs(numbers) > threshold, numbers, 0)
 
 
 def _count_nonzero(matrix: jax.Array) -> jax.Array:

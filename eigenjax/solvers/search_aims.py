@@ -26,6 +26,7 @@ class Bounds(NamedTuple):
     residual: jax.Array  # () of a pair, to converge
     locked: jax.Array  # () of a locked pair, to stay converged: what was dropped of it is a part of it
     eigenvalue: jax.Array  # () what an eigenvalue may be off by
+    same: jax.Array  # () values that differ by less are taken for one
     scale: jax.Array  # () the largest |Ritz value| seen
 
 
@@ -43,7 +44,31 @@ def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0
     residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
     absolute = lambda relative: jnp.maximum(relative, lost) * scale
-    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), scale)
+    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), scale)
+
+
+def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: jax.Array) -> Bounds:
+    """Bounds on residuals that determine eigenvalues as well as those of a normal operator, where rounding allows it.
+
+    Args:
+        op: the operator.
+        bounds: for a normal one.
+        condition: () of the eigenvalues wanted: they may be off by as much times a residual.
+        values: (k,) the eigenvalues.
+
+    Returns:
+        The bounds as they were where rounding moves eigenvalues further than a search can tell. Values that are taken
+        for one are never half as far from each other as two of those given: a copy that is found is always seen.
+    """
+    far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.scale
+    smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(rounding, bounds.residual))
+    distances = jnp.abs(values[:, None] - values[None, :])
+    gap = jnp.min(jnp.where(distances > bounds.same, distances, 2 * far))
+    same = jnp.maximum(bounds.same, jnp.minimum(2 * condition * smaller, gap / 2))
+    tells = condition * rounding <= far
+    return bounds._replace(
+        residual=jnp.where(tells, smaller, bounds.residual), same=jnp.where(tells, same, bounds.same)
+    )
 
 
 class Aims(NamedTuple):

@@ -248,9 +248,11 @@ def test_tol_zero_ends_at_rounding():
 
 @pytest.mark.slow
 def test_nan_stays_in_its_lane_and_lanes_are_single():
-    batch = np.stack([matrices()[name] for name in ("normal", "random", "Grcar")])
+    # Not far from normal: there the rounding of two programs, which is not the same, would be seen.
+    normal, random = (matrices()[name] for name in ("normal", "random"))
+    batch = np.stack([normal, random, random.T])
     batch[1, 3, 5] = np.nan
-    together = jax.jit(jax.vmap(lambda a: eigs(a, K, tol=1e-9)))(jnp.asarray(batch))
+    together = jax.jit(jax.vmap(lambda a: solve(a, 1e-9)))(jnp.asarray(batch))
     assert together.status.tolist() == [Status.CONVERGED, Status.NONFINITE, Status.CONVERGED]
     assert np.isnan(together.eigenvalues[1]).all()
     for i in (0, 2):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax.solvers.schur import Schur, reorder, schur, triangular_eigenvectors
+from eigenjax.solvers.schur import Schur, reorder, schur
+from eigenjax.solvers.triangular import triangular_eigenvectors
 
 # Backward errors in units of rounding, relative to the norm.
 UNITS = 60.0
@@ -90,7 +91,9 @@ def test_a_batch_is_its_members_and_nan_stays_in_its_lane():
     assert np.isnan(together.unitary[2]).all()
     for i in range(2):
         alone = DECOMPOSE(jnp.asarray(matrices[i]))
-        assert_allclose(together.triangular[i], alone.triangular, atol=1e-5)
+        # Schur vectors are determined to phases, which rounding may decide.
+        assert_allclose(np.diag(together.triangular[i]), np.diag(alone.triangular), atol=1e-5)
+        assert_allclose(np.abs(together.triangular[i]), np.abs(alone.triangular), atol=1e-5)
 
 
 def test_eigenvectors_of_a_jordan_block_do_not_overflow():
