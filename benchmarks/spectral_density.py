@@ -69,7 +69,9 @@ def network(steps: int, sizes: tuple[int, ...]) -> np.ndarray:
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(one, carry, length=steps))((params, optimizer.init(params)))
+    # Adam counts its steps in integers.
+    with jax.numpy_dtype_promotion("standard"):
+        (params, _), _ = jax.jit(lambda carry: jax.lax.scan(one, carry, length=steps))((params, optimizer.init(params)))
     dense = to_dense(hessian(loss, params))
     return np.linalg.eigvalsh(np.asarray(dense + dense.T) / 2)
 
