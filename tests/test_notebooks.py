@@ -206,7 +206,7 @@ SIZES = {
     "adaptive_edge_of_stability": {"LEARNING_RATES": "[0.01, 0.001]", "MOMENTA": "[0.9, 0.0]", "STEPS": "1200"},
     "curvature_of_two_networks": {
         "IMAGES, FILTERS, IMAGE_STEPS": "64, 4, 40",
-        "CONTEXT, WIDTH, BLOCKS, TEXT_STEPS, SEQUENCES": "8, 8, 2, 40, 24",
+        "CONTEXT, WIDTH, BLOCKS, TEXT_STEPS, SEQUENCES": "8, 8, 2, 40, 8",
     },
     "hessian_density": {"CLASSES, EXAMPLES, WIDTH, STEPS": "10, 1797, 10, 200"},
     "per_layer_spectra": {"EXAMPLES, RECORDS, STEPS_BETWEEN, K": "128, 3, 8, 3"},
