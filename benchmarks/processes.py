@@ -26,8 +26,8 @@ _LIMIT = 900
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of a worker: so many simulated devices of a CPU."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    """Of a worker: so many simulated devices of a CPU, and the flags of the launcher (the last of a kind holds)."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 

@@ -36,7 +36,7 @@ def _programs_are_let_go():
 
 
 # What these run is written as users write it, a bias added to a batch of rows among it.
-_RANKS_ARE_PROMOTED = ("test_benchmarks", "test_notebooks", "report", "runs")
+_RANKS_ARE_PROMOTED = ("test_accelerator_benchmark", "test_benchmarks", "test_notebooks", "report", "runs")
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ What only concerns the trace (promotion, leaks) is traced and not compiled.
 """
 
 import contextlib
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -149,13 +150,24 @@ def squares(call):
 
 @contextlib.contextmanager
 def strict(*, wide=False):
-    with (
-        jax.enable_x64(wide),
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-        jax.check_tracer_leaks(True),
-    ):
-        yield
+    # The check for leaks collects garbage hundreds of times; of all that was there before it need not.
+    gc.freeze()
+    try:
+        with (
+            jax.enable_x64(wide),
+            jax.numpy_dtype_promotion("strict"),
+            jax.numpy_rank_promotion("raise"),
+            jax.check_tracer_leaks(True),
+        ):
+            yield
+    finally:
+        gc.unfreeze()
+
+
+def test_the_check_for_leaks_sees_those_into_what_was_there_before():
+    held = []
+    with pytest.raises(Exception, match="Leaked"), strict():
+        jax.eval_shape(lambda a: held.append(2 * a), matrix("symmetric"))
 
 
 def slow_but(quick, names):

@@ -77,10 +77,13 @@ def check_differentiable_pca(space):
     along, exact = space["along"], space["exact"]
     assert_allclose([along["eigh"], along["eigsh"]], [exact, exact], rtol=1e-4)
     assert np.isnan(along["jax"]), "jax has learned it: say so in the notebook"
-    assert space["of_plane"] < 1e-5 < 0.1 < space["of_one"]
+    assert space["of_plane"] < 1e-5
+    # Of one component it depends on the two that were computed; of both together it is half the length in the plane.
+    assert_allclose(np.hypot(*space["of_each"]), (5 / 14) ** 0.5 / 2, rtol=1e-4)
     assert np.isfinite(space["first_slope"]).all()
     assert space["history"][-1] < 0.7 * space["history"][0]
-    assert_allclose(space["seen"], space["predicted"], rtol=0.1, atol=2e-6)
+    # Differences over steps of a hundredth are off by a part in a thousand, and slopes are rounded to 1e-7.
+    assert_allclose(space["seen"], space["predicted"], rtol=2e-3, atol=1e-6)
 
 
 def check_edge_of_stability(space):
@@ -203,7 +206,7 @@ SIZES = {
     "adaptive_edge_of_stability": {"LEARNING_RATES": "[0.01, 0.001]", "MOMENTA": "[0.9, 0.0]", "STEPS": "1200"},
     "curvature_of_two_networks": {
         "IMAGES, FILTERS, IMAGE_STEPS": "64, 4, 40",
-        "CONTEXT, WIDTH, BLOCKS, TEXT_STEPS, SEQUENCES": "8, 8, 2, 40, 24",
+        "CONTEXT, WIDTH, BLOCKS, TEXT_STEPS, SEQUENCES": "8, 8, 2, 40, 8",
     },
     "hessian_density": {"CLASSES, EXAMPLES, WIDTH, STEPS": "10, 1797, 10, 200"},
     "per_layer_spectra": {"EXAMPLES, RECORDS, STEPS_BETWEEN, K": "128, 3, 8, 3"},

@@ -108,13 +108,13 @@ def vector_shardings(image: PyTree) -> PyTree | None:
 
 
 def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState | None:
-    """Those of a state: rows of a basis like vectors, the rest everywhere; the same for all programs."""
+    """Return those of a state: vectors and rows of bases lie like vectors, the rest everywhere; in all programs."""
     if shardings is None:
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
     rows = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
     everywhere = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
-    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, directions=rows))
+    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, directions=rows, dropped=shardings))
 
 
 def _compiled(program: Any, fixed: Plan | Goal, shardings: RestartedState | None, *, rest: int) -> Any:

@@ -88,10 +88,10 @@ def eigs(
         TypeError: if `op` is nothing that `as_operator` takes, acts on real and complex leaves at once, or a static
             option is not an int.
 
-    Cost: products as the spectrum has it; one more audits the residuals (2 k + 1, or k + 1 of a complex operator, where
-    it finds the recurrence at odds with the operator). Each product is followed by reading the basis four times, each
-    restart by eight; each look and each restart by a Schur form of m numbers squared. Memory: m + 2 k + m / 4 + 6
-    vectors beside one product's.
+    Cost: products as the spectrum has it; one more audits the residuals (2 k + 1, or k + 1 of a complex operator, after
+    a search and where it finds the recurrence at odds with the operator). Each product is followed by reading the basis
+    four times, each restart by eight; each look and each restart by a Schur form of m numbers squared. Memory: m + 2 k
+    + m / 4 + 6 vectors beside one product's.
 
     Example:
         >>> rotation = jnp.array([[0.0, -2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

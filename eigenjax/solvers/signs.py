@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.solvers.start import positions
 from eigenjax.tree import PyTree
 
 # Components that differ by so many units of rounding are equally large.
@@ -96,7 +97,7 @@ def at_largest(vector: PyTree) -> PyTree:
     least = (1 - TIED * float(jnp.finfo(largest.dtype).eps)) * largest
     found, units = jnp.zeros((), bool), []
     for leaf, size in zip(leaves, sizes, strict=True):
-        position = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
+        position = positions(leaf).astype(jnp.int32)
         first = jnp.min(jnp.where(size >= least.astype(size.dtype), position, leaf.size), initial=leaf.size)
         units.append(jnp.where((position == first) & ~found, jnp.ones_like(leaf), jnp.zeros_like(leaf)))
         found = found | (first < leaf.size)

@@ -112,6 +112,21 @@ def arbitrary_signs(seed: jax.Array, count: int, dtype: Any) -> jax.Array:
     return jnp.where(numbers > 0, 1, -1).astype(dtype)
 
 
+def positions(leaf: Any) -> jax.Array:
+    """Return the uint32 index of each number of a leaf, counted through its axes modulo 2^32, sharded like the leaf.
+
+    >>> print(positions(jnp.ones((2, 3))))
+    [[0 1 2]
+     [3 4 5]]
+    """
+    sharding, stride = tree.explicit_sharding(leaf), 1
+    index = jnp.zeros(leaf.shape, jnp.uint32, out_sharding=sharding)
+    for axis in reversed(range(len(leaf.shape))):
+        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis, out_sharding=sharding)
+        index, stride = index + along * jnp.uint32(stride % 2**32), stride * leaf.shape[axis]
+    return index
+
+
 # The number whose successor seeds imaginary parts.
 _IMAGINARY = 1
 # 2^32 over the golden ratio: keeps small counters and a seed of zeros apart.
@@ -126,11 +141,7 @@ def _numbers(seed: jax.Array, leaf: Any) -> jax.Array:
 
 
 def _uniform(seed: jax.Array, leaf: Any) -> jax.Array:
-    position, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
-    for axis in reversed(range(len(leaf.shape))):
-        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis, out_sharding=tree.explicit_sharding(leaf))
-        position, stride = position + along * jnp.uint32(stride % 2**32), stride * leaf.shape[axis]
-    bits = _mix(_mix(position ^ seed[0]) + seed[1])
+    bits = _mix(_mix(positions(leaf) ^ seed[0]) + seed[1])
     # 24 bits, the middle of each of 2^24 intervals of (-1, 1): never zero.
     return (bits >> 8).astype(tree.real_dtype(leaf.dtype)) * 2.0**-23 + (2.0**-24 - 1)
 

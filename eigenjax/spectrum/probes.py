@@ -18,6 +18,7 @@ from eigenjax import random_vectors, tree
 from eigenjax.arguments import plain_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize
+from eigenjax.solvers.start import positions
 from eigenjax.tree import PyTree
 
 # The spread of n samples is widened by 1 + c / (n - 1). With this c twice the error of a mean of chi-squares, the
@@ -65,12 +66,8 @@ def unit_vector(structure: PyTree, index: jax.Array) -> PyTree:
     leaves, treedef = jax.tree.flatten(structure)
     units, first = [], 0
     for leaf in leaves:
-        position, stride = jnp.full(leaf.shape, first, jnp.int32, out_sharding=tree.explicit_sharding(leaf)), 1
-        for axis in reversed(range(len(leaf.shape))):
-            along = jax.lax.broadcasted_iota(jnp.int32, leaf.shape, axis, out_sharding=tree.explicit_sharding(leaf))
-            position, stride = position + along * stride, stride * leaf.shape[axis]
-        units.append((position == index).astype(leaf.dtype))
-        first += stride
+        units.append((positions(leaf).astype(jnp.int32) == index - first).astype(leaf.dtype))
+        first += tree.size(leaf)
     return jax.tree.unflatten(treedef, units)
 
 

