@@ -12,6 +12,8 @@ import numpy as np
 from jax.core import Tracer
 
 from eigenjax import printing
+from eigenjax.arguments import shown
+from eigenjax.calls import explained
 
 
 class Status(enum.IntEnum):
@@ -138,6 +140,7 @@ class EigenError(RuntimeError):
     """A solve that did not end well, told on the host by `raise_if_failed`."""
 
 
+@explained
 def raise_if_failed(result: _Result) -> _Result:
     """Turns a failure that is data into an exception; to be called on the host, outside jit.
 
@@ -149,7 +152,8 @@ def raise_if_failed(result: _Result) -> _Result:
 
     Raises:
         EigenError: if any status is not `CONVERGED`; says which pairs, their residuals and the remedy.
-        TypeError: if called under a transformation, where there are no values to look at.
+        TypeError: if called under a transformation, where there are no values to look at; or of anything else than
+            what a solver returns.
 
     Cost: no products; one transfer of k numbers to the host.
 
@@ -162,6 +166,11 @@ def raise_if_failed(result: _Result) -> _Result:
         ...
         eigenjax.result.EigenError: NONFINITE: the operator returned NaN or Inf: ...
     """
+    if not isinstance(result, EigenResult | SingularResult):
+        raise TypeError(
+            f"raise_if_failed got result={shown(result)}: give what a solver returns, an EigenResult or a "
+            "SingularResult; of anything else look at its `converged` or `status`"
+        )
     if isinstance(result.status, Tracer):
         raise TypeError(
             "raise_if_failed needs values, and got a traced result: call it on the host, outside jit and vmap, "

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(eigenjax.__file__).parent
 LAYERS = (
     *(
         "arguments",
+        "calls",
         "printing",
         "tree",
         "random_vectors",

@@ -1,7 +1,9 @@
-"""Wrong calls of the solvers, estimators and dense functions: each is refused in words of this library.
+"""Wrong calls of the solvers, estimators, dense functions and operators: each is refused in words of this library.
 
 An error names the function or the argument, and a remedy; it comes before anything is computed.
 """
+
+import inspect
 
 import jax
 import jax.experimental.sparse
@@ -158,7 +160,87 @@ def dense_cases():
     yield "eigh", "b", (A, "identity"), {}
 
 
-CASES = [*solver_cases(), *eigsh_cases(), *estimator_cases(), *dense_cases()]
+PARAMS, BATCH = {"w": np.ones(3, np.float32)}, (np.ones((6, 3), np.float32), np.ones(6, np.float32))
+
+
+def model(params, inputs):
+    return inputs @ params["w"]
+
+
+def classifier(params, inputs):
+    return jnp.outer(model(params, inputs), jnp.ones(2))
+
+
+def loss(params, batch=BATCH):
+    return jnp.mean((model(params, batch[0]) - batch[1]) ** 2)
+
+
+def squares(outputs, targets):
+    return jnp.mean((outputs - targets) ** 2)
+
+
+def operator_cases():
+    curvature = {
+        "hessian": (loss, PARAMS, BATCH),
+        "gauss_newton": (model, squares, PARAMS, BATCH),
+        "fisher": (classifier, PARAMS, (BATCH[0], np.arange(6) % 2)),
+        "jacobian": (model, PARAMS, BATCH[0]),
+        "neural_tangent_kernel": (model, PARAMS, BATCH[0]),
+    }
+    options = {
+        "batch_size": (0, -1, 2.5, "all"),
+        "select": ("nowhere", 3, [], lambda path, leaf: False),
+        "weights": ("uniform", np.ones(5, np.float32), 1j),
+        "has_aux": ("yes", 1.0),
+        "nothing_like_it": (1,),
+        "batch": (2,),
+    }
+    for function, args in curvature.items():
+        for count in range(len(args) - (function == "hessian")):
+            yield function, function, args[:count], {}
+        for name, values in options.items():
+            for value in values:
+                yield function, name, args, {name: value}
+        yield function, "params", tuple({"w": np.arange(3)} if x is PARAMS else x for x in args), {}
+        yield function, "params", tuple("weights" if x is PARAMS else x for x in args), {}
+        yield function, "params", tuple({} if x is PARAMS else x for x in args), {}
+        yield function, function, tuple(None if callable(x) else x for x in args), {}
+        yield function, function, (*args, 1, 2), {}
+    for mode in ("both", None, 1):
+        yield "hessian", "mode", curvature["hessian"], {"mode": mode}
+    for name, values in {"kind": ("monte carlo", 1), "likelihood": ("poisson", None), "centered": ("yes",)}.items():
+        for value in values:
+            yield "fisher", name, curvature["fisher"], {name: value}
+    yield "fisher", "key", curvature["fisher"], {"kind": "monte_carlo"}
+    yield "hessian", "scalar", (lambda p, batch: p["w"], PARAMS, BATCH), {}
+    yield "hessian", "real", (lambda p, batch: jnp.sum(jax.lax.complex(p["w"], p["w"])), PARAMS, BATCH), {}
+    yield "gauss_newton", "loss", (model, lambda outputs, targets: outputs, PARAMS, BATCH), {}
+    yield "hvp", "v", (loss, PARAMS), {}
+    yield "hvp", "v", (loss, PARAMS, np.ones(3, np.float32)), {}
+    yield "hvp", "v", (loss, PARAMS, {"w": np.ones(4, np.float32)}), {}
+    for function in ("check_operator", "symmetry_error"):
+        yield function, "key", (A,), {}
+        yield function, "key", (A, 0), {}
+        yield function, "op", (None, KEY), {}
+        yield function, "like", (lambda v: v, KEY), {}
+    yield "to_dense", "like", (lambda v: v,), {}
+    yield "to_dense", "op", (), {}
+    yield "as_operator", "a", (), {}
+    for a in (None, "matrix", 3.0, np.ones(3), WIDE, {"w": A}, lambda v: v):
+        yield "as_operator", "a", (a,), {}
+    yield "blocks", "by", (eigenjax.hessian(loss, PARAMS, BATCH),), {"by": 1.5}
+    yield "block_spectra", "by", (eigenjax.hessian(loss, PARAMS, BATCH),), {"by": "nowhere"}
+    yield "restrict", "select", (eigenjax.hessian(loss, PARAMS, BATCH),), {}
+    yield "restrict", "select", (eigenjax.hessian(loss, PARAMS, BATCH), "nowhere"), {}
+    yield "precondition", "diagonal", (A,), {}
+    yield "precondition", "diagonal", (A, np.ones(3, np.float32)), {}
+    yield "diagonal_operator", "diagonal", (), {}
+    yield "diagonal_operator", "diagonal", ("ones",), {}
+    yield "raise_if_failed", "result", (3,), {}
+    yield "raise_if_failed", "result", (eigenjax.trace(A, key=KEY),), {}
+
+
+CASES = [*solver_cases(), *eigsh_cases(), *estimator_cases(), *dense_cases(), *operator_cases()]
 
 
 def told(function, args, options):
@@ -168,16 +250,18 @@ def told(function, args, options):
 
 
 def test_there_are_many():
-    assert len(CASES) > 400
+    assert len(CASES) > 700
 
 
 @pytest.mark.parametrize("function", sorted({case[0] for case in CASES}))
 def test_a_wrong_call_names_the_argument_and_the_remedy(function):
-    unclear = []
+    unclear, call = [], getattr(eigenjax, function)
     for name, word, args, options in CASES:
         if name == function:
             text = told(name, args, options)
-            clear = (word in text or function in text) and any(remedy in text for remedy in REMEDIES)
+            # The word is an argument, or says what is wrong.
+            named = function in text and (word in text or word not in inspect.signature(call).parameters)
+            clear = named and any(remedy in text for remedy in REMEDIES)
             if not clear or any(part in text for part in INTERNAL):
                 unclear.append((word, options, text[:200]))
     assert not unclear, "\n".join(map(str, unclear))

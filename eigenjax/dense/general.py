@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import explained
+from eigenjax.calls import explained
 from eigenjax.dense.clusters import (
     adjoint,
     as_matrices,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.arguments import explained
+from eigenjax.calls import explained
 from eigenjax.implicit import adjoint_general, adjoint_singular, complement
 from eigenjax.implicit.gauge import gauge_residual, vectors_cotangent
 from eigenjax.implicit.judged import AdjointInfo, judged

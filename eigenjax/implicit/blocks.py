@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.arguments import plain_int
+from eigenjax.calls import explained
 from eigenjax.implicit import eigsh
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.blocks import By, layers
@@ -58,6 +59,7 @@ class IndexedBlock(LinearOperator):
         return [mine(alike) for alike in zip(*self.places, strict=True)]
 
 
+@explained
 def block_spectra(
     op: Any,
     k: int = 6,

@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.arguments import explained
+from eigenjax.calls import explained
 from eigenjax.implicit.pairs import same_cluster
 from eigenjax.implicit.phases import at_fixed_phase
 from eigenjax.operators.base import check_vector

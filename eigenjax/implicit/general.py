@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing, tree
-from eigenjax.arguments import explained
+from eigenjax.calls import explained, named
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
 from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.operators.base import LinearOperator
@@ -111,6 +111,7 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
          [1. 0.]]
     """
 
+    @named
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any):
         method, derivative, op, traced = bind(solver, args, options)

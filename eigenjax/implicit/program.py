@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax import arguments
+from eigenjax import arguments, calls
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.matrices import vector_of
@@ -95,7 +95,7 @@ def bind(
         TypeError: if the call does not fit the solver's signature, or an option that has to be static is traced.
     """
     name = solver.__name__
-    arguments.check_call(name, signature(solver), args, options)
+    calls.check_call(name, signature(solver), args, options)
     of_the_derivative = (options.pop(key, default) for key, default in _OF_THE_DERIVATIVE.items())
     derivative, adjoint_tol, adjoint_max_iter = map(arguments.plain_int, of_the_derivative)
     if derivative not in _SERVES:
@@ -188,7 +188,7 @@ def _named(told: str, convert: Callable[[], Any]) -> Any:
     except (TypeError, ValueError) as error:
         if type(error) not in (TypeError, ValueError):
             raise
-        raise type(error)(f"{told}: {error}") from error
+        raise type(error)(f"{told}: {calls.unnamed(error)}") from error
 
 
 def _check_arrays(solver: str, options: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import named
 from eigenjax.implicit.dilation import solve_dilation
 from eigenjax.implicit.pairs import without_rounding
 from eigenjax.implicit.phases import are_complex, at_fixed_phase
@@ -72,6 +73,7 @@ def differentiable(
         depends on the values alone. v0 and key get zero cotangents.
     """
 
+    @named
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any) -> SingularResult:
         method, derivative, op, traced = bind(solver, args, options, knowing=knowing, take=_rectangular)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import named
 from eigenjax.implicit.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.gauge import antihermitian_part
 from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
@@ -78,6 +79,7 @@ def differentiable(
          [0. 0. 0.]]
     """
 
+    @named
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any) -> EigenResult:
         method, derivative, op, traced = bind(solver, args, options, knowing=knowing)

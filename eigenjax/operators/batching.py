@@ -89,9 +89,13 @@ def check_shape(value: Any, shape: tuple[int, ...], call: str) -> Any:
         )
     dtype = jax.dtypes.result_type(value)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{call} must return {wanted} of real floating-point numbers, and its dtype is {dtype}")
+        raise TypeError(
+            f"{call} must return {wanted} of real floating-point numbers, and its dtype is {dtype}: give a function "
+            "that does, by a cast or the real part"
+        )
     if jnp.shape(value) != shape:
-        raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}")
+        remedy = "give the mean over the examples" if shape == () else "give one number for each example"
+        raise TypeError(f"{call} must return the shape {shape}, and returned {jnp.shape(value)}: {remedy}")
     return value
 
 

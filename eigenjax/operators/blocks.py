@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from eigenjax.arguments import plain_int
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.restriction import block
@@ -18,6 +19,7 @@ from eigenjax.tree import PyTree
 By = int | Callable[[str], str | None] | Sequence[str | re.Pattern[str]] | None
 
 
+@explained
 def blocks(op: Any, by: By = None, *, like: PyTree = None) -> dict[str, LinearOperator]:
     """The diagonal blocks of an operator, one for each layer.
 

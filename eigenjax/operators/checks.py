@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax.arguments import shown
+from eigenjax.calls import unnamed
 
 
 def check_arrays(function: str, name: str, value: Any, *, remedy: str) -> None:
@@ -45,4 +46,4 @@ def prefixed(words: str) -> Iterator[None]:
         # Of a type of its own an error may not be made anew.
         if type(error) not in (TypeError, ValueError) or str(error).startswith(words):
             raise
-        raise type(error)(f"{words}: {error}") from error
+        raise type(error)(f"{words}: {unnamed(error)}") from error

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.closure import TracedFunction, hoist
@@ -76,6 +77,7 @@ class HostOperator(LinearOperator):
         return self.product.rmatvec(vector)
 
 
+@explained
 def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
     """Whatever stands for a square linear map, as a `LinearOperator`.
 
@@ -138,7 +140,7 @@ def refuse_stream(a: Any) -> None:
 def _from_matrix(matrix: Any) -> MatrixOperator:
     shape = tuple(matrix.shape)
     if len(shape) > 2:
-        raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
+        raise ValueError(f"the operator is a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
     if len(shape) != 2 or shape[0] != shape[1] or 0 in shape:
         raise ValueError(
             f"expected the square matrix (n, n) of an operator, not empty, and got the shape {shape}: svds takes "

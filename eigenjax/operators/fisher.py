@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import check_bool
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
     as_weights,
@@ -98,6 +100,7 @@ class GradientCovarianceOperator(LinearOperator):
         return sum_over_batches(function, (self.data, self.weights), self.batch_size, zero)
 
 
+@explained
 def fisher(
     model: Callable,
     params: PyTree,
@@ -206,5 +209,6 @@ def _check_options(kind, likelihood, key, ignore_label, centered) -> None:
         raise TypeError(f"key has dtype {jnp.asarray(key).dtype}: give a typed one, jax.random.key(seed)")
     if ignore_label is not None and likelihood != "categorical":
         raise ValueError(f"ignore_label={ignore_label!r} speaks of labels: it needs likelihood='categorical'")
+    check_bool("fisher", "centered", centered)
     if centered and kind != "empirical":
         raise ValueError(f"centered=True is for kind='empirical': under kind={kind!r} gradients have mean zero")

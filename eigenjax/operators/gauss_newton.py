@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
     as_arrays,
@@ -116,6 +117,7 @@ class GaussNewtonOperator(LinearOperator):
         return loss.curvature(outputs, tangent, counts / total)
 
 
+@explained
 def gauss_newton(
     model: Callable,
     loss: Callable,

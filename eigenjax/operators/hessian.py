@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.batching import (
     as_arrays,
@@ -90,6 +91,7 @@ class HessianOperator(LinearOperator):
         return mean_share(self.loss(params, batch), part, weights, self.weights, "loss(params, batch)")
 
 
+@explained
 def hessian(
     loss: Callable,
     params: PyTree,
@@ -184,6 +186,7 @@ _NO_LOSSES = (
 )
 
 
+@explained
 def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any, has_aux: bool = False) -> PyTree:
     """One product with the Hessian of loss(params, *args) in params.
 

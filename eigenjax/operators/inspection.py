@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from eigenjax import random_vectors, tree
+from eigenjax.arguments import check_key
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.captured import with_sources
 from eigenjax.operators.convert import as_operator, describe_all, refuse_stream
@@ -20,6 +22,7 @@ from eigenjax.tree import PyTree
 _DENSE_BATCH = 64
 
 
+@explained
 def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
     """The (n, n) matrix of an operator, in the order of its raveled leaves.
 
@@ -53,6 +56,7 @@ def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
     return jax.lax.map(column, jnp.arange(op.size), batch_size=min(_DENSE_BATCH, op.size)).T
 
 
+@explained
 def symmetry_error(op: Any, key: jax.Array, *, like: PyTree = None) -> jax.Array:
     """How far an operator is from symmetric (Hermitian), seen by two random vectors.
 
@@ -75,6 +79,7 @@ def symmetry_error(op: Any, key: jax.Array, *, like: PyTree = None) -> jax.Array
         True
     """
     op = as_operator(op, like=like)
+    check_key(key)
     first, second = jax.random.split(key)
     structure = tree.working_structure(op.structure)
     u, v = random_vectors.normal(first, structure), random_vectors.normal(second, structure)
@@ -101,6 +106,7 @@ class OperatorReport(NamedTuple):
 _ROUNDINGS = 16.0
 
 
+@explained
 def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorReport:
     """Looks for the usual mistakes in an operator, and says which it is. Outside jit only.
 
@@ -138,6 +144,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
         ValueError: the product is not linear, ...
     """
     refuse_stream(op)
+    check_key(key)
     product, structure = _product(op, like)
     u, v = (tree.cast_like(random_vectors.normal(one, structure), structure) for one in jax.random.split(key))
     image_u = product(u)

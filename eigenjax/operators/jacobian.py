@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.batching import (
     as_arrays,
@@ -102,6 +103,7 @@ class GramOperator(LinearOperator):
         return self.inner.mv(self.inner.adjoint_mv(vector))
 
 
+@explained
 def jacobian(
     model: Model,
     params: PyTree,
@@ -161,6 +163,7 @@ def jacobian(
     return JacobianMap(varying, constant, inputs, traced, batch_size)
 
 
+@explained
 def neural_tangent_kernel(
     model: Model,
     params: PyTree,

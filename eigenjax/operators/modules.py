@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eigenjax.arguments import shown
 from eigenjax.tree import PyTree
 
 
@@ -80,7 +81,10 @@ def without_aux(function: Callable, name: str) -> Callable:
     def first(*arguments: Any) -> Any:
         value = function(*arguments)
         if not isinstance(value, tuple) or len(value) != 2:
-            raise TypeError(f"with has_aux=True {name} must return a pair (value, aux), and returned {value!r}")
+            raise TypeError(
+                f"with has_aux=True {name} must return a pair (value, aux), and returned {shown(value)}: leave has_aux "
+                "out, or return such a pair"
+            )
         return value[0]
 
     return functools.wraps(function)(first) if callable(function) else function

@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.linear_head import LinearHead, head_product, map_chunks
 
 REDUCTIONS = ("mean", "example", "none")
 
 
+@explained
 def softmax_cross_entropy(
     outputs: jax.Array | LinearHead, targets: jax.Array, *, ignore_label: int | None = None, reduction: str = "mean"
 ) -> jax.Array:

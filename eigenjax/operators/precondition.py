@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.convert import as_operator, describe_all
@@ -60,6 +61,7 @@ class PreconditionedOperator(LinearOperator):
         return jax.tree.map(lambda d, x: (jax.lax.rsqrt(d) * x.astype(d.dtype)).astype(x.dtype), self.diagonal, vector)
 
 
+@explained
 def precondition(op: Any, diagonal: PyTree, *, like: PyTree = None) -> LinearOperator:
     """The operator D^(-1/2) A D^(-1/2), whose eigenvalues are those of D^-1 A.
 
@@ -103,6 +105,7 @@ def precondition(op: Any, diagonal: PyTree, *, like: PyTree = None) -> LinearOpe
     return PreconditionedOperator(op, diagonal)
 
 
+@explained
 def diagonal_operator(diagonal: PyTree, like: PyTree = None) -> LinearOperator:
     """The operator v -> d * v, for weight decay, damping or a mask.
 

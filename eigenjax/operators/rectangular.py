@@ -104,8 +104,8 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
         like = own_structure(a)
     if like is None:
         raise TypeError(
-            "a callable says nothing of the vectors that it takes: pass v0= to the solver (or like=), a pytree of "
-            "arrays shaped as they are"
+            "the operator is a callable, which says nothing of its vectors: pass v0= to the solver (or like=), a "
+            "pytree of arrays shaped as they are"
         )
     return _from_function(product, describe_all(like), adjoint)
 
@@ -113,7 +113,7 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
 def _from_matrix(matrix: Any) -> MatrixMap:
     shape = tuple(matrix.shape)
     if len(shape) > 2:
-        raise ValueError(f"a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
+        raise ValueError(f"the operator is a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
     if len(shape) != 2 or 0 in shape:
         raise ValueError(
             f"expected a matrix (p, n) that is not empty, and got the shape {shape}: give an operator of two axes"

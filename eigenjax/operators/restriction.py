@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, ScaledOperator, ShiftedOperator, SumOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.precondition import DiagonalOperator, PreconditionedOperator, diagonal_operator
@@ -40,6 +41,7 @@ class RestrictedOperator(LinearOperator):
         return split(self.inner.mv(merge(vector, jax.tree.map(zeros, outside))), self.kept)[0]
 
 
+@explained
 def restrict(op: Any, select: Select, *, like: PyTree = None) -> LinearOperator:
     """The block of an operator on the leaves selected.
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eigenjax import tree
-from eigenjax.arguments import explained, plain_int, shown
+from eigenjax.arguments import plain_int, shown
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator

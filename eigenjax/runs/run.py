@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from eigenjax import arguments
-from eigenjax.arguments import explained, plain_int
+from eigenjax.arguments import plain_int
+from eigenjax.calls import explained
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.matrices import vector_of
 from eigenjax.result import EigenResult

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from eigenjax.arguments import explained
+from eigenjax.calls import explained
 from eigenjax.operators.batching import checked_batch_size, num_examples
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.runs.errors import RunError

@@ -22,7 +22,7 @@ import numpy as np
 from jax.core import Tracer
 
 from eigenjax import tree
-from eigenjax.arguments import explained
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.batching import checked_batch_size, num_examples
 from eigenjax.operators.captured import NamedFunction

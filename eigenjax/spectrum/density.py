@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import explained
+from eigenjax.arguments import check_key
+from eigenjax.calls import explained
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.deflation import known_pairs
 from eigenjax.spectrum.node_widths import Bars, bars
-from eigenjax.spectrum.probes import check_key, checked_ints, mean_and_error
+from eigenjax.spectrum.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
 
 # On a grid a line is as wide as the grid's spacing, or this part of the gap to its neighbour where that is less.

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.arguments import explained
+from eigenjax.arguments import check_key
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probes import check_key, checked_int
+from eigenjax.spectrum.probes import checked_int
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.tree import PyTree

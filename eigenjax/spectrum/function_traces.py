@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import explained
+from eigenjax.arguments import check_key
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
@@ -20,7 +21,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.lanczos import LanczosState
 from eigenjax.spectrum.deflation import known_pairs
 from eigenjax.spectrum.functions import checked_values
-from eigenjax.spectrum.probes import check_key, checked_ints, mean_and_error
+from eigenjax.spectrum.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing, tree
-from eigenjax.arguments import explained
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.solvers.judgement import tolerance

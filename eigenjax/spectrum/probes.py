@@ -134,13 +134,6 @@ def widened(count: int, few: float = FEW) -> float:
     return 1 + few / (count - 1)
 
 
-def check_key(key: Any) -> None:
-    """Raises a TypeError unless it is one typed key: who estimates by chance says of which."""
-    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
-        shown = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else repr(key)
-        raise TypeError(f"key: got {shown}; give one typed key, such as jax.random.key(0)")
-
-
 def checked_int(name: str, value: Any, least: int = 1, why: str = "") -> int:
     """The value as an int of Python; an error unless it is an integer, and so large."""
     value = plain_int(value)

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing, random_vectors, tree
-from eigenjax.arguments import explained
+from eigenjax.arguments import check_key
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.spectrum.deflation import complement
@@ -24,7 +25,6 @@ from eigenjax.spectrum.leave_one_out import sketch
 from eigenjax.spectrum.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    check_key,
     checked_int,
     draw,
     each,

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax.arguments import check_number, explained, shown
+from eigenjax.arguments import check_number, shown
+from eigenjax.calls import explained
 
 # A little below 2, the edge of stability of gradient descent.
 DEFAULT_BOUND = 1.8

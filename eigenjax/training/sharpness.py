@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from eigenjax.arguments import check_bool, check_int, explained, plain_int
+from eigenjax.arguments import check_bool, check_int, plain_int
+from eigenjax.calls import explained
 from eigenjax.implicit import eigsh
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator

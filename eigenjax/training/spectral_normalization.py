@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.arguments import check_int, explained, plain_int, shown
+from eigenjax.arguments import check_int, plain_int, shown
+from eigenjax.calls import explained
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec

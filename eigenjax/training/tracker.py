@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from eigenjax import tree
-from eigenjax.arguments import check_choice, check_int, check_number, explained, plain_int, shown
+from eigenjax.arguments import check_choice, check_int, check_number, plain_int, shown
+from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator

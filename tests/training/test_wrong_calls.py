@@ -107,8 +107,11 @@ CASES = {
         "got params of the structure",
     ),
     "norm: nothing": (lambda: spectral_norm(None), r"spectral_norm: expected a \(p, n\) array"),
-    "norm: a function": (lambda: spectral_norm(lambda v: v), "spectral_norm: a callable says nothing of the vectors"),
-    "norm: a kernel": (lambda: spectral_norm(jnp.ones((3, 3, 2, 2))), "spectral_norm: a batch of matrices"),
+    "norm: a function": (lambda: spectral_norm(lambda v: v), "spectral_norm: the operator is a callable"),
+    "norm: a kernel": (
+        lambda: spectral_norm(jnp.ones((3, 3, 2, 2))),
+        "spectral_norm: the operator is a batch of matrices",
+    ),
     "norm: num_steps": (lambda: spectral_norm(MATRIX, num_steps=1.5), r"spectral_norm got num_steps=1\.5: give an int"),
     "norm: no steps": (lambda: spectral_norm(MATRIX, num_steps=0), "spectral_norm got num_steps=0: give 1 or more"),
     "norm: v0": (lambda: spectral_norm(MATRIX, ONES), r"spectral_norm: v0: the array has shape \(4,\)"),
