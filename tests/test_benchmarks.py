@@ -41,6 +41,7 @@ SLOW = (
     "tracker",
     "tracker_time",
     "trace_estimators",
+    "verify_products",
     "weak_scaling",
 )
 NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectra", "timing", "trained_networks")
@@ -79,6 +80,7 @@ COLUMNS = {
     "tracker_time": {"slow_down", "products_share"},
     "weak_scaling": {"devices", "n", "bytes", "sent", "own"},
     "planted_spectra": {"family", "solves", "converged", "missed", "outside", "matvecs", "missed_without"},
+    "verify_products": {"verify", "without", "ratio", "scipy", "over_scipy", "converged", "right"},
     "products": {"products", "worst_residual", "found", "converged", "seconds"},
 }
 
@@ -138,6 +140,13 @@ def check_svds_products(rows):
 def check_planted_spectra(rows):
     assert sum(row["missed"] + row["outside"] for row in rows) == 0
     assert sum(row["missed_without"] for row in rows) > 0
+
+
+def check_verify_products(rows):
+    assert len({row["problem"] for row in rows}) >= 12
+    for row in rows:
+        assert row["converged"] == row["right"] == row["starts"]
+        assert row["without"] < row["verify"] < 3 * row["without"]
 
 
 def check_random_spectra(rows):
@@ -209,6 +218,7 @@ CHECKS = {
     "random_spectra": check_random_spectra,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
+    "verify_products": check_verify_products,
     "tracker": check_tracker,
     "weak_scaling": check_weak_scaling,
 }
