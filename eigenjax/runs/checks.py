@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from eigenjax import arguments
@@ -37,9 +36,15 @@ def check_outside(function: str, *values: Any) -> None:
     TypeError: run is a loop on the host, and cannot be traced ...
     """
     # Of a program that is being traced every number is a tracer, whatever it was made of.
-    here = jnp.add(np.float32(0), np.float32(0))
+    here = _zero()
     if any(isinstance(leaf, Tracer) for leaf in [here, *jax.tree.leaves(values)]):
         raise TypeError(f"{function} {_ON_HOST} eigsh(op, k) there")
+
+
+@jax.jit
+def _zero() -> jax.Array:
+    """Return a number made by a program: nothing is moved to the device implicitly."""
+    return jnp.float32(0)
 
 
 def check_concrete(function: str, op: Any) -> None:
