@@ -13,6 +13,7 @@ from eigenjax import arguments
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.means import mistake_of
 from eigenjax.solvers import ritz
 from eigenjax.tree import PyTree
 
@@ -152,3 +153,14 @@ def checked_weight(weight: Any) -> float:
     if number == float("inf"):
         raise ValueError(f"stream got weight(batch)=inf: {remedy}")
     return number
+
+
+def check_mean(loss: Any, params: PyTree, batches: Any, first: PyTree) -> None:
+    """Raise a ValueError for a loss that is a sum over the examples of a batch; of a single batch it may be one."""
+    is_alone = hasattr(batches, "__len__") and len(batches) == 1
+    if not is_alone and mistake_of(loss, params, jax.tree.map(jnp.asarray, first)) == "sum":
+        raise ValueError(
+            "stream: loss(params, batch) is a sum over examples: on a few of them it is the sum, not the mean, of its "
+            "values on their halves. Batches are averaged by their numbers of examples: use jnp.mean, or give "
+            "weight= if this is meant"
+        )
