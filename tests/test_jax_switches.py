@@ -251,3 +251,20 @@ def test_numbers_given_to_a_solver_are_moved_explicitly(name, options):
     with jax.transfer_guard("disallow"):
         result = getattr(eigenjax, name)(a, 2, **options)
     assert np.isfinite(np.asarray(result.residuals)).all()
+
+
+ESTIMATES = {
+    "logdet": lambda a, key: eigenjax.logdet(a, key=key, num_probes=2, krylov_dim=2).estimate,
+    "logdet of a matrix": lambda a, key: eigenjax.logdet(a, key=key).estimate,
+    "density": lambda a, key: eigenjax.spectral_density(a, key=key, num_probes=2, krylov_dim=4).nodes,
+    "warm": lambda a, key: eigenjax.eigsh(a, 2, v0=eigenjax.eigsh(a, 2)).residuals,
+    "run": lambda a, key: eigenjax.run(a, 2, progress=False).residuals,
+}
+
+
+@pytest.mark.parametrize("name", slow_but("logdet", ESTIMATES))
+def test_nothing_is_moved_implicitly(name):
+    a, key = matrix("definite"), jax.random.key(KEY)
+    with jax.transfer_guard("disallow"):
+        result = ESTIMATES[name](a, key)
+    assert np.isfinite(np.asarray(result)).all()

@@ -5,11 +5,13 @@ constants. So the function is traced once, and the arrays that the trace met out
 (`jax.closure_convert` does this for floating-point tracers only; integer labels and concrete arrays stay behind.)
 """
 
+import operator
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -92,7 +94,32 @@ def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[j
     """
     # A fresh lambda, because JAX remembers traces by function, and what a function closes over may have changed.
     closed_jaxpr, result_structure = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
+    # A NumPy array stands for its numbers at the time of the trace, whatever is written into it later.
+    closed_jaxpr = _frozen(closed_jaxpr)
     return TracedFunction(closed_jaxpr.jaxpr, result_structure, name_of(function)), list(closed_jaxpr.consts)
+
+
+def _frozen(part: Any) -> Any:
+    """Return a program, or a parameter of one, with copies of all NumPy arrays in it; itself where there are none."""
+    if isinstance(part, np.ndarray):
+        return part.copy()
+    if isinstance(part, ClosedJaxpr):
+        jaxpr, constants = _frozen(part.jaxpr), _frozen(tuple(part.consts))
+        is_same = jaxpr is part.jaxpr and all(map(operator.is_, constants, part.consts))
+        return part if is_same else part.replace(jaxpr=jaxpr, consts=list(constants))
+    if isinstance(part, Jaxpr):
+        equations = [_frozen_equation(equation) for equation in part.eqns]
+        return part if all(map(operator.is_, equations, part.eqns)) else part.replace(eqns=equations)
+    if type(part) is tuple:
+        copies = tuple(map(_frozen, part))
+        return part if all(map(operator.is_, copies, part)) else copies
+    return part
+
+
+def _frozen_equation(equation: Any) -> Any:
+    params = {name: _frozen(value) for name, value in equation.params.items()}
+    is_same = all(params[name] is value for name, value in equation.params.items())
+    return equation if is_same else equation.replace(params=params)
 
 
 def _mentions(jaxpr: Any, primitive: str) -> bool:

@@ -89,7 +89,8 @@ def _array(a: Any) -> jax.Array:
                 f"expected an operator, an (n, n) array or a callable, and got {shown(a)}, which is no array of numbers"
             )
         try:
-            return jnp.asarray(a)
+            is_wide = all(isinstance(entry, int | np.integer) for entry in entries)
+            return jnp.asarray(np.asarray(a, float) if is_wide else a)
         except (TypeError, ValueError) as error:
             raise ValueError(f"nested lists must have rows of equal length, of numbers: {error}") from error
     if not isinstance(a, np.ndarray):
@@ -98,6 +99,9 @@ def _array(a: Any) -> jax.Array:
         raise TypeError(f"the matrix is an array of dtype {a.dtype}: give numbers, such as a.astype(float)")
     if a.dtype.kind in "fc" and a.dtype.itemsize > (8 if a.dtype.kind == "f" else 16):
         a = a.astype(float if a.dtype.kind == "f" else complex)
+    if a.dtype.kind in "iu" and a.dtype.itemsize > 4:
+        # JAX cuts integers of 64 bits to the last 32 of them where jax_enable_x64 is off.
+        a = a.astype(float)
     if not a.dtype.isnative:
         a = a.astype(a.dtype.newbyteorder("="))
     return jnp.asarray(np.asarray(a))

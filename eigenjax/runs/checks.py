@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 
 from eigenjax import arguments
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.means import mistake_of
 from eigenjax.solvers import ritz
 from eigenjax.tree import PyTree
 
@@ -37,9 +37,15 @@ def check_outside(function: str, *values: Any) -> None:
     TypeError: run is a loop on the host, and cannot be traced ...
     """
     # Of a program that is being traced every number is a tracer, whatever it was made of.
-    here = jnp.add(np.float32(0), np.float32(0))
+    here = _zero()
     if any(isinstance(leaf, Tracer) for leaf in [here, *jax.tree.leaves(values)]):
         raise TypeError(f"{function} {_ON_HOST} eigsh(op, k) there")
+
+
+@jax.jit
+def _zero() -> jax.Array:
+    """Return a number made by a program: nothing is moved to the device implicitly."""
+    return jnp.float32(0)
 
 
 def check_concrete(function: str, op: Any) -> None:
@@ -147,3 +153,14 @@ def checked_weight(weight: Any) -> float:
     if number == float("inf"):
         raise ValueError(f"stream got weight(batch)=inf: {remedy}")
     return number
+
+
+def check_mean(loss: Any, params: PyTree, batches: Any, first: PyTree) -> None:
+    """Raise a ValueError for a loss that is a sum over the examples of a batch; of a single batch it may be one."""
+    is_alone = hasattr(batches, "__len__") and len(batches) == 1
+    if not is_alone and mistake_of(loss, params, jax.tree.map(jnp.asarray, first)) == "sum":
+        raise ValueError(
+            "stream: loss(params, batch) is a sum over examples: on a few of them it is the sum, not the mean, of its "
+            "values on their halves. Batches are averaged by their numbers of examples: use jnp.mean, or give "
+            "weight= if this is meant"
+        )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eigenjax.arguments import on_device
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.runs.shown import shown
@@ -41,7 +42,7 @@ class OperatorSolve:
 
     def __init__(self, op: LinearOperator, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._op, self._plan = op, plan
-        self._numbers = {"tol": plan.tol, "sigma": 0.0 if sigma is None else sigma}
+        self._numbers = {"tol": _moved(plan.tol), "sigma": _moved(0.0 if sigma is None else sigma)}
         own = plan._replace(tol=None)
         begin = functools.partial(_begin, plan=own)
         self.shardings = _state_shardings(jax.eval_shape(begin, op, v0, seed)[0], shardings)
@@ -50,7 +51,7 @@ class OperatorSolve:
     def advance(self, until: int) -> Standing:
         """Takes looks until so many products are spent, one at least."""
         program = _compiled(_advance, self._plan.goal, self.shardings, rest=1)
-        self.state, standing = program(self._op, self.state, self._known, until, **self._numbers)
+        self.state, standing = program(self._op, self.state, self._known, _moved(until), **self._numbers)
         return jax.device_get(standing)
 
     def finish(self) -> EigenResult:
@@ -173,3 +174,8 @@ def _standing(op: LinearOperator, state: RestartedState, goal: Goal, tol: Any) -
 
 def _stacked(rows: PyTree, more: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rows, more)
+
+
+def _moved(value: Any) -> Any:
+    """Move a number explicitly; among several processes jit lays it out on all devices itself."""
+    return on_device(value) if jax.process_count() == 1 else value

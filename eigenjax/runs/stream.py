@@ -234,6 +234,8 @@ def stream(
             raise ValueError(f"stream got {unused}: of a loss; build the operator of a batch with it instead")
         curvature = named
     elif getattr(result, "shape", None) == ():
+        if weight is None and sharding is None and jnp.issubdtype(result.dtype, jnp.floating):
+            checks.check_mean(loss, params, batches, first)
         curvature = _HessianOf(named, tuple(options.items()))
     else:
         gives = getattr(result, "shape", type(result).__name__)

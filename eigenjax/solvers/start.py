@@ -54,14 +54,25 @@ def seed_of(key: jax.Array | None) -> jax.Array:
     Raises:
         TypeError: if it is no typed key.
     """
-    key = jax.random.key(0) if key is None else key
+    key = _default_key() if key is None else key
     if not isinstance(key, jax.Array):
         raise TypeError(f"key={key!r}: give a typed key, such as jax.random.key(0)")
     if key.dtype == jnp.uint32 and key.shape == (2,):
         return key
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
         raise TypeError(f"key: got {key.dtype}{list(key.shape)}; give one typed key, such as jax.random.key(0)")
-    words = jax.random.key_data(key)
+    return _folded(jax.random.key_data(key))
+
+
+@jax.jit
+def _default_key() -> jax.Array:
+    """Return `jax.random.key(0)`; compiled, so that no number is moved to the device implicitly."""
+    return jax.random.key(0)
+
+
+@jax.jit
+def _folded(words: jax.Array) -> jax.Array:
+    """Return a seed of all words of a key; compiled, so that no number is moved to the device implicitly."""
     seed = jnp.asarray([0, 0], jnp.uint32)
     for position in range(words.size):
         seed = successor(seed ^ words.reshape(-1)[position], position)

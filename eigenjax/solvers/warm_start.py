@@ -38,7 +38,13 @@ class KnownVectors(NamedTuple):
 
 def example_vector(v0: Any) -> PyTree | None:
     """One vector of v0 where it is an `EigenResult`, else v0: what a bare callable acts on."""
-    return jax.tree.map(lambda x: x[0], v0.eigenvectors) if isinstance(v0, EigenResult) else v0
+    return _first_row(v0.eigenvectors) if isinstance(v0, EigenResult) else v0
+
+
+@jax.jit
+def _first_row(rows: PyTree) -> PyTree:
+    """Return the first of some vectors; compiled, for an index would be moved to the device implicitly."""
+    return tree.row(rows, 0)
 
 
 def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:

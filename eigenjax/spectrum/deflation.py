@@ -60,12 +60,17 @@ def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:
         TypeError: if it is no `EigenResult`.
         ValueError: if its vectors are not those of the operator.
     """
+    check_result(deflate)
     if deflate is None:
         return None
-    if not isinstance(deflate, EigenResult):
-        raise TypeError(f"deflate: got {type(deflate).__name__}; give what eigsh returns, an EigenResult")
     structure = tree.working_structure(op.structure)
     check_vector(jax.tree.map(lambda x: x[0], deflate.eigenvectors), structure, name="a vector of deflate")
     keep = lambda x: jnp.where(deflate.converged.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
     values = keep(deflate.eigenvalues)
     return KnownPairs(values, jax.tree.map(keep, deflate.eigenvectors), deflate.converged.astype(values.dtype))
+
+
+def check_result(deflate: Any) -> None:
+    """Raise a TypeError unless it is an `EigenResult`, or None."""
+    if deflate is not None and not isinstance(deflate, EigenResult):
+        raise TypeError(f"deflate: got {type(deflate).__name__}; give what eigsh returns, an EigenResult")

@@ -9,6 +9,7 @@ How wide a node is, is said in `node_widths`: a converged outlier is a line, a n
 neighbours.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +18,10 @@ import jax.numpy as jnp
 from eigenjax import printing
 from eigenjax.arguments import check_key
 from eigenjax.calls import explained
+from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.spectrum.deflation import known_pairs
+from eigenjax.spectrum.deflation import check_result, known_pairs
 from eigenjax.spectrum.node_widths import Bars, bars
 from eigenjax.spectrum.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
@@ -163,8 +165,22 @@ def spectral_density(
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
-    known = known_pairs(op, deflate)
+    check_result(deflate)
     krylov_dim = min(krylov_dim, op.size)
+    return _density(op, key, deflate, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+
+
+@functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "probe_batch"))
+def _density(
+    op: LinearOperator,
+    key: jax.Array,
+    deflate: EigenResult | None,
+    *,
+    num_probes: int,
+    krylov_dim: int,
+    probe_batch: int,
+) -> SpectralDensity:
+    known = known_pairs(op, deflate)
     states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     nodes, weights, residuals = jax.vmap(gauss_quadrature)(states)
     if known is not None:

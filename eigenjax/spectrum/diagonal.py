@@ -105,13 +105,15 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     )
     nothing = jax.tree.map(jnp.zeros_like, base)
     samples = jnp.arange(count, dtype=jnp.int32)
-    sums = jax.lax.scan(lambda sums, i: (_counted(sums, _sample(drawn, i)), None), (nothing, nothing), samples)[0]
+    unit = _largest((drawn.images, drawn.basis_images))
+    add = lambda sums, i: (_counted(sums, _sample(drawn, i), unit), None)
+    sums = jax.lax.scan(add, (nothing, nothing), samples)[0]
     if odd:
         # One sample more, outside of the whole range.
         signs = random_signs(key_odd, tree.working_structure(op.structure))
         image = matvec(op, complement(drawn.basis, signs))
-        sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs))
-    return _mean(base, sums, count + odd, num_matvecs)
+        sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs), unit)
+    return _mean(base, sums, unit, count + odd, num_matvecs)
 
 
 def _sample(drawn: Sketch, i: jax.Array) -> PyTree:
@@ -129,22 +131,30 @@ def _times_conjugate(x: jax.Array, y: jax.Array) -> jax.Array:
     return (x * jnp.conj(y)).real
 
 
-def _counted(sums: tuple[PyTree, PyTree], sample: PyTree) -> tuple[PyTree, PyTree]:
-    """Sums of the samples and of their squares."""
+def _largest(images: PyTree) -> jax.Array:
+    """Return the largest entry, or one: squares of what is divided by it neither overflow nor vanish."""
+    entries = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(images)]
+    largest = jax.lax.stop_gradient(jnp.max(jnp.stack(entries)))
+    return jnp.where(largest > 0, largest, 1)
+
+
+def _counted(sums: tuple[PyTree, PyTree], sample: PyTree, unit: jax.Array) -> tuple[PyTree, PyTree]:
+    """Return the sums of the samples, and of their squares in units of the square of this one."""
     return (
         jax.tree.map(jnp.add, sums[0], sample),
-        jax.tree.map(lambda squares, x: squares + jnp.square(x), sums[1], sample),
+        jax.tree.map(lambda squares, x: squares + jnp.square(x / unit.astype(x.dtype)), sums[1], sample),
     )
 
 
-def _mean(base: PyTree, sums: tuple[PyTree, PyTree], count: int, num_matvecs: int) -> DiagonalResult:
+def _mean(base: PyTree, sums: tuple[PyTree, PyTree], unit: jax.Array, count: int, num_matvecs: int) -> DiagonalResult:
     estimate = jax.tree.map(lambda base, total: base + total / count, base, sums[0])
 
     def error(base, total, squares):
         if count == 1:
             return jnp.full_like(total, jnp.inf)
-        variance = jnp.maximum(squares - jnp.square(total) / count, 0) / (count * (count - 1))
-        spread = DEPENDENT * widened(count, FEW_DEPENDENT) * jnp.sqrt(variance)
+        own = unit.astype(total.dtype)
+        variance = jnp.maximum(squares - jnp.square(total / own) / count, 0) / (count * (count - 1))
+        spread = DEPENDENT * widened(count, FEW_DEPENDENT) * own * jnp.sqrt(variance)
         # The root has no derivative at zero, and nobody needs one.
         return jax.lax.stop_gradient(jnp.hypot(spread, jnp.finfo(base.dtype).eps * jnp.abs(base)))
 

@@ -6,6 +6,7 @@ with the Gauss quadrature (theta, w) of m steps of Lanczos from q (Golub and Meu
 told by what the last fifth of them has changed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
 from eigenjax.result import EigenResult
 from eigenjax.solvers.lanczos import LanczosState
-from eigenjax.spectrum.deflation import known_pairs
+from eigenjax.spectrum.deflation import check_result, known_pairs
 from eigenjax.spectrum.functions import checked_values
 from eigenjax.spectrum.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
@@ -183,8 +184,19 @@ def logdet(
 
     Source: Ubaru, Chen and Saad (2017).
     """
-    options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
-    return _trace_of_function(as_operator(op, like=like), jnp.log, key, positive=True, **options)
+    op = as_operator(op, like=like)
+    check_key(key)
+    check_result(deflate)
+    counts = checked_ints(num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    return _logdet(op, key, deflate, *counts)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _logdet(
+    op: LinearOperator, key: jax.Array, deflate: EigenResult | None, probes: int, krylov_dim: int, batch: int
+) -> TraceResult:
+    options = {"num_probes": probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": batch}
+    return _trace_of_function(op, jnp.log, key, positive=True, **options)
 
 
 def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:

@@ -120,8 +120,12 @@ def mean_and_error(samples: jax.Array, rounding: jax.Array, few: float = FEW) ->
     count, mean = samples.shape[0], jnp.mean(samples, axis=0)
     if count == 1:
         return mean, jnp.full_like(mean, jnp.inf)
-    spread = jnp.sqrt(jnp.sum(jnp.square(samples - mean[None]), axis=0) / (count * (count - 1)))
     # The root has no derivative at zero, and an error needs none.
+    deviations = jax.lax.stop_gradient(samples - mean[None])
+    # Squares of deviations from this unit neither overflow nor vanish.
+    unit = jnp.max(jnp.abs(deviations), axis=0)
+    unit = jnp.where(unit > 0, unit, 1)
+    spread = unit * jnp.sqrt(jnp.sum(jnp.square(deviations / unit[None]), axis=0) / (count * (count - 1)))
     return mean, jax.lax.stop_gradient(jnp.hypot(widened(count, few) * spread, rounding))
 
 

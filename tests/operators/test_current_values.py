@@ -192,3 +192,16 @@ def test_an_operator_keeps_its_shapes():
     op = hessian(lambda p, b: jnp.mean((b @ p) ** 2), POINT, DATA)
     with pytest.raises(ValueError, match="traced for other shapes"):
         dataclasses.replace(op, data=DATA[:2])(POINT)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["alone", "within jit"])
+def test_an_operator_keeps_the_numbers_of_numpy_arrays_that_are_written_into_later(wrap):
+    def built(scales):
+        return hessian(wrap(lambda p: jnp.sum(scales * p**2) / 2), jnp.ones(3))
+
+    scales = np.full(3, 5, np.float32)
+    before = built(scales)
+    scales *= 3
+    assert_allclose(before(jnp.ones(3)), np.full(3, 5))
+    assert_allclose(built(scales)(jnp.ones(3)), np.full(3, 15))
+    assert_allclose(built(np.full(3, 5, np.float32))(jnp.ones(3)), np.full(3, 5))

@@ -249,3 +249,10 @@ def test_checks_and_functions_take_them():
 def test_diagonals_of_sparse_matrices_of_integers():
     exact = diagonal(sp.csr_array(GRAPH + np.diag([1, 2, 3, 4, 5])), key=KEY, num_matvecs=100)
     assert_allclose(exact.estimate, [1, 2, 3, 4, 5], atol=1.0)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, sp.csr_array])
+def test_integers_of_more_than_32_bits_are_not_cut(kind):
+    wide = np.array([[3 * 2**40, 2**41], [2**41, -7]], np.int64)
+    assert not jax.config.jax_enable_x64
+    assert_allclose(eigsh(kind(wide), k=2).eigenvalues, np.linalg.eigvalsh(wide.astype(float))[::-1], rtol=1e-5)

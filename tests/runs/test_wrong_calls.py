@@ -217,3 +217,14 @@ def test_any_path_will_do(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(6.0).reshape(3, 2))
     for path in (Path(), tmp_path / "x.npy", str(tmp_path / "x.npy"), pathlib.PurePath(tmp_path / "x.npy")):
         assert [batch.shape for batch in memory_mapped_batches(path, 2)] == [(2, 2), (1, 2)]
+
+
+def test_a_loss_that_is_a_sum_is_refused_where_batches_are_averaged():
+    inputs = np.random.default_rng(5).standard_normal((7, 3)).astype(np.float32)
+    total = lambda w, batch: jnp.sum((batch @ w) ** 2)
+    with pytest.raises(ValueError, match=r"stream: loss\(params, batch\) is a sum over examples.*jnp.mean.*weight="):
+        stream(total, jnp.ones(3), [inputs[:4], inputs[4:]])
+    whole = 2 * inputs.T @ inputs
+    np.testing.assert_allclose(stream(total, jnp.ones(3), [inputs])(jnp.ones(3)), whole.sum(1), rtol=1e-5)
+    meant = stream(total, jnp.ones(3), [inputs[:4], inputs[4:]], weight=lambda batch: 1)
+    np.testing.assert_allclose(2 * meant(jnp.ones(3)), whole.sum(1), rtol=1e-5)

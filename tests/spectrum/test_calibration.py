@@ -86,3 +86,15 @@ def test_the_frobenius_norm_has_no_scale(num_matvecs):
     assert np.all(slope(nothing) == 0)
     assert jax.jvp(lambda a: norm(a).estimate, (nothing,), (jnp.ones_like(nothing),))[1] == 0
     assert norm(nothing * np.nan).status == EstimateStatus.NONFINITE
+
+
+@pytest.mark.parametrize("exponent", [-100, 90])
+def test_standard_errors_are_in_proportion_to_the_operator(exponent):
+    matrix = np.random.default_rng(4).standard_normal((12, 12)).astype(np.float32)
+    scale = np.float32(2.0**exponent)  # no rounding: the estimates are the same but for this factor
+    one, other = jnp.asarray(matrix), jnp.asarray(matrix * scale)
+    for method in ("xtrace", "hutch++", "hutchinson"):
+        error = lambda a, method=method: trace(a, key=jax.random.key(2), num_matvecs=7, method=method).standard_error
+        assert_allclose(error(other) / scale, error(one), rtol=1e-3)
+    entries = lambda a: diagonal(a, key=jax.random.key(2), num_matvecs=7).standard_error
+    assert_allclose(entries(other) / scale, entries(one), rtol=1e-3)
