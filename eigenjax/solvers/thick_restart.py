@@ -100,7 +100,7 @@ def restart(
         # by its norm from now on.
         lost = jnp.abs(matmul(state.dropped_couplings, coefficients))
         state = state._replace(
-            dropped=tree.where(fresh, tree.row(state.directions, 0), state.dropped),
+            dropped=tree.where(fresh, tree.row(state.directions, 0), _outside(state)),
             dropped_couplings=jnp.where(fresh, state.couplings[0], state.dropped_couplings),
         )
     else:
@@ -115,6 +115,12 @@ def restart(
     values = begin_search(new, levels)
     polynomials = jax.tree.map(lambda x, y: jnp.where(fresh, x, y), values, new.polynomials)
     return new._replace(directions=directions, polynomials=polynomials)
+
+
+def _outside(state: KrylovDecomposition) -> PyTree:
+    """The part of w outside of V: H knows the rest, and what a restart takes from V does not come back."""
+    remove = lambda dropped: orthogonalize(state.basis, dropped).vector
+    return apply_when(jnp.any(state.dropped_couplings != 0), remove, state.dropped)
 
 
 def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolynomials:
