@@ -25,7 +25,7 @@ from eigenjax.solvers.extraction import Extraction, harmonic_pairs, ritz_pairs, 
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.looks import rows_to_wait
-from eigenjax.solvers.thick_restart import begin_search, kept_coefficients, restart, translate
+from eigenjax.solvers.thick_restart import begin_search, kept_coefficients, outside, restart, translate
 from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
 from eigenjax.tree import PyTree
 
@@ -153,6 +153,8 @@ def _restart(state: RestartedState, goal: Goal, restarting: jax.Array, bound: ja
     if goal.near:
         # A step of its own, so that the basis is read for the last time before it is turned in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
+    elif part.block_size == 1:
+        part = outside(part, restarting)
     fresh, found, levels = state.search.starts, state.found, state.aims.levels
     turn = lambda part: restart(part, coefficients, found, fresh, levels, translated=goal.near)
     return apply_when(restarting, turn, part)

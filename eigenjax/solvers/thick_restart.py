@@ -100,7 +100,7 @@ def restart(
         # by its norm from now on.
         lost = jnp.abs(matmul(state.dropped_couplings, coefficients))
         state = state._replace(
-            dropped=tree.where(fresh, tree.row(state.directions, 0), _outside(state)),
+            dropped=tree.where(fresh, tree.row(state.directions, 0), state.dropped),
             dropped_couplings=jnp.where(fresh, state.couplings[0], state.dropped_couplings),
         )
     else:
@@ -117,10 +117,11 @@ def restart(
     return new._replace(directions=directions, polynomials=polynomials)
 
 
-def _outside(state: KrylovDecomposition) -> PyTree:
-    """The part of w outside of V: H knows the rest, and what a restart takes from V does not come back."""
+def outside(state: KrylovDecomposition, restarting: jax.Array) -> KrylovDecomposition:
+    """With the part of w outside of V: H knows the rest, and what a restart takes from V does not come back."""
     remove = lambda dropped: orthogonalize(state.basis, dropped).vector
-    return apply_when(jnp.any(state.dropped_couplings != 0), remove, state.dropped)
+    needed = restarting & jnp.any(state.dropped_couplings != 0)
+    return state._replace(dropped=apply_when(needed, remove, state.dropped))
 
 
 def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolynomials:
