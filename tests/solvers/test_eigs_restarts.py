@@ -59,7 +59,8 @@ def test_restarts_and_searches_drop_no_more_than_is_converged():
         # A V = V H + d b^H
         predicted = np.asarray(part.matrix, np.float64).T @ basis + np.outer(part.couplings[0], residue)
         off = np.linalg.norm(basis @ matrix.T - predicted, axis=1)
-        assert off.max() <= 0.3 * np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)
+        # The tolerance: what a search locks has converged to it.
+        assert off.max() <= np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)
 
 
 @pytest.mark.parametrize("name", far_from_normal())
