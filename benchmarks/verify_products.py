@@ -60,7 +60,7 @@ def scipy_products(problem: Spectrum, k: int, start: np.ndarray) -> int:
 
 
 def compare(problem: Spectrum, pairs: Sequence[int], tolerances: Sequence[float], starts: int) -> list[dict[str, Any]]:
-    """One row for every k and tol."""
+    """Count products for every k and tol, a row each."""
     n = problem.matrix.shape[0]
     matrix, keys = as_jax(problem.matrix), jax.random.split(jax.random.key(0), starts)
     rows = []
