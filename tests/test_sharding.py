@@ -74,7 +74,8 @@ def test_solvers_on_sharded_parameters(problem, name, mode):
         together = compiled(placed, batch)
     assert not GATHERS.findall(compiled.as_text())
     assert " all-reduce(" in compiled.as_text() or "all-reduce-start(" in compiled.as_text()
-    assert_allclose(together.eigenvalues, alone.eigenvalues, rtol=2e-5)
+    # Products in another order round differently, in proportion to ||A|| whichever eigenvalue they are for.
+    assert_allclose(together.eigenvalues, alone.eigenvalues, atol=2e-5 * np.abs(alone.eigenvalues).max())
     for leaf, x in together.eigenvectors.items():
         assert x.sharding.is_equivalent_to(expected_sharding(mesh, leaf), x.ndim), leaf
         assert x.addressable_shards[0].data.size == x.size // 8

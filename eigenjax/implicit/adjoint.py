@@ -102,7 +102,7 @@ def adjoint_info(
 
     Example:
         >>> from eigenjax import eigsh
-        >>> matrix = jnp.diag(jnp.arange(30.0))
+        >>> matrix = jnp.diag(jnp.arange(30.0)) + jnp.ones((30, 30))
         >>> result = eigsh(matrix, k=2)
         >>> info = adjoint_info(matrix, result, jax.grad(lambda x: jnp.sum(x[:, 3:] ** 3))(result.eigenvectors))
         >>> print(info.converged, info.gauge < 1e-5)

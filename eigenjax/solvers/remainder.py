@@ -6,7 +6,8 @@ At its end a Krylov space V holds more Ritz vectors than were wanted, u_j = V c_
 
 where the d_b are the directions that the space would have grown in next. None has converged, and all of them together
 tell where A is nearly singular once the wanted pairs are taken out: a linear solve there can begin by eliminating
-them, at no product (`implicit.elimination`).
+them, at no product (`implicit.elimination`). The direction that the last search for missed pairs has left aside is one
+of the d_b: the Ritz vectors kept from before that search couple with it.
 """
 
 from typing import NamedTuple
@@ -18,11 +19,12 @@ from eigenjax.arithmetic import matmul
 from eigenjax.solvers import bidiagonal
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.extraction import Extraction
-from eigenjax.solvers.krylov import KrylovDecomposition
+from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
+from eigenjax.solvers.orthogonalize import normalize, orthogonalize
 from eigenjax.solvers.restarted_bidiagonal import Triplets
 from eigenjax.tree import PyTree
 
-# What a restart has dropped on purpose, more than so many units of rounding of ||A||, breaks the relation.
+# What a restart has dropped for good, more than so many units of rounding of ||A||, breaks the relation.
 _DROPPED = 100.0
 
 
@@ -32,7 +34,7 @@ class Remainder(NamedTuple):
     basis: PyTree  # (m, ...) V, orthonormal or zero rows
     coefficients: jax.Array  # (m, q), column j is c_j
     values: jax.Array  # (q,) theta
-    directions: PyTree  # (b, ...) d, orthonormal, and orthogonal to V
+    directions: PyTree  # (b, ...) d, unit vectors or zero, orthogonal to V
     couplings: jax.Array  # (b, q) s
 
 
@@ -40,20 +42,26 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
     """The Ritz pairs of a decomposition beyond the k that are wanted.
 
     Args:
-        state: A V = V H + D^T B + E.
+        state: A V = V H + D^T B + (I - V V^H) w s^H + E.
         found: its Ritz pairs, the wanted ones first.
         k: how many those are.
 
     Returns:
-        The q = m - k others, without those that E has to do with. Cost: no product, nothing the size of a vector.
+        The q = m - k others, without those that E has to do with. Cost: no product, and where only one vector is
+        multiplied at once w is orthogonalised against V, which leaves one vector more.
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps
-    dropped = matmul(state.defects, jnp.abs(coefficients)) + jnp.abs(matmul(state.dropped_couplings, coefficients))
-    dropped = dropped > _DROPPED * eps * state.operator_norm
-    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~dropped, coefficients, 0)
-    couplings = jnp.matmul(state.couplings, coefficients, precision=jax.lax.Precision.HIGHEST)
-    return Remainder(state.basis, coefficients, found.values[k:], state.directions, couplings)
+    lost = combined_defects(state, coefficients) > _DROPPED * eps * state.operator_norm
+    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~lost, coefficients, 0)
+    directions, couplings = state.directions, matmul(state.couplings, coefficients)
+    if state.block_size == 1:
+        beside = orthogonalize(state.basis, state.dropped)
+        unit = normalize(beside.vector, beside.norm)
+        directions = jax.tree.map(lambda d, w: jnp.concatenate([d, w[None]]), directions, unit)
+        along = beside.norm.astype(coefficients.dtype) * matmul(state.dropped_couplings, coefficients)
+        couplings = jnp.concatenate([couplings, along[None]])
+    return Remainder(state.basis, coefficients, found.values[k:], directions, couplings)
 
 
 def remainder_of_triplets(space: Bidiagonalization, found: Triplets, k: int) -> Remainder:
