@@ -106,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = compare(problem, pairs, tolerances, args.repeats)
             print(timing.table(found), flush=True)
             rows += found
+            # The programs of all problems together would exhaust the memory maps of a process.
+            jax.clear_caches()
     timing.record("verify_products", rows, args)
     for tol in dict.fromkeys(row["tol"] for row in rows):
         part = [row for row in rows if row["tol"] == tol]

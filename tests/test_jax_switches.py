@@ -259,6 +259,17 @@ ESTIMATES = {
     "density": lambda a, key: eigenjax.spectral_density(a, key=key, num_probes=2, krylov_dim=4).nodes,
     "warm": lambda a, key: eigenjax.eigsh(a, 2, v0=eigenjax.eigsh(a, 2)).residuals,
     "run": lambda a, key: eigenjax.run(a, 2, progress=False).residuals,
+    "eigh": lambda a, key: eigenjax.eigh(a, degeneracy_tol=1e-3).eigenvalues,
+    "eig": lambda a, key: eigenjax.eig(a).eigenvectors,
+    "svd": lambda a, key: eigenjax.svd(a).s,
+    "eigenvalue_condition": lambda a, key: eigenjax.eigenvalue_condition(a),
+    "left_eigenvectors": lambda a, key: eigenjax.left_eigenvectors(a, eigenjax.eigs(a, 2)).conditions,
+    "gauge_residual": lambda a, key: eigenjax.gauge_residual(eigenjax.eigsh(a, N), a),
+    "symmetry_error": lambda a, key: eigenjax.symmetry_error(a, key),
+    "spectral_norm": lambda a, key: eigenjax.spectral_norm(a).value,
+    "density on a grid": lambda a, key: eigenjax.spectral_density(a, key=key).density(a, width=0.5),
+    "distribution": lambda a, key: eigenjax.spectral_density(a, key=key).cdf_standard_error(a),
+    "operators": lambda a, key: eigenjax.to_dense(2.0 * eigenjax.as_operator(a).shift(1.0)),
 }
 
 

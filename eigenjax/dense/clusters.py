@@ -61,7 +61,8 @@ def relative_tolerance(function: str, degeneracy_tol: Any, a: jax.Array, *, unit
         degeneracy_tol = (usual if units is None else units) * float(jnp.finfo(dtype).eps)
     remedy = "give one number from 0 up, relative to the largest, or None"
     arguments.check_number(function, "degeneracy_tol", degeneracy_tol, least=0.0, remedy=remedy)
-    return jax.lax.stop_gradient(jnp.asarray(degeneracy_tol).astype(dtype))
+    number = arguments.on_device(degeneracy_tol)
+    return jax.lax.stop_gradient(jnp.asarray(number).astype(dtype))
 
 
 def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:

@@ -91,9 +91,15 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
 
     Source: Magnus (1985), On differentiating eigenvalues and eigenvectors; for clusters, Kato (1995), chapter 2.
     """
+    _refuse_tpu()
     a = as_matrices(a, "a")
     tol = relative_tolerance("eig", degeneracy_tol, a, units=_ROUNDING)
-    values, vectors = _pairs(a, tol, degeneracy_tol is None)
+    return _eig_normalized(a, tol, degeneracy_tol is None)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _eig_normalized(a: jax.Array, tol: jax.Array, by_condition: bool) -> GeneralEigen:
+    values, vectors = _pairs(a, tol, by_condition)
     return GeneralEigen(values, _normalized(vectors))
 
 
@@ -121,17 +127,26 @@ def eigenvalue_condition(a: Any) -> jax.Array:
         >>> print(eigenvalue_condition(jnp.array([[1.0, 100.0], [0.0, 2.0]])).round(1))
         [100. 100.]
     """
-    _, left, right = _eig(jax.lax.stop_gradient(as_matrices(a, "a")), compute_left=True)
+    _refuse_tpu()
+    return _condition(jax.lax.stop_gradient(as_matrices(a, "a")))
+
+
+@jax.jit
+def _condition(a: jax.Array) -> jax.Array:
+    _, left, right = _eig(a, compute_left=True)
     return 1 / _overlap_moduli(left, right)
 
 
-def _eig(a: jax.Array, *, compute_left: bool) -> list[jax.Array]:
-    """Eigenvalues, left ones if asked for, and right eigenvectors, in columns of unit norm."""
+def _refuse_tpu() -> None:
     if jax.default_backend() == "tpu":
         raise NotImplementedError(
             "eig: a TPU has no eigensolver for general matrices; compute on the host: move the matrix there, "
             "jax.device_put(a, jax.devices('cpu')[0]), under jax.default_device(jax.devices('cpu')[0])"
         )
+
+
+def _eig(a: jax.Array, *, compute_left: bool) -> list[jax.Array]:
+    """Eigenvalues, left ones if asked for, and right eigenvectors, in columns of unit norm."""
     return jax.lax.linalg.eig(a, compute_left_eigenvectors=compute_left)
 
 

@@ -104,6 +104,11 @@ def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
     """
     a = as_matrices(a, "a", square=False)
     tol = relative_tolerance("svd", degeneracy_tol, a)
+    return _svd(a, tol)
+
+
+@jax.jit
+def _svd(a: jax.Array, tol: jax.Array) -> SingularVectors:
     if a.shape[-2] < a.shape[-1]:
         values, _, _, right, left = _decompose(adjoint(a), tol)
     else:

@@ -91,6 +91,11 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     tol = relative_tolerance("eigh", degeneracy_tol, a)
     if b is not None:
         a, b = _pencil(a, as_matrices(b, "b"))
+    return _eigh(a, b, tol)
+
+
+@jax.jit
+def _eigh(a: jax.Array, b: jax.Array | None, tol: jax.Array) -> SymmetricEigen:
     values, _, vectors = _decompose(_hermitian_part(a), None if b is None else _hermitian_part(b), tol)
     # The phase that a decomposition happens to return is no smooth function of the matrix.
     return SymmetricEigen(values, vectors * phases_of_columns(vectors) if jnp.iscomplexobj(vectors) else vectors)

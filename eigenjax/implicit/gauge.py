@@ -81,6 +81,12 @@ def gauge_residual(result: EigenResult, cotangent: Any) -> jax.Array:
         >>> bool(gauge_residual(result, of_projector) < 1e-6), bool(gauge_residual(result, of_vector) < 1e-6)
         (True, False)
     """
+    given = cotangent.eigenvectors if isinstance(cotangent, EigenResult) else cotangent
+    return _gauge_residual(result, given)
+
+
+@jax.jit
+def _gauge_residual(result: EigenResult, cotangent: Any) -> jax.Array:
     antihermitian = antihermitian_part(result.eigenvectors, vectors_cotangent(result, cotangent))
     dropped = same_cluster(result.eigenvalues, result.residuals)
     return jnp.max(jnp.where(dropped, jnp.abs(antihermitian), 0))

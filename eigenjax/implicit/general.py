@@ -147,7 +147,11 @@ def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> L
         >>> print(left_eigenvectors(matrix, eigs(matrix, k=1)).conditions.round())
         [100.]
     """
-    op = as_operator(op, like=like)
+    return _left_eigenvectors(as_operator(op, like=like), result)
+
+
+@jax.jit
+def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvectors:
     solved = Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
     nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
     weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
+from eigenjax.arguments import on_device
 from eigenjax.operators.convolutions import fast_in_loops
 from eigenjax.operators.summary import structure_summary, summary
 from eigenjax.tree import PyTree
@@ -97,7 +98,7 @@ class LinearOperator:
 
     def shift(self, sigma: Any) -> "LinearOperator":
         """A - sigma I: the same eigenvectors, every eigenvalue less sigma."""
-        return ShiftedOperator(self, jnp.asarray(sigma))
+        return ShiftedOperator(self, jnp.asarray(on_device(sigma)))
 
     def __add__(self, other: Any) -> "LinearOperator":
         return SumOperator(self, other) if isinstance(other, LinearOperator) else NotImplemented
@@ -106,7 +107,7 @@ class LinearOperator:
         return SumOperator(self, -other) if isinstance(other, LinearOperator) else NotImplemented
 
     def __mul__(self, factor: Any) -> "LinearOperator":
-        return ScaledOperator(self, jnp.asarray(factor)) if jnp.ndim(factor) == 0 else NotImplemented
+        return ScaledOperator(self, jnp.asarray(on_device(factor))) if jnp.ndim(factor) == 0 else NotImplemented
 
     __rmul__ = __mul__
 

@@ -80,6 +80,11 @@ def symmetry_error(op: Any, key: jax.Array, *, like: PyTree = None) -> jax.Array
     """
     op = as_operator(op, like=like)
     check_key(key)
+    return _symmetry_error(op, key)
+
+
+@jax.jit
+def _symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
     first, second = jax.random.split(key)
     structure = tree.working_structure(op.structure)
     u, v = random_vectors.normal(first, structure), random_vectors.normal(second, structure)

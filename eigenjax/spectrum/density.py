@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import check_key
+from eigenjax.arguments import check_key, on_device
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
@@ -61,19 +61,9 @@ class SpectralDensity(NamedTuple):
         Returns:
             Of the grid's shape.
         """
-        grid = jnp.asarray(grid).astype(self.nodes.dtype)
-        around = _bars(self)
-        widths = (around.left + around.right) / 2
         if width is not None:
             _check_width(width)
-            widths = jnp.full_like(widths, width)
-        elif grid.size > 1:
-            points = jnp.sort(grid.reshape(-1))
-            spacing = jnp.interp(self.nodes, points, jnp.asarray(jnp.gradient(points)))
-            widths = jnp.maximum(widths, jnp.minimum(spacing, _SHARE_OF_GAP * around.gap))
-        kernel = lambda x: jax.scipy.stats.norm.pdf(x, self.nodes, widths)
-        at = lambda x: jnp.mean(jnp.sum(self.weights * kernel(x), axis=1))
-        return jax.lax.map(at, grid.reshape(-1)).reshape(grid.shape)
+        return _density_at(self, jnp.asarray(on_device(grid)), on_device(width))
 
     def cdf(self, x: Any) -> jax.Array:
         """The share of eigenvalues at or below x; what is above it by rounding (4 eps ||A||) is at x.
@@ -84,28 +74,14 @@ class SpectralDensity(NamedTuple):
         Returns:
             Of the shape of x, rising from 0 to 1. `cdf_standard_error` says how far to trust it.
         """
-        return jnp.mean(self._cdfs(x), axis=0)
+        return _cdf(self, jnp.asarray(on_device(x)))[0]
 
     def cdf_standard_error(self, x: Any) -> jax.Array:
         """The standard error of `cdf`, from the spread over the probes; inf if there is one only.
 
         It is of the chance in the probes. What the nodes cannot resolve, up to half the weight of one, is not in it.
         """
-        return mean_and_error(self._cdfs(x), jnp.zeros((), self.nodes.dtype), few=0.0)[1]
-
-    def _cdfs(self, x: Any) -> jax.Array:
-        x = jnp.asarray(x).astype(self.nodes.dtype)
-        points = x.reshape(-1) + _rounding(self)
-
-        def one(probe):
-            nodes, weights, around = jax.tree.map(lambda x: x[None, :], probe)
-            past = points[:, None] - nodes
-            left = around.share * jnp.clip(1 + past / around.left, 0, 1)
-            right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)
-            # Weights add up to 1 to rounding only.
-            return jnp.clip(jnp.sum(weights * (left + right), axis=1), 0, 1)
-
-        return jax.lax.map(one, (self.nodes, self.weights, _bars(self))).reshape(-1, *x.shape)
+        return _cdf(self, jnp.asarray(on_device(x)))[1]
 
 
 @explained
@@ -190,6 +166,40 @@ def _density(
         nodes, weights = beside(nodes, known.values), beside(weights, mass)
         residuals = beside(residuals, jnp.zeros_like(mass))
     return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim + (known is not None)))
+
+
+@jax.jit
+def _density_at(found: SpectralDensity, grid: jax.Array, width: Any) -> jax.Array:
+    grid = grid.astype(found.nodes.dtype)
+    around = _bars(found)
+    widths = (around.left + around.right) / 2
+    if width is not None:
+        widths = jnp.full_like(widths, width)
+    elif grid.size > 1:
+        points = jnp.sort(grid.reshape(-1))
+        spacing = jnp.interp(found.nodes, points, jnp.asarray(jnp.gradient(points)))
+        widths = jnp.maximum(widths, jnp.minimum(spacing, _SHARE_OF_GAP * around.gap))
+    kernel = lambda x: jax.scipy.stats.norm.pdf(x, found.nodes, widths)
+    at = lambda x: jnp.mean(jnp.sum(found.weights * kernel(x), axis=1))
+    return jax.lax.map(at, grid.reshape(-1)).reshape(grid.shape)
+
+
+@jax.jit
+def _cdf(found: SpectralDensity, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mean over the probes, and its standard error."""
+    x = x.astype(found.nodes.dtype)
+    points = x.reshape(-1) + _rounding(found)
+
+    def one(probe):
+        nodes, weights, around = jax.tree.map(lambda x: x[None, :], probe)
+        past = points[:, None] - nodes
+        left = around.share * jnp.clip(1 + past / around.left, 0, 1)
+        right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)
+        # Weights add up to 1 to rounding only.
+        return jnp.clip(jnp.sum(weights * (left + right), axis=1), 0, 1)
+
+    of_probes = jax.lax.map(one, (found.nodes, found.weights, _bars(found))).reshape(-1, *x.shape)
+    return mean_and_error(of_probes, jnp.zeros((), found.nodes.dtype), few=0.0)
 
 
 def _bars(found: SpectralDensity) -> Bars:

@@ -6,6 +6,7 @@ For a dense kernel divided by its norm, `SpectralNorm` of flax.linen and flax.nn
 reshapes the kernel of a convolution to a matrix; here A is the map itself, with its strides and its padding.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +17,10 @@ from eigenjax.arguments import check_int, plain_int, shown
 from eigenjax.calls import explained
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.checks import check_arrays, prefixed
+from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.solvers.orthogonalize import normalize
-from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.solvers.start import arbitrary_vector, seed_of
 from eigenjax.tree import PyTree
 
 
@@ -81,10 +83,14 @@ def spectral_norm(
         op = as_rectangular(a, like=v0 if like is None else like)
         if v0 is not None:
             check_vector(_like(v0, op.domain), op.domain, name="v0")
-    structure = tree.working_structure(op.domain)
-    start = arbitrary_vector(key if key is not None else jax.random.key(0), structure) if v0 is None else v0
-    held = jax.lax.stop_gradient(op)
-    right = _unit(tree.cast_like(jax.lax.stop_gradient(start), structure))
+    return _power_steps(op, jax.lax.stop_gradient(v0), seed_of(key), num_steps)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _power_steps(op: RectangularOperator, v0: PyTree | None, seed: jax.Array, num_steps: int) -> SpectralNorm:
+    held, structure = jax.lax.stop_gradient(op), tree.working_structure(op.domain)
+    start = arbitrary_vector(seed, structure) if v0 is None else v0
+    right = _unit(tree.cast_like(start, structure))
 
     def step(_, right):
         return _unit(adjoint_matvec(held, _unit(matvec(held, right))))
