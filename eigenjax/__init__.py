@@ -19,8 +19,7 @@ from eigenjax.operators.output_loss import softmax_cross_entropy
 from eigenjax.operators.precondition import diagonal_operator, precondition
 from eigenjax.operators.restriction import restrict
 from eigenjax.report.problem import Problem
-from eigenjax.result import EigenError, EigenResult, SingularResult, Status, raise_if_failed
-from eigenjax.runs.errors import RunError
+from eigenjax.result import EigenError, EigenResult, RunError, SingularResult, Status, raise_if_failed
 from eigenjax.runs.estimate import Estimate, estimate
 from eigenjax.runs.run import run
 from eigenjax.runs.source import memory_mapped_batches

@@ -194,3 +194,14 @@ def _describe(result: EigenResult | SingularResult, status: np.ndarray, lane: in
     if status.size > 1:
         message += f"; batch member {lane}, the first of {num_failed} of {status.size} that failed"
     return message
+
+
+class RunError(RuntimeError):
+    """A run that was refused, or whose result could not be kept: the message names the reason and the remedy.
+
+    `result` is the result of a run that came to its end and could save nothing, else None.
+    """
+
+    def __init__(self, message: str, result: EigenResult | None = None):
+        super().__init__(message)
+        self.result = result

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
 from eigenjax import hessian, to_dense
-from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.solvers.pseudorandom import arbitrary_vector
 from eigenjax.spectrum.probes import random_signs, random_sphere
 from eigenjax.tree import placed_like
 

@@ -9,6 +9,7 @@ state/          the arrays, by Orbax
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import pathlib
@@ -21,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from eigenjax.result import RunError
 from eigenjax.runs import fingerprint
-from eigenjax.runs.errors import RunError, require_checkpoints
 from eigenjax.runs.lock import NAME as LOCK
 from eigenjax.runs.lock import locked
 from eigenjax.tree import PyTree
@@ -287,3 +288,12 @@ def _name(position: int) -> str:
 def _named(state: PyTree) -> dict[str, Any]:
     """Leaves by their position; those without any numbers, which Orbax does not take, are left out."""
     return {_name(i): leaf for i, leaf in enumerate(jax.tree.leaves(state)) if np.prod(leaf.shape) > 0}
+
+
+def require_checkpoints() -> None:
+    """Raises an ImportError that names the extra where Orbax is missing."""
+    if importlib.util.find_spec("orbax") is None:
+        raise ImportError(
+            'checkpoint_dir= needs Orbax, which is not installed: pip install "eigenjax[checkpoints]", or leave '
+            "checkpoint_dir out and run without checkpoints"
+        )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
+from eigenjax.solvers.pseudorandom import arbitrary_vector, seed_of, successor
 from eigenjax.tree import PyTree
 
 # Numbers that stand for a product: its inner products with so many fixed vectors.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from eigenjax.runs.errors import RunError
+from eigenjax.result import RunError
 
 NAME = "lock"
 # A process may lock a file twice over without noticing: what it holds itself.

@@ -11,15 +11,14 @@ from eigenjax.arguments import plain_int
 from eigenjax.calls import explained
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.matrices import vector_of
-from eigenjax.result import EigenResult
+from eigenjax.result import EigenResult, RunError
 from eigenjax.runs import checkpoint, checks, fingerprint
-from eigenjax.runs.errors import RunError
 from eigenjax.runs.progress import Show
 from eigenjax.runs.progress import shown as progress_shown
 from eigenjax.runs.solve import OperatorSolve, StreamSolve, vector_shardings
 from eigenjax.runs.stream import Stream
 from eigenjax.solvers.plan import Plan, planned
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.solvers.warm_start import example_vector
 from eigenjax.storage import Storage
 

@@ -35,8 +35,8 @@ from eigenjax.solvers.orthogonalize import (
     random_direction,
     underflow,
 )
+from eigenjax.solvers.pseudorandom import arbitrary_vector, successor
 from eigenjax.solvers.rotation import rotate
-from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.tree import PyTree
 
 # The random directions of a beginning, of either side and of restarts come from different seeds.

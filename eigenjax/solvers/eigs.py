@@ -16,7 +16,7 @@ from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.complexified import is_real
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import default_tolerance
-from eigenjax.solvers.start import seed_of, successor
+from eigenjax.solvers.pseudorandom import seed_of, successor
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
 from eigenjax.tree import PyTree
 

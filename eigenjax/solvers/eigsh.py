@@ -15,8 +15,8 @@ from eigenjax.solvers import restarted, ritz
 from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.lobpcg import lobpcg
 from eigenjax.solvers.plan import begin, check_positive, checked_storage, fitting_dim, least_dim, planned, refuse
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.solvers.remainder import Remainder, remainder
-from eigenjax.solvers.start import seed_of
 from eigenjax.solvers.two_pass import two_pass_lanczos
 from eigenjax.solvers.warm_start import example_vector
 from eigenjax.storage import Storage

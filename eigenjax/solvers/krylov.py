@@ -22,8 +22,8 @@ from eigenjax.solvers import lanczos_polynomials
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.lanczos_polynomials import LanczosPolynomials
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
+from eigenjax.solvers.pseudorandom import arbitrary_vector, successor
 from eigenjax.solvers.rotation import places, rotate
-from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.storage import Storage
 from eigenjax.tree import PyTree
 

@@ -38,10 +38,10 @@ from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.krylov import KrylovDecomposition
 from eigenjax.solvers.looks import LONGEST_WAIT, rows_to_wait
+from eigenjax.solvers.pseudorandom import arbitrary_signs
 from eigenjax.solvers.residuals import AUDIT_TOLERANCE, rounding_unit
 from eigenjax.solvers.schur import complex_dtype
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import arbitrary_signs
 from eigenjax.solvers.thick_restart import begin_search
 from eigenjax.tree import PyTree
 

@@ -38,9 +38,10 @@ from eigenjax.solvers.orthogonalize import (
     underflow,
     unless_broken_down,
 )
+from eigenjax.solvers.pseudorandom import seed_of, successor
 from eigenjax.solvers.residuals import vouched_residuals
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import given_start, seed_of, start_vector, successor
+from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.tree import PyTree
 
 

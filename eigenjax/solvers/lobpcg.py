@@ -33,9 +33,10 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers import ritz
 from eigenjax.solvers.judgement import default_tolerance, judge, tolerance
 from eigenjax.solvers.orthogonalize import normalize
+from eigenjax.solvers.pseudorandom import arbitrary_rows, seed_of
 from eigenjax.solvers.residuals import rounding_unit
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import arbitrary_rows, given_start, seed_of
+from eigenjax.solvers.start import given_start
 from eigenjax.tree import PyTree
 
 # What is left of a unit vector after a projection, below so many units of rounding, is rounding.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from eigenjax import storage, tree
 from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.solvers.pseudorandom import arbitrary_vector
 from eigenjax.tree import PyTree
 
 # A pass is repeated when it took more than this share of the vector: what is left is then below 0.717 of what it was,

@@ -12,8 +12,8 @@ from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.extraction import EXTRA_NEAR
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import default_tolerance
+from eigenjax.solvers.pseudorandom import successor
 from eigenjax.solvers.restarted import RestartedState
-from eigenjax.solvers.start import successor
 from eigenjax.solvers.warm_start import KnownVectors, is_several, known_vectors, start_rows, starting_block
 from eigenjax.storage import Storage
 from eigenjax.tree import PyTree

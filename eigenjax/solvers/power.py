@@ -33,9 +33,10 @@ from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.judgement import judge, tolerance
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction
+from eigenjax.solvers.pseudorandom import seed_of, successor
 from eigenjax.solvers.residuals import true_residuals
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import given_start, seed_of, start_vector, successor
+from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.tree import PyTree
 
 # A pair ends at this part of tol, a margin for what the Rayleigh-Ritz step mixes into it from the others.

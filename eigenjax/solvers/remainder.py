@@ -16,16 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.arithmetic import matmul
-from eigenjax.solvers import bidiagonal
-from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.extraction import Extraction
 from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
-from eigenjax.solvers.restarted_bidiagonal import Triplets
 from eigenjax.tree import PyTree
 
 # What a restart has dropped for good, more than so many units of rounding of ||A||, breaks the relation.
-_DROPPED = 100.0
+DROPPED = 100.0
 
 
 class Remainder(NamedTuple):
@@ -52,7 +49,7 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps
-    lost = combined_defects(state, coefficients) > _DROPPED * eps * state.operator_norm
+    lost = combined_defects(state, coefficients) > DROPPED * eps * state.operator_norm
     coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~lost, coefficients, 0)
     directions, couplings = state.directions, matmul(state.couplings, coefficients)
     if state.block_size == 1:
@@ -62,18 +59,3 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
         along = beside.norm.astype(coefficients.dtype) * matmul(state.dropped_couplings, coefficients)
         couplings = jnp.concatenate([couplings, along[None]])
     return Remainder(state.basis, coefficients, found.values[k:], directions, couplings)
-
-
-def remainder_of_triplets(space: Bidiagonalization, found: Triplets, k: int) -> Remainder:
-    """The triplets of a bidiagonalisation beyond the k that are wanted, by their right vectors v_j = V c_j.
-
-    What is returned says of them  A v_j = theta_j u_j,  A^H u_j = theta_j v_j + d s_j  with unit vectors u_j that are
-    not given, orthogonal to the left vectors wanted.
-    """
-    left, right = found.left_coefficients[:, k:], found.right_coefficients[:, k:]
-    eps = jnp.finfo(space.operator_norm.dtype).eps
-    dropped = bidiagonal.combined_defects(space, left) > _DROPPED * eps * space.operator_norm
-    there = jnp.isfinite(found.residuals[k:]) & ~dropped
-    couplings = jnp.where(there, jnp.matmul(space.couplings, left, precision=jax.lax.Precision.HIGHEST), 0)
-    directions = jax.tree.map(lambda x: x[None], space.direction)
-    return Remainder(space.right, jnp.where(there, right, 0), found.values[k:], directions, couplings[None])

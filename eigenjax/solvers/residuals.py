@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.start import arbitrary_signs
+from eigenjax.solvers.pseudorandom import arbitrary_signs
 from eigenjax.tree import PyTree
 
 # A product and a recurrence in floating point are off by a few units; a dozen of them pass for rounding. A restart

@@ -25,7 +25,7 @@ from eigenjax.arithmetic import matmul
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
-from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, ritz, search_aims
+from eigenjax.solvers import bidiagonal, bidiagonal_polynomials, missed_pairs, search_aims
 from eigenjax.solvers.bidiagonal import Bidiagonalization
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.goal import Goal
@@ -33,17 +33,9 @@ from eigenjax.solvers.judgement import judge
 from eigenjax.solvers.looks import rows_to_wait
 from eigenjax.solvers.residuals import audited_residuals
 from eigenjax.solvers.retention import most_kept, num_kept
+from eigenjax.solvers.ritz_triplets import Triplets, extract
 from eigenjax.solvers.signs import fix_signs
 from eigenjax.tree import PyTree
-
-
-class Triplets(NamedTuple):
-    """Approximate singular triplets (U p_i, s_i, V q_i), descending; those that are not there come last."""
-
-    values: jax.Array  # (m,) 0 where not there
-    left_coefficients: jax.Array  # (m, m), column i is p_i; orthonormal
-    right_coefficients: jax.Array  # (m, m), column i is q_i
-    residuals: jax.Array  # (m,) as the decomposition has them; inf where not there
 
 
 class SolveState(NamedTuple):
@@ -142,29 +134,6 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
         search=search,
         done=finished | complete | (space.num_matvecs + 2 > goal.max_matvecs) | ~jnp.isfinite(space.operator_norm),
     )
-
-
-def extract(space: Bidiagonalization) -> Triplets:
-    """The triplets of B in the rows filled.
-
-    B is scaled to entries of order one by a power of two; NaN and Inf are taken for zero, because LAPACK may not
-    return from them, and the caller knows of them.
-    """
-    m = space.couplings.shape[0]
-    filled = space.left_filled[:, None] & space.right_filled[None, :]
-    matrix = jnp.where(jnp.isfinite(space.matrix) & filled, space.matrix, 0)
-    largest = jnp.max(jnp.abs(matrix))
-    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
-    matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype)
-    # Rows not filled are paired with each other at a value beyond the others: these come first, and mix with nothing.
-    left, right = (jnp.where(f, 0, jnp.cumsum(~f, dtype=jnp.int32)) for f in (space.left_filled, space.right_filled))
-    beyond = (left[:, None] == right[None, :]) & (left[:, None] > 0)
-    P, values, QH = jnp.linalg.svd(matrix + jnp.where(beyond, ritz.norm_bound(matrix), 0).astype(matrix.dtype))
-    num_filled = space.num_filled
-    P, values, Q = (jnp.roll(x, num_filled - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
-    valid = jnp.arange(m, dtype=jnp.int32) < num_filled
-    residuals = jnp.hypot(jnp.abs(matmul(space.couplings, P)), bidiagonal.combined_defects(space, P))
-    return Triplets(jnp.ldexp(jnp.where(valid, values, 0), exponent), P, Q, jnp.where(valid, residuals, jnp.inf))
 
 
 def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any, sign_by_left: bool) -> EigenResult:

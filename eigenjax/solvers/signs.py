@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import tree
-from eigenjax.solvers.start import positions
+from eigenjax.solvers.pseudorandom import positions
 from eigenjax.tree import PyTree
 
 # Components that differ by so many units of rounding are equally large.

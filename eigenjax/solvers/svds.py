@@ -14,8 +14,9 @@ from eigenjax.solvers import restarted_bidiagonal
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import default_tolerance
-from eigenjax.solvers.remainder import Remainder, remainder_of_triplets
-from eigenjax.solvers.start import arbitrary_vector, seed_of, successor
+from eigenjax.solvers.pseudorandom import arbitrary_vector, seed_of, successor
+from eigenjax.solvers.remainder import Remainder
+from eigenjax.solvers.remainder_of_triplets import remainder_of_triplets
 from eigenjax.tree import PyTree
 
 # Vectors held on each side by default: 2 k + 10, and 20 at least.

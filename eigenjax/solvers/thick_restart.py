@@ -12,8 +12,8 @@ from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.krylov import KrylovDecomposition, combined_defects, compress
 from eigenjax.solvers.lanczos_polynomials import LanczosPolynomials
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
+from eigenjax.solvers.pseudorandom import arbitrary_vector, successor
 from eigenjax.solvers.retention import most_kept, num_kept
-from eigenjax.solvers.start import arbitrary_vector, successor
 from eigenjax.tree import PyTree
 
 # The seed of fresh directions; see `krylov`.

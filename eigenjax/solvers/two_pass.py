@@ -39,9 +39,10 @@ from eigenjax.solvers import ritz
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.judgement import default_tolerance, judge, tolerance
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
+from eigenjax.solvers.pseudorandom import arbitrary_vector, seed_of, successor
 from eigenjax.solvers.residuals import rounding_unit
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import arbitrary_vector, given_start, seed_of, start_vector, successor
+from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.tree import PyTree
 
 # c above: 4 let copies through, 16 none. Of a narrow product's rounding a direction gets one part in sqrt(n).

@@ -14,7 +14,8 @@ from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.result import EigenResult
 from eigenjax.solvers.orthogonalize import normalize, orthogonalize
-from eigenjax.solvers.start import arbitrary_rows, arbitrary_signs, given_start, successor
+from eigenjax.solvers.pseudorandom import arbitrary_rows, arbitrary_signs, successor
+from eigenjax.solvers.start import given_start
 from eigenjax.tree import PyTree
 
 # A row that keeps less than this share of itself beside those before it is a copy of them.

@@ -19,7 +19,8 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.solvers.judgement import tolerance
 from eigenjax.solvers.lanczos import LanczosState
-from eigenjax.solvers.start import given_start, seed_of
+from eigenjax.solvers.pseudorandom import seed_of
+from eigenjax.solvers.start import given_start
 from eigenjax.spectrum.probes import checked_int
 from eigenjax.spectrum.quadrature import follow, held_back, ritz_pairs, steps_before_breakdown
 from eigenjax.spectrum.status import EstimateStatus, status_of

@@ -18,7 +18,7 @@ from eigenjax import random_vectors, tree
 from eigenjax.arguments import plain_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.orthogonalize import breakdown_length, normalize, orthogonalize
-from eigenjax.solvers.start import positions
+from eigenjax.solvers.pseudorandom import positions
 from eigenjax.tree import PyTree
 
 # The spread of n samples is widened by 1 + c / (n - 1). With this c twice the error of a mean of chi-squares, the

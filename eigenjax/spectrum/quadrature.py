@@ -19,7 +19,7 @@ from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers import lanczos, ritz
 from eigenjax.solvers.lanczos import LanczosState
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.spectrum.deflation import ComplementOperator, KnownPairs, complement
 from eigenjax.spectrum.probes import each, random_sphere
 from eigenjax.tree import PyTree

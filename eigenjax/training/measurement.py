@@ -15,8 +15,8 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.control import apply_when
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import stopping_tolerance
+from eigenjax.solvers.pseudorandom import successor
 from eigenjax.solvers.signs import fix_signs
-from eigenjax.solvers.start import successor
 from eigenjax.training.matching import continued_tracks, match
 from eigenjax.training.search import Found, search
 from eigenjax.training.simultaneous import Pairs, advanced, products, ritz_pairs, scale_of, scaled

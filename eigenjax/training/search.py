@@ -11,8 +11,8 @@ from eigenjax.solvers import restarted
 from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.judgement import stopping_tolerance
+from eigenjax.solvers.pseudorandom import successor
 from eigenjax.solvers.restarted import RestartedState
-from eigenjax.solvers.start import successor
 from eigenjax.solvers.warm_start import starting_block
 from eigenjax.training.simultaneous import Pairs
 from eigenjax.tree import PyTree

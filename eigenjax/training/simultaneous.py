@@ -29,7 +29,7 @@ from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers import ritz
 from eigenjax.solvers.orthogonalize import normalize
-from eigenjax.solvers.start import arbitrary_vector
+from eigenjax.solvers.pseudorandom import arbitrary_vector
 from eigenjax.training.tracker_state import keep_first
 from eigenjax.tree import PyTree
 

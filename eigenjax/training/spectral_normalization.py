@@ -20,7 +20,7 @@ from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.solvers.orthogonalize import normalize
-from eigenjax.solvers.start import arbitrary_vector, seed_of
+from eigenjax.solvers.pseudorandom import arbitrary_vector, seed_of
 from eigenjax.tree import PyTree
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from eigenjax import printing, tree
 from eigenjax.operators.base import LinearOperator
-from eigenjax.solvers.start import arbitrary_rows, seed_of, successor
+from eigenjax.solvers.pseudorandom import arbitrary_rows, seed_of, successor
 from eigenjax.tree import PyTree
 
 # A pair that is nobody's.

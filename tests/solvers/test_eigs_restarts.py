@@ -12,7 +12,7 @@ from eigenjax import Status, as_operator, eigs
 from eigenjax.solvers import krylov, krylov_schur
 from eigenjax.solvers.general_ritz import converged_first, no_pairs, ritz_pairs, schur_basis
 from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 
 SIZE, K = 36, 3
 

@@ -11,7 +11,7 @@ import scipy.linalg
 from eigenjax import Status, as_operator, eigsh
 from eigenjax.solvers import krylov, restarted
 from eigenjax.solvers.extraction import harmonic_pairs, ritz_pairs
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

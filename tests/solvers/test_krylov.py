@@ -10,7 +10,7 @@ import pytest
 from eigenjax import as_operator
 from eigenjax.solvers import krylov
 from eigenjax.solvers.extraction import ritz_pairs
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 
 N, M = 40, 12
 SPECTRUM = np.linspace(-3, 5, N) ** 3 / 25

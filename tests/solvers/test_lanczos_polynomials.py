@@ -10,7 +10,7 @@ import pytest
 from eigenjax import as_operator
 from eigenjax.operators.rectangular import as_rectangular
 from eigenjax.solvers import arnoldi, bidiagonal, krylov, lanczos_polynomials
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.solvers.thick_restart import begin_search
 
 pytestmark = pytest.mark.usefixtures("float64")

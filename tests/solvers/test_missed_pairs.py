@@ -11,7 +11,7 @@ from eigenjax import Status, as_operator, eigs, eigsh, svds
 from eigenjax.solvers import restarted, search_aims
 from eigenjax.solvers.goal import Goal
 from eigenjax.solvers.plan import begin, planned
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.storage import Storage
 
 

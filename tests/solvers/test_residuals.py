@@ -9,8 +9,8 @@ from eigenjax import as_operator
 from eigenjax.solvers import restarted
 from eigenjax.solvers.finalize import finalize
 from eigenjax.solvers.goal import Goal
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.solvers.residuals import rounding_unit, true_residuals, vouched_residuals
-from eigenjax.solvers.start import seed_of
 
 VALUES = np.array([5.0, 3.0, 2.0, 1.0, -1.0, -4.0])
 

@@ -9,7 +9,7 @@ import numpy as np
 from eigenjax import as_operator
 from eigenjax.solvers import restarted
 from eigenjax.solvers.plan import begin, planned
-from eigenjax.solvers.start import seed_of
+from eigenjax.solvers.pseudorandom import seed_of
 from eigenjax.storage import Storage
 
 # Of 298 restarts 24 are left with reorthonormalization at every eighth, and 86 without.
