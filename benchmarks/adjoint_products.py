@@ -3,7 +3,7 @@
 Products of the linear systems for all k cotangents, those of a system at rest not counted, over the products of the
 forward solve; and their steps, of k products side by side, over the forward's, of one product each. The accuracy asked
 for is what the solver asks by itself: that of the pairs. For random cotangents, and for those of the smooth loss
-sum v^4. `plain` is without what the forward solve has left over (`implicit.elimination`), as other solvers go.
+sum v^4. `plain` is without what the forward solve has left over (`implicit.systems.deflation`), as other solvers go.
 `error` is of the sum of the solutions z_i x_i^H against tight solves, over that which comes of the pairs' own errors.
 
     python -m benchmarks.adjoint_products
@@ -21,9 +21,9 @@ from jax.experimental import sparse
 
 from benchmarks import spectra, timing
 from eigenjax import as_operator
-from eigenjax.implicit import complement
-from eigenjax.implicit.pairs import Pairs, pairs_of
-from eigenjax.solvers.eigsh import eigsh, eigsh_and_remainder
+from eigenjax.implicit.systems import complement
+from eigenjax.implicit.systems.pairs import Pairs, pairs_of
+from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_remainder
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)

@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks import svds_products, timing
 from eigenjax import svds
-from eigenjax.implicit import dilation
-from eigenjax.implicit.triplets import Solved
+from eigenjax.implicit.systems import dilation
+from eigenjax.implicit.systems.triplets import Solved
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers.svds import svds_and_remainder
+from eigenjax.solvers.singular.svds import svds_and_remainder
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)

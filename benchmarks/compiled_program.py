@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eigenjax import as_operator
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 PRODUCT = "the_product"
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")

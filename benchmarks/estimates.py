@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import eigenjax
 from benchmarks import timing
 from benchmarks.large_operator import TOKENS, Shape, loss, structure
-from eigenjax.tree import size
+from eigenjax.vectors.tree import size
 
 K = 10
 # By devices.

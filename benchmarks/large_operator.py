@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from benchmarks import timing
 from eigenjax import eigsh, hessian
-from eigenjax.tree import PyTree, size
+from eigenjax.vectors.tree import PyTree, size
 
 K, TOL = 3, 1e-3
 TOKENS, HEAD = 64, 64

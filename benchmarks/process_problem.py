@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from eigenjax import eigsh, hessian, lanczos, run, stream
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 SPECS = {"inner": P(None, "model"), "bias": P("model"), "outer": P("model", None)}
 SHAPES = {"inner": (6, 16), "bias": (16,), "outer": (16, 4)}

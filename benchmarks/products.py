@@ -21,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from benchmarks import timing
 from eigenjax import LinearOperator, as_operator, deflated_power_iteration, hessian, lanczos
-from eigenjax.report.digits import digits_problem
+from eigenjax.report.inputs.digits import digits_problem
 
 TOL = 1e-4
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 MODES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 

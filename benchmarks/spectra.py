@@ -14,7 +14,7 @@ import scipy.sparse.csgraph
 import scipy.spatial
 
 from eigenjax import hessian, to_dense
-from eigenjax.report.digits import digits_problem
+from eigenjax.report.inputs.digits import digits_problem
 
 
 class Spectrum(NamedTuple):

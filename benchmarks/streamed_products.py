@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import timing
 from eigenjax import hessian, memory_mapped_batches, stream
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 WIDTHS, EXAMPLES, BATCH = (256, 512, 512, 10), 50_000, 2_000
 QUICK_WIDTHS, QUICK_EXAMPLES, QUICK_BATCH = (8, 16, 4), 50, 16

@@ -2,23 +2,23 @@
 
 from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
 from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos, svds
-from eigenjax.implicit.adjoint import AdjointInfo, adjoint_info
 from eigenjax.implicit.blocks import block_spectra
 from eigenjax.implicit.gauge import gauge_residual
 from eigenjax.implicit.general import LeftEigenvectors, left_eigenvectors
+from eigenjax.implicit.info.adjoint import AdjointInfo, adjoint_info
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.blocks import blocks
 from eigenjax.operators.convert import as_operator
-from eigenjax.operators.fisher import fisher
-from eigenjax.operators.gauss_newton import gauss_newton
-from eigenjax.operators.hessian import hessian, hvp
+from eigenjax.operators.curvature.fisher import fisher
+from eigenjax.operators.curvature.gauss_newton import gauss_newton
+from eigenjax.operators.curvature.hessian import hessian, hvp
+from eigenjax.operators.curvature.jacobian import jacobian, neural_tangent_kernel
+from eigenjax.operators.curvature.linear_head import LinearHead
+from eigenjax.operators.curvature.output_loss import softmax_cross_entropy
 from eigenjax.operators.inspection import check_operator, symmetry_error, to_dense
-from eigenjax.operators.jacobian import jacobian, neural_tangent_kernel
-from eigenjax.operators.linear_head import LinearHead
-from eigenjax.operators.output_loss import softmax_cross_entropy
-from eigenjax.operators.precondition import diagonal_operator, precondition
-from eigenjax.operators.restriction import restrict
-from eigenjax.report.problem import Problem
+from eigenjax.operators.parts.blocks import blocks
+from eigenjax.operators.parts.precondition import diagonal_operator, precondition
+from eigenjax.operators.parts.restriction import restrict
+from eigenjax.report.inputs.problem import Problem
 from eigenjax.result import EigenError, EigenResult, RunError, SingularResult, Status, raise_if_failed
 from eigenjax.runs.estimate import Estimate, estimate
 from eigenjax.runs.run import run

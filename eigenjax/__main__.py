@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from eigenjax.report.errors import ReportError
+from eigenjax.report.inputs.errors import ReportError
 
 _EXAMPLES = """\
 examples:

@@ -11,9 +11,9 @@ from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
 from eigenjax import hessian, to_dense
-from eigenjax.solvers.pseudorandom import arbitrary_vector
-from eigenjax.spectrum.probes import random_signs, random_sphere
-from eigenjax.tree import placed_like
+from eigenjax.spectrum.probing.probes import random_signs, random_sphere
+from eigenjax.vectors.pseudorandom import arbitrary_vector
+from eigenjax.vectors.tree import placed_like
 
 MODES = ("auto", "explicit")
 # Steps of Lanczos, Arnoldi and bidiagonalisation.

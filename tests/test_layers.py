@@ -13,24 +13,15 @@ import eigenjax
 PACKAGE = pathlib.Path(eigenjax.__file__).parent
 # Each may import what stands before it, never what stands behind.
 LAYERS = (
-    *(
-        "arguments",
-        "calls",
-        "printing",
-        "tree",
-        "random_vectors",
-        "storage",
-        "result",
-        "operators",
-        "solvers",
-        "implicit",
-        "dense",
-        "spectrum",
-        "training",
-        "runs",
-    ),
-    *("report", "__init__", "__main__"),
+    *("arguments", "calls", "printing", "vectors", "result"),
+    *("operators/functions", "operators", "operators/parts", "operators/curvature"),
+    *("krylov", "krylov/golub_kahan", "krylov/general"),
+    *("solvers", "solvers/convergence", "solvers/linear"),
+    *("solvers/symmetric", "solvers/general", "solvers/singular"),
+    *("implicit/systems", "implicit", "implicit/info", "dense", "spectrum/probing", "spectrum", "training", "runs"),
+    *("report/inputs", "report/analysis", "report/pictures", "report/output", "report", "__init__", "__main__"),
 )
+MOST_FILES, MOST_IMPORTS = 12, 30
 # Where an extra may be imported: by the functions that need it, never on the way in.
 EXTRAS_ALLOWED = ("training", "runs", "report", "__main__")
 OPTIONAL = ("flax", "optax", "orbax", "rich", "matplotlib", "sklearn", "scipy", "chex")
@@ -38,7 +29,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def layer_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+    """Name the folder, or the file where it stands at the top."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parent.as_posix() if len(relative.parts) > 1 else relative.stem
 
 
 def imports_of(path):
@@ -49,31 +42,45 @@ def imports_of(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    layer = layer_of(path)
-    for name in imports_of(path):
-        parts = name.split(".")
-        if parts[0] == "eigenjax" and len(parts) > 1 and parts[1] in LAYERS:
-            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{layer} imports {name}"
-        if layer not in EXTRAS_ALLOWED:
-            assert parts[0] not in OPTIONAL, f"{layer} imports {name}"
+def import_graph():
+    """Map each module to the modules of the package that it imports."""
+    modules = {".".join(("eigenjax", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    # `from eigenjax.vectors import tree` names a module, `from eigenjax.vectors.tree import row` its parent.
+    resolve = lambda name: name if name in modules else name.rpartition(".")[0]
+    graph = {module: {resolve(name) for name in imports_of(path)} & set(modules) for module, path in modules.items()}
+    return modules, graph
+
+
+MODULES, IMPORTS = import_graph()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    layer = layer_of(MODULES[module])
+    for name in IMPORTS[module] - {"eigenjax"}:
+        assert LAYERS.index(layer_of(MODULES[name])) <= LAYERS.index(layer), f"{layer} imports {name}"
+    for name in imports_of(MODULES[module]):
+        if layer.partition("/")[0] not in EXTRAS_ALLOWED:
+            assert name.partition(".")[0] not in OPTIONAL, f"{layer} imports {name}"
         assert "jax._src" not in name
 
 
-def test_there_is_no_import_cycle():
-    modules = {".".join(("eigenjax", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in FILES}
-    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
-    # `from eigenjax import tree` names the module eigenjax.tree; `from eigenjax.tree import row` its parent.
-    resolve = lambda name: name if name in modules else name.rpartition(".")[0]
-    graph = {module: {resolve(name) for name in imports_of(path)} & set(modules) for module, path in modules.items()}
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
+def test_a_folder_is_small_enough_to_find_ones_way(folder):
+    inside = {module for module, path in MODULES.items() if path.parent == folder}
+    assert len(inside) <= MOST_FILES
+    assert sum(len(IMPORTS[module] & inside) for module in inside) <= MOST_IMPORTS
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
 
+
+def test_there_is_no_import_cycle():
     def visit(module, trail):
         assert module not in trail, " -> ".join([*trail, module])
-        for name in graph[module]:
+        for name in IMPORTS[module]:
             visit(name, [*trail, module])
 
-    for module in graph:
+    for module in MODULES:
         visit(module, [])
 
 

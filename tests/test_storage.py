@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax import storage, tree
-from eigenjax.storage import Storage, StoredBasis
+from eigenjax.vectors import storage, tree
+from eigenjax.vectors.storage import Storage, StoredBasis
 
 M = 6  # not a multiple of the rows read at once
 KINDS = [Storage("bfloat16"), Storage("float16"), Storage(None, on_host=True), Storage("bfloat16", on_host=True)]

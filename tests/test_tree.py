@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax import random_vectors, tree
+from eigenjax.vectors import random_vectors, tree
 
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32, "complex64": jnp.complex64}
 

@@ -13,7 +13,7 @@ from benchmarks.accelerator import transformer
 from benchmarks.lanczos_overhead import loss as perceptron_loss
 from benchmarks.trained_networks import perceptron
 from eigenjax import LinearOperator, as_operator, hessian
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 
 class Problem(NamedTuple):

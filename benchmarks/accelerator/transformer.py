@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import LinearHead, softmax_cross_entropy
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 _HEAD = 64  # numbers of an attention head
 _POSITIONS_AT_ONCE = 128  # of the logits

@@ -1,4 +1,9 @@
-"""Dense matrices, batched: decompositions whose derivatives stay finite where eigenvalues repeat."""
+"""Dense matrices, batched: decompositions whose derivatives stay finite where eigenvalues repeat.
+
+Read `symmetric` first, then `general` and `singular`; `clusters` finds repeated eigenvalues, `phases` fixes phases.
+
+Imports `vectors` and `operators`.
+"""
 
 from eigenjax.dense.general import GeneralEigen, eig, eigenvalue_condition
 from eigenjax.dense.singular import SingularVectors, svd

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from eigenjax.solvers.signs import TIED
+from eigenjax.vectors.signs import TIED
 
 
 def phases_of_columns(vectors: jax.Array) -> jax.Array:

@@ -1,13 +1,20 @@
-"""The derivative: solvers made differentiable by the implicit linear system."""
+"""The derivatives: solvers made differentiable by implicit linear systems.
+
+Read `symmetric` first, then `general` and `singular`; the linear systems stand in `systems/`. `program` compiles a
+solver with its options, `phases` adds the derivative of the phase convention, `gauge` measures what a loss asks for
+beyond the subspace, `blocks` solves all layers at once, and `info/` says whether the systems converged.
+
+Imports `vectors`, `operators`, `krylov` and `solvers`.
+"""
 
 from eigenjax.implicit.general import differentiable as _differentiable_general
 from eigenjax.implicit.singular import differentiable as _differentiable_triplets
 from eigenjax.implicit.symmetric import differentiable
-from eigenjax.solvers import eigs as _eigs
-from eigenjax.solvers import eigsh as _eigsh
-from eigenjax.solvers import lanczos as _lanczos
-from eigenjax.solvers import power as _power
-from eigenjax.solvers import svds as _svds
+from eigenjax.solvers.general import eigs as _eigs
+from eigenjax.solvers.singular import svds as _svds
+from eigenjax.solvers.symmetric import eigsh as _eigsh
+from eigenjax.solvers.symmetric import lanczos as _lanczos
+from eigenjax.solvers.symmetric import power_iteration as _power
 
 eigs = _differentiable_general(_eigs.eigs)
 eigsh = differentiable(_eigsh.eigsh, knowing=_eigsh.eigsh_and_remainder)

@@ -19,17 +19,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.arguments import plain_int
 from eigenjax.calls import explained
 from eigenjax.implicit import eigsh
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.blocks import By, layers
 from eigenjax.operators.convert import as_operator
-from eigenjax.operators.restriction import block, zeros
-from eigenjax.operators.selection import split
+from eigenjax.operators.parts.blocks import By, layers
+from eigenjax.operators.parts.restriction import block, zeros
+from eigenjax.operators.parts.selection import split
 from eigenjax.result import EigenResult
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -39,13 +39,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.calls import explained
-from eigenjax.implicit.pairs import same_cluster
 from eigenjax.implicit.phases import at_fixed_phase
+from eigenjax.implicit.systems.pairs import same_cluster
 from eigenjax.operators.base import check_vector
 from eigenjax.result import EigenResult
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 @explained

@@ -13,9 +13,9 @@ is what they ask of dv before it was normalised, and
 
     Re(conj(lambdabar) d lambda + vbar^H dv) = Re(w^H dA v),    (conj(lambda) - A^H) w = xbar,    v^H w = lambdabar
 
-one bordered system a pair (`solvers.bordered`), for both cotangents at once. The cotangent of A is sum_i w_i v_i^H:
-never formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not taken for
-symmetric.
+one bordered system a pair (`solvers.linear.bordered`), for both cotangents at once. The cotangent of A is
+sum_i w_i v_i^H: never formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not
+taken for symmetric.
 
 For tangents, the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda, and
 then the phase, as above.
@@ -32,18 +32,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import printing, tree
+from eigenjax import printing
 from eigenjax.calls import explained, named
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
-from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
+from eigenjax.implicit.systems.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.complexified import complex_matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers import bordered
-from eigenjax.solvers.bordered import Bordered, Solution, Told
-from eigenjax.solvers.complexified import complex_matvec
-from eigenjax.solvers.signs import at_largest
-from eigenjax.tree import PyTree
+from eigenjax.solvers.linear import bordered
+from eigenjax.solvers.linear.bordered import Bordered, Solution, Told
+from eigenjax.vectors import tree
+from eigenjax.vectors.signs import at_largest
+from eigenjax.vectors.tree import PyTree
 
 # The adjoint solve need not be better than the forward one, by this factor to be safe.
 _ADJOINT_SHARE = 0.1
@@ -104,7 +105,7 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
         their pairs, what is not defined is left out: never NaN. v0 and key get zero cotangents.
 
     Example:
-        >>> from eigenjax import eigs  # which is differentiable(eigenjax.solvers.eigs.eigs)
+        >>> from eigenjax import eigs  # which is differentiable(eigenjax.solvers.general.eigs.eigs)
         >>> loss = lambda a: eigs(a, k=1).eigenvalues[0].real
         >>> print(abs(jax.grad(loss)(jnp.array([[2.0, 1.0], [0.0, 1.0]])).round(4)))  # u v^T / (u^T v)
         [[1. 0.]

@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.lobpcg import given_block
-from eigenjax.solvers.signs import holding
 from eigenjax.solvers.start import given_start
+from eigenjax.solvers.symmetric.lobpcg import given_block
 from eigenjax.solvers.warm_start import example_vector, start_rows
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.signs import holding
+from eigenjax.vectors.tree import PyTree
 
 
 def at_fixed_phase(

@@ -34,19 +34,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.calls import named
-from eigenjax.implicit.dilation import solve_dilation
-from eigenjax.implicit.pairs import without_rounding
 from eigenjax.implicit.phases import are_complex, at_fixed_phase
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
-from eigenjax.implicit.tangents import is_zero, no_tangent, tangent_along
-from eigenjax.implicit.triplets import Solved, antihermitian, reciprocal_gaps
+from eigenjax.implicit.systems.dilation import solve_dilation
+from eigenjax.implicit.systems.pairs import without_rounding
+from eigenjax.implicit.systems.tangents import is_zero, no_tangent, tangent_along
+from eigenjax.implicit.systems.triplets import Solved, antihermitian, reciprocal_gaps
+from eigenjax.krylov.recycling import Remainder
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
-from eigenjax.solvers.remainder import Remainder
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 _Known = tuple[SingularResult, Remainder | None]
 

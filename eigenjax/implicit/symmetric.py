@@ -27,18 +27,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.calls import named
-from eigenjax.implicit.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.gauge import antihermitian_part
-from eigenjax.implicit.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
 from eigenjax.implicit.phases import are_complex, at_fixed_phase, references_of
 from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
-from eigenjax.implicit.tangents import all_zero, image_tangent, is_zero, no_tangent, pull_back
+from eigenjax.implicit.systems.complement import OUTERMOST, solve_complement
+from eigenjax.implicit.systems.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
+from eigenjax.implicit.systems.tangents import all_zero, image_tangent, is_zero, no_tangent, pull_back
+from eigenjax.krylov.recycling import Remainder
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.remainder import Remainder
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 _Solved = tuple[EigenResult, Remainder | None]
 _Saved = tuple[Pairs, Remainder | None, jax.Array | None]
@@ -75,7 +75,7 @@ def differentiable(
         are more than 32 MiB, else 4 k + 11, or 8 k + 11 for pairs near a number.
 
     Example:
-        >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.lanczos.lanczos)
+        >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.symmetric.lanczos.lanczos)
         >>> loss = lambda a: 6 * lanczos(a, k=1).eigenvectors[0, 1]
         >>> print(jnp.abs(jax.grad(loss)(jnp.diag(jnp.array([4.0, 1.0, 1.0])))).round(4))
         [[0. 1. 0.]

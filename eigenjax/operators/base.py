@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.arguments import on_device
-from eigenjax.operators.convolutions import fast_in_loops
+from eigenjax.operators.functions.convolutions import fast_in_loops
 from eigenjax.operators.summary import structure_summary, summary
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 class LinearOperator:

@@ -7,9 +7,9 @@ from typing import Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
-from eigenjax.operators.convolutions import fast_in_loops
-from eigenjax.tree import PyTree
+from eigenjax.operators.functions.convolutions import fast_in_loops
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 def num_examples(data: PyTree, name: str = "data") -> int:

@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.batching import as_arrays
-from eigenjax.operators.closure import TracedFunction, hoist
+from eigenjax.operators.functions.closure import TracedFunction, hoist
 from eigenjax.operators.host import HostProduct, is_scipy_operator
 from eigenjax.operators.matrices import as_matrix, is_matrix
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 @jax.tree_util.register_dataclass

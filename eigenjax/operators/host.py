@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 _NO_DERIVATIVE = (
     "a SciPy LinearOperator multiplies on the host, where JAX cannot differentiate: give the operator as a function "

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from eigenjax import random_vectors, tree
 from eigenjax.arguments import check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
-from eigenjax.operators.captured import with_sources
 from eigenjax.operators.convert import as_operator, describe_all, refuse_stream
+from eigenjax.operators.functions.captured import with_sources
 from eigenjax.operators.host import is_scipy_operator
 from eigenjax.operators.matrices import is_matrix
-from eigenjax.tree import PyTree
+from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.tree import PyTree
 
 # How many columns `to_dense` computes at once.
 _DENSE_BATCH = 64

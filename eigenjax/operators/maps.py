@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector, conjugated
-from eigenjax.operators.closure import TracedFunction
+from eigenjax.operators.functions.closure import TracedFunction
 from eigenjax.operators.host import HostProduct
 from eigenjax.operators.summary import structure_summary, summary
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 class RectangularOperator:

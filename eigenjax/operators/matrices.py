@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax.arguments import shown
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 

@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
-from eigenjax.operators.closure import TracedFunction, hoist
 from eigenjax.operators.convert import describe_all, own_structure, refuse_stream
-from eigenjax.operators.convolutions import fast_in_loops
+from eigenjax.operators.functions.closure import TracedFunction, hoist
+from eigenjax.operators.functions.convolutions import fast_in_loops
 from eigenjax.operators.host import HostProduct, is_scipy_operator
 from eigenjax.operators.maps import FunctionMap, HostMap, MatrixMap, RectangularOperator, SquareMap
 from eigenjax.operators.matrices import as_matrix, is_matrix
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 # Leaves that are named one by one; of more only the number is told.
 _LEAVES_SHOWN = 4

@@ -13,23 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax.operators.base import LinearOperator
-from eigenjax.report import additions, digits, pictures, record
-from eigenjax.report.additions import Additions
-from eigenjax.report.errors import ReportError, require
-from eigenjax.report.finite import check_finite
-from eigenjax.report.folder import staged
-from eigenjax.report.landscape import Landscape, survey
-from eigenjax.report.layers import layers_of, whole
-from eigenjax.report.manifest import CONTENTS
-from eigenjax.report.operators import NAMES, operator_of
-from eigenjax.report.page import write_page
-from eigenjax.report.panels import Panel, draw_panels, save_pictures
-from eigenjax.report.problem import Problem, load_problem, num_parameters
-from eigenjax.report.progress import Progress
-from eigenjax.report.solve import Programs, Settings, Solve, solve_by_lanczos, solve_by_power, wanted_groups
-from eigenjax.report.svg import save_figure
-from eigenjax.report.tables import print_tables
-from eigenjax.tree import PyTree
+from eigenjax.report import pictures
+from eigenjax.report.analysis import extras
+from eigenjax.report.analysis.extras import Additions
+from eigenjax.report.analysis.landscape import Landscape, survey
+from eigenjax.report.analysis.layers import layers_of, whole
+from eigenjax.report.analysis.solve import Programs, Settings, Solve, solve_by_lanczos, solve_by_power, wanted_groups
+from eigenjax.report.analysis.tables import print_tables
+from eigenjax.report.inputs import digits
+from eigenjax.report.inputs.errors import ReportError, require
+from eigenjax.report.inputs.finite import check_finite
+from eigenjax.report.inputs.operators import NAMES, operator_of
+from eigenjax.report.inputs.problem import Problem, load_problem, num_parameters
+from eigenjax.report.inputs.progress import Progress
+from eigenjax.report.output import record
+from eigenjax.report.output.folder import staged
+from eigenjax.report.output.manifest import CONTENTS
+from eigenjax.report.output.page import write_page
+from eigenjax.report.output.panels import Panel, draw_panels, save_pictures
+from eigenjax.report.output.svg import save_figure
+from eigenjax.vectors.tree import PyTree
 
 _SOLVERS = {"lanczos": solve_by_lanczos, "power": solve_by_power}
 _DEFAULT_KRYLOV_DIM = 150
@@ -169,7 +172,7 @@ def _solve(
     # "rbg" compiles in half the time, and start vectors need no more than to be random.
     key = jax.random.fold_in(jax.random.key(request.seed, impl="rbg"), 1)
     # As one layer of itself, where layers are to follow: their programs are then compiled here.
-    as_layer = additions.LAYERS not in request.without and len(layers_of(op)) > 1
+    as_layer = extras.LAYERS not in request.without and len(layers_of(op)) > 1
     operators = {"lanczos": whole(op) if as_layer else op, "power": op}
     return {name: _SOLVERS[name](operators[name], settings, key, progress, programs) for name in names}
 
@@ -184,7 +187,7 @@ def _measure(
     progress: Progress,
 ) -> Additions:
     values = [np.abs(result.eigenvalues) for solve in solves.values() for result in solve.results.values()]
-    return additions.measure(
+    return extras.measure(
         op,
         problem,
         settings,

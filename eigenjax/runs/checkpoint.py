@@ -26,7 +26,7 @@ from eigenjax.result import RunError
 from eigenjax.runs import fingerprint
 from eigenjax.runs.lock import NAME as LOCK
 from eigenjax.runs.lock import locked
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 _KIND = "eigenjax run, "
 FORMAT = f"{_KIND}2"

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from eigenjax import arguments
+from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.convert import as_operator
-from eigenjax.operators.means import mistake_of
-from eigenjax.solvers import ritz
-from eigenjax.tree import PyTree
+from eigenjax.operators.curvature.means import mistake_of
+from eigenjax.vectors.tree import PyTree
 
 _TOL = "give a number from 0 up, or None for the square root of the rounding"
 _SIGMA = "give one real number; the eigenvalues nearest to it are found"

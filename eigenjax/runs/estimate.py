@@ -11,16 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eigenjax import tree
 from eigenjax.arguments import plain_int, shown
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.runs import checks
-from eigenjax.solvers.plan import planned
-from eigenjax.storage import Storage
-from eigenjax.tree import PyTree
+from eigenjax.solvers.symmetric.plan import planned
+from eigenjax.vectors import tree
+from eigenjax.vectors.storage import Storage
+from eigenjax.vectors.tree import PyTree
 
 # Vectors that a restarted solve holds beside its basis, as `eigsh` documents them.
 _VECTORS_BESIDE, _SHARE_OF_BASIS = 4, 5

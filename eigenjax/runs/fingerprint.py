@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.pseudorandom import arbitrary_vector, seed_of, successor
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
+from eigenjax.vectors.tree import PyTree
 
 # Numbers that stand for a product: its inner products with so many fixed vectors.
 _SKETCH = 8

@@ -17,10 +17,10 @@ from eigenjax.runs.progress import Show
 from eigenjax.runs.progress import shown as progress_shown
 from eigenjax.runs.solve import OperatorSolve, StreamSolve, vector_shardings
 from eigenjax.runs.stream import Stream
-from eigenjax.solvers.plan import Plan, planned
-from eigenjax.solvers.pseudorandom import seed_of
+from eigenjax.solvers.symmetric.plan import Plan, planned
 from eigenjax.solvers.warm_start import example_vector
-from eigenjax.storage import Storage
+from eigenjax.vectors.pseudorandom import seed_of
+from eigenjax.vectors.storage import Storage
 
 # Products until the next look at how far a run is, where nobody looks.
 _WITHOUT_END = 2**31 - 1

@@ -1,7 +1,7 @@
 """The restarted solver, one look or one product at a time, driven from the host.
 
-The programs are `init`, `step` and `finalize` of `solvers.restarted`, compiled; between them the whole state is in the
-hands of the host. How many steps one call takes has no influence on what they compute.
+The programs are `init`, `step` and `finalize` of `solvers.symmetric.restarted_lanczos`, compiled; between them the
+whole state is in the hands of the host. How many steps one call takes has no influence on what they compute.
 """
 
 import functools
@@ -12,19 +12,19 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eigenjax.arguments import on_device
+from eigenjax.krylov.solve_spec import Goal
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.runs.shown import shown
 from eigenjax.runs.stream import Stream
-from eigenjax.solvers import plan as planning
-from eigenjax.solvers import restarted
-from eigenjax.solvers.finalize import finalize
-from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import stopping_tolerance
-from eigenjax.solvers.plan import Plan
-from eigenjax.solvers.residuals import audited_vector
-from eigenjax.solvers.restarted import RestartedState
-from eigenjax.tree import PyTree
+from eigenjax.solvers.convergence.judgement import stopping_tolerance
+from eigenjax.solvers.convergence.residuals import audited_vector
+from eigenjax.solvers.symmetric import plan as planning
+from eigenjax.solvers.symmetric import restarted_lanczos
+from eigenjax.solvers.symmetric.finalize import finalize
+from eigenjax.solvers.symmetric.plan import Plan
+from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
+from eigenjax.vectors.tree import PyTree
 
 
 class Standing(NamedTuple):
@@ -144,7 +144,7 @@ def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple
 def _advance(
     op: LinearOperator, state: RestartedState, known: Any, until: Any, *, tol: Any, sigma: Any, goal: Goal
 ) -> tuple[RestartedState, Standing]:
-    step = lambda state: restarted.step(op, state, goal, tol=tol, sigma=sigma, known=known)
+    step = lambda state: restarted_lanczos.step(op, state, goal, tol=tol, sigma=sigma, known=known)
     state = jax.lax.while_loop(lambda s: ~s.done & (s.krylov.num_matvecs < until), step, state)
     return state, _standing(op, state, goal, tol)
 
@@ -152,7 +152,7 @@ def _advance(
 def _absorb(
     op: LinearOperator, state: RestartedState, images: PyTree, *, tol: Any, sigma: Any, goal: Goal
 ) -> tuple[RestartedState, Standing]:
-    state = restarted.absorb(op, state, images, goal, tol=tol, sigma=sigma)
+    state = restarted_lanczos.absorb(op, state, images, goal, tol=tol, sigma=sigma)
     return state, _standing(op, state, goal, tol)
 
 
@@ -162,7 +162,7 @@ def _finalize(
     return finalize(op, state, goal, tol=tol, sigma=sigma, references=references)
 
 
-_propose = jax.jit(restarted.propose)
+_propose = jax.jit(restarted_lanczos.propose)
 
 
 def _standing(op: LinearOperator, state: RestartedState, goal: Goal, tol: Any) -> Standing:

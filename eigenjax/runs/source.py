@@ -12,7 +12,7 @@ from eigenjax.calls import explained
 from eigenjax.operators.batching import checked_batch_size, num_examples
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.result import RunError
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 # Numbers of each leaf's first example that a checksum reads: enough to tell examples apart, nothing beside a product.
 _NUMBERS_READ = 1024

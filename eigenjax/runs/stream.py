@@ -21,17 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax import tree
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.batching import checked_batch_size, num_examples
-from eigenjax.operators.captured import NamedFunction
 from eigenjax.operators.checks import prefixed
-from eigenjax.operators.hessian import hessian
-from eigenjax.operators.modules import parameters_of
+from eigenjax.operators.curvature.hessian import hessian
+from eigenjax.operators.curvature.modules import parameters_of
+from eigenjax.operators.functions.captured import NamedFunction
 from eigenjax.runs import checks
 from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, groups_alike
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 # A stream is no operator with an algebra.
 _BUILT_IN = (

@@ -1,1 +1,8 @@
-"""How: iterations that find eigenpairs, without derivatives."""
+"""Eigensolvers, without derivatives: when to stop, what to restart, what to return.
+
+Symmetric operators have `symmetric/` (read `eigsh` first), others `general/`, singular values `singular/`; linear
+systems for the derivatives are in `linear/`. `convergence/` is shared: residuals, flags, and the search for missed
+pairs. `start` and `warm_start` make the first vectors, `budget` the largest number of matvecs.
+
+Imports `vectors`, `operators` and `krylov`.
+"""

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.matrices import vector_of
-from eigenjax.solvers.pseudorandom import arbitrary_vector
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.pseudorandom import arbitrary_vector
+from eigenjax.vectors.tree import PyTree
 
 
 def start_vector(op: LinearOperator, v0: PyTree | None, key: jax.Array) -> PyTree:

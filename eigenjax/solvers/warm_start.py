@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.result import EigenResult
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize
-from eigenjax.solvers.pseudorandom import arbitrary_rows, arbitrary_signs, successor
 from eigenjax.solvers.start import given_start
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import normalize, orthogonalize
+from eigenjax.vectors.pseudorandom import arbitrary_rows, arbitrary_signs, successor
+from eigenjax.vectors.tree import PyTree
 
 # A row that keeps less than this share of itself beside those before it is a copy of them.
 _DEPENDENT = 1e-3

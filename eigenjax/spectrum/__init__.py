@@ -1,4 +1,9 @@
-"""The spectrum as a whole: its density, the trace, the diagonal, and functions of the operator."""
+"""The spectrum as a whole: its density, the trace, the diagonal, and functions of the operator.
+
+Read `trace` first, then `density`. Probe vectors and quadratures stand in `probing/`; `status` is shared.
+
+Imports `vectors`, `operators`, `krylov` and `solvers`.
+"""
 
 from eigenjax.spectrum.density import SpectralDensity, spectral_density
 from eigenjax.spectrum.diagonal import DiagonalResult, diagonal

@@ -21,10 +21,10 @@ from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.spectrum.deflation import check_result, known_pairs
-from eigenjax.spectrum.node_widths import Bars, bars
-from eigenjax.spectrum.probes import checked_ints, mean_and_error
-from eigenjax.spectrum.quadrature import gauss_quadrature, tridiagonals
+from eigenjax.spectrum.probing.deflation import check_result, known_pairs
+from eigenjax.spectrum.probing.node_widths import Bars, bars
+from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
+from eigenjax.spectrum.probing.quadrature import gauss_quadrature, tridiagonals
 
 # On a grid a line is as wide as the grid's spacing, or this part of the gap to its neighbour where that is less.
 _SHARE_OF_GAP = 0.25

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import printing, tree
+from eigenjax import printing
 from eigenjax.arguments import check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.deflation import complement
-from eigenjax.spectrum.leave_one_out import Sketch, sketch
-from eigenjax.spectrum.probes import (
+from eigenjax.spectrum.probing.deflation import complement
+from eigenjax.spectrum.probing.leave_one_out import Sketch, sketch
+from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
     checked_int,
@@ -30,7 +30,8 @@ from eigenjax.spectrum.probes import (
     unit_vector,
     widened,
 )
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 class DiagonalResult(NamedTuple):

@@ -19,14 +19,14 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
 from eigenjax.result import EigenResult
-from eigenjax.solvers.lanczos import LanczosState
-from eigenjax.spectrum.deflation import check_result, known_pairs
+from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.functions import checked_values
-from eigenjax.spectrum.probes import checked_ints, mean_and_error
-from eigenjax.spectrum.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
+from eigenjax.spectrum.probing.deflation import check_result, known_pairs
+from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
+from eigenjax.spectrum.probing.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
-from eigenjax.tree import PyTree
+from eigenjax.vectors.tree import PyTree
 
 # The part of a start vector along a Ritz vector is rounding below so many units of it.
 _WEIGHTLESS = 64.0

@@ -13,18 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import printing, tree
+from eigenjax import printing
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.solvers.judgement import tolerance
-from eigenjax.solvers.lanczos import LanczosState
-from eigenjax.solvers.pseudorandom import seed_of
+from eigenjax.solvers.convergence.judgement import tolerance
 from eigenjax.solvers.start import given_start
-from eigenjax.spectrum.probes import checked_int
-from eigenjax.spectrum.quadrature import follow, held_back, ritz_pairs, steps_before_breakdown
+from eigenjax.solvers.symmetric.lanczos import LanczosState
+from eigenjax.spectrum.probing.probes import checked_int
+from eigenjax.spectrum.probing.quadrature import follow, held_back, ritz_pairs, steps_before_breakdown
 from eigenjax.spectrum.status import EstimateStatus, status_of
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.pseudorandom import seed_of
+from eigenjax.vectors.tree import PyTree
 
 # The Ritz values and the sum over the basis are right to about so many units of rounding of the largest |f|.
 _ROUNDING = 10.0

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import printing, random_vectors, tree
+from eigenjax import printing
 from eigenjax.arguments import check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.deflation import complement
-from eigenjax.spectrum.leave_one_out import sketch
-from eigenjax.spectrum.probes import (
+from eigenjax.spectrum.probing.deflation import complement
+from eigenjax.spectrum.probing.leave_one_out import sketch
+from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
     checked_int,
@@ -37,7 +37,8 @@ from eigenjax.spectrum.probes import (
     unit_vector,
 )
 from eigenjax.spectrum.status import EstimateStatus, status_of
-from eigenjax.tree import PyTree
+from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.tree import PyTree
 
 # (v, A v) -> () a quadratic form: <v, A v> for the trace, <A v, A v> for the Frobenius norm.
 Form = Callable[[PyTree, PyTree], jax.Array]

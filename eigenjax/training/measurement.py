@@ -10,17 +10,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax.krylov.solve_spec import Goal
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.control import apply_when
-from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import stopping_tolerance
-from eigenjax.solvers.pseudorandom import successor
-from eigenjax.solvers.signs import fix_signs
+from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.training.matching import continued_tracks, match
 from eigenjax.training.search import Found, search
 from eigenjax.training.simultaneous import Pairs, advanced, products, ritz_pairs, scale_of, scaled
 from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
+from eigenjax.vectors import tree
+from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.pseudorandom import successor
+from eigenjax.vectors.signs import fix_signs
 
 # Vectors that a search holds at least, as in `eigsh`.
 _LEAST_DIM = 20

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax import tree
 from eigenjax.arguments import check_bool, check_number, shown
 from eigenjax.calls import explained
 from eigenjax.operators.checks import check_arrays
-from eigenjax.operators.selection import part_like, path_string
-from eigenjax.tree import PyTree
+from eigenjax.operators.parts.selection import part_like, path_string
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 
 class SecondMoment(NamedTuple):

@@ -5,17 +5,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import storage, tree
+from eigenjax.krylov.solve_spec import Goal
 from eigenjax.operators.base import LinearOperator
-from eigenjax.solvers import restarted
-from eigenjax.solvers.finalize import finalize
-from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.judgement import stopping_tolerance
-from eigenjax.solvers.pseudorandom import successor
-from eigenjax.solvers.restarted import RestartedState
+from eigenjax.solvers.convergence.judgement import stopping_tolerance
+from eigenjax.solvers.symmetric import restarted_lanczos
+from eigenjax.solvers.symmetric.finalize import finalize
+from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import starting_block
 from eigenjax.training.simultaneous import Pairs
-from eigenjax.tree import PyTree
+from eigenjax.vectors import storage, tree
+from eigenjax.vectors.pseudorandom import successor
+from eigenjax.vectors.tree import PyTree
 
 # A search goes on to this share of tol: so that it tells eigenvalues apart that are a tol or two from each other, where
 # it would else return one of them for the other; and so that the next search is a while off.
@@ -56,7 +56,7 @@ def search(
     """
     q = jax.tree.leaves(rows)[0].shape[0]
     starts = starting_block(op, rows, 1, successor(seed, 0))
-    state = restarted.init(starts, goal, krylov_dim=krylov_dim, first_look=goal.k, seed=successor(seed, 1))
+    state = restarted_lanczos.init(starts, goal, krylov_dim=krylov_dim, first_look=goal.k, seed=successor(seed, 1))
     active = jnp.arange(goal.k, dtype=jnp.int32) < num_active
 
     def goes_on(state):
@@ -64,7 +64,7 @@ def search(
         enough = jnp.all((state.found.residuals[: goal.k] <= bound) | ~active)
         return ~state.done & ~enough
 
-    step = lambda state: restarted.step(op, state, goal, tol=_SHARE * tol, sigma=0.0)
+    step = lambda state: restarted_lanczos.step(op, state, goal, tol=_SHARE * tol, sigma=0.0)
     state = jax.lax.while_loop(goes_on, step, state)
     result = finalize(op, state, goal, tol=tol, sigma=0.0)
     values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals

@@ -25,13 +25,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
+from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers import ritz
-from eigenjax.solvers.orthogonalize import normalize
-from eigenjax.solvers.pseudorandom import arbitrary_vector
 from eigenjax.training.tracker_state import keep_first
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import normalize
+from eigenjax.vectors.pseudorandom import arbitrary_vector
+from eigenjax.vectors.tree import PyTree
 
 # Combinations of the unit rows shorter than the root of so many units of rounding are rounding.
 _DEPENDENT = 100.0

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import tree
 from eigenjax.arguments import check_int, plain_int, shown
 from eigenjax.calls import explained
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
-from eigenjax.solvers.orthogonalize import normalize
-from eigenjax.solvers.pseudorandom import arbitrary_vector, seed_of
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import normalize
+from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of
+from eigenjax.vectors.tree import PyTree
 
 
 class SpectralNorm(NamedTuple):

@@ -11,17 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from eigenjax import tree
 from eigenjax.arguments import check_choice, check_int, check_number, plain_int, shown
 from eigenjax.calls import explained
+from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import Status
-from eigenjax.solvers import ritz
-from eigenjax.solvers.control import apply_when
 from eigenjax.training.measurement import Plan, first_followed, measure
 from eigenjax.training.tracker_state import TrackerState, begin
+from eigenjax.vectors import tree
+from eigenjax.vectors.conditional import apply_when
 
 # Residuals up to this share of ||A|| leave errors of its square over the gap in the eigenvalues: a percent or less.
 DEFAULT_TOL = 1e-2

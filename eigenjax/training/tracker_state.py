@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax import printing, tree
+from eigenjax import printing
 from eigenjax.operators.base import LinearOperator
-from eigenjax.solvers.pseudorandom import arbitrary_rows, seed_of, successor
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.pseudorandom import arbitrary_rows, seed_of, successor
+from eigenjax.vectors.tree import PyTree
 
 # A pair that is nobody's.
 NO_TRACK = -1

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator, eigsh
-from eigenjax.implicit import complement
-from eigenjax.implicit.pairs import pairs_of
-from eigenjax.solvers.eigsh import eigsh_and_remainder
+from eigenjax.implicit.systems import complement
+from eigenjax.implicit.systems.pairs import pairs_of
+from eigenjax.solvers.symmetric.eigsh import eigsh_and_remainder
 
 K = 10
 DEFAULTS = {

@@ -10,10 +10,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import as_operator
-from eigenjax.implicit import complement, elimination
-from eigenjax.implicit.pairs import Pairs, own_gaps, pairs_of
-from eigenjax.solvers.eigsh import eigsh, eigsh_and_remainder
-from eigenjax.solvers.remainder import Remainder
+from eigenjax.implicit.systems import complement, deflation
+from eigenjax.implicit.systems.pairs import Pairs, own_gaps, pairs_of
+from eigenjax.krylov.recycling import Remainder
+from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_remainder
 
 SIZE, K = 60, 3
 DEFAULTS = {name: p.default for name, p in inspect.signature(eigsh).parameters.items() if name not in ("op", "k")}
@@ -35,7 +35,7 @@ def both_ways(matrix, rhs, definite=False, **options):
     result, known = eigsh_and_remainder(op, K, **DEFAULTS | {"which": "SA", "krylov_dim": 16} | options)
     pairs = pairs_of(op, result)
     solve = functools.partial(complement.iterate, pairs, rhs, adjoint_tol=1e-10, max_iter=None, definite=definite)
-    return result, known, elimination.elimination(pairs, known), solve(known=None), solve(known=known)
+    return result, known, deflation.elimination(pairs, known), solve(known=None), solve(known=known)
 
 
 @pytest.mark.parametrize(("is_complex", "block_size"), [(False, 1), (True, 2)])
@@ -141,4 +141,4 @@ def test_what_would_make_the_system_larger_than_the_operator_is_not_eliminated()
         directions=jnp.eye(6)[5:],
         basis=jnp.eye(6)[2:5],
     )
-    assert elimination.elimination(pairs, known).used.tolist() == [[True, True, False]]
+    assert deflation.elimination(pairs, known).used.tolist() == [[True, True, False]]

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import EigenResult, adjoint_info, eigs, eigsh, gauge_residual, lanczos, svds
-from eigenjax.solvers.minres import minres_together
+from eigenjax.solvers.linear.minres import minres_together
 
 SIZE, K = 30, 4
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from eigenjax import eigh, eigsh, lanczos, svd, svds
-from eigenjax.implicit.pairs import without_rounding
+from eigenjax.implicit.systems.pairs import without_rounding
 
 SIZE, FIRST, LAST = 12, 1, 4
 GAPS = np.logspace(-13, -3, 5)

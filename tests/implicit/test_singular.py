@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import svds
-from eigenjax.implicit import dilation
-from eigenjax.implicit.triplets import Solved
+from eigenjax.implicit.systems import dilation
+from eigenjax.implicit.systems.triplets import Solved
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers.svds import svds_and_remainder
+from eigenjax.solvers.singular.svds import svds_and_remainder
 
 K = 3
 STEP = 1e-4  # of a fourth-order difference

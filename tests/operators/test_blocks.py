@@ -22,8 +22,8 @@ from eigenjax import (
     restrict,
     to_dense,
 )
-from eigenjax.operators.restriction import RestrictedOperator
-from eigenjax.operators.selection import paths_of
+from eigenjax.operators.parts.restriction import RestrictedOperator
+from eigenjax.operators.parts.selection import paths_of
 
 LAYERS = ("hidden_0", "hidden_1", "hidden_2", "last")
 

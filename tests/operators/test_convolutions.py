@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import gauss_newton, hessian, lanczos, svds, to_dense
-from eigenjax.operators.convolutions import fast_in_loops
+from eigenjax.operators.functions.convolutions import fast_in_loops
 
 # Batch and channels, kernels and results, in HLO's letters: images as NHWC, kernels as HWIO.
 FAST = {"b0f_0io->b0f", "b01f_01io->b01f"}

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import as_operator, eigsh, fisher, gauss_newton, hessian, jacobian, stream, svds, to_dense
-from eigenjax.operators.closure import hoist
+from eigenjax.operators.functions.closure import hoist
 
 POINT = jnp.array([1.0, -2.0])
 DATA = jnp.array([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]])

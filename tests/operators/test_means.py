@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
 from eigenjax import check_operator, gauss_newton, hessian, to_dense
-from eigenjax.operators.means import mistake_of
+from eigenjax.operators.curvature.means import mistake_of
 
 KEY = jax.random.key(0)
 PARAMS = jnp.array([0.5, -1.0])

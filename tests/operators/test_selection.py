@@ -10,7 +10,7 @@ from flax import nnx
 from numpy.testing import assert_allclose
 
 from eigenjax import hessian, to_dense
-from eigenjax.operators.selection import chosen, merge, part_like, partition, paths_of
+from eigenjax.operators.parts.selection import chosen, merge, part_like, partition, paths_of
 
 
 @jax.tree_util.register_dataclass

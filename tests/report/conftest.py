@@ -10,15 +10,15 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from eigenjax.__main__ import main
-from eigenjax.operators.hessian import hessian
-from eigenjax.report import record
-from eigenjax.report.additions import Additions
+from eigenjax.operators.curvature.hessian import hessian
+from eigenjax.report.analysis.extras import Additions
+from eigenjax.report.analysis.landscape import Landscape, Slice
+from eigenjax.report.analysis.layers import LayerSpectra
+from eigenjax.report.analysis.solve import Solve
 from eigenjax.report.command import Request
-from eigenjax.report.landscape import Landscape, Slice
-from eigenjax.report.layers import LayerSpectra
-from eigenjax.report.page import write_page
-from eigenjax.report.panels import draw_panels
-from eigenjax.report.solve import Solve
+from eigenjax.report.output import record
+from eigenjax.report.output.page import write_page
+from eigenjax.report.output.panels import draw_panels
 from eigenjax.result import EigenResult
 from eigenjax.spectrum import SpectralDensity
 
@@ -27,7 +27,7 @@ import numpy as np
 import jax
 import jax.numpy as jnp
 import eigenjax
-import eigenjax.report.problem
+import eigenjax.report.inputs.problem
 
 def loss(params, batch):
     inputs, targets = batch
@@ -68,7 +68,7 @@ def digits_of_two_layers():
         return -jnp.mean(jnp.take_along_axis(log_shares, labels[:, None], axis=1))
 
     loss = lambda params, batch: loss_of_output(model(params, batch[0]), batch[1])
-    history = eigenjax.report.problem.History([0, 1, 2], [2.0, 1.0, 0.5], [1.0, 2.0, 4.5], 0.5)
+    history = eigenjax.report.inputs.problem.History([0, 1, 2], [2.0, 1.0, 0.5], [1.0, 2.0, 4.5], 0.5)
     return eigenjax.Problem(loss, params, data, model, loss_of_output, history)
 
 def not_a_problem():
@@ -148,16 +148,16 @@ def history_of_words():
     return _with(history="none")
 
 def ragged_history():
-    return _with(history=eigenjax.report.problem.History([0, 1], [1.0], [2.0]))
+    return _with(history=eigenjax.report.inputs.problem.History([0, 1], [1.0], [2.0]))
 
 def history_of_text():
-    return _with(history=eigenjax.report.problem.History(["a"], [1.0], [2.0]))
+    return _with(history=eigenjax.report.inputs.problem.History(["a"], [1.0], [2.0]))
 
 def history_without_records():
-    return _with(history=eigenjax.report.problem.History([], [], []))
+    return _with(history=eigenjax.report.inputs.problem.History([], [], []))
 
 def history_of_negative_rate():
-    return _with(history=eigenjax.report.problem.History([0], [1.0], [2.0], -0.1))
+    return _with(history=eigenjax.report.inputs.problem.History([0], [1.0], [2.0], -0.1))
 
 def wants_arguments(seed):
     return _with()

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
-from eigenjax.report import digits
+from eigenjax.report.inputs import digits
 
 
 @pytest.fixture(scope="module")

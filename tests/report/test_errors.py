@@ -119,7 +119,7 @@ def test_an_interruption_leaves_nothing(workplace, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eigenjax.report.record.write_json", interrupted)
+    monkeypatch.setattr("eigenjax.report.output.record.write_json", interrupted)
     words = ["spectrum", "--problem", "small_problems:without_data", "--k", "1", "--algorithm", "lanczos"]
     words += ["--without", "density", "layers"]
     assert main(words) == 130

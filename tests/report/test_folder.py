@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
-from eigenjax.report.errors import ReportError
-from eigenjax.report.folder import staged
-from eigenjax.report.manifest import CONTENTS, own_files
+from eigenjax.report.inputs.errors import ReportError
+from eigenjax.report.output.folder import staged
+from eigenjax.report.output.manifest import CONTENTS, own_files
 
 
 def names(folder):

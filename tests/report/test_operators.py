@@ -6,11 +6,11 @@ import pytest
 
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
-from eigenjax.report import layers
-from eigenjax.report.errors import ReportError
-from eigenjax.report.operators import lacking, operator_of
-from eigenjax.report.problem import Problem
-from eigenjax.report.solve import Programs
+from eigenjax.report.analysis import layers
+from eigenjax.report.analysis.solve import Programs
+from eigenjax.report.inputs.errors import ReportError
+from eigenjax.report.inputs.operators import lacking, operator_of
+from eigenjax.report.inputs.problem import Problem
 from eigenjax.result import EigenResult
 
 INPUTS = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from eigenjax.report import additions
-from eigenjax.report.operators import operator_of
-from eigenjax.report.page import page
-from eigenjax.report.progress import Progress
-from eigenjax.report.solve import Programs, Settings
+from eigenjax.report.analysis import extras
+from eigenjax.report.analysis.solve import Programs, Settings
+from eigenjax.report.inputs.operators import operator_of
+from eigenjax.report.inputs.progress import Progress
+from eigenjax.report.output.page import page
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,12 @@ def test_what_fails_is_said_and_the_rest_goes_on(made_report, monkeypatch, capsy
         raise MemoryError("too <large>\nby far")
 
     _, record, problem = made_report
-    monkeypatch.setattr(additions, "spectral_density", exploding)
-    monkeypatch.setattr(additions, "solve_by_lanczos", exploding)
-    monkeypatch.setattr(additions, "solve_layers", lambda *_, **__: "layers")
+    monkeypatch.setattr(extras, "spectral_density", exploding)
+    monkeypatch.setattr(extras, "solve_by_lanczos", exploding)
+    monkeypatch.setattr(extras, "solve_layers", lambda *_, **__: "layers")
     options = {"largest": 1.0, "without": (), "beside_hessian": True, "batch_size": None, "seed": 0}
     settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
-    found = additions.measure(
-        operator_of(problem), problem, settings, programs=Programs(), progress=Progress(), **options
-    )
+    found = extras.measure(operator_of(problem), problem, settings, programs=Programs(), progress=Progress(), **options)
     assert found.layers == "layers"
     assert set(found.notes) == {"density", "gauss-newton"}
     assert all(note.startswith("failed: MemoryError: too <large> (") for note in found.notes.values())
@@ -154,8 +152,8 @@ def test_what_was_left_out_is_said(made_report):
     _, record, problem = made_report
     settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
     options = {"beside_hessian": True, "batch_size": None, "seed": 0, "programs": None, "progress": None}
-    none = additions.measure(None, problem, settings, largest=np.nan, without=(), **options)
-    assert none == (None, None, None, dict.fromkeys(additions.NAMES, none.notes["density"]))
+    none = extras.measure(None, problem, settings, largest=np.nan, without=(), **options)
+    assert none == (None, None, None, dict.fromkeys(extras.NAMES, none.notes["density"]))
     assert "not finite" in none.notes["density"]
     text = page(record | {"notes": {"layers": "left out, as asked for by --without"}, "layers": None}, {})
     assert '<p class="about">Left out, as asked for by --without.</p>' in text

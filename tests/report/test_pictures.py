@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from eigenjax.report import pictures
-from eigenjax.report.landscape import survey
-from eigenjax.report.manifest import own_files
+from eigenjax.report.analysis.landscape import survey
+from eigenjax.report.analysis.solve import Solve
+from eigenjax.report.inputs.problem import History, Problem
+from eigenjax.report.output.manifest import own_files
 from eigenjax.report.pictures.density import outliers
-from eigenjax.report.problem import History, Problem
-from eigenjax.report.solve import Solve
 from eigenjax.result import EigenResult
 from eigenjax.spectrum import SpectralDensity
 

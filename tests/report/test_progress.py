@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from eigenjax.report.progress import Progress
+from eigenjax.report.inputs.progress import Progress
 
 NOTE = "11532 products, 10/10 converged, worst 4.7e-05"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from eigenjax.report import pictures
-from eigenjax.report.page import page, write_page
-from eigenjax.report.panels import Panel
+from eigenjax.report.output.page import page, write_page
+from eigenjax.report.output.panels import Panel
+from eigenjax.report.output.svg import inline_svg, save_figure
 from eigenjax.report.pictures.words import word
-from eigenjax.report.svg import inline_svg, save_figure
 from eigenjax.result import EigenResult
 
 NAMES = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax.solvers.conjugate_gradients import conjugate_gradients_together
-from eigenjax.solvers.minres import minres_together
+from eigenjax.solvers.linear.conjugate_gradients import conjugate_gradients_together
+from eigenjax.solvers.linear.minres import minres_together
 
 SIZE = 40
 

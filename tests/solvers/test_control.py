@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax.solvers.control import apply_when
+from eigenjax.vectors.conditional import apply_when
 
 
 def test_the_function_is_applied_where_the_predicate_holds_and_only_there():

@@ -7,8 +7,8 @@ import pytest
 import scipy.linalg
 
 from eigenjax import Status, eigs
-from eigenjax.solvers.schur import schur
-from eigenjax.solvers.triangular import solve_shifted, triangular_eigenvectors
+from eigenjax.krylov.general.schur import schur
+from eigenjax.krylov.general.triangular import solve_shifted, triangular_eigenvectors
 
 # Residuals may be so many times LAPACK's, or a unit of rounding of ||A||, whichever is larger.
 FACTOR = 10.0

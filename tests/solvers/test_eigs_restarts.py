@@ -9,10 +9,11 @@ import pytest
 import scipy.linalg
 
 from eigenjax import Status, as_operator, eigs
-from eigenjax.solvers import krylov, krylov_schur
-from eigenjax.solvers.general_ritz import converged_first, no_pairs, ritz_pairs, schur_basis
-from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.pseudorandom import seed_of
+from eigenjax.krylov import decomposition
+from eigenjax.krylov.general.general_ritz import converged_first, no_pairs, ritz_pairs, schur_basis
+from eigenjax.krylov.solve_spec import Goal
+from eigenjax.solvers.general import krylov_schur
+from eigenjax.vectors.pseudorandom import seed_of
 
 SIZE, K = 36, 3
 
@@ -66,7 +67,7 @@ def test_restarts_and_searches_drop_no_more_than_is_converged():
 @pytest.mark.parametrize("name", far_from_normal())
 def test_every_cut_of_the_schur_basis_is_invariant(name):
     matrix = jnp.asarray(far_from_normal()[name].astype(np.float32)[:20, :20])
-    part = krylov.begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None))
+    part = decomposition.begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None))
     part = part._replace(filled=jnp.ones(20, bool), matrix=matrix)
     basis = jax.jit(lambda part: schur_basis(part, ritz_pairs(part, "LM", real=True), "LM"))(part)
     vectors, small = np.asarray(basis.coefficients, np.float64), np.asarray(matrix, np.float64)

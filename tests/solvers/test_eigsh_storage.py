@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eigenjax import Status, eigsh
-from eigenjax.solvers.eigsh import eigsh as solver
+from eigenjax.solvers.symmetric.eigsh import eigsh as solver
 
 N, K = 120, 5
 SPECTRUM = [50, 41, 33, 26, 20, 15, 11, *np.random.default_rng(3).uniform(-0.5, 2, N - 7)]

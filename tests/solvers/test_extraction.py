@@ -9,9 +9,10 @@ import pytest
 import scipy.linalg
 
 from eigenjax import Status, as_operator, eigsh
-from eigenjax.solvers import krylov, restarted
-from eigenjax.solvers.extraction import harmonic_pairs, ritz_pairs
-from eigenjax.solvers.pseudorandom import seed_of
+from eigenjax.krylov import decomposition
+from eigenjax.krylov.rayleigh_ritz import harmonic_pairs, ritz_pairs
+from eigenjax.solvers.symmetric import restarted_lanczos
+from eigenjax.vectors.pseudorandom import seed_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -23,8 +24,8 @@ SIGMA = 0.7
 @functools.partial(jax.jit, static_argnames="block_size")
 def grown(matrix, block_size, steps):
     starts = jax.random.normal(jax.random.key(0), (block_size, N), jnp.float64).astype(matrix.dtype)
-    state = krylov.begin(starts, M, seed_of(jax.random.key(1)))
-    return jax.lax.fori_loop(0, steps, lambda _, state: krylov.expand(as_operator(matrix), state), state)
+    state = decomposition.begin(starts, M, seed_of(jax.random.key(1)))
+    return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(as_operator(matrix), state), state)
 
 
 nearest = jax.jit(lambda state, sigma, target: harmonic_pairs(state, sigma, target, K))
@@ -95,10 +96,10 @@ def test_harmonic_coefficients_are_orthonormal_and_residuals_true(block_size, st
 def test_a_decomposition_near_a_number_survives_its_restarts(block_size, rotated):
     matrix = rotated(SPECTRUM)
     op = as_operator(jnp.asarray(matrix))
-    goal = restarted.Goal(k=K, which="LA", near=True, verify=False, max_matvecs=10_000)
+    goal = restarted_lanczos.Goal(k=K, which="LA", near=True, verify=False, max_matvecs=10_000)
     starts = jax.random.normal(jax.random.key(0), (block_size, N), jnp.float64)
-    state = restarted.init(starts, goal, krylov_dim=M, first_look=K, seed=seed_of(jax.random.key(1)))
-    step = jax.jit(lambda op, state: restarted.step(op, state, goal, tol=1e-12, sigma=SIGMA))
+    state = restarted_lanczos.init(starts, goal, krylov_dim=M, first_look=K, seed=seed_of(jax.random.key(1)))
+    step = jax.jit(lambda op, state: restarted_lanczos.step(op, state, goal, tol=1e-12, sigma=SIGMA))
     for _ in range(40):
         state = step(op, state)
     held = state.krylov

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax.solvers.ghosts import distinct_ritz_vectors
+from eigenjax.solvers.symmetric.ghosts import distinct_ritz_vectors
 
 
 def distinct(vectors, residuals, valid=None):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator
-from eigenjax.solvers import krylov
-from eigenjax.solvers.extraction import ritz_pairs
-from eigenjax.solvers.pseudorandom import seed_of
+from eigenjax.krylov import decomposition
+from eigenjax.krylov.rayleigh_ritz import ritz_pairs
+from eigenjax.vectors.pseudorandom import seed_of
 
 N, M = 40, 12
 SPECTRUM = np.linspace(-3, 5, N) ** 3 / 25
@@ -20,24 +20,26 @@ BLOCKS = pytest.mark.parametrize("block_size", [1, 3])
 @jax.jit
 def grown(matrix, starts, steps):
     op = as_operator(matrix)
-    state = krylov.begin(starts, M, seed_of(jax.random.key(1)))
-    return jax.lax.fori_loop(0, steps, lambda _, state: krylov.expand(op, state), state)
+    state = decomposition.begin(starts, M, seed_of(jax.random.key(1)))
+    return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
 def restarted(op, state, kept):
     """Keeps the largest Ritz pairs, and fills the basis again."""
     coefficients = ritz_pairs(state, "LA").coefficients[:, :kept]
-    state = krylov.compress(state, coefficients, state.couplings @ coefficients, jnp.zeros(kept, state.defects.dtype))
+    state = decomposition.compress(
+        state, coefficients, state.couplings @ coefficients, jnp.zeros(kept, state.defects.dtype)
+    )
     b = state.block_size
     steps = (state.couplings.shape[1] - kept) // b
-    return jax.lax.fori_loop(0, steps, lambda _, state: krylov.expand(op, state), state)
+    return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def compressed(state, coefficients, kept):
     coefficients = coefficients[:, :kept]
     dropped = jnp.zeros(kept, state.defects.dtype)
-    return krylov.compress(state, coefficients, state.couplings @ coefficients, dropped)
+    return decomposition.compress(state, coefficients, state.couplings @ coefficients, dropped)
 
 
 def starting(rng, block_size, dtype=float):
@@ -147,8 +149,8 @@ def defect_after(restarts, matrix, start):
 
     @jax.jit
     def run(starts):
-        state = krylov.begin(starts, M, seed_of(jax.random.key(1)))
-        state = jax.lax.fori_loop(0, M, lambda _, state: krylov.expand(op, state), state)
+        state = decomposition.begin(starts, M, seed_of(jax.random.key(1)))
+        state = jax.lax.fori_loop(0, M, lambda _, state: decomposition.expand(op, state), state)
         return jax.lax.fori_loop(0, restarts, lambda _, state: restarted(op, state, 8), state)
 
     basis = np.asarray(run(start).basis, float)
@@ -159,7 +161,7 @@ def defect_after(restarts, matrix, start):
 def test_mending_keeps_the_basis_orthonormal_over_many_restarts(rng, rotated, monkeypatch):
     matrix, start = jnp.asarray(rotated(SPECTRUM), jnp.float32), starting(rng, 1, jnp.float32)
     mended = defect_after(60, matrix, start)
-    monkeypatch.setattr(krylov, "_RESTARTS_PER_MENDING", 10**9)
+    monkeypatch.setattr(decomposition, "_RESTARTS_PER_MENDING", 10**9)
     unmended = defect_after(60, matrix, start)
     assert mended <= 20
     assert unmended > 1.5 * mended

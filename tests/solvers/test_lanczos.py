@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eigenjax import Status, as_operator, lanczos
-from eigenjax.solvers import lanczos as method
+from eigenjax.solvers.symmetric import lanczos as method
 
 SPECTRUM = [10, 10, 7, 5, 3, 2, 1, 0, -1, -4, -6, -8]
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator
+from eigenjax.krylov import decomposition, lanczos_polynomials
+from eigenjax.krylov.general import arnoldi
+from eigenjax.krylov.golub_kahan import bidiagonalization
+from eigenjax.krylov.thick_restart import begin_search
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers import arnoldi, bidiagonal, krylov, lanczos_polynomials
-from eigenjax.solvers.pseudorandom import seed_of
-from eigenjax.solvers.thick_restart import begin_search
+from eigenjax.vectors.pseudorandom import seed_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -27,14 +29,14 @@ def orthonormal(rng, rows, columns, is_complex):
 @functools.partial(jax.jit, static_argnames=("expand", "steps"))
 def grown(expand, matrix, starts, levels, steps):
     op = as_operator(matrix)
-    state = krylov.begin(starts, M, seed_of(jax.random.key(1)), levels=levels)
+    state = decomposition.begin(starts, M, seed_of(jax.random.key(1)), levels=levels)
     return jax.lax.fori_loop(0, steps, lambda _, state: expand(op, state), state)
 
 
 @jax.jit
 def kept(state, coefficients):
     zeros = jnp.zeros(coefficients.shape[1], state.defects.dtype)
-    return krylov.compress(state, coefficients, state.couplings @ coefficients, zeros)
+    return decomposition.compress(state, coefficients, state.couplings @ coefficients, zeros)
 
 
 def assert_holds(state, vector, weights, level=0):
@@ -54,7 +56,7 @@ def test_they_are_what_the_basis_holds_of_an_eigenvector(block_size, is_complex,
     values, vectors = np.linalg.eigh(matrix)
     starts = orthonormal(rng, N, block_size, is_complex).T
     levels = jnp.asarray(values[[-1, -2]])
-    state = grown(krylov.expand, jnp.asarray(matrix), jnp.asarray(starts), levels, STEPS // block_size)
+    state = grown(decomposition.expand, jnp.asarray(matrix), jnp.asarray(starts), levels, STEPS // block_size)
     for level, vector in enumerate(vectors.T[[-1, -2]]):
         assert_holds(state, vector, starts @ vector.conj(), level)
     # A restart combines the rows.
@@ -69,13 +71,13 @@ def test_a_locked_vector_is_left_out(rotated, rng):
     matrix = rotated(np.r_[np.linspace(-2, 2, N - 2), 5, 5])
     vectors = np.linalg.eigh(matrix)[1]
     op = as_operator(jnp.asarray(matrix))
-    state = krylov.begin(jnp.asarray(vectors.T[-1:]), M, seed_of(None), levels=jnp.asarray([5.0]))
-    state = krylov.expand(op, state)  # an eigenvector: what comes next is random
+    state = decomposition.begin(jnp.asarray(vectors.T[-1:]), M, seed_of(None), levels=jnp.asarray([5.0]))
+    state = decomposition.expand(op, state)  # an eigenvector: what comes next is random
     assert state.broken_down
     state = state._replace(polynomials=begin_search(state, jnp.asarray([5.0])), broken_down=jnp.zeros((), bool))
     start = np.asarray(state.directions[0])
     for _ in range(4):
-        state = krylov.expand(op, state)
+        state = decomposition.expand(op, state)
     assert_holds(state, vectors[:, -2], np.array([start @ vectors[:, -2]]))
 
 
@@ -96,10 +98,10 @@ def test_those_of_both_bases_are_what_they_hold_of_singular_vectors(is_complex, 
     matrix = (rows * singular) @ columns.conj().T
     start = orthonormal(rng, N, 1, is_complex)[:, 0]
     op = as_rectangular(jnp.asarray(matrix))
-    state = bidiagonal.begin(op, jnp.asarray(start), M, seed_of(None), num_levels=1)
-    state = state._replace(polynomials=bidiagonal.begin_search(state, jnp.asarray([singular[-1]])))
+    state = bidiagonalization.begin(op, jnp.asarray(start), M, seed_of(None), num_levels=1)
+    state = state._replace(polynomials=bidiagonalization.begin_search(state, jnp.asarray([singular[-1]])))
     for _ in range(STEPS):
-        state = bidiagonal.expand(op, state)
+        state = bidiagonalization.expand(op, state)
     weight = columns[:, -1].conj() @ start
     held = np.asarray(state.right) @ columns[:, -1].conj()
     np.testing.assert_allclose(weight * np.asarray(state.polynomials.right[0]), held, rtol=1e-8, atol=1e-12)
@@ -110,5 +112,5 @@ def test_those_of_both_bases_are_what_they_hold_of_singular_vectors(is_complex, 
 def test_they_do_not_overflow():
     # Two steps of a matrix with a coupling of 1e-13 between what it does to the start and the rest.
     matrix = np.diag([1.0, 2.0, 3.0]) + 1e-13 * (np.eye(3, k=1) + np.eye(3, k=-1))
-    state = grown(krylov.expand, jnp.asarray(matrix), jnp.eye(3)[:1], jnp.asarray([1e10]), 2)
+    state = grown(decomposition.expand, jnp.asarray(matrix), jnp.eye(3)[:1], jnp.asarray([1e10]), 2)
     assert np.isfinite(np.asarray(lanczos_polynomials.amplitudes(state.polynomials))).all()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from eigenjax import Status
-from eigenjax.solvers.judgement import default_tol
-from eigenjax.solvers.lobpcg import _orthonormal_rest, lobpcg
+from eigenjax.solvers.convergence.judgement import default_tol
+from eigenjax.solvers.symmetric.lobpcg import _orthonormal_rest, lobpcg
 
 # Of k = 5, the block: one guard.
 N, BLOCK = 60, 6

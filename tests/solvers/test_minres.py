@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.solvers.minres import minres
+from eigenjax.solvers.linear.minres import minres
 
 N = 12
 SPECTRA = {

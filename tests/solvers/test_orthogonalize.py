@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.solvers.orthogonalize import normalize, orthogonalize, random_direction, unless_broken_down
+from eigenjax.vectors.orthogonalize import normalize, orthogonalize, random_direction, unless_broken_down
 
 
 def orthonormal(rng, m, n, dtype):

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
 
-from eigenjax.solvers.real_schur import block_eigenvalues, real_schur, reorder_blocks
+from eigenjax.krylov.general.real_schur import block_eigenvalues, real_schur, reorder_blocks
 
 SIZE = 11
 # Backward errors in units of rounding, relative to the norm.

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator
-from eigenjax.solvers import restarted
-from eigenjax.solvers.finalize import finalize
-from eigenjax.solvers.goal import Goal
-from eigenjax.solvers.pseudorandom import seed_of
-from eigenjax.solvers.residuals import rounding_unit, true_residuals, vouched_residuals
+from eigenjax.krylov.solve_spec import Goal
+from eigenjax.solvers.convergence.residuals import rounding_unit, true_residuals, vouched_residuals
+from eigenjax.solvers.symmetric import restarted_lanczos
+from eigenjax.solvers.symmetric.finalize import finalize
+from eigenjax.vectors.pseudorandom import seed_of
 
 VALUES = np.array([5.0, 3.0, 2.0, 1.0, -1.0, -4.0])
 
@@ -106,11 +106,11 @@ def test_a_restarted_solve_is_audited_by_one_product():
     n, k = 400, 10
     values = jnp.asarray(np.random.default_rng(5).standard_normal(n), jnp.float32)
     op, goal = as_operator(jnp.diag(values)), Goal(k=k, which="LM", near=False, verify=False, max_matvecs=2000)
-    step = jax.jit(lambda op, state: restarted.step(op, state, goal, tol=1e-5, sigma=0.0))
+    step = jax.jit(lambda op, state: restarted_lanczos.step(op, state, goal, tol=1e-5, sigma=0.0))
     end = jax.jit(lambda op, state: finalize(op, state, goal, tol=1e-5))
     for seed in range(3):
         start = jnp.asarray(np.random.default_rng(seed).standard_normal((1, n)), jnp.float32)
-        state = restarted.init(start, goal, krylov_dim=30, first_look=k, seed=seed_of(jax.random.key(seed)))
+        state = restarted_lanczos.init(start, goal, krylov_dim=30, first_look=k, seed=seed_of(jax.random.key(seed)))
         while not bool(state.done):
             state = step(op, state)
         assert int(state.krylov.num_restarts) >= 2

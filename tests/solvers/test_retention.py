@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.solvers.retention import most_kept, num_kept
+from eigenjax.krylov.restart_size import most_kept, num_kept
 
 # No restart has been.
 NEVER = jnp.zeros(2, jnp.int32)

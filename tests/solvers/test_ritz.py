@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.solvers.ritz import check_count, check_which, masked_eigh, projected_eigh, wanted_order
+from eigenjax.krylov.ritz import check_count, check_which, masked_eigh, projected_eigh, wanted_order
 
 VALUES = np.array([-3.0, 2.0, 1.0, 0.0, -2.5], np.float32)
 

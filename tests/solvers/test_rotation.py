@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.solvers.rotation import rotate
+from eigenjax.vectors.basis_change import rotate
 
 SIZES = [(1, 1), (2, 1), (5, 5), (6, 4), (20, 12), (20, 13), (33, 26), (30, 3)]
 N = 50

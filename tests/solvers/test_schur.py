@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax.solvers.schur import Schur, reorder, schur
-from eigenjax.solvers.triangular import triangular_eigenvectors
+from eigenjax.krylov.general.schur import Schur, reorder, schur
+from eigenjax.krylov.general.triangular import triangular_eigenvectors
 
 # Backward errors in units of rounding, relative to the norm.
 UNITS = 60.0

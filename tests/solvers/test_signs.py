@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from eigenjax.solvers.signs import fix_signs
+from eigenjax.vectors.signs import fix_signs
 
 
 def test_the_largest_component_over_all_leaves_becomes_positive():

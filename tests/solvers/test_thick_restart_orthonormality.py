@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax import as_operator
-from eigenjax.solvers import restarted
-from eigenjax.solvers.plan import begin, planned
-from eigenjax.solvers.pseudorandom import seed_of
-from eigenjax.storage import Storage
+from eigenjax.solvers.symmetric import restarted_lanczos
+from eigenjax.solvers.symmetric.plan import begin, planned
+from eigenjax.vectors.pseudorandom import seed_of
+from eigenjax.vectors.storage import Storage
 
 # Of 298 restarts 24 are left with reorthonormalization at every eighth, and 86 without.
 MOST_UNITS = 45
@@ -22,7 +22,7 @@ def test_restarts_do_not_add_up_to_a_loss_of_orthonormality():
     options = {"krylov_dim": 6, "max_matvecs": 4000, "block_size": 1, "near": False, "verify": False, "kept": Storage()}
     plan = planned(op, 2, which="SA", tol=1e-12, **options)
     state, _, _ = begin(op, plan, None, seed_of(None))
-    step = jax.jit(functools.partial(restarted.step, goal=plan.goal, tol=plan.tol, sigma=0.0))
+    step = jax.jit(functools.partial(restarted_lanczos.step, goal=plan.goal, tol=plan.tol, sigma=0.0))
     worst = 0.0
     while not state.done:
         state = step(op, state)

@@ -9,8 +9,8 @@ import pytest
 
 from eigenjax import Status, as_operator, hessian
 from eigenjax.operators.base import matvec
-from eigenjax.solvers import two_pass
-from eigenjax.solvers.two_pass import two_pass_lanczos
+from eigenjax.solvers.symmetric import two_pass
+from eigenjax.solvers.symmetric.two_pass import two_pass_lanczos
 
 SPECTRUM = [10, 10, 7, 5, 3, 2, 1, 0, -1, -4, -6, -8]
 # The second precision takes as long again, and shows little more.

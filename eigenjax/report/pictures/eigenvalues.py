@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from eigenjax.report.analysis.solve import Solve
+from eigenjax.report.analysis.tables import TITLES
 from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import literal, word
-from eigenjax.report.solve import Solve
-from eigenjax.report.tables import TITLES
 from eigenjax.result import EigenResult
 
 # A circle and a cross fit into each other: where both are seen, both agree.

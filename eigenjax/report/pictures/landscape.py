@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from eigenjax.report.landscape import Landscape, Slice
+from eigenjax.report.analysis.landscape import Landscape, Slice
 from eigenjax.report.pictures import canvas
 
 
@@ -12,7 +12,7 @@ def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: An
     """The loss along an eigenvector, with the parabola that slope and eigenvalue predict.
 
     Args:
-        line: as `eigenjax.report.landscape.survey` gives it.
+        line: as `eigenjax.report.analysis.landscape.survey` gives it.
         eigenvalue: of the direction.
         number: of the direction, for the texts.
         axes: to draw on; None makes a figure.
@@ -37,7 +37,7 @@ def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
     """The loss on the plane of two eigenvectors, as a map; the parameters are in the middle.
 
     Args:
-        landscape: as `eigenjax.report.landscape.survey` gives it, of two directions.
+        landscape: as `eigenjax.report.analysis.landscape.survey` gives it, of two directions.
         axes: to draw on; None makes a figure.
 
     Returns:
@@ -71,7 +71,7 @@ def draw_landscape(landscape: Landscape, eigenvalues: Any, *, figure: Any = None
     """The loss along each eigenvector with the parabola that its eigenvalue predicts, and across both.
 
     Args:
-        landscape: as `eigenjax.report.landscape.survey` gives it.
+        landscape: as `eigenjax.report.analysis.landscape.survey` gives it.
         eigenvalues: (d,) of its directions.
         figure: to draw in; None makes one.
 

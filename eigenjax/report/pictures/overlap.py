@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax import tree
 from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import literal, word
-from eigenjax.tree import PyTree
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 # Up to so many steps the numbers are written in the squares.
 _FEW = 8

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from eigenjax.report.inputs.problem import History
 from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import word
-from eigenjax.report.problem import History
 
 # Up to so many records each has its mark.
 _FEW = 60

@@ -1,0 +1,59 @@
+"""How the linear solves of the reverse pass of `svds` go: those of the dilation, on the complement."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.implicit.gauge import before_phases
+from eigenjax.implicit.info.adjoint_info import AdjointInfo, judged
+from eigenjax.implicit.systems import dilation
+from eigenjax.implicit.systems.triplets import Solved, antihermitian, positive, reciprocal_gaps, scale_of
+from eigenjax.operators.base import check_vector
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.result import SingularResult
+from eigenjax.vectors import tree
+
+
+@functools.partial(jax.jit, static_argnames="max_iter")
+def information(
+    op: RectangularOperator, result: SingularResult, cotangent: Any, adjoint_tol: Any, *, max_iter: int | None
+) -> AdjointInfo:
+    """`adjoint_info` of triplets."""
+    if adjoint_tol is not None:
+        adjoint_tol = jnp.asarray(adjoint_tol).astype(result.residuals.dtype)
+    solved = Solved(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
+    given = (cotangent.left, cotangent.right) if isinstance(cotangent, SingularResult) else tuple(cotangent)
+    check_vector(given, tree.structure_of((result.left, result.right)), name="the cotangent of the singular vectors")
+    # Right before left, the order of phases.
+    bars = before_phases(result.right, given[::-1], along=result.left)[::-1]
+    gauge = _dropped(solved, bars)
+    whole = jax.vmap(tree.norm)(bars)
+    if result.values.shape[0] == max(op.shape):  # there is no complement
+        nothing = jnp.zeros_like(whole)
+        none = jnp.zeros(whole.shape, jnp.int32)
+        return judged(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=2, gauge=gauge)
+    bars = jax.vmap(tree.scale)(positive(solved), bars)
+    found = dilation.iterate(solved, bars, max_iter)
+    misses = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
+    return judged(
+        jax.vmap(tree.norm)(misses),
+        whole=whole,
+        targets=found.targets,
+        reach=scale_of(solved) * jax.vmap(tree.norm)(found.vectors),
+        steps=found.num_steps,
+        products=2,
+        gauge=gauge,
+    )
+
+
+def _dropped(solved: Solved, bars: Any) -> jax.Array:
+    """What of the cotangents no derivative exists for: turns within clusters, and all that asks for vectors of zero."""
+    pairs = zip((solved.left, solved.right), bars, strict=True)
+    left, right = (antihermitian(tree.gram(vectors, bar)) for vectors, bar in pairs)
+    between, across = reciprocal_gaps(solved, left.dtype)
+    turns = jnp.where(between == 0, jnp.abs(left + right), 0)
+    apart = jnp.where(across == 0, jnp.abs(left - right), 0)
+    outside = jax.vmap(tree.norm)(dilation.outside(solved, bars))
+    return jnp.max(jnp.array([jnp.max(turns), jnp.max(apart), jnp.max(jnp.where(positive(solved) > 0, 0, outside))]))

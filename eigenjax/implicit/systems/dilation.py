@@ -1,0 +1,198 @@
+"""The linear systems of the derivative of singular triplets: what the vectors do outside their own spans.
+
+    [s_i, -A; -A^H, s_i] [x_i; y_i] = [f_i; g_i],    f_i = P_U ubar_i,  g_i = P_V vbar_i,    i = 1 .. k
+
+on the complement: (s_i - H) z_i for the dilation H = [0, A; A^H, 0]. All singular values that were left out are below
+s_i. So the systems are definite, and with x_i = (f_i + A y_i) / s_i from the first row, the second says
+
+    P_V (s_i^2 - A^H P_U A) P_V y_i  =  s_i g_i + A^H f_i
+
+These are the systems of the k largest eigenpairs (s_i^2, v_i) of A^H A, and are solved as those are (`complement`), on
+the smaller of the two sides. With s the largest value left out their condition is s_i^2 / (s_i^2 - s^2), that of the
+whole (s_i + s) / (s_i - s): four times as much where s is near s_i, and twice the steps. The rest of the reduced system
+is s_i times that of the whole, whose first row has none.
+
+What a solve has left over, A v = theta u and A^H u = theta v + d s, is eliminated (`elimination`), for
+
+    A^H A v = theta^2 v + d (theta s)
+
+Squares lose nothing here: between A and A^H what lies along U is projected out, so that rounding, eps ||A|| after the
+first product, becomes eps ||A|| s_i after the second, which is eps ||A|| / s_i of what is solved for; the same as
+without squares. A is divided by its largest value, so that none over- or underflows.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.implicit.systems import complement
+from eigenjax.implicit.systems.pairs import Pairs, own_gaps
+from eigenjax.implicit.systems.triplets import Solved, positive, scale_of
+from eigenjax.krylov.recycling import Remainder
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.base import matvec as symmetric_matvec
+from eigenjax.operators.maps import AdjointMap, RectangularOperator
+from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
+
+# A right-hand side of the reduced system below so many units of rounding of what it was projected from is zero.
+_NEGLIGIBLE = 16.0
+
+
+class Solution(NamedTuple):
+    """The k solutions z_i = (x_i, y_i), and how it went."""
+
+    vectors: PyTree
+    residuals: jax.Array  # (k,) of the whole systems, as the recurrence has them
+    targets: jax.Array  # (k,) what they were asked to be
+    num_steps: jax.Array  # (k,) int32, products with A, and as many with A^H
+
+
+def solve_dilation(solved: Solved, bars: PyTree, max_iter: int | None) -> PyTree:
+    """(X, Y), all triplets together, differentiable to any order in both directions.
+
+    With a scale c of A, what is solved is [P (s_i - H) P + c (I - P)] z_i = P zbar_i for P = diag(P_U, P_V). It has
+    the same solution, is symmetric and not singular, and stays true to first order when A, U and V vary: a derivative
+    of z_i may leave the range of P, which the singular system would not let it.
+    """
+    scale, inside = scale_of(solved), functools.partial(_inside, solved)
+
+    def apply(z):
+        return jax.tree.map(lambda x, y: x + scale.astype(x.dtype) * y, shifted(solved, z), inside(z))
+
+    def solve(_, rhs):
+        along = jax.vmap(functools.partial(tree.scale, 1 / scale))(inside(rhs))
+        return jax.tree.map(jnp.add, iterate(solved, rhs, max_iter).vectors, along)
+
+    # The transpose of a Hermitian map is its conjugate.
+    conjugate = functools.partial(jax.tree.map, jnp.conj)
+    is_complex = jnp.issubdtype(tree.accumulation_dtype((solved.left, solved.right)), jnp.complexfloating)
+    transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
+    # Before the solve and after it, for the derivatives.
+    masked = functools.partial(jax.vmap(tree.scale), positive(solved))
+    # What lies within the span goes through, for the solve to see how large the whole was, and is taken out.
+    whole = jax.lax.custom_linear_solve(apply, masked(bars), solve, transposed, symmetric=not is_complex)
+    return masked(outside(solved, whole))
+
+
+def outside(solved: Solved, z: PyTree) -> PyTree:
+    """P z, of k pairs of vectors."""
+    return complement.project_out(solved.left, z[0]), complement.project_out(solved.right, z[1])
+
+
+def shifted(solved: Solved, z: PyTree) -> PyTree:
+    """P (s_i - H) P z_i."""
+    z = outside(solved, z)
+    images = jax.vmap(functools.partial(symmetric_matvec, Dilation(solved.op)))(z)
+    rest = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
+    return outside(solved, jax.vmap(rest)(solved.values, z, images))
+
+
+def iterate(solved: Solved, bars: PyTree, max_iter: int | None) -> Solution:
+    """The solutions as they are found, on the complement, by way of the smaller side."""
+    is_wide = solved.op.shape[0] < solved.op.shape[1]
+    other_way = (lambda pair: pair[::-1]) if is_wide else (lambda pair: pair)
+    op = AdjointMap(solved.op) if is_wide else solved.op
+    left, right = other_way((solved.left, solved.right))
+    f, g = other_way(outside(solved, bars))
+    reduced = _Reduced(op, left, scale_of(solved))
+    values, floors = solved.values / reduced.scale, _floors(bars)
+    if op.shape[1] == values.shape[0]:  # nothing is left of the smaller side
+        y, none = jax.tree.map(jnp.zeros_like, g), jnp.zeros_like(values)
+        residuals, targets, steps = none, none, jnp.zeros(values.shape, jnp.int32)
+    else:
+        y, residuals, targets, steps = _of_smaller_side(solved, reduced, right, f, g, floors, max_iter)
+    inverses = positive(solved) / jnp.where(solved.values > 0, solved.values, 1)
+    x = jax.vmap(tree.scale)(inverses, jax.tree.map(jnp.add, f, jax.vmap(reduced.forward)(y)))
+    y = jax.vmap(functools.partial(tree.scale, 1 / reduced.scale))(y)
+    work = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
+    return Solution(other_way((x, y)), residuals, targets, jnp.where(work, steps + 1, 0))
+
+
+def _of_smaller_side(
+    solved: Solved, reduced: "_Reduced", right: PyTree, f: PyTree, g: PyTree, floors: jax.Array, max_iter: int | None
+) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
+    """Y times the scale, with residuals and targets of the whole systems, and steps."""
+    values = solved.values / reduced.scale
+    rhs = jax.tree.map(jnp.add, jax.vmap(tree.scale)(values, g), jax.vmap(reduced.backward)(f))
+    rhs = complement.project_out(right, rhs)
+    lengths = tree.norms(rhs)
+    there = (lengths > values * floors) & (positive(solved) > 0)
+    rhs = jax.vmap(tree.scale)(there.astype(values.dtype), rhs)
+    pairs, known = _pairs(solved, reduced, right), _squared(solved.known, reduced.scale)
+    of_reduced = jnp.where(there, values * jnp.hypot(tree.norms(f), tree.norms(g)) / jnp.where(there, lengths, 1), 0)
+    tol = None if solved.adjoint_tol is None else solved.adjoint_tol * of_reduced
+    found = complement.iterate(pairs, rhs, known=known, adjoint_tol=tol, max_iter=max_iter, definite=True)
+    y = complement.project_out(right, found.solution)
+    asked = complement.asked(found, pairs, y, jnp.where(there, lengths, 0), jnp.zeros_like(lengths), tol)
+    of_whole = jnp.where(there, 1 / jnp.where(there, values, 1), 0)
+    return y, found.residual * of_whole, asked * of_whole, found.num_matvecs
+
+
+def _pairs(solved: Solved, reduced: "_Reduced", right: PyTree) -> Pairs:
+    """The eigenpairs of A^H A over the square of the scale."""
+    values, residuals = solved.values / reduced.scale, solved.residuals / reduced.scale
+    gaps, nearest = None, jnp.zeros_like(values[0])
+    if solved.known is not None:
+        there = jnp.any(solved.known.coefficients != 0, axis=0)
+        nearest = jnp.max(jnp.where(there, solved.known.values, 0), initial=0) / reduced.scale
+        known = jnp.any(there) & (nearest < values[-1])
+        gap = jnp.where(known, (values[-1] - nearest) * (values[-1] + nearest), 0)
+        gaps = own_gaps(jnp.square(values), gap, "LA")
+    # Over the gap of the squares that is r_i / (s_i - s), the error of a triplet.
+    residuals = residuals * (values + nearest)
+    return Pairs(reduced, jnp.square(values), right, residuals, gaps, sizes=values * jnp.max(values))
+
+
+def _squared(known: Remainder | None, scale: jax.Array) -> Remainder | None:
+    """What is known of A^H A over the square of the scale."""
+    if known is None:
+        return None
+    known = jax.lax.stop_gradient(known)
+    values = known.values / scale
+    # Not the values over the scale once more: of two divisions the compiler makes one, by a square that underflows.
+    couplings = known.couplings / scale.astype(known.couplings.dtype) * values.astype(known.couplings.dtype)[None, :]
+    return known._replace(values=jnp.square(values), couplings=couplings)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Reduced(LinearOperator):
+    """A^H P_U A over the square of a scale."""
+
+    map: RectangularOperator
+    left: Any  # U
+    scale: jax.Array
+
+    @property
+    def structure(self) -> PyTree:
+        """Vectors that A takes, in working dtypes."""
+        return tree.working_structure(self.map.domain)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        return self.backward(self.forward(vector))
+
+    def forward(self, vector: PyTree) -> PyTree:
+        """P_U A v over the scale."""
+        image = tree.scale(1 / self.scale, matvec(self.map, vector))
+        return tree.add_scaled(image, -1.0, tree.combine(tree.project(self.left, image), self.left))
+
+    def backward(self, vector: PyTree) -> PyTree:
+        """A^H u over the scale."""
+        return tree.scale(1 / self.scale, adjoint_matvec(self.map, vector))
+
+
+def _inside(solved: Solved, z: PyTree) -> PyTree:
+    """What of k pairs of vectors lies within the spans of U and V."""
+    spans = zip((solved.left, solved.right), z, strict=True)
+    return tuple(tree.combine(tree.gram(vectors, block), vectors) for vectors, block in spans)
+
+
+def _floors(bars: PyTree) -> jax.Array:
+    """(k,) what a projection leaves of a vector within the spans is rounding, and not to be solved for."""
+    lengths = jnp.hypot(tree.norms(bars[0]), tree.norms(bars[1]))
+    return _NEGLIGIBLE * jnp.finfo(lengths.dtype).eps * lengths

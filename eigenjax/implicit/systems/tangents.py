@@ -1,0 +1,83 @@
+"""The operator as the variable: dA X along a direction, and the cotangent of A from W, both without dA or W X^H."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.convert import MatrixOperator
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
+
+
+def is_zero(leaf: Any) -> bool:
+    """Whether a tangent or cotangent is known to vanish when the program is built."""
+    return isinstance(leaf, SymbolicZero)
+
+
+def all_zero(leaves: PyTree) -> bool:
+    """The same of all leaves."""
+    return all(is_zero(leaf) for leaf in jax.tree.leaves(leaves, is_leaf=is_zero))
+
+
+def image_tangent(op: LinearOperator, op_dot: Any, vectors: PyTree) -> PyTree | None:
+    """The k vectors dA x_i for a tangent of the operator; None where it is zero. Cost: k products, linearised."""
+    return tangent_along(lambda op: _images(_symmetrized(op), vectors), op, op_dot)
+
+
+def tangent_along(function: Callable[[Any], PyTree], op: Any, op_dot: Any) -> PyTree | None:
+    """How a function of an operator changes along a tangent of the operator; None where that is zero."""
+    leaves, treedef = jax.tree.flatten(op)
+    tangents = jax.tree.leaves(op_dot, is_leaf=is_zero)
+    moving = [i for i, tangent in enumerate(tangents) if not is_zero(tangent) and _is_inexact(leaves[i])]
+    if not moving:
+        return None
+
+    def of_moving(*moved):
+        filled = list(leaves)
+        for i, leaf in zip(moving, moved, strict=True):
+            filled[i] = leaf
+        return function(jax.tree.unflatten(treedef, filled))
+
+    _, tangent = jax.jvp(of_moving, tuple(leaves[i] for i in moving), tuple(tangents[i] for i in moving))
+    return tangent
+
+
+def no_tangent(x: jax.Array) -> Any:
+    """The zero tangent of an array, of whatever dtype."""
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
+
+
+def pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOperator:
+    """The cotangent of the operator, sum_i w_i x_i^H pulled back to its leaves. Cost: k products and their transpose.
+
+    A matrix stands for a symmetric operator: its cotangent is the Hermitian part, as in jnp.linalg.eigh.
+    """
+    (op_bar,) = jax.vjp(lambda op: _images(op, vectors), op)[1](weights)
+    # A loss that gathers its parameters (FSDP) would leave whole cotangents on every device.
+    place = lambda x, like: tree.placed_like(x, like) if _is_inexact(like) else x
+    return _symmetrized(jax.tree.map(place, op_bar, op))
+
+
+def _images(op: LinearOperator, vectors: PyTree) -> PyTree:
+    return jax.vmap(functools.partial(matvec, op))(vectors)
+
+
+def _symmetrized(op: LinearOperator) -> LinearOperator:
+    """The Hermitian part of every matrix in an operator or its cotangent: it varies in symmetric directions only."""
+    return jax.tree.map(_hermitian_part, op, is_leaf=lambda part: isinstance(part, MatrixOperator))
+
+
+def _hermitian_part(part: Any) -> Any:
+    if isinstance(part, MatrixOperator) and isinstance(part.matrix, jax.Array):
+        return MatrixOperator((part.matrix + jnp.conj(part.matrix).T) / 2)
+    return part
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

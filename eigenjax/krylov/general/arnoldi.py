@@ -1,0 +1,76 @@
+"""Arnoldi: the decomposition of a general operator, grown by one product and shrunk by a restart.
+
+    A V = V H + d b^H + E,    H = V^H A V,    d a unit vector orthogonal to V
+
+as in `krylov`, whose state this is, with a block of one; without symmetry H is full, and each image is orthogonalised
+against the whole basis (Arnoldi 1951). A restart keeps an invariant subspace of H, V C with H C = C S (Krylov-Schur,
+Stewart 2001). Of a real operator everything is real: C are columns of a real Schur form of H, and no conjugate pair is
+divided. What a restart drops is then rounding, however far from normal the operator is.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov import lanczos_polynomials
+from eigenjax.krylov.decomposition import KrylovDecomposition, compress, fresh_seed
+from eigenjax.krylov.general.general_ritz import SchurBasis
+from eigenjax.krylov.thick_restart import begin_search, fresh_directions
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.vectors import tree
+from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
+
+# What a restart drops below so many units of rounding of ||A|| is rounding.
+_DROPPED = 64.0
+
+
+def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
+    """Moves d into V, at one product; there must be room for a row."""
+    row = jnp.argmin(state.filled).astype(jnp.int32)  # the first one free
+    vector = tree.row(state.directions, 0)
+    basis = tree.set_row(state.basis, row, vector)
+    # ||A v||^2 is what was taken and what is left.
+    norm_with = lambda coefficients, left: jnp.maximum(state.operator_norm, tree.norm((coefficients, left)))
+    is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
+    rest, replaced = orthogonalize_or_replace(fresh_seed(state), basis, matvec(op, vector), is_nothing=is_nothing)
+    length = jnp.where(replaced, 0, rest.norm)
+    return state._replace(
+        basis=basis,
+        filled=state.filled.at[row].set(True),
+        directions=jax.tree.map(lambda x: x[None], normalize(rest.vector, rest.norm)),
+        matrix=state.matrix.at[row].set(state.couplings[0]).at[:, row].set(rest.coefficients),
+        couplings=jnp.zeros_like(state.couplings).at[0, row].set(length.astype(state.couplings.dtype)),
+        operator_norm=norm_with(rest.coefficients, length),
+        broken_down=state.broken_down | replaced,
+        polynomials=lanczos_polynomials.extend(
+            state.polynomials, row[None], rest.coefficients[None], length.astype(state.matrix.dtype)[None, None]
+        ),
+        num_matvecs=state.num_matvecs + 1,
+    )
+
+
+def restart(
+    state: KrylovDecomposition, vectors: SchurBasis, kept: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
+) -> KrylovDecomposition:
+    """Keeps the invariant subspace of the most wanted Ritz values, and goes on in d or in a fresh direction.
+
+    Args:
+        state: the decomposition.
+        vectors: its Schur vectors.
+        kept: () int32, how many; no pair of a real operator is divided.
+        most: the upper limit of it, static.
+        fresh: () bool, what couples to d is dropped, and d drawn anew: a search for missed pairs begins.
+        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
+    """
+    coefficients = jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, vectors.coefficients[:, :most], 0)
+    images = matmul(state.matrix, coefficients)
+    outside = images - matmul(coefficients, jnp.conj(coefficients).T, images)
+    couplings = matmul(state.couplings, coefficients)
+    dropped = jax.vmap(tree.norm, in_axes=1)((outside, jnp.where(fresh, couplings, 0)))
+    unit = jnp.finfo(dropped.dtype).eps * state.operator_norm
+    dropped = jnp.where(dropped > _DROPPED * unit, dropped, 0)
+    new = compress(state, coefficients, jnp.where(fresh, 0, couplings), dropped)
+    directions = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.directions)
+    searching = tree.where(fresh, begin_search(new, levels), new.polynomials)
+    return new._replace(broken_down=state.broken_down, directions=directions, polynomials=searching)

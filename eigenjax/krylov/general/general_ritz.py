@@ -1,0 +1,205 @@
+"""Ritz pairs of a general operator: the projected problem, the order of what is wanted, and pairs that stay together.
+
+    H Q = Q T,    T x = theta x,    v = V Q x,    ||A v - theta v|| = |b^H Q x|
+
+The eigenvalues of a real H are real or come in conjugate pairs, exactly: see `conjugates`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax import arguments
+from eigenjax.krylov.decomposition import KrylovDecomposition, combined_defects
+from eigenjax.krylov.general.conjugates import conjugate_pairs, eigenpairs
+from eigenjax.krylov.general.real_schur import block_eigenvalues, real_schur, reorder_blocks
+from eigenjax.krylov.general.schur import Schur, reorder, schur
+from eigenjax.krylov.general.triangular import conditions
+from eigenjax.vectors import tree
+from eigenjax.vectors.matmul import matmul
+
+WHICH = ("LM", "LR", "SR", "LI")
+# So many points stand for the boundary of the region of what is more wanted.
+NUM_BOUNDARY = 9
+# What a projected eigenvector lacks of solving its small problem is rounding up to so many units of it.
+_ROUNDING = 64.0
+
+
+class GeneralRitz(NamedTuple):
+    """All pairs of a decomposition, the most wanted first."""
+
+    values: jax.Array  # (m,) complex; those of a real operator real, or in pairs that follow each other
+    coefficients: jax.Array  # (m, m) in columns: v = V c; those of a pair are conjugates
+    residuals: jax.Array  # (m,) ||A v - theta v||, as far as the decomposition knows; inf where there is no pair
+    keys: jax.Array  # (m,) real, of the values: the smaller, the more wanted
+    paired: jax.Array  # (m,) bool, with the one that follows
+    form: Schur  # of H, the rows filled first
+    ranks: jax.Array  # (m,) int32, the place in this order of each eigenvalue of the form
+
+
+class SchurBasis(NamedTuple):
+    """An orthonormal basis of the span of a decomposition, along the Schur form of H; real where H is."""
+
+    coefficients: jax.Array  # (m, m) C in columns, the most wanted first; zero beyond the rows filled
+    second: jax.Array  # (m,) bool, with the one before it a vector spans the subspace of a conjugate pair
+
+
+def check_which(which: str) -> None:
+    """Raise an error unless `which` is one that a Krylov space of a general operator can serve."""
+    arguments.check_choice("eigs", "which", which, WHICH, elsewhere="; eigsh has 'LA', 'SA', 'BE' and 'SM'")
+
+
+def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
+    """(m,) real, the smaller, the more wanted.
+
+    Args:
+        values: (m,) complex.
+        which: of `WHICH`.
+        real: whether the operator is: its "LI" are pairs, and go by the magnitude of the imaginary part.
+
+    >>> print(wanted_keys(jnp.array([1.0 - 2.0j, -3.0 + 0.0j]), "LI", real=True))
+    [-2. -0.]
+    """
+    if which == "LI":
+        return -jnp.abs(values.imag) if real else -values.imag
+    return {"LM": -jnp.abs(values), "LR": -values.real, "SR": values.real}[which]
+
+
+def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Array, *, real: bool) -> jax.Array:
+    """Numbers on the boundary of the region of eigenvalues that are more wanted than those given, by a distance.
+
+    Args:
+        values: (k,) complex, the most wanted first.
+        which: of `WHICH`.
+        distance: () that eigenvalues on the boundary are more wanted by.
+        scale: () an estimate of ||A||, as far as the boundary is followed.
+        real: whether the operator is.
+
+    >>> print(boundary(jnp.array([2.0 + 0.0j]), "LR", jnp.float32(0.5), jnp.float32(3.0), real=True)[0])
+    (2.5-3j)
+    """
+    last = values[-1]
+    along = jnp.linspace(-1, 1, NUM_BOUNDARY, dtype=scale.dtype) * scale
+    if which == "LM":
+        angles = jnp.arange(NUM_BOUNDARY, dtype=scale.dtype) * (2 * jnp.pi / NUM_BOUNDARY)
+        radius = jnp.abs(last) + distance
+        return jax.lax.complex(radius * jnp.cos(angles), radius * jnp.sin(angles))
+    if which == "LI":
+        across = jnp.abs(last.imag) + distance if real else last.imag + distance
+        # Those of a real operator come in pairs: one half tells of the other.
+        return jax.lax.complex(along, jnp.full_like(along, across))
+    across = last.real + distance if which == "LR" else last.real - distance
+    return jax.lax.complex(jnp.full_like(along, across), along)
+
+
+def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:
+    """The Ritz pairs of a decomposition; the cost of one Schur form."""
+    m = state.filled.shape[0]
+    index = jnp.arange(m, dtype=jnp.int32)
+    valid = index < state.num_filled
+    place = jnp.argsort(~state.filled, stable=True)
+    compact = jnp.where(valid[:, None] & valid[None, :], state.matrix[place][:, place], 0)
+    form = schur(compact)
+    values, vectors, partner = conjugate_pairs(form, valid) if real else (*eigenpairs(form, valid), index)
+    keys = jnp.where(valid, wanted_keys(values, which, real=real), jnp.inf)
+    # Those of a pair have equal keys: first side by side, then in order, which is stable.
+    order = jnp.lexsort((-values.imag, jnp.minimum(partner, index), keys)).astype(jnp.int32)
+    values, vectors, valid = values[order], vectors[:, order], valid[order]
+    residuals = _residuals(state, compact, values, vectors, place)
+    nothing_filled = jnp.zeros_like(vectors)
+    return GeneralRitz(
+        values=values,
+        coefficients=nothing_filled.at[place].set(jnp.where(valid, vectors, 0)),
+        residuals=jnp.where(valid, residuals, jnp.inf),
+        keys=keys[order],
+        paired=jnp.append(partner[order][:-1] == order[1:], False) & (values.imag != 0),
+        form=form,
+        ranks=jnp.argsort(order).astype(jnp.int32),
+    )
+
+
+def schur_basis(state: KrylovDecomposition, found: GeneralRitz, which: str) -> SchurBasis:
+    """Compute the Schur vectors of a decomposition, whose leading ones span invariant subspaces of H to rounding.
+
+    Args:
+        state: the decomposition.
+        found: its pairs.
+        which: of `WHICH`.
+
+    Returns:
+        The basis. H C - C (C^H H C) is rounding for the first p columns C where no pair is divided. The order is that
+        of the eigenvalues that this form has: where rounding moves these, it may not be that of `found`.
+    """
+    place = jnp.argsort(~state.filled, stable=True)
+    if jnp.iscomplexobj(state.matrix):
+        vectors = reorder(found.form, found.ranks).unitary
+        second = jnp.zeros_like(state.filled)
+    else:
+        valid = state.filled[place]
+        form = real_schur(jnp.where(valid[:, None] & valid[None, :], state.matrix[place][:, place], 0))
+        keys = jnp.where(valid, wanted_keys(block_eigenvalues(form), which, real=True), jnp.inf)
+        form = reorder_blocks(form, keys)
+        vectors, second = form.orthogonal, form.second
+    # Hundreds of rotations leave vectors less orthonormal than one step of Newton's does.
+    vectors = 1.5 * vectors - 0.5 * matmul(vectors, jnp.conj(vectors).T, vectors)
+    there = jnp.arange(vectors.shape[1], dtype=jnp.int32) < state.num_filled
+    placed = jnp.zeros_like(vectors).at[place].set(jnp.where(there, vectors, 0))
+    return SchurBasis(jnp.where(state.filled[:, None], placed, 0), second)
+
+
+def no_basis(m: int, dtype: Any) -> SchurBasis:
+    """Before the first look."""
+    return SchurBasis(jnp.zeros((m, m), dtype), jnp.zeros(m, bool))
+
+
+def undivided(basis: SchurBasis, count: int, most: int) -> jax.Array:
+    """So many vectors, () int32, or one more or less, so that no pair of conjugates is divided."""
+    return count + jnp.where(basis.second[count], 1 if count < most else -1, 0).astype(jnp.int32)
+
+
+def largest_condition(found: GeneralRitz, k: int, least_gap: jax.Array) -> jax.Array:
+    """() the largest condition of the k eigenvalues wanted, as far as the projected problem knows.
+
+    Args:
+        found: the pairs.
+        k: how many are wanted.
+        least_gap: () differences of eigenvalues below it count as so much.
+    """
+    return jnp.max(jnp.where(found.ranks < k, conditions(found.form.triangular, least_gap), 1))
+
+
+def converged_first(found: GeneralRitz, bound: jax.Array) -> GeneralRitz:
+    """The same values, coefficients and residuals, those of pairs with residuals above the bound at the end."""
+    fine = found.residuals <= bound
+    before, after = jnp.roll(fine, 1), jnp.roll(fine, -1)
+    fine = jnp.where(found.paired, fine & after, jnp.where(jnp.roll(found.paired, 1), fine & before, fine))
+    order = jnp.argsort(~fine, stable=True)
+    return found._replace(
+        values=found.values[order], coefficients=found.coefficients[:, order], residuals=found.residuals[order]
+    )
+
+
+def no_pairs(m: int, dtype: Any, real_dtype: Any) -> GeneralRitz:
+    """Before the first look."""
+    nothing = jnp.zeros((m, m), dtype)
+    return GeneralRitz(
+        values=jnp.zeros(m, dtype),
+        coefficients=nothing,
+        residuals=jnp.full(m, jnp.inf, real_dtype),
+        keys=jnp.full(m, jnp.inf, real_dtype),
+        paired=jnp.zeros(m, bool),
+        form=Schur(nothing, nothing, jnp.zeros((), bool)),
+        ranks=jnp.arange(m, dtype=jnp.int32),
+    )
+
+
+def _residuals(
+    state: KrylovDecomposition, compact: jax.Array, values: jax.Array, vectors: jax.Array, place: jax.Array
+) -> jax.Array:
+    matmul = lambda a, b: jnp.matmul(a.astype(b.dtype), b, precision=jax.lax.Precision.HIGHEST)
+    outside = jnp.abs(matmul(state.couplings[0, place], vectors))
+    inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values[None, :])
+    inside = jnp.where(inside > _ROUNDING * jnp.finfo(inside.dtype).eps * state.operator_norm, inside, 0)
+    defects = combined_defects(state._replace(defects=state.defects[place]), vectors)
+    return jnp.hypot(jnp.hypot(outside, inside), defects)

@@ -1,0 +1,248 @@
+"""The decomposition that a restarted Golub-Kahan-Lanczos solver grows and shrinks.
+
+    A V = U B,    A^H U = V B^H + d g + E,    B = U^H A V,    U, V orthonormal,    d a unit vector orthogonal to V
+
+U and V hold up to m vectors in rows of two fixed buffers, d is the vector that A is applied to next, g (m) couples
+it to U. `expand` moves d into V by one product with A and one with A^H (Golub and Kahan 1965; Paige 1974); `compress`
+keeps some combinations of both (Baglama and Reichel 2005). B is taken from the orthogonalisation as a full matrix, so
+that nothing depends on how U and V came about. E is zero but for what was dropped on purpose, of which `defects`
+keeps account. Where A V lies in the span of U, or A^H U in that of V, a random direction takes the place of what is
+not there, with a coupling of zero: the equations still hold.
+
+Both bases are reorthogonalised. With V alone, as is common, U lost orthogonality to 2e-3 in float32 where five values
+stand far above the rest, and altogether where A has rank ten; with both it was 2e-7.
+
+A is at least as tall as it is wide: when V spans its whole space, so does the decomposition.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov.golub_kahan import bidiagonal_polynomials
+from eigenjax.krylov.golub_kahan.bidiagonal_polynomials import BidiagonalPolynomials
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import adjoint_matvec, matvec
+from eigenjax.vectors import tree
+from eigenjax.vectors.basis_change import rotate
+from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.orthogonalize import (
+    arbitrary_direction,
+    breakdown_length,
+    normalize,
+    orthogonalize_or_replace,
+    random_direction,
+    underflow,
+)
+from eigenjax.vectors.pseudorandom import arbitrary_vector, successor
+from eigenjax.vectors.tree import PyTree
+
+# The random directions of a beginning, of either side and of restarts come from different seeds.
+_BEGINNING, _LEFT, _RIGHT, _RESTARTING = range(4)
+# Each restart adds about a unit of rounding to what the bases lack of orthonormality: they are mended every so often.
+_RESTARTS_PER_MENDING = 8
+
+
+class Bidiagonalization(NamedTuple):
+    """A V = U B,  A^H U = V B^H + d g + E."""
+
+    left: PyTree  # (m, ...) U; rows not filled are zero
+    right: PyTree  # (m, ...) V
+    left_filled: jax.Array  # (m,) bool, which rows of U are there
+    right_filled: jax.Array  # (m,) bool, as many
+    direction: PyTree  # d
+    matrix: jax.Array  # (m, m) B
+    couplings: jax.Array  # (m,) g
+    defects: jax.Array  # (m,) the norms of the columns of E, about
+    last_row: jax.Array  # () int32, the row of U that d couples with, where it is only one ...
+    last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
+    operator_norm: jax.Array  # () the largest ||A v|| or ||A^H u|| so far; NaN once a product is not finite
+    broken_down: jax.Array  # () bool, a random direction has been put in
+    polynomials: BidiagonalPolynomials  # in the search for missed triplets they tell what it has excluded
+    seed: jax.Array  # of all random directions
+    num_matvecs: jax.Array  # () int32, products with A and with A^H so far
+    num_restarts: jax.Array  # () int32
+    kept: jax.Array  # (2,) int32, how many rows the last two restarts have kept
+
+    @property
+    def num_filled(self) -> jax.Array:
+        """() int32."""
+        return jnp.sum(self.right_filled, dtype=jnp.int32)
+
+
+def begin(
+    op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Array, *, num_levels: int = 1
+) -> Bidiagonalization:
+    """No row filled, and d along the start vector.
+
+    Args:
+        op: A.
+        start: a vector of the domain in working dtypes; one that is zero or not finite is replaced by a random one.
+        krylov_dim: m.
+        seed: of all random directions.
+        num_levels: numbers at which the polynomials are followed; static.
+    """
+    fresh = successor(seed, _BEGINNING)
+    # Of drawn numbers, because plain zeros would lose the sharding.
+    u = jax.tree.map(jnp.zeros_like, arbitrary_vector(fresh, tree.working_structure(op.codomain)))
+    dtype = tree.accumulation_dtype((u, start))
+    length = tree.norm(start)
+    zero = jnp.zeros((), tree.real_dtype(dtype))
+    unusable = ~jnp.isfinite(length) | (length <= underflow(length))
+    other = arbitrary_direction(fresh, tree.structure_of(start))
+    direction = tree.where(unusable, other, normalize(start, length))
+    return Bidiagonalization(
+        left=tree.zero_basis(u, krylov_dim),
+        right=tree.zero_basis(start, krylov_dim),
+        left_filled=jnp.zeros(krylov_dim, bool),
+        right_filled=jnp.zeros(krylov_dim, bool),
+        direction=direction,
+        matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
+        couplings=jnp.zeros(krylov_dim, dtype),
+        defects=jnp.zeros(krylov_dim, zero.dtype),
+        last_row=jnp.zeros((), jnp.int32),
+        last_length=zero,
+        operator_norm=zero,
+        broken_down=jnp.zeros((), bool),
+        polynomials=bidiagonal_polynomials.start(
+            jnp.zeros(num_levels, zero.dtype), krylov_dim, dtype, jnp.zeros((), jnp.int32), zero
+        ),
+        seed=seed,
+        num_matvecs=jnp.zeros((), jnp.int32),
+        num_restarts=jnp.zeros((), jnp.int32),
+        kept=jnp.zeros(2, jnp.int32),
+    )
+
+
+def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalization:
+    """One more row of each basis, for which there must be room, at a product with A and one with A^H.
+
+    V <- [V d],    alpha u = (I - U U^H) A d,    U <- [U u],    beta d = (I - V V^H) A^H u
+    """
+    left_seed, right_seed = (successor(successor(state.seed, side), state.num_matvecs) for side in (_LEFT, _RIGHT))
+    left_row, right_row = (jnp.argmin(filled).astype(jnp.int32) for filled in (state.left_filled, state.right_filled))
+    right = tree.set_row(state.right, right_row, state.direction)
+    # What the recurrence says of an image is taken out before the full orthogonalisation, which then needs one pass.
+    image = matvec(op, state.direction)
+    image = tree.add_scaled(image, -state.last_length, tree.row(state.left, state.last_row))
+    forward = _extended(left_seed, state.left, image, state.last_row, state.last_length, state.operator_norm)
+    left = tree.set_row(state.left, left_row, forward.vector)
+    image = tree.add_scaled(adjoint_matvec(op, forward.vector), -forward.length, state.direction)
+    back = _extended(right_seed, right, image, right_row, forward.length, forward.operator_norm)
+    dtype = state.matrix.dtype
+    column = forward.coefficients.at[left_row].set(forward.length.astype(dtype))
+    return Bidiagonalization(
+        left=left,
+        right=right,
+        left_filled=state.left_filled.at[left_row].set(True),
+        right_filled=state.right_filled.at[right_row].set(True),
+        direction=back.vector,
+        matrix=state.matrix.at[:, right_row].set(column),
+        couplings=jnp.zeros_like(state.couplings).at[left_row].set(back.length.astype(dtype)),
+        defects=state.defects,
+        last_row=left_row,
+        last_length=back.length,
+        operator_norm=back.operator_norm,
+        broken_down=forward.broken_down | back.broken_down,
+        polynomials=bidiagonal_polynomials.extend(
+            state.polynomials,
+            (left_row, right_row),
+            (forward.coefficients, back.coefficients),
+            (forward.length, back.length),
+        ),
+        seed=state.seed,
+        num_matvecs=state.num_matvecs + 2,
+        num_restarts=state.num_restarts,
+        kept=state.kept,
+    )
+
+
+def compress(
+    state: Bidiagonalization,
+    left_coefficients: jax.Array,
+    right_coefficients: jax.Array,
+    fresh: jax.Array,
+    levels: jax.Array,
+) -> Bidiagonalization:
+    """Keeps U P and V Q only, and goes on in the same direction or in a fresh one.
+
+    Args:
+        state: of m rows.
+        left_coefficients: (m, p) P; the columns are orthonormal, or zero where fewer are kept.
+        right_coefficients: (m, p) Q, likewise.
+        fresh: () bool: what couples to d is dropped, and d drawn anew.
+        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
+    """
+    P = _mended(state, state.left, left_coefficients)
+    Q = _mended(state, state.right, right_coefficients)
+    left, left_rows = rotate(state.left, P)
+    right, right_rows = rotate(state.right, Q)
+    couplings, projected = matmul(state.couplings, P), matmul(jnp.conj(P).T, state.matrix, Q)
+    dropped = jnp.where(fresh, jnp.abs(couplings), 0)
+    defects = jnp.hypot(combined_defects(state, P), dropped)
+    drawn = successor(successor(state.seed, _RESTARTING), state.num_restarts)
+    values, uncoupled = state.polynomials, state._replace(last_length=jnp.zeros_like(state.last_length))
+    turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
+    continued = values._replace(left=turned(left_rows, values.left, P), right=turned(right_rows, values.right, Q))
+    draw = lambda d: random_direction(drawn, right, tree.structure_of(d))
+    return state._replace(
+        left=left,
+        right=right,
+        left_filled=jnp.zeros_like(state.left_filled).at[left_rows].set(jnp.any(P != 0, axis=0)),
+        right_filled=jnp.zeros_like(state.right_filled).at[right_rows].set(jnp.any(Q != 0, axis=0)),
+        direction=apply_when(fresh, draw, state.direction),
+        matrix=jnp.zeros_like(state.matrix).at[left_rows[:, None], right_rows].set(projected),
+        couplings=jnp.zeros_like(state.couplings).at[left_rows].set(jnp.where(fresh, 0, couplings)),
+        defects=jnp.zeros_like(state.defects).at[left_rows].set(defects),
+        last_length=jnp.zeros_like(state.last_length),
+        broken_down=jnp.zeros_like(state.broken_down),
+        polynomials=tree.where(fresh, begin_search(uncoupled, levels), continued),
+        num_restarts=state.num_restarts + 1,
+        kept=jnp.stack([state.kept[1], jnp.sum(jnp.any(Q != 0, axis=0), dtype=jnp.int32)]),
+    )
+
+
+def begin_search(state: Bidiagonalization, levels: jax.Array) -> BidiagonalPolynomials:
+    """Polynomials where the random vector that was put in last is the start, and what the bases hold is locked."""
+    m = state.couplings.shape[0]
+    return bidiagonal_polynomials.start(levels, m, state.matrix.dtype, state.last_row, state.last_length)
+
+
+def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> jax.Array:
+    """(p,) estimates of ||E p_i||: squares add up, as those of errors without relation do."""
+    return jax.vmap(tree.norm, in_axes=1)(jnp.abs(left_coefficients) * state.defects[:, None])
+
+
+def _mended(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
+    """C (3 I - C^H G C) / 2 with the Gram matrix G of the basis, now and then: the rows kept are orthonormal again."""
+
+    def mend(coefficients):
+        gram = matmul(jnp.conj(coefficients).T, tree.self_gram(basis).astype(coefficients.dtype), coefficients)
+        return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
+
+    due = state.num_restarts % _RESTARTS_PER_MENDING == _RESTARTS_PER_MENDING - 1
+    return apply_when(due, mend, coefficients)
+
+
+class _Extended(NamedTuple):
+    vector: PyTree  # the new unit vector
+    length: jax.Array  # () of the image along it; 0 where it is random
+    coefficients: jax.Array  # (m,) of the image along the basis
+    operator_norm: jax.Array
+    broken_down: jax.Array
+
+
+def _extended(
+    seed: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
+) -> _Extended:
+    """What an image adds to a basis; `taken` of its component along one row has been taken out before."""
+    along = lambda coefficients: coefficients.at[row].add(taken.astype(coefficients.dtype))
+    # ||A v||^2 is what was taken and what is left.
+    norm_with = lambda coefficients, left: jnp.maximum(operator_norm, tree.norm((along(coefficients), left)))
+    is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
+    rest, replaced = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
+    length = jnp.where(replaced, 0, rest.norm)
+    norm = norm_with(rest.coefficients, length)
+    return _Extended(normalize(rest.vector, rest.norm), length, along(rest.coefficients), norm, replaced)

@@ -1,0 +1,24 @@
+"""The singular triplets beyond those wanted that a Golub-Kahan decomposition leaves over."""
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov.golub_kahan import bidiagonalization
+from eigenjax.krylov.golub_kahan.bidiagonalization import Bidiagonalization
+from eigenjax.krylov.golub_kahan.ritz_triplets import Triplets
+from eigenjax.krylov.recycling import DROPPED, Remainder
+
+
+def remainder_of_triplets(space: Bidiagonalization, found: Triplets, k: int) -> Remainder:
+    """The triplets of a bidiagonalisation beyond the k that are wanted, by their right vectors v_j = V c_j.
+
+    What is returned says of them  A v_j = theta_j u_j,  A^H u_j = theta_j v_j + d s_j  with unit vectors u_j that are
+    not given, orthogonal to the left vectors wanted.
+    """
+    left, right = found.left_coefficients[:, k:], found.right_coefficients[:, k:]
+    eps = jnp.finfo(space.operator_norm.dtype).eps
+    dropped = bidiagonalization.combined_defects(space, left) > DROPPED * eps * space.operator_norm
+    there = jnp.isfinite(found.residuals[k:]) & ~dropped
+    couplings = jnp.where(there, jnp.matmul(space.couplings, left, precision=jax.lax.Precision.HIGHEST), 0)
+    directions = jax.tree.map(lambda x: x[None], space.direction)
+    return Remainder(space.right, jnp.where(there, right, 0), found.values[k:], directions, couplings[None])

@@ -1,0 +1,214 @@
+"""The Fisher information of a model's parameters, exact, sampled, or with the given targets, as products.
+
+With l_n(y) = -log p(y | x_n) summed over what the model says of example n, and g_n(y) its gradient in the parameters,
+
+    exact        (1/N) sum_n  E_{y ~ p(. | x_n)} g_n(y) g_n(y)^T  =  (1/N) sum_n J_n^T H_n J_n
+    monte_carlo  (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n drawn once from p(. | x_n)
+    empirical    (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n as given
+
+where the first line's equality holds for the categorical and the Gaussian likelihood, whose H_n, the second derivative
+in the outputs, does not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch,
+the last two are J_l^T (J_l v).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.arguments import check_bool
+from eigenjax.calls import explained
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.batching import (
+    as_weights,
+    batch_examples,
+    check_weights,
+    checked_batch_size,
+    num_examples,
+    sum_over_batches,
+    working_zeros,
+)
+from eigenjax.operators.curvature.gauss_newton import GaussNewtonOperator, capture_loss, capture_model, check_pair
+from eigenjax.operators.curvature.likelihood import Categorical, Gaussian, sampled_targets
+from eigenjax.operators.curvature.modules import parameters_of, without_aux
+from eigenjax.operators.curvature.output_loss import CrossEntropy
+from eigenjax.operators.functions.captured import CapturedFunction, check_callable
+from eigenjax.operators.functions.linearization import Linearization, linearized
+from eigenjax.operators.parts.selection import Select, merge, partition
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
+
+KINDS = ("exact", "monte_carlo", "empirical")
+LIKELIHOODS = ("categorical", "gaussian")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class GradientCovarianceOperator(LinearOperator):
+    """(1/N) sum g g^T of the gradients of the examples' losses, or of what is left of them without their mean."""
+
+    varying: PyTree
+    constant: PyTree
+    data: tuple[PyTree, PyTree]
+    weights: jax.Array | None
+    model: CapturedFunction
+    loss: Callable = dataclasses.field(metadata={"static": True})
+    batch_size: int | None = dataclasses.field(metadata={"static": True})
+    centered: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """That of the varying parameters."""
+        return tree.structure_of(self.varying)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """Sum_n w_n g_n (<g_n, v> - m), with m = 0 or, centered, m = sum_n w_n <g_n, v>."""
+        vector = tree.placed_like(vector, self.varying)
+        mean = self._mean_slope(vector) if self.centered else None
+
+        def product(batch):
+            line, shares = self._linearized(*batch)
+            slopes = line.push(vector)
+            slopes = slopes if mean is None else slopes - mean.astype(slopes.dtype)
+            return line.pull(shares.astype(slopes.dtype) * slopes)
+
+        zero = working_zeros(self.varying)
+        return tree.placed_like(tree.cast_like(self._sum(product, zero), vector), self.varying)
+
+    # Symmetric.
+    adjoint_mv = mv
+
+    def _mean_slope(self, vector: PyTree) -> jax.Array:
+        # A pass of its own: taken off before the sum it leaves no cancellation between two large products.
+        def slope(batch):
+            line, shares = self._linearized(*batch)
+            slopes = line.push(vector)
+            return jnp.sum(shares.astype(slopes.dtype) * slopes)
+
+        return self._sum(slope, jnp.zeros((), tree.accumulation_dtype(self.structure)))
+
+    def _linearized(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None) -> tuple[Linearization, jax.Array]:
+        losses = lambda p: (self.loss(self.model(merge(p, self.constant), batch[0]), batch[1]), None)
+        if weights is None or self.weights is None:
+            shares = jnp.full(num_examples(batch), 1 / num_examples(self.data))
+        else:
+            shares = weights / jnp.sum(self.weights)
+        return linearized(losses, self.varying), shares
+
+    def _sum(self, function: Callable, zero: PyTree) -> PyTree:
+        return sum_over_batches(function, (self.data, self.weights), self.batch_size, zero)
+
+
+@explained
+def fisher(
+    model: Callable,
+    params: PyTree,
+    data: tuple[PyTree, PyTree],
+    *,
+    kind: str = "exact",
+    likelihood: str = "categorical",
+    key: jax.Array | None = None,
+    batch_size: int | None = None,
+    select: Select | None = None,
+    weights: jax.Array | None = None,
+    ignore_label: int | None = None,
+    centered: bool = False,
+    has_aux: bool = False,
+) -> LinearOperator:
+    """The Fisher information matrix of a model's parameters, as an operator.
+
+        F = (1/N) sum_n E g_n g_n^T,    g_n = d/dp -log p(y_n | x_n, p)
+
+    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n). An example is one entry of the leading axis: where the
+    outputs have more axes of positions, as (N, T, V) of a language model, its log-likelihood is the sum over them, g_n
+    the gradient of that sum, and the exact Fisher T times the Gauss-Newton matrix of the mean loss of a token.
+    To make each token an example of its own, let the model return (N T, V).
+
+    Args:
+        model: `model(params, inputs) -> outputs`. Categorical: logits (N, V), (N, T, V), ..., or a
+            `LinearHead`, which are never formed at once. Gaussian: means, any pytree.
+        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
+            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
+            the module is left as it is.
+        data: (inputs, targets), pytrees of arrays with a common leading axis of N examples. Targets are labels
+            (N,), (N, T), ..., or values shaped as the means. The exact and the sampled Fisher do not depend on them,
+            except for ignored labels.
+        kind: "exact", the expectation over the model's own labels, which equals the Gauss-Newton matrix of the
+            negative log-likelihood; "monte_carlo", one label drawn for each position, unbiased; "empirical", the
+            targets as they are, which is no estimate of the Fisher away from a perfect fit.
+        likelihood: "categorical", softmax of logits; "gaussian", of unit variance: -log p = |y - z|^2 / 2 + constant.
+        key: typed key of the sample, for "monte_carlo" only. Labels are drawn once, here, at the cost of one pass over
+            the data, each from a key of its own example: products are all of one symmetric matrix, whatever batch_size.
+        batch_size: sums over microbatches of so many examples, in the memory of one; the last may be smaller.
+        select: the parameters that vary, as of `hessian`.
+        weights: (N,) weights of the examples, in any units.
+        ignore_label: positions with this label are no part of their example.
+        centered: takes the mean gradient off, which makes the empirical Fisher the covariance of the gradients,
+            (1/N) sum_n (g_n - g)(g_n - g)^T. It costs a forward pass more.
+        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
+
+    Returns:
+        A positive semidefinite operator on pytrees shaped and sharded like the selected parameters.
+
+    Raises:
+        ValueError: for an unknown kind or likelihood, a key that is missing or not needed, data that are no pair,
+            options that do not go together, a bad batch_size, targets not shaped as the outputs.
+        TypeError: for targets or a key of the wrong dtype, and complex parameters.
+
+    Cost: a product is one forward pass with tangents and one gradient in time, about three gradients at most; in
+    memory a gradient and a quarter, of one microbatch. Nothing of the size of b gradients is held.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = lambda w, x: x @ w
+        >>> data = (jnp.array([[1.0, 0.0], [0.0, 2.0]]), jnp.array([1.0, 1.0]))
+        >>> print(fisher(model, jnp.zeros(2), data, likelihood="gaussian")(jnp.ones(2)))
+        [0.5 2. ]
+        >>> covariance = fisher(model, jnp.zeros(2), data, likelihood="gaussian", kind="empirical", centered=True)
+        >>> print(covariance(jnp.ones(2)))
+        [-0.25  0.5 ]
+
+    Source: Martens (2020), New insights and perspectives on the natural gradient method; Kunstner, Balles, Hennig
+    (2019), Limitations of the empirical Fisher approximation.
+    """
+    check_callable(model, "model")
+    _check_options(kind, likelihood, key, ignore_label, centered)
+    batch_size = checked_batch_size(batch_size)
+    data, weights = check_pair(data), as_weights(weights)
+    check_weights(weights, num_examples(data))
+    loss = Categorical(ignore_label) if likelihood == "categorical" else Gaussian()
+    loss.check_targets(data[1])
+    params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
+    varying, constant = partition(params, select)
+    batches = batch_examples(data, batch_size)
+    model = capture_model(model, merge(varying, constant), batches)
+    for outputs, (_, targets) in zip(model.results, batches, strict=True):
+        # Raises where the targets are not those of such outputs.
+        jax.eval_shape(loss.losses, outputs, targets)
+    if kind == "exact":
+        mean = loss.mean if weights is None else loss.losses
+        mean = mean if isinstance(mean, CrossEntropy) else capture_loss(mean, model, batches)
+        return GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
+    scores = loss.losses
+    if key is not None:
+        params = merge(varying, constant)
+        data, scores = (data[0], sampled_targets(model, params, data, loss, key, batch_size)), loss.scores
+    return GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
+
+
+def _check_options(kind, likelihood, key, ignore_label, centered) -> None:
+    for name, value, known in (("kind", kind, KINDS), ("likelihood", likelihood, LIKELIHOODS)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, known))}")
+    if kind == "monte_carlo" and key is None:
+        raise ValueError("kind='monte_carlo' draws labels: pass key=jax.random.key(seed)")
+    if kind != "monte_carlo" and key is not None:
+        raise ValueError(f"key= is for kind='monte_carlo', and kind={kind!r} draws nothing: leave it out")
+    if key is not None and not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+        raise TypeError(f"key has dtype {jnp.asarray(key).dtype}: give a typed one, jax.random.key(seed)")
+    if ignore_label is not None and likelihood != "categorical":
+        raise ValueError(f"ignore_label={ignore_label!r} speaks of labels: it needs likelihood='categorical'")
+    check_bool("fisher", "centered", centered)
+    if centered and kind != "empirical":
+        raise ValueError(f"centered=True is for kind='empirical': under kind={kind!r} gradients have mean zero")

@@ -1,0 +1,134 @@
+"""Logits that are never formed all at once: the last layer of a language model, in chunks of positions.
+
+With T positions and V classes the logits h_t W + b are T x V numbers, which for V = 50,000 is most of the memory of a
+model. A model that returns h, W and b instead leaves it to the loss to form a few rows at a time.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+
+from eigenjax.operators.batching import over_slices, working_zeros
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
+
+# Logits that are formed at once, 16 MiB in float32: a product of matrices has its full speed well below that, and
+# an array of this size is small beside the parameters of a model whose logits do not fit.
+_CHUNK_LOGITS = 2**22
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearHead:
+    """The logits `features @ kernel + bias`, not formed: what a model with many classes returns in their place.
+
+    `softmax_cross_entropy` takes it, and so do `gauss_newton` and `fisher` with it; each then holds the logits of a few
+    positions at a time, and computes them again where a derivative needs them. A loss of your own gets the logits.
+
+    Args:
+        features: (..., T, D), what enters the last layer. Chunks are cut from the axis T, so that leading
+            axes may be sharded; for features (N, D) from the axis of examples.
+        kernel: (D, V); `embedding.T` for tied weights.
+        bias: (V,), or None.
+        chunk_size: how many of the T at once. None, as many as make four million logits: on an accelerator whose
+            memory is large beside that, more is faster.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> head = LinearHead(jnp.ones((2, 3)), jnp.eye(3), jnp.arange(3.0))
+        >>> print(head.logits())
+        [[1. 2. 3.]
+         [1. 2. 3.]]
+    """
+
+    features: jax.Array
+    kernel: jax.Array
+    bias: jax.Array | None = None
+    chunk_size: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def logits(self) -> jax.Array:
+        """All of them, (..., T, V)."""
+        logits = self.features @ self.kernel
+        if self.bias is None:
+            return logits
+        return logits + jax.lax.expand_dims(self.bias, range(logits.ndim - 1))
+
+    @property
+    def num_classes(self) -> int:
+        """V."""
+        return self.kernel.shape[1]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The shape of the logits, less their last axis."""
+        return self.features.shape[:-1]
+
+    def with_features(self, features: jax.Array) -> "LinearHead":
+        """The same layer over other features."""
+        return dataclasses.replace(self, features=features)
+
+
+def map_chunks(function: Callable[..., PyTree], head: LinearHead, *arrays: PyTree) -> PyTree:
+    """The values of a function of each position's logits, chunk by chunk.
+
+    Args:
+        function: `function(logits, *arrays)` of a chunk, arrays with the axes (..., T) of positions to the same.
+        head: (..., T, D) features.
+        *arrays: (..., T, ...) each.
+
+    Returns:
+        The values of all positions. Cost: one pass over the logits, in the memory of one chunk; in derivatives too.
+    """
+    value = lambda features, *parts: ((), function(head.with_features(features).logits(), *parts))
+    return _over_chunks(value, (head.features, *arrays), head, ())[1]
+
+
+def head_product(function: Callable[..., jax.Array], head: LinearHead, tangent: LinearHead, *arrays: PyTree):
+    """J^T H J v for the logits as a function of features, kernel and bias, chunk by chunk.
+
+    With z = h W + b, the tangent (dh, dW, db), and H the map `function` on tangents of the logits,
+
+        u = H (dh W + h dW + db),    J^T u = (u W^T, h^T u, sum_t u_t).
+
+    Args:
+        function: `function(logits, tangent of the logits, *arrays)` of a chunk; returns u.
+        head: where.
+        tangent: dh, dW and db, shaped like the head.
+        *arrays: (..., T) each, cut into the same chunks.
+
+    Returns:
+        J^T H J v, shaped like the head. Cost: five products of a chunk's features with the kernel's size in all, in
+        the memory of a few chunks of logits and one kernel.
+    """
+
+    def product(features, features_tangent, *parts):
+        chunk, moved = head.with_features(features), tangent.with_features(features_tangent)
+        logits, pushed = jax.jvp(LinearHead.logits, (chunk,), (moved,))
+        curved = function(logits, pushed, *parts)
+        (pulled,) = jax.vjp(LinearHead.logits, chunk)[1](curved.astype(logits.dtype))
+        return (pulled.kernel, pulled.bias), pulled.features
+
+    layer = (head.kernel, head.bias)
+    zero = working_zeros(layer)
+    (kernel, bias), features = _over_chunks(product, (head.features, tangent.features, *arrays), head, zero)
+    kernel, bias = tree.cast_like((kernel, bias), layer)
+    return dataclasses.replace(head, features=features, kernel=kernel, bias=bias)
+
+
+def _over_chunks(function: Callable, parts: PyTree, head: LinearHead, zero: PyTree) -> tuple[PyTree, PyTree]:
+    # function(*parts of a chunk) -> (what is added up, what is put side by side)
+    if not head.positions:
+        return function(*parts)
+    axis = len(head.positions) - 1
+    return over_slices(lambda parts: function(*parts), parts, _chunk_size(head, head.positions[axis]), zero, axis)
+
+
+def _chunk_size(head: LinearHead, length: int) -> int:
+    if head.chunk_size is not None:
+        return head.chunk_size
+    beside = functools.reduce(int.__mul__, head.positions[:-1], 1)
+    most = min(max(_CHUNK_LOGITS // (beside * head.num_classes), 1), length)
+    # A divisor of the length spares the program for the rest, if there is one not much smaller.
+    return next((size for size in range(most, most // 2, -1) if length % size == 0), most)

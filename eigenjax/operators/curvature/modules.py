@@ -1,0 +1,90 @@
+"""Models that are objects: which of their numbers vary, and functions of these numbers alone.
+
+A module of `flax.nnx` holds parameters and state of other kinds (running averages, keys). As with `nnx.grad` its
+`nnx.Param` vary; all else is constant, and each call gets a copy of the module, so that it stays as it is. Leaves of
+other pytrees that are no arrays, such as the activation functions of an equinox module, are constants too.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from eigenjax.arguments import shown
+from eigenjax.vectors.tree import PyTree
+
+
+def parameters_of(params: Any, *functions: Callable) -> tuple[PyTree, *tuple[Callable, ...]]:
+    """A pytree of arrays for whatever holds parameters, and functions of it for functions of that.
+
+    Args:
+        params: a pytree of arrays, returned as it is with the functions; a module of flax.nnx, which gives the State
+            of its nnx.Param; or a pytree with leaves that are no arrays, which gives None in their places.
+        *functions: each with the parameters first.
+
+    Returns:
+        The arrays and the functions.
+
+    Example:
+        >>> model = {"kernel": np.ones(2), "activation": np.tanh}
+        >>> params, apply = parameters_of(model, lambda model, x: model["activation"](model["kernel"] * x))
+        >>> print(params, apply(params, 0.0))
+        {'activation': None, 'kernel': array([1., 1.])} [0. 0.]
+    """
+    arrays, whole = _split(params)
+    return arrays, *(_of_parameters(function, whole) for function in functions)
+
+
+def _split(params: Any) -> tuple[PyTree, Callable[[PyTree], Any] | None]:
+    # Whoever holds a module has imported flax; nobody else should wait for it.
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is not None and isinstance(params, nnx.Module):
+        graph, varying, rest = nnx.split(params, nnx.Param, ...)
+        return varying, lambda arrays: nnx.merge(graph, arrays, rest, copy=True)
+    leaves, treedef = jax.tree.flatten(params)
+    is_array = [_is_array(leaf) for leaf in leaves]
+    if all(is_array):
+        return params, None
+    others = [None if kept else leaf for leaf, kept in zip(leaves, is_array, strict=True)]
+    arrays = treedef.unflatten(leaf if kept else None for leaf, kept in zip(leaves, is_array, strict=True))
+
+    def whole(arrays: PyTree) -> Any:
+        remaining = iter(jax.tree.leaves(arrays))
+        return treedef.unflatten(next(remaining) if kept else x for x, kept in zip(others, is_array, strict=True))
+
+    return arrays, whole
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | complex | jax.ShapeDtypeStruct) or (
+        not callable(leaf) and not isinstance(leaf, str | bytes)
+    )
+
+
+def _of_parameters(function: Callable, whole: Callable[[PyTree], Any] | None) -> Callable:
+    if whole is None or not callable(function):
+        return function
+    # A method or a callable object may lack what `wraps` copies; it copies what there is.
+    return functools.wraps(function)(lambda arrays, *args: function(whole(arrays), *args))
+
+
+def without_aux(function: Callable, name: str) -> Callable:
+    """The function without the second of the two values that it returns.
+
+    Raises:
+        TypeError: if it returns no pair, at the call.
+    """
+
+    def first(*arguments: Any) -> Any:
+        value = function(*arguments)
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise TypeError(
+                f"with has_aux=True {name} must return a pair (value, aux), and returned {shown(value)}: leave has_aux "
+                "out, or return such a pair"
+            )
+        return value[0]
+
+    return functools.wraps(function)(first) if callable(function) else function

@@ -1,0 +1,6 @@
+"""Parts of an operator: a block of the parameters, all blocks, a diagonally scaled operator.
+
+Read `selection` first (parameters by path), then `restriction`, `blocks` and `precondition`.
+
+Imports `vectors` and `operators`, not `operators.curvature`.
+"""

@@ -1,0 +1,82 @@
+"""The eigenvalues as a table on standard output; plain text when that is a pipe or a file."""
+
+import numpy as np
+
+from eigenjax.report.analysis.solve import Solve
+from eigenjax.result import EigenResult, Status
+
+TITLES = {
+    "LA": "the {k} largest eigenvalues",
+    "SA": "the {k} lowest eigenvalues",
+    "LM": "the {k} eigenvalues of largest magnitude",
+    "BE": "{k} eigenvalues from both ends",
+}
+
+
+def print_tables(solves: dict[str, Solve], operator: str = "Hessian", console=None) -> None:
+    """Prints one table for each end of the spectrum, then what each algorithm spent and how it ended.
+
+    Args:
+        solves: by the name of the algorithm, each with the same groups of results.
+        operator: what the products are with.
+        console: a `rich.console.Console`; by default a new one on standard output.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False) if console is None else console
+    for which in next(iter(solves.values())).results:
+        console.print(_table(which, {name: solve.results[which] for name, solve in solves.items()}))
+    for name, solve in solves.items():
+        for line in _summary(name, solve, operator):
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def disagreement(results: list[EigenResult]) -> np.ndarray | None:
+    """How far two algorithms are apart, (k,) relative to the larger eigenvalue of each pair; None for one alone."""
+    if len(results) != 2:
+        return None
+    first, second = (np.asarray(result.eigenvalues, dtype=np.float64) for result in results)
+    larger = np.maximum(np.abs(first), np.abs(second))
+    return np.abs(first - second) / np.where(larger > 0, larger, 1.0)
+
+
+def _table(which: str, results: dict[str, EigenResult]):
+    from rich import box
+    from rich.table import Table
+
+    k = len(next(iter(results.values())).eigenvalues)
+    table = Table(
+        title=TITLES[which].format(k=k),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+    )
+    table.add_column("", justify="right")
+    for name in results:
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("residual", justify="right")
+        table.add_column("converged", justify="right")
+    apart = disagreement(list(results.values()))
+    if apart is not None:
+        table.add_column("apart", justify="right")
+    for index in range(k):
+        cells = [cell for result in results.values() for cell in _cells(result, index)]
+        table.add_row(str(index + 1), *cells, *([] if apart is None else [f"{apart[index]:.1e}"]))
+    return table
+
+
+def _cells(result: EigenResult, index: int) -> tuple[str, str, str]:
+    verdict = "yes" if result.converged[index] else "NO"
+    return f"{float(result.eigenvalues[index]):.5g}", f"{float(result.residuals[index]):.1e}", verdict
+
+
+def _summary(name: str, solve: Solve, operator: str) -> list[str]:
+    seconds = f"{solve.seconds:.1f} s, {solve.compile_seconds:.1f} s of them compiling"
+    lines = [f"{name}: {solve.num_matvecs} products with the {operator} in {seconds}"]
+    for which, result in solve.results.items():
+        status = Status(int(result.status))
+        if status is not Status.CONVERGED:
+            title = TITLES[which].format(k=len(result.eigenvalues))
+            lines.append(f"{name}, {title}: {status.name}: {status.advice}")
+    return lines

@@ -1,0 +1,42 @@
+"""What the command line cannot do for a person, in one line, and the check for packages that are not there."""
+
+import importlib.util
+import traceback
+
+
+class ReportError(ValueError):
+    """A request that cannot be met: the message is one line and names the remedy."""
+
+
+def require(*packages: str) -> None:
+    """Refuses early where an optional package is missing.
+
+    Args:
+        *packages: names to import.
+
+    Raises:
+        ReportError: names the missing packages and how to install them.
+
+    Example:
+        >>> require("json")
+        >>> require("json", "no_such_package")
+        Traceback (most recent call last):
+        ...
+        eigenjax.report.inputs.errors.ReportError: no_such_package is not installed: pip install "eigenjax[all]"
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise ReportError(f'{" and ".join(missing)} {verb} not installed: pip install "eigenjax[all]"')
+
+
+def in_one_line(error: BaseException) -> str:
+    r"""An exception as one line: its type, the first line of its message, and where it was raised.
+
+    >>> in_one_line(ValueError("too short\nby far"))
+    'ValueError: too short'
+    """
+    message = next((line for line in str(error).splitlines() if line.strip()), "")
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {message.strip()}".rstrip(": ") + place

@@ -1,0 +1,217 @@
+"""A problem: the loss, parameters and data whose curvature is wanted, and how a person's own is found by its name."""
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eigenjax.report.inputs.errors import ReportError, in_one_line
+from eigenjax.vectors.tree import PyTree
+
+
+class History(NamedTuple):
+    """What was seen of the curvature while a network trained: t records of one training."""
+
+    steps: Any
+    """(t,) optimiser steps taken."""
+    losses: Any
+    """(t,) the training loss."""
+    eigenvalues: Any
+    """(t,) the largest eigenvalue of the Hessian."""
+    learning_rate: float | None = None
+    """Of plain gradient descent, which is stable while the largest eigenvalue is below 2 / learning_rate."""
+
+
+class Problem(NamedTuple):
+    """A loss, its parameters and its data: what `python -m eigenjax spectrum --problem` asks of a function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> problem = Problem(lambda params: jnp.sum(params["w"] ** 4), {"w": jnp.ones(3)})
+        >>> print(problem.loss(problem.params))
+        3.0
+    """
+
+    loss: Callable
+    """loss(params) -> scalar, or loss(params, data) -> scalar, the mean over the data's examples."""
+    params: PyTree
+    """A pytree of arrays."""
+    data: PyTree = None
+    """A pytree of arrays with a leading axis of examples; None for a loss of the parameters alone."""
+    model: Callable | None = None
+    """model(params, inputs) -> outputs, for the Gauss-Newton and the Fisher matrix; the Hessian needs none."""
+    loss_of_output: Callable | None = None
+    """loss_of_output(outputs, targets) -> scalar mean, for the Gauss-Newton matrix."""
+    history: History | None = None
+    """Of the training, where one was kept: it is drawn as the eigenvalue against the training step."""
+
+    def arguments(self) -> tuple[PyTree, ...]:
+        """What the loss takes: the parameters, and the data where there are any."""
+        return (self.params,) if self.data is None else (self.params, self.data)
+
+
+def load_problem(name: str) -> Problem:
+    """Calls a function named `package.module:function`, which takes nothing and returns a `Problem`.
+
+    Args:
+        name: of the function; its module must be importable.
+
+    Returns:
+        The problem, once its loss was seen to give a scalar.
+
+    Raises:
+        ReportError: if the name, the module, the function or its result is not what it should be.
+
+    Example:
+        >>> load_problem("json")
+        Traceback (most recent call last):
+        ...
+        eigenjax.report.inputs.errors.ReportError: --problem json: expected package.module:function
+        >>> load_problem("json:curvature")
+        Traceback (most recent call last):
+        ...
+        eigenjax.report.inputs.errors.ReportError: --problem json:curvature: module json has no function curvature
+    """
+    problem = _call(_find(name), name)
+    if not isinstance(problem, Problem):
+        raise ReportError(
+            f"--problem {name}: expected the function to return eigenjax.Problem(loss, params, data), and got "
+            f"{type(problem).__name__}"
+        )
+    try:
+        check_problem(problem)
+    except ReportError as error:
+        raise ReportError(f"--problem {name}: {error}") from error
+    functions = {part: getattr(problem, part) for part in ("loss", "model", "loss_of_output")}
+    return problem._replace(**{part: _hashable(function) for part, function in functions.items()})
+
+
+def _hashable(function: Callable | None) -> Callable | None:
+    """The function under another name where it cannot be told apart by its hash, as programs are."""
+    try:
+        hash(function)
+    except TypeError:
+        assert function is not None
+        return functools.partial(function)
+    return function
+
+
+def check_problem(problem: Problem) -> None:
+    """Refuses a problem whose loss does not give one floating-point number; costs one abstract trace.
+
+    >>> check_problem(Problem(lambda w: 2 * w, jnp.ones(3)))
+    Traceback (most recent call last):
+    ...
+    eigenjax.report.inputs.errors.ReportError: the loss must return one number, and returns an array of shape (3,)
+    """
+    if not callable(problem.loss):
+        raise ReportError(f"the loss must be a function, and is a {type(problem.loss).__name__}")
+    num_parameters(problem.params)
+    num_examples(problem.data)
+    for name in ("model", "loss_of_output"):
+        function = getattr(problem, name)
+        if function is not None and not callable(function):
+            raise ReportError(f"{name} must be a function or None, and is a {type(function).__name__}")
+    if problem.history is not None:
+        _check_history(problem.history)
+    try:
+        value = jax.eval_shape(problem.loss, *problem.arguments())
+    except Exception as error:
+        raise ReportError(f"the loss cannot be evaluated: {in_one_line(error)}") from error
+    if getattr(value, "shape", None) != ():
+        given = f"an array of shape {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+        raise ReportError(f"the loss must return one number, and returns {given}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ReportError(f"the loss must return a floating-point number, and returns {value.dtype}")
+
+
+def _check_history(history: Any) -> None:
+    if not isinstance(history, History):
+        raise ReportError(f"history must be a History(steps, losses, eigenvalues), and is a {type(history).__name__}")
+    lengths = set()
+    for name in ("steps", "losses", "eigenvalues"):
+        try:
+            values = np.asarray(getattr(history, name), np.float64)
+        except (TypeError, ValueError):
+            raise ReportError(f"history.{name} must be (t,) numbers") from None
+        if values.ndim != 1 or not values.size:
+            raise ReportError(f"history.{name} must be (t,) numbers, and has the shape {values.shape}")
+        lengths.add(len(values))
+    if len(lengths) > 1:
+        raise ReportError(f"steps, losses and eigenvalues of history must be as many, and are {sorted(lengths)}")
+    rate = history.learning_rate
+    if rate is not None and not (isinstance(rate, int | float | np.number) and 0 < rate < np.inf):
+        raise ReportError(f"history.learning_rate must be a positive number or None, and is {rate!r}")
+
+
+def num_parameters(params: PyTree) -> int:
+    """How many floating-point numbers the parameters hold: the Hessian is that large.
+
+    >>> num_parameters({"kernel": jnp.ones((2, 3)), "steps": jnp.zeros((), int)})
+    6
+    """
+    try:
+        leaves = [(jnp.result_type(leaf), np.size(leaf)) for leaf in jax.tree.leaves(params)]
+    except (TypeError, ValueError) as error:
+        raise ReportError("params must be a pytree of arrays") from error
+    size = sum(size for dtype, size in leaves if jnp.issubdtype(dtype, jnp.inexact))
+    if size == 0:
+        raise ReportError("params hold no floating-point numbers")
+    return size
+
+
+def num_examples(data: PyTree) -> int | None:
+    """The length of the leading axis that all arrays of the data share; None without data.
+
+    >>> num_examples((jnp.ones((5, 2)), jnp.zeros(5, int))), num_examples(None)
+    (5, None)
+    """
+    if data is None:
+        return None
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    if len(lengths) != 1 or None in lengths or 0 in lengths:
+        raise ReportError(f"all arrays of data must share a leading axis of examples, and have the shapes {shapes}")
+    return lengths.pop()
+
+
+def batches_of(data: PyTree, batch_size: int | None) -> Iterator[PyTree]:
+    """Consecutive parts of the data, the last one smaller if it must be; all of it for a batch_size of None.
+
+    >>> [len(batch) for batch in batches_of(jnp.ones((5, 2)), 2)], list(batches_of(None, 2))
+    ([2, 2, 1], [None])
+    """
+    count = num_examples(data)
+    if count is None or batch_size is None:
+        yield data
+        return
+    for start in range(0, count, batch_size):
+        yield jax.tree.map(lambda leaf: leaf[start : start + batch_size], data)  # noqa: B023, called at once
+
+
+def _find(name: str) -> Callable:
+    module_name, separator, function_name = name.partition(":")
+    if not (module_name and separator and function_name):
+        raise ReportError(f"--problem {name}: expected package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A package that the module itself lacks is another matter, and its name is in the message.
+        raise ReportError(f"--problem {name}: {error}") from error
+    except Exception as error:
+        raise ReportError(f"--problem {name}: importing {module_name} failed: {in_one_line(error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ReportError(f"--problem {name}: module {module_name} has no function {function_name}")
+    return function
+
+
+def _call(function: Callable, name: str) -> Any:
+    try:
+        return function()
+    except Exception as error:
+        raise ReportError(f"--problem {name}: the function failed: {in_one_line(error)}") from error

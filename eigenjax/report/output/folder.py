@@ -1,0 +1,158 @@
+"""A folder of results that appears whole or not at all, and in which only files of ours are ever replaced."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+
+from eigenjax.report.inputs.errors import ReportError
+from eigenjax.report.output.manifest import CONTENTS, is_there, own_files, seal
+
+
+@contextlib.contextmanager
+def staged(
+    out: str | os.PathLike,
+    *,
+    expected: Iterable[str] = (),
+    placed: Callable[[str | os.PathLike], None] = lambda _: None,
+) -> Iterator[pathlib.Path]:
+    """Gives a scratch folder whose files move to `out` when the block ends well, and vanish when it does not.
+
+    Entering already proves that `out` can be written, before minutes are spent. A file in `out` is replaced or
+    deleted only if an earlier report wrote it and it has not changed since: the hashes in `spectrum.json` tell.
+    Files of an earlier report that the new one does not have are deleted.
+
+    Args:
+        out: the folder to fill; it and its parents are made where they are missing.
+        expected: names that the block may write. What stands in their way is refused on entering.
+        placed: called at the end with the folder that holds the files.
+
+    Yields:
+        An empty folder on the same file system.
+
+    Raises:
+        ReportError: if `out` is a file, cannot be written, or holds under an expected name what is not ours.
+
+    Warns:
+        RuntimeWarning: if at the end something is in the way that was not refused on entering. The results then stay
+            whole, in a folder of their own, which the warning names.
+
+    Example:
+        >>> parent = pathlib.Path(tempfile.mkdtemp())
+        >>> with staged(parent / "out") as scratch:
+        ...     _ = (scratch / "a.txt").write_text("1")
+        >>> [path.name for path in parent.rglob("*")]
+        ['out', 'a.txt']
+        >>> shutil.rmtree(parent)
+    """
+    target = pathlib.Path(out).absolute()
+    with contextlib.ExitStack() as undo:
+        with _refusing(out):
+            _check_free(target, expected)
+            scratch = _make_scratch(target, undo)
+        yield scratch
+        with _refusing(out):
+            seal(scratch)
+            blocked = _move(scratch, target)
+            place = _keep_apart(scratch, target, blocked) if blocked else out
+        undo.pop_all()
+    placed(place)
+
+
+@contextlib.contextmanager
+def _refusing(out: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ReportError(f"--out {out}: cannot write there: {error.strerror}") from error
+    except ReportError:
+        raise
+    except ValueError as error:  # a NUL within
+        raise ReportError(f"--out {os.fspath(out)!r}: is no path ({error}): give the path of a folder") from error
+
+
+def _check_free(target: pathlib.Path, names: Iterable[str]) -> None:
+    # A name that no folder can have shows here, not after the work.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        target.lstat()
+    if is_there(target) and not target.is_dir():
+        kind = "a link to nothing" if target.is_symlink() and not target.exists() else "a file"
+        raise ReportError(f"--out {target}: is {kind}, not a folder")
+    blocked = _blocked(target, names)
+    if blocked:
+        raise ReportError(
+            f"--out {target}: {', '.join(blocked)} there {'is' if len(blocked) == 1 else 'are'} not as a report of "
+            f"this version wrote {'it' if len(blocked) == 1 else 'them'}, and would be replaced: move or delete "
+            f"{'it' if len(blocked) == 1 else 'them'}, or give another folder"
+        )
+
+
+def _blocked(target: pathlib.Path, names: Iterable[str]) -> list[str]:
+    """Of these names, those under which there is something that is not ours."""
+    there = [name for name in names if is_there(target / name)]
+    own = own_files(target) if there else frozenset()
+    return [name for name in there if name not in own]
+
+
+def _make_scratch(target: pathlib.Path, undo: contextlib.ExitStack) -> pathlib.Path:
+    # Within an existing target, because its parent may be read-only or on another file system.
+    parent = target if target.exists() else target.parent
+    for folder in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
+        folder.mkdir()
+        undo.callback(_remove_if_empty, folder)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=".eigenjax-", dir=parent))
+    undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+    return scratch
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _move(scratch: pathlib.Path, target: pathlib.Path) -> list[str]:
+    """Puts the files in their place; or moves nothing, and returns the names under which something else stands."""
+    if not is_there(target):
+        scratch.chmod(0o777 & ~_umask())
+        scratch.rename(target)
+        return []
+    if not target.is_dir():
+        return [target.name]
+    # The list last: it never names what is not there.
+    names = sorted((path.name for path in scratch.iterdir()), key=lambda name: (name == CONTENTS, name))
+    own = own_files(target)
+    blocked = [name for name in names if is_there(target / name) and name not in own]
+    if blocked:
+        return blocked
+    for stale in own - set(names):
+        (target / stale).unlink(missing_ok=True)
+    for name in names:
+        (scratch / name).replace(target / name)
+    scratch.rmdir()
+    return []
+
+
+def _keep_apart(scratch: pathlib.Path, target: pathlib.Path, blocked: list[str]) -> pathlib.Path:
+    """Makes the scratch folder the place of the results, which may have taken hours; returns its new path."""
+    places = (scratch.with_name(f"eigenjax-report-{number}") for number in itertools.count(1))
+    place = next(path for path in places if not is_there(path))
+    scratch.chmod(0o777 & ~_umask())
+    scratch.rename(place)
+    warnings.warn(
+        f"--out {target}: {', '.join(blocked)} there {'is' if len(blocked) == 1 else 'are'} not as a report of this "
+        f"version wrote {'it' if len(blocked) == 1 else 'them'}, and not replaced: the results are in {place}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return place
+
+
+def _umask() -> int:
+    # mkdtemp makes private folders; a report is as readable as any other file of the person's.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

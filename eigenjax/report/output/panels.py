@@ -1,0 +1,127 @@
+"""Which pictures a report has, each on axes of its own, so that a page can place them as its width allows."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eigenjax.report import pictures
+from eigenjax.report.analysis.extras import Additions
+from eigenjax.report.analysis.landscape import Landscape
+from eigenjax.report.analysis.solve import Solve
+from eigenjax.report.inputs.problem import History
+from eigenjax.report.pictures.eigenvalues import allowed, title_of
+
+
+class Panel(NamedTuple):
+    """A picture and what is to be seen in it."""
+
+    name: str  # of its own within the page
+    caption: str
+    axes: Any  # of matplotlib, alone in their figure
+
+
+def draw_panels(
+    solves: dict[str, Solve],
+    tol: float,
+    additions: Additions,
+    landscape: Landscape | None,
+    eigenvalues: np.ndarray,
+    history: History | None,
+) -> dict[str, list[Panel]]:
+    """Draws all pictures there are numbers for.
+
+    Args:
+        solves: by the name of the algorithm.
+        tol: of the residuals.
+        additions: beside the pairs.
+        landscape: as surveyed; None for none.
+        eigenvalues: of its directions.
+        history: of the training; None for none.
+
+    Returns:
+        The pictures by the section they belong to.
+    """
+    panels = {"pairs": _pairs(solves, tol), "convergence": _convergence(solves, additions, tol)}
+    if additions.density is not None:
+        caption = "Share of the eigenvalues per unit of λ, on a logarithmic axis; what stands apart is marked by lines."
+        panels["density"] = [Panel("density", caption, pictures.draw_density(additions.density))]
+    if additions.layers is not None:
+        caption = "The largest eigenvalues of each layer's block."
+        panels["layers"] = [Panel("layers", caption, pictures.draw_layers(additions.layers.results))]
+    if additions.gauss_newton is not None:
+        panels["gauss-newton"] = _gauss_newton(solves, additions.gauss_newton)
+    if landscape is not None:
+        panels["landscape"] = _landscape(landscape, eigenvalues)
+    if history is not None:
+        panels["training"] = _training(history)
+    return {name: found for name, found in panels.items() if found}
+
+
+def _pairs(solves: dict[str, Solve], tol: float) -> list[Panel]:
+    panels = []
+    for which in next(iter(solves.values())).results:
+        results = {name: solve.results[which] for name, solve in solves.items()}
+        title = title_of(which, results)
+        above = pictures.draw_eigenvalues(results, title=title)
+        below = pictures.draw_residuals(results, tolerance=allowed(solves, tol))
+        below.set_title(f"Residuals of {title[0].lower()}{title[1:]}")
+        caption = f"{title}, by each algorithm: marks that coincide agree." if len(solves) > 1 else f"{title}."
+        panels.append(Panel(f"values-{which}", caption, above))
+        panels.append(Panel(f"residuals-{which}", "Residuals, and up to where a pair counts as converged.", below))
+    return panels
+
+
+def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> list[Panel]:
+    looks = {"Lanczos": solves["lanczos"].looks} if "lanczos" in solves else {}
+    if additions.gauss_newton is not None:
+        looks["Lanczos, Gauss-Newton matrix"] = additions.gauss_newton.looks
+    histories = {name: ([at for at, _ in seen], [residuals for _, residuals in seen]) for name, seen in looks.items()}
+    histories = {name: history for name, history in histories.items() if np.isfinite(history[1]).any()}
+    if not histories:
+        return []
+    caption = (
+        "Residuals against products spent, until all had converged: the worst as a thick line, each as a thin one."
+    )
+    return [Panel("convergence", caption, pictures.draw_convergence(histories, tolerance=allowed(solves, tol)))]
+
+
+def _gauss_newton(solves: dict[str, Solve], beside: Solve) -> list[Panel]:
+    own = next(iter(solves.values())).results
+    if "LA" not in own:
+        return []
+    results = {"Hessian": own["LA"], "Gauss-Newton": beside.results["LA"]}
+    axes = pictures.draw_eigenvalues(results, title="Hessian and Gauss-Newton matrix")
+    caption = "The largest eigenvalues of both: they differ by what the model's own curvature adds."
+    return [Panel("gauss-newton-values", caption, axes)]
+
+
+def _landscape(landscape: Landscape, eigenvalues: np.ndarray) -> list[Panel]:
+    panels = []
+    for index, (line, value) in enumerate(zip(landscape.slices, eigenvalues, strict=True)):
+        axes = pictures.draw_loss_along(line, eigenvalue=float(value), number=index + 1)
+        caption = f"The loss along eigenvector {index + 1}: the closer to the parabola, the more quadratic it is."
+        panels.append(Panel(f"along-{index + 1}", caption, axes))
+    if landscape.plane is not None:
+        axes = pictures.draw_loss_across(landscape)
+        panels.append(
+            Panel("across", "The loss across the first two eigenvectors, the parameters in the middle.", axes)
+        )
+    return panels
+
+
+def _training(history: History) -> list[Panel]:
+    sharpness = pictures.draw_sharpness(history.steps, history.eigenvalues, learning_rate=history.learning_rate)
+    losses = pictures.draw_losses(history.steps, history.losses)
+    return [
+        Panel("sharpness", "The largest eigenvalue of the Hessian while the network was trained.", sharpness),
+        Panel("losses", "The loss in the same steps.", losses),
+    ]
+
+
+# What is saved as a file of its own beside the page, for slides and papers; the others are put together for it.
+def save_pictures(panels: dict[str, list[Panel]], save: Callable[[str, Any], None]) -> None:
+    """Gives the figures of the sections that are files too: `save(name, figure)`."""
+    for name in ("density", "layers", "convergence"):
+        for panel in panels.get(name, []):
+            save(name, panel.axes.figure)

@@ -1,0 +1,53 @@
+"""Error bounds and estimates of eigenvalues, from residuals and what is known of the neighbors.
+
+    |theta - lambda| <= r,    and    |theta - lambda| <= r^2 / gap
+
+with r the residual and gap the distance from theta to all eigenvalues but lambda (Kato 1949, Temple 1928). The first
+holds always. The second is a bound only where all other eigenvalues are known, and an estimate where the gap is that to
+the nearest Ritz value.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov.rayleigh_ritz import Extraction
+from eigenjax.result import EigenResult
+
+# However small a residual, an eigenvalue is known to no less than this times the machine epsilon and the largest Ritz
+# value.
+_ROUNDING = 4.0
+
+
+def with_error_bounds(
+    result: EigenResult, found: Extraction, *, complete: jax.Array, rounding: jax.Array
+) -> EigenResult:
+    """Fill in `error_bounds`, `error_estimates` and `gap`.
+
+    Args:
+        result: with values and residuals.
+        found: all Ritz pairs of the last convergence check, the k wanted first.
+        complete: () bool, these are all eigenpairs of the operator.
+        rounding: () what residuals are known to, an absolute error.
+    """
+    k = result.eigenvalues.shape[0]
+    residuals = result.residuals
+    nearest = jnp.full(k, jnp.inf, residuals.dtype)
+    gap = jnp.full((), jnp.inf, residuals.dtype)
+    if found.values.shape[0] > k:
+        others, their_residuals = found.values[k:], found.residuals[k:]
+        distances = jnp.abs(result.eigenvalues[:, None] - others[None, :])
+        gap = jnp.where(jnp.isfinite(their_residuals[0]), jnp.min(distances[:, 0]), jnp.inf)
+        # The first one that was not wanted; where all are known, each.
+        first = jnp.arange(others.shape[0], dtype=jnp.int32) == 0
+        counts = jnp.isfinite(their_residuals) & (complete | first)
+        inside = jnp.where(jnp.isfinite(their_residuals), their_residuals, 0)
+        nearest = jnp.min(jnp.where(counts[None, :], distances - inside[None, :], jnp.inf), axis=1)
+    apart = jnp.abs(result.eigenvalues[:, None] - result.eigenvalues[None, :]) - residuals[None, :]
+    nearest = jnp.minimum(nearest, jnp.min(jnp.where(jnp.eye(k, dtype=bool), jnp.inf, apart), axis=1))
+    # An infinite distance is that of a neighbor of which nothing is known.
+    wide = (nearest > residuals) & jnp.isfinite(nearest)
+    quadratic = jnp.where(wide, residuals * (residuals / jnp.where(wide, nearest, 1)), residuals)
+    least = _ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
+    estimates = jnp.maximum(quadratic, least)
+    bounds = jnp.where(complete, estimates, residuals) + rounding
+    return result._replace(error_bounds=bounds, error_estimates=estimates, gap=gap)

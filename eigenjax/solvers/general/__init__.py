@@ -1,0 +1,4 @@
+"""Solvers of eigenproblems that are not symmetric: `eigs`, over the Krylov-Schur iteration of `krylov_schur`.
+
+Imports `vectors`, `operators`, `krylov` and `solvers.convergence`.
+"""

@@ -1,0 +1,281 @@
+"""Krylov-Schur: Arnoldi spaces of bounded size, restarted until the pairs wanted have converged.
+
+    expand until a look is due -> look (extract, judge) -> restart when the basis is full -> expand ...
+
+A restart keeps the Schur vectors of the most wanted Ritz values (Stewart 2001), which is what the implicitly restarted
+Arnoldi method keeps with exact shifts, without its forward instability.
+
+`init`, `step` and `finalize` over one `KrylovSchurState` are the solver; one step is one look.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov import decomposition, lanczos_polynomials
+from eigenjax.krylov.decomposition import KrylovDecomposition
+from eigenjax.krylov.general import arnoldi
+from eigenjax.krylov.general.general_ritz import (
+    NUM_BOUNDARY,
+    GeneralRitz,
+    SchurBasis,
+    boundary,
+    converged_first,
+    largest_condition,
+    no_basis,
+    no_pairs,
+    ritz_pairs,
+    schur_basis,
+    undivided,
+    wanted_keys,
+)
+from eigenjax.krylov.general.schur import complex_dtype
+from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.thick_restart import begin_search
+from eigenjax.operators import complexified
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.complexified import complex_matvec, is_real
+from eigenjax.result import EigenResult
+from eigenjax.solvers.convergence import missed_pairs, search_targets
+from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wait
+from eigenjax.solvers.convergence.judgement import judge
+from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit
+from eigenjax.vectors import tree
+from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.pseudorandom import arbitrary_signs
+from eigenjax.vectors.signs import fix_signs
+from eigenjax.vectors.tree import PyTree
+
+# A look costs a dense Schur form: it may wait for this share of the basis.
+_WAITING_SHARE = 8
+# Pairs beyond those wanted that the first look sees: one vector more does not tell an invariant subspace from the
+# eigenvector that somebody started from.
+_BEYOND = 2
+# Of the basis beyond what is wanted, a restart keeps this share.
+_KEPT_SHARE = 0.5
+
+
+class KrylovSchurState(NamedTuple):
+    """Where a solve stands."""
+
+    krylov: KrylovDecomposition
+    found: GeneralRitz  # at the last look
+    vectors: SchurBasis  # of the decomposition, where the last look was to know them
+    next_look: jax.Array  # () int32, rows filled at which to look again
+    distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
+    last_look: jax.Array  # () int32, products spent by then
+    search: missed_pairs.Search
+    aims: search_targets.Aims  # of the running search
+    done: jax.Array  # () bool
+
+
+def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> KrylovSchurState:
+    """The state before the first product.
+
+    Args:
+        starts: (1, ...) the start vector.
+        goal: what is asked for.
+        krylov_dim: m, the vectors there is room for beside the one that is next.
+        seed: of all random directions.
+    """
+    dtype = tree.accumulation_dtype(starts)
+    aims = search_targets.no_aims(goal.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
+    state = decomposition.begin(starts, krylov_dim, seed, levels=aims.levels)
+    zero = jnp.zeros_like(state.operator_norm)
+    return KrylovSchurState(
+        krylov=state,
+        found=no_pairs(krylov_dim, complex_dtype(state.matrix.dtype), zero.dtype),
+        vectors=no_basis(krylov_dim, state.matrix.dtype),
+        next_look=jnp.asarray(min(goal.k + _BEYOND, krylov_dim), jnp.int32),
+        distance=zero + jnp.inf,
+        last_look=jnp.zeros((), jnp.int32),
+        search=missed_pairs.no_search(goal.k, aims.levels.dtype),
+        aims=aims,
+        done=jnp.asarray(goal.max_matvecs < 1),
+    )
+
+
+def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
+    """Products until a look is due, the look, and the restart that it asks for."""
+    m = state.krylov.filled.shape[0]
+
+    def goes_on(part):
+        has_room = (part.num_filled < m) & (part.num_matvecs < goal.max_matvecs)
+        return (part.num_filled < state.next_look) & has_room & ~part.broken_down
+
+    # A breakdown before has been looked at.
+    first = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    grown = jax.lax.while_loop(goes_on, lambda part: arnoldi.expand(op, part), first)
+    state = look(op, state._replace(krylov=grown), goal, tol=tol)
+    if m < op.size:
+        most = max(goal.k + 1, m - LONGEST_WAIT)
+        fresh = state.search.starts
+        kept = num_kept(state.vectors, goal.k, most)
+        kept = jnp.where(fresh, undivided(state.vectors, goal.k, most), kept)
+        turn = lambda part: arnoldi.restart(part, state.vectors, kept, most, fresh, state.aims.levels)
+        restarting = ((state.krylov.num_filled == m) | fresh) & ~state.done
+        state = state._replace(
+            krylov=apply_when(restarting, turn, state.krylov), search=missed_pairs.begun(state.search)
+        )
+    return state._replace(next_look=state.next_look + state.krylov.num_filled)
+
+
+class _Extraction(NamedTuple):
+    """The pairs at a look, and what is asked of them."""
+
+    found: GeneralRitz
+    vectors: SchurBasis
+    bounds: search_targets.Bounds
+    residuals: jax.Array  # (k,) of the pairs wanted, or of their span where that would be locked
+
+
+def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
+    """Extracts the pairs, judges them, and says when to look again (in rows from now)."""
+    part = state.krylov
+    m, spent = part.filled.shape[0], part.num_matvecs
+    complete = part.num_filled >= op.size
+    found, vectors, bounds, residuals = _extract(op, state, goal, tol)
+    values = found.values[: goal.k]
+    check = missed_pairs.check(
+        state.search,
+        goal,
+        values,
+        residuals,
+        lanczos_polynomials.amplitudes(part.polynomials),
+        state.aims,
+        _aims(op, goal, values, jnp.max(found.residuals[: goal.k]), bounds),
+        bounds,
+        part.broken_down & ~complete,
+    )
+    polynomials = tree.where(check.begins_here, begin_search(part, check.aims.levels), part.polynomials)
+    # A space that holds all of a small operator is filled: that is all there is to know.
+    # Of locked pairs that restarts have spoiled no search can say that they are there.
+    spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
+    given_up = spoiled | missed_pairs.has_given_up(check.search, goal.k)
+    finished = check.search.satisfied | given_up if m < op.size else False
+    most = max(LONGEST_WAIT, m // _WAITING_SHARE)
+    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, most=most)
+    return state._replace(
+        krylov=part._replace(polynomials=polynomials),
+        found=found,
+        vectors=vectors,
+        next_look=jnp.maximum(wait, goal.k - part.num_filled),
+        distance=check.remaining,
+        last_look=spent,
+        search=check.search,
+        aims=check.aims,
+        done=finished | complete | (spent >= goal.max_matvecs) | ~jnp.isfinite(part.operator_norm),
+    )
+
+
+def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) -> _Extraction:
+    """The pairs, bounds on their residuals by the condition of their eigenvalues, and the Schur vectors if needed."""
+    part, k = state.krylov, goal.k
+    found = ritz_pairs(part, goal.which, real=is_real(op.structure))
+    bounds = search_targets.bounds_of(op, goal, tol, part.operator_norm)
+    residuals = found.residuals[:k]
+    candidates = jnp.all(residuals <= bounds.locked)
+    full = part.num_filled == part.filled.shape[0]
+    vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, goal.which), state.vectors)
+    if not goal.verify:
+        return _Extraction(found, vectors, bounds, residuals)
+    bounds = search_targets.bounds_by_condition(
+        op, bounds, largest_condition(found, k, bounds.locked), found.values[:k]
+    )
+    # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
+    span = jnp.where(candidates, _residual_of_span(part, vectors, k), 0)
+    return _Extraction(found, vectors, bounds, jnp.maximum(residuals, span))
+
+
+def num_kept(vectors: SchurBasis, k: int, most: int) -> jax.Array:
+    """How many Schur vectors a restart keeps, () int32; those of a pair are kept together."""
+    m = vectors.second.shape[0]
+    return undivided(vectors, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
+
+
+def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int) -> jax.Array:
+    """() the norm of A Q - Q (Q^H A Q) for the Schur vectors Q that a search locks."""
+    m = vectors.second.shape[0]
+    locked = jnp.arange(m, dtype=jnp.int32) < (undivided(vectors, k, m) if k < m else k)
+    return tree.norm(jnp.where(locked, matmul(part.couplings[0], vectors.coefficients), 0))
+
+
+def _aims(
+    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: search_targets.Bounds
+) -> search_targets.Aims:
+    """Aims of a search that begins when these values have been found: copies of them, and what is more wanted."""
+    distance, real = search_targets.far_enough(bounds), is_real(op.structure)
+    keys = wanted_keys(values, goal.which, real=real)
+    certain = search_targets.amplitude_of_certainty(op.size)
+    copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
+    others = certain * search_targets.probability_missed(goal, worst, distance)
+    points = boundary(values, goal.which, distance, bounds.scale, real=real)
+    levels = jnp.concatenate([values, points.astype(values.dtype)])
+    return search_targets.Aims(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
+
+
+def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
+    """The result of a state, with residuals vouched for: one product, or as many as there are vectors besides."""
+    k, part = goal.k, state.krylov
+    bound = search_targets.bounds_of(op, goal, tol, part.operator_norm).locked
+    # A search that is cut off may have seen something that has not converged: what has is returned instead.
+    unfinished = state.search.running & ~state.search.satisfied
+    found = tree.where(unfinished, converged_first(state.found, bound), state.found)
+    values, residuals, coefficients = found.values[:k], found.residuals[:k], found.coefficients[:, :k]
+    vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
+    there = jnp.isfinite(residuals)
+    nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
+    # What a search has dropped is not in the decomposition: each residual is then recomputed.
+    searched = state.search.running | (state.search.num_searches > 0)
+    claimed = jnp.where(there, residuals, 0)
+    audit = lambda _: _audited(op, part, values, vectors, coefficients, claimed, searched)
+    residuals, discrepancy, audits = apply_when(jnp.any(there), audit, nothing_audited)
+    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
+    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + audits)
+    verified = (part.num_filled >= op.size) | state.search.satisfied if goal.verify else True
+    finite = jnp.isfinite(part.operator_norm)
+    result = judge(
+        op, result, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
+    )
+    recovered = missed_pairs.num_recovered(state.search, values, 2 * jnp.max(residuals))
+    return result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
+
+
+def _audited(
+    op: LinearOperator,
+    part: KrylovDecomposition,
+    values: jax.Array,
+    vectors: PyTree,
+    coefficients: jax.Array,
+    claimed: jax.Array,
+    searched: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The residuals where one product confirms A V c = V H c + d b^H c, else recomputed, each by itself.
+
+    As in `residuals`, for a random sum c of the coefficients, and for their real and imaginary parts where A is real.
+
+    Returns:
+        `residuals, discrepancy, num_matvecs`.
+    """
+    real = not jnp.iscomplexobj(part.matrix)
+    columns = jnp.concatenate([coefficients.real, coefficients.imag], axis=1) if real else coefficients
+    count = columns.shape[1]
+    signs = arbitrary_signs(part.seed, count, columns.dtype)
+    c = matmul(columns, signs)
+    predicted = tree.combine(matmul(part.matrix, c), part.basis)
+    predicted = tree.add_scaled(predicted, matmul(part.couplings[0], c), tree.row(part.directions, 0))
+    image = decomposition.matvec(op, tree.combine(c, part.basis))
+    discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
+    confirmed = (discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
+
+    def recompute(i, residuals):
+        vector = tree.row(vectors, i)
+        image = complex_matvec(op, vector)
+        return residuals.at[i].set(tree.norm(tree.add_scaled(image, -values[i], vector)))
+
+    # A loop of no turns where all is well, under vmap too.
+    turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
+    residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(claimed, discrepancy))
+    return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)

@@ -1,0 +1,216 @@
+"""The bordered systems of eigenpairs: what a left eigenvector and a derivative solve.
+
+Of a simple eigenvalue lambda_i of A with the unit eigenvector v_i, and a scale s of A, the matrix
+
+    K_i = [ conj(lambda_i) - A^H   s v_i ]
+          [        s v_i^H           0   ]
+
+is not singular. With Z an orthonormal basis of the k eigenvectors known, A Z = Z T, and P = I - Z Z^H, its solution
+w = Z a + y falls apart into a small system for a and one on the complement, where A^H has none of the k eigenvalues:
+
+    (conj(lambda_i) - T^H) a + s mu Z^H v_i = Z^H f,  s v_i^H Z a = h,    P (conj(lambda_i) - A^H) P y = P f + P A^H Z a
+
+The transposed one, [lambda_i - A, s v_i; s v_i^H, 0], does so the other way round, y first. The complement is solved by
+GMRES, all k systems together.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.complexified import complex_matvec, on_complex
+from eigenjax.operators.functions.convolutions import fast_in_loops
+from eigenjax.solvers.linear.gmres import gmres
+from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import normalize, orthogonalize
+from eigenjax.vectors.tree import PyTree
+
+# An eigenvector that keeps less than this share of itself beside those before it is not projected out: what is left is
+# mostly error.
+_DEPENDENT = 1e-3
+# Eigenvalues closer than so many times the residuals of their pairs are not told apart by the forward solve ...
+_CLUSTER_RESIDUALS = 8.0
+# ... nor those closer than so many units of rounding of the largest.
+_CLUSTER_ROUNDING = 32.0
+# What a projection leaves below so many units of rounding of the whole is zero.
+_NEGLIGIBLE = 16.0
+# Vectors of a Krylov space of GMRES, for each pair.
+_RESTART = 40
+
+
+class Bordered(NamedTuple):
+    """The systems of k pairs."""
+
+    op: LinearOperator
+    eigenvalues: jax.Array  # (k,) complex
+    vectors: PyTree  # (k, ...) unit vectors
+    residuals: jax.Array  # (k,) of the pairs
+    scale: jax.Array  # () s
+
+
+class Solution(NamedTuple):
+    """W and mu of all k systems."""
+
+    vectors: PyTree  # (k, ...)
+    multipliers: jax.Array  # (k,)
+
+
+class Told(NamedTuple):
+    """What is known of the k solves."""
+
+    whole: jax.Array  # (k,) ||(f, h, right-hand side of the complement)||, what a residual is small beside
+    target: jax.Array  # (k,) the residual that the complement was solved to
+    num_matvecs: jax.Array  # (k,) int32, steps of GMRES
+    left_out: jax.Array  # (k,) what of the small system's right-hand side was left out: no solution knows of it
+
+
+def adjoint_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
+    """A^H v for a complex v, by transposition of the product; two of these where A is real."""
+    structure = tree.working_structure(op.structure)
+    transposed = jax.linear_transpose(functools.partial(matvec, op), structure)
+    conjugate = functools.partial(jax.tree.map, jnp.conj)
+    return conjugate(on_complex(fast_in_loops(lambda x: transposed(x)[0]), structure)(conjugate(vector)))
+
+
+def apply(system: Bordered, vectors: Solution) -> Solution:
+    """K_i (w_i, mu_i) for all i; differentiable."""
+
+    def one(value, v, w, mu):
+        image = tree.add_scaled(tree.scale(jnp.conj(value), w), -1.0, adjoint_matvec(system.op, w))
+        image = tree.add_scaled(image, system.scale.astype(mu.dtype) * mu, v)
+        return image, system.scale.astype(mu.dtype) * tree.inner(v, w)
+
+    return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
+
+
+def apply_adjoint(system: Bordered, vectors: Solution) -> Solution:
+    """K_i^H (w_i, mu_i) for all i; differentiable."""
+
+    def one(value, v, w, mu):
+        image = tree.add_scaled(tree.scale(value, w), -1.0, complex_matvec(system.op, w))
+        image = tree.add_scaled(image, system.scale.astype(mu.dtype) * mu, v)
+        return image, system.scale.astype(mu.dtype) * tree.inner(v, w)
+
+    return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
+
+
+def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> tuple[Solution, Told]:
+    """K_i (w_i, mu_i) = (f_i, h_i), or of K_i^H, for all i, and how it went.
+
+    Args:
+        system: not differentiated here.
+        rhs: (f, h).
+        tol: (k,) residuals to stop at, relative to f and h.
+        max_iter: products of GMRES for one system, static.
+        transposed: of K_i^H; static.
+
+    Cost: k products for T, k for what couples both parts, and those of GMRES; twice as many of a real operator.
+    """
+    basis = _orthonormal(system.vectors)
+    images = jax.lax.map(functools.partial(complex_matvec, system.op), basis)
+    projected = tree.gram(basis, images)
+    parts = _Parts(system, basis, projected, max_iter)
+    one = functools.partial(_forward_system if transposed else _adjoint_system, parts)
+    return jax.vmap(one)(system.eigenvalues, system.vectors, system.residuals, tol, *rhs)
+
+
+def residuals(system: Bordered, rhs: Solution, found: Solution) -> jax.Array:
+    """||P (f_i - (conj(lambda_i) - A^H) w_i)||, (k,), of the solutions of K_i as they are.
+
+    Cost: one product of A^H for each, two of a real operator.
+    """
+    basis = _orthonormal(system.vectors)
+
+    def one(value, f, w):
+        image = tree.add_scaled(adjoint_matvec(system.op, w), -jnp.conj(value), w)
+        return tree.norm(_away(basis, jax.tree.map(jnp.add, f, image)))
+
+    return jax.vmap(one)(system.eigenvalues, rhs.vectors, found.vectors)
+
+
+class _Parts(NamedTuple):
+    system: Bordered
+    basis: PyTree  # Z
+    projected: jax.Array  # T
+    max_iter: int
+
+
+def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
+    basis = parts.basis
+    part = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
+    inside = tree.combine(part.small, basis)
+    product = functools.partial(adjoint_matvec, parts.system.op)
+    rest = jax.tree.map(jnp.add, f, product(inside))
+    outside, told = _outside(parts, product, jnp.conj(value), rest, f, h, tol)
+    return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), told._replace(left_out=part.left_out)
+
+
+def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
+    product = functools.partial(complex_matvec, parts.system.op)
+    outside, told = _outside(parts, product, value, f, f, h, tol)
+    rest = tree.project(parts.basis, jax.tree.map(jnp.add, f, product(outside)))
+    part = _inside(parts, value, parts.projected, v, residual, rest, h)
+    whole = jax.tree.map(jnp.add, tree.combine(part.small, parts.basis), outside)
+    return Solution(whole, part.multiplier), told._replace(left_out=part.left_out)
+
+
+class _Inside(NamedTuple):
+    small: jax.Array  # (k,) a
+    multiplier: jax.Array  # () mu
+    left_out: jax.Array  # () norm of what of the right-hand side was
+
+
+def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
+    """The small system, scaled to numbers of order one; what is nearly singular in it, a cluster, is left out."""
+    k, scale = rest.shape[0], parts.system.scale
+    border = tree.project(parts.basis, v)
+    matrix = jnp.zeros((k + 1, k + 1), rest.dtype)
+    matrix = matrix.at[:k, :k].set((value * jnp.eye(k, dtype=rest.dtype) - projected) / scale.astype(rest.dtype))
+    matrix = matrix.at[:k, k].set(border).at[k, :k].set(jnp.conj(border))
+    left, values, right = jnp.linalg.svd(jnp.where(jnp.isfinite(matrix), matrix, 0))
+    unit = _CLUSTER_ROUNDING * jnp.finfo(values.dtype).eps
+    width = _CLUSTER_RESIDUALS * residual / scale + unit * jnp.max(values)
+    known = values > width
+    inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0).astype(rest.dtype)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    numbers = product(jnp.conj(left).T, jnp.append(rest, h))
+    found = product(jnp.conj(right).T, inverse * numbers / scale.astype(rest.dtype))
+    return _Inside(found[:k], found[k], tree.norm(jnp.where(known, 0, numbers)))
+
+
+def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[PyTree, Told]:
+    """The system on the complement."""
+    nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
+    whole = tree.norm((f, h, rest))
+    if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
+        return jax.tree.map(jnp.zeros_like, rest), Told(whole, nothing, none, nothing)  # there is none
+    away = functools.partial(_away, parts.basis)
+    # At every product: rounding would bring the eigenvectors back.
+    shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
+    projected = away(rest)
+    target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
+    restart = min(_RESTART, parts.system.op.size)
+    found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
+    return away(found.solution), Told(whole, target, found.num_matvecs, nothing)
+
+
+def _away(basis: PyTree, x: PyTree) -> PyTree:
+    """What of a vector lies outside the span of orthonormal rows."""
+    return tree.add_scaled(x, -1.0, tree.combine(tree.project(basis, x), basis))
+
+
+def _orthonormal(vectors: PyTree) -> PyTree:
+    """An orthonormal basis of the eigenvectors; rows of zeros for those that depend on others."""
+
+    def clean(i, done):
+        rest = orthogonalize(done, tree.row(vectors, i))
+        length = jnp.where(rest.norm > _DEPENDENT, rest.norm, 0)
+        direction = tree.where(length > 0, normalize(rest.vector, length), jax.tree.map(jnp.zeros_like, rest.vector))
+        return tree.set_row(done, i, direction)
+
+    k = jax.tree.leaves(vectors)[0].shape[0]
+    return jax.lax.fori_loop(0, k, clean, jax.tree.map(jnp.zeros_like, vectors))

@@ -1,0 +1,146 @@
+"""GMRES: the linear solver for systems without symmetry, restarted.
+
+    min ||b - A x||  over the Krylov space of A and b,    A V_j = V_{j+1} H,    min_y || ||b|| e_1 - H y ||
+
+by the Arnoldi recurrence and a QR factorisation of H, updated by one rotation a step (Saad and Schultz 1986).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.solvers.linear.minres import LinearSolution
+from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import normalize, orthogonalize
+from eigenjax.vectors.tree import PyTree
+
+# What is left of an image below so many units of rounding of ||A|| is rounding: the Krylov space is exhausted.
+_EXHAUSTED = 10.0
+# No residual can be told from rounding below so many units of ||b||.
+_ATTAINABLE = 10.0
+# A cycle that shrinks the residual by less than this will be followed by others like it.
+_STAGNATED = 0.999
+# An entry on the diagonal of R below so many units of rounding of the largest is zero: the system is singular.
+_SINGULAR = 100.0
+
+
+class _Cycle(NamedTuple):
+    basis: PyTree  # (r + 1, ...) V
+    triangle: jax.Array  # (r, r) R of H = Q R, in columns as far as they are known
+    rotation: jax.Array  # (r + 1, r + 1) Q^H
+    target: jax.Array  # (r + 1,) Q^H ||b|| e_1; the entry after the last column is the residual
+    operator_norm: jax.Array  # () the largest ||A v|| of this cycle
+    length: jax.Array  # () int32, columns
+    ended: jax.Array  # () bool, the space is exhausted
+
+
+def gmres(
+    operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Array, restart: int, max_iter: int
+) -> LinearSolution:
+    """Solves A x = b.
+
+    Args:
+        operator: v -> A v.
+        rhs: b.
+        target: () the absolute ||b - A x|| to stop at, rounding allowing; a b no longer than that costs
+            no product.
+        restart: r, vectors of a Krylov space, static.
+        max_iter: products at most, give or take a cycle, static.
+
+    Returns:
+        The solution, starting from zero, and its true residual. Cost: one product a step and one a cycle, r + 4
+        vectors of memory, each step reads the basis four times.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matrix = jnp.array([[2.0, 1.0], [0.0, -3.0]])
+        >>> found = gmres(lambda v: matrix @ v, jnp.array([4.0, -6.0]), target=1e-5, restart=5, max_iter=10)
+        >>> print(found.solution.round(4), found.num_matvecs)
+        [1. 2.] 3
+
+    Source: Saad and Schultz (1986), GMRES.
+    """
+    length = tree.norm(rhs)
+    target = jnp.maximum(target, _ATTAINABLE * jnp.finfo(length.dtype).eps * length)
+
+    def goes_on(carry):
+        _, _, residual, before, count = carry
+        # Also ends on NaN, which compares False.
+        return (residual > target) & (residual < _STAGNATED * before) & (count < max_iter)
+
+    def cycle(carry):
+        solution, rest, residual, _, count = carry
+        correction, spent = _one_cycle(operator, rest, residual, target, restart)
+        moved = jax.tree.map(jnp.add, solution, correction)
+        rest = tree.add_scaled(rhs, -1.0, operator(moved))
+        after = tree.norm(rest)
+        # The last word of a cycle that made it worse is the one before.
+        better = after < residual
+        solution = tree.where(better, moved, solution)
+        return solution, rest, jnp.where(better, after, residual), residual, count + spent + 1
+
+    start = (jax.tree.map(jnp.zeros_like, rhs), rhs, length, length * 0 + jnp.inf, jnp.zeros((), jnp.int32))
+    solution, _, residual, _, count = jax.lax.while_loop(goes_on, cycle, start)
+    return LinearSolution(solution, residual, residual, count)
+
+
+def _one_cycle(
+    operator: Callable[[PyTree], PyTree], rest: PyTree, length: jax.Array, target: jax.Array, restart: int
+) -> tuple[PyTree, jax.Array]:
+    """The correction of one Krylov space, and the products it took."""
+    dtype = tree.accumulation_dtype(rest)
+    start = _Cycle(
+        basis=tree.set_row(tree.zero_basis(rest, restart + 1), 0, normalize(rest, length)),
+        triangle=jnp.zeros((restart, restart), dtype),
+        rotation=jnp.eye(restart + 1, dtype=dtype),
+        target=jnp.zeros(restart + 1, dtype).at[0].set(length.astype(dtype)),
+        operator_norm=jnp.zeros_like(length),
+        length=jnp.zeros((), jnp.int32),
+        ended=jnp.zeros((), bool),
+    )
+
+    def goes_on(state):
+        return (jnp.abs(state.target[state.length]) > target) & ~state.ended & (state.length < restart)
+
+    end = jax.lax.while_loop(goes_on, lambda state: _step(operator, state), start)
+    there = jnp.arange(restart, dtype=jnp.int32) < end.length
+    diagonal = jnp.where(there, jnp.diag(end.triangle), 1)
+    floor = _SINGULAR * jnp.finfo(length.dtype).eps * jnp.max(jnp.abs(end.triangle))
+    solvable = jnp.abs(diagonal) > jnp.where(there, floor, 0)
+    diagonal = jnp.where(solvable, diagonal, 1)
+    square = jnp.triu(end.triangle, 1) + jnp.diag(diagonal)
+    numbers = jnp.where(there & solvable, end.target[:restart], 0)
+    weights = jax.lax.linalg.triangular_solve(square, numbers[:, None], left_side=True, lower=False)[:, 0]
+    return tree.combine(jnp.append(weights, jnp.zeros(1, dtype)), end.basis), end.length
+
+
+def _step(operator: Callable[[PyTree], PyTree], state: _Cycle) -> _Cycle:
+    j = state.length
+    rest = orthogonalize(state.basis, operator(tree.row(state.basis, j)))
+    norm = jnp.maximum(state.operator_norm, tree.norm((rest.coefficients, rest.norm)))
+    ended = rest.norm <= _EXHAUSTED * jnp.finfo(norm.dtype).eps * norm
+    column = rest.coefficients.at[j + 1].set(jnp.where(ended, 0, rest.norm).astype(rest.coefficients.dtype))
+    column = jnp.matmul(state.rotation, column, precision=jax.lax.Precision.HIGHEST)
+    # One rotation of the rows j and j + 1 annihilates the last entry.
+    pair = jax.lax.dynamic_slice(column, (j,), (2,))
+    length = tree.norm(pair)
+    safe = jnp.where(length > 0, length, 1).astype(pair.dtype)
+    cosine, sine = jnp.where(length > 0, pair[0] / safe, 1), pair[1] / safe
+    plane = jnp.stack([jnp.stack([jnp.conj(cosine), jnp.conj(sine)]), jnp.stack([-sine, cosine])])
+
+    def turned(rows):
+        two = jax.lax.dynamic_slice_in_dim(rows, j, 2)
+        two = jnp.matmul(plane, two, precision=jax.lax.Precision.HIGHEST)
+        return jax.lax.dynamic_update_slice_in_dim(rows, two, j, 0)
+
+    return _Cycle(
+        basis=tree.set_row(state.basis, j + 1, normalize(rest.vector, rest.norm)),
+        triangle=state.triangle.at[:, j].set(turned(column)[:-1]),
+        rotation=turned(state.rotation),
+        target=turned(state.target),
+        operator_norm=norm,
+        length=j + 1,
+        ended=ended,
+    )

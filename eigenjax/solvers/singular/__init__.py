@@ -1,0 +1,4 @@
+"""Singular triplets: `svds`, over the thick-restart iteration of `restarted_golub_kahan`.
+
+Imports `vectors`, `operators`, `krylov` and `solvers.convergence`.
+"""

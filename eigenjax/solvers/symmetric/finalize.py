@@ -1,0 +1,124 @@
+"""The result of a restarted solve: pairs from its last convergence check, with residuals confirmed by products."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov import ritz
+from eigenjax.krylov.decomposition import KrylovDecomposition
+from eigenjax.krylov.solve_spec import Goal
+from eigenjax.operators.base import LinearOperator
+from eigenjax.result import EigenResult
+from eigenjax.solvers.convergence import missed_pairs
+from eigenjax.solvers.convergence.error_bounds import with_error_bounds
+from eigenjax.solvers.convergence.judgement import judge
+from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, audited_residuals, rounding_unit
+from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
+from eigenjax.solvers.warm_start import RayleighRitz, known_vectors, rayleigh_ritz
+from eigenjax.vectors import storage, tree
+from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.orthogonalize import orthogonalize
+from eigenjax.vectors.signs import fix_signs
+from eigenjax.vectors.tree import PyTree
+
+
+def finalize(
+    op: LinearOperator,
+    state: RestartedState,
+    goal: Goal,
+    *,
+    tol: Any,
+    sigma: Any = 0.0,
+    references: PyTree | None = None,
+) -> EigenResult:
+    """The result of a state, with residuals vouched for: one product, or k + 1 where that one finds fault."""
+    k = goal.k
+    values, residuals = state.found.values[:k], state.found.residuals[:k]
+    coefficients = state.found.coefficients[:, :k]
+    vectors = storage.combine(coefficients, state.krylov.basis)
+    if storage.is_narrow(state.krylov.basis):
+        pairs = _polished(op, vectors, goal, sigma)
+        vectors, _ = fix_signs(pairs.vectors, references=references)
+        spent, scale = state.krylov.num_matvecs + k, jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
+        there = jnp.isfinite(residuals)
+        result = EigenResult(pairs.values, vectors, pairs.residuals, there, jnp.int32(0), spent)
+        return _judged(op, result, state, goal, tol, scale, jnp.zeros_like(scale))
+    vectors, phases = fix_signs(vectors, references=references)
+    there = jnp.isfinite(residuals)
+
+    # A V C = V H C + D^T B C + w s^H C, where D and what is left of w outside of V and D are orthogonal.
+    part = state.krylov
+    images = matmul(part.matrix, coefficients)
+    beside = matmul(part.dropped_couplings, coefficients)
+    along, outside, length = _left_out(part, coefficients)
+
+    def predict(signs):
+        turned = signs.astype(phases.dtype) * phases
+        image = storage.combine(matmul(images, turned), part.basis)
+        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.directions))
+        return tree.add_scaled(image, matmul(beside, turned), outside)
+
+    # Without the defects: the audit finds them, if they are still there.
+    inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
+    claimed = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
+
+    needed = ~state.vouched & jnp.any(there)
+    believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
+    seed, turns = state.krylov.seed, state.krylov.num_restarts
+    norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of few products may be far below
+    residuals, discrepancy, audits = audited_residuals(
+        op, values, vectors, believed, predict, norm, seed, turns, needed
+    )
+    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
+    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
+    return _judged(op, result, state, goal, tol, state.scale, discrepancy)
+
+
+def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
+    """The (b, k) components of A V C along D, what w has outside of V and D, and its length."""
+    along = matmul(part.couplings, coefficients)
+    rest = orthogonalize(part.basis, part.dropped, part.directions)
+    on_directions = rest.coefficients[part.filled.shape[0] :]
+    along = along + on_directions[:, None] * matmul(part.dropped_couplings, coefficients)[None, :]
+    return along, rest.vector, rest.norm
+
+
+def _judged(
+    op: LinearOperator,
+    result: EigenResult,
+    state: RestartedState,
+    goal: Goal,
+    tol: Any,
+    scale: jax.Array,
+    discrepancy: jax.Array,
+) -> EigenResult:
+    finite = jnp.isfinite(state.krylov.operator_norm)
+    complete = state.krylov.num_filled >= op.size
+    verified = complete | state.search.satisfied if goal.verify else jnp.ones((), bool)
+    result = judge(
+        op,
+        result,
+        tol=tol,
+        scale=scale,
+        discrepancy=discrepancy,
+        finite=finite,
+        lost=goal.kept.unit,
+        verified=verified,
+    )
+    recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))
+    result = result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
+    # What an audit lets pass.
+    units = AUDIT_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(scale.dtype))
+    rounding = units * rounding_unit(op) * scale
+    return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
+
+
+def _polished(op: LinearOperator, vectors: PyTree, goal: Goal, sigma: Any) -> RayleighRitz:
+    """The Ritz pairs of vectors that were put together from rounded rows, in the order wanted; k products.
+
+    Their eigenvalues are off by the square of what the vectors are.
+    """
+    pairs = rayleigh_ritz(op, known_vectors(vectors).rows)
+    order = ritz.pair_order(pairs.values, goal.which, sigma if goal.near else None)
+    return RayleighRitz(pairs.values[order], jax.tree.map(lambda x: x[order], pairs.vectors), pairs.residuals[order])

@@ -1,0 +1,46 @@
+"""Ghosts: the copies of one eigenvalue that Lanczos finds when its basis has lost orthogonality.
+
+Without reorthogonalisation a converged Ritz vector comes back, and the projected matrix repeats its eigenvalue
+(Paige 1971; Cullum and Willoughby 1985). A copy is told from a true multiple eigenvalue by its vector: copies are
+parallel, the vectors of a multiple eigenvalue are not.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.vectors import tree
+from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.tree import PyTree
+
+# Two unit Ritz vectors with a larger inner product are one vector found twice.
+_PARALLEL = 0.5
+
+
+def distinct_ritz_vectors(
+    basis: PyTree, coefficients: jax.Array, residuals: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Which Ritz vectors of a basis that is not orthonormal are no copies of a better one.
+
+    Args:
+        basis: m rows.
+        coefficients: (m, m), column i makes the Ritz vector y_i.
+        residuals: (m,) ||A y_i - theta_i y_i|| for y_i as it is.
+        valid: (m,) bool, the columns to look at.
+
+    Returns:
+        `distinct, lengths`: (m,) bool, and (m,) the norms ||y_i||. Cost: the m^2 inner products of the basis.
+    """
+    products = tree.self_gram(basis)
+    rotation = coefficients.astype(products.dtype)
+    overlaps = jnp.abs(matmul(rotation.T, products, rotation))
+    lengths = jnp.sqrt(jnp.diag(overlaps))
+    safe = jnp.where(lengths > 0, lengths, 1)
+    overlaps = overlaps / (safe[:, None] * safe[None, :])
+    best_first = jnp.argsort(jnp.where(valid, residuals / safe, jnp.inf))
+
+    def admit(distinct, i):
+        is_copy = jnp.any(distinct & (overlaps[i] > _PARALLEL))
+        return distinct.at[i].set(valid[i] & ~is_copy), None
+
+    distinct, _ = jax.lax.scan(admit, jnp.zeros(residuals.shape, bool), best_first)
+    return distinct, safe

@@ -1,0 +1,154 @@
+"""What a restarted solve is asked to do: the options of `eigsh`, checked, and the state that it begins in."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov import ritz
+from eigenjax.krylov.rayleigh_ritz import EXTRA_NEAR
+from eigenjax.krylov.solve_spec import Goal
+from eigenjax.operators.base import LinearOperator
+from eigenjax.solvers.budget import checked_budget
+from eigenjax.solvers.convergence.judgement import default_tolerance
+from eigenjax.solvers.symmetric import restarted_lanczos
+from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
+from eigenjax.solvers.warm_start import KnownVectors, is_several, known_vectors, start_rows, starting_block
+from eigenjax.vectors import storage
+from eigenjax.vectors.pseudorandom import successor
+from eigenjax.vectors.storage import Storage
+from eigenjax.vectors.tree import PyTree
+
+_NARROW = ("bfloat16", "float16", "float32")
+# Vectors held by default: 2 k + 10 at an end, more near a number, where a small space sees little.
+_LEAST_DIM = 20
+_LEAST_DIM_NEAR = 60
+# What more memory than this would buy is not worth the reading of it.
+_PER_PAIR = 8
+_ENOUGH = 200
+
+
+class Plan(NamedTuple):
+    """The arguments of a restarted solve, checked."""
+
+    goal: Goal  # static
+    tol: Any
+    krylov_dim: int
+    block_size: int
+
+
+def planned(
+    op: Any,
+    k: int,
+    *,
+    which: str,
+    tol: Any,
+    krylov_dim: Any,
+    max_matvecs: Any,
+    block_size: Any,
+    near: bool,
+    verify: bool,
+    kept: Storage,
+    random_start: bool = True,
+) -> Plan:
+    """Checks the arguments of `eigsh` and fills in what is None; of `op` only structure and size are looked at."""
+    ritz.check_count(k, op.size)
+    if not near:
+        ritz.check_which(which)
+    check_positive("block_size", block_size)
+    krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
+    max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
+    goal = Goal(
+        k=k,
+        which=which,
+        near=near,
+        verify=bool(verify),
+        max_matvecs=max_matvecs,
+        kept=kept,
+        random_start=random_start,
+    )
+    if tol is None:
+        tol = max(default_tolerance(op), kept.unit)
+    return Plan(goal, tol, krylov_dim, block_size)
+
+
+def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
+    """The state before the first product, the eigenvectors known, and the vectors that signs follow."""
+    goal = plan.goal
+    rows = start_rows(op, v0)
+    known = None
+    # A search needs room to restart; without it the space is filled, and no more is to be known.
+    can_search = not goal.verify or plan.krylov_dim < op.size
+    believable = is_several(op, v0) and can_search and plan.block_size == 1 and goal.kept == Storage()
+    if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
+        known = known_vectors(rows)
+    starts = starting_block(op, rows if known is None else known.rows, plan.block_size, successor(seed, 0))
+    first_look = goal.k if known is None else 1
+    state = restarted_lanczos.init(
+        starts, goal, krylov_dim=plan.krylov_dim, first_look=first_look, seed=successor(seed, 1)
+    )
+    return state, known, rows
+
+
+def refuse(options: dict[str, Any], other: str) -> None:
+    """Raises an error if an option is given that another one excludes."""
+    shown = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
+    given = [shown(name, value) for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
+
+
+def checked_storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
+    """How the basis is kept."""
+    if dtype is None:
+        return Storage(on_host=basis == "offload")
+    try:
+        name = str(jnp.dtype(dtype))
+    except TypeError:
+        name = str(dtype)
+    if name not in _NARROW:
+        raise ValueError(f"basis_dtype={dtype!r}: choose one of {', '.join(map(repr, _NARROW))}, or None")
+    kept = Storage(name, on_host=basis == "offload")
+    return kept if storage.loses(op.structure, kept) else kept._replace(dtype=None)
+
+
+def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int, least: int) -> int:
+    """As many vectors as fit into these bytes."""
+    check_positive("max_basis_bytes", max_basis_bytes)
+    refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
+    fitting = max_basis_bytes // vector_bytes
+    if fitting < least:
+        raise ValueError(
+            f"max_basis_bytes={max_basis_bytes} holds {fitting} vectors of {vector_bytes} bytes, and k={k} pairs need "
+            f"{least} at least: give {least * vector_bytes} bytes or more, or basis='recompute'"
+        )
+    return min(fitting, max(_PER_PAIR * k, _ENOUGH))
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises an error unless a value is a positive int."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
+    if value < 1:
+        raise ValueError(f"{name}={value}: give 1 or more")
+
+
+def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: bool) -> tuple[int, int]:
+    """(m, b); a space as large as the operator is filled vector by vector."""
+    if krylov_dim is None:
+        least = max(4 * k + 20, _LEAST_DIM_NEAR) if near else max(2 * k + 10, _LEAST_DIM)
+        krylov_dim = max(least, k + 3 * block_size)
+    else:
+        check_positive("krylov_dim", krylov_dim)
+        least = min(least_dim(k, block_size, near), size)
+        if krylov_dim < least:
+            where = " near a number" if near else ""
+            raise ValueError(
+                f"krylov_dim={krylov_dim}: k={k} pairs{where} and a block of {block_size} need krylov_dim >= {least}"
+            )
+    return (size, 1) if krylov_dim + block_size > size else (krylov_dim, block_size)
+
+
+def least_dim(k: int, block_size: int, near: bool) -> int:
+    """The smallest basis that holds what is wanted and has room to go on."""
+    return k + block_size + (EXTRA_NEAR if near else 0)

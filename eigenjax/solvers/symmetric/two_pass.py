@@ -1,0 +1,300 @@
+"""Two-pass Lanczos: eigenpairs of a symmetric operator in the memory of a few vectors, for twice the products.
+
+    beta_j v_{j+1} = A v_j - beta_{j-1} v_{j-1} - alpha_j v_j,    T s = theta s,    x = sum_j s_j v_j
+
+The first pass keeps alpha and beta and forgets the vectors, the second runs again from the same start and sums the k
+Ritz vectors (Cullum and Willoughby 1985, chapter 4). Both are one loop body, to agree to the last bit.
+
+Nothing is orthogonalised. The first components s_1 of T's eigenvectors are overlaps <x, v_1>. Where theta_j has
+converged, rounding of size eps ||A|| starts it anew, as a ghost theta_i with
+
+    |s_1i| <= c eps ||A|| |s_1j| / |theta_i - theta_j|
+
+on its way to theta_j, and with any share of the overlap once it is there. What fulfils this is dropped: copies, and
+what T shares with T less its first row and column (s_1 = 0), the test of Cullum and Willoughby. The eigenvectors of a
+group of copies are an arbitrary basis, each making x of any length, or zero; but e_1 projected on the group,
+sum_i s_1i s_i, makes x of length 1. A Rayleigh-Ritz step on the k vectors judges them.
+
+>>> import jax, jax.numpy as jnp
+>>> from eigenjax import as_operator
+>>> op = as_operator(jnp.diag(jnp.array([10.0, 6.0, 3.0, 2.0, 1.0])))
+>>> state = init(op, k=2, krylov_dim=20)
+>>> state = jax.lax.while_loop(unfinished, lambda state: step(op, state, which="LA"), state)
+>>> print(finalize(op, state, which="LA").eigenvalues.round(4), state.drift)
+[10.  6.] 0.0
+"""
+
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.krylov import ritz
+from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.convert import as_operator
+from eigenjax.result import EigenResult
+from eigenjax.solvers.convergence.judgement import default_tolerance, judge, tolerance
+from eigenjax.solvers.convergence.residuals import rounding_unit
+from eigenjax.solvers.start import given_start, start_vector
+from eigenjax.vectors import tree
+from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
+from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
+from eigenjax.vectors.signs import fix_signs
+from eigenjax.vectors.tree import PyTree
+
+# c above: 4 let copies through, 16 none. Of a narrow product's rounding a direction gets one part in sqrt(n).
+_GHOST_ROUNDING, _GHOST_SHARE = 16.0, 2.0
+# The first pass ends at this part of tol, a margin for the rounding of the second and for the Rayleigh-Ritz step.
+_MARGIN = 0.5
+# T is looked at after 2 k steps, then every 4, later after a growth by one eighth: 25 dense solves in 300 steps.
+_LOOK_STEPS, _LOOK_GROWTH = 4, 8
+# What is left of a vector below so many units of rounding of it is rounding: a copy of those before.
+_COLLAPSED = 10.0
+# Steps allowed by default: a Hessian takes 10 to 40; k = 5 of a 60 x 70 Laplacian at 1e-6 needs 326 to 460.
+_STEPS, _STEPS_PER_PAIR, _STEPS_PER_DIMENSION = 300, 10, 4
+
+
+class TwoPassState(NamedTuple):
+    """Where the recurrence stands, in the first pass or in the second."""
+
+    start: PyTree  # v_1, to which the second pass returns
+    previous: PyTree  # v_step
+    direction: PyTree  # beta v_{step + 1}, not normalised
+    length: jax.Array  # () beta_step; 0 after a breakdown
+    diagonal: jax.Array  # (m,) alpha
+    offdiagonal: jax.Array  # (m,) beta
+    operator_norm: jax.Array  # () the largest ||A v_j|| so far: ||A|| from below
+    step: jax.Array  # () int32, steps of this pass
+    stop: jax.Array  # () int32, the step at which T is looked at next, or at which the second pass ends
+    replaying: jax.Array  # () bool, this is the second pass
+    coefficients: jax.Array  # (m, k) the eigenvectors of T chosen; zero in the first pass
+    vectors: PyTree  # (k, ...) their Ritz vectors so far
+    scale: jax.Array  # () the largest |Ritz value|
+    drift: jax.Array  # () the largest difference of an alpha or beta from that of the first pass
+
+
+def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key: Any = None) -> TwoPassState:
+    """The state before the first product, with room for krylov_dim steps; a v0 of no finite length is not taken."""
+    seed = seed_of(key)
+    start = start_vector(op, v0, successor(seed, 0))
+    length, fresh = tree.norm(start), lambda x: arbitrary_vector(successor(seed, 1), x)
+    start = apply_when(~((length > 0) & jnp.isfinite(length)), fresh, normalize(start, length))
+    start = normalize(start, tree.norm(start))
+    zero, none, room = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
+    return TwoPassState(
+        start=start,
+        previous=jax.tree.map(jnp.zeros_like, start),
+        direction=start,
+        length=jnp.ones_like(length),
+        diagonal=jnp.zeros(room, length.dtype),
+        offdiagonal=jnp.zeros(room, length.dtype),
+        operator_norm=zero,
+        step=none,
+        stop=jnp.full_like(none, min(2 * k, krylov_dim)),
+        replaying=jnp.asarray(False),
+        coefficients=jnp.zeros((room, k), length.dtype),
+        vectors=tree.zero_basis(start, k),
+        scale=zero,
+        drift=zero,
+    )
+
+
+def unfinished(state: TwoPassState) -> jax.Array:
+    """() bool: whether there are steps left; NaN and Inf end a solve."""
+    return (state.step < state.stop) & jnp.isfinite(state.operator_norm)
+
+
+def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None) -> TwoPassState:
+    """One product of an unfinished state, in either pass; the first turns to the second when it has seen enough."""
+    j = state.step
+    vector = normalize(state.direction, state.length)
+    coupling = jnp.where(j == 0, 0, state.length)
+    # Of the orders in which the step can be written, the one with the least rounding (Paige 1972).
+    image = tree.add_scaled(matvec(op, vector), -coupling, state.previous)
+    alpha = tree.inner(vector, image).real
+    direction = tree.add_scaled(image, -alpha, vector)
+    length = tree.norm(direction)
+    # ||A v_j||^2 = alpha^2 + beta_{j-1}^2 + beta_j^2
+    operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([alpha, coupling, length])))
+    length = jnp.where(length <= breakdown_length(operator_norm), 0, length)
+    change = jnp.maximum(jnp.abs(alpha - state.diagonal[j]), jnp.abs(length - state.offdiagonal[j]))
+    # A loop of at most one turn: the first pass reads none of the k vectors.
+    multiples = lambda x: state.coefficients[j].reshape(-1, *[1] * x.ndim).astype(x.dtype) * x[None]
+    add = lambda vectors: jax.tree.map(lambda sums, x: sums + multiples(x), vectors, vector)
+    state = state._replace(
+        previous=vector,
+        direction=direction,
+        length=length,
+        diagonal=state.diagonal.at[j].set(alpha),
+        offdiagonal=state.offdiagonal.at[j].set(length),
+        operator_norm=operator_norm,
+        step=j + 1,
+        vectors=apply_when(state.replaying, add, state.vectors),
+        drift=jnp.where(state.replaying, jnp.maximum(state.drift, change), 0),
+    )
+    due = ~state.replaying & ((state.step >= state.stop) | (length == 0)) & jnp.isfinite(operator_norm)
+    rounding = max(
+        _GHOST_ROUNDING * float(jnp.finfo(length.dtype).eps), _GHOST_SHARE * rounding_unit(op) / op.size**0.5
+    )
+    return apply_when(due, lambda state: _look(state, which, tol, rounding), state)
+
+
+def finalize(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None, v0: PyTree = None) -> EigenResult:
+    """The Rayleigh-Ritz pairs on the vectors of a finished state, random ones where it has fewer; k products."""
+    k = state.coefficients.shape[1]
+    basis, images = _orthonormalized(op, state.vectors, k)
+    # Column by column, because a product of two bases copies both.
+    matrix = jax.lax.map(lambda image: tree.project(basis, image), images).T
+    adjoint = jnp.conj(matrix).T
+    values, rotation, _ = ritz.projected_eigh((matrix + adjoint) / 2, jnp.asarray(k, jnp.int32))
+    order = ritz.wanted_order(values, which)
+    values, rotation = values[order], rotation[:, order]
+    miss = lambda value, s: tree.norm(tree.add_scaled(tree.combine(s, images), -value, tree.combine(s, basis)))
+    residuals = jax.lax.map(lambda pair: miss(*pair), (values, rotation.T))
+    vectors, _ = fix_signs(tree.combine(rotation, basis), given_start(op, v0))
+    num_matvecs = jnp.where(state.replaying, state.stop, 0) + state.step + k
+    return judge(
+        op,
+        EigenResult(values, vectors, residuals, jnp.ones(k, bool), jnp.int32(0), num_matvecs),
+        tol=tol,
+        scale=jnp.maximum(state.scale, jnp.max(jnp.abs(values))),
+        discrepancy=jnp.maximum(tree.norm(matrix - adjoint), state.drift),
+        finite=jnp.isfinite(state.operator_norm),
+    )
+
+
+def two_pass_lanczos(
+    op: Any,
+    k: int = 6,
+    *,
+    krylov_dim: int | None = None,
+    which: str = "LA",
+    tol: Any = None,
+    max_matvecs: int | None = None,
+    v0: PyTree | None = None,
+    key: jax.Array | None = None,
+) -> EigenResult:
+    """The k most wanted eigenpairs of a symmetric operator without ever storing a Krylov basis.
+
+    Runs Lanczos until the k wanted pairs of T claim residuals below tol, and once more for their vectors. A repeated
+    eigenvalue shows one vector; its other copies are missing, as is what the start vector is orthogonal to, others
+    take their place, and no flag tells. Two values that agree to 16 eps of the largest are one.
+
+    Args:
+        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian, and the
+            same to the last bit at every call: where its sums are not reproducible, pairs come out unconverged.
+        k: number of pairs, static.
+        krylov_dim: m, the most steps of a pass, static, beyond n if need be; None is max(10 k, 300), at most 4 n. It
+            costs m x m scalars and a few dozen dense solves of that size.
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
+        tol: of a converged pair's residual, times the largest |Ritz value|; None is sqrt(eps) as accumulated.
+        max_matvecs: the most products of all, static; the k that judge the result are spent in any case.
+        v0: start vector, shaped like the operator's vectors; the signs of the result follow it.
+        key: typed key of the start vector; None is `jax.random.key(0)`.
+
+    Returns:
+        The pairs in the order of `which`, flagged by their true residuals; random Ritz pairs beyond those found.
+
+    Raises:
+        ValueError: if k, krylov_dim or max_matvecs does not fit, `which` is unknown, or v0 does not fit.
+        TypeError: if `op` is nothing that `as_operator` takes, or k, krylov_dim or max_matvecs is not an int.
+
+    Cost: 2 j + k products for j <= m steps; ten vector reads a step, 2 k more in the second pass; 2 k + 6 vectors of
+    memory beside one product's.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> result = two_pass_lanczos(jnp.diag(jnp.arange(1.0, 51.0)), k=2)
+        >>> print(jnp.abs(result.eigenvalues - jnp.array([50.0, 49.0])) < 1e-4, result.converged)
+        [ True  True] [ True  True]
+
+    Source: Cullum and Willoughby (1985), Lanczos algorithms for large symmetric eigenvalue computations.
+    """
+    op = as_operator(op, like=v0)
+    tol = default_tolerance(op) if tol is None else tol
+    ritz.check_count(k, op.size)
+    ritz.check_which(which)
+    state = init(op, v0, k=k, krylov_dim=_checked_steps(krylov_dim, max_matvecs, k, op.size), key=key)
+    advance = lambda state: step(op, state, which=which, tol=tol)
+    return finalize(op, jax.lax.while_loop(unfinished, advance, state), which=which, tol=tol, v0=v0)
+
+
+def _look(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPassState:
+    # At T: turns to the second pass, or says when to look again.
+    (most, k), j = state.coefficients.shape, state.step
+    values, vectors, residuals, genuine = _genuine_pairs(state, rounding)
+    chosen, scale = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
+    found = genuine[chosen]
+    claimed = found & (residuals[chosen] <= _MARGIN * tolerance(tol, scale.dtype) * scale)
+    turn = (jnp.sum(claimed) == k) | (state.length == 0) | (j >= most)
+    later = jnp.minimum(j + jnp.maximum(_LOOK_STEPS, j // _LOOK_GROWTH), most)
+    return state._replace(
+        direction=tree.where(turn, state.start, state.direction),
+        length=jnp.where(turn, 1, state.length),
+        step=jnp.where(turn, 0, j),
+        stop=jnp.where(turn, j, later),
+        replaying=turn,
+        # A budget may allow less than k steps.
+        coefficients=jnp.pad(jnp.where(turn & found, vectors[:, chosen], 0), ((0, 0), (0, max(k - most, 0)))),
+        scale=scale,
+    )
+
+
+def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    # The (m,) Ritz values, in columns the representatives of their groups, residuals, and which are no ghosts.
+    beside = jnp.diag(state.offdiagonal[:-1], 1)
+    values, vectors, filled = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
+    largest = jnp.max(jnp.abs(values))
+    gaps = jnp.abs(values[:, None] - values[None, :]) / jnp.where(largest > 0, largest, 1)
+    first, index = jnp.where(filled, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)
+    overlaps, copies = jnp.abs(first), gaps <= rounding
+    lesser = (overlaps[:, None] < overlaps[None, :]) | (
+        (overlaps[:, None] == overlaps[None, :]) & (index[:, None] > index[None, :])
+    )
+    # [i, j]: rounding explains theta_i as a ghost of theta_j.
+    ghosts = lesser & (overlaps[:, None] * gaps <= rounding * overlaps[None, :])
+
+    def represent(members):
+        weights = jnp.where(members, first[:, None], 0)
+        lengths = jnp.sqrt(jnp.sum(jnp.square(weights), axis=0))
+        weights = weights / jnp.where(lengths > 0, lengths, 1)[None, :]
+        sums = jnp.matmul(vectors, weights, precision=jax.lax.Precision.HIGHEST)
+        spread = largest * jnp.sqrt(jnp.sum(jnp.square(weights * jnp.where(copies, 0, gaps)), axis=0))
+        return sums, jnp.where(lengths > 0, jnp.hypot(sums[state.step - 1] * state.length, spread), jnp.inf)
+
+    # Copies alone are accurate, but a ghost on its way, still apart, mixes into them until it is counted in.
+    plain, plain_residuals = represent(copies)
+    mixed, mixed_residuals = represent(ghosts | (index[:, None] == index[None, :]))
+    residuals = jnp.minimum(plain_residuals, mixed_residuals)
+    # Ghosts come of pairs that have converged at least as far as this (Paige 1971).
+    settled = filled & (residuals <= rounding**0.5 * largest)
+    vectors = jnp.where(plain_residuals <= mixed_residuals, plain, mixed)
+    return values, vectors, residuals, filled & ~jnp.any(ghosts & settled[None, :], axis=1)
+
+
+def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTree, PyTree]:
+    # Gram-Schmidt, row by row, and the images of the rows, which take the place of the vectors.
+    def make_row(i, carry):
+        basis, vectors = carry
+        vector = tree.row(vectors, i)
+        before, rest = tree.norm(vector), orthogonalize(basis, vector)
+        collapsed = rest.norm <= _COLLAPSED * jnp.finfo(before.dtype).eps * before
+        # A seed of its own, because any random direction will do.
+        unit = unless_broken_down(successor(seed_of(None), i), basis, rest.vector, rest.norm, collapsed)
+        return tree.set_row(basis, i, unit), tree.set_row(vectors, i, matvec(op, unit))
+
+    return jax.lax.fori_loop(0, k, make_row, (jax.tree.map(jnp.zeros_like, vectors), vectors))
+
+
+def _checked_steps(krylov_dim: int | None, max_matvecs: int | None, k: int, size: int) -> int:
+    if krylov_dim is None:
+        krylov_dim = min(max(_STEPS_PER_PAIR * k, _STEPS), _STEPS_PER_DIMENSION * size)
+    budget = sys.maxsize if max_matvecs is None else max_matvecs
+    for name, value, least in (("krylov_dim", krylov_dim, k), ("max_matvecs", budget, 0)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
+        if value < least:
+            raise ValueError(f"{name}={value}: give {least} or more; k={k} pairs take k steps or more")
+    return min(krylov_dim, max(0, (budget - k) // 2))

@@ -1,0 +1,135 @@
+"""Arbitrary vectors, from a hash of a seed and the position of each number.
+
+A start need not be random to a statistician's standard, only without any relation to the operator, and it should
+cost nothing. Threefry, jax.random's generator, compiles to some hundred instructions for every leaf and every place:
+eight leaves took 1.3 s to compile on a CPU, a transformer's two hundred half a minute, and a mere split inside a
+solver 0.2 s. So a key is hashed to a seed once, seeds to other seeds, and vectors from a seed and the position of each
+number: ten instructions each time.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
+
+
+def seed_of(key: jax.Array | None) -> jax.Array:
+    """The (2,) uint32 that all arbitrary numbers of a solve come from; a seed stays what it is.
+
+    Args:
+        key: typed key of any generator; None is `jax.random.key(0)`.
+
+    Raises:
+        TypeError: if it is no typed key.
+    """
+    key = _default_key() if key is None else key
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"key={key!r}: give a typed key, such as jax.random.key(0)")
+    if key.dtype == jnp.uint32 and key.shape == (2,):
+        return key
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
+        raise TypeError(f"key: got {key.dtype}{list(key.shape)}; give one typed key, such as jax.random.key(0)")
+    return _folded(jax.random.key_data(key))
+
+
+@jax.jit
+def _default_key() -> jax.Array:
+    """Return `jax.random.key(0)`; compiled, so that no number is moved to the device implicitly."""
+    return jax.random.key(0)
+
+
+@jax.jit
+def _folded(words: jax.Array) -> jax.Array:
+    """Return a seed of all words of a key; compiled, so that no number is moved to the device implicitly."""
+    seed = jnp.asarray([0, 0], jnp.uint32)
+    for position in range(words.size):
+        seed = successor(seed ^ words.reshape(-1)[position], position)
+    return seed
+
+
+def successor(seed: jax.Array, number: Any) -> jax.Array:
+    """Another seed for each number.
+
+    >>> first = seed_of(jax.random.key(0))
+    >>> print((successor(first, 1) != first).all(), (successor(first, 1) != successor(first, 2)).all())
+    True True
+    """
+    # Two counters apart, so that the two words of a seed stay unrelated.
+    counters = jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(2) + jnp.arange(2, dtype=jnp.uint32)
+    return _mix(seed + _mix(counters + jnp.uint32(_GOLDEN)))
+
+
+def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
+    """Numbers in (-1, 1), uniform to the eye, computed where they are stored whatever the sharding.
+
+    Args:
+        key: typed key, or a seed of `seed_of`; another one gives other numbers.
+        structure: of the vector, in working dtypes.
+
+    >>> x = arbitrary_vector(jax.random.key(0), jnp.zeros(10000))
+    >>> print(abs(x.mean()) < 0.02, abs(x.var() - 1 / 3) < 0.02, (x != 0).all())
+    True True True
+    """
+    leaves, treedef = jax.tree.flatten(structure)
+    seed = seed_of(key)
+    return jax.tree.unflatten(treedef, [_numbers(successor(seed, i), leaf) for i, leaf in enumerate(leaves)])
+
+
+def arbitrary_rows(seed: jax.Array, structure: PyTree, count: int) -> PyTree:
+    """So many arbitrary vectors, with a leading axis."""
+    seeds = jax.vmap(lambda i: successor(seed, i))(jnp.arange(count, dtype=jnp.uint32))
+    return jax.vmap(lambda seed: arbitrary_vector(seed, structure))(seeds)
+
+
+def arbitrary_signs(seed: jax.Array, count: int, dtype: Any) -> jax.Array:
+    """(count,) of +1 and -1, with equal odds.
+
+    >>> print(abs(arbitrary_signs(seed_of(jax.random.key(0)), 10000, jnp.float32).mean()) < 0.02)
+    True
+    """
+    numbers = arbitrary_vector(seed, jax.ShapeDtypeStruct((count,), jnp.float32))
+    return jnp.where(numbers > 0, 1, -1).astype(dtype)
+
+
+def positions(leaf: Any) -> jax.Array:
+    """Return the uint32 index of each number of a leaf, counted through its axes modulo 2^32, sharded like the leaf.
+
+    >>> print(positions(jnp.ones((2, 3))))
+    [[0 1 2]
+     [3 4 5]]
+    """
+    sharding, stride = tree.explicit_sharding(leaf), 1
+    index = jnp.zeros(leaf.shape, jnp.uint32, out_sharding=sharding)
+    for axis in reversed(range(len(leaf.shape))):
+        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis, out_sharding=sharding)
+        index, stride = index + along * jnp.uint32(stride % 2**32), stride * leaf.shape[axis]
+    return index
+
+
+# The number whose successor seeds imaginary parts.
+_IMAGINARY = 1
+# 2^32 over the golden ratio: keeps small counters and a seed of zeros apart.
+_GOLDEN = 0x9E3779B9
+
+
+def _numbers(seed: jax.Array, leaf: Any) -> jax.Array:
+    real = _uniform(seed, leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return real
+    return jax.lax.complex(real, _uniform(successor(seed, _IMAGINARY), leaf))
+
+
+def _uniform(seed: jax.Array, leaf: Any) -> jax.Array:
+    bits = _mix(_mix(positions(leaf) ^ seed[0]) + seed[1])
+    # 24 bits, the middle of each of 2^24 intervals of (-1, 1): never zero.
+    return (bits >> 8).astype(tree.real_dtype(leaf.dtype)) * 2.0**-23 + (2.0**-24 - 1)
+
+
+def _mix(bits: jax.Array) -> jax.Array:
+    # A bijection of 32 bits in which each input bit flips each output bit about half the time (Wellons 2018).
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
+    return bits ^ (bits >> 16)

@@ -1,0 +1,37 @@
+"""Random vectors shaped like the parameters, each leaf drawn where it lies."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.vectors.tree import PyTree, accumulation_dtype, explicit_sharding
+
+
+def normal(key: jax.Array, structure: PyTree) -> PyTree:
+    """Independent standard normal numbers in the working dtype of each leaf, drawn sharded."""
+    return _random(jax.random.normal, key, structure)
+
+
+def rademacher(key: jax.Array, structure: PyTree) -> PyTree:
+    """Independent signs, +1 or -1 with equal odds, in the working dtype of each leaf, drawn sharded.
+
+    >>> bool(jnp.all(jnp.abs(rademacher(jax.random.key(0), jnp.ones(5))) == 1))
+    True
+    """
+
+    def draw(key, shape, dtype, out_sharding):
+        signs = jax.random.bernoulli(key, shape=shape, out_sharding=out_sharding)
+        return jnp.where(signs, jnp.ones((), dtype), -jnp.ones((), dtype))
+
+    return _random(draw, key, structure)
+
+
+def _random(draw: Callable, key: jax.Array, structure: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(structure)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        draw(key, leaf.shape, accumulation_dtype(leaf), out_sharding=explicit_sharding(leaf))
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, drawn)

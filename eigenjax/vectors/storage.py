@@ -1,0 +1,197 @@
+"""How a basis is kept: as it is, in fewer bits, or in the memory of the host.
+
+A basis that is kept as it is, is a pytree with a leading axis m, and the functions below do what those of `tree` do. A
+`StoredBasis` is read a few rows at a time, each brought to the device and widened to the working dtype: all arithmetic
+is that of the working precision, and no copy of the basis is ever made. What the fewer bits lose is lost when a row is
+written; `rounded` says what will be read.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
+
+# Rows read at once: each reading holds so many vectors.
+_AT_ONCE = 4
+
+
+class Storage(NamedTuple):
+    """A way to keep a basis: static."""
+
+    dtype: str | None = None  # of the rows, where it is narrower than the working dtype
+    on_host: bool = False
+
+    @property
+    def unit(self) -> float:
+        """The machine epsilon of what is kept; 0 where nothing is lost."""
+        return 0.0 if self.dtype is None else float(jnp.finfo(self.dtype).eps)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StoredBasis:
+    """The m rows of a basis, as they are kept."""
+
+    rows: PyTree
+    storage: Storage = dataclasses.field(metadata={"static": True})
+    working: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # dtypes of the leaves
+
+
+def zero_basis(x: PyTree, length: int, storage: Storage) -> PyTree:
+    """So many rows of zeros, shaped and sharded like x."""
+    if storage == Storage():
+        return tree.zero_basis(x, length)
+    working = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(x))
+    kept = jax.tree.map(lambda leaf: _words(leaf.astype(_kept_dtype(leaf.dtype, storage))), x)
+    return StoredBasis(_placed(tree.zero_basis(kept, length), storage), storage, working)
+
+
+def loses(structure: PyTree, storage: Storage) -> bool:
+    """Whether any leaf of vectors of this structure would be cut.
+
+    Raises:
+        ValueError: if a leaf is complex and the dtype has no complex counterpart.
+    """
+    leaves = jax.tree.leaves(tree.working_structure(structure))
+    return any(_kept_dtype(leaf.dtype, storage) != leaf.dtype for leaf in leaves)
+
+
+def vector_bytes(structure: PyTree, storage: Storage) -> int:
+    """What one row takes."""
+    leaves = jax.tree.leaves(tree.working_structure(structure))
+    return sum(leaf.size * _kept_dtype(leaf.dtype, storage).itemsize for leaf in leaves)
+
+
+def is_narrow(basis: PyTree) -> bool:
+    """Whether writing a row loses digits."""
+    return isinstance(basis, StoredBasis) and basis.storage.dtype is not None
+
+
+def rounded(basis: PyTree, x: PyTree) -> PyTree:
+    """The vector that will be read when x is written as a row.
+
+    >>> basis = zero_basis(jnp.ones(2), 3, Storage("bfloat16"))
+    >>> print(rounded(basis, jnp.array([1.0, 1.001])))
+    [1. 1.]
+    """
+    if not is_narrow(basis):
+        return x
+
+    def cut(x):
+        kept = jnp.finfo(_kept_dtype(x.dtype, basis.storage))
+        # Not two casts, which a compiler may leave out.
+        one = lambda x: jax.lax.reduce_precision(x, kept.nexp, kept.nmant)
+        return jax.lax.complex(one(x.real), one(x.imag)) if jnp.iscomplexobj(x) else one(x)
+
+    return jax.tree.map(cut, x)
+
+
+def row(basis: PyTree, index: Any) -> PyTree:
+    """The vector at this index, in the working dtype."""
+    return _working(basis, tree.row(basis.rows, index)) if isinstance(basis, StoredBasis) else tree.row(basis, index)
+
+
+def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
+    """The basis with the vector at this index replaced."""
+    if not isinstance(basis, StoredBasis):
+        return tree.set_row(basis, index, x)
+    kept = jax.tree.map(lambda x: _words(x.astype(_kept_dtype(x.dtype, basis.storage))), x)
+    return dataclasses.replace(basis, rows=tree.set_row(basis.rows, index, _placed(kept, basis.storage)))
+
+
+def keep_rows(basis: PyTree, kept: jax.Array) -> PyTree:
+    """The basis with zeros in the rows that are not kept, (m,) bool."""
+    if not isinstance(basis, StoredBasis):
+        spread = lambda b: kept.reshape(-1, *[1] * (b.ndim - 1))
+        return jax.tree.map(lambda b: jnp.where(spread(b), b, jnp.zeros_like(b)), basis)
+    keep = lambda i, basis: set_row(basis, i, tree.scale(kept[i].astype(jnp.float32), row(basis, i)))
+    return jax.lax.fori_loop(0, kept.shape[0], keep, basis)
+
+
+def project(basis: PyTree, x: PyTree) -> jax.Array:
+    """The (m,) coefficients <b_i, x>."""
+    if not isinstance(basis, StoredBasis):
+        return tree.project(basis, x)
+    m, (firsts, places) = _length(basis), _groups(basis)
+    parts = jax.lax.map(lambda first: tree.project(_few(basis, first), x), firsts)
+    return jnp.zeros(m, parts.dtype).at[places.reshape(-1)].set(parts.reshape(-1))
+
+
+def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
+    """The vector sum_i c_i b_i for coefficients (m,); for coefficients (m, k) a basis of k such vectors.
+
+    >>> basis = set_row(zero_basis(jnp.ones(2), 3, Storage("bfloat16")), 1, jnp.array([1.0, 2.0]))
+    >>> print(combine(jnp.array([0.0, 3.0, 0.0]), basis), project(basis, jnp.ones(2)))
+    [3. 6.] [0. 3. 0.]
+    """
+    if not isinstance(basis, StoredBasis):
+        return tree.combine(coefficients, basis)
+    firsts, places = _groups(basis)
+    # Rows that two groups share count once.
+    fresh = places >= (jnp.arange(len(firsts), dtype=jnp.int32) * places.shape[1])[:, None]
+
+    def add(total, group):
+        first, places, fresh = group
+        weights = jnp.where(fresh.reshape(-1, *[1] * (coefficients.ndim - 1)), coefficients[places], 0)
+        return tree.add_scaled(total, 1.0, tree.combine(weights, _few(basis, first))), None
+
+    nothing = jax.tree.map(jnp.zeros_like, row(basis, 0))
+    nothing = nothing if coefficients.ndim == 1 else tree.zero_basis(nothing, coefficients.shape[1])
+    total, _ = jax.lax.scan(add, nothing, (firsts, places, fresh))
+    return total
+
+
+def _kept_dtype(dtype: Any, storage: Storage) -> jnp.dtype:
+    """The narrower of a working dtype and that of the storage."""
+    if storage.dtype is None or jnp.finfo(dtype).bits <= jnp.finfo(storage.dtype).bits:
+        return jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return jnp.dtype(storage.dtype)
+    if jnp.finfo(storage.dtype).bits < 32:
+        raise ValueError(f"basis_dtype={storage.dtype!r}: there are no complex numbers of so few bits; give 'float32'")
+    return jnp.dtype("complex64")
+
+
+def _placed(x: PyTree, storage: Storage) -> PyTree:
+    return jax.device_put(x, jax.memory.Space.Host) if storage.on_host else x
+
+
+def _working(basis: StoredBasis, x: PyTree) -> PyTree:
+    x = jax.device_put(x, jax.memory.Space.Device) if basis.storage.on_host else x
+    leaves, treedef = jax.tree.flatten(x)
+    pairs = zip(leaves, basis.working, strict=True)
+    return jax.tree.unflatten(treedef, [_numbers(leaf, to, basis.storage).astype(to) for leaf, to in pairs])
+
+
+# Numbers of 16 bits are kept as integers of 16 bits: a backend without arithmetic for them would widen a whole basis to
+# write one row (on a CPU it held three copies).
+
+
+def _words(x: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if jnp.finfo(x.dtype).bits == 16 else x
+
+
+def _numbers(words: jax.Array, working: Any, storage: Storage) -> jax.Array:
+    dtype = _kept_dtype(working, storage)
+    return words if words.dtype == dtype else jax.lax.bitcast_convert_type(words, dtype)
+
+
+def _few(basis: StoredBasis, first: jax.Array) -> PyTree:
+    count = min(_AT_ONCE, _length(basis))
+    return _working(basis, jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, first, count), basis.rows))
+
+
+def _groups(basis: StoredBasis) -> tuple[jax.Array, jax.Array]:
+    """The (g,) first rows and the (g, few) rows of each group; the last one reaches back rather than over the end."""
+    m = _length(basis)
+    count = min(_AT_ONCE, m)
+    firsts = jnp.minimum(jnp.arange(0, m, count, dtype=jnp.int32), m - count)
+    return firsts, firsts[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
+
+
+def _length(basis: StoredBasis) -> int:
+    return jax.tree.leaves(basis.rows)[0].shape[0]
