@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from eigenjax import hessian, hvp, lanczos, to_dense
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "mlp_tanh.npz"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "mlp_tanh.npz"
 MODES = ("auto", "forward_over_reverse", "linearize", "reverse_over_reverse")
 
 

@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 
 from eigenjax import eigsh, gauss_newton, hessian, softmax_cross_entropy, to_dense
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "mlp_tanh.npz"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "mlp_tanh.npz"
 IGNORED = -1
 SLOW = pytest.mark.slow
 

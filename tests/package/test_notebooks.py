@@ -14,7 +14,7 @@ pytest.importorskip("flax")
 pytest.importorskip("sklearn")
 matplotlib = pytest.importorskip("matplotlib")
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 def dense_hessian(loss, params, data):

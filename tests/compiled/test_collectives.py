@@ -31,7 +31,7 @@ CASES = [
 @pytest.fixture
 def benchmark(monkeypatch):
     """A module of benchmarks/ by its name."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ACCELERATOR = {
     "right": {"case", "name", "value", "bound", "ok"},
     "overhead": {"problem", "solver", "matvecs", "solve_s", "bare_s", "ratio", "compile_s", "peak_bytes"},

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from eigenjax import eigsh, fisher, gauss_newton, softmax_cross_entropy, to_dense
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "mlp_tanh.npz"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "mlp_tanh.npz"
 IGNORED = -1
 SLOW = pytest.mark.slow
 KEY = jax.random.key(0)
