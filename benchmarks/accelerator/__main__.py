@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 import benchmarks.accelerator as package
-from benchmarks import timing
 from benchmarks.accelerator import harness, overhead, peers, right, split
+from benchmarks.support import timing
 
 # The share of the minutes after which a stage begins nothing more. What a stage leaves over, later ones have.
 STAGES = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks import timing
+from benchmarks.support import timing
 
 Row = dict[str, Any]
 _ERROR_LENGTH = 300

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse
 
 from benchmarks.accelerator import transformer
-from benchmarks.lanczos_overhead import loss as perceptron_loss
-from benchmarks.trained_networks import perceptron
+from benchmarks.eigen.lanczos_overhead import loss as perceptron_loss
+from benchmarks.support.trained_networks import perceptron
 from eigenjax import LinearOperator, as_operator, hessian
 from eigenjax.vectors.tree import PyTree
 

@@ -6,7 +6,7 @@ import numpy as np
 
 import eigenjax
 from benchmarks.accelerator.checks import Check, host
-from benchmarks.lanczos_overhead import loss
+from benchmarks.eigen.lanczos_overhead import loss
 from eigenjax import hessian, spectrum_tracker, to_dense
 
 WIDTHS, EXAMPLES, K = (12, 10, 8, 4), 64, 3

@@ -37,7 +37,7 @@ def benchmark(monkeypatch):
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_a_step_sends_a_few_small_sums_and_no_vector(benchmark, name, mode):
-    collectives, problems = benchmark("collectives"), benchmark("sharded_problem")
+    collectives, problems = benchmark("scale.collectives"), benchmark("support.sharded_problem")
     problem = problems.fully_sharded(mode, width=16)
     program = collectives.compiled(name, problem)
     rows = collectives.rows_of(name, mode, problem, program, with_share=False)
@@ -72,7 +72,7 @@ def check_pairs(problem, single, numbers, program):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_gradient_sends_small_sums_and_is_that_of_one_device(benchmark, mode):
-    collectives, problems = benchmark("collectives"), benchmark("sharded_problem")
+    collectives, problems = benchmark("scale.collectives"), benchmark("support.sharded_problem")
     name, problem, single = "eigsh, gradient", *(problems.fully_sharded(mode, sizes) for sizes in ((4, 2), (1, 1)))
     program = collectives.compiled(name, problem)
     rows = collectives.rows_of(name, mode, problem, program, with_share=False)
@@ -95,14 +95,14 @@ def test_a_gradient_sends_small_sums_and_is_that_of_one_device(benchmark, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["eigsh", "eigsh, gradient"])
 def test_a_device_holds_its_part_of_the_vectors(benchmark, name, mode):
-    collectives, problems = benchmark("collectives"), benchmark("sharded_problem")
+    collectives, problems = benchmark("scale.collectives"), benchmark("support.sharded_problem")
     program = collectives.compiled(name, problems.fully_sharded(mode))
     assert collectives.share(name, mode, program) <= 1.25
 
 
 @pytest.mark.slow
 def test_weak_scaling_is_flat(benchmark):
-    rows = [benchmark("weak_scaling").row("auto", devices, 1024) for devices in (1, 2, 4, 8)]
+    rows = [benchmark("scale.weak_scaling").row("auto", devices, 1024) for devices in (1, 2, 4, 8)]
     sizes, sent = [row["bytes"] for row in rows], [row["sent"] for row in rows[1:]]
     assert max(sizes[1:]) <= 1.05 * min(sizes[1:])
     assert max(sent) <= 1.05 * min(sent)
@@ -112,7 +112,10 @@ def test_weak_scaling_is_flat(benchmark):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_microbatches_are_shared_among_the_devices(benchmark, mode):
-    programs, problem = benchmark("compiled_program"), benchmark("sharded_problem").fully_sharded(mode, examples=64)
+    programs, problem = (
+        benchmark("support.compiled_program"),
+        benchmark("support.sharded_problem").fully_sharded(mode, examples=64),
+    )
     product = lambda params, batch: programs.named(hessian(problem.loss, params, batch, batch_size=32))(params)
     with jax.set_mesh(problem.mesh):
         program = jax.jit(product).lower(problem.params, problem.batch).compile()

@@ -38,7 +38,7 @@ def test_stage_of_the_accelerator_runs(stage, benchmark, tmp_path):
 
 
 def test_a_limit_of_time_loses_nothing(benchmark, tmp_path):
-    harness, timing = benchmark("accelerator.harness"), benchmark("timing")
+    harness, timing = benchmark("accelerator.harness"), benchmark("support.timing")
     args = timing.arguments("what for", 1, ["--out", str(tmp_path)])
     log = harness.Log("some", args, harness.deadlines(0.5, [1.0])[0])
 

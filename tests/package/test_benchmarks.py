@@ -44,7 +44,6 @@ SLOW = (
     "verify_products",
     "weak_scaling",
 )
-NO_PROGRAMS = ("compiled_program", "process_problem", "sharded_problem", "spectra", "timing", "trained_networks")
 COLUMNS = {
     "adjoint_memory": {"n", "k", "which", "promised", "temporary_vectors"},
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
@@ -89,15 +88,21 @@ COLUMNS = {
 def benchmark(monkeypatch):
     """A module of benchmarks/ by its name."""
     monkeypatch.syspath_prepend(ROOT)
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
+    return lambda name: importlib.import_module((PROGRAMS | SUPPORT)[name])
 
 
-def programs():
-    return sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem not in NO_PROGRAMS)
+def modules_in(folders):
+    """Map the name of each module to its place."""
+    paths = sorted(path for folder in folders for path in (ROOT / "benchmarks" / folder).glob("*.py"))
+    return {path.stem: f"benchmarks.{path.parent.name}.{path.stem}" for path in paths}
+
+
+PROGRAMS = modules_in(("eigen", "singular", "derivative", "curvature", "spectrum", "training", "scale"))
+SUPPORT = modules_in(("support",))
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in programs()]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PROGRAMS]
 )
 def test_quick_run_writes_what_it_measured(name, benchmark, tmp_path, capsys):
     module = benchmark(name)
@@ -251,7 +256,7 @@ def test_the_wanted_end_of_a_spectrum(benchmark, which):
 
 def test_every_benchmark_is_in_the_readme():
     readme = (ROOT / "benchmarks" / "README.md").read_text()
-    assert all(f"python -m benchmarks.{name}" in readme for name in (*programs(), "accelerator"))
+    assert all(f"python -m {module}" in readme for module in (*PROGRAMS.values(), "benchmarks.accelerator"))
 
 
 def test_programs_take_turns_and_warmup_is_thrown_away(benchmark):

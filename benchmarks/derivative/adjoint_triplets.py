@@ -1,0 +1,89 @@
+"""Claim: the reverse pass of k singular triplets costs about what the forward solve did.
+
+Products with A and with A^H of the linear systems for all k cotangents, drawn at random, over those of the forward
+solve; and their steps, of k products side by side, over the forward's, of one product each. The accuracy asked for is
+what the solver asks by itself: that of the triplets. `plain` is without what the forward solve has left over. `error`
+is of all solutions against tight solves, over that which comes of the triplets' own errors.
+
+    python -m benchmarks.derivative.adjoint_triplets
+"""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.singular import svds_products
+from benchmarks.support import timing
+from eigenjax import svds
+from eigenjax.implicit.systems import dilation
+from eigenjax.implicit.systems.triplets import Solved
+from eigenjax.operators.rectangular import as_rectangular
+from eigenjax.solvers.singular.svds import svds_and_remainder
+
+PAIRS = 10
+TOLERANCES = (1e-4, 1e-8)
+# Of the solves that the others are compared with.
+_TIGHT = 1e-12
+_DEFAULTS = {
+    name: option.default
+    for name, option in inspect.signature(svds).parameters.items()
+    if name in inspect.signature(svds_and_remainder).parameters and name not in ("op", "k")
+}
+
+
+@functools.partial(jax.jit, static_argnames="tol")
+def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
+    """The forward solve and the systems, in three ways."""
+    op = as_rectangular(matrix)
+    result, known = svds_and_remainder(op, PAIRS, **_DEFAULTS | {"tol": tol})
+    solved = Solved(op, result.left, result.values, result.right, result.residuals, None, known)
+    found, plain = (dilation.iterate(x, bars, None) for x in (solved, solved._replace(known=None)))
+    exact = dilation.iterate(solved._replace(adjoint_tol=jnp.asarray(_TIGHT)), bars, None)
+    return {"result": result, "found": found, "plain": plain, "exact": exact}
+
+
+def measure(name: str, matrix: np.ndarray, tol: float) -> dict[str, Any]:
+    """One row."""
+    generator = np.random.default_rng(0)
+    bars = tuple(jnp.asarray(generator.standard_normal((PAIRS, size))) for size in matrix.shape)
+    done = jax.device_get(solve(jnp.asarray(matrix), bars, tol))
+    result, steps = done["result"], done["found"].num_steps
+    found, exact = (np.concatenate(done[way].vectors, axis=1) for way in ("found", "exact"))
+    gaps = result.values - np.linalg.svd(matrix, compute_uv=False)[PAIRS]
+    inherent = np.linalg.norm(np.minimum(1, result.residuals / gaps) * np.linalg.norm(exact, axis=1))
+    forward = int(result.num_matvecs)
+    return {
+        "problem": name,
+        "tol": tol,
+        "forward": forward,
+        "adjoint": 2 * int(steps.sum()),
+        "steps": 2 * int(steps.max()),
+        "plain": 2 * int(done["plain"].num_steps.sum()),
+        "ratio": 2 * int(steps.sum()) / forward,
+        "step_ratio": 2 * int(steps.max()) / forward,
+        "error": float(np.linalg.norm(found - exact) / inherent),
+        "converged": bool(result.converged.all()),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Counts and records."""
+    args = timing.arguments(__doc__, 1, argv)
+    dense = lambda matrix: matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    with jax.enable_x64(True):
+        problems = list(svds_products.problems(args.quick))
+        rows = [
+            measure(p.name, dense(p.matrix), tol)
+            for p in (problems[:1] if args.quick else problems)
+            for tol in TOLERANCES
+        ]
+    timing.record("adjoint_triplets", rows, args)
+
+
+if __name__ == "__main__":
+    main()

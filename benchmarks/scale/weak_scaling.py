@@ -1,0 +1,59 @@
+"""Claim: with twice the parameters on twice the devices, a device holds the same and sends the same, from two on.
+
+A network whose hidden units lie over 1, 2, 4 and 8 simulated devices, with as many more of them: `bytes` is what a
+device holds of arguments, results and temporaries, `sent` the bytes of all collectives of a Lanczos step on a device,
+the product's own among them (its outputs, whose number is the same), `own` those of the solver. One device alone has
+another program, whose temporaries XLA packs differently.
+
+    python -m benchmarks.scale.weak_scaling
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from benchmarks.support import compiled_program, sharded_problem, timing
+from eigenjax import eigsh, hessian
+
+DEVICES = (1, 2, 4, 8)
+
+
+def row(mode: str, devices: int, width: int) -> dict[str, Any]:
+    """What a solve is, compiled for so many devices."""
+    problem = sharded_problem.model_parallel(mode, devices, width=width * devices)
+
+    def solve(params, batch):
+        return eigsh(compiled_program.named(hessian(problem.loss, params, batch)), 2, krylov_dim=12)
+
+    with jax.set_mesh(problem.mesh):
+        program = jax.jit(solve).lower(problem.params, problem.batch).compile()
+    memory, text = program.memory_analysis(), program.as_text()
+    loops = [loop for loop in compiled_program.product_loops(text) if loop.is_innermost and loop.passes]
+    own = sum(one.bytes for loop in loops for one in (*loop.step, *loop.passes))
+    return {
+        "mode": mode,
+        "devices": devices,
+        "n": sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
+        "bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes,
+        "sent": own + sum(one.bytes for loop in loops for one in loop.product),
+        "own": own,
+        "all_reduces": sum(len(loop.step) + len(loop.passes) for loop in loops),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compiles and counts."""
+    args = timing.arguments(__doc__, 1, argv)
+    modes = ("auto",) if args.quick else tuple(sharded_problem.MODES)
+    rows = [
+        row(mode, devices, 256 if args.quick else 4096)
+        for mode in modes
+        for devices in (DEVICES[-2:] if args.quick else DEVICES)
+    ]
+    timing.record("weak_scaling", rows, args)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", DEVICES[-1])
+    main()
