@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -119,3 +120,16 @@ def test_importing_changes_no_global_configuration():
         "assert dict(jax.config.values) == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# A reader meets each docstring by itself: it begins with what it is about, and sends nobody elsewhere for a meaning.
+NOT_FIRST = re.compile(
+    r"(What|How|That|This|Of|So|Where|Which|Likewise|As|One|Whether|If|Because|When)\b|.*\b(as of|as there)\b", re.S
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_docstrings_begin_in_plain_terms(path):
+    kinds = ast.FunctionDef | ast.ClassDef | ast.Module
+    texts = (ast.get_docstring(node) or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+    assert not [text.splitlines()[0] for text in texts if NOT_FIRST.match(text)]
