@@ -103,13 +103,17 @@ def _frozen(part: Any) -> Any:
     """Return a program, or a parameter of one, with copies of all NumPy arrays in it; itself where there are none."""
     if isinstance(part, np.ndarray):
         return part.copy()
-    if isinstance(part, ClosedJaxpr):
-        jaxpr, constants = _frozen(part.jaxpr), _frozen(tuple(part.consts))
-        is_same = jaxpr is part.jaxpr and all(map(operator.is_, constants, part.consts))
-        return part if is_same else part.replace(jaxpr=jaxpr, consts=list(constants))
+    # JAX 0.11 has one class for both; in 0.10 a closed one holds the other.
     if isinstance(part, Jaxpr):
         equations = [_frozen_equation(equation) for equation in part.eqns]
-        return part if all(map(operator.is_, equations, part.eqns)) else part.replace(eqns=equations)
+        part = part if all(map(operator.is_, equations, part.eqns)) else part.replace(eqns=equations)
+    elif isinstance(part, ClosedJaxpr):
+        jaxpr = _frozen(part.jaxpr)
+        part = part if jaxpr is part.jaxpr else part.replace(jaxpr=jaxpr)
+    if isinstance(part, ClosedJaxpr):
+        constants = [_frozen(constant) for constant in part.consts]
+        is_same = all(map(operator.is_, constants, part.consts))
+        return part if is_same else part.replace(jaxpr=part.jaxpr, consts=constants)
     if type(part) is tuple:
         copies = tuple(map(_frozen, part))
         return part if all(map(operator.is_, copies, part)) else copies
