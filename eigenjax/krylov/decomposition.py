@@ -220,7 +220,7 @@ def _mended(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
 class _Orthonormalized(NamedTuple):
     directions: PyTree  # (b, ...) the new residual block
     columns: jax.Array  # (b, m) all coefficients along V, including those removed before
-    triangle: jax.Array  # (b, b) coupling of the new block to the rows that were multiplied
+    triangle: jax.Array  # (b, b) coupling of the new block to the rows of the matvecs
     operator_norm: jax.Array  # () norm estimate
 
 
@@ -277,7 +277,7 @@ def _recurrence(
 
 
 def _free_rows(filled: jax.Array, count: int) -> jax.Array:
-    """Return the first `count` rows that are not valid, (count,) int32; at least so many must exist."""
+    """Return the first `count` rows that are not valid, (count,) int32; at least `count` must exist."""
     place = jnp.cumsum(~filled, dtype=jnp.int32) - 1
     index = jnp.arange(filled.shape[0], dtype=jnp.int32)
     hit = ~filled[None, :] & (place[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None])

@@ -15,7 +15,7 @@ start vector in n dimensions has |<u, s>| <= t with probability at most t sqrt(n
 at lambda, and beyond, with any certainty. The idea is that of Kuczynski and Wozniakowski (1992), with computed values
 instead of a bound for the worst spectrum.
 
-Vectors that the basis held before the start vector was drawn may have components along u. They add to each <u, v_j> a
+Vectors that are in the basis before the start vector is drawn may have components along u. They add to each <u, v_j> a
 term that does not depend on w, and an interval of given length is most probable around 0. So all of them count as
 orthogonal to u.
 """

@@ -35,7 +35,7 @@ def kept_coefficients(
         bound: () bound on the residuals of wanted pairs.
     """
     b, m = state.couplings.shape
-    # Harmonic pairs that were mixed by a Rayleigh-Ritz step are kept together: a part has no common residual.
+    # Harmonic pairs that are mixed by a Rayleigh-Ritz step are kept together: a part has no common residual.
     wanted = goal.k + EXTRA_NEAR - 1 if goal.near else goal.k
     most = most_kept(wanted, m, b)
     index = jnp.arange(most, dtype=jnp.int32)
@@ -49,8 +49,8 @@ def kept_coefficients(
 def _stand_apart(found: Extraction, goal: Goal, bound: jax.Array) -> jax.Array:
     """Return which unwanted pairs may be kept beside a random direction, (m,) bool; they speed up the search.
 
-    Their dropped residuals perturb a pair that the search finds. They contain less of its eigenvector than the residual
-    over the gap to the wanted values, and perturb it by less than the square of the residual over the gap.
+    Their dropped residuals perturb a pair that the search finds. Their component along its eigenvector is at most
+    residual / gap, with the gap to the wanted values. So the perturbation is at most residual^2 / gap.
     """
     values = jnp.abs(found.values) if goal.which == "LM" else found.values
     gaps = jnp.min(jnp.abs(values[:, None] - values[None, : goal.k]), axis=1)
@@ -142,7 +142,7 @@ def fresh_directions(state: KrylovDecomposition, directions: PyTree) -> PyTree:
 
 
 def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array | None) -> PyTree:
-    """Orthonormalize directions against the basis, or draw random ones if `fresh` holds or is None."""
+    """Orthonormalize directions against the basis; they are random if `fresh` holds or is None, else the given ones."""
     seed = successor(successor(state.seed, _RESTARTING), state.num_restarts)
     structure = tree.structure_of(tree.row(directions, 0))
 

@@ -5,10 +5,10 @@ The p vectors V C, with C (m, p) of orthonormal columns, replace rows of V. LU f
     C[permutation] = L U,    L (m, p) unit lower trapezoidal, |L| <= 1,    U (p, p) upper triangular
 
 Vector i is computed in row permutation[i], in two sweeps. The first sweep, L^T, combines each row with rows that come
-later in the permutation. It goes from the first row on, so that the later rows are still unchanged. The second sweep,
-U^T, combines each row with rows that come earlier, from the last row back. A few rows are computed at a time, by one
-matrix product. Rows are not moved, because to read and write a row in one step costs XLA a copy of the basis. No leaf
-is split along another axis, so that all leaves keep their sharding.
+later in the permutation. It proceeds from the first row on, so that the later rows are still unchanged. The second
+sweep, U^T, combines each row with rows that come earlier, from the last row back. A few rows are computed at a time, by
+one matrix product. Rows are not moved, because to read and write a row in one step costs XLA a copy of the basis. No
+leaf is split along another axis, so that all leaves keep their sharding.
 """
 
 import jax

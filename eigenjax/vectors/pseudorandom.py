@@ -3,7 +3,7 @@
 A start vector needs no statistical quality. It should be unrelated to the operator, and cheap. Threefry, the generator
 of jax.random, compiles to some hundred instructions for every leaf and every call. Eight leaves took 1.3 s to compile
 on a CPU, the two hundred leaves of a transformer half a minute, and one split inside a solver 0.2 s. Therefore a key is
-hashed to a seed once, a seed to further seeds, and a vector is a hash of a seed and the position of each number. Each
+hashed to a seed once, and a seed to further seeds. A vector is a hash of a seed and the position of each number. Each
 hash takes ten instructions.
 """
 

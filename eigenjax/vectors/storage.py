@@ -37,7 +37,7 @@ class StoredBasis:
     """Basis of m rows with a storage other than the default."""
 
     rows: PyTree  # (m, ...) as stored
-    storage: Storage = dataclasses.field(metadata={"static": True})
+    storage: Storage = dataclasses.field(metadata={"static": True})  # dtype and place of the rows
     working: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # working dtypes of the leaves
 
 

@@ -83,7 +83,7 @@ def working_structure(structure: PyTree) -> PyTree:
 def placed_like(x: PyTree, like: PyTree) -> PyTree:
     """Return x, sharded over devices like a vector of the same shapes; the numbers are those of `x`.
 
-    With Explicit axes the type of an array contains its sharding. With Auto axes only the compiler knows it, and gives
+    With Explicit axes the type of an array contains its sharding. With Auto axes the compiler chooses it, and gives
     arrays that meet in one operation the same sharding. A matvec that gathers its parameters before it uses them (FSDP)
     is no such operation: without this function the vectors of a solver would be replicated on every device.
 
@@ -96,8 +96,8 @@ def placed_like(x: PyTree, like: PyTree) -> PyTree:
 def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
     if explicit_sharding(like) is not None:
         return x
-    # No number is above infinity, but no compiler pass before sharding propagation knows it. The result is linear in
-    # x; with a predicate that depends on x it would not be.
+    # No number is above infinity, but no compiler pass before sharding propagation can use this. The result is linear
+    # in x; with a predicate that depends on x it would not be.
     like = jax.lax.stop_gradient(like)
     number = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
     return jnp.where(number > jnp.inf, like.astype(x.dtype), x)

@@ -3,10 +3,10 @@
     A = Q T Q^T
 
 with Q orthogonal and T real, with blocks of one (a real eigenvalue) or two (a conjugate pair) on its diagonal, by
-implicit double shifts (Francis 1961; Golub and Van Loan 2013, section 7.5). The leading columns of Q span a real
-invariant subspace to rounding, for every number of columns that divides no block, even if A is far from normal. The
-complex Schur form has no such subspace: its rounding errors are complex, and ill-conditioned eigenvalues that it
-computes for a real matrix are not in conjugate pairs. These functions are not differentiated.
+implicit double shifts (Francis 1961; Golub and Van Loan 2013, section 7.5). Leading columns of Q that divide no
+block span a real invariant subspace to rounding, even if A is far from normal. The complex Schur form has no such
+subspace. Its rounding errors are complex, and ill-conditioned eigenvalues that it computes for a real matrix are not in
+conjugate pairs. These functions are not differentiated.
 """
 
 import functools
@@ -34,7 +34,7 @@ class RealSchur(NamedTuple):
     triangular: jax.Array  # (m, m) T, real; entries below the diagonal only within blocks of two
     orthogonal: jax.Array  # (m, m) Q
     second: jax.Array  # (m,) bool, the second row of a block of two
-    converged: jax.Array  # () bool; if False, entries below the blocks were set to zero in T
+    converged: jax.Array  # () bool; if False, T omits nonzero entries below the blocks
 
 
 class _Iteration(NamedTuple):

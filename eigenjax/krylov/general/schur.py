@@ -36,7 +36,7 @@ class Schur(NamedTuple):
 
     triangular: jax.Array  # (m, m) T, complex; zero below the diagonal
     unitary: jax.Array  # (m, m) Q
-    converged: jax.Array  # () bool; if False, entries below the diagonal were set to zero in T
+    converged: jax.Array  # () bool; if False, T omits nonzero entries below the diagonal
 
 
 class _Iteration(NamedTuple):
@@ -222,7 +222,7 @@ def _iterate(matrix: jax.Array, unitary: jax.Array) -> _Iteration:
 
 
 def _sweep(matrix: jax.Array, stalled: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return R Q + mu and Q for the last coupled block, with A - mu = Q R; both are the identity map elsewhere."""
+    """Return Q^H A Q and Q, with A - mu = Q R for the last coupled block; Q is the identity elsewhere."""
     m = matrix.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
     coupled = jnp.diag(matrix, -1) != 0

@@ -1,7 +1,7 @@
 """Polynomials of a Golub-Kahan space: an upper bound on the component of its start along a missed singular vector.
 
-For a singular triplet A v = s u, A^H u = s v, with A V = U B and A^H U = V B^H + d g, the
-values p = <v, V>, q = <u, U>, p_d = <v, d>, relative to the component along the start vector, follow from
+Let A v = s u, A^H u = s v be a singular triplet, and A V = U B, A^H U = V B^H + d g the decomposition. The values
+p = <v, V>, q = <u, U>, p_d = <v, d>, relative to the component along the start vector, follow from
 
     s p_d = q B(:, d),    s q_u = p B(u, :)^H + p_d' beta
 

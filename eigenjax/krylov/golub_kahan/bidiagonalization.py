@@ -9,8 +9,8 @@ coefficients from the orthogonalization, so that U and V may have any origin. E 
 purpose, whose norms are in `defects`. If A V lies in the span of U, or A^H U in that of V, a random direction with
 coupling zero replaces the missing one: the equations still hold.
 
-Both bases are reorthogonalized. With V alone, as is common, U lost orthogonality to 2e-3 in float32 if five values
-are far above the rest, and completely if A has rank ten; with both it is 2e-7.
+Both bases are reorthogonalized. The common choice of V alone costs the orthogonality of U in float32: the error is
+2e-3 if five values are far above the others, and of order one if A has rank ten. With both bases it is 2e-7.
 
 A has at least as many rows as columns: if V spans the whole domain, so does the decomposition.
 """
@@ -59,7 +59,7 @@ class Bidiagonalization(NamedTuple):
     last_row: jax.Array  # () int32, the row of U that d is coupled to, if it is only one ...
     last_length: jax.Array  # () ... and that coupling; 0 if d is coupled to several rows, or none
     operator_norm: jax.Array  # () largest ||A v|| or ||A^H u|| so far; NaN after a matvec with NaN or Inf
-    broken_down: jax.Array  # () bool, a random direction was inserted
+    broken_down: jax.Array  # () bool, a random direction is among the vectors
     polynomials: BidiagonalPolynomials  # they show what a search for missed triplets has excluded
     seed: jax.Array  # (2,) uint32, of all random directions
     num_matvecs: jax.Array  # () int32, matvecs of A and of A^H so far

@@ -12,8 +12,8 @@ from eigenjax.krylov.recycling import DROPPED, Remainder
 def remainder_of_triplets(space: Bidiagonalization, found: Triplets, k: int) -> Remainder:
     """Return the triplets of a bidiagonalization after the k wanted ones, by their right vectors v_j = V c_j.
 
-    They satisfy  A v_j = theta_j u_j,  A^H u_j = theta_j v_j + d s_j  with unit vectors u_j that are not returned, and
-    are orthogonal to the wanted left vectors.
+    They satisfy  A v_j = theta_j u_j,  A^H u_j = theta_j v_j + d s_j.  The unit vectors u_j are orthogonal to the
+    wanted left vectors, and are not returned.
     """
     left, right = found.left_coefficients[:, k:], found.right_coefficients[:, k:]
     eps = jnp.finfo(space.operator_norm.dtype).eps

@@ -58,7 +58,7 @@ def judge(
     lost: float = 0.0,
     verified: jax.Array | bool = True,
 ) -> EigenResult:
-    """Set `converged` and `status`; if a matvec was not finite, set all numbers to NaN.
+    """Set `converged` and `status`; if a matvec is not finite, set all numbers to NaN.
 
     Args:
         op: the operator.
@@ -66,9 +66,9 @@ def judge(
         tol: tolerance relative to `scale`; None is `default_tol`.
         scale: () the largest |Ritz value| seen, the norm estimate.
         discrepancy: () ||A v - (the prediction of the recurrence)||.
-        finite: () bool, all matvecs were finite.
+        finite: () bool, all matvecs are finite.
         lost: rounding error of the storage of the vectors, relative to their norm.
-        verified: () bool, the missed-pair search has ended, or was not requested.
+        verified: () bool, the missed-pair search has ended, or is not requested.
     """
     tol = tolerance(tol, result.residuals.dtype)
     finite = finite & jnp.all(jnp.isfinite(result.residuals) | ~result.converged)

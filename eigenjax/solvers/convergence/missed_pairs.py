@@ -24,9 +24,9 @@ class Search(NamedTuple):
 
     running: jax.Array  # () bool, the space grows from a random vector
     starts: jax.Array  # () bool, the next restart draws such a vector
-    satisfied: jax.Array  # () bool, all wanted pairs are found, as far as was requested
+    satisfied: jax.Array  # () bool, all wanted pairs are found, as far as requested
     before: jax.Array  # (k,) wanted values at the start of the running search; inf without one
-    at_first: jax.Array  # (k,) values when all had converged for the first time; inf until then
+    at_first: jax.Array  # (k,) values at the first convergence of all pairs; inf until then
     num_searches: jax.Array  # () int32, finished searches
 
 
@@ -130,12 +130,12 @@ def check(
 
 
 def has_given_up(search: Search, k: int) -> jax.Array:
-    """Return whether the searches do not end, () bool: the tolerance does not determine the eigenvalues."""
+    """Return whether to give up, () bool: every search finds other values, so the tolerance does not determine them."""
     return search.num_searches >= _SEARCHES_PER_PAIR * k + _MORE_SEARCHES
 
 
 def num_recovered(search: Search, values: jax.Array, tolerance: jax.Array) -> jax.Array:
-    """Return the number of values that were missing when all had converged for the first time, () int32."""
+    """Return the number of values that are not among those converged for the first time, () int32."""
     new = jnp.sum(~_matched(values, search.at_first, tolerance), dtype=jnp.int32)
     return jnp.where(jnp.isinf(search.at_first[0]), 0, new)
 

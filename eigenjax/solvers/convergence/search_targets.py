@@ -24,7 +24,7 @@ class Bounds(NamedTuple):
     """Absolute bounds on residuals and eigenvalues."""
 
     residual: jax.Array  # () on the residual of a pair, to converge
-    locked: jax.Array  # () on the residual of a locked pair, to stay converged: it contains what was dropped
+    locked: jax.Array  # () on the residual of a locked pair, to stay converged: includes its dropped part
     eigenvalue: jax.Array  # () on the error of an eigenvalue
     same: jax.Array  # () values closer than this count as equal
     scale: jax.Array  # () the largest |Ritz value| seen, the norm estimate
