@@ -106,7 +106,7 @@ def known_vectors(rows: PyTree) -> KnownVectors:
 
 
 def distance_from(rows: PyTree, direction: PyTree, length: jax.Array) -> jax.Array:
-    """Compute the norm of the component of length times a unit direction outside of the span of orthonormal rows, ().
+    """Compute the distance, (), of the vector length * direction from the span of orthonormal rows.
 
     For A x with x = sum_i +- x_i / sqrt(q), this is the root mean square of the residuals of the rows.
     """
