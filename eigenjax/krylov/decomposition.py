@@ -1,13 +1,13 @@
-"""The decomposition that a restarted Lanczos solver grows and shrinks.
+"""Krylov decomposition of a restarted Lanczos solver.
 
     A V = V H + D^T B + E,    H = V^H A V,    D orthonormal and orthogonal to V
 
-V holds up to m vectors in rows of a fixed buffer, D the b vectors to be multiplied next, B (b, m) couples them to V.
-`expand` moves D into V by one product with each of its vectors (Lanczos 1950; in blocks Golub and Underwood 1977);
-`compress` keeps some combinations of V (thick restart, Wu and Simon 2000; Krylov-Schur, Stewart 2001). H is taken
-from the orthogonalisation as a full matrix, so that nothing depends on how V came about. E is zero but for what
-was dropped on purpose: (I - V V^H) w s^H with the direction w dropped last, and what was dropped before it, of which
-`defects` keeps account.
+V holds up to m vectors in rows of a fixed buffer. D is the residual block, the b vectors of the next matvecs, and the
+coupling B (b, m) connects it to V. `expand` moves D into V with one matvec per vector (Lanczos 1950; in blocks Golub
+and Underwood 1977). `compress` keeps some combinations of V (thick restart, Wu and Simon 2000; Krylov-Schur, Stewart
+2001). H is the full matrix of coefficients from the orthogonalization, so that V may have any origin. E is zero except
+for terms dropped on purpose: (I - V V^H) w s^H with the direction w dropped last, and earlier ones, whose norms are
+in `defects`.
 """
 
 from typing import NamedTuple
@@ -28,56 +28,56 @@ from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
 _AS_IT_IS = Storage()
-# The random directions of a beginning, of expansions and (in `thick_restart`) of restarts come from different seeds.
+# Random directions of `begin`, of expansions and (in `thick_restart`) of restarts have different seeds.
 _BEGINNING, _EXPANDING = 0, 1
-# Each restart adds about a unit of rounding to what the basis lacks of orthonormality: it is mended every so often.
+# Each restart adds about one eps of orthogonality error to the basis: reorthonormalize every 8 restarts.
 _RESTARTS_PER_MENDING = 8
 
 
 class KrylovDecomposition(NamedTuple):
-    """A V = V H + D^T B + E."""
+    """Krylov decomposition A V = V H + D^T B + E."""
 
-    basis: PyTree  # (m, ...) V; rows not filled are zero
-    filled: jax.Array  # (m,) bool, which rows of V are there
-    directions: PyTree  # (b, ...) D
+    basis: PyTree  # (m, ...) V; rows that are not valid are zero
+    filled: jax.Array  # (m,) bool, which rows of V are valid
+    directions: PyTree  # (b, ...) D, the residual block
     matrix: jax.Array  # (m, m) H
     couplings: jax.Array  # (b, m) B
-    defects: jax.Array  # (m,) the norms of the columns of E, about, but for its part along w
-    dropped: PyTree  # w, where b = 1
+    defects: jax.Array  # (m,) estimated norms of the columns of E without its part along w
+    dropped: PyTree  # w, used if b = 1
     dropped_couplings: jax.Array  # (m,) s
-    last_row: jax.Array  # () int32, the row of V that D couples with, where it is only one ...
-    last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
-    operator_norm: jax.Array  # () the largest ||A v|| so far: ||A|| from below; NaN once a product is not finite
-    broken_down: jax.Array  # () bool, V is invariant: all vectors of D are fresh random directions, uncoupled
-    polynomials: LanczosPolynomials  # of V and D; in the search for missed pairs they tell what it has excluded
-    seed: jax.Array  # of all random directions
-    num_matvecs: jax.Array  # () int32, products so far
-    num_restarts: jax.Array  # () int32
-    kept: jax.Array  # (2,) int32, how many rows the last two restarts have kept
+    last_row: jax.Array  # () int32, the row of V that D is coupled to, if it is only one ...
+    last_length: jax.Array  # () ... and that coupling; 0 if D is coupled to several rows, or none
+    operator_norm: jax.Array  # () largest ||A v|| so far, a lower bound of ||A||; NaN after a matvec with NaN or Inf
+    broken_down: jax.Array  # () bool, V is invariant: all vectors of D are random directions with coupling 0
+    polynomials: LanczosPolynomials  # of V and D; they show what a missed-pair search has excluded
+    seed: jax.Array  # (2,) uint32, of all random directions
+    num_matvecs: jax.Array  # () int32, matvecs so far
+    num_restarts: jax.Array  # () int32, restarts so far
+    kept: jax.Array  # (2,) int32, numbers of rows that the last two restarts kept
 
     @property
     def num_filled(self) -> jax.Array:
-        """() int32."""
+        """Number of valid rows, () int32."""
         return jnp.sum(self.filled, dtype=jnp.int32)
 
     @property
     def block_size(self) -> int:
-        """The vectors multiplied at once, b."""
+        """Number of vectors b of the residual block."""
         return self.couplings.shape[0]
 
 
 def begin(
     starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS, *, levels: jax.Array | None = None
 ) -> KrylovDecomposition:
-    """No row filled, and D an orthonormal basis of the start vectors.
+    """Create a decomposition without valid rows; D is an orthonormal basis of the start vectors.
 
     Args:
-        starts: (b, ...) vectors in working dtypes; one that is zero, not finite or dependent on the others is
-            replaced by a random direction.
+        starts: (b, ...) vectors in working dtypes. A random direction replaces a vector that is zero, not finite, or
+            linearly dependent on the others.
         krylov_dim: m.
-        seed: of all random directions.
-        kept: how V is kept; D is in working dtypes always.
-        levels: (L,) numbers at which the polynomials are followed, complex where the operator is not symmetric.
+        seed: seed of all random directions.
+        kept: storage of V; D is always in working dtypes.
+        levels: (L,) numbers at which the polynomials are evaluated, complex if the operator is not symmetric.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
     first = tree.row(starts, 0)
@@ -114,12 +114,12 @@ def begin(
 
 
 def proposed(state: KrylovDecomposition) -> PyTree:
-    """The (b, ...) vectors to be multiplied next: D, as the rows will hold it."""
+    """Return the (b, ...) vectors of the next matvecs: D, rounded to the storage of V."""
     return jax.vmap(lambda x: storage.rounded(state.basis, x))(state.directions)
 
 
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
-    """Moves D into V, at b products; there must be room for b rows, and b more dimensions."""
+    """Move D into V with b matvecs; this needs b free rows, and b more dimensions of the space."""
     vectors = proposed(state)
     if state.block_size > 1:
         return absorb(state, jax.vmap(lambda v: matvec(op, v))(vectors))
@@ -127,7 +127,7 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
 
 
 def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
-    """What `expand` does, with the (b, ...) products A D of the vectors `proposed` given."""
+    """Move D into V, given the (b, ...) matvecs A D of the vectors of `proposed` (reverse communication)."""
     b = state.block_size
     rows = _free_rows(state.filled, b)
     basis = state.basis
@@ -161,28 +161,28 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
 
 
 def fresh_seed(state: KrylovDecomposition) -> jax.Array:
-    """Of the random directions of the next expansion."""
+    """Return the seed of the random directions of the next expansion."""
     return successor(successor(state.seed, _EXPANDING), state.num_matvecs)
 
 
 def compress(
     state: KrylovDecomposition, coefficients: jax.Array, couplings: jax.Array, dropped: jax.Array
 ) -> KrylovDecomposition:
-    """Keeps V C only.
+    """Replace V by V C, for a restart.
 
     Args:
-        state: of m rows.
-        coefficients: (m, p) C; the columns are orthonormal, or zero where fewer are kept.
-        couplings: (b, p) of D, or of what will take its place, with V C.
-        dropped: (p,) the norms of what is left out of A V C on purpose, but for what is along `state.dropped`.
+        state: decomposition with m rows.
+        coefficients: (m, p) C; its columns are orthonormal, or zero if fewer vectors are kept.
+        couplings: (b, p) coupling of V C to D, or to the block that will replace D.
+        dropped: (p,) norms of the terms of A V C that are dropped on purpose, without those along `state.dropped`.
     """
-    if not storage.is_narrow(state.basis):  # what is lost in writing is more
+    if not storage.is_narrow(state.basis):  # else the error of the storage is larger
         coefficients = _mended(state, coefficients)
     basis, rows = rotate(state.basis, coefficients)
     projected = matmul(jnp.conj(coefficients).T, state.matrix, coefficients)
     defects = jnp.hypot(combined_defects(state, coefficients), dropped)
     place = places(rows, state.filled.shape[0])
-    # A row that holds none of the vectors finds zeros at the end.
+    # The index p, of rows that hold none of the vectors, refers to the padding of zeros.
     there, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
     along_dropped = matmul(state.dropped_couplings, coefficients)
     values = matmul(state.polynomials.rows, coefficients.astype(state.polynomials.rows.dtype))
@@ -202,12 +202,12 @@ def compress(
 
 
 def combined_defects(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
-    """(p,) estimates of ||E c_i|| but for the part along w: squares add up, as those of unrelated errors do."""
+    """Estimate ||E c_i|| without the part along w, (p,): squares add up, as for unrelated errors."""
     return jax.vmap(tree.norm, in_axes=1)(jnp.abs(coefficients) * state.defects[:, None])
 
 
 def _mended(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
-    """C (3 I - C^H G C) / 2 with G = V^H V, now and then: V C is then orthonormal again."""
+    """Return C (3 I - C^H G C) / 2 with G = V^H V every 8 restarts, which reorthonormalizes V C; else C."""
 
     def mend(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(state.basis), coefficients)
@@ -218,16 +218,16 @@ def _mended(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
 
 
 class _Orthonormalized(NamedTuple):
-    directions: PyTree  # (b, ...) the new D
-    columns: jax.Array  # (b, m) what was taken along V, here and before
-    triangle: jax.Array  # (b, b) of the new D with the rows that the images belong to
-    operator_norm: jax.Array
+    directions: PyTree  # (b, ...) the new residual block
+    columns: jax.Array  # (b, m) all coefficients along V, including those removed before
+    triangle: jax.Array  # (b, b) coupling of the new block to the rows of the matvecs
+    operator_norm: jax.Array  # () norm estimate
 
 
 def _orthonormalize(
     basis: PyTree, images: PyTree, taken: jax.Array, operator_norm: jax.Array, seed: jax.Array
 ) -> _Orthonormalized:
-    """Orthonormal directions that span, with the basis, the images; a random one wherever an image adds nothing."""
+    """Orthonormalize the matvecs against the basis and each other; a random direction replaces a negligible one."""
     b, m = (jax.tree.leaves(rows)[0].shape[0] for rows in (images, basis))
     dtype = tree.accumulation_dtype(images)
 
@@ -235,7 +235,7 @@ def _orthonormalize(
         before = () if b == 1 else (grown.directions,)
 
         def norm_with(coefficients, rest_norm):
-            # ||A v||^2 is what was taken and what is left
+            # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
             parts = jnp.concatenate([jnp.abs(taken[i] + coefficients[:m]), jnp.abs(coefficients[m:]), rest_norm[None]])
             return jnp.maximum(grown.operator_norm, tree.norm(parts))
 
@@ -266,8 +266,8 @@ def _orthonormalize(
 def _recurrence(
     image: PyTree, basis: PyTree, state: KrylovDecomposition, row: jax.Array, vector: PyTree
 ) -> tuple[PyTree, jax.Array]:
-    """The image of the one direction, less its parts along itself and the row before; and these parts, (1, m)."""
-    # Read from the new basis: a row of the old one, wanted after the new is written, would cost a copy of it.
+    """Subtract from the matvec of the one direction its parts along itself and the row before; return these, (1, m)."""
+    # Read from the new basis: to read a row of the old basis after the new row is written would copy the basis.
     previous = storage.row(basis, state.last_row)
     alpha = tree.inner(vector, image).real
     image = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -state.last_length, previous)
@@ -277,7 +277,7 @@ def _recurrence(
 
 
 def _free_rows(filled: jax.Array, count: int) -> jax.Array:
-    """(count,) int32, the first rows that are not filled; there must be so many."""
+    """Return the first `count` rows that are not valid, (count,) int32; at least `count` must exist."""
     place = jnp.cumsum(~filled, dtype=jnp.int32) - 1
     index = jnp.arange(filled.shape[0], dtype=jnp.int32)
     hit = ~filled[None, :] & (place[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None])
@@ -285,12 +285,12 @@ def _free_rows(filled: jax.Array, count: int) -> jax.Array:
 
 
 def _unit(vector: PyTree, seed: jax.Array) -> PyTree:
-    """The vector over its norm, or an arbitrary one where it is zero or not finite."""
+    """Normalize a vector; an arbitrary unit vector replaces one that is zero or not finite."""
     length = tree.norm(vector)
     usable = (length > 0) & jnp.isfinite(length)
     fresh = arbitrary_vector(seed, tree.structure_of(vector))
     vector = tree.where(usable, normalize(vector, length), fresh)
-    # Once more, for the arbitrary one; and what was tiny is of unit norm only now.
+    # Normalize again: the arbitrary vector, and vectors with a tiny norm, are not of unit norm yet.
     return normalize(vector, tree.norm(vector))
 
 

@@ -1,23 +1,23 @@
-"""Lanczos polynomials: an upper bound on what a start vector holds of an eigenvector that was missed.
+"""Lanczos polynomials: an upper bound on the component of a start vector along a missed eigenvector.
 
-Each vector of a Krylov basis is a polynomial in A of the b orthonormal vectors that it began with,
-v_j = sum_s p_sj(A) s_s. For an eigenvector u of eigenvalue lambda, <u, v_j> = sum_s p_sj(lambda) <u, s_s>, and because
-the basis is orthonormal,
+Each vector of a Krylov basis is a polynomial in A of the b orthonormal start vectors, v_j = sum_s p_sj(A) s_s. For an
+eigenvector u of eigenvalue lambda, <u, v_j> = sum_s p_sj(lambda) <u, s_s>, and because the basis is orthonormal,
 
     |P(lambda)^H w| <= 1,    w_s = <u, s_s>,    so that    |w| <= 1 / sigma_min(P(lambda)).
 
 For b = 1 this is the Christoffel function of the start vector, the largest weight at lambda that its moments admit. The
-values of the polynomials follow from the recurrence that made the basis, A D = V C + D' T:
+values of the polynomials follow from the recurrence of the basis, A D = V C + D' T:
 
     P_D' T = lambda P_D - P_V C.
 
-Outside of the interval that holds the Ritz values they grow with every step, and with the distance of lambda from it.
-A start vector that is drawn at random in n dimensions has |<u, s>| <= t with a probability of at most t sqrt(n): so
-large values exclude an eigenvalue at lambda, and beyond, as surely as one likes (in the sense of Kuczynski and
-Wozniakowski 1992, but by what was computed instead of a bound for the worst spectrum).
+Outside of the interval of the Ritz values they grow with every step, and with the distance of lambda from it. A random
+start vector in n dimensions has |<u, s>| <= t with probability at most t sqrt(n). So large values exclude an eigenvalue
+at lambda, and beyond, with any certainty. The idea is that of Kuczynski and Wozniakowski (1992), with computed values
+instead of a bound for the worst spectrum.
 
-What the basis held before the start vector was drawn may have parts along u: they add to each <u, v_j> what does not
-depend on w, and an interval of its length is likeliest around 0. So all of it counts as orthogonal to u.
+Vectors that are in the basis before the start vector is drawn may have components along u. They add to each <u, v_j> a
+term that does not depend on w, and an interval of given length is most probable around 0. So all of them count as
+orthogonal to u.
 """
 
 from typing import Any, NamedTuple
@@ -27,21 +27,21 @@ import jax.numpy as jnp
 
 from eigenjax.vectors import tree
 
-# Values larger than this say no more, and their squares would overflow in float32.
+# Values larger than this carry no more information, and their squares would overflow in float32.
 _LARGEST = 1e16
 
 
 class LanczosPolynomials(NamedTuple):
-    """Values at L numbers, the levels, of the polynomials of a basis of m rows and of the b vectors that come next."""
+    """Values at L numbers, the levels, of the polynomials of a basis of m rows and of the residual block."""
 
-    levels: jax.Array  # (L,)
-    rows: jax.Array  # (L, b, m) P_V; 0 for rows that are orthogonal to u by assumption
+    levels: jax.Array  # (L,) the numbers lambda
+    rows: jax.Array  # (L, b, m) P_V; 0 for rows that count as orthogonal to u
     directions: jax.Array  # (L, b, b) P_D
-    lost: jax.Array  # () bool, a vector of unknown components has taken the place of one of several
+    lost: jax.Array  # () bool, a random vector, of unknown components, has replaced one of several vectors
 
 
 def start(levels: jax.Array, num_rows: int, block_size: int, dtype: Any) -> LanczosPolynomials:
-    """Values where the vectors that come next are the start, and all rows are orthogonal to what is looked for."""
+    """Return the values for a residual block that is the start, with all rows orthogonal to missed eigenvectors."""
     shape = (levels.shape[0], block_size)
     identity = jnp.broadcast_to(jnp.eye(block_size, dtype=dtype), (*shape, block_size))
     return LanczosPolynomials(levels, jnp.zeros((*shape, num_rows), dtype), identity, jnp.zeros((), bool))
@@ -50,14 +50,13 @@ def start(levels: jax.Array, num_rows: int, block_size: int, dtype: Any) -> Lanc
 def extend(
     polynomials: LanczosPolynomials, rows: jax.Array, columns: jax.Array, triangle: jax.Array
 ) -> LanczosPolynomials:
-    """Values after a step of the recurrence A D = V C + D' T.
+    """Update the values after a step of the recurrence A D = V C + D' T.
 
     Args:
-        polynomials: before it.
-        rows: (b,) int32, where D stands in V now.
+        polynomials: values before the step.
+        rows: (b,) int32, the rows of V that hold D after the step.
         columns: (b, m) C, transposed.
-        triangle: (b, b) T, upper triangular; 0 on the diagonal where a random vector has taken the place of what was
-            not there.
+        triangle: (b, b) T, upper triangular; 0 on the diagonal if a random vector replaced a negligible one.
     """
     directions = polynomials.directions
     values = polynomials.rows.at[:, :, rows].set(directions)
@@ -78,7 +77,7 @@ def extend(
 
 
 def amplitudes(polynomials: LanczosPolynomials) -> jax.Array:
-    """(L,) sigma_min(P): no eigenvector missed at the level has more than its inverse of the start."""
+    """Compute sigma_min(P), (L,): the component of the start along a missed eigenvector at most is its inverse."""
     values = jnp.concatenate([polynomials.rows, polynomials.directions], axis=2)
     if values.shape[1] == 1:
         least = jax.vmap(tree.norm)(values)
@@ -88,7 +87,7 @@ def amplitudes(polynomials: LanczosPolynomials) -> jax.Array:
 
 
 def clipped(values: jax.Array) -> jax.Array:
-    """Values of finite size, so that sums of their squares do not overflow."""
+    """Limit the magnitude of values, so that sums of their squares do not overflow."""
     size = jnp.maximum(jnp.abs(values), 1)
     finite = jnp.where(jnp.isfinite(size), values, _LARGEST)
     return finite * jnp.where(jnp.isfinite(size), jnp.minimum(_LARGEST / size, 1), 1).astype(values.dtype)

@@ -1,14 +1,14 @@
-"""What a Krylov decomposition knows: its approximate eigenpairs, in the order of what is wanted.
+"""Rayleigh-Ritz extraction: approximate eigenpairs of a Krylov decomposition, the most wanted first.
 
-At an end of the spectrum, the Ritz pairs H c = theta c: of all vectors in the space they are nearest to eigenvectors
-there. Near a number sigma inside it they are not (a Ritz value may lie anywhere by accident): there the harmonic Ritz
-pairs, with G = H - sigma,
+At an end of the spectrum these are the Ritz pairs H c = theta c, the best approximations in the space. They are not
+reliable for interior eigenvalues near a shift sigma, where a Ritz value may lie by accident. There the harmonic Ritz
+pairs are used, with G = H - sigma,
 
     (G^2 + B^H B) c = (1 / nu) G c,
 
 the Ritz pairs of (A - sigma)^-1 on the space (A - sigma) V (Morgan 1991; Paige, Parlett and van der Vorst 1995). Their
-residuals all point along D - V G^-1 B^H, which continues the decomposition when p of them are kept (Morgan and Zeng
-2006), so that a restart near sigma is that of an end with another direction.
+residuals all lie in the span of D - V G^-1 B^H, which continues the decomposition when p of them are kept (Morgan and
+Zeng 2006). So a restart near sigma differs from one at an end of the spectrum only in its residual block.
 """
 
 from typing import NamedTuple
@@ -21,27 +21,27 @@ from eigenjax.krylov.decomposition import KrylovDecomposition
 from eigenjax.vectors import tree
 from eigenjax.vectors.matmul import matmul
 
-# Where sigma is an eigenvalue itself its harmonic value is 0 / 0: the shift stands off by this share of the distance
-# to the farthest value wanted, so that it meets no eigenvalue.
+# If sigma is an eigenvalue, its harmonic Ritz value is 0 / 0. The shift is moved off by this share of the distance to
+# the farthest wanted value, so that it is not an eigenvalue.
 _OFFSET = 0.0217
-# So many pairs more are separated from each other: which k of them are nearest to sigma itself is decided among all.
+# Number of additional pairs in the Rayleigh-Ritz step that selects the k pairs nearest to sigma.
 EXTRA_NEAR = 2
-# A triangular factor with a diagonal entry below so many units of rounding is singular: it is held up there.
+# A triangular factor with a diagonal entry below this times eps is singular: clamp smaller diagonal entries to this.
 _SINGULAR = 1.0
-# A vector with more of its weight than this on rows that are not filled belongs to them.
+# A vector with more than this share of its weight on rows that are not valid is not valid.
 _ELSEWHERE = 0.5
 
 
 class Extraction(NamedTuple):
-    """Approximate eigenpairs V c_i, the most wanted first; those that are not there come last."""
+    """Approximate eigenpairs V c_i, the most wanted first; entries that are not valid come last."""
 
-    values: jax.Array  # (m,) Rayleigh quotients; 0 where not there
+    values: jax.Array  # (m,) Rayleigh quotients; 0 if not valid
     coefficients: jax.Array  # (m, m), column i is c_i; orthonormal
-    residuals: jax.Array  # (m,) ||A V c - theta V c|| as the decomposition has it; inf where not there
+    residuals: jax.Array  # (m,) estimated ||A V c - theta V c||; inf if not valid
 
 
 def ritz_pairs(state: KrylovDecomposition, which: str) -> Extraction:
-    """The Ritz pairs in the order of `which`."""
+    """Compute the Ritz pairs in the order of `which`."""
     values, vectors, valid = ritz.masked_eigh(state.matrix, state.filled)
     order = ritz.wanted_order(values, which, valid)
     coefficients = vectors[:, order]
@@ -50,13 +50,13 @@ def ritz_pairs(state: KrylovDecomposition, which: str) -> Extraction:
 
 
 def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Array, k: int) -> Extraction:
-    """The k harmonic Ritz vectors nearest to sigma, their Rayleigh quotients, and an orthonormal basis of the others.
+    """Compute the k harmonic Ritz vectors nearest to sigma, their Rayleigh quotients, and a basis of the other vectors.
 
     Args:
         state: the decomposition.
-        sigma: () the number.
-        target: () what the pencil is shifted by; see `stand_off`.
-        k: pairs that are separated from each other by a Rayleigh-Ritz step among them.
+        sigma: () the shift.
+        target: () the shift of the pencil, moved off sigma by `stand_off`.
+        k: number of pairs; a Rayleigh-Ritz step in their span separates them.
     """
     m = state.matrix.shape[0]
     valid = jnp.arange(m, dtype=jnp.int32) < state.num_filled
@@ -84,14 +84,14 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
 
 
 def stand_off(sigma: jax.Array, values: jax.Array) -> jax.Array:
-    """Sigma, moved off by a small share of the distance of the farthest of the values wanted."""
+    """Return sigma, moved off by a small share of the distance to the farthest wanted value."""
     return sigma + _OFFSET * jnp.max(jnp.abs(values - sigma))
 
 
 def harmonic_directions(
     state: KrylovDecomposition, coefficients: jax.Array, target: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What continues a decomposition of which only harmonic Ritz vectors V C are kept.
+    """Compute the residual block that continues a decomposition of which only harmonic Ritz vectors V C are kept.
 
     With g = -G^-1 B^H less its part along C, and L L^H = I + g^H g, the directions L^-1 (D + V g) are orthonormal and
     orthogonal to V C, and couple to it with L^-1 (g^H H C + B C).
@@ -114,15 +114,15 @@ def harmonic_directions(
 
 
 def _residuals(state: KrylovDecomposition, coefficients: jax.Array, *inside: jax.Array) -> jax.Array:
-    # One norm of all, because each one takes a good part of the time that an extraction takes to compile.
+    # One norm of all terms, because a separate norm for each takes a large part of the compile time of an extraction.
     defects = (jnp.abs(coefficients) * state.defects[:, None], matmul(state.dropped_couplings, coefficients)[None])
     return jax.vmap(tree.norm, in_axes=1)((matmul(state.couplings, coefficients), *inside, *defects))
 
 
 def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """G and B over a power of two that makes their entries of order one.
+    """Divide G and B by a power of two that makes their entries of order one.
 
-    Rows not filled get an eigenvalue beyond all others.
+    Rows that are not valid get an eigenvalue beyond all others.
     """
     m = state.matrix.shape[0]
     filled = state.filled[:, None] & state.filled[None, :]
@@ -139,7 +139,7 @@ def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, j
 
 
 def _inverse(triangle: jax.Array) -> jax.Array:
-    """Of an upper triangular matrix with entries of order one, held off from singular."""
+    """Invert an upper triangular matrix with entries of order one; clamp small diagonal entries."""
     diagonal = jnp.diag(triangle)
     least = _SINGULAR * float(jnp.finfo(triangle.dtype).eps)
     held = jnp.where(jnp.abs(diagonal) < least, least, diagonal)

@@ -1,13 +1,14 @@
-"""What a solve knows of its operator besides the pairs that it returns.
+"""Recycled Ritz pairs: those that a solve found besides the wanted ones.
 
-At its end a Krylov space V holds more Ritz vectors than were wanted, u_j = V c_j, orthogonal to the wanted ones, with
+At the end of a solve the Krylov space V contains Ritz vectors that are not wanted, u_j = V c_j. They are orthogonal to
+the wanted ones, with
 
     A u_j = theta_j u_j + sum_b d_b s_bj
 
-where the d_b are the directions that the space would have grown in next. None has converged, and all of them together
-tell where A is nearly singular once the wanted pairs are taken out: a linear solve there can begin by eliminating
-them, at no product (`implicit.systems.deflation`). The direction that the last search for missed pairs has left aside
-is one of the d_b: the Ritz vectors kept from before that search couple with it.
+where the d_b are the vectors of the residual block. None of them has converged, but together they approximate the
+directions in which the deflated operator is nearly singular. A linear solve can deflate them first, without a matvec
+(`implicit.systems.deflation`). One of the d_b is the direction that the last missed-pair search dropped: the Ritz
+vectors kept from before that search are coupled to it.
 """
 
 from typing import NamedTuple
@@ -21,12 +22,12 @@ from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.tree import PyTree
 
-# What a restart has dropped for good, more than so many units of rounding of ||A||, breaks the relation.
+# Terms that a restart dropped permanently violate the relation if they exceed this times eps ||A||.
 DROPPED = 100.0
 
 
 class Remainder(NamedTuple):
-    """Orthonormal u_j = V c_j with A u_j = theta_j u_j + sum_b d_b s_bj; c_j = 0 where there is none."""
+    """Recycled Ritz pairs: orthonormal u_j = V c_j with A u_j = theta_j u_j + sum_b d_b s_bj; c_j = 0 if absent."""
 
     basis: PyTree  # (m, ...) V, orthonormal or zero rows
     coefficients: jax.Array  # (m, q), column j is c_j
@@ -36,16 +37,16 @@ class Remainder(NamedTuple):
 
 
 def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainder:
-    """The Ritz pairs of a decomposition beyond the k that are wanted.
+    """Return the Ritz pairs of a decomposition after the k wanted ones.
 
     Args:
-        state: A V = V H + D^T B + (I - V V^H) w s^H + E.
+        state: decomposition A V = V H + D^T B + (I - V V^H) w s^H + E.
         found: its Ritz pairs, the wanted ones first.
-        k: how many those are.
+        k: number of wanted pairs.
 
     Returns:
-        The q = m - k others, without those that E has to do with. Cost: no product, and where only one vector is
-        multiplied at once w is orthogonalised against V, which leaves one vector more.
+        The q = m - k other pairs, with c_j = 0 for those affected by E. Cost: no matvec. If the block size is one, w is
+        orthogonalized against V, which takes the memory of one more vector.
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps

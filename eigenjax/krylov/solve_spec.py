@@ -1,4 +1,4 @@
-"""What a restarted solve is asked for."""
+"""Options of a restarted solve."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from eigenjax.vectors.storage import Storage
 
 
 class Goal(NamedTuple):
-    """What is asked for; static."""
+    """Checked options of a restarted solve; static."""
 
-    k: int
-    which: str  # of ritz.WHICH; not looked at where there is a sigma
-    near: bool  # whether there is a sigma
-    verify: bool
-    max_matvecs: int
-    kept: Storage = Storage()  # how the basis is
-    random_start: bool = True  # whether nobody has chosen the start vectors
+    k: int  # number of wanted pairs
+    which: str  # one of ritz.WHICH; not used with a sigma
+    near: bool  # interior eigenvalues, the nearest to a sigma, are wanted
+    verify: bool  # whether a missed-pair search follows convergence
+    max_matvecs: int  # maximum number of matvecs
+    kept: Storage = Storage()  # storage of the basis
+    random_start: bool = True  # whether the start vectors are random, not given by the caller

@@ -1,4 +1,4 @@
-"""A thick restart: of a full decomposition, the part worth keeping and the direction to go on in."""
+"""Thick restart: the vectors to keep of a full decomposition, and the next residual block."""
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +16,26 @@ from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import arbitrary_vector, successor
 from eigenjax.vectors.tree import PyTree
 
-# The seed of fresh directions; see `krylov`.
+# Number from which the seeds of random directions of restarts are derived; `decomposition` uses 0 and 1.
 _RESTARTING = 2
-# A pair found by a search may be spoiled by less than this share of the bound on its residual.
+# A kept pair may perturb a pair that a search finds by less than this share of the bound on its residual.
 _SPOILED = 0.3
 
 
 def kept_coefficients(
     state: KrylovDecomposition, found: Extraction, goal: Goal, fresh: jax.Array, bound: jax.Array
 ) -> jax.Array:
-    """(m, p) C of the vectors that are kept, the most wanted first; columns of zeros where they are fewer.
+    """Return (m, p) C, the coefficients of the vectors to keep, the most wanted first; unused columns are zero.
 
     Args:
         state: the decomposition.
-        found: its pairs.
-        goal: with k.
+        found: its approximate pairs.
+        goal: options, with k, which and near.
         fresh: () bool, a random direction follows.
-        bound: () on the residuals of pairs wanted.
+        bound: () bound on the residuals of wanted pairs.
     """
     b, m = state.couplings.shape
-    # What harmonic pairs are turned among themselves is kept as a whole: a part of it has no common residual.
+    # Harmonic pairs that are mixed by a Rayleigh-Ritz step are kept together: a part has no common residual.
     wanted = goal.k + EXTRA_NEAR - 1 if goal.near else goal.k
     most = most_kept(wanted, m, b)
     index = jnp.arange(most, dtype=jnp.int32)
@@ -47,10 +47,10 @@ def kept_coefficients(
 
 
 def _stand_apart(found: Extraction, goal: Goal, bound: jax.Array) -> jax.Array:
-    """(m,) bool, pairs not wanted that may be kept from a random direction, which finds others the sooner for it.
+    """Return which unwanted pairs may be kept beside a random direction, (m,) bool; they speed up the search.
 
-    What is dropped of their residuals is missing in a pair yet to be found: of its eigenvector they hold less than the
-    residual over the gap to the values wanted, and spoil it by less than the square of the residual over the gap.
+    Their dropped residuals perturb a pair that the search finds. Their component along its eigenvector is at most
+    residual / gap, with the gap to the wanted values. So the perturbation is at most residual^2 / gap.
     """
     values = jnp.abs(found.values) if goal.which == "LM" else found.values
     gaps = jnp.min(jnp.abs(values[:, None] - values[None, : goal.k]), axis=1)
@@ -58,7 +58,7 @@ def _stand_apart(found: Extraction, goal: Goal, bound: jax.Array) -> jax.Array:
 
 
 def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.Array) -> KrylovDecomposition:
-    """Turns to the direction in which the harmonic Ritz vectors that are kept go on; see `extraction`."""
+    """Replace the residual block by the one that continues the kept harmonic Ritz vectors."""
     along_basis, along_directions, couplings = harmonic_directions(state, coefficients, target)
     directions = jax.tree.map(
         jnp.add, storage.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
@@ -67,7 +67,7 @@ def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.A
     of_dtype = lambda x: x.astype(polynomials.rows.dtype)
     values = matmul(polynomials.rows, of_dtype(along_basis))
     values += matmul(polynomials.directions, of_dtype(along_directions))
-    # For `restart`, which will multiply by C; the columns of C are orthonormal.
+    # For `restart`, which multiplies by C; the columns of C are orthonormal.
     return state._replace(
         directions=directions,
         couplings=matmul(couplings, jnp.conj(coefficients).T),
@@ -84,27 +84,27 @@ def restart(
     *,
     translated: bool,
 ) -> KrylovDecomposition:
-    """Keeps V C, and goes on in the same direction or in a fresh one.
+    """Replace V by V C, and continue with the residual block or with random directions.
 
     Args:
         state: the decomposition.
-        coefficients: of `kept_coefficients`.
-        found: the pairs, of which residuals are dropped before a fresh direction.
-        fresh: () bool.
-        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
-        translated: whether the direction comes from `translate`, and is orthonormal but for rounding; static.
+        coefficients: C, from `kept_coefficients`.
+        found: the approximate pairs, whose residuals are dropped before a random direction.
+        fresh: () bool, continue with random directions.
+        levels: (L,) numbers at which the polynomials of a random direction are evaluated.
+        translated: whether the residual block comes from `translate`, orthonormal up to rounding; static.
     """
     couplings = matmul(state.couplings, coefficients)
     if state.block_size == 1 and not translated:
-        # All residuals are along the one direction, which is kept beside the basis. What was kept there before is known
-        # by its norm from now on.
+        # All residuals are along the one direction, which becomes w. Only the norms of the terms along the previous w
+        # are kept.
         lost = jnp.abs(matmul(state.dropped_couplings, coefficients))
         state = state._replace(
             dropped=tree.where(fresh, tree.row(state.directions, 0), state.dropped),
             dropped_couplings=jnp.where(fresh, state.couplings[0], state.dropped_couplings),
         )
     else:
-        # The residuals hold the defects of before already, and `compress` adds those by itself.
+        # The residuals contain the earlier defects, which `compress` adds again.
         residuals = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
         lost = _without(residuals, combined_defects(state, coefficients))
     new = compress(state, coefficients, jnp.where(fresh, 0, couplings), jnp.where(fresh, lost, 0))
@@ -118,38 +118,38 @@ def restart(
 
 
 def outside(state: KrylovDecomposition, restarting: jax.Array) -> KrylovDecomposition:
-    """With the part of w outside of V: H knows the rest, and what a restart takes from V does not come back."""
+    """Remove from w its part in V before a restart: H contains that part, and a restart would lose it from V."""
     remove = lambda dropped: orthogonalize(state.basis, dropped).vector
     needed = restarting & jnp.any(state.dropped_couplings != 0)
     return state._replace(dropped=apply_when(needed, remove, state.dropped))
 
 
 def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolynomials:
-    """Polynomials where the directions are the start, and what the basis holds is locked."""
+    """Return polynomials of a missed-pair search: the residual block is its start, and the basis is locked."""
     b, m = state.couplings.shape
     return lanczos_polynomials.start(levels, m, b, state.polynomials.rows.dtype)
 
 
 def _without(hypotenuse: jax.Array, part: jax.Array) -> jax.Array:
-    """(a^2 - b^2)^(1/2) of numbers that are not negative, 0 where b is the larger."""
+    """Compute (a^2 - b^2)^(1/2) of numbers that are not negative, and 0 if b is larger."""
     share = jnp.minimum(part / jnp.where(hypotenuse > 0, hypotenuse, 1), 1)
     return hypotenuse * jnp.sqrt((1 - share) * (1 + share))
 
 
 def fresh_directions(state: KrylovDecomposition, directions: PyTree) -> PyTree:
-    """Random directions, orthonormal and orthogonal to the basis, shaped like those given."""
+    """Draw random directions, orthonormal and orthogonal to the basis, shaped like those given."""
     return _orthonormal(state, directions, None)
 
 
 def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array | None) -> PyTree:
-    """Directions that a translation left orthonormal but for rounding, or fresh ones; None is fresh in any case."""
+    """Orthonormalize directions against the basis; they are random if `fresh` holds or is None, else the given ones."""
     seed = successor(successor(state.seed, _RESTARTING), state.num_restarts)
     structure = tree.structure_of(tree.row(directions, 0))
 
     def clean(i, rows):
         drawn = lambda _: arbitrary_vector(successor(seed, i), structure)
         direction = drawn(None) if fresh is None else apply_when(fresh, drawn, tree.row(rows, i))
-        # What comes after it is not orthogonal to it yet: of no account.
+        # Later rows are not orthogonal to it yet, and are ignored.
         earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
         rest = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
         return tree.set_row(rows, i, normalize(rest.vector, rest.norm))

@@ -1,4 +1,4 @@
-"""Eigensolvers, without derivatives: when to stop, what to restart, what to return.
+"""Eigensolvers without derivatives: start, restart, convergence, and assembly of the result.
 
 Symmetric operators have `symmetric/` (read `eigsh` first), others `general/`, singular values `singular/`; linear
 systems for the derivatives are in `linear/`. `convergence/` is shared: residuals, flags, and the search for missed

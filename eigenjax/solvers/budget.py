@@ -1,18 +1,18 @@
-"""How many products a restarted solve may take: the one place for it."""
+"""Maximum number of matvecs of a restarted solve."""
 
 from typing import Any
 
-# Steps allowed by default: so many for each vector of the basis, or so many for each dimension of a small operator.
+# Default maximum of steps: this many for each vector of the basis, or for each dimension of a small operator.
 _STEPS_PER_VECTOR = 100
 _STEPS_PER_DIMENSION = 10
 _SMALL = 1000
 
 
 def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, products_per_step: int = 1) -> int:
-    """The products allowed, or the default where it is None.
+    """Check the maximum number of matvecs; None gives the default.
 
     Raises:
-        TypeError: if it is no int.
+        TypeError: if `max_matvecs` is not an int.
         ValueError: if it is negative.
 
     >>> checked_budget(None, 20, 100)

@@ -1,4 +1,4 @@
-"""The vectors that an iteration starts from."""
+"""Start vectors of an iteration."""
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,20 @@ from eigenjax.vectors.tree import PyTree
 
 
 def start_vector(op: LinearOperator, v0: PyTree | None, key: jax.Array) -> PyTree:
-    """The vector v0 in the working dtypes of an operator, or an arbitrary one.
+    """Return v0 in the working dtypes of an operator, or an arbitrary vector if v0 is None.
 
     Raises:
-        ValueError, TypeError: if v0 does not fit the operator; names the leaf.
+        ValueError, TypeError: if v0 does not fit the operator; the message names the leaf.
     """
     given = given_start(op, v0)
     return arbitrary_vector(key, tree.working_structure(op.structure)) if given is None else given
 
 
 def given_start(op: LinearOperator, v0: PyTree | None) -> PyTree | None:
-    """The vector v0 in the working dtypes of an operator; None stays None.
+    """Return v0 in the working dtypes of an operator; None stays None.
 
     Raises:
-        ValueError, TypeError: if v0 does not fit the operator; names the leaf.
+        ValueError, TypeError: if v0 does not fit the operator; the message names the leaf.
     """
     if v0 is None:
         return None

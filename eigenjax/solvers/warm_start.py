@@ -1,8 +1,8 @@
-"""Where a solve begins: nowhere in particular, at one vector, at several, or at a result of before.
+"""Start of a solve: an arbitrary vector, one given vector, several, or a previous result.
 
-Of several vectors the sum is followed: a Krylov space finds each of them again, at little more than one product each,
-and what they lack besides. The first product, that of a sum with random signs, also shows how far all of them are from
-eigenvectors: if hardly, the Ritz pairs of their span are all that is needed, at one product each.
+A solve from several vectors starts from their sum. The Krylov space recovers each of them, at little more than one
+matvec each, and also their missing components. The first matvec, that of a sum with random signs, measures the
+residuals of all of them. If these are small, the Ritz pairs of their span are the result, at one matvec each.
 """
 
 from typing import Any, NamedTuple
@@ -18,46 +18,46 @@ from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import arbitrary_rows, arbitrary_signs, successor
 from eigenjax.vectors.tree import PyTree
 
-# A row that keeps less than this share of itself beside those before it is a copy of them.
+# A row whose remainder after orthogonalization against earlier rows is below this is linearly dependent on them.
 _DEPENDENT = 1e-3
 
 
 class RayleighRitz(NamedTuple):
-    """The Ritz pairs of the span of some vectors, ascending."""
+    """Ritz pairs of the span of some vectors, in ascending order."""
 
-    values: jax.Array  # (q,)
-    vectors: PyTree  # (q, ...)
-    residuals: jax.Array  # (q,) ||A v - theta v||, computed
+    values: jax.Array  # (q,) Ritz values
+    vectors: PyTree  # (q, ...) Ritz vectors
+    residuals: jax.Array  # (q,) ||A v - theta v||, from the matvecs
 
 
 class KnownVectors(NamedTuple):
-    """What a solve is told: approximate eigenvectors."""
+    """Orthonormal basis of the approximate eigenvectors that a solve starts from."""
 
     rows: PyTree  # (q, ...) orthonormal
-    independent: jax.Array  # () bool; else some rows are zero
+    independent: jax.Array  # () bool, the given vectors are linearly independent
 
 
 def example_vector(v0: Any) -> PyTree | None:
-    """One vector of v0 where it is an `EigenResult`, else v0: what a bare callable acts on."""
+    """Return one vector of v0 if it is an `EigenResult`, else v0: it shows the structure that a callable acts on."""
     return _first_row(v0.eigenvectors) if isinstance(v0, EigenResult) else v0
 
 
 @jax.jit
 def _first_row(rows: PyTree) -> PyTree:
-    """Return the first of some vectors; compiled, for an index would be moved to the device implicitly."""
+    """Return the first of some vectors; compiled, because an index would be moved to the device implicitly."""
     return tree.row(rows, 0)
 
 
 def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:
-    """The vectors of v0, with a leading axis, in the working dtypes of an operator; None stays None.
+    """Return the vectors of v0, with a leading axis, in the working dtypes of an operator; None stays None.
 
     Args:
         op: the operator.
-        v0: a vector of the operator, several with a leading axis on every leaf, or an `EigenResult`, of which the
-            eigenvectors are taken.
+        v0: a vector of the operator, several with a leading axis on every leaf, or an `EigenResult`, whose
+            eigenvectors are used.
 
     Raises:
-        ValueError, TypeError: if v0 does not fit the operator; names the leaf.
+        ValueError, TypeError: if v0 does not fit the operator; the message names the leaf.
     """
     if v0 is None:
         return None
@@ -70,7 +70,7 @@ def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:
 
 
 def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, seed: jax.Array) -> PyTree:
-    """The (b, ...) vectors that a solve starts from: those of v0 dealt out to them and added up with random signs."""
+    """Return the (b, ...) start vectors of a solve: sums of the vectors of v0, in turn, with random signs."""
     structure = tree.working_structure(op.structure)
     drawn = arbitrary_rows(successor(seed, 0), structure, block_size)
     if rows is None:
@@ -87,12 +87,12 @@ def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, see
 
 
 def is_several(op: LinearOperator, v0: Any) -> bool:
-    """Whether v0 is a result or a stack of vectors, and not one vector."""
+    """Return whether v0 is a result or a stack of vectors, and not one vector."""
     return isinstance(v0, EigenResult) or (v0 is not None and _is_stacked(v0, op.structure))
 
 
 def known_vectors(rows: PyTree) -> KnownVectors:
-    """The rows, made orthonormal one after another."""
+    """Orthonormalize the rows one after another."""
 
     def clean(i, carry):
         done, independent = carry
@@ -106,16 +106,16 @@ def known_vectors(rows: PyTree) -> KnownVectors:
 
 
 def distance_from(rows: PyTree, direction: PyTree, length: jax.Array) -> jax.Array:
-    """How far length times a unit direction reaches out of the span of orthonormal rows, ().
+    """Compute the distance, (), of the vector length * direction from the span of orthonormal rows.
 
-    Of A x for x = sum_i +- x_i / sqrt(q), this is the root mean square of the residuals of the rows.
+    For A x with x = sum_i +- x_i / sqrt(q), this is the root mean square of the residuals of the rows.
     """
     inside = tree.combine(tree.project(rows, direction), rows)
     return length * tree.norm(tree.add_scaled(direction, -1.0, inside))
 
 
 def rayleigh_ritz(op: LinearOperator, rows: PyTree) -> RayleighRitz:
-    """The Ritz pairs of the span of q orthonormal rows, at q products; holds 2 q vectors."""
+    """Compute the Ritz pairs of the span of q orthonormal rows, at q matvecs, in the memory of 2 q vectors."""
     images = jax.lax.map(lambda row: matvec(op, row), rows)
     projected = tree.gram(rows, images)
     values, rotation = jnp.linalg.eigh((projected + jnp.conj(projected).T) / 2)
@@ -129,7 +129,7 @@ def rayleigh_ritz(op: LinearOperator, rows: PyTree) -> RayleighRitz:
 
 
 def _is_stacked(v0: Any, structure: PyTree) -> bool:
-    """Whether v0 is shaped like the operator's vectors but for one leading axis, the same on every leaf."""
+    """Return whether v0 has the shape of the operator's vectors with one leading axis, the same on every leaf."""
     if jax.tree.structure(v0) != jax.tree.structure(structure):
         return False
     pairs = [

@@ -1,9 +1,9 @@
-"""The vector space: vectors are pytrees of arrays, and all that solvers do with them is here.
+"""Vectors as pytrees of arrays, with the operations that solvers need.
 
 Read `tree` first (inner products, sums, bases with a leading axis), then `orthogonalize`. `basis_change` computes
-V <- V C in place, `storage` keeps a basis in fewer bits or in host memory, `signs` fixes the sign or phase of an
+V <- V C in place, `storage` holds a basis in fewer bits or in host memory. `signs` fixes the sign or phase of an
 eigenvector. Start vectors come from `pseudorandom` (a hash, cheap to compile), samples of estimators from
-`random_vectors`. `matmul` multiplies small matrices in full precision, `conditional` does work only when it is needed.
+`random_vectors`. `matmul` multiplies small matrices in full precision, `conditional` skips work that is not needed.
 
 Imports nothing else of the package.
 """

@@ -1,13 +1,14 @@
-"""A basis turned in place: the vectors that a restart keeps, without a second basis to hold them.
+"""Basis change V <- V C in place, without memory for a second basis.
 
-The p vectors U = V C, with C (m, p) of orthonormal columns, are wanted in place of rows of V. With partial pivoting
+The p vectors V C, with C (m, p) of orthonormal columns, replace rows of V. LU factorization with partial pivoting gives
 
     C[permutation] = L U,    L (m, p) unit lower trapezoidal, |L| <= 1,    U (p, p) upper triangular
 
-so that vector i is made in the row permutation[i], in two sweeps: L^T combines each row with rows that come later in
-the permutation (from the first on, so that these are still old), then U^T with rows that come earlier (from the last
-back). A few rows are made at a time, by one matrix product. Rows are not moved, because a row that is read and
-written in one step costs XLA a copy of the basis. No leaf is split along another axis: all keep their sharding.
+Vector i is computed in row permutation[i], in two sweeps. The first sweep, L^T, combines each row with rows that come
+later in the permutation. It proceeds from the first row on, so that the later rows are still unchanged. The second
+sweep, U^T, combines each row with rows that come earlier, from the last row back. A few rows are computed at a time, by
+one matrix product. Rows are not moved, because to read and write a row in one step costs XLA a copy of the basis. No
+leaf is split along another axis, so that all leaves keep their sharding.
 """
 
 import jax
@@ -16,20 +17,20 @@ import jax.numpy as jnp
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.tree import PyTree
 
-# The sweeps make the rows in this many groups: what a rotation holds beside the basis is one group.
+# Number of groups of rows in each sweep: the basis change holds one group beside the basis.
 _GROUPS = 4
 
 
 def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
-    """Combines the vectors of a basis, in place.
+    """Replace the vectors of a basis by linear combinations of them, in place.
 
     Args:
         basis: m rows.
-        coefficients: (m, p); the columns are orthonormal, or zero.
+        coefficients: (m, p) C; its columns are orthonormal, or zero.
 
     Returns:
-        `basis, rows`: sum_j c_ji v_j is the row rows[i] of the new basis; the rows not named are zero. Cost: it reads
-        the basis eight times and holds p / 4 vectors beside it.
+        `basis, rows`: row rows[i] of the new basis is sum_j c_ji v_j; all other rows are zero. Cost: the basis is read
+        eight times, and p / 4 vectors are held beside it.
 
     Example:
         >>> basis, rows = rotate(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.6], [0.8]]))
@@ -42,7 +43,7 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
     place = places(permutation, m)
     below = jnp.tril(packed, -1) + jnp.eye(m, p, dtype=packed.dtype)
     above = jnp.pad(jnp.triu(packed[:p]), ((0, m - p), (0, 0)))
-    # Transposed: what makes a vector is then a row, as a matrix product reads it fastest.
+    # Transposed: the weights of one vector are then one row, which a matrix product reads fastest.
     factors = jnp.stack([below.T, above.T])[:, :, place]
     group = -(-p // _GROUPS)
     numbers = jnp.arange(-(-p // group), dtype=jnp.int32)
@@ -50,7 +51,7 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
 
     def make_group(basis, step):
         sweep, number = step
-        # The last group may begin before the one before it ends: its rows made already are then left as they are.
+        # The last group may overlap the one before it: rows that are already computed stay unchanged.
         first = jnp.minimum(number * group, p - group)
         targets = jax.lax.dynamic_slice_in_dim(rows, first, group)
         weights = jax.lax.dynamic_slice(factors, (sweep, first, jnp.int32(0)), (1, group, m))[0]
@@ -65,7 +66,8 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
 
 
 def places(rows: jax.Array, m: int) -> jax.Array:
-    """(m,) int32, where each row is found among the (p,) rows named, p where it is not; a scatter compiles for long."""
+    """Return the position of each of m rows in the (p,) list `rows`, or p if it is not there, as (m,) int32."""
+    # By comparison, because a scatter takes long to compile.
     p = rows.shape[0]
     found = jnp.arange(m, dtype=jnp.int32)[:, None] == rows[None, :]
     return jnp.min(jnp.where(found, jnp.arange(p, dtype=jnp.int32), p), axis=1)

@@ -1,4 +1,4 @@
-"""Work that is done only when it is needed, under vmap too."""
+"""Conditional computation that stays conditional under vmap."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 
 def apply_when(predicate: jax.Array, function: Callable[[Any], Any], operand: Any) -> Any:
-    """`function(operand)` if the () predicate holds, else the operand.
+    """Return `function(operand)` if the () predicate holds, else the operand.
 
-    A `lax.cond` with a batched predicate computes both sides at every step; a loop of at most one turn is left alone
-    as long as no member of the batch needs it. Not differentiable in reverse, which no solver has to be.
+    A `lax.cond` with a batched predicate computes both branches at every step. This loop of at most one iteration is
+    skipped if no member of the batch needs it. It has no reverse-mode derivative, which no solver needs.
 
     >>> print(jax.jit(apply_when, static_argnums=1)(True, lambda x: x + 1, 1))
     2

@@ -1,4 +1,4 @@
-"""Products of small matrices in full precision, whatever the device."""
+"""Products of small matrices in full precision on every device."""
 
 import functools
 
@@ -10,7 +10,7 @@ def matmul(*factors: jax.Array) -> jax.Array:
     """Multiply matrices (or vectors) in the full precision of their dtype.
 
     The default precision of a GPU or TPU keeps 10 or 7 bits of a float32 factor. The Ritz values of a solve, and all
-    that follows from them, would be off by as much.
+    results that follow from them, would have errors of that size.
 
     >>> print(matmul(jnp.eye(2), jnp.ones((2, 2)), jnp.ones(2)))
     [2. 2.]

@@ -1,8 +1,8 @@
-"""Orthogonalisation against a basis: the one place where it is done.
+"""Orthogonalization against a basis; all solvers use these functions.
 
-Classical Gram-Schmidt as two matrix products, w <- w - V (V^H w), is repeated for as long as a pass takes away a
-good part of the vector: what is left after such a pass is dominated by the rounding errors of what was taken (Daniel,
-Gragg, Kaufman and Stewart 1976; "twice is enough": Giraud, Langou and Rozloznik 2005).
+Classical Gram-Schmidt as two matrix products, w <- w - V (V^H w). The pass is repeated while it removes a large part
+of the vector. The remainder of such a pass is dominated by the rounding errors of the removed part (Daniel, Gragg,
+Kaufman and Stewart 1976; "twice is enough": Giraud, Langou and Rozloznik 2005).
 """
 
 from collections.abc import Callable
@@ -16,35 +16,35 @@ from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.pseudorandom import arbitrary_vector
 from eigenjax.vectors.tree import PyTree
 
-# A pass is repeated when it took more than this share of the vector: what is left is then below 0.717 of what it was,
+# A pass is repeated if it removed more than this share of the vector: the remainder is then below 0.717 of the vector,
 # Daniel's factor, and (1 - 0.717^2)^(1/2) = 0.697.
 _UNSAFE_SHARE = 0.697
-# A vector within the span of the basis never settles; after four passes what is left is rounding.
+# A vector in the span of the basis never passes this test; after four passes its remainder is rounding.
 _MAX_PASSES = 4
 
-# What is left of an image below so many units of rounding of ||A|| is rounding: an invariant subspace is found.
+# A remainder below this times eps * ||A|| is rounding: the basis spans an invariant subspace.
 _BREAKDOWN = 10.0
 
 
 class Orthogonalized(NamedTuple):
-    """A vector, what is left of it, and what was taken."""
+    """Orthogonalized vector, its norm, and the removed coefficients."""
 
-    vector: PyTree  # orthogonal to the basis, not normalised
+    vector: PyTree  # orthogonal to the basis, not normalized
     norm: jax.Array  # () its norm
-    coefficients: jax.Array  # (m,) of the part along the basis
+    coefficients: jax.Array  # (m,) coefficients of the removed part in the basis
 
 
 def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalized:
-    """Takes out of a vector its components along an orthonormal basis (zero rows do no harm).
+    """Remove from a vector its components along an orthonormal basis; zero rows are allowed.
 
     Args:
         basis: orthonormal rows, with a leading axis m on every leaf.
         vector: any vector.
-        *more: further rows, orthonormal with the first; their coefficients follow the others.
+        *more: further bases, orthonormal with the first; their coefficients follow those of the first.
 
     Returns:
-        The rest, its norm and the coefficients. Cost: each pass reads the basis twice; one pass is the rule, two are
-        common.
+        The remainder, its norm and the coefficients. Cost: each pass reads the basis twice. One pass is typical, two
+        are common.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,7 +53,7 @@ def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalize
         [0. 3. 4.] 5.0 [5.]
     """
 
-    # All passes within the loop, the first one too: beside it XLA would hold a second copy of the basis.
+    # The loop contains the first pass too: outside of the loop XLA would hold a second copy of the basis.
     def one_pass(carry):
         vector, _, taken, _, passes = carry
         cleaned, after, coefficients, again = _one_pass((basis, *more), vector)
@@ -71,21 +71,21 @@ def orthogonalize_or_replace(
     *more: PyTree,
     is_nothing: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> tuple[Orthogonalized, jax.Array]:
-    """The same, but where nothing is left of the vector an arbitrary one takes its place, in the same loop.
+    """Orthogonalize a vector against a basis, or replace it by an arbitrary one if the remainder is negligible.
 
-    An invariant subspace is found: to go on within it would divide by rounding, to stop would miss the other copies
-    of a repeated eigenvalue.
+    A negligible remainder means that the basis spans an invariant subspace. To divide by it would amplify rounding; to
+    stop would miss the other copies of a repeated eigenvalue. Both cases share one loop.
 
     Args:
-        seed: of the arbitrary vector.
-        basis: as above.
-        vector: as above.
-        *more: as above.
-        is_nothing: (coefficients, norm of the rest) -> () bool.
+        seed: seed of the arbitrary vector.
+        basis: orthonormal rows, with a leading axis m on every leaf; zero rows are allowed.
+        vector: any vector.
+        *more: further bases, orthonormal with the first; their coefficients follow those of the first.
+        is_nothing: (coefficients, norm of the remainder) -> () bool, whether the remainder is negligible.
 
     Returns:
-        What is left, its norm and the coefficients of the vector given; and () bool whether it was replaced: then the
-        coefficients are still those of the vector given, and rest and norm of the one in its place.
+        `orthogonalized, replaced`: the remainder, its norm and the coefficients; and () bool, whether the vector is
+        replaced. Then the remainder and its norm belong to the replacement, the coefficients to the given vector.
     """
     structure = tree.structure_of(vector)
 
@@ -111,13 +111,13 @@ def _nothing_taken(vector: PyTree, bases: tuple[PyTree, ...]) -> tuple[jax.Array
 
 
 def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
-    """One pass: what is left, its norm, the coefficients, and () bool whether another one is needed.
+    """Run one Gram-Schmidt pass; return the remainder, its norm, the coefficients, and whether to repeat the pass.
 
-    Over devices a pass is two small reductions: the largest component, by which the norm is scaled, and, as one sum,
-    the coefficients and the norm before. That after it follows from ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2: it
-    loses digits only where so much was taken that the pass is repeated. With <v, A v> before it a step of Lanczos has
-    three. (The norm after, computed, makes a fourth, and bases that are no more orthonormal: 8e-7 at worst in float32,
-    on seven spectra, either way.)
+    On several devices a pass needs two small reductions: the maximum that scales the norm, and one sum for the
+    coefficients and the norm before the pass. The norm after it follows from ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2.
+    This loses digits only if the removed part is so large that the pass is repeated. Together with <v, A v> a Lanczos
+    step has three reductions. To compute the norm after the pass would be a fourth, and does not improve the
+    orthogonality: the error is at most 8e-7 in float32 on seven spectra, either way.
     """
     coefficients = [storage.project(rows, vector) for rows in bases]
     before = tree.norm(vector)
@@ -129,18 +129,18 @@ def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> tuple[PyTree, jax.Ar
 
 
 def breakdown_length(operator_norm: jax.Array) -> jax.Array:
-    """() the length up to which what is left of an image is nothing."""
+    """Return the norm, (), up to which the remainder of an orthogonalized matvec counts as zero."""
     return jnp.maximum(_BREAKDOWN * jnp.finfo(operator_norm.dtype).eps * operator_norm, underflow(operator_norm))
 
 
 def underflow(length: jax.Array) -> float:
-    """A direction this short has lost digits to underflow, and would not be of unit norm when normalised."""
+    """Return the norm below which a vector has lost digits to underflow, and normalizing it is inaccurate."""
     limits = jnp.finfo(length.dtype)
     return float(limits.tiny) / float(limits.eps)
 
 
 def normalize(vector: PyTree, length: jax.Array) -> PyTree:
-    """The vector over its norm; a zero vector stays zero, NaN stays NaN."""
+    """Divide a vector by its norm; a zero vector stays zero, NaN stays NaN."""
     safe = jnp.where(length == 0, 1, length)
     # Two factors, because the reciprocal of a tiny norm overflows.
     root = jnp.sqrt(safe)
@@ -148,15 +148,15 @@ def normalize(vector: PyTree, length: jax.Array) -> PyTree:
 
 
 def arbitrary_direction(key: jax.Array, structure: PyTree) -> PyTree:
-    """An arbitrary unit vector; the key is a typed one, or a seed."""
+    """Draw an arbitrary unit vector from a typed key or a seed."""
     drawn = arbitrary_vector(key, structure)
     return normalize(drawn, tree.norm(drawn))
 
 
 def random_direction(key: jax.Array, basis: PyTree, structure: PyTree, *more: PyTree) -> PyTree:
-    """A random unit vector orthogonal to a basis; where the basis spans the space, numbers without meaning.
+    """Draw a random unit vector orthogonal to a basis, from a typed key or a seed.
 
-    The key is a typed one, or a seed.
+    If the basis spans the whole space, the result is meaningless.
     """
     rest = orthogonalize(basis, arbitrary_direction(key, structure), *more)
     return normalize(rest.vector, rest.norm)
@@ -165,10 +165,10 @@ def random_direction(key: jax.Array, basis: PyTree, structure: PyTree, *more: Py
 def unless_broken_down(
     key: jax.Array, basis: PyTree, vector: PyTree, length: jax.Array, broken_down: jax.Array, *more: PyTree
 ) -> PyTree:
-    """The normalised vector or, after a breakdown, a fresh random direction orthogonal to the basis.
+    """Return the normalized vector or, after a breakdown, a random direction orthogonal to the basis.
 
-    An invariant subspace is found: to go on within it would divide by rounding, to stop would miss the other copies
-    of a repeated eigenvalue.
+    After a breakdown the basis spans an invariant subspace. To divide by the remainder would amplify rounding; to stop
+    would miss the other copies of a repeated eigenvalue.
     """
     structure = tree.structure_of(vector)
     fresh = lambda _: random_direction(key, basis, structure, *more)

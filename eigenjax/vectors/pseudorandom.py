@@ -1,10 +1,10 @@
-"""Arbitrary vectors, from a hash of a seed and the position of each number.
+"""Pseudo-random vectors, from a hash of a seed and the position of each number.
 
-A start need not be random to a statistician's standard, only without any relation to the operator, and it should
-cost nothing. Threefry, jax.random's generator, compiles to some hundred instructions for every leaf and every place:
-eight leaves took 1.3 s to compile on a CPU, a transformer's two hundred half a minute, and a mere split inside a
-solver 0.2 s. So a key is hashed to a seed once, seeds to other seeds, and vectors from a seed and the position of each
-number: ten instructions each time.
+A start vector needs no statistical quality. It should be unrelated to the operator, and cheap. Threefry, the generator
+of jax.random, compiles to some hundred instructions for every leaf and every call. Eight leaves took 1.3 s to compile
+on a CPU, the two hundred leaves of a transformer half a minute, and one split inside a solver 0.2 s. Therefore a key is
+hashed to a seed once, and a seed to further seeds. A vector is a hash of a seed and the position of each number. Each
+hash takes ten instructions.
 """
 
 from typing import Any
@@ -17,13 +17,13 @@ from eigenjax.vectors.tree import PyTree
 
 
 def seed_of(key: jax.Array | None) -> jax.Array:
-    """The (2,) uint32 that all arbitrary numbers of a solve come from; a seed stays what it is.
+    """Hash a key to the (2,) uint32 seed of all pseudo-random numbers of a solve; a seed is returned unchanged.
 
     Args:
         key: typed key of any generator; None is `jax.random.key(0)`.
 
     Raises:
-        TypeError: if it is no typed key.
+        TypeError: if `key` is not a typed key.
     """
     key = _default_key() if key is None else key
     if not isinstance(key, jax.Array):
@@ -43,7 +43,7 @@ def _default_key() -> jax.Array:
 
 @jax.jit
 def _folded(words: jax.Array) -> jax.Array:
-    """Return a seed of all words of a key; compiled, so that no number is moved to the device implicitly."""
+    """Hash all words of a key to a seed; compiled, so that no number is moved to the device implicitly."""
     seed = jnp.asarray([0, 0], jnp.uint32)
     for position in range(words.size):
         seed = successor(seed ^ words.reshape(-1)[position], position)
@@ -51,23 +51,23 @@ def _folded(words: jax.Array) -> jax.Array:
 
 
 def successor(seed: jax.Array, number: Any) -> jax.Array:
-    """Another seed for each number.
+    """Derive another seed for each number.
 
     >>> first = seed_of(jax.random.key(0))
     >>> print((successor(first, 1) != first).all(), (successor(first, 1) != successor(first, 2)).all())
     True True
     """
-    # Two counters apart, so that the two words of a seed stay unrelated.
+    # Two different counters, so that the two words of a seed are unrelated.
     counters = jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(2) + jnp.arange(2, dtype=jnp.uint32)
     return _mix(seed + _mix(counters + jnp.uint32(_GOLDEN)))
 
 
 def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
-    """Numbers in (-1, 1), uniform to the eye, computed where they are stored whatever the sharding.
+    """Draw pseudo-random numbers in (-1, 1), each computed where it is stored, whatever the sharding.
 
     Args:
-        key: typed key, or a seed of `seed_of`; another one gives other numbers.
-        structure: of the vector, in working dtypes.
+        key: typed key, or a seed of `seed_of`; different keys give different numbers.
+        structure: structure of the vector, in working dtypes.
 
     >>> x = arbitrary_vector(jax.random.key(0), jnp.zeros(10000))
     >>> print(abs(x.mean()) < 0.02, abs(x.var() - 1 / 3) < 0.02, (x != 0).all())
@@ -79,13 +79,13 @@ def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
 
 
 def arbitrary_rows(seed: jax.Array, structure: PyTree, count: int) -> PyTree:
-    """So many arbitrary vectors, with a leading axis."""
+    """Draw `count` pseudo-random vectors, with a leading axis."""
     seeds = jax.vmap(lambda i: successor(seed, i))(jnp.arange(count, dtype=jnp.uint32))
     return jax.vmap(lambda seed: arbitrary_vector(seed, structure))(seeds)
 
 
 def arbitrary_signs(seed: jax.Array, count: int, dtype: Any) -> jax.Array:
-    """(count,) of +1 and -1, with equal odds.
+    """Draw (count,) signs, +1 or -1 with equal probability.
 
     >>> print(abs(arbitrary_signs(seed_of(jax.random.key(0)), 10000, jnp.float32).mean()) < 0.02)
     True
@@ -109,9 +109,9 @@ def positions(leaf: Any) -> jax.Array:
     return index
 
 
-# The number whose successor seeds imaginary parts.
+# The number from which `successor` derives the seed of imaginary parts.
 _IMAGINARY = 1
-# 2^32 over the golden ratio: keeps small counters and a seed of zeros apart.
+# 2^32 over the golden ratio: separates small counters and a seed of zeros.
 _GOLDEN = 0x9E3779B9
 
 
@@ -124,7 +124,7 @@ def _numbers(seed: jax.Array, leaf: Any) -> jax.Array:
 
 def _uniform(seed: jax.Array, leaf: Any) -> jax.Array:
     bits = _mix(_mix(positions(leaf) ^ seed[0]) + seed[1])
-    # 24 bits, the middle of each of 2^24 intervals of (-1, 1): never zero.
+    # 24 bits, the midpoint of each of 2^24 intervals of (-1, 1): never zero.
     return (bits >> 8).astype(tree.real_dtype(leaf.dtype)) * 2.0**-23 + (2.0**-24 - 1)
 
 

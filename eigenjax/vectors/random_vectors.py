@@ -1,4 +1,4 @@
-"""Random vectors shaped like the parameters, each leaf drawn where it lies."""
+"""Random vectors shaped like the parameters, with the sharding of each leaf."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from eigenjax.vectors.tree import PyTree, accumulation_dtype, explicit_sharding
 
 
 def normal(key: jax.Array, structure: PyTree) -> PyTree:
-    """Independent standard normal numbers in the working dtype of each leaf, drawn sharded."""
+    """Draw independent standard normal numbers in the working dtype of each leaf, sharded like the leaf."""
     return _random(jax.random.normal, key, structure)
 
 
 def rademacher(key: jax.Array, structure: PyTree) -> PyTree:
-    """Independent signs, +1 or -1 with equal odds, in the working dtype of each leaf, drawn sharded.
+    """Draw independent signs, +1 or -1 with equal probability, in the working dtype of each leaf, sharded like it.
 
     >>> bool(jnp.all(jnp.abs(rademacher(jax.random.key(0), jnp.ones(5))) == 1))
     True

@@ -1,4 +1,4 @@
-"""The sign (phase) of an eigenvector: the one place where it is fixed."""
+"""Sign (phase) convention of eigenvectors."""
 
 import jax
 import jax.numpy as jnp
@@ -7,22 +7,22 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree
 
-# Components that differ by so many units of rounding are equally large.
+# Components whose magnitudes differ by less than this times eps count as equal.
 TIED = 16.0
 
 
 def fix_signs(
     vectors: PyTree, reference: PyTree | None = None, *, references: PyTree | None = None
 ) -> tuple[PyTree, jax.Array]:
-    """Makes the component of largest magnitude positive (real), or the product with a reference vector.
+    """Make the component of largest magnitude positive (real), or the inner product with a reference vector.
 
     Args:
         vectors: k vectors.
-        reference: the warm start's vector; a vector practically orthogonal to it follows the first rule.
-        references: several of them, of about unit norm: to each vector the one nearest to it.
+        reference: the vector of a warm start. Vectors orthogonal to it up to sqrt(eps) follow the component rule.
+        references: several reference vectors of norm about one; each vector uses the one with the largest overlap.
 
     Returns:
-        The vectors turned, and the (k,) signs (phases) that they were multiplied with.
+        The vectors times the phases, and the (k,) signs (phases) themselves.
 
     Example:
         >>> print(fix_signs(jnp.array([[0.6, -0.8]]))[0])
@@ -40,9 +40,9 @@ def holding(vectors: PyTree, reference: PyTree | None = None, references: PyTree
     """Return the k vectors f_i for which `fix_signs` makes <f_i, x_i> real and positive.
 
     Args:
-        vectors: k vectors, returned by `fix_signs` or not: a phase makes no difference.
-        reference: as `fix_signs` was given.
-        references: as `fix_signs` was given.
+        vectors: k vectors x_i, with or without fixed signs: their phases make no difference.
+        reference: the vector of a warm start. Vectors orthogonal to it up to sqrt(eps) follow the component rule.
+        references: several reference vectors of norm about one; each vector uses the one with the largest overlap.
 
     >>> print(holding(jnp.array([[0.6, -0.8]])))
     [[0. 1.]]
@@ -59,7 +59,7 @@ def holding(vectors: PyTree, reference: PyTree | None = None, references: PyTree
 def _overlaps(
     vectors: PyTree, reference: PyTree | None, references: PyTree | None
 ) -> tuple[jax.Array, jax.Array, PyTree]:
-    """Return the products <x_i, r_i> with the references, whether they tell a phase, and the references r_i."""
+    """Return the inner products <x_i, r_i> with the references, whether each determines a phase, and the r_i."""
     k = jax.tree.leaves(vectors)[0].shape[0]
     if references is None:
         overlaps, length = tree.project(vectors, reference), tree.norm(reference)
@@ -78,14 +78,14 @@ def _phase_of_largest(vector: PyTree) -> jax.Array:
     leaves = [leaf for leaf in jax.tree.leaves(vector) if leaf.size]
     if jnp.issubdtype(tree.accumulation_dtype(vector), jnp.complexfloating):
         return _phase(tree.inner(at_largest(vector), vector))
-    # Two reductions keep any sharding, where an argmax and a look-up would gather.
+    # Two reductions keep any sharding; an argmax and an index would gather the vector.
     highest = jnp.stack([jnp.max(leaf).astype(tree.accumulation_dtype(vector)) for leaf in leaves])
     lowest = jnp.stack([jnp.min(leaf).astype(tree.accumulation_dtype(vector)) for leaf in leaves])
     return jnp.where(jnp.max(highest) >= -jnp.min(lowest), 1, -1).astype(highest.dtype)
 
 
 def at_largest(vector: PyTree) -> PyTree:
-    """The unit vector e_j of the component of largest magnitude, the first of those that are as large.
+    """Return the unit vector e_j of the component of largest magnitude; of equal ones, the first.
 
     >>> print(at_largest((jnp.array([1.0, -3.0]), jnp.array([3.0]))))
     (Array([0., 1.], dtype=float32), Array([0.], dtype=float32))
@@ -93,7 +93,7 @@ def at_largest(vector: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(vector)
     sizes = [jnp.abs(leaf) for leaf in leaves]
     largest = jnp.max(jnp.stack([jnp.max(size, initial=0).astype(jnp.result_type(*sizes)) for size in sizes]))
-    # Not equality: of one number computed twice, in two kernels, the compiler may round each in its own way.
+    # Not an equality test: the compiler may round one number differently in two kernels.
     least = (1 - TIED * float(jnp.finfo(largest.dtype).eps)) * largest
     found, units = jnp.zeros((), bool), []
     for leaf, size in zip(leaves, sizes, strict=True):

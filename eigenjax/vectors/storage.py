@@ -1,9 +1,9 @@
-"""How a basis is kept: as it is, in fewer bits, or in the memory of the host.
+"""Storage of a basis: in working precision, in fewer bits, or in host memory.
 
-A basis that is kept as it is, is a pytree with a leading axis m, and the functions below do what those of `tree` do. A
-`StoredBasis` is read a few rows at a time, each brought to the device and widened to the working dtype: all arithmetic
-is that of the working precision, and no copy of the basis is ever made. What the fewer bits lose is lost when a row is
-written; `rounded` says what will be read.
+A basis in working precision is a pytree with a leading axis m; for it the functions below are those of `tree`. A
+`StoredBasis` is read a few rows at a time. Each row is moved to the device and widened to the working dtype, so that
+all arithmetic has working precision and the basis is never copied. A narrower dtype loses digits when a row is written;
+`rounded` returns the vector that is read back.
 """
 
 import dataclasses
@@ -15,34 +15,34 @@ import jax.numpy as jnp
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Rows read at once: each reading holds so many vectors.
+# Rows read at once: a read holds this many vectors.
 _AT_ONCE = 4
 
 
 class Storage(NamedTuple):
-    """A way to keep a basis: static."""
+    """Storage of a basis: dtype and place; static."""
 
-    dtype: str | None = None  # of the rows, where it is narrower than the working dtype
-    on_host: bool = False
+    dtype: str | None = None  # of the rows, if narrower than the working dtype; None: working dtype
+    on_host: bool = False  # whether the rows are in host memory
 
     @property
     def unit(self) -> float:
-        """The machine epsilon of what is kept; 0 where nothing is lost."""
+        """Machine epsilon of the stored rows; 0 if nothing is lost."""
         return 0.0 if self.dtype is None else float(jnp.finfo(self.dtype).eps)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StoredBasis:
-    """The m rows of a basis, as they are kept."""
+    """Basis of m rows with a storage other than the default."""
 
-    rows: PyTree
-    storage: Storage = dataclasses.field(metadata={"static": True})
-    working: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # dtypes of the leaves
+    rows: PyTree  # (m, ...) as stored
+    storage: Storage = dataclasses.field(metadata={"static": True})  # dtype and place of the rows
+    working: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # working dtypes of the leaves
 
 
 def zero_basis(x: PyTree, length: int, storage: Storage) -> PyTree:
-    """So many rows of zeros, shaped and sharded like x."""
+    """Create a basis of `length` zero vectors, shaped and sharded like x."""
     if storage == Storage():
         return tree.zero_basis(x, length)
     working = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(x))
@@ -51,7 +51,7 @@ def zero_basis(x: PyTree, length: int, storage: Storage) -> PyTree:
 
 
 def loses(structure: PyTree, storage: Storage) -> bool:
-    """Whether any leaf of vectors of this structure would be cut.
+    """Return whether storage rounds any leaf of vectors of this structure.
 
     Raises:
         ValueError: if a leaf is complex and the dtype has no complex counterpart.
@@ -61,18 +61,18 @@ def loses(structure: PyTree, storage: Storage) -> bool:
 
 
 def vector_bytes(structure: PyTree, storage: Storage) -> int:
-    """What one row takes."""
+    """Return the number of bytes that one stored row takes."""
     leaves = jax.tree.leaves(tree.working_structure(structure))
     return sum(leaf.size * _kept_dtype(leaf.dtype, storage).itemsize for leaf in leaves)
 
 
 def is_narrow(basis: PyTree) -> bool:
-    """Whether writing a row loses digits."""
+    """Return whether writing a row loses digits."""
     return isinstance(basis, StoredBasis) and basis.storage.dtype is not None
 
 
 def rounded(basis: PyTree, x: PyTree) -> PyTree:
-    """The vector that will be read when x is written as a row.
+    """Return the vector that is read back after x is written as a row.
 
     >>> basis = zero_basis(jnp.ones(2), 3, Storage("bfloat16"))
     >>> print(rounded(basis, jnp.array([1.0, 1.001])))
@@ -83,7 +83,7 @@ def rounded(basis: PyTree, x: PyTree) -> PyTree:
 
     def cut(x):
         kept = jnp.finfo(_kept_dtype(x.dtype, basis.storage))
-        # Not two casts, which a compiler may leave out.
+        # Not two casts, because a compiler may remove them.
         one = lambda x: jax.lax.reduce_precision(x, kept.nexp, kept.nmant)
         return jax.lax.complex(one(x.real), one(x.imag)) if jnp.iscomplexobj(x) else one(x)
 
@@ -91,12 +91,12 @@ def rounded(basis: PyTree, x: PyTree) -> PyTree:
 
 
 def row(basis: PyTree, index: Any) -> PyTree:
-    """The vector at this index, in the working dtype."""
+    """Return the vector at this index, in the working dtype."""
     return _working(basis, tree.row(basis.rows, index)) if isinstance(basis, StoredBasis) else tree.row(basis, index)
 
 
 def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
-    """The basis with the vector at this index replaced."""
+    """Replace the vector of a basis at this index."""
     if not isinstance(basis, StoredBasis):
         return tree.set_row(basis, index, x)
     kept = jax.tree.map(lambda x: _words(x.astype(_kept_dtype(x.dtype, basis.storage))), x)
@@ -104,7 +104,7 @@ def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
 
 
 def keep_rows(basis: PyTree, kept: jax.Array) -> PyTree:
-    """The basis with zeros in the rows that are not kept, (m,) bool."""
+    """Set the rows of a basis to zero except those marked in `kept`, (m,) bool."""
     if not isinstance(basis, StoredBasis):
         spread = lambda b: kept.reshape(-1, *[1] * (b.ndim - 1))
         return jax.tree.map(lambda b: jnp.where(spread(b), b, jnp.zeros_like(b)), basis)
@@ -113,7 +113,7 @@ def keep_rows(basis: PyTree, kept: jax.Array) -> PyTree:
 
 
 def project(basis: PyTree, x: PyTree) -> jax.Array:
-    """The (m,) coefficients <b_i, x>."""
+    """Compute the (m,) coefficients <b_i, x>."""
     if not isinstance(basis, StoredBasis):
         return tree.project(basis, x)
     m, (firsts, places) = _length(basis), _groups(basis)
@@ -122,7 +122,7 @@ def project(basis: PyTree, x: PyTree) -> jax.Array:
 
 
 def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
-    """The vector sum_i c_i b_i for coefficients (m,); for coefficients (m, k) a basis of k such vectors.
+    """Compute sum_i c_i b_i for coefficients (m,); for coefficients (m, k), a basis of k such vectors.
 
     >>> basis = set_row(zero_basis(jnp.ones(2), 3, Storage("bfloat16")), 1, jnp.array([1.0, 2.0]))
     >>> print(combine(jnp.array([0.0, 3.0, 0.0]), basis), project(basis, jnp.ones(2)))
@@ -131,7 +131,7 @@ def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
     if not isinstance(basis, StoredBasis):
         return tree.combine(coefficients, basis)
     firsts, places = _groups(basis)
-    # Rows that two groups share count once.
+    # Rows that two groups share are counted once.
     fresh = places >= (jnp.arange(len(firsts), dtype=jnp.int32) * places.shape[1])[:, None]
 
     def add(total, group):
@@ -146,7 +146,7 @@ def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
 
 
 def _kept_dtype(dtype: Any, storage: Storage) -> jnp.dtype:
-    """The narrower of a working dtype and that of the storage."""
+    """Return the narrower of a working dtype and the dtype of the storage."""
     if storage.dtype is None or jnp.finfo(dtype).bits <= jnp.finfo(storage.dtype).bits:
         return jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.complexfloating):
@@ -167,8 +167,8 @@ def _working(basis: StoredBasis, x: PyTree) -> PyTree:
     return jax.tree.unflatten(treedef, [_numbers(leaf, to, basis.storage).astype(to) for leaf, to in pairs])
 
 
-# Numbers of 16 bits are kept as integers of 16 bits: a backend without arithmetic for them would widen a whole basis to
-# write one row (on a CPU it held three copies).
+# Numbers of 16 bits are stored as integers of 16 bits. A backend without arithmetic for such floats would widen a whole
+# basis to write one row; a CPU held three copies.
 
 
 def _words(x: jax.Array) -> jax.Array:
@@ -186,7 +186,7 @@ def _few(basis: StoredBasis, first: jax.Array) -> PyTree:
 
 
 def _groups(basis: StoredBasis) -> tuple[jax.Array, jax.Array]:
-    """The (g,) first rows and the (g, few) rows of each group; the last one reaches back rather than over the end."""
+    """Return the (g,) first rows and the (g, few) rows of each group; the last group may overlap the one before it."""
     m = _length(basis)
     count = min(_AT_ONCE, m)
     firsts = jnp.minimum(jnp.arange(0, m, count, dtype=jnp.int32), m - count)

@@ -1,8 +1,8 @@
 """Operators that are not symmetric: Arnoldi decompositions and Schur forms.
 
-Read `arnoldi` first, then `general_ritz` (Ritz pairs of a Hessenberg matrix). `schur` orders a complex Schur form,
-`real_schur` a real one with blocks for conjugate pairs, `triangular` solves for the eigenvectors of a triangle, and
-`conjugates` makes pairs of a real matrix exactly conjugate.
+Read `arnoldi` first, then `general_ritz` (Ritz pairs of a Hessenberg matrix). `schur` computes and orders a complex
+Schur form, `real_schur` a real one with blocks for conjugate pairs. `triangular` computes the eigenvectors of a
+triangular matrix, and `conjugates` makes the pairs of a real matrix exactly conjugate.
 
 Imports `vectors`, `operators` and `krylov`.
 """

@@ -1,11 +1,11 @@
-"""Arnoldi: the decomposition of a general operator, grown by one product and shrunk by a restart.
+"""Arnoldi decomposition of a general operator: expansion by one matvec, and restart.
 
     A V = V H + d b^H + E,    H = V^H A V,    d a unit vector orthogonal to V
 
-as in `krylov`, whose state this is, with a block of one; without symmetry H is full, and each image is orthogonalised
-against the whole basis (Arnoldi 1951). A restart keeps an invariant subspace of H, V C with H C = C S (Krylov-Schur,
-Stewart 2001). Of a real operator everything is real: C are columns of a real Schur form of H, and no conjugate pair is
-divided. What a restart drops is then rounding, however far from normal the operator is.
+The state is a `KrylovDecomposition` with a residual block of one vector d. Without symmetry H is full, and each matvec
+is orthogonalized against the whole basis (Arnoldi 1951). A restart keeps an invariant subspace of H, V C with H C = C S
+(Krylov-Schur, Stewart 2001). For a real operator all arrays are real: C consists of columns of a real Schur form of H,
+and no conjugate pair is divided. A restart then drops only rounding errors, even if the operator is far from normal.
 """
 
 import jax
@@ -21,16 +21,16 @@ from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 
-# What a restart drops below so many units of rounding of ||A|| is rounding.
+# Terms that a restart drops are rounding if they are below this times eps ||A||.
 _DROPPED = 64.0
 
 
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
-    """Moves d into V, at one product; there must be room for a row."""
-    row = jnp.argmin(state.filled).astype(jnp.int32)  # the first one free
+    """Move d into V with one matvec; this needs a free row."""
+    row = jnp.argmin(state.filled).astype(jnp.int32)  # the first free row
     vector = tree.row(state.directions, 0)
     basis = tree.set_row(state.basis, row, vector)
-    # ||A v||^2 is what was taken and what is left.
+    # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
     norm_with = lambda coefficients, left: jnp.maximum(state.operator_norm, tree.norm((coefficients, left)))
     is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
     rest, replaced = orthogonalize_or_replace(fresh_seed(state), basis, matvec(op, vector), is_nothing=is_nothing)
@@ -53,15 +53,15 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
 def restart(
     state: KrylovDecomposition, vectors: SchurBasis, kept: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
 ) -> KrylovDecomposition:
-    """Keeps the invariant subspace of the most wanted Ritz values, and goes on in d or in a fresh direction.
+    """Keep the invariant subspace of the most wanted Ritz values, and continue with d or a random direction.
 
     Args:
         state: the decomposition.
         vectors: its Schur vectors.
-        kept: () int32, how many; no pair of a real operator is divided.
-        most: the upper limit of it, static.
-        fresh: () bool, what couples to d is dropped, and d drawn anew: a search for missed pairs begins.
-        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
+        kept: () int32, dimension of the subspace; it divides no pair of a real operator.
+        most: maximum of `kept`, static.
+        fresh: () bool: the coupling to d is dropped, a random d is drawn, and a missed-pair search begins.
+        levels: (L,) numbers at which the polynomials of a random direction are evaluated.
     """
     coefficients = jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, vectors.coefficients[:, :most], 0)
     images = matmul(state.matrix, coefficients)

@@ -2,11 +2,11 @@
 
     A = Q T Q^H,    (A - lambda) v = 0    =>    (A - conj(lambda)) conj(v) = 0
 
-Computed in complex arithmetic the eigenvalues are real or conjugate to rounding only, times their condition: those of
-a defective eigenvalue lie on a ring about it. They are matched, each with the one nearest to its conjugate that is
-left, the farthest from the real axis first. Of two that match the upper one is kept, with its vector, and its exact
-conjugate takes the place of the other: both have the residual of the one. An eigenvalue without a match is real: moved
-to the real axis, where the residual is minimized in turn over the vector and over the value.
+In complex arithmetic the eigenvalues are real or conjugate only up to rounding times their condition: those of a
+defective eigenvalue lie on a circle around it. Each is matched with the free one nearest to its conjugate, beginning
+with the farthest from the real axis. The upper one of a matched pair is kept, with its vector, and its exact conjugate
+replaces the other: both have the same residual. An eigenvalue without a match is real. It is moved to the real axis,
+and the residual is minimized alternately over the vector and over the value.
 """
 
 import jax
@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from eigenjax.krylov.general.schur import Schur
 from eigenjax.krylov.general.triangular import solve_shifted, triangular_eigenvectors
 
-# Imaginary parts of so many units of rounding of the largest entry are none, and real eigenvalues that differ by as
-# many are a repeated one.
+# Imaginary parts below this times eps times the largest entry count as zero. Real eigenvalues that differ by less count
+# as repeated.
 _ROUNDING = 16.0
-# Steps of the alternating minimization; the first one does nearly all.
+# Steps of the alternating minimization; the first one achieves nearly all of it.
 _STEPS = 2
-# Of an orthonormal set of c vectors, projected, the longest real or imaginary part left has a length of 1 / sqrt(2 c)
-# or more. The span of vectors that do worse than this share of it has no basis that they determine.
+# Among the real and imaginary parts of c orthonormal vectors, projected, the longest has norm 1 / sqrt(2 c) or more. If
+# all are shorter than this share of it, they do not determine a basis of their span.
 _INDEPENDENT = 0.25
 
 
 def eigenpairs(form: Schur, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the eigenvalues of a Schur form, zero where not valid, and the unit eigenvectors in columns."""
+    """Return the eigenvalues of a Schur form, zero if not valid, and the unit eigenvectors in columns."""
     values = jnp.where(valid, jnp.diag(form.triangular), 0)
     return values, _product(form.unitary, triangular_eigenvectors(form.triangular))
 
@@ -35,12 +35,12 @@ def conjugate_pairs(form: Schur, valid: jax.Array) -> tuple[jax.Array, jax.Array
     """Return eigenpairs of a real matrix that are real or conjugate, exactly.
 
     Args:
-        form: the complex Schur form of the real matrix.
-        valid: (m,) bool, the eigenvalues that count; they come first.
+        form: complex Schur form of the real matrix.
+        valid: (m,) bool, which eigenvalues are valid; they come first.
 
     Returns:
-        `values, vectors, partner`: (m,) complex, zero where not valid; (m, m) unit vectors in columns; (m,) int32 the
-        index of the conjugate of each, its own of a real one.
+        `values, vectors, partner`: (m,) complex, zero if not valid; (m, m) unit vectors in columns; (m,) int32 the
+        index of the conjugate of each, its own index for a real one.
     """
     values, vectors = eigenpairs(form, valid)
     unit = _ROUNDING * jnp.finfo(values.real.dtype).eps * jnp.max(jnp.abs(form.triangular))
@@ -56,7 +56,7 @@ def conjugate_pairs(form: Schur, valid: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _partners(values: jax.Array, valid: jax.Array, is_real: jax.Array) -> jax.Array:
-    """Return the (m,) int32 index of the conjugate of each; its own of a real one."""
+    """Return the (m,) int32 index of the conjugate of each eigenvalue; its own index for a real one."""
     m = values.shape[0]
     distances = jnp.abs(jnp.conj(values)[:, None] - values[None, :])
     alike = (valid[:, None] == valid[None, :]) & ~is_real[:, None] & ~is_real[None, :]
@@ -66,7 +66,7 @@ def _partners(values: jax.Array, valid: jax.Array, is_real: jax.Array) -> jax.Ar
     def match(step, partner):
         i = order[step]
         free = partner < 0
-        # Of equal distances the own one: two real eigenvalues alike are no pair.
+        # If the distances are equal, match with itself: two equal real eigenvalues are not a pair.
         row = jnp.where(free, distances[i], jnp.inf)
         j = jnp.where(row[i] <= jnp.min(row), i, jnp.argmin(row).astype(jnp.int32))
         return jnp.where(free[i], partner.at[i].set(j).at[j].set(i), partner)
@@ -75,9 +75,9 @@ def _partners(values: jax.Array, valid: jax.Array, is_real: jax.Array) -> jax.Ar
 
 
 def _one_of_each(values: jax.Array, vectors: jax.Array, partner: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Replace one of each pair by the conjugate of the other, which is the upper one in the complex plane.
+    """Replace the lower eigenvalue of each pair, in the complex plane, by the conjugate of the upper one.
 
-    Always the upper one: the vectors of a repeated pair are then those of one eigenspace, and independent.
+    It is always the upper one: the vectors of a repeated pair then belong to one eigenspace, and are independent.
     """
     index, heights = _index(values), values.imag
     is_upper = (heights > heights[partner]) | ((heights == heights[partner]) & (index <= partner))
@@ -88,7 +88,7 @@ def _one_of_each(values: jax.Array, vectors: jax.Array, partner: jax.Array) -> t
 
 
 def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return real values and unit vectors, by alternating minimization of ||A x - lambda x|| where `moved`.
+    """Return real values and unit vectors, by alternating minimization of ||A x - lambda x|| where `moved` holds.
 
     The vector is the right singular vector of the smallest singular value of T - lambda, by inverse iteration with
     (T - lambda)^H (T - lambda); the value is its Rayleigh quotient. Neither step makes the residual larger.
@@ -104,7 +104,7 @@ def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.A
         return quotients.astype(values.dtype), columns
 
     start = values.real.astype(values.dtype), _product(jnp.conj(form.unitary).T, vectors)
-    # No turn where nothing is moved, under vmap too.
+    # No iteration if nothing is moved, under vmap too.
     turns = jnp.where(jnp.any(moved), _STEPS, 0)
     quotients, columns = jax.lax.fori_loop(0, turns, improve, start)
     values = jnp.where(moved, quotients.real, values.real)
@@ -114,8 +114,8 @@ def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.A
 def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: jax.Array) -> jax.Array:
     """Return real unit vectors with the span of the complex ones of each repeated real eigenvalue.
 
-    An orthonormal basis of that span, by Gram and Schmidt with pivots among the real and the imaginary parts; of a
-    single vector, and where the parts do not determine a basis, the longest real part that a phase gives it.
+    The result is an orthonormal basis of that span, by pivoted Gram-Schmidt among the real and the imaginary parts. For
+    a single vector, and if the parts do not determine a basis, it is the longest real part over all phases.
     """
     m = vectors.shape[0]
     squares = jnp.sum(vectors * vectors, axis=0)
@@ -130,7 +130,7 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
         own = jnp.tile(together[i], 2)
         lengths = jnp.where(own, jnp.linalg.norm(parts, axis=0), 0)
         pivot = jnp.argmax(lengths)
-        # Once more against those chosen before: what is left may be short.
+        # Orthogonalize again against the earlier ones: the remainder may be short.
         basis = jnp.where((together[i] & (_index(values) < i))[None, :], chosen, 0)
         found = parts[:, pivot] - _product(basis, _product(basis.T, parts[:, pivot]))
         found = _normalized(found[:, None])[:, 0]

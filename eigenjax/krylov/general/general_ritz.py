@@ -1,8 +1,8 @@
-"""Ritz pairs of a general operator: the projected problem, the order of what is wanted, and pairs that stay together.
+"""Ritz pairs of a general operator: the projected problem, the order of `which`, and conjugate pairs.
 
     H Q = Q T,    T x = theta x,    v = V Q x,    ||A v - theta v|| = |b^H Q x|
 
-The eigenvalues of a real H are real or come in conjugate pairs, exactly: see `conjugates`.
+The eigenvalues of a real H are real or in exactly conjugate pairs; `conjugates` computes them.
 """
 
 from typing import Any, NamedTuple
@@ -20,43 +20,43 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.matmul import matmul
 
 WHICH = ("LM", "LR", "SR", "LI")
-# So many points stand for the boundary of the region of what is more wanted.
+# Number of points on the boundary of the region of more wanted eigenvalues.
 NUM_BOUNDARY = 9
-# What a projected eigenvector lacks of solving its small problem is rounding up to so many units of it.
+# Residuals of eigenvectors in the projected problem are rounding up to this times eps ||A||.
 _ROUNDING = 64.0
 
 
 class GeneralRitz(NamedTuple):
-    """All pairs of a decomposition, the most wanted first."""
+    """All Ritz pairs of a decomposition, the most wanted first."""
 
-    values: jax.Array  # (m,) complex; those of a real operator real, or in pairs that follow each other
-    coefficients: jax.Array  # (m, m) in columns: v = V c; those of a pair are conjugates
-    residuals: jax.Array  # (m,) ||A v - theta v||, as far as the decomposition knows; inf where there is no pair
-    keys: jax.Array  # (m,) real, of the values: the smaller, the more wanted
-    paired: jax.Array  # (m,) bool, with the one that follows
-    form: Schur  # of H, the rows filled first
-    ranks: jax.Array  # (m,) int32, the place in this order of each eigenvalue of the form
+    values: jax.Array  # (m,) complex; for a real operator real, or in adjacent conjugate pairs
+    coefficients: jax.Array  # (m, m) in columns: v = V c; those of a conjugate pair are conjugates
+    residuals: jax.Array  # (m,) estimated ||A v - theta v||; inf if not valid
+    keys: jax.Array  # (m,) real sort keys of the values: a smaller key is more wanted
+    paired: jax.Array  # (m,) bool, whether the next pair is the conjugate
+    form: Schur  # of H, the valid rows first
+    ranks: jax.Array  # (m,) int32, position in this order of each eigenvalue of the form
 
 
 class SchurBasis(NamedTuple):
-    """An orthonormal basis of the span of a decomposition, along the Schur form of H; real where H is."""
+    """Schur vectors: an orthonormal basis of the span of a decomposition, from the Schur form of H; real if H is."""
 
-    coefficients: jax.Array  # (m, m) C in columns, the most wanted first; zero beyond the rows filled
-    second: jax.Array  # (m,) bool, with the one before it a vector spans the subspace of a conjugate pair
+    coefficients: jax.Array  # (m, m) C in columns, the most wanted first; zero in columns that are not valid
+    second: jax.Array  # (m,) bool, the vector and the one before it span the subspace of a conjugate pair
 
 
 def check_which(which: str) -> None:
-    """Raise an error unless `which` is one that a Krylov space of a general operator can serve."""
+    """Raise an error unless `which` names pairs that a Krylov space of a general operator can compute."""
     arguments.check_choice("eigs", "which", which, WHICH, elsewhere="; eigsh has 'LA', 'SA', 'BE' and 'SM'")
 
 
 def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
-    """(m,) real, the smaller, the more wanted.
+    """Compute real sort keys, (m,): a smaller key is more wanted.
 
     Args:
         values: (m,) complex.
-        which: of `WHICH`.
-        real: whether the operator is: its "LI" are pairs, and go by the magnitude of the imaginary part.
+        which: one of `WHICH`.
+        real: whether the operator is real: then "LI" orders pairs by the magnitude of the imaginary part.
 
     >>> print(wanted_keys(jnp.array([1.0 - 2.0j, -3.0 + 0.0j]), "LI", real=True))
     [-2. -0.]
@@ -67,14 +67,14 @@ def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
 
 
 def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Array, *, real: bool) -> jax.Array:
-    """Numbers on the boundary of the region of eigenvalues that are more wanted than those given, by a distance.
+    """Return points on the boundary of the region of eigenvalues that are more wanted than the given ones.
 
     Args:
         values: (k,) complex, the most wanted first.
-        which: of `WHICH`.
-        distance: () that eigenvalues on the boundary are more wanted by.
-        scale: () an estimate of ||A||, as far as the boundary is followed.
-        real: whether the operator is.
+        which: one of `WHICH`.
+        distance: () distance by which eigenvalues on the boundary are more wanted than the last value.
+        scale: () norm estimate, up to which the boundary is sampled.
+        real: whether the operator is real.
 
     >>> print(boundary(jnp.array([2.0 + 0.0j]), "LR", jnp.float32(0.5), jnp.float32(3.0), real=True)[0])
     (2.5-3j)
@@ -87,14 +87,14 @@ def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Arra
         return jax.lax.complex(radius * jnp.cos(angles), radius * jnp.sin(angles))
     if which == "LI":
         across = jnp.abs(last.imag) + distance if real else last.imag + distance
-        # Those of a real operator come in pairs: one half tells of the other.
+        # Eigenvalues of a real operator come in pairs: the upper half plane suffices.
         return jax.lax.complex(along, jnp.full_like(along, across))
     across = last.real + distance if which == "LR" else last.real - distance
     return jax.lax.complex(jnp.full_like(along, across), along)
 
 
 def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:
-    """The Ritz pairs of a decomposition; the cost of one Schur form."""
+    """Compute the Ritz pairs of a decomposition, at the cost of one Schur form."""
     m = state.filled.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
     valid = index < state.num_filled
@@ -103,7 +103,7 @@ def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> General
     form = schur(compact)
     values, vectors, partner = conjugate_pairs(form, valid) if real else (*eigenpairs(form, valid), index)
     keys = jnp.where(valid, wanted_keys(values, which, real=real), jnp.inf)
-    # Those of a pair have equal keys: first side by side, then in order, which is stable.
+    # Both of a pair have equal keys: they are first made adjacent, and the stable sort keeps them so.
     order = jnp.lexsort((-values.imag, jnp.minimum(partner, index), keys)).astype(jnp.int32)
     values, vectors, valid = values[order], vectors[:, order], valid[order]
     residuals = _residuals(state, compact, values, vectors, place)
@@ -124,12 +124,12 @@ def schur_basis(state: KrylovDecomposition, found: GeneralRitz, which: str) -> S
 
     Args:
         state: the decomposition.
-        found: its pairs.
-        which: of `WHICH`.
+        found: its Ritz pairs.
+        which: one of `WHICH`.
 
     Returns:
-        The basis. H C - C (C^H H C) is rounding for the first p columns C where no pair is divided. The order is that
-        of the eigenvalues that this form has: where rounding moves these, it may not be that of `found`.
+        The basis. H C - C (C^H H C) is rounding for the first p columns C if they divide no pair. The order is that of
+        the eigenvalues of this Schur form. It may differ from the order in `found` if rounding changes them.
     """
     place = jnp.argsort(~state.filled, stable=True)
     if jnp.iscomplexobj(state.matrix):
@@ -141,7 +141,7 @@ def schur_basis(state: KrylovDecomposition, found: GeneralRitz, which: str) -> S
         keys = jnp.where(valid, wanted_keys(block_eigenvalues(form), which, real=True), jnp.inf)
         form = reorder_blocks(form, keys)
         vectors, second = form.orthogonal, form.second
-    # Hundreds of rotations leave vectors less orthonormal than one step of Newton's does.
+    # Hundreds of rotations lose orthogonality; one Newton step restores it.
     vectors = 1.5 * vectors - 0.5 * matmul(vectors, jnp.conj(vectors).T, vectors)
     there = jnp.arange(vectors.shape[1], dtype=jnp.int32) < state.num_filled
     placed = jnp.zeros_like(vectors).at[place].set(jnp.where(there, vectors, 0))
@@ -149,28 +149,28 @@ def schur_basis(state: KrylovDecomposition, found: GeneralRitz, which: str) -> S
 
 
 def no_basis(m: int, dtype: Any) -> SchurBasis:
-    """Before the first look."""
+    """Return an empty basis, before the first convergence check."""
     return SchurBasis(jnp.zeros((m, m), dtype), jnp.zeros(m, bool))
 
 
 def undivided(basis: SchurBasis, count: int, most: int) -> jax.Array:
-    """So many vectors, () int32, or one more or less, so that no pair of conjugates is divided."""
+    """Return `count`, () int32, or one more or one less, so that no conjugate pair is divided."""
     return count + jnp.where(basis.second[count], 1 if count < most else -1, 0).astype(jnp.int32)
 
 
 def largest_condition(found: GeneralRitz, k: int, least_gap: jax.Array) -> jax.Array:
-    """() the largest condition of the k eigenvalues wanted, as far as the projected problem knows.
+    """Compute the largest condition of the k wanted eigenvalues of the projected problem, ().
 
     Args:
-        found: the pairs.
-        k: how many are wanted.
-        least_gap: () differences of eigenvalues below it count as so much.
+        found: the Ritz pairs.
+        k: number of wanted pairs.
+        least_gap: () smaller differences of eigenvalues are replaced by it.
     """
     return jnp.max(jnp.where(found.ranks < k, conditions(found.form.triangular, least_gap), 1))
 
 
 def converged_first(found: GeneralRitz, bound: jax.Array) -> GeneralRitz:
-    """The same values, coefficients and residuals, those of pairs with residuals above the bound at the end."""
+    """Move values, coefficients and residuals of pairs with residuals above the bound to the end."""
     fine = found.residuals <= bound
     before, after = jnp.roll(fine, 1), jnp.roll(fine, -1)
     fine = jnp.where(found.paired, fine & after, jnp.where(jnp.roll(found.paired, 1), fine & before, fine))
@@ -181,7 +181,7 @@ def converged_first(found: GeneralRitz, bound: jax.Array) -> GeneralRitz:
 
 
 def no_pairs(m: int, dtype: Any, real_dtype: Any) -> GeneralRitz:
-    """Before the first look."""
+    """Return an empty set of Ritz pairs, before the first convergence check."""
     nothing = jnp.zeros((m, m), dtype)
     return GeneralRitz(
         values=jnp.zeros(m, dtype),

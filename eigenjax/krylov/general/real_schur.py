@@ -1,12 +1,12 @@
-"""The real Schur form of a small real matrix, its eigenvalues in the order wanted, on any backend.
+"""Real Schur form of a small real matrix, with ordered eigenvalues, on any backend.
 
     A = Q T Q^T
 
 with Q orthogonal and T real, with blocks of one (a real eigenvalue) or two (a conjugate pair) on its diagonal, by
-implicit double shifts (Francis 1961; Golub and Van Loan 2013, section 7.5). The leading columns of Q span a real
-invariant subspace at every cut that divides no block, to rounding, however far A is from normal. The complex form gives
-none: the rounding errors of complex arithmetic are complex, and where eigenvalues are ill-conditioned those computed of
-a real matrix are no conjugate pairs. Nothing here is differentiated.
+implicit double shifts (Francis 1961; Golub and Van Loan 2013, section 7.5). Leading columns of Q that divide no
+block span a real invariant subspace to rounding, even if A is far from normal. The complex Schur form has no such
+subspace. Its rounding errors are complex, and ill-conditioned eigenvalues that it computes for a real matrix are not in
+conjugate pairs. These functions are not differentiated.
 """
 
 import functools
@@ -17,30 +17,30 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.general.schur import hessenberg, reflected, scaling, without_negligible
 
-# Sweeps for each eigenvalue, on average; one or two are the rule.
+# Maximum of sweeps for each eigenvalue, on average; one or two are typical.
 _SWEEPS_PER_VALUE = 20
-# Sweeps without a new zero after which a shift is made up, from a block as in the LAPACK's dlahqr.
+# Sweeps without a new zero before an exceptional shift, from a block like that of LAPACK's dlahqr.
 _STALLED = 8
 _EXCEPTIONAL = 0.75, -0.4375
-# An exchange of two blocks that leaves more than so many units of rounding below them is not made (LAPACK's dlaexc).
+# An exchange of two blocks that leaves entries above this times eps below them is rejected (LAPACK's dlaexc).
 _UNSTABLE = 10.0
 
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class RealSchur(NamedTuple):
-    """A = Q T Q^T."""
+    """Real Schur form A = Q T Q^T."""
 
-    triangular: jax.Array  # (m, m) T, real; below the diagonal only what couples the two rows of a block
+    triangular: jax.Array  # (m, m) T, real; entries below the diagonal only within blocks of two
     orthogonal: jax.Array  # (m, m) Q
     second: jax.Array  # (m,) bool, the second row of a block of two
-    converged: jax.Array  # () bool; else what T lacks of A lies below the blocks
+    converged: jax.Array  # () bool; if False, T omits nonzero entries below the blocks
 
 
 class _Iteration(NamedTuple):
-    matrix: jax.Array  # (m, m), of Hessenberg form
-    orthogonal: jax.Array  # (m, m), so far
-    sweeps: jax.Array  # () int32
+    matrix: jax.Array  # (m, m) current matrix, of Hessenberg form
+    orthogonal: jax.Array  # (m, m) Q so far
+    sweeps: jax.Array  # () int32, sweeps so far
     stalled: jax.Array  # () int32, sweeps since the last new zero
 
 
@@ -51,7 +51,7 @@ def real_schur(matrix: jax.Array) -> RealSchur:
         matrix: (m, m) real.
 
     Returns:
-        The form; where `matrix` is not finite, NaN throughout.
+        The form; if `matrix` is not finite, all entries are NaN.
 
     Example:
         >>> form = real_schur(jnp.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 3.0]]))
@@ -76,7 +76,7 @@ def real_schur(matrix: jax.Array) -> RealSchur:
 
 
 def block_eigenvalues(form: RealSchur) -> jax.Array:
-    """Return the (m,) complex eigenvalues of the blocks, in the order of the rows; of a pair the upper one first.
+    """Return the (m,) complex eigenvalues of the blocks in the order of the rows, the upper one of a pair first.
 
     >>> print(block_eigenvalues(real_schur(jnp.array([[1.0, -2.0], [2.0, 1.0]]))).round(4))
     [1.+2.j 1.-2.j]
@@ -99,7 +99,7 @@ def _halves_and_products(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _unfinished(matrix: jax.Array) -> jax.Array:
-    """Return (m - 1,) bool, which entries of the subdiagonal are not those of a block with a conjugate pair."""
+    """Return (m - 1,) bool, which entries of the subdiagonal do not belong to a block with a conjugate pair."""
     coupled = jnp.diag(matrix, -1) != 0
     half, product = _halves_and_products(matrix)
     alone = ~jnp.append(False, coupled[:-1]) & ~jnp.append(coupled[1:], False)
@@ -107,7 +107,7 @@ def _unfinished(matrix: jax.Array) -> jax.Array:
 
 
 def _sweep(state: _Iteration) -> _Iteration:
-    """One double shift of the last block that is not finished; a block of two real eigenvalues is made triangular."""
+    """Run one double-shift sweep on the last unfinished block; make a block with two real eigenvalues triangular."""
     matrix = state.matrix
     m = matrix.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
@@ -128,7 +128,7 @@ def _sweep(state: _Iteration) -> _Iteration:
 
 
 def _eigenvector(matrix: jax.Array, first: jax.Array) -> jax.Array:
-    """Return an (m,) vector that holds an eigenvector of a block of two, of real eigenvalues, in its two rows."""
+    """Return an (m,) eigenvector of a two by two block with real eigenvalues, embedded in its two rows."""
     a, b, c, d = _entries(matrix, first)
     half = (a - d) / 2
     root = jnp.sqrt(jnp.maximum(half * half + b * c, 0))
@@ -139,7 +139,7 @@ def _eigenvector(matrix: jax.Array, first: jax.Array) -> jax.Array:
 def _shifted_column(matrix: jax.Array, first: jax.Array, last: jax.Array, stalled: jax.Array) -> jax.Array:
     """Return the (m,) first column of (A - s)(A - conj(s)), s and conj(s) the eigenvalues of the last two rows.
 
-    Two real ones are replaced by the nearer to the last diagonal entry, twice.
+    If they are real, the one nearer to the last diagonal entry is used twice.
     """
     a, b, c, d = _entries(matrix, last - 1)
     made_up = stalled % _STALLED == _STALLED - 1
@@ -157,7 +157,7 @@ def _shifted_column(matrix: jax.Array, first: jax.Array, last: jax.Array, stalle
     head = (p - real) * (p - real) + imaginary * imaginary + q * r
     tail = r * matrix[jnp.minimum(first + 2, matrix.shape[0] - 1), first + 1]
     column = jnp.zeros_like(matrix[0]).at[first].set(head).at[first + 1].set(r * (p + s - 2 * real))
-    # Out of bounds of a block of two, which has no use for it.
+    # Out of bounds for the last block of two, which does not need this entry.
     return column.at[first + 2].set(tail, mode="drop")
 
 
@@ -169,13 +169,13 @@ def _entries(matrix: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array, j
 def reorder_blocks(form: RealSchur, keys: jax.Array) -> RealSchur:
     """Reorder the blocks of a real Schur form by increasing keys, as far as that is stable.
 
-    Each block is given two rows, of which that of a real eigenvalue leaves one empty; neighbors are exchanged every
-    other pair at once (an odd-even transposition sort), m rounds in all. Two blocks whose eigenvalues rounding cannot
-    tell apart may stay as they are.
+    Each block takes two rows of a padded matrix; a real eigenvalue leaves one of them empty. Neighbors are exchanged,
+    every other pair at once (an odd-even transposition sort), in m rounds. Two blocks whose eigenvalues differ only by
+    rounding may keep their order.
 
     Args:
-        form: of m eigenvalues.
-        keys: (m,) real, those of a block alike.
+        form: Schur form with m eigenvalues.
+        keys: (m,) real, equal within a block.
 
     Example:
         >>> form = real_schur(jnp.array([[1.0, 5.0], [0.0, 2.0]]))
@@ -199,7 +199,7 @@ def reorder_blocks(form: RealSchur, keys: jax.Array) -> RealSchur:
         shift = turn % 2
         roll = lambda x, by: jnp.roll(x, by, axis=0)
         matrix, orthogonal, ranks, there = carry
-        # Pairs of blocks begin at even places; the one that goes around the end stays.
+        # Pairs of blocks begin at even positions; the pair that wraps around the end is not exchanged.
         matrix = jnp.roll(matrix, (-2 * shift, -2 * shift), (0, 1))
         orthogonal = jnp.roll(orthogonal, -2 * shift, 1)
         ranks, there = roll(ranks, -shift), roll(there, -2 * shift)
@@ -207,7 +207,7 @@ def reorder_blocks(form: RealSchur, keys: jax.Array) -> RealSchur:
         matrix, rotation, ranks, there = _exchange_pairs(matrix, ranks, there, open_end)
         orthogonal = _matmul(orthogonal, rotation)
         matrix, there = jnp.roll(matrix, (2 * shift, 2 * shift), (0, 1)), roll(there, 2 * shift)
-        # Zero between rows that are there and empty ones, and below the blocks.
+        # Set to zero the entries in empty rows and columns, and below the blocks.
         matrix = jnp.where(there[:, None] & there[None, :] & on_or_above, matrix, 0)
         return matrix, jnp.roll(orthogonal, 2 * shift, 1), roll(ranks, shift), there
 
@@ -222,7 +222,7 @@ def reorder_blocks(form: RealSchur, keys: jax.Array) -> RealSchur:
 def _exchange_pairs(
     matrix: jax.Array, ranks: jax.Array, there: jax.Array, allowed: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Exchange the blocks 2 i and 2 i + 1 where allowed, out of order, and stable; returns the rotation too."""
+    """Exchange blocks 2 i and 2 i + 1 if allowed, out of order, and stable; return the rotation too."""
     pairs = allowed.shape[0]
     index = jnp.arange(pairs, dtype=jnp.int32)
     windows = matrix.reshape(pairs, 4, pairs, 4)[index, :, index, :]
@@ -240,7 +240,7 @@ def _exchange_pairs(
 
 
 def _exchange(window: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the rotation that exchanges the two blocks of a (4, 4) window, and whether that is stable.
+    """Return the rotation that exchanges the two blocks of a (4, 4) window, and whether the exchange is stable.
 
     With  A X - X B = -C  the columns of [X; I] span the invariant subspace of B in [[A, C], [0, B]], and those of
     [I; -X^T] are orthogonal to them.

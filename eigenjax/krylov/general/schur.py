@@ -1,11 +1,11 @@
-"""The Schur form of a small matrix, on any backend.
+"""Schur form of a small matrix on any backend.
 
     A = Q T Q^H,    Q unitary, T upper triangular, the eigenvalues on its diagonal
 
-by reduction to Hessenberg form and the QR iteration with one shift (Francis 1961; Golub and Van Loan 2013, sections 7.4
-and 7.5), in complex arithmetic. Every step is a few dense products and factorisations of (m, m) matrices, because a
-chain of m rotations costs an accelerator m round trips; so a sweep takes O(m^3) and the whole O(m^4) operations, for
-matrices of a Krylov space's size. Nothing here is differentiated.
+by reduction to Hessenberg form and the QR iteration with single shifts (Francis 1961; Golub and Van Loan 2013, sections
+7.4 and 7.5), in complex arithmetic. Every step consists of a few dense products and factorizations of (m, m) matrices,
+because a chain of m rotations costs an accelerator m kernel launches. So a sweep takes O(m^3) operations and the whole
+iteration O(m^4), for matrices of the size of a Krylov space. These functions are not differentiated.
 """
 
 import functools
@@ -17,43 +17,43 @@ import jax.numpy as jnp
 
 from eigenjax.vectors.tree import accumulation_dtype
 
-# Entries below the diagonal that are no larger than so many units of rounding of the largest entry are zero: what a
-# sweep adds by rounding is as large.
+# Entries below the diagonal are zero if they are at most this times eps times the largest entry: a sweep adds rounding
+# errors of that size.
 _NEGLIGIBLE = 1.0
-# Sweeps for each eigenvalue, on average; two or three are the rule.
+# Maximum of sweeps for each eigenvalue, on average; two or three are typical.
 _SWEEPS_PER_VALUE = 20
-# Sweeps without a new zero after which a shift is made up: unitary matrices are fixed points of the regular ones.
+# Sweeps without a new zero before an exceptional shift: unitary matrices are fixed points of the regular shifts.
 _STALLED = 8
-# Made-up shifts lie so many times the last subdiagonal entry from the last diagonal entry (the LAPACK's zlahqr has the
-# modulus, the angle keeps them off any symmetry of the spectrum).
+# An exceptional shift is the last diagonal entry plus this times the modulus of the last subdiagonal entry. The modulus
+# of the factor is that of LAPACK's zlahqr; the angle breaks symmetries of the spectrum.
 _EXCEPTIONAL = 0.75 * complex(0.8, 0.6)
 
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Schur(NamedTuple):
-    """A = Q T Q^H."""
+    """Schur form A = Q T Q^H."""
 
     triangular: jax.Array  # (m, m) T, complex; zero below the diagonal
     unitary: jax.Array  # (m, m) Q
-    converged: jax.Array  # () bool; else what T lacks of A lies below the diagonal
+    converged: jax.Array  # () bool; if False, T omits nonzero entries below the diagonal
 
 
 class _Iteration(NamedTuple):
-    hessenberg: jax.Array  # (m, m)
-    unitary: jax.Array  # (m, m), so far
-    sweeps: jax.Array  # () int32
+    hessenberg: jax.Array  # (m, m) current matrix
+    unitary: jax.Array  # (m, m) Q so far
+    sweeps: jax.Array  # () int32, sweeps so far
     stalled: jax.Array  # () int32, sweeps since the last new zero
 
 
 def schur(matrix: jax.Array) -> Schur:
-    """The complex Schur form.
+    """Compute the complex Schur form.
 
     Args:
         matrix: (m, m), real or complex.
 
     Returns:
-        The form; where `matrix` is not finite, NaN throughout.
+        The form; if `matrix` is not finite, all entries are NaN.
 
     Example:
         >>> triangular, unitary, converged = schur(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
@@ -73,7 +73,7 @@ def schur(matrix: jax.Array) -> Schur:
 
 
 def scaling(matrix: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
-    """Return two functions that make entries of order one, by a power of two, and undo it.
+    """Return two functions: scaling to entries of order one by a power of two, and its inverse.
 
     >>> shrink, restore = scaling(jnp.array([[1024.0]]))
     >>> print(shrink(jnp.float32(1024.0)), restore(jnp.float32(0.5)))
@@ -82,7 +82,7 @@ def scaling(matrix: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], Callab
     largest = jnp.max(jnp.maximum(jnp.abs(matrix.real), jnp.abs(matrix.imag)), initial=0)
     largest = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1).astype(accumulation_dtype(largest))
     _, exponent = jnp.frexp(largest)
-    # In two steps, because the reciprocal of a tiny power overflows.
+    # In two steps, because the reciprocal of a tiny power of two overflows.
     half = exponent // 2
     power = lambda exponent: jnp.ldexp(jnp.ones_like(largest), exponent)
     times = lambda x, *exponents: functools.reduce(lambda y, e: y * power(e).astype(y.dtype), exponents, x)
@@ -90,7 +90,7 @@ def scaling(matrix: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], Callab
 
 
 def complex_dtype(dtype: Any) -> jnp.dtype:
-    """That of complex numbers of the same precision.
+    """Return the complex dtype of the same precision.
 
     >>> complex_dtype(jnp.float32)
     dtype('complex64')
@@ -99,13 +99,13 @@ def complex_dtype(dtype: Any) -> jnp.dtype:
 
 
 def reorder(form: Schur, ranks: jax.Array) -> Schur:
-    """The Schur form with its eigenvalues in another order.
+    """Reorder the eigenvalues of a Schur form.
 
-    Neighbours are exchanged by rotations, every other pair at once (an odd-even transposition sort), m rounds in all.
+    Rotations exchange neighbors, every other pair at once (an odd-even transposition sort), in m rounds.
 
     Args:
-        form: of m eigenvalues.
-        ranks: (m,) the place of each, a permutation.
+        form: Schur form with m eigenvalues.
+        ranks: (m,) new position of each eigenvalue, a permutation.
 
     Example:
         >>> form = schur(jnp.array([[1.0, 5.0], [0.0, 2.0]]))
@@ -119,7 +119,7 @@ def reorder(form: Schur, ranks: jax.Array) -> Schur:
         triangular, unitary, ranks = carry
         first = (index[:-1] % 2 == turn % 2) & (ranks[:-1] > ranks[1:])
         values = jnp.diag(triangular)
-        # (T_12, T_22 - T_11) is the eigenvector of T_22 in the plane of the two; e_1 where they are alike.
+        # (T_12, T_22 - T_11) is the eigenvector of T_22 in the plane of the two; e_1 if both are zero.
         along, across = jnp.diag(triangular, 1), values[1:] - values[:-1]
         length = jnp.hypot(jnp.abs(along), jnp.abs(across))
         safe = jnp.where(length > 0, length, 1).astype(values.dtype)
@@ -138,16 +138,16 @@ def reorder(form: Schur, ranks: jax.Array) -> Schur:
 def hessenberg(
     matrix: jax.Array, unitary: jax.Array, start: int | jax.Array, stop: int | jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Annihilate what stands below the subdiagonal in some columns, by Householder reflections.
+    """Annihilate the entries below the subdiagonal in some columns, by Householder reflections.
 
     Args:
         matrix: (m, m) A.
         unitary: (m, m) Q.
-        start: the first column.
-        stop: the column after the last one, at most m - 2.
+        start: first column.
+        stop: column after the last one, at most m - 2.
 
     Returns:
-        P^H A P and Q P, P the product of the reflections.
+        P^H A P and Q P, with P the product of the reflections.
 
     >>> reduced, unitary = hessenberg(jnp.array([[1.0, 2.0, 3.0], [3.0, 5.0, 6.0], [4.0, 8.0, 9.0]]), jnp.eye(3), 0, 1)
     >>> print(jnp.abs(reduced[1:, 0]).round(4), unitary[0])
@@ -158,7 +158,7 @@ def hessenberg(
     def annihilate(column, carry):
         matrix, unitary = carry
         below = jnp.where(index > column, matrix[:, column], 0)
-        # Nothing to annihilate: no reflection, so that zeros stay exactly zero.
+        # If there is nothing to annihilate, no reflection: zeros stay exactly zero.
         needed = jnp.any(jnp.where(index > column + 1, below, 0) != 0)
         matrix, unitary = reflected(matrix, unitary, jnp.where(needed, below, 0), column + 1)
         return matrix.at[:, column].set(jnp.where(index > column + 1, 0, matrix[:, column])), unitary
@@ -169,15 +169,15 @@ def hessenberg(
 def reflected(
     matrix: jax.Array, unitary: jax.Array, vector: jax.Array, pivot: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Return P A P and Q P with the Householder reflection P that turns a vector to a unit vector.
+    """Return P A P and Q P with the Householder reflection P that maps a vector to a multiple of a unit vector.
 
     Args:
         matrix: (m, m) A.
         unitary: (m, m) Q.
-        vector: (m,) the vector; of zeros, P is the identity.
-        pivot: () int32, which unit vector.
+        vector: (m,) the vector; if it is zero, P is the identity.
+        pivot: () int32, index of the unit vector.
     """
-    # Of order one, or squares of tiny numbers would underflow.
+    # Scaled to order one, because squares of tiny numbers would underflow.
     largest = jnp.max(jnp.abs(vector))
     vector = vector / jnp.where(largest > 0, largest, 1).astype(vector.dtype)
     length, head = jnp.linalg.norm(vector), vector[pivot]
@@ -192,7 +192,7 @@ def reflected(
 
 
 def without_negligible(matrix: jax.Array) -> jax.Array:
-    """Return a matrix of entries of order one with zeros below the subdiagonal, and on it what is more than rounding.
+    """Set to zero the entries below the subdiagonal, and negligible ones on it; the entries are of order one.
 
     >>> print(without_negligible(jnp.array([[1.0, 1.0], [1e-9, 1.0]])))
     [[1. 1.]
@@ -204,7 +204,7 @@ def without_negligible(matrix: jax.Array) -> jax.Array:
 
 
 def _iterate(matrix: jax.Array, unitary: jax.Array) -> _Iteration:
-    """QR sweeps until nothing is left below the diagonal, or for as long as may be."""
+    """Run QR sweeps until the subdiagonal is zero, or the maximum of sweeps is reached."""
     m = matrix.shape[0]
 
     def sweep(state):
@@ -222,7 +222,7 @@ def _iterate(matrix: jax.Array, unitary: jax.Array) -> _Iteration:
 
 
 def _sweep(matrix: jax.Array, stalled: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """R Q + mu and Q of the last block that has not split yet, A - mu = Q R; the identity elsewhere."""
+    """Return Q^H A Q and Q, with A - mu = Q R for the last coupled block; Q is the identity elsewhere."""
     m = matrix.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
     coupled = jnp.diag(matrix, -1) != 0
@@ -237,7 +237,7 @@ def _sweep(matrix: jax.Array, stalled: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _shift(matrix: jax.Array, last: jax.Array, stalled: jax.Array) -> jax.Array:
-    """Wilkinson's: of the two eigenvalues of the last two rows, the one nearer to the last diagonal entry."""
+    """Return the Wilkinson shift: the eigenvalue of the last two rows that is nearer to the last diagonal entry."""
     a, b = matrix[last - 1, last - 1], matrix[last - 1, last]
     c, d = matrix[last, last - 1], matrix[last, last]
     half = (a - d) / 2

@@ -1,6 +1,6 @@
 """Eigenvectors, conditions and shifted systems of a small upper triangular matrix, by back substitution.
 
-Nothing here is differentiated.
+These functions are not differentiated.
 """
 
 import functools
@@ -9,10 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-# Differences of eigenvalues below so many units of rounding of the largest are none.
+# Differences of eigenvalues below this times eps times the largest entry count as zero.
 _COINCIDENT = 1.0
-# Eigenvalues are repeated where they differ by at most so many units, and two of these are independent where the matrix
-# couples them by no more than so many: about what the iteration adds by rounding.
+# Eigenvalues are repeated if they differ by at most this times eps. Two of these are uncoupled if the matrix couples
+# them by at most this times eps. The QR iteration adds rounding errors of about this size.
 _REPEATED, _UNCOUPLED = 16.0, 16.0
 
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -21,14 +21,14 @@ _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 def triangular_eigenvectors(triangular: jax.Array, least_gap: jax.Array | float = 0.0) -> jax.Array:
     """Compute the (m, m) unit eigenvectors of an upper triangular matrix, in columns, by back substitution.
 
-    Column i solves (T - t_ii) x = 0 with x_i = 1. Two eigenvalues that differ by rounding only are coupled where the
-    matrix couples them by more than rounding (a defective eigenvalue, whose vectors coincide), and otherwise left
-    uncoupled: of a normal matrix the vectors of a repeated eigenvalue are orthonormal.
+    Column i solves (T - t_ii) x = 0 with x_i = 1. Two eigenvalues that differ only by rounding are coupled if their
+    coupling in T is more than rounding: then they are defective, and their vectors coincide. Otherwise they are not
+    coupled: the vectors of a repeated eigenvalue of a normal matrix are orthonormal.
 
     Args:
         triangular: (m, m) T.
-        least_gap: () differences of eigenvalues below it count as so much: the vectors are then those of a matrix
-            nearby.
+        least_gap: () smaller differences of eigenvalues are replaced by it: the vectors are then those of a nearby
+            matrix.
 
     >>> print(triangular_eigenvectors(jnp.array([[1.0, 1.0], [0.0, 2.0]])).round(4))
     [[1.     0.7071]
@@ -42,7 +42,7 @@ def triangular_eigenvectors(triangular: jax.Array, least_gap: jax.Array | float 
 
     def quotient(row, columns, gaps):
         product = _matmul(jnp.where(index > row, triangular[row], 0), columns)
-        # Columns are scaled as they grow: what is negligible is so relative to them.
+        # Columns grow, and are scaled: the threshold is relative to them.
         negligible = jnp.abs(product) <= _UNCOUPLED * unit * jnp.max(jnp.abs(columns), axis=0)
         uncoupled = negligible & (jnp.abs(gaps) <= _REPEATED * unit)
         gaps = jnp.where(jnp.abs(gaps) > closest, gaps, closest.astype(gaps.dtype))
@@ -58,28 +58,28 @@ def conditions(triangular: jax.Array, least_gap: jax.Array | float = 0.0) -> jax
 
     Args:
         triangular: (m, m) T; x and y are unit right and left eigenvectors.
-        least_gap: () differences of eigenvalues below it count as so much: eigenvalues that perturbations of that size
-            do not part are conditioned as if they were apart.
+        least_gap: () smaller differences of eigenvalues are replaced by it. Eigenvalues that perturbations of this size
+            cannot separate then have the condition of separate ones.
 
     >>> print(conditions(jnp.array([[1.0, 1.0], [0.0, 2.0]])).round(4))
     [1.4142 1.4142]
     """
     right = triangular_eigenvectors(triangular, least_gap)
     left = triangular_eigenvectors(jnp.conj(triangular).T[::-1, ::-1], least_gap)[::-1, ::-1]
-    # The one ends in the row of its eigenvalue, the other begins there.
+    # A right eigenvector ends in the row of its eigenvalue, a left one begins there.
     overlaps = jnp.abs(jnp.diag(right)) * jnp.abs(jnp.diag(left))
     return jnp.where(overlaps > 0, 1 / jnp.where(overlaps > 0, overlaps, 1), jnp.inf)
 
 
 def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) -> jax.Array:
-    """Solve (T - s_i) x_i = b_i for each column b_i with a shift of its own; each x_i of unit norm.
+    """Solve (T - s_i) x_i = b_i for each column b_i with its own shift; scale each x_i to unit norm.
 
     >>> print(solve_shifted(jnp.array([[1.0, 1.0], [0.0, 2.0]]), jnp.zeros(1), jnp.array([[4.0], [2.0]])).T.round(2))
     [[0.95 0.32]]
 
     Args:
         triangular: (m, m) T, upper triangular.
-        shifts: (p,) the s_i. Of a diagonal entry that equals one to rounding the difference is a unit of rounding.
+        shifts: (p,) the s_i. A difference to a diagonal entry that is only rounding is replaced by eps.
         columns: (m, p) the b_i, not zero.
     """
     index = jnp.arange(triangular.shape[0], dtype=jnp.int32)
@@ -96,7 +96,7 @@ def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) 
 
 
 def _substitute(quotient: Callable[[jax.Array, jax.Array], jax.Array], columns: jax.Array) -> jax.Array:
-    """Replace the rows from the last to the first; each column is kept of order one, or it would overflow."""
+    """Replace the rows from the last to the first; scale each column to order one, so that it does not overflow."""
     m = columns.shape[0]
 
     def solve_row(step, columns):

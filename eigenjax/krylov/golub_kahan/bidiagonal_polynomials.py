@@ -1,7 +1,7 @@
-"""Polynomials of a Golub-Kahan space: an upper bound on what its start holds of a singular vector that was missed.
+"""Polynomials of a Golub-Kahan space: an upper bound on the component of its start along a missed singular vector.
 
-As `lanczos_polynomials`, for singular triplets A v = s u, A^H u = s v. With A V = U B and A^H U = V B^H + d g, the
-values p = <v, V>, q = <u, U>, p_d = <v, d>, relative to the component along the start vector, follow from
+Let A v = s u, A^H u = s v be a singular triplet, and A V = U B, A^H U = V B^H + d g the decomposition. The values
+p = <v, V>, q = <u, U>, p_d = <v, d>, relative to the component along the start vector, follow from
 
     s p_d = q B(:, d),    s q_u = p B(u, :)^H + p_d' beta
 
@@ -18,25 +18,25 @@ from eigenjax.vectors import tree
 
 
 class BidiagonalPolynomials(NamedTuple):
-    """Values at L singular values, the levels, of the polynomials of both bases and of the vector that comes next."""
+    """Values at L singular values, the levels, of the polynomials of both bases and of the next vector d."""
 
-    levels: jax.Array  # (L,)
-    left: jax.Array  # (L, m) q; 0 for rows that are orthogonal to u by assumption
-    right: jax.Array  # (L, m) p
+    levels: jax.Array  # (L,) the singular values s
+    left: jax.Array  # (L, m) q; 0 for rows that count as orthogonal to u
+    right: jax.Array  # (L, m) p; 0 for rows that count as orthogonal to v
     direction: jax.Array  # (L,) p_d
 
 
 def start(
     levels: jax.Array, num_rows: int, dtype: Any, last_row: jax.Array, last_length: jax.Array
 ) -> BidiagonalPolynomials:
-    """Values where d is the start or, if it is coupled to a left vector, that left vector is.
+    """Return the values if d is the start or, with d coupled to a left vector, if that left vector is the start.
 
     Args:
-        levels: (L,).
+        levels: (L,) the singular values s.
         num_rows: m.
-        dtype: of the values.
+        dtype: dtype of the values.
         last_row: () int32, the row of U that d is coupled to.
-        last_length: () how strongly; 0 where d is the start.
+        last_length: () that coupling; 0 if d is the start.
     """
     nothing = jnp.zeros((levels.shape[0], num_rows), dtype)
     is_left = last_length > 0
@@ -51,13 +51,13 @@ def extend(
     columns: tuple[jax.Array, jax.Array],
     lengths: tuple[jax.Array, jax.Array],
 ) -> BidiagonalPolynomials:
-    """Values after a step A d = U c + alpha u, A^H u = V e + beta d'.
+    """Update the values after a step A d = U c + alpha u, A^H u = V e + beta d'.
 
     Args:
-        values: before it.
-        rows: () int32 each, where u and d stand in U and V.
+        values: values before the step.
+        rows: () int32 each, the rows of U and V that hold u and d.
         columns: (m,) each, c and e.
-        lengths: () each, alpha and beta; 0 where a random vector has taken the place of what was not there.
+        lengths: () each, alpha and beta; 0 if a random vector replaced a negligible one.
     """
     dtype = values.left.dtype
     levels = values.levels.astype(dtype)
@@ -71,5 +71,5 @@ def extend(
 
 
 def amplitudes(values: BidiagonalPolynomials) -> jax.Array:
-    """(L,) no singular vector missed at the level has more than the inverse of this of the start."""
+    """Compute the (L,) amplitudes: the component of the start along a missed singular vector is at most the inverse."""
     return jax.vmap(tree.norm)((values.right, values.direction))

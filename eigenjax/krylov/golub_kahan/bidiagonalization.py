@@ -1,18 +1,18 @@
-"""The decomposition that a restarted Golub-Kahan-Lanczos solver grows and shrinks.
+"""Golub-Kahan decomposition of a restarted solver for singular triplets.
 
     A V = U B,    A^H U = V B^H + d g + E,    B = U^H A V,    U, V orthonormal,    d a unit vector orthogonal to V
 
-U and V hold up to m vectors in rows of two fixed buffers, d is the vector that A is applied to next, g (m) couples
-it to U. `expand` moves d into V by one product with A and one with A^H (Golub and Kahan 1965; Paige 1974); `compress`
-keeps some combinations of both (Baglama and Reichel 2005). B is taken from the orthogonalisation as a full matrix, so
-that nothing depends on how U and V came about. E is zero but for what was dropped on purpose, of which `defects`
-keeps account. Where A V lies in the span of U, or A^H U in that of V, a random direction takes the place of what is
-not there, with a coupling of zero: the equations still hold.
+U and V hold up to m vectors in rows of two fixed buffers. The vector d is the next one that A is applied to, and the
+coupling g (m) connects it to U. `expand` moves d into V with one matvec of A and one of A^H (Golub and Kahan 1965;
+Paige 1974). `compress` keeps some combinations of both bases (Baglama and Reichel 2005). B is the full matrix of
+coefficients from the orthogonalization, so that U and V may have any origin. E is zero except for terms dropped on
+purpose, whose norms are in `defects`. If A V lies in the span of U, or A^H U in that of V, a random direction with
+coupling zero replaces the missing one: the equations still hold.
 
-Both bases are reorthogonalised. With V alone, as is common, U lost orthogonality to 2e-3 in float32 where five values
-stand far above the rest, and altogether where A has rank ten; with both it was 2e-7.
+Both bases are reorthogonalized. The common choice of V alone costs the orthogonality of U in float32: the error is
+2e-3 if five values are far above the others, and of order one if A has rank ten. With both bases it is 2e-7.
 
-A is at least as tall as it is wide: when V spans its whole space, so does the decomposition.
+A has at least as many rows as columns: if V spans the whole domain, so does the decomposition.
 """
 
 from typing import NamedTuple
@@ -39,53 +39,53 @@ from eigenjax.vectors.orthogonalize import (
 from eigenjax.vectors.pseudorandom import arbitrary_vector, successor
 from eigenjax.vectors.tree import PyTree
 
-# The random directions of a beginning, of either side and of restarts come from different seeds.
+# Random directions of `begin`, of either side and of restarts have different seeds.
 _BEGINNING, _LEFT, _RIGHT, _RESTARTING = range(4)
-# Each restart adds about a unit of rounding to what the bases lack of orthonormality: they are mended every so often.
+# Each restart adds about one eps of orthogonality error to the bases: reorthonormalize every 8 restarts.
 _RESTARTS_PER_MENDING = 8
 
 
 class Bidiagonalization(NamedTuple):
-    """A V = U B,  A^H U = V B^H + d g + E."""
+    """Golub-Kahan decomposition A V = U B,  A^H U = V B^H + d g + E."""
 
-    left: PyTree  # (m, ...) U; rows not filled are zero
-    right: PyTree  # (m, ...) V
-    left_filled: jax.Array  # (m,) bool, which rows of U are there
-    right_filled: jax.Array  # (m,) bool, as many
-    direction: PyTree  # d
+    left: PyTree  # (m, ...) U; rows that are not valid are zero
+    right: PyTree  # (m, ...) V; rows that are not valid are zero
+    left_filled: jax.Array  # (m,) bool, which rows of U are valid
+    right_filled: jax.Array  # (m,) bool, which rows of V are valid, as many as of U
+    direction: PyTree  # d, the next vector
     matrix: jax.Array  # (m, m) B
     couplings: jax.Array  # (m,) g
-    defects: jax.Array  # (m,) the norms of the columns of E, about
-    last_row: jax.Array  # () int32, the row of U that d couples with, where it is only one ...
-    last_length: jax.Array  # () ... and how strongly; 0 where it couples with several, or none
-    operator_norm: jax.Array  # () the largest ||A v|| or ||A^H u|| so far; NaN once a product is not finite
-    broken_down: jax.Array  # () bool, a random direction has been put in
-    polynomials: BidiagonalPolynomials  # in the search for missed triplets they tell what it has excluded
-    seed: jax.Array  # of all random directions
-    num_matvecs: jax.Array  # () int32, products with A and with A^H so far
-    num_restarts: jax.Array  # () int32
-    kept: jax.Array  # (2,) int32, how many rows the last two restarts have kept
+    defects: jax.Array  # (m,) estimated norms of the columns of E
+    last_row: jax.Array  # () int32, the row of U that d is coupled to, if it is only one ...
+    last_length: jax.Array  # () ... and that coupling; 0 if d is coupled to several rows, or none
+    operator_norm: jax.Array  # () largest ||A v|| or ||A^H u|| so far; NaN after a matvec with NaN or Inf
+    broken_down: jax.Array  # () bool, a random direction is among the vectors
+    polynomials: BidiagonalPolynomials  # they show what a search for missed triplets has excluded
+    seed: jax.Array  # (2,) uint32, of all random directions
+    num_matvecs: jax.Array  # () int32, matvecs of A and of A^H so far
+    num_restarts: jax.Array  # () int32, restarts so far
+    kept: jax.Array  # (2,) int32, numbers of rows that the last two restarts kept
 
     @property
     def num_filled(self) -> jax.Array:
-        """() int32."""
+        """Number of valid rows, () int32."""
         return jnp.sum(self.right_filled, dtype=jnp.int32)
 
 
 def begin(
     op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Array, *, num_levels: int = 1
 ) -> Bidiagonalization:
-    """No row filled, and d along the start vector.
+    """Create a decomposition without valid rows; d is the normalized start vector.
 
     Args:
         op: A.
-        start: a vector of the domain in working dtypes; one that is zero or not finite is replaced by a random one.
+        start: a vector of the domain in working dtypes; a random one replaces it if it is zero or not finite.
         krylov_dim: m.
-        seed: of all random directions.
-        num_levels: numbers at which the polynomials are followed; static.
+        seed: seed of all random directions.
+        num_levels: number of levels at which the polynomials are evaluated; static.
     """
     fresh = successor(seed, _BEGINNING)
-    # Of drawn numbers, because plain zeros would lose the sharding.
+    # Zeros of a drawn vector, because plain zeros would lose the sharding.
     u = jax.tree.map(jnp.zeros_like, arbitrary_vector(fresh, tree.working_structure(op.codomain)))
     dtype = tree.accumulation_dtype((u, start))
     length = tree.norm(start)
@@ -117,14 +117,14 @@ def begin(
 
 
 def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalization:
-    """One more row of each basis, for which there must be room, at a product with A and one with A^H.
+    """Add one row to each basis, with a matvec of A and one of A^H; this needs a free row in each.
 
     V <- [V d],    alpha u = (I - U U^H) A d,    U <- [U u],    beta d = (I - V V^H) A^H u
     """
     left_seed, right_seed = (successor(successor(state.seed, side), state.num_matvecs) for side in (_LEFT, _RIGHT))
     left_row, right_row = (jnp.argmin(filled).astype(jnp.int32) for filled in (state.left_filled, state.right_filled))
     right = tree.set_row(state.right, right_row, state.direction)
-    # What the recurrence says of an image is taken out before the full orthogonalisation, which then needs one pass.
+    # The part that the recurrence predicts is subtracted first; the full orthogonalization then needs one pass.
     image = matvec(op, state.direction)
     image = tree.add_scaled(image, -state.last_length, tree.row(state.left, state.last_row))
     forward = _extended(left_seed, state.left, image, state.last_row, state.last_length, state.operator_norm)
@@ -166,14 +166,14 @@ def compress(
     fresh: jax.Array,
     levels: jax.Array,
 ) -> Bidiagonalization:
-    """Keeps U P and V Q only, and goes on in the same direction or in a fresh one.
+    """Replace U by U P and V by V Q, and continue with d or with a random direction.
 
     Args:
-        state: of m rows.
-        left_coefficients: (m, p) P; the columns are orthonormal, or zero where fewer are kept.
-        right_coefficients: (m, p) Q, likewise.
-        fresh: () bool: what couples to d is dropped, and d drawn anew.
-        levels: (L,) the numbers at which the polynomials of a fresh direction are followed.
+        state: decomposition with m rows.
+        left_coefficients: (m, p) P; its columns are orthonormal, or zero if fewer vectors are kept.
+        right_coefficients: (m, p) Q; its columns are orthonormal, or zero if fewer vectors are kept.
+        fresh: () bool: the coupling to d is dropped, and a random d is drawn.
+        levels: (L,) numbers at which the polynomials of a random direction are evaluated.
     """
     P = _mended(state, state.left, left_coefficients)
     Q = _mended(state, state.right, right_coefficients)
@@ -205,18 +205,18 @@ def compress(
 
 
 def begin_search(state: Bidiagonalization, levels: jax.Array) -> BidiagonalPolynomials:
-    """Polynomials where the random vector that was put in last is the start, and what the bases hold is locked."""
+    """Return polynomials of a search: the last inserted random vector is its start, and the bases are locked."""
     m = state.couplings.shape[0]
     return bidiagonal_polynomials.start(levels, m, state.matrix.dtype, state.last_row, state.last_length)
 
 
 def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> jax.Array:
-    """(p,) estimates of ||E p_i||: squares add up, as those of errors without relation do."""
+    """Estimate ||E p_i||, (p,): squares add up, as for unrelated errors."""
     return jax.vmap(tree.norm, in_axes=1)(jnp.abs(left_coefficients) * state.defects[:, None])
 
 
 def _mended(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
-    """C (3 I - C^H G C) / 2 with the Gram matrix G of the basis, now and then: the rows kept are orthonormal again."""
+    """Return C (3 I - C^H G C) / 2, G the Gram matrix of the basis, every 8 restarts; it reorthonormalizes the rows."""
 
     def mend(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(basis).astype(coefficients.dtype), coefficients)
@@ -228,18 +228,18 @@ def _mended(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) ->
 
 class _Extended(NamedTuple):
     vector: PyTree  # the new unit vector
-    length: jax.Array  # () of the image along it; 0 where it is random
-    coefficients: jax.Array  # (m,) of the image along the basis
-    operator_norm: jax.Array
-    broken_down: jax.Array
+    length: jax.Array  # () coefficient of the matvec along it; 0 if it is random
+    coefficients: jax.Array  # (m,) coefficients of the matvec along the basis
+    operator_norm: jax.Array  # () norm estimate
+    broken_down: jax.Array  # () bool, whether the vector is random
 
 
 def _extended(
     seed: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
 ) -> _Extended:
-    """What an image adds to a basis; `taken` of its component along one row has been taken out before."""
+    """Orthonormalize a matvec against a basis; `taken` of its component along one row is already subtracted."""
     along = lambda coefficients: coefficients.at[row].add(taken.astype(coefficients.dtype))
-    # ||A v||^2 is what was taken and what is left.
+    # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
     norm_with = lambda coefficients, left: jnp.maximum(operator_norm, tree.norm((along(coefficients), left)))
     is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
     rest, replaced = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)

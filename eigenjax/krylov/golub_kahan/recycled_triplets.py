@@ -1,4 +1,4 @@
-"""The singular triplets beyond those wanted that a Golub-Kahan decomposition leaves over."""
+"""Recycled Ritz triplets: those that a Golub-Kahan solve found besides the wanted ones."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from eigenjax.krylov.recycling import DROPPED, Remainder
 
 
 def remainder_of_triplets(space: Bidiagonalization, found: Triplets, k: int) -> Remainder:
-    """The triplets of a bidiagonalisation beyond the k that are wanted, by their right vectors v_j = V c_j.
+    """Return the triplets of a bidiagonalization after the k wanted ones, by their right vectors v_j = V c_j.
 
-    What is returned says of them  A v_j = theta_j u_j,  A^H u_j = theta_j v_j + d s_j  with unit vectors u_j that are
-    not given, orthogonal to the left vectors wanted.
+    They satisfy  A v_j = theta_j u_j,  A^H u_j = theta_j v_j + d s_j.  The unit vectors u_j are orthogonal to the
+    wanted left vectors, and are not returned.
     """
     left, right = found.left_coefficients[:, k:], found.right_coefficients[:, k:]
     eps = jnp.finfo(space.operator_norm.dtype).eps

@@ -1,4 +1,4 @@
-"""Ritz triplets: the singular triplets of a Golub-Kahan decomposition's small matrix."""
+"""Ritz triplets: singular triplets of the small matrix of a Golub-Kahan decomposition."""
 
 from typing import NamedTuple
 
@@ -12,19 +12,19 @@ from eigenjax.vectors.matmul import matmul
 
 
 class Triplets(NamedTuple):
-    """Approximate singular triplets (U p_i, s_i, V q_i), descending; those that are not there come last."""
+    """Approximate singular triplets (U p_i, s_i, V q_i), descending; entries that are not valid come last."""
 
-    values: jax.Array  # (m,) 0 where not there
+    values: jax.Array  # (m,) s; 0 if not valid
     left_coefficients: jax.Array  # (m, m), column i is p_i; orthonormal
-    right_coefficients: jax.Array  # (m, m), column i is q_i
-    residuals: jax.Array  # (m,) as the decomposition has them; inf where not there
+    right_coefficients: jax.Array  # (m, m), column i is q_i; orthonormal
+    residuals: jax.Array  # (m,) residual estimates of the decomposition; inf if not valid
 
 
 def extract(space: Bidiagonalization) -> Triplets:
-    """The triplets of B in the rows filled.
+    """Compute the singular triplets of B in its valid rows and columns.
 
-    B is scaled to entries of order one by a power of two; NaN and Inf are taken for zero, because LAPACK may not
-    return from them, and the caller knows of them.
+    B is scaled to entries of order one by a power of two. NaN and Inf are replaced by zero, because LAPACK may not
+    return from them; the caller detects them separately.
     """
     m = space.couplings.shape[0]
     filled = space.left_filled[:, None] & space.right_filled[None, :]
@@ -32,7 +32,7 @@ def extract(space: Bidiagonalization) -> Triplets:
     largest = jnp.max(jnp.abs(matrix))
     _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
     matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype)
-    # Rows not filled are paired with each other at a value beyond the others: these come first, and mix with nothing.
+    # Other rows are paired at a value beyond the valid ones: these pairs come first, and their vectors do not mix.
     left, right = (jnp.where(f, 0, jnp.cumsum(~f, dtype=jnp.int32)) for f in (space.left_filled, space.right_filled))
     beyond = (left[:, None] == right[None, :]) & (left[:, None] > 0)
     P, values, QH = jnp.linalg.svd(matrix + jnp.where(beyond, ritz.norm_bound(matrix), 0).astype(matrix.dtype))

@@ -1,25 +1,25 @@
-"""When a restarted solve looks again: a look costs a small dense problem, a look too late costs products."""
+"""Schedule of convergence checks: a check costs a small dense problem, a late check costs matvecs."""
 
 import jax
 import jax.numpy as jnp
 
-# A look waits for this share of the steps that the last ones let expect: convergence quickens towards its end ...
+# The next check comes after this share of the steps that the current rate predicts, because convergence accelerates ...
 _PATIENCE = 0.5
-# ... and for no more than these.
+# ... and after at most this many rows.
 LONGEST_WAIT = 3
 
 
 def rows_to_wait(
     before: jax.Array, distance: jax.Array, steps: jax.Array, *, least: int = 1, most: int = LONGEST_WAIT
 ) -> jax.Array:
-    """Rows to fill before the next look, () int32.
+    """Return the number of rows to fill before the next convergence check, () int32.
 
     Args:
-        before: () how far the worst pair was from converged at the last look, log(residual / bound); inf at first.
-        distance: () the same now.
-        steps: () int32, steps between the two.
-        least: of the rows, static.
-        most: likewise.
+        before: () log(residual / bound) of the worst pair at the last convergence check; inf at first.
+        distance: () the same logarithm at the current check.
+        steps: () int32, steps between the two checks.
+        least: minimum of the rows, static.
+        most: maximum of the rows, static.
 
     >>> print(rows_to_wait(jnp.float32(9.0), jnp.float32(4.0), jnp.int32(5)))
     2

@@ -1,10 +1,10 @@
-"""Error bounds and estimates of eigenvalues, from residuals and what is known of the neighbors.
+"""Error bounds and estimates of eigenvalues, from residuals and the gaps to other eigenvalues.
 
     |theta - lambda| <= r,    and    |theta - lambda| <= r^2 / gap
 
 with r the residual and gap the distance from theta to all eigenvalues but lambda (Kato 1949, Temple 1928). The first
-holds always. The second is a bound only where all other eigenvalues are known, and an estimate where the gap is that to
-the nearest Ritz value.
+bound always holds. The second is a bound if all other eigenvalues are known. It is an estimate if the gap is the
+distance to the nearest Ritz value.
 """
 
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from eigenjax.krylov.rayleigh_ritz import Extraction
 from eigenjax.result import EigenResult
 
-# However small a residual, an eigenvalue is known to no less than this times the machine epsilon and the largest Ritz
-# value.
+# The error of an eigenvalue is at least this times the machine epsilon times the largest Ritz value, however small its
+# residual.
 _ROUNDING = 4.0
 
 
@@ -24,10 +24,10 @@ def with_error_bounds(
     """Fill in `error_bounds`, `error_estimates` and `gap`.
 
     Args:
-        result: with values and residuals.
+        result: result with eigenvalues and residuals.
         found: all Ritz pairs of the last convergence check, the k wanted first.
         complete: () bool, these are all eigenpairs of the operator.
-        rounding: () what residuals are known to, an absolute error.
+        rounding: () absolute error of the residuals.
     """
     k = result.eigenvalues.shape[0]
     residuals = result.residuals
@@ -37,14 +37,14 @@ def with_error_bounds(
         others, their_residuals = found.values[k:], found.residuals[k:]
         distances = jnp.abs(result.eigenvalues[:, None] - others[None, :])
         gap = jnp.where(jnp.isfinite(their_residuals[0]), jnp.min(distances[:, 0]), jnp.inf)
-        # The first one that was not wanted; where all are known, each.
+        # The first pair that is not wanted; if all pairs are known, each of them.
         first = jnp.arange(others.shape[0], dtype=jnp.int32) == 0
         counts = jnp.isfinite(their_residuals) & (complete | first)
         inside = jnp.where(jnp.isfinite(their_residuals), their_residuals, 0)
         nearest = jnp.min(jnp.where(counts[None, :], distances - inside[None, :], jnp.inf), axis=1)
     apart = jnp.abs(result.eigenvalues[:, None] - result.eigenvalues[None, :]) - residuals[None, :]
     nearest = jnp.minimum(nearest, jnp.min(jnp.where(jnp.eye(k, dtype=bool), jnp.inf, apart), axis=1))
-    # An infinite distance is that of a neighbor of which nothing is known.
+    # An infinite distance means that nothing is known about a neighbor.
     wide = (nearest > residuals) & jnp.isfinite(nearest)
     quadratic = jnp.where(wide, residuals * (residuals / jnp.where(wide, nearest, 1)), residuals)
     least = _ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))

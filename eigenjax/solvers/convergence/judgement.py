@@ -1,4 +1,4 @@
-"""What is said of a result: which pairs converged, and how the solve ended. The one place for it."""
+"""Convergence flags and status of a result."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.vectors import tree
 
-# Residuals below so many units of rounding of ||A|| are as small as the arithmetic allows.
+# Residuals below this times eps ||A|| are as small as the arithmetic allows.
 _ROUNDING_FLOOR = 64.0
-# By default, residuals below this times the machine epsilon of the narrowest leaf have converged: a product that is
-# rounded to 16 bits at each layer is off by about one.
+# By default, residuals below this times the machine epsilon of the narrowest leaf are converged: a matvec that rounds
+# to 16 bits at each layer has an error of about one such epsilon.
 _NARROW_UNITS = 4.0
 
 
 def default_tol(dtype: Any) -> float:
-    """The square root of the machine epsilon: residuals of that size give eigenvalues to working precision.
+    """Return the square root of the machine epsilon: residuals of that size give eigenvalues to working precision.
 
     >>> print(f"{default_tol(jnp.float32):.1e}")
     3.5e-04
@@ -27,7 +27,7 @@ def default_tol(dtype: Any) -> float:
 
 
 def default_tolerance(op: LinearOperator) -> float:
-    """The default tolerance for an operator: `default_tol`, or what the rounding of narrow leaves allows.
+    """Return the default tolerance of an operator: `default_tol`, or what the rounding of narrow leaves allows.
 
     >>> from eigenjax import as_operator
     >>> op = as_operator(lambda v: v, like=jax.ShapeDtypeStruct((3,), jnp.bfloat16))
@@ -38,12 +38,12 @@ def default_tolerance(op: LinearOperator) -> float:
 
 
 def tolerance(tol: Any, dtype: Any) -> jax.Array:
-    """() tol in a real dtype, the default where it is None."""
+    """Return tol in a real dtype, (); the default if it is None."""
     return jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
 
 
 def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any, share: float = 1.0) -> jax.Array:
-    """() a share of tol, or the rounding of a product where that is larger: below it there is nothing to gain."""
+    """Return a share of tol, or the rounding of a matvec if that is larger, (): smaller residuals are not reachable."""
     return jnp.maximum(share * tolerance(tol, dtype), rounding_unit(op))
 
 
@@ -58,17 +58,17 @@ def judge(
     lost: float = 0.0,
     verified: jax.Array | bool = True,
 ) -> EigenResult:
-    """Fills in `converged` and `status`; a solve that met NaN or Inf returns NaN throughout.
+    """Set `converged` and `status`; if a matvec is not finite, set all numbers to NaN.
 
     Args:
         op: the operator.
-        result: with `converged` True where a pair is a candidate (no copy of another).
-        tol: relative to scale; None is `default_tol`.
-        scale: () the largest |Ritz value| seen, the estimate of ||A||.
-        discrepancy: () how far products are from what the method says of them.
-        finite: () whether all products were.
-        lost: what the storage of the vectors loses, relative to their length.
-        verified: () bool, the search for missed pairs has ended, or none was asked for.
+        result: result with `converged` True for candidates, that is, for pairs that are no copies of others.
+        tol: tolerance relative to `scale`; None is `default_tol`.
+        scale: () the largest |Ritz value| seen, the norm estimate.
+        discrepancy: () ||A v - (the prediction of the recurrence)||.
+        finite: () bool, all matvecs are finite.
+        lost: rounding error of the storage of the vectors, relative to their norm.
+        verified: () bool, the missed-pair search has ended, or is not requested.
     """
     tol = tolerance(tol, result.residuals.dtype)
     finite = finite & jnp.all(jnp.isfinite(result.residuals) | ~result.converged)

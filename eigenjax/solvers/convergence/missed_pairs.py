@@ -1,11 +1,10 @@
-"""Missed-pair search: evidence that no eigenvalue wanted was overlooked, which no residual gives.
+"""Missed-pair search: evidence that no wanted eigenvalue is missing, which residuals cannot give.
 
-A Krylov space holds one vector of a multiple eigenvalue, and nothing of an eigenvector that its start is orthogonal
-to. So once k pairs have converged they are locked, and a Krylov space is grown from a random vector orthogonal to
-them. Its polynomials (`lanczos_polynomials`) bound what the random vector holds of any eigenvector whose eigenvalue is
-more wanted than those found. The search ends when this is so little that a random vector holds as little with a
-probability of 1e-6 at most, or when the space is exhausted. If it brought nothing new the solve is over; else the
-search is made again.
+A Krylov space contains one vector of a multiple eigenvalue, and no eigenvector that is orthogonal to its start. So k
+converged pairs are locked, and a Krylov space is grown from a random vector orthogonal to them. Its polynomials
+(`lanczos_polynomials`) bound the component of the random vector along any eigenvector with a more wanted eigenvalue.
+The search ends when a random vector has so small a component with probability at most 1e-6, or when the space is
+exhausted. If the search finds nothing new, the solve is finished; else the search is repeated.
 """
 
 from typing import Any, NamedTuple
@@ -16,29 +15,29 @@ import jax.numpy as jnp
 from eigenjax.krylov.solve_spec import Goal
 from eigenjax.solvers.convergence.search_targets import Aims, Bounds
 
-# A search may find one copy, so that k of them may be needed; beyond these there is no end to it.
+# A search may find only one copy, so that k searches may be needed; after this many the solve gives up.
 _SEARCHES_PER_PAIR, _MORE_SEARCHES = 2, 4
 
 
 class Search(NamedTuple):
-    """State of the search for missed pairs."""
+    """State of the missed-pair search."""
 
     running: jax.Array  # () bool, the space grows from a random vector
-    starts: jax.Array  # () bool, such a vector is to be drawn by the next restart
-    satisfied: jax.Array  # () bool, all that is wanted is there, as far as was asked
-    before: jax.Array  # (k,) the values wanted when the running search began; inf if there were none
-    at_first: jax.Array  # (k,) the values when they had converged for the first time; inf until then
-    num_searches: jax.Array  # () int32, searches ended
+    starts: jax.Array  # () bool, the next restart draws such a vector
+    satisfied: jax.Array  # () bool, all wanted pairs are found, as far as requested
+    before: jax.Array  # (k,) wanted values at the start of the running search; inf without one
+    at_first: jax.Array  # (k,) values at the first convergence of all pairs; inf until then
+    num_searches: jax.Array  # () int32, finished searches
 
 
 def no_search(k: int, dtype: Any) -> Search:
-    """Before any search."""
+    """Return the state before any search."""
     no, nothing = jnp.zeros((), bool), jnp.full(k, jnp.inf, dtype)
     return Search(no, no, no, nothing, nothing, jnp.zeros((), jnp.int32))
 
 
 def begun(search: Search) -> Search:
-    """With the random vector drawn."""
+    """Mark the random vector of a search as drawn."""
     return search._replace(starts=jnp.zeros((), bool))
 
 
@@ -52,18 +51,18 @@ def advance(
     excluded: jax.Array,
     exhausted: jax.Array,
 ) -> Search:
-    """The search after a convergence check.
+    """Update the search at a convergence check.
 
     Args:
-        search: before it.
-        goal: with k and verify.
-        values: (k,) found at the check.
-        same: () bool, they are those from before the running search.
-        converged: () bool, these k pairs have.
-        excluded: () bool, the polynomials exclude that anything more wanted is there.
-        exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
+        search: state before the check.
+        goal: options, with k and verify.
+        values: (k,) values found at the check.
+        same: () bool, the values equal those from before the running search.
+        converged: () bool, these k pairs have converged.
+        excluded: () bool, the polynomials exclude more wanted eigenvalues.
+        exhausted: () bool, the space is invariant: an uncoupled random vector continues it already.
     """
-    # A search that has found something is followed by another in any case.
+    # A search that found something is always followed by another.
     ends = search.running & converged & (exhausted | excluded | ~same)
     nothing_new = ends & same
     asked_for = converged & ~search.running & (goal.verify | exhausted)
@@ -80,12 +79,12 @@ def advance(
 
 
 class Check(NamedTuple):
-    """State of the search after a convergence check."""
+    """Missed-pair search after a convergence check."""
 
     search: Search
-    aims: Aims  # of the search that runs, or begins
-    remaining: jax.Array  # () logarithm of the factor by which residuals have to fall or, in a search, polynomials grow
-    begins_here: jax.Array  # () bool, a search begins at the random vector that is there already
+    aims: Aims  # targets of the search that runs or begins
+    remaining: jax.Array  # () log of the factor that residuals must fall by or, in a search, polynomials must grow by
+    begins_here: jax.Array  # () bool, a search begins at the random vector that is already in the space
 
 
 def check(
@@ -99,21 +98,21 @@ def check(
     bounds: Bounds,
     exhausted: jax.Array,
 ) -> Check:
-    """Advance the search at a convergence check.
+    """Advance the missed-pair search at a convergence check.
 
     Args:
-        search: before it.
-        goal: with k and verify.
-        values: (k,) found at the check.
-        residuals: (k,) of them.
-        amplitudes: (L,) of the polynomials of the space.
-        aims: of the running search.
-        new_aims: of a search that begins now.
-        bounds: on the residuals.
-        exhausted: () bool, the space is invariant: a random vector, uncoupled, is there already.
+        search: state before the check.
+        goal: options, with k and verify.
+        values: (k,) values found at the check.
+        residuals: (k,) their residuals.
+        amplitudes: (L,) amplitudes of the polynomials of the space.
+        aims: targets of the running search.
+        new_aims: targets of a search that begins at this check.
+        bounds: bounds on the residuals.
+        exhausted: () bool, the space is invariant: an uncoupled random vector continues it already.
     """
     known = _matched(values, search.before, bounds.same)
-    # What searches have dropped of locked pairs is a part of their copies, and grows as unrelated errors do.
+    # The dropped residuals of locked pairs are a part of their copies, and grow like unrelated errors.
     searches = 1 + search.num_searches.astype(residuals.dtype)
     of_copies = jnp.minimum(bounds.residual * jnp.sqrt(2 * searches), bounds.locked)
     allowed = jnp.where(search.running, jnp.where(known, bounds.locked, of_copies), bounds.residual)
@@ -131,18 +130,18 @@ def check(
 
 
 def has_given_up(search: Search, k: int) -> jax.Array:
-    """() bool, each search finds something else: eigenvalues are not determined to within the tolerance."""
+    """Return whether to give up, () bool: every search finds other values, so the tolerance does not determine them."""
     return search.num_searches >= _SEARCHES_PER_PAIR * k + _MORE_SEARCHES
 
 
 def num_recovered(search: Search, values: jax.Array, tolerance: jax.Array) -> jax.Array:
-    """() int32, how many of the values were not there when all had converged for the first time."""
+    """Return the number of values that are not among those converged for the first time, () int32."""
     new = jnp.sum(~_matched(values, search.at_first, tolerance), dtype=jnp.int32)
     return jnp.where(jnp.isinf(search.at_first[0]), 0, new)
 
 
 def _matched(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
-    """(k,) bool, which of the values are among the others, each of which counts once."""
+    """Return which of the values match one of the others, (k,) bool; each of the others counts once."""
     equal = jnp.abs(values[:, None] - others[None, :]) <= tolerance
     earlier = jnp.sum(jnp.tril(jnp.abs(values[:, None] - values[None, :]) <= tolerance, -1), axis=1)
     return jnp.sum(equal, axis=1) > earlier

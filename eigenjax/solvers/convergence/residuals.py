@@ -1,4 +1,4 @@
-"""Residuals that are true: claimed by the recurrence, vouched for by a product."""
+"""Verified residuals: estimates of the recurrence, confirmed by a matvec."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,9 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_signs
 from eigenjax.vectors.tree import PyTree
 
-# A product and a recurrence in floating point are off by a few units; a dozen of them pass for rounding. A restart
-# turns the basis by what an eigensolver of small matrices returns: 3 to 6 units more each time, in float64 with m = 50,
-# that add up as errors without relation do.
+# A matvec and the recurrence differ by a few eps; up to a dozen counts as rounding. Each restart changes the basis by
+# the error of an eigensolver of small matrices: another 3 to 6 eps, in float64 with m = 50. These errors add up like
+# unrelated ones.
 AUDIT_TOLERANCE = 12.0
 
 
@@ -26,23 +26,24 @@ def vouched_residuals(
     operator_norm: jax.Array,
     seed: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Residual norms to a few eps ||A||: the recurrence's own where one product confirms them, else recomputed.
+    """Compute verified residual norms, with an error of a few eps ||A||.
 
-    The recurrence says A v_i = lambda_i v_i + c_i d + e_i with e_i of the order of rounding. With random signs s_i,
+    The recurrence predicts A v_i = lambda_i v_i + c_i d + e_i with e_i of the order of rounding. With random signs s_i,
 
         A (sum_i s_i v_i) - sum_i s_i (lambda_i v_i + c_i d) = sum_i s_i e_i
 
-    whose norm is about (sum_i ||e_i||^2)^(1/2): one product shows whether all e_i are as small as claimed. Where they
-    are not (the operator is not symmetric, not linear, not the same at every call) each residual is computed anew.
+    whose norm is about (sum_i ||e_i||^2)^(1/2): one matvec shows whether all e_i are small. If they are, the estimates
+    |c_i| are used. If not (the operator is not symmetric, not linear, or changes between calls), each residual is
+    recomputed with a matvec.
 
     Args:
         op: the operator.
-        eigenvalues: (k,).
-        vectors: k unit vectors.
-        coefficients: (k,), the c_i.
+        eigenvalues: (k,) the lambda_i.
+        vectors: k unit vectors v_i.
+        coefficients: (k,) the c_i.
         direction: d, a unit vector or zero.
-        operator_norm: () an estimate of ||A||.
-        seed: of the signs.
+        operator_norm: () norm estimate of A.
+        seed: seed of the signs.
 
     Returns:
         `residuals, discrepancy, num_matvecs`: (k,), () the norm of sum_i s_i e_i over sqrt(k), () int32 1 or k + 1.
@@ -67,21 +68,22 @@ def audited_residuals(
     num_restarts: jax.Array | int = 0,
     needed: jax.Array | bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The same for a method that says otherwise what the images are.
+    """Verify estimated residual norms with one matvec of a random combination; recompute each if it does not confirm.
 
     Args:
         op: the operator.
-        eigenvalues: (k,).
-        vectors: k unit vectors.
-        claimed: (k,) the residual norms that follow from what the method says.
-        predict: (k,) signs s -> A (sum_i s_i v_i), as the method has it.
-        operator_norm: () an estimate of ||A||.
-        seed: of the signs.
-        num_restarts: () how often the basis was turned, each of which adds to the rounding.
-        needed: () bool; where it is False no product is taken, and what is claimed is believed.
+        eigenvalues: (k,) the lambda_i.
+        vectors: k unit vectors v_i.
+        claimed: (k,) estimated residual norms.
+        predict: (k,) signs s -> the prediction of A (sum_i s_i v_i) by the method.
+        operator_norm: () norm estimate of A.
+        seed: seed of the signs.
+        num_restarts: () number of basis changes, each of which adds to the rounding.
+        needed: () bool; if False, no matvec is made, and the estimates are returned.
 
     Returns:
-        As above.
+        `residuals, discrepancy, num_matvecs`: (k,), () ||A u - predicted|| / sqrt(k) with u = sum_i s_i v_i, () int32
+        0, 1 or k + 1.
     """
     k = eigenvalues.shape[0]
     signs = arbitrary_signs(seed, k, eigenvalues.dtype)
@@ -89,7 +91,7 @@ def audited_residuals(
     turned = jnp.sqrt(1 + jnp.asarray(num_restarts, eigenvalues.dtype))
     bound = AUDIT_TOLERANCE * turned * rounding_unit(op) * operator_norm
 
-    # One loop for the audit and for the residuals that it may call for, so that the product is compiled once.
+    # One loop for the verification and for the residuals that it may require, so that the matvec is compiled once.
     def turn(carry):
         i, _, discrepancy, residuals = carry
         pair = jnp.maximum(i - 1, 0)
@@ -109,17 +111,17 @@ def audited_residuals(
 
 
 def audited_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:
-    """The sum of the k vectors with random signs, whose product the audit asks for."""
+    """Return the sum of the k vectors with random signs, the vector of the verifying matvec."""
     return tree.combine(arbitrary_signs(seed, jax.tree.leaves(vectors)[0].shape[0], dtype), vectors)
 
 
 def true_residuals(op: LinearOperator, eigenvalues: jax.Array, vectors: PyTree) -> jax.Array:
-    """The (k,) norms ||A v_i - lambda_i v_i||, one after another in the memory of one product; k products."""
+    """Compute the (k,) norms ||A v_i - lambda_i v_i|| with k matvecs, one after another in the memory of one."""
     return jax.lax.map(lambda pair: _residual(op, *pair), (eigenvalues, vectors))
 
 
 def rounding_unit(op: LinearOperator) -> float:
-    """The machine epsilon of a product: that of the narrowest leaf."""
+    """Return the machine epsilon of a matvec: that of the narrowest leaf."""
     return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(op.structure))
 
 

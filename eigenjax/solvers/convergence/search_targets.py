@@ -1,4 +1,4 @@
-"""Levels and bounds of a search for missed pairs: where it looks, and what ends it."""
+"""Targets and bounds of the missed-pair search: the levels it tests, and what ends it."""
 
 from typing import Any, NamedTuple
 
@@ -9,36 +9,36 @@ from eigenjax.krylov.solve_spec import Goal
 from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.solvers.convergence.residuals import rounding_unit
 
-# The probability that a search overlooks an eigenvector that is there: its random start has less than this over
-# sqrt(n) of it.
+# Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
+# this over sqrt(n).
 _OVERSIGHT = 1e-6
-# The pairs that a search locks have to stay converged although their residuals are dropped, and within a cluster their
-# order is that of the eigenvalues only if they are better than its width: a solve with a search goes on to this share
-# of tol first.
+# Locked pairs must stay converged although a search drops their residuals. Within a cluster, the order of locked pairs
+# is that of the eigenvalues only if their errors are below the width of the cluster. Therefore a solve with a search
+# first continues to this share of tol.
 VERIFIED_SHARE = 0.2
-# A locked pair is as good as the arithmetic allows with a residual of this times the machine epsilon of a product.
+# A locked pair is as accurate as the arithmetic allows with a residual of this times the machine epsilon of a matvec.
 LOCKED_ROUNDING = 16.0
 
 
 class Bounds(NamedTuple):
-    """Bounds on residuals and eigenvalues, absolute."""
+    """Absolute bounds on residuals and eigenvalues."""
 
-    residual: jax.Array  # () of a pair, to converge
-    locked: jax.Array  # () of a locked pair, to stay converged: what was dropped of it is a part of it
-    eigenvalue: jax.Array  # () what an eigenvalue may be off by
-    same: jax.Array  # () values that differ by less are taken for one
-    scale: jax.Array  # () the largest |Ritz value| seen
+    residual: jax.Array  # () on the residual of a pair, to converge
+    locked: jax.Array  # () on the residual of a locked pair, to stay converged: includes its dropped part
+    eigenvalue: jax.Array  # () on the error of an eigenvalue
+    same: jax.Array  # () values closer than this count as equal
+    scale: jax.Array  # () the largest |Ritz value| seen, the norm estimate
 
 
 def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0) -> Bounds:
-    """Bounds for the tolerance of a solve.
+    """Return the bounds for the tolerance of a solve.
 
     Args:
         op: the operator.
-        goal: with verify.
-        tol: relative to the scale, or None.
-        scale: () the largest |Ritz value| seen.
-        lost: what the storage of the basis loses, relative to the scale.
+        goal: options, with verify.
+        tol: tolerance relative to the scale, or None.
+        scale: () the largest |Ritz value| seen, the norm estimate.
+        lost: rounding error of the storage of the basis, relative to the scale.
     """
     share = VERIFIED_SHARE if goal.verify else 1.0
     residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
@@ -48,17 +48,20 @@ def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0
 
 
 def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: jax.Array) -> Bounds:
-    """Bounds on residuals that determine eigenvalues as well as those of a normal operator, where rounding allows it.
+    """Tighten residual bounds by the condition of the eigenvalues, as far as rounding allows.
+
+    The eigenvalues are then as accurate as those of a normal operator.
 
     Args:
         op: the operator.
-        bounds: for a normal one.
-        condition: () of the eigenvalues wanted: they may be off by as much times a residual.
+        bounds: bounds for a normal operator.
+        condition: () condition of the wanted eigenvalues: their errors are at most this times a residual.
         values: (k,) the eigenvalues.
 
     Returns:
-        The bounds as they were where rounding moves eigenvalues further than a search can tell. Values that are taken
-        for one are never half as far from each other as two of those given: a copy that is found is always seen.
+        The tighter bounds, or the given ones if rounding moves eigenvalues too far for a search to distinguish them.
+        Values that count as equal are closer than half the distance of any two distinct given values. So a copy that
+        is found is always recognized.
     """
     far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.scale
     smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(rounding, bounds.residual))
@@ -72,10 +75,10 @@ def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: j
 
 
 class Aims(NamedTuple):
-    """Where a search looks for missed eigenvalues, and what ends it."""
+    """Targets of the missed-pair search: the levels it tests, and the amplitudes that end it."""
 
-    levels: jax.Array  # (L,)
-    needed: jax.Array  # (L,) the amplitudes of the polynomials
+    levels: jax.Array  # (L,) numbers at which the polynomials are evaluated
+    needed: jax.Array  # (L,) amplitudes of the polynomials that exclude a missed eigenvalue there
 
 
 def aims_of(
@@ -87,15 +90,15 @@ def aims_of(
     size: int,
     sigma: jax.Array | float = 0.0,
 ) -> Aims:
-    """The aims of a search that begins when these values have been found.
+    """Return the targets of a search that begins when these values have been found.
 
     Args:
-        goal: with k, which, near and random_start.
-        values: (k,) found.
+        goal: options, with k, which, near and random_start.
+        values: (k,) values found.
         worst: () the largest of their residuals.
-        bounds: on residuals and eigenvalues.
+        bounds: bounds on residuals and eigenvalues.
         size: n.
-        sigma: () where goal.near.
+        sigma: () the shift, used if goal.near.
     """
     distance = far_enough(bounds)
     number = jnp.asarray(sigma).astype(distance.dtype)
@@ -105,15 +108,16 @@ def aims_of(
 
 
 def far_enough(bounds: Bounds) -> jax.Array:
-    """() sqrt(tol) ||A||, the distance at which what is no copy is looked for."""
+    """Return sqrt(tol) ||A||, (): the distance at which missed eigenvalues that are no copies are searched."""
     scale = jnp.where(bounds.scale > 0, bounds.scale, 1)
     return jnp.sqrt(bounds.eigenvalue / scale) * bounds.scale
 
 
 def probability_missed(goal: Goal, worst: jax.Array, distance: jax.Array) -> jax.Array:
-    """() the probability that a solve has missed an eigenvector that is no copy, its eigenvalue at this distance.
+    """Estimate the probability, (), that a solve missed an eigenvector at this distance that is no copy.
 
-    From a random start a Ritz vector holds so much of it only where the residual is as large, times the distance.
+    With a random start, a Ritz vector has a component along it only if the residual is at least the component times
+    the distance.
     """
     if not goal.random_start:
         return jnp.ones_like(worst)
@@ -121,15 +125,15 @@ def probability_missed(goal: Goal, worst: jax.Array, distance: jax.Array) -> jax
 
 
 def no_aims(num: int, dtype: Any, real_dtype: Any) -> Aims:
-    """Before any search."""
+    """Return the targets before any search."""
     return Aims(jnp.zeros(num, dtype), jnp.zeros(num, real_dtype))
 
 
 def levels(goal: Goal, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The (L,) numbers at which a missed eigenvalue is looked for.
+    """Return the (L,) numbers at which a missed eigenvalue is searched.
 
-    They are the k values wanted, of which copies may be missing, and, on each side where an eigenvalue may lie that is
-    more wanted than all of them but no copy of any, the number that is so by the distance given.
+    These are the k wanted values, which may have missing copies, and one more on each side where a more wanted
+    eigenvalue may lie. The latter is more wanted than all found values by the given distance, so it is no copy.
 
     >>> goal = Goal(k=2, which="LA", near=False, verify=True, max_matvecs=10)
     >>> print(levels(goal, jnp.array([3.0, 2.0]), jnp.float32(0.5), jnp.float32(0.0)))
@@ -148,20 +152,22 @@ def _beyond(goal: Goal, values: jax.Array, distance: jax.Array, sigma: jax.Array
     if goal.which == "SA":
         return (jnp.max(values) - distance)[None]
     highest = (jnp.min(values[::2] if goal.which == "BE" else values) + distance)[None]
-    # Of one pair, which is the largest, no other end is wanted.
+    # For k = 1 the pair is the largest one: there is no other end.
     if goal.which == "LA" or goal.k == 1:
         return highest
     return jnp.concatenate([highest, (jnp.max(values[1::2]) - distance)[None]])
 
 
 def num_levels(goal: Goal) -> int:
-    """L, how many numbers `levels` returns."""
+    """Return L, the number of levels that `levels` returns."""
     zero = jax.ShapeDtypeStruct((), jnp.float32)
     return jax.eval_shape(lambda z: levels(goal, jnp.zeros(goal.k, z.dtype), z, z), zero).shape[0]
 
 
 def amplitude_of_certainty(size: int) -> float:
-    """What a random start in n dimensions holds less than the inverse of, with a probability of 1e-6.
+    """Return the amplitude whose inverse is a lower bound, with near certainty, of a random start's components.
+
+    A random start in n dimensions has a smaller component along a given unit vector with probability at most 1e-6.
 
     >>> print(f"{amplitude_of_certainty(10000):.0e}")
     1e+08
@@ -172,17 +178,17 @@ def amplitude_of_certainty(size: int) -> float:
 def needed_amplitudes(
     goal: Goal, values: jax.Array, size: int, *, slack: jax.Array, sigma: jax.Array, missed_before: jax.Array
 ) -> jax.Array:
-    """The (L,) values of the polynomials at which a search has excluded what is looked for at each level.
+    """Return the (L,) polynomial amplitudes at which a search has excluded a missed eigenvalue at each level.
 
     Args:
-        goal: with k, which and near.
-        values: (k,) wanted.
+        goal: options, with k, which and near.
+        values: (k,) wanted values.
         size: n.
-        slack: () what an eigenvalue may be off by.
-        sigma: () where goal.near.
-        missed_before: () the probability that the solve itself, before any search, missed what is no copy.
+        slack: () error bound of an eigenvalue.
+        sigma: () the shift, used if goal.near.
+        missed_before: () probability that the solve itself, before any search, missed an eigenvalue that is no copy.
 
-    A copy of a value that is as wanted as the last one, to within the slack, takes nobody's place: 0.
+    A copy of a value that is as wanted as the last one, to within the slack, displaces no result: it needs 0.
 
     >>> goal = Goal(k=2, which="LA", near=False, verify=True, max_matvecs=10)
     >>> options = {"slack": jnp.float32(0.1), "sigma": jnp.float32(0.0), "missed_before": jnp.float32(1e-2)}
