@@ -48,7 +48,7 @@ class FunctionOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """Structure of the example vector that the function was traced with."""
+        """Structure of the example vector used for tracing."""
         return jax.tree.unflatten(self.treedef, self.leaves)
 
     def mv(self, vector: PyTree) -> PyTree:
@@ -179,7 +179,7 @@ def _is_complex(structure: PyTree) -> bool:
 
 
 def describe_all(like: PyTree) -> PyTree:
-    """Return the structure of an example vector of arrays or shapes; raise a TypeError unless all leaves are inexact."""
+    """Return the structure of an example vector; raise a TypeError unless all leaves are floating-point or complex."""
     arrays = as_arrays(like, "like")
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):

@@ -119,7 +119,7 @@ class FunctionMap(RectangularOperator):
 
     @property
     def domain(self) -> PyTree:
-        """Structure of the example vector that the function was traced with."""
+        """Structure of the example vector used for tracing."""
         return jax.tree.unflatten(self.treedef, self.leaves)
 
     @property
