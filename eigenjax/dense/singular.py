@@ -170,7 +170,7 @@ def _on_diagonal(values: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _clusters(values: jax.Array, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return (..., n, n) bool: pairs of singular values in one cluster, and (..., n) bool: values in the cluster of zero."""
+    """Return (..., n, n) bool: pairs of values in one cluster, and (..., n) bool: values in the cluster of zero."""
     with_zero = jnp.concatenate([values, jnp.zeros_like(values, shape=(*values.shape[:-1], 1))], axis=-1)
     inside = clusters_of_sorted(with_zero, tol)
     return inside[..., :-1, :-1], inside[..., :-1, -1]
