@@ -74,8 +74,8 @@ def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
     Singular values that differ by no more than rounding form a cluster; those that are zero to rounding form another.
     The derivative of a vector leaves out the components within its cluster. Results hold in forward and reverse mode:
 
-    - exact to any order: singular values and vectors outside of clusters, the projectors on both sides of a whole
-      cluster, their product U_S V_S^H (not for zeros), and the sum of its values;
+    - exact to any order: singular values and vectors outside of clusters; for a whole cluster the projectors on both
+      sides, their product U_S V_S^H (not for zeros), and the sum of its values;
     - exact to first order only: other symmetric functions of a cluster's values;
     - not exact where values repeat, already in the first derivative: functions of the whole matrix assembled from the
       parts, such as U f(s) V^H.

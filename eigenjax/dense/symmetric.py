@@ -50,14 +50,14 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     Eigenvalues that differ by no more than rounding form a cluster. The derivative of an eigenvector divides by
     lambda_j - lambda_i; the components within its cluster are left out. In forward and reverse mode:
 
-    - exact to any order: eigenvalues and eigenvectors outside of clusters, and functions of a whole cluster's invariant
+    - exact to any order: eigenvalues and eigenvectors outside of clusters; functions of a whole cluster's invariant
       subspace (such as its projector) and of the sum (mean) of its eigenvalues;
     - exact to first order only: other symmetric functions of a cluster's eigenvalues, such as sum(f(eigenvalues)).
       Their second derivative lacks f'' |E_ij|^2 for i != j within a cluster;
     - not exact where eigenvalues repeat, already in the first derivative: V f(eigenvalues) V^H assembled from the
       parts. The entries f' E_ij, i != j, of a cluster are missing, because no derivative of the parts can hold them.
       Use the functions of matrices in `jnp.linalg` and `jax.scipy.linalg` instead;
-    - finite but meaningless: derivatives of a loss that depends on single vectors of a cluster, which has none there.
+    - finite but meaningless: derivatives of a loss that depends on single vectors of a cluster; none exists there.
 
     Args:
         a: (..., n, n) real or complex; its Hermitian part (a + a^H) / 2 is decomposed, so a gradient is Hermitian.

@@ -83,8 +83,8 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
 
     Args:
         a: a `LinearOperator` (returned unchanged), an (n, n) array or nested lists (integers become floats), or a
-            sparse matrix of `jax.experimental.sparse` or SciPy. Also an object with a method `.mv` such as a lineax
-            operator, a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. A callable is traced
+            sparse matrix of `jax.experimental.sparse` or SciPy. Also an object with `.mv` such as a lineax operator,
+            a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. A callable is traced
             at once, so later changes of the values it reads have no effect. Arrays and tracers that it closes over
             become leaves, and gradients flow to them. A SciPy LinearOperator multiplies on the host, one vector after
             another, without derivatives.

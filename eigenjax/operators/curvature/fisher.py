@@ -6,8 +6,8 @@ With l_n(y) = -log p(y | x_n), summed over the positions of example n, and g_n(y
     monte_carlo  (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n drawn once from p(. | x_n)
     empirical    (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n as given
 
-The equality in the first line holds for the categorical and the Gaussian likelihood, whose second derivative H_n in
-the outputs does not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch, the
+The equality in the first line holds for the categorical and the Gaussian likelihood, since their second derivative H_n
+in the outputs does not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch, the
 last two are J_l^T (J_l v).
 """
 
@@ -120,10 +120,10 @@ def fisher(
 
         F = (1/N) sum_n E g_n g_n^T,    g_n = d/dp -log p(y_n | x_n, p)
 
-    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n). An example is one entry of the leading axis. If the outputs
-    have more axes of positions, such as (N, T, V) of a language model, its log-likelihood is the sum over them and g_n
-    the gradient of that sum. The exact Fisher is then T times the Gauss-Newton matrix of the mean loss of a token. To
-    make each token an example of its own, let the model return (N T, V).
+    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n).An example is one entry of the leading axis.
+    The outputs may have more axes of positions, such as (N, T, V) of a language model. The log-likelihood of an example
+    is then the sum over its positions, and g_n is the gradient of that sum. The exact Fisher is T times the
+    Gauss-Newton matrix of the mean loss of a token. To make each token an example, let the model return (N T, V).
 
     Args:
         model: `model(params, inputs) -> outputs`. Categorical: logits (N, V), (N, T, V), ..., or a `LinearHead`, whose

@@ -136,8 +136,8 @@ def gauss_newton(
 
     or with weights (sum_i w_i J_i^T H_i J_i) / (sum_i w_i).
 
-    If some positions do not count, such as padding, a mean over the valid positions is not a mean over examples, and
-    the means of microbatches do not average to the mean of all data. Three ways are exact, for any batch_size:
+    If some positions do not count, such as padding, a mean over the valid positions is not a mean over examples. The
+    means of microbatches then do not average to the mean of all data. Three ways are exact, for any batch_size:
 
     - `functools.partial(softmax_cross_entropy, ignore_label=-1)`, which this function treats in closed form;
     - a loss that returns (b,) means over each example's positions, with `weights` (N,) the number of valid positions;
@@ -147,8 +147,9 @@ def gauss_newton(
         model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. Model and loss are
             traced here: later changes of globals or attributes that they read have no effect.
         loss: `loss(outputs, targets) -> scalar`, the mean over the batch's examples. With `softmax_cross_entropy` H_i
-            has a closed form, which saves an array of logits (B, T, V) or two (642 for 1,052 MB, transformer of
-            4 x 256 tokens and 50,257 classes). With a `LinearHead` only a few rows exist at a time (398 MB).
+            has a closed form, which saves one or two arrays of logits (B, T, V). For a transformer with 4 x 256
+            tokens and 50,257 classes it takes 642 MB instead of 1,052 MB. With a `LinearHead` only a few rows exist at
+            a time (398 MB).
         params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `model(module, inputs)`: its
             nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples.

@@ -233,7 +233,10 @@ def _reverse_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> P
 
 
 def hessian_product(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
-    """Compute H v of a scalar function by the first mode that works: forward over reverse, linearized, reverse over reverse."""
+    """Compute H v of a scalar function by the first mode that JAX can evaluate.
+
+    The modes are tried in the order forward over reverse, linearized, reverse over reverse.
+    """
     ways = (_forward_over_reverse, _linearize, _reverse_over_reverse)
     return first_evaluable([functools.partial(way, function, params) for way in ways], vector)
 

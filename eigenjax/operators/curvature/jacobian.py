@@ -123,8 +123,8 @@ def jacobian(
             nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
         inputs: inputs of the model; with batch_size a pytree of arrays with a common leading axis of N examples.
         batch_size: number of examples in a microbatch, for the memory of one microbatch. The outputs must then have the
-            leading axis N too, and those of an example must depend on it alone (batch statistics would be those of a
-            microbatch).
+            leading axis N too, and those of an example must depend on it alone. Batch statistics would be those of a
+            microbatch.
         select: the parameters that vary; the others are constants, and vectors have None in their place. A function
             `select(path, leaf) -> bool`, a string such as "*/kernel", a compiled regular expression, or a list of
             these.

@@ -56,7 +56,7 @@ class Categorical:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """Gaussian likelihood of unit variance with means z, independent entries; a sample is stored as its difference from z."""
+    """Gaussian likelihood with means z and unit variance, independent entries; a sample is stored as y - z."""
 
     @property
     def losses(self) -> Callable:

@@ -1,6 +1,6 @@
 """Logits formed in chunks of positions: the last layer of a language model.
 
-With T positions and V classes the logits h_t W + b are T x V numbers, which for V = 50,000 is most of the memory of a
+With T positions and V classes the logits h_t W + b are T x V numbers. For V = 50,000 they take most of the memory of a
 model. A model that returns h, W and b instead lets the loss form a few rows at a time.
 """
 
@@ -14,8 +14,8 @@ from eigenjax.operators.batching import over_slices, working_zeros
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Number of logits in a chunk, 16 MiB in float32. A matrix product reaches full speed well below this size, and an
-# array of this size is small compared to the parameters of a model whose logits do not fit in memory.
+# Number of logits in a chunk, 16 MiB in float32. A matrix product reaches full speed well below this size. If the
+# logits do not fit in memory, an array of this size is small compared to the parameters of the model.
 _CHUNK_LOGITS = 2**22
 
 

@@ -2,8 +2,8 @@
 
     mean:  l(whole) = (l(first half) + l(second half)) / 2          sum:  l(whole) = l(first half) + l(second half)
 
-Each microbatch has a share b / N of the mean. For a loss that is a sum, the Hessian would be b / N times too large. No
-single matvec reveals this error.
+Each microbatch is weighted by its share b / N of the mean. For a loss that is a sum, the result would be b / N times
+the Hessian of that sum. No single matvec reveals this error.
 """
 
 import math
@@ -39,7 +39,9 @@ def check_mean_once(
     *,
     refused: tuple[str, ...] = ("sum",),
 ) -> None:
-    """Raise a ValueError if a loss is certainly not a mean over examples; skip traced values and programs already checked.
+    """Raise a ValueError if a loss is certainly not a mean over examples.
+
+    Traced values and programs that passed the check already are skipped.
 
     Args:
         loss: the traced loss; its program is checked once.

@@ -32,8 +32,8 @@ def softmax_cross_entropy(
         l = log sum_j exp(z_j) - z_y
 
     `gauss_newton` treats this loss in closed form, also with options: `functools.partial(softmax_cross_entropy,
-    ignore_label=-1)`. It then counts the valid positions of all the data, so that with microbatches too the operator is
-    that of the mean over all valid positions.
+    ignore_label=-1)`. It then counts the valid positions of all the data. With microbatches too, the operator is that
+    of the mean over all valid positions.
 
     Args:
         outputs: (..., V) logits, or a `LinearHead`: then only a chunk of the logits is formed at a time, in this value
@@ -111,7 +111,7 @@ class CrossEntropy:
         return self.is_valid(targets) & _is_label(targets, num_classes)
 
     def total(self, targets: jax.Array, weights: jax.Array | None) -> jax.Array:
-        """Sum the weights of all positions of all the data: () integer without weights, else in the dtype of the weights."""
+        """Sum the weights of all positions of all the data: () an integer, or in the dtype of the weights."""
         if weights is not None:
             return jnp.sum(weights)
         valid = self.is_valid(targets)
