@@ -51,7 +51,7 @@ class HostProduct:
 
     @property
     def _dtype(self) -> Any:
-        # SciPy may leave the dtype None until the first matvec.
+        # A SciPy operator may have no dtype (None).
         return jax.dtypes.canonicalize_dtype(np.result_type(self.operator.dtype or float, np.float32))
 
     def matvec(self, vector: jax.Array) -> jax.Array:

@@ -120,7 +120,7 @@ def fisher(
 
         F = (1/N) sum_n E g_n g_n^T,    g_n = d/dp -log p(y_n | x_n, p)
 
-    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n).An example is one entry of the leading axis.
+    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n). An example is one entry of the leading axis.
     The outputs may have more axes of positions, such as (N, T, V) of a language model. The log-likelihood of an example
     is then the sum over its positions, and g_n is the gradient of that sum. The exact Fisher is T times the
     Gauss-Newton matrix of the mean loss of a token. To make each token an example, let the model return (N T, V).
