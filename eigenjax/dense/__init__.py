@@ -1,4 +1,4 @@
-"""Dense matrices, batched: decompositions whose derivatives stay finite where eigenvalues repeat.
+"""Batched decompositions of dense matrices, with derivatives that stay finite for repeated eigenvalues.
 
 Read `symmetric` first, then `general` and `singular`; `clusters` finds repeated eigenvalues, `phases` fixes phases.
 

@@ -1,18 +1,18 @@
-"""Clusters of close eigenvalues, and the equation that the derivative of a basis solves around them.
+"""Clusters of close eigenvalues, and the equation for the derivative of an eigenbasis with clusters.
 
-A basis that diagonalises A is not differentiable where eigenvalues repeat: any small change of A may turn it within
-its cluster by any angle. What is differentiable is a basis V of the clusters' invariant subspaces with the block
-diagonal T of A V = V T, and dV = V M with M zero within the clusters. Differentiating V^-1 A V = T gives
+An eigenbasis of A is not differentiable where eigenvalues repeat: a small change of A may rotate it within the
+cluster by any angle. The invariant subspaces of the clusters are differentiable, and so is a basis V of them with
+A V = V T, T block diagonal. Let dV = V M with M zero within the clusters. Differentiating V^-1 A V = T gives
 
     dT = E  within the clusters,    M T - T M = E  outside,    E = V^-1 dA V.
 
-Where E is Hermitian so is (lambda_j - lambda_i) M_ij, and M antihermitian. A loss of an invariant subspace has a
-cotangent of M whose antihermitian part is zero there. What rounding leaves of it must not be divided by a small gap:
-`antihermitian_turn` takes it for zero.
+For Hermitian E, (lambda_j - lambda_i) M_ij is Hermitian and M is antihermitian. A loss that depends only on an
+invariant subspace has a cotangent of M whose antihermitian part vanishes within that subspace. Rounding leaves small
+entries there, which must not be divided by a small gap: `antihermitian_turn` sets them to zero.
 
-At the point itself T is the diagonal of the eigenvalues, so that M_ij = E_ij / (lambda_j - lambda_i). Beside it T has
-entries off the diagonal, which count from the second derivative on: T is carried as diag(lambda) + C with a coupling
-C that is zero and has a derivative. That is all there is to the rule at every order.
+At the point itself T is the diagonal of the eigenvalues, so that M_ij = E_ij / (lambda_j - lambda_i). Near the point T
+has off-diagonal entries, which matter from the second derivative on. T is therefore carried as diag(lambda) + C, with
+a coupling C that is zero and has a nonzero derivative. With it, the same rule is right at every order.
 """
 
 from typing import Any
@@ -23,16 +23,16 @@ import jax.numpy as jnp
 from eigenjax import arguments
 from eigenjax.operators.convert import refuse_stream
 
-# Rounding splits a repeated eigenvalue by some units of rounding of the largest, measured up to 15 for n up to 60;
-# at a gap of so many units the derivatives of what the eigenvectors make together still have two digits.
+# Rounding splits a repeated eigenvalue by a few eps times the largest one (measured: at most 15 eps for n up to 60).
+# At a gap of 32 eps, derivatives of functions of the invariant subspace still have two digits.
 _ROUNDING = 32.0
-# Of a product of a vector with a cotangent so many units of rounding of their lengths are rounding.
+# Cotangent entries below 32 * eps * (the sum of their two column lengths) count as rounding error.
 ROUNDING_OF_PRODUCTS = 32.0
 _SUPPORTED = ("float32", "float64", "complex64", "complex128")
 
 
 def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
-    """The array (..., m, n) in a dtype that decompositions know; a clear error otherwise."""
+    """Convert to an array (..., m, n) of a dtype that decompositions support; raise an error for other input."""
     refuse_stream(a)
     try:
         a = jnp.asarray(a)
@@ -54,7 +54,10 @@ def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
 
 
 def relative_tolerance(function: str, degeneracy_tol: Any, a: jax.Array, *, units: float | None = None) -> jax.Array:
-    """() in the real dtype of `a`: the option, or the rounding that splits repeated values, 32 sqrt(n) units of it."""
+    """Return `degeneracy_tol`, or its default c * eps, as a scalar in the real dtype of `a`, without a gradient.
+
+    By default c = `units`, or 32 sqrt(max(m, n)), a bound on the rounding error that splits repeated values.
+    """
     dtype = jnp.finfo(a.dtype).dtype
     if degeneracy_tol is None:
         usual = _ROUNDING * max(a.shape[-2:]) ** 0.5
@@ -66,7 +69,10 @@ def relative_tolerance(function: str, degeneracy_tol: Any, a: jax.Array, *, unit
 
 
 def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:
-    """(..., n, n) bool: which of the sorted real values (..., n) hang together by gaps of at most tol * max |value|."""
+    """Return (..., n, n) bool: pairs of sorted real values (..., n) in one cluster.
+
+    Neighboring values whose gap is at most tol * max |value| belong to the same cluster.
+    """
     values = jax.lax.stop_gradient(values)
     width = tol * jnp.max(jnp.abs(values), axis=-1, keepdims=True, initial=0)
     number = jnp.cumsum(jnp.abs(jnp.diff(values, axis=-1)) > width, axis=-1, dtype=jnp.int32)
@@ -75,20 +81,21 @@ def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:
 
 
 def quotients(numerators: jax.Array, denominators: jax.Array, left_out: jax.Array) -> jax.Array:
-    """Numerators over denominators, and the numerators themselves where they are left out."""
+    """Divide numerators by denominators; entries left out are returned undivided."""
     return numerators / jnp.where(left_out, jnp.ones_like(denominators), denominators).astype(numerators.dtype)
 
 
 def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, right: jax.Array) -> jax.Array:
-    """M with M T - T M = R outside the clusters and M = R within them, T = diag(values) + coupling.
+    """Solve M T - T M = R outside the clusters and M = R within them, for T = diag(values) + coupling.
 
-    Solved for a coupling that is zero, differentiated as the equation with the one that is not: the equation and
-    not the quotient is what holds beside the point. Costs n^2 in itself, two products of matrices per derivative.
+    The solution is computed for a coupling of zero. Derivatives are those of the equation with the coupling, because
+    the quotient R_ij / (lambda_j - lambda_i) solves the equation only at the point itself. Costs n^2, and two matrix
+    products per derivative.
 
     Args:
         values: (..., n).
         coupling: (..., n, n), zero.
-        inside: (..., n, n) bool, whether two values are of one cluster.
+        inside: (..., n, n) bool, True where two values belong to one cluster.
         right: (..., n, n), zero within the clusters.
 
     Returns:
@@ -106,16 +113,18 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
 
 
 def antihermitian_turn(*turns: jax.Array, beside: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
-    """Return antihermitian matrices as they are; of their cotangents what is antihermitian, and no rounding.
+    """Return antihermitian matrices unchanged, and remove rounding error from their cotangents.
+
+    The cotangents are projected to their antihermitian part; then entries of rounding size are set to zero.
 
     Args:
         *turns: (..., n, n) matrices M, antihermitian to rounding.
-        beside: (..., m, n) matrices whose cotangents belong to the same columns, and count for how long these are;
+        beside: (..., m, n) matrices whose cotangents count in the column lengths that rounding is measured against;
             they are returned too.
     """
     n, count = turns[0].shape[-1], len(turns)
     ends = [sum(x.shape[-2] for x in (*turns, *beside)[: i + 1]) for i in range(count + len(beside))][:-1]
-    # One array, for one cotangent: of several, one that is not used would be none.
+    # Concatenate, so that there is one cotangent: with several arrays, the one of an unused output would be missing.
     whole = jnp.concatenate([*turns, *beside], axis=-2)
     clean = lambda _, cotangent: _without_rounding(cotangent, n, count)
     whole = jax.lax.custom_linear_solve(lambda x: x, whole, lambda _, x: x, clean)
@@ -136,20 +145,20 @@ def _antihermitian(x: jax.Array) -> jax.Array:
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """X Y in the full precision of the dtype on every device."""
+    """Compute X Y in the full precision of the dtype on every device."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def adjoint(x: jax.Array) -> jax.Array:
-    """X^H."""
+    """Compute X^H."""
     return jnp.conj(jnp.swapaxes(x, -1, -2))
 
 
 def diagonal(x: jax.Array) -> jax.Array:
-    """(..., n) of (..., n, n)."""
+    """Return the diagonals (..., n) of (..., n, n) matrices."""
     return jnp.diagonal(x, axis1=-2, axis2=-1)
 
 
 def without_diagonal(x: jax.Array) -> jax.Array:
-    """X with zeros on the diagonal."""
+    """Return X with zeros on the diagonal."""
     return jnp.where(jnp.eye(x.shape[-1], dtype=bool), jnp.zeros_like(x), x)

@@ -1,13 +1,13 @@
-"""General matrices: A V = V T, not symmetric, eigenvalues and eigenvectors complex.
+"""General matrices: A V = V T, not symmetric, with complex eigenvalues and eigenvectors.
 
-With T = diag(lambda) + C block diagonal by clusters (see `clusters`), L = V^-1 and dV = V M,
+With T = diag(lambda) + C block diagonal by clusters of close eigenvalues, L = V^-1 and dV = V M,
 
     E = L dA V,    dT = E within the clusters,    M T - T M = E outside,    dL = -M L.
 
-The rows of L are the left eigenvectors u_i^H / (u_i^H v_i). Their own decomposition gives each of them as accurately
-as its eigenvalue is conditioned, where an inverse of V would let one ill-conditioned eigenvalue spoil all the others;
-within a cluster they are made biorthogonal to the right ones by a solve with that block of U^H V. The vectors are
-normalised afterwards, by differentiable arithmetic.
+The rows of L are the left eigenvectors u_i^H / (u_i^H v_i). They come from the decomposition, because each is then as
+accurate as its eigenvalue is conditioned. In an explicit inverse of V, one ill-conditioned eigenvalue would spoil all
+the others. Within a cluster they are made biorthogonal to the right ones by a solve with that block of U^H V. The
+vectors are normalized afterwards, by differentiable arithmetic.
 """
 
 import functools
@@ -28,14 +28,14 @@ from eigenjax.dense.clusters import (
 )
 from eigenjax.dense.phases import phases_of_columns
 
-# Rounding moves an eigenvalue by some units of rounding of the norm, times its condition.
+# Rounding moves an eigenvalue by a few eps times the norm of A, times its condition number.
 _ROUNDING = 8.0
-# A pivot of U^H V (columns of unit norm) below so many units of rounding is that of a defective eigenvalue.
+# A pivot of U^H V (columns of unit norm) below 8 * eps belongs to a defective eigenvalue.
 _DEFECTIVE = 8.0
 
 
 class GeneralEigen(NamedTuple):
-    """Eigenvalues and eigenvectors of `eig`."""
+    """Eigenvalues and eigenvectors returned by `eig`."""
 
     eigenvalues: jax.Array
     """(..., n) complex, in the order of `jnp.linalg.eig`."""
@@ -44,33 +44,36 @@ class GeneralEigen(NamedTuple):
 
 
 class _Decomposition(NamedTuple):
-    """A V = V T and L = V^-1, as functions of A."""
+    """Decomposition A V = V T with L = V^-1, as functions of A."""
 
     values: jax.Array
-    coupling: jax.Array  # C, zero
-    inside: jax.Array  # (..., n, n) bool: which eigenvalues are of one cluster
+    coupling: jax.Array  # C, zero, with a nonzero derivative
+    inside: jax.Array  # (..., n, n) bool: pairs of eigenvalues in one cluster
     inverse: jax.Array  # L
     vectors: jax.Array  # V
 
 
 @explained
 def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
-    """Eigenvalues and eigenvectors of (batches of) general square matrices, with their derivatives.
+    """Compute eigenvalues and eigenvectors of (batches of) general square matrices, with their derivatives.
 
-    As `jnp.linalg.eig`, with the phase of each eigenvector fixed: its component of largest modulus is real and
-    positive. Differentiable in forward and reverse mode and to any order; the gradient of a real matrix is real.
-    Eigenvalues closer than they are determined are one cluster, within which the derivative of an eigenvector is left
-    out: exact to any order are what stands apart, and of a whole cluster its spectral projector and the sum (mean)
-    of its eigenvalues; other symmetric functions of a cluster's eigenvalues to first order. A loss that tells the
-    vectors of a cluster apart has no derivative there, nor have a defective eigenvalue and its vector: the
-    derivatives returned are finite (zero where right and left vector are orthogonal to rounding), and
-    `eigenvalue_condition` says where this is so.
+    The result is that of `jnp.linalg.eig`, with the phase of each eigenvector fixed: its component of largest modulus
+    is real and positive. Differentiable in forward and reverse mode and to any order; the gradient of a real matrix is
+    real.
+
+    Eigenvalues that rounding cannot separate form a cluster. The derivative of an eigenvector leaves out the components
+    within its cluster. Exact to any order: eigenvalues and eigenvectors outside of clusters, the spectral projector of
+    a whole cluster, and the sum (mean) of its eigenvalues. Exact to first order: other symmetric functions of a
+    cluster's eigenvalues. A loss that depends on single vectors of a cluster has no derivative there, and neither has a
+    defective eigenvalue with its vector. The derivatives returned are then finite, and zero if right and left vector
+    are orthogonal to rounding; `eigenvalue_condition` detects this case.
 
     Args:
         a: (..., n, n) real or complex.
-        degeneracy_tol: eigenvalues that differ by at most so much, relative to the largest absolute column sum of
-            `a`, are of one cluster. None is 8 units of rounding times the condition of the worse of the two. To be
-            set for losses of invariant subspaces whose eigenvalues nearly repeat, see `eigh`.
+        degeneracy_tol: eigenvalues that differ by at most this, relative to the largest absolute column sum of `a`,
+            belong to one cluster. None is 8 * eps times the larger of their two condition numbers. Set it for losses
+            of an invariant subspace whose eigenvalues nearly repeat. At a gap g above it, a first derivative has
+            rounding errors of about eps / g and a second one eps / g^2; below it the error is of order g instead.
 
     Returns:
         The eigenvalues (..., n) and the eigenvectors in columns, complex. A matrix with NaN gives NaN.
@@ -78,10 +81,10 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     Raises:
         TypeError: for a dtype other than float32, float64, complex64, complex128.
         ValueError: for a shape that is not square.
-        NotImplementedError: where the default backend is a TPU, which has no general eigensolver.
+        NotImplementedError: if the default backend is a TPU, which has no general eigensolver.
 
-    Cost: one decomposition with left and right vectors; beyond it about six products of n x n complex matrices, three
-    of them for the left vectors, for a first derivative.
+    Cost: one decomposition with left and right vectors. A first derivative adds about six products of n x n complex
+    matrices, three of them for the left vectors.
 
     Example:
         >>> top = lambda a: eig(a).eigenvalues[1].real
@@ -105,12 +108,12 @@ def _eig_normalized(a: jax.Array, tol: jax.Array, by_condition: bool) -> General
 
 @explained
 def eigenvalue_condition(a: Any) -> jax.Array:
-    """Condition numbers of the eigenvalues, 1 / |u^H v| with left and right vectors of unit norm.
+    """Compute condition numbers of the eigenvalues, 1 / |u^H v| with left and right vectors of unit norm.
 
-    A change of A by E moves a simple eigenvalue by at most that times ||E||_2, to first order: the norm of its
-    derivative. One for a normal matrix, infinite for a defective eigenvalue, and arbitrary for a repeated one. To be
-    looked at before derivatives of `eig` are believed: about condition * eps is their relative error, and beyond
-    1 / sqrt(eps) they mean nothing.
+    To first order, a change of A by E moves a simple eigenvalue by at most its condition number times ||E||_2. The
+    condition number is the norm of the eigenvalue's derivative: 1 for a normal matrix, infinite for a defective
+    eigenvalue, arbitrary for a repeated one. Use it to check derivatives of `eig`: their relative error is about
+    condition * eps, and beyond a condition of 1 / sqrt(eps) they have no correct digits.
 
     Args:
         a: (..., n, n) real or complex.
@@ -119,7 +122,9 @@ def eigenvalue_condition(a: Any) -> jax.Array:
         (..., n) real, at least 1 up to rounding, in the order of `eig(a).eigenvalues`. Not differentiated.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as `eig`.
+        TypeError: for a dtype other than float32, float64, complex64, complex128.
+        ValueError: for a shape that is not square.
+        NotImplementedError: if the default backend is a TPU, which has no general eigensolver.
 
     Cost: one decomposition.
 
@@ -146,7 +151,7 @@ def _refuse_tpu() -> None:
 
 
 def _eig(a: jax.Array, *, compute_left: bool) -> list[jax.Array]:
-    """Eigenvalues, left ones if asked for, and right eigenvectors, in columns of unit norm."""
+    """Compute eigenvalues, left eigenvectors if requested, and right eigenvectors, in columns of unit norm."""
     return jax.lax.linalg.eig(a, compute_left_eigenvectors=compute_left)
 
 
@@ -156,7 +161,7 @@ def _overlap_moduli(left: jax.Array, right: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _pairs(a: jax.Array, tol: jax.Array, by_condition: bool) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues and right eigenvectors; the left ones are computed where a derivative asks for them."""
+    """Compute eigenvalues and right eigenvectors; left ones are computed only for a derivative."""
     del tol, by_condition
     values, vectors = _eig(a, compute_left=False)
     return values, vectors
@@ -179,7 +184,7 @@ def _decompose(a: jax.Array, tol: jax.Array, by_condition: bool) -> _Decompositi
 @_decompose.defjvp
 def _derivative(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decomposition]:
     (a, tol), (a_dot, _) = primals, tangents
-    # Through the rule again, not past it: this is what makes the second derivative right.
+    # Call the function with its custom rule here, because the second derivative needs the rule.
     found = _decompose(a, tol, by_condition)
     values, coupling, inside, inverse, vectors = found
     change = product(product(inverse, a_dot.astype(vectors.dtype)), vectors)
@@ -193,15 +198,15 @@ def _derivative(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[_D
 
 
 def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: jax.Array) -> jax.Array:
-    """(..., n, n) bool: which eigenvalues are not told apart."""
+    """Return (..., n, n) bool: pairs of eigenvalues that rounding cannot separate."""
     norm = jnp.max(jnp.sum(jnp.abs(a), axis=-2), axis=-1, initial=0)[..., None]
-    # In units of the norm, so that squares neither overflow nor vanish.
+    # Divide by the norm, so that squares neither overflow nor underflow.
     relative = values / jnp.where(norm == 0, jnp.ones_like(norm), norm).astype(values.dtype)
     gaps = relative[..., None, :] - relative[..., :, None]
     squares = jnp.real(gaps) ** 2 + jnp.imag(gaps) ** 2
     if overlaps is None:
         return squares <= tol**2
-    # Rounding moves a simple eigenvalue by eps ||A|| / overlap, a double defective one by sqrt(eps) ||A||.
+    # Rounding moves a simple eigenvalue by eps ||A|| / overlap, and a defective double eigenvalue by sqrt(eps) ||A||.
     least = float(jnp.finfo(a.dtype).eps) ** 0.5
     width = (tol / jnp.clip(overlaps, least, 1)) ** 2
     return (squares <= width[..., None, :]) | (squares <= width[..., :, None])
@@ -209,14 +214,14 @@ def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: 
 
 @jax.custom_batching.custom_vmap
 def _inverse(left: jax.Array, right: jax.Array, inside: jax.Array) -> jax.Array:
-    """K^-1 U^H with the blocks K of U^H V; zero rows for the clusters whose block is singular."""
+    """Compute K^-1 U^H with the diagonal blocks K of U^H V; rows of clusters with a singular block are zero."""
     alone = jnp.broadcast_to(jnp.eye(right.shape[-1], dtype=bool), inside.shape)
     return jax.lax.cond(jnp.all(inside == alone), _inverse_of_simple, _inverse_by_blocks, left, right, inside)
 
 
 @_inverse.def_vmap
 def _inverse_of_batch(size: int, batched: tuple, *arrays: jax.Array) -> tuple[jax.Array, bool]:
-    # Under vmap the condition would become a choice between two results, both computed.
+    # Under plain vmap, cond would become a select that computes both branches.
     along = lambda x, is_batched: x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
     return _inverse(*map(along, arrays, batched)), True
 
@@ -232,7 +237,7 @@ def _inverse_by_blocks(left: jax.Array, right: jax.Array, inside: jax.Array) -> 
     overlaps = product(adjoint(left), right)
     factors, _, order = jax.lax.linalg.lu(jnp.where(inside, overlaps, jnp.zeros_like(overlaps)))
     singular = jnp.abs(diagonal(factors)) <= _singular_below(left)
-    # A pivot of one keeps the other clusters' rows finite: the blocks do not touch.
+    # A pivot of one keeps the rows of the other clusters finite, because the blocks are not coupled.
     on_diagonal = jnp.broadcast_to(jnp.eye(left.shape[-1], dtype=bool), factors.shape)
     factors = jnp.where(on_diagonal & singular[..., None, :], jnp.ones_like(factors), factors)
     rows = jnp.take_along_axis(adjoint(left), order[..., :, None], axis=-2)
@@ -247,7 +252,7 @@ def _singular_below(left: jax.Array) -> float:
 
 
 def _normalized(vectors: jax.Array) -> jax.Array:
-    """Columns of unit norm, their component of largest modulus positive."""
+    """Normalize columns to unit norm, with the component of largest modulus real and positive."""
     squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
     length = jnp.sqrt(jnp.sum(squares, axis=-2, keepdims=True))
     return vectors * (phases_of_columns(vectors) / length.astype(vectors.dtype))

@@ -1,4 +1,4 @@
-"""The phase of complex vectors in columns, fixed by differentiable arithmetic: derivatives are of what is returned."""
+"""Phase of complex column vectors, fixed by differentiable arithmetic, so that derivatives are those of the result."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def phases_of_columns(vectors: jax.Array) -> jax.Array:
     if vectors.size == 0:
         return jnp.ones_like(vectors, shape=(*vectors.shape[:-2], 1, vectors.shape[-1]))
     squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
-    # The first of the largest, by two reductions: several times faster than an argmax on a CPU.
+    # The first of the largest components, by two reductions: several times faster than an argmax on a CPU.
     rank, count = vectors.ndim, vectors.shape[-2]
     row = jax.lax.broadcasted_iota(jnp.int32, (*[1] * (rank - 2), count, 1), rank - 2)
     tied = 1 - 2 * TIED * float(jnp.finfo(squares.dtype).eps)

@@ -1,18 +1,18 @@
 """Thin singular value decomposition of a tall A: A V = U B + D, B = diag(s) + C block diagonal by clusters of s.
 
-Only the blocks are differentiable where singular values repeat (see `clusters`), and where they are zero only the two
-null spaces as wholes. D holds what such a null column becomes outside the range of U; C and D are zero, but have
-derivatives, which count from the second derivative of A on. With dU = U M + Y, U^H Y = 0, dV = V N,
+Where singular values repeat, only the invariant subspaces of a cluster are differentiable; for zero singular values,
+only the two null spaces. D holds the part of A V_null outside the range of U. C and D are zero, but their derivatives
+are not, which matters from the second derivative of A on. With dU = U M + Y, U^H Y = 0, dV = V N,
 
     E = U^H dA V,  W = dA V - U E,    M, N antihermitian:
     M B - B N - Y^H D = E - dB        N B^H - B^H M - D^H Y = (E - dB)^H        Y B - D N = W - (1 - U U^H) dD.
 
-Sum and difference of the first two separate at the point itself, where B is diagonal and D is zero:
+The sum and the difference of the first two decouple at the point itself, where B is diagonal and D is zero:
 
     (M + N)_ij (s_j - s_i) = (E + E^H)_ij     (M - N)_ij (s_i + s_j) = (E - E^H)_ij     Y_j s_j = W_j.
 
-Left out, and zero, are M + N within a cluster, M, N and Y within that of zero; there dB = (E + E^H) / 2, and within
-that of zero dB = E, dD = W + D N - U Y^H D. Y^H is solved for beside Y, which makes the system a linear one.
+M + N is set to zero within a cluster, and M, N and Y within the cluster of zero. Within a cluster dB = (E + E^H) / 2;
+within that of zero dB = E and dD = W + D N - U Y^H D. Solving for Y and Y^H as two unknowns makes the system linear.
 """
 
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from eigenjax.dense.phases import phases_of_columns
 
 
 class SingularVectors(NamedTuple):
-    """Singular values and vectors of `svd`: a = u @ diag(s) @ vh."""
+    """Singular values and vectors returned by `svd`: a = u @ diag(s) @ vh."""
 
     u: jax.Array
     """(..., m, k), left singular vectors in columns; k = min(m, n)."""
@@ -46,17 +46,17 @@ class SingularVectors(NamedTuple):
 
 
 class _Decomposition(NamedTuple):
-    """A V = U (diag(s) + C) + D, as functions of a tall A."""
+    """Decomposition A V = U (diag(s) + C) + D of a tall matrix, as functions of A."""
 
     values: jax.Array  # s
-    coupling: jax.Array  # C, (..., n, n), zero
-    leak: jax.Array  # D, (..., m, n), zero
+    coupling: jax.Array  # C, (..., n, n), zero, with a nonzero derivative
+    leak: jax.Array  # D, (..., m, n), zero, with a nonzero derivative
     left: jax.Array  # U
     right: jax.Array  # V
 
 
 class _Turn(NamedTuple):
-    """How the two bases move."""
+    """Derivatives of the two bases, dU = U M + Y and dV = V N."""
 
     total: jax.Array  # M + N
     relative: jax.Array  # M - N
@@ -66,30 +66,35 @@ class _Turn(NamedTuple):
 
 @explained
 def svd(a: Any, *, degeneracy_tol: Any = None) -> SingularVectors:
-    """Thin singular value decomposition of (batches of) matrices, with derivatives that stay finite.
+    """Compute the thin singular value decomposition of (batches of) matrices, with derivatives that stay finite.
 
-    As `jnp.linalg.svd(a, full_matrices=False)`, in value too, but for the phase of complex vectors: the component of
-    largest modulus of each right one is real and positive, and derivatives are those at this phase.
+    The result is that of `jnp.linalg.svd(a, full_matrices=False)`, except for the phase of complex vectors: the
+    component of largest modulus of each right vector is real and positive. Derivatives are those at this phase.
 
-    Singular values that differ by no more than rounding are one cluster, those that are zero to rounding another. What
-    the derivative of a vector would be within one is left out.
-    In forward and reverse mode and to any order exact are: singular values and vectors that stand apart, the
-    projectors on both sides of a whole cluster, their product U_S V_S^H (not for zeros), and the sum of its values.
-    To first order also other symmetric functions of a cluster's values. For functions of the whole matrix put together
-    from the parts see what `eigh` says. A singular value that is zero has no derivative: Re(u^H dA v), which is one
-    of its two sides, is returned.
+    Singular values that differ by no more than rounding form a cluster; those that are zero to rounding form another.
+    The derivative of a vector leaves out the components within its cluster. Results hold in forward and reverse mode:
+
+    - exact to any order: singular values and vectors outside of clusters; for a whole cluster the projectors on both
+      sides, their product U_S V_S^H (not for zeros), and the sum of its values;
+    - exact to first order only: other symmetric functions of a cluster's values;
+    - not exact where values repeat, already in the first derivative: functions of the whole matrix assembled from the
+      parts, such as U f(s) V^H.
+
+    A singular value of zero has no derivative; the one-sided derivative Re(u^H dA v) is returned.
 
     Args:
         a: (..., m, n) real or complex.
-        degeneracy_tol: neighbouring values that differ by at most so much, relative to the largest, are of one
-            cluster, as are those from zero. None is 32 sqrt(max(m, n)) units of rounding. To be set as for `eigh`.
+        degeneracy_tol: neighboring values that differ by at most this, relative to the largest, belong to one cluster;
+            values of at most this belong to the cluster of zero. None is 32 sqrt(max(m, n)) * eps. Set it for losses of
+            a subspace whose singular values nearly repeat. At a gap g above it, a first derivative has rounding errors
+            of about eps / g and a second one eps / g^2; below it the error is of order g instead.
 
     Returns:
         u (..., m, k), s (..., k) descending, vh (..., k, n), with k = min(m, n). A matrix with NaN gives NaN.
 
     Raises:
         TypeError: for a dtype other than float32, float64, complex64, complex128.
-        ValueError: for an array that is no matrix.
+        ValueError: for an array with fewer than two axes.
 
     Cost: one decomposition; for a first derivative six products of the size of U^H A, four of them for a square `a`.
 
@@ -114,7 +119,7 @@ def _svd(a: jax.Array, tol: jax.Array) -> SingularVectors:
     else:
         values, _, _, left, right = _decompose(a, tol)
     if jnp.iscomplexobj(a):
-        # The phase that the two sides share; that a decomposition happens to return is no smooth function.
+        # Fix the common phase of both sides: the phase that a decomposition returns is not a smooth function.
         phases = phases_of_columns(right)
         left, right = left * phases, right * phases
     return SingularVectors(left, values, adjoint(right))
@@ -130,13 +135,14 @@ def _decompose(a: jax.Array, tol: jax.Array) -> _Decomposition:
 @_decompose.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decomposition]:
     (a, tol), (a_dot, _) = primals, tangents
-    # Through the rule again, not past it: this is what makes the second derivative right.
+    # Call the function with its custom rule here, because the second derivative needs the rule.
     found = _decompose(a, tol)
     inside, null = _clusters(found.values, tol)
     both_null = null[..., :, None] & null[..., None, :]
     image = product(a_dot, found.right)
     change = product(adjoint(found.left), image)
-    # The range of a square U is everything. An expression, for its transpose: the compiler sees that it is zero.
+    # A square U spans the whole space, so W = 0. It stays an expression of `image`, for its transpose; the compiler
+    # simplifies it to zero.
     is_tall = a.shape[-2] > a.shape[-1]
     away = image - product(found.left, change) if is_tall else jnp.where(is_tall, image, jnp.zeros_like(image))
     turn = _solve(found, inside, both_null, null, change, away)
@@ -148,7 +154,7 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decom
     zeros = jnp.zeros_like(change)
     block = jnp.where(both_null, change, jnp.where(inside, (change + adjoint(change)) / 2, zeros))
     leak = jnp.where(null[..., None, :], away + product(found.leak, right_turn), jnp.zeros_like(away))
-    # The diagonal of a null block may be complex, and a singular value is not.
+    # The diagonal of a null block may be complex, but a singular value is real.
     values_dot = jnp.real(diagonal(block))
     return found, _Decomposition(
         values_dot,
@@ -164,14 +170,14 @@ def _on_diagonal(values: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def _clusters(values: jax.Array, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(..., n, n) bool: which singular values are of one cluster, and (..., n) bool: which are of that of zero."""
+    """Return (..., n, n) bool: pairs of values in one cluster, and (..., n) bool: values in the cluster of zero."""
     with_zero = jnp.concatenate([values, jnp.zeros_like(values, shape=(*values.shape[:-1], 1))], axis=-1)
     inside = clusters_of_sorted(with_zero, tol)
     return inside[..., :-1, :-1], inside[..., :-1, -1]
 
 
 def _solve(found: _Decomposition, inside, both_null, null, change: jax.Array, away: jax.Array) -> _Turn:
-    """The system of the module's docstring, what is left out set to zero."""
+    """Solve the linear system of the module's docstring for M, N and Y, with the components left out set to zero."""
     dtype = change.dtype
     values = found.values.astype(dtype)
     columns, rows = values[..., None, :], values[..., :, None]

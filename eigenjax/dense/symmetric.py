@@ -1,13 +1,14 @@
-"""Symmetric (Hermitian) matrices, and pencils with a positive definite second one.
+"""Symmetric (Hermitian) matrices, and pencils A x = lambda B x with a positive definite B.
 
-With X^H B X = 1 and A X = B X T, T = diag(lambda) + C block diagonal by clusters (see `clusters`), and dX = X M,
+With X^H B X = 1 and A X = B X T, let T = diag(lambda) + C be block diagonal by clusters of close eigenvalues. With
+dX = X M,
 
     E_A = X^H dA X,  E_B = X^H dB X
     M = K - E_B / 2,    K T - T K = E    outside the clusters,    E = E_A - (E_B T + T E_B) / 2
     within them:        K = 0,           dT = E
 
 and K is antihermitian, because E is Hermitian.
-Without B the terms of E_B are not there.
+Without B the terms of E_B vanish.
 """
 
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from eigenjax.dense.phases import phases_of_columns
 
 
 class SymmetricEigen(NamedTuple):
-    """Eigenvalues and eigenvectors of `eigh`."""
+    """Eigenvalues and eigenvectors returned by `eigh`."""
 
     eigenvalues: jax.Array
     """(..., n) real, ascending."""
@@ -41,32 +42,32 @@ class SymmetricEigen(NamedTuple):
 
 @explained
 def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen:
-    """Eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
+    """Compute eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
 
-    As `jnp.linalg.eigh`, in value too, but for the phase of complex eigenvectors: their component of largest modulus is
-    real and positive, and derivatives are those at this phase.
+    The result is that of `jnp.linalg.eigh`, except for the phase of complex eigenvectors: their component of largest
+    modulus is real and positive. Derivatives are those at this phase.
 
-    Eigenvalues that differ by no more than rounding are one cluster. The derivative of an eigenvector, 1 / (lambda_j -
-    lambda_i) times what the change of A couples, is left out within it.
-    What is left is what is defined, in forward and reverse mode and to any order:
+    Eigenvalues that differ by no more than rounding form a cluster. The derivative of an eigenvector divides by
+    lambda_j - lambda_i; the components within its cluster are left out. In forward and reverse mode:
 
-    - exact to any order: what depends on a whole cluster's invariant subspace and on the sum (mean) of its
-      eigenvalues, such as projectors, and everything of eigenvalues and eigenvectors that stand apart;
+    - exact to any order: eigenvalues and eigenvectors outside of clusters; functions of a whole cluster's invariant
+      subspace (such as its projector) and of the sum (mean) of its eigenvalues;
     - exact to first order only: other symmetric functions of a cluster's eigenvalues, such as sum(f(eigenvalues)).
-      Of their second derivative within a cluster, f'' |E_ij|^2 for i != j is missing;
-    - not exact where eigenvalues repeat, in the first derivative already: V f(eigenvalues) V^H put together from the
-      parts. The entries f' E_ij, i != j, of a cluster are missing: no derivative of the parts can hold
-      them. `jnp.linalg` and `jax.scipy.linalg` have functions of matrices;
-    - a loss that tells the vectors of a cluster apart has no derivative there: finite, and of no meaning.
+      Their second derivative lacks f'' |E_ij|^2 for i != j within a cluster;
+    - not exact where eigenvalues repeat, already in the first derivative: V f(eigenvalues) V^H assembled from the
+      parts. The entries f' E_ij, i != j, of a cluster are missing, because no derivative of the parts can hold them.
+      Use the functions of matrices in `jnp.linalg` and `jax.scipy.linalg` instead;
+    - finite but meaningless: derivatives of a loss that depends on single vectors of a cluster; none exists there.
 
     Args:
         a: (..., n, n) real or complex; its Hermitian part (a + a^H) / 2 is decomposed, so a gradient is Hermitian.
         b: (..., n, n) positive definite, for the problem A x = lambda B x; its Hermitian part is taken. Broadcast
-            against `a`. Not positive definite gives NaN.
-        degeneracy_tol: neighbours that differ by at most so much, relative to the largest |eigenvalue|, are of one
-            cluster; None is 32 sqrt(n) units of rounding. To be set for losses of invariant subspaces whose
-            eigenvalues nearly repeat: at a gap g beyond it a derivative carries rounding eps / g, a second one
-            eps / g^2; within it the error is of the order of g instead, but what tells the vectors apart is left out.
+            against `a`. A matrix that is not positive definite gives NaN.
+        degeneracy_tol: neighboring eigenvalues that differ by at most this, relative to the largest |eigenvalue|,
+            belong to one cluster; None is 32 sqrt(n) * eps. Set it for losses of an invariant subspace whose
+            eigenvalues nearly repeat. At a gap g above it, a first derivative has rounding errors of about eps / g and
+            a second one eps / g^2. Below it the error is of order g instead, and derivatives of single vectors are left
+            out.
 
     Returns:
         The eigenvalues (..., n), ascending, and the eigenvectors in columns: V^H V = 1, or V^H B V = 1. A matrix with
@@ -97,7 +98,7 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
 @jax.jit
 def _eigh(a: jax.Array, b: jax.Array | None, tol: jax.Array) -> SymmetricEigen:
     values, _, vectors = _decompose(_hermitian_part(a), None if b is None else _hermitian_part(b), tol)
-    # The phase that a decomposition happens to return is no smooth function of the matrix.
+    # Fix the phase: the one that a decomposition returns is not a smooth function of the matrix.
     return SymmetricEigen(values, vectors * phases_of_columns(vectors) if jnp.iscomplexobj(vectors) else vectors)
 
 
@@ -116,7 +117,7 @@ def _hermitian_part(a: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _decompose(a: jax.Array, b: jax.Array | None, tol: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Eigenvalues, the coupling C (zero) and the eigenvectors, of Hermitian matrices."""
+    """Compute eigenvalues, the coupling C (zero) and eigenvectors of Hermitian matrices."""
     del tol
     if a.shape[-1] == 0:
         return jnp.zeros_like(a, shape=a.shape[:-1]).real, a, a
@@ -135,7 +136,7 @@ def _decompose(a: jax.Array, b: jax.Array | None, tol: jax.Array) -> tuple[jax.A
 @_decompose.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (a, b, tol), (a_dot, b_dot, _) = primals, tangents
-    # Through the rule again, not past it: this is what makes the second derivative right.
+    # Call the function with its custom rule here, because the second derivative needs the rule.
     values, coupling, vectors = _decompose(a, b, tol)
     inside = clusters_of_sorted(values, tol)
     zeros = jnp.zeros_like(vectors)

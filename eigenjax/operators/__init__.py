@@ -1,9 +1,9 @@
-"""Linear operators on pytrees: what eigenvalues are computed of.
+"""Linear operators on pytrees, the input of every solver.
 
-Read `base` first: `LinearOperator`, its algebra and `matvec`, the one place where a solver multiplies. `convert` turns
-matrices, sparse matrices and callables into operators (`as_operator`); `rectangular` and `maps` are for maps between
-two spaces. `inspection` checks an operator that a user has made. Derivatives of losses and models stand in
-`curvature/`, parts of an operator in `parts/`, and plain functions made into pytrees in `functions/`.
+Read `base` first: `LinearOperator`, its algebra and `matvec`, the one function through which solvers compute A v.
+`convert` turns matrices, sparse matrices and callables into operators (`as_operator`). `rectangular` and `maps` are for
+maps between two spaces. `inspection` checks a user's operator for mistakes. `curvature/` holds derivatives of losses
+and models, `parts/` the parts of an operator, and `functions/` plain functions made into pytrees.
 
 Imports `vectors` and `operators.functions`.
 """

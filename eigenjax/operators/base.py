@@ -1,10 +1,11 @@
 """Linear operators: registered pytrees that can be called.
 
-`op(v)` is A v. The arrays of an operator (parameters, data, a matrix) are leaves and its functions are static, so an
-operator crosses `jit` without a retrace, its arrays are never baked into a program, it can be vmapped over, and
-it is the argument that is differentiated: the cotangent of an operator is an operator-shaped pytree.
+Calling `op(v)` computes A v. The arrays of an operator (parameters, data, a matrix) are leaves, its functions static.
+An operator therefore crosses `jit` without a retrace, and its arrays never become constants of a program. It can be
+vmapped over, and derivatives are taken with respect to it: the cotangent of an operator is a pytree of its structure.
 
-To write one: a frozen dataclass registered with `jax.tree_util.register_dataclass`, with `structure` and `mv`.
+To write an operator, register a frozen dataclass with `jax.tree_util.register_dataclass` and give it `structure` and
+`mv`.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from eigenjax.vectors.tree import PyTree
 
 
 class LinearOperator:
-    """A square linear map A on pytrees; subclasses give `structure` and `mv`.
+    """Square linear map A on pytrees; subclasses define `structure` and `mv`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -32,23 +33,23 @@ class LinearOperator:
         [0. 2.]
     """
 
-    # NumPy scalars then leave `scalar * op` to __rmul__ below.
+    # With None, NumPy scalars defer `scalar * op` to __rmul__ below.
     __array_ufunc__ = None
 
     @property
     def structure(self) -> PyTree:
-        """The vectors it acts on, as a pytree of `jax.ShapeDtypeStruct`."""
+        """Structure of the vectors, as a pytree of `jax.ShapeDtypeStruct`."""
         raise NotImplementedError
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A v, for a vector known to fit; `op(v)` checks first."""
+        """Compute A v without checking the vector; `op(v)` checks it first."""
         raise NotImplementedError
 
     def __call__(self, vector: PyTree) -> PyTree:
-        """A v.
+        """Compute A v.
 
         Args:
-            vector: of the operator's structure, shapes and dtypes.
+            vector: pytree with the operator's structure, shapes and dtypes.
 
         Raises:
             ValueError: if the structure or a shape differs; names the leaf.
@@ -59,45 +60,45 @@ class LinearOperator:
 
     @property
     def size(self) -> int:
-        """How many numbers a vector holds: A is size x size."""
+        """Number n of entries of a vector: A is n x n."""
         return tree.size(self.structure)
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
+        """Dtype of the leaves if they all agree, else the dtype in which scalars are accumulated."""
         return tree.common_dtype(self.structure)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, n), with n the number of entries of a vector."""
+        """Shape (n, n), with n the number of entries of a vector."""
         return self.size, self.size
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A^H v; the transpose of `mv`, unless a subclass knows better."""
+        """Compute A^H v, by the transpose of `mv` unless a subclass overrides it."""
         transposed = jax.linear_transpose(self.mv, self.structure)
         return conjugated(transposed(conjugated(vector))[0])
 
     @property
     def T(self) -> "LinearOperator":  # noqa: N802
-        """A^T, the transpose, without a conjugation."""
+        """Transpose A^T, without a conjugation."""
         return TransposedOperator(self, conjugate=False)
 
     @property
     def H(self) -> "LinearOperator":  # noqa: N802
-        """A^H, the adjoint."""
+        """Adjoint A^H."""
         return TransposedOperator(self, conjugate=True)
 
     def __matmul__(self, vector: PyTree) -> PyTree:
-        """A v, of one vector."""
+        """Compute A v for one vector."""
         return self(vector)
 
     def __repr__(self) -> str:
-        """The class, the size and what it is made of, never the numbers."""
+        """Describe the class, the size and the parts, without any array values."""
         facts = lambda: {"shape": self.shape, "dtype": self.dtype, "vectors": structure_summary(self.structure)}
         return summary(self, facts)
 
     def shift(self, sigma: Any) -> "LinearOperator":
-        """A - sigma I: the same eigenvectors, every eigenvalue less sigma."""
+        """Return A - sigma I: the same eigenvectors, with every eigenvalue reduced by sigma."""
         return ShiftedOperator(self, jnp.asarray(on_device(sigma)))
 
     def __add__(self, other: Any) -> "LinearOperator":
@@ -118,7 +119,7 @@ class LinearOperator:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SumOperator(LinearOperator):
-    """A + B."""
+    """Sum A + B of two operators."""
 
     left: LinearOperator
     right: LinearOperator
@@ -128,97 +129,97 @@ class SumOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """That of both."""
+        """Structure of the vectors, which A and B share."""
         return self.left.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A v + B v."""
+        """Compute A v + B v."""
         return jax.tree.map(operator.add, self.left.mv(vector), self.right.mv(vector))
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A^H v + B^H v."""
+        """Compute A^H v + B^H v."""
         return jax.tree.map(operator.add, self.left.adjoint_mv(vector), self.right.adjoint_mv(vector))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ScaledOperator(LinearOperator):
-    """Factor times A."""
+    """Product of a scalar factor and A."""
 
     inner: LinearOperator
     factor: jax.Array
 
     @property
     def structure(self) -> PyTree:
-        """That of A."""
+        """Structure of the vectors of A."""
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """Factor times A v."""
+        """Compute factor * A v."""
         return tree.scale(self.factor, self.inner.mv(vector))
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """The conjugate of the factor times A^H v."""
+        """Compute conj(factor) * A^H v."""
         return tree.scale(jnp.conj(self.factor), self.inner.adjoint_mv(vector))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ShiftedOperator(LinearOperator):
-    """A - sigma I."""
+    """Shifted operator A - sigma I."""
 
     inner: LinearOperator
     sigma: jax.Array
 
     @property
     def structure(self) -> PyTree:
-        """That of A."""
+        """Structure of the vectors of A."""
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A v - sigma v."""
+        """Compute A v - sigma v."""
         return tree.add_scaled(self.inner.mv(vector), -self.sigma, vector)
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A^H v less the conjugate of sigma times v."""
+        """Compute A^H v - conj(sigma) v."""
         return tree.add_scaled(self.inner.adjoint_mv(vector), -jnp.conj(self.sigma), vector)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TransposedOperator(LinearOperator):
-    """A^H, or A^T."""
+    """Adjoint A^H, or transpose A^T."""
 
     inner: LinearOperator
     conjugate: bool = dataclasses.field(metadata={"static": True})
 
     @property
     def structure(self) -> PyTree:
-        """That of A."""
+        """Structure of the vectors of A."""
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A^H v, or A^T v, which is the conjugate of A^H times the conjugate of v."""
+        """Compute A^H v, or A^T v = conj(A^H conj(v))."""
         if self.conjugate:
             return self.inner.adjoint_mv(vector)
         return conjugated(self.inner.adjoint_mv(conjugated(vector)))
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A v, or the conjugate of A times the conjugate of v."""
+        """Compute A v, the adjoint of A^H, or conj(A conj(v)), the adjoint of A^T."""
         return self.inner.mv(vector) if self.conjugate else conjugated(self.inner.mv(conjugated(vector)))
 
 
 def conjugated(vector: PyTree) -> PyTree:
-    """The complex conjugate, leaf by leaf."""
+    """Return the complex conjugate of every leaf."""
     return jax.tree.map(jnp.conj, vector)
 
 
 @jax.jit
 def matvec(op: LinearOperator, vector: PyTree) -> PyTree:
-    """A v for a vector held in the working dtypes: cast to the operator's for the product only.
+    """Compute A v for a vector in the working dtypes; only the matvec runs in the dtypes of the operator.
 
-    All products of all solvers go through here, and jit remembers the trace: however often a solver names the
-    product, the operator's Python code runs once per operator type and shape.
+    All solvers compute their matvecs through this function. Because it is jitted, the trace is cached: the operator's
+    Python code runs once per operator type and shape, however many matvecs a solver contains.
     """
     structure = op.structure
     image = fast_in_loops(op)(tree.cast_like(vector, structure))
@@ -226,7 +227,7 @@ def matvec(op: LinearOperator, vector: PyTree) -> PyTree:
 
 
 def check_vector(vector: PyTree, structure: PyTree, name: str = "the vector") -> None:
-    """Raises an error that names the leaf where a vector does not fit a structure."""
+    """Raise an error that names the first leaf in which a vector differs from a structure."""
     expected = jax.tree_util.tree_flatten_with_path(structure)[0]
     if jax.tree.structure(vector) != jax.tree.structure(structure):
         paths = {jax.tree_util.keystr(path) or "the root" for path, _ in expected}

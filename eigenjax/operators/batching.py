@@ -1,4 +1,4 @@
-"""Sums over data in the memory of one microbatch."""
+"""Sums over data in microbatches, in the memory of one microbatch."""
 
 import operator
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from eigenjax.vectors.tree import PyTree
 
 
 def num_examples(data: PyTree, name: str = "data") -> int:
-    """The common length of the leading axes.
+    """Return the common length of the leading axes.
 
     Raises:
-        ValueError: if there is none; names the leaf.
+        ValueError: if a leaf is a scalar, or the lengths differ or are zero; names the leaf.
 
     >>> num_examples((jnp.ones((5, 2)), jnp.ones(5)))
     5
@@ -32,7 +32,7 @@ def num_examples(data: PyTree, name: str = "data") -> int:
 
 
 def checked_batch_size(batch_size: Any) -> int | None:
-    """The size as an int, or None; a ValueError unless it is None or a positive integer.
+    """Return the batch size as an int, or None; raise a ValueError unless it is None or a positive integer.
 
     >>> checked_batch_size(jnp.asarray(2)), checked_batch_size(None)
     (2, None)
@@ -47,7 +47,10 @@ def checked_batch_size(batch_size: Any) -> int | None:
 
 
 def as_arrays(data: PyTree, name: str = "data") -> PyTree:
-    """The data with every leaf an array or a shape; a TypeError that names the leaf that is neither."""
+    """Convert every leaf to an array; raise a TypeError that names a leaf that cannot be converted.
+
+    A `jax.ShapeDtypeStruct` is returned unchanged.
+    """
 
     def array(path, leaf):
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -62,7 +65,7 @@ def as_arrays(data: PyTree, name: str = "data") -> PyTree:
 
 
 def as_weights(weights: Any) -> jax.Array | None:
-    """Weights as an array of floats; None stays None."""
+    """Convert weights to an array; None stays None."""
     if weights is None:
         return None
     try:
@@ -73,14 +76,14 @@ def as_weights(weights: Any) -> jax.Array | None:
 
 
 def check_weights(weights: jax.Array | None, count: int, *, trailing: bool = False) -> None:
-    """Raises a ValueError unless weights is None or of the shape (count,), with axes after it where they may be."""
+    """Raise a ValueError unless weights is None or has the shape (count,), or (count, ...) if `trailing`."""
     if weights is not None and (weights.shape if not trailing else weights.shape[:1]) != (count,):
         shape = f"({count}, ...)" if trailing else f"({count},)"
         raise ValueError(f"weights has shape {weights.shape}, but data holds {count} examples: give {shape}")
 
 
 def check_shape(value: Any, shape: tuple[int, ...], call: str) -> Any:
-    """The value that a call returned; a TypeError if it is not of this shape, or no real number."""
+    """Return the value of a call; raise a TypeError unless it is a real array of this shape."""
     wanted = "a scalar" if shape == () else f"an array of the shape {shape}"
     if not jax.tree_util.all_leaves([value]):
         raise TypeError(
@@ -102,16 +105,16 @@ def check_shape(value: Any, shape: tuple[int, ...], call: str) -> Any:
 def mean_share(
     value: jax.Array, part: tuple[int, int], weights: jax.Array | None, all_weights: jax.Array | None, call: str
 ) -> jax.Array:
-    """What a batch adds to the mean over all the data: shares of consecutive batches add up to it.
+    """Compute the contribution of a batch to the mean over all the data; consecutive batches add up to the mean.
 
         (b / N) value,   or with weights   (sum_i w_i value_i) / (sum over the data of w)
 
     Args:
-        value: () the mean over the batch; with weights the values one by one, shaped like the batch's weights.
-        part: b and N, the examples of the batch and of all the data.
-        weights: of the batch, with a leading axis of b examples.
-        all_weights: of all the data.
-        call: what returned the value, for an error.
+        value: () the mean over the batch; with weights the values of single examples, shaped like the batch's weights.
+        part: b and N, the numbers of examples of the batch and of all the data.
+        weights: weights of the batch, with a leading axis of b examples.
+        all_weights: weights of all the data.
+        call: the call that returned the value, for error messages.
     """
     count, total = part
     if weights is None or all_weights is None:
@@ -122,7 +125,7 @@ def mean_share(
 
 
 def batch_examples(data: PyTree, batch_size: int | None) -> list[PyTree]:
-    """Examples of the microbatches that `sum_over_batches` will make, one of each shape.
+    """Return example batches for `sum_over_batches`, as shapes, one for each distinct microbatch size.
 
     >>> [batch.shape for batch in batch_examples(jnp.ones((5, 2)), 2)]
     [(2, 2), (1, 2)]
@@ -136,7 +139,7 @@ def batch_examples(data: PyTree, batch_size: int | None) -> list[PyTree]:
 
 
 def working_zeros(vector: PyTree) -> PyTree:
-    """Zeros to add to: shaped and sharded like a vector, in float32 at least.
+    """Return zeros to accumulate in: shaped and sharded like a vector, in float32 or a wider dtype.
 
     >>> working_zeros(jnp.ones(2, jnp.bfloat16))
     Array([0., 0.], dtype=float32)
@@ -147,19 +150,19 @@ def working_zeros(vector: PyTree) -> PyTree:
 def sum_over_batches(
     function: Callable[[PyTree], PyTree], data: PyTree, batch_size: int | None, zero: PyTree
 ) -> PyTree:
-    """The sum of function(batch) over consecutive microbatches, the last one smaller if it must be.
+    """Sum function(batch) over consecutive microbatches; the last one is smaller if b does not divide N.
 
         sum_j f(data[j b : (j + 1) b]),    j = 0 .. ceil(N / b) - 1
 
     Args:
-        function: of a slice of the data; returns a pytree shaped like zero.
+        function: called with a slice of the data; returns a pytree shaped like `zero`.
         data: pytree of arrays with a common leading axis N.
         batch_size: b; None, or N and more, calls the function once.
-        zero: what to add to: its dtypes are those of the sum.
+        zero: initial value of the sum, which has its dtypes.
 
     Returns:
-        The sum. Cost: one pass over the data, in the memory of one microbatch and one sum; the same holds for its
-        derivatives, which compute a microbatch again instead of storing all of them.
+        The sum. Cost: one pass over the data, in the memory of one microbatch and one sum. Derivatives need no more
+        memory, because they recompute each microbatch instead of storing all of them.
     """
     return over_slices(lambda batch: (function(batch), ()), data, batch_size, zero)[0]
 
@@ -167,24 +170,24 @@ def sum_over_batches(
 def over_slices(
     function: Callable[[PyTree], tuple[PyTree, PyTree]], data: PyTree, size: int | None, zero: PyTree, axis: int = 0
 ) -> tuple[PyTree, PyTree]:
-    """Consecutive slices of the data, one after the other: a part of the results is added up, the other joined.
+    """Apply a function to consecutive slices of the data; add up its first result and concatenate its second.
 
     Args:
-        function: of a slice; returns a summand, shaped like zero, and a piece, with the axis of the slice.
-        data: pytree of arrays with this axis in common.
-        size: of a slice, the last one smaller if it must be; None, or the whole length and more, calls the
-            function once.
-        zero: what to add to: its dtypes are those of the sum.
-        axis: along which to cut.
+        function: called with a slice; returns a summand shaped like `zero`, and a piece that has the axis of the slice.
+        data: pytree of arrays that share this axis.
+        size: length of a slice; the last one is smaller if it does not divide the axis. None, or at least the whole
+            length, calls the function once.
+        zero: initial value of the sum, which has its dtypes.
+        axis: axis of the slices.
 
     Returns:
-        The sum, and the pieces side by side. Derivatives compute a slice again instead of storing all of them.
+        The sum, and the concatenated pieces. Derivatives recompute each slice instead of storing all of them.
 
     >>> total, pieces = over_slices(lambda x: (jnp.sum(x), 2 * x), jnp.arange(5.0), 2, jnp.zeros(()))
     >>> print(total, pieces)
     10.0 [0. 2. 4. 6. 8.]
     """
-    # Data that are not cut need no axis.
+    # Without slicing, the data need not have this axis.
     length = 0 if size is None else jax.tree.leaves(data)[0].shape[axis]
     if size is None or size >= length:
         summand, piece = function(data)
@@ -213,15 +216,15 @@ def over_slices(
 
 
 def _spread(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """A microbatch, on the devices that all of the examples are on.
+    """Reshard a microbatch over all devices that hold the examples.
 
-    Consecutive examples lie on one device. With Explicit axes its type says that the microbatch is spread again; with
-    Auto axes each device would do the whole of the work.
+    Consecutive examples lie on one device. With Explicit axes the sharding is part of the slice's type. With Auto axes
+    and no resharding, every device would compute the whole microbatch.
     """
     count, total = part.shape[0], whole.shape[0]
     if not jnp.issubdtype(whole.dtype, jnp.number) or total % count or tree.explicit_sharding(whole) is not None:
         return part
-    # So many of each device's examples, which stay where they are.
+    # Every (total / count)-th example: equally many from each device, and none of them moves.
     return tree.placed_like(part, whole.reshape(count, total // count, *whole.shape[1:])[:, 0])
 
 

@@ -1,4 +1,4 @@
-"""Checks of pytrees given, and messages that begin with the function that was called."""
+"""Checks of pytree arguments, and error messages that begin with the name of the called function."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from eigenjax.calls import unnamed
 
 
 def check_arrays(function: str, name: str, value: Any, *, remedy: str) -> None:
-    """Raise a TypeError unless a pytree holds arrays or numbers, at least one.
+    """Raise a TypeError unless a pytree holds at least one leaf, and all its leaves are arrays or numbers.
 
     >>> check_arrays("run", "v0", {"w": "ones"}, remedy="give a vector of the operator")
     Traceback (most recent call last):
@@ -39,11 +39,11 @@ def _is_numeric(leaf: Any) -> bool:
 
 @contextlib.contextmanager
 def prefixed(words: str) -> Iterator[None]:
-    """Begin the message of a TypeError or ValueError with who met it, such as the function that was called."""
+    """Prefix the message of a TypeError or ValueError raised inside, for example with the called function's name."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        # Of a type of its own an error may not be made anew.
+        # An exception subclass may not be constructible from a message alone, so it passes unchanged.
         if type(error) not in (TypeError, ValueError) or str(error).startswith(words):
             raise
         raise type(error)(f"{words}: {unnamed(error)}") from error

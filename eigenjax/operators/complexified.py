@@ -1,7 +1,7 @@
-"""Complex vectors of an operator that is real: A (x + i y) = A x + i A y.
+"""Complex vectors of a real operator: A (x + i y) = A x + i A y.
 
-A real operator has complex eigenvectors, and is only ever shown real vectors: its basis, and what it computes, take
-half the memory and half the work.
+A real operator can have complex eigenvectors. Solvers multiply it by real vectors only, so that the basis and the
+matvecs take half the memory and half the work.
 """
 
 import functools
@@ -16,10 +16,10 @@ from eigenjax.vectors.tree import PyTree
 
 
 def is_real(structure: PyTree) -> bool:
-    """Whether a vector holds real numbers only.
+    """Return whether a vector holds real numbers only.
 
     Raises:
-        TypeError: if some leaves are real and others complex: the eigenvectors would not fit the vectors.
+        TypeError: if some leaves are real and others complex, because the eigenvectors are complex in every leaf.
     """
     kinds = {jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure)}
     if len(kinds) > 1:
@@ -31,19 +31,19 @@ def is_real(structure: PyTree) -> bool:
 
 
 def joined(real: PyTree, imaginary: PyTree) -> PyTree:
-    """The vector x + i y."""
+    """Return the vector x + i y."""
     return jax.tree.map(jax.lax.complex, real, imaginary)
 
 
 def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
-    """`tree.combine` with complex coefficients, of a real basis too; a complex vector, or k of them."""
+    """Combine basis vectors with complex coefficients, for a real or complex basis; the result is one vector or k."""
     if not is_real(basis):
         return tree.combine(coefficients, basis)
     return joined(tree.combine(coefficients.real, basis), tree.combine(coefficients.imag, basis))
 
 
 def on_complex(function: Callable[[PyTree], PyTree], structure: PyTree) -> Callable[[PyTree], PyTree]:
-    """A linear function of vectors of this structure, as one of complex vectors."""
+    """Extend a linear function on vectors of this structure to complex vectors."""
     if not is_real(structure):
         return function
     part = lambda name, x: function(jax.tree.map(lambda leaf: getattr(leaf, name), x))
@@ -51,5 +51,5 @@ def on_complex(function: Callable[[PyTree], PyTree], structure: PyTree) -> Calla
 
 
 def complex_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
-    """A v for a complex v; two products where A is real."""
+    """Compute A v for a complex v, with two real matvecs if A is real."""
     return on_complex(functools.partial(matvec, op), op.structure)(vector)

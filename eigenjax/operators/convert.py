@@ -1,4 +1,4 @@
-"""Operators from matrices, sparse matrices, objects with `.mv`, and plain functions."""
+"""Conversion of matrices, sparse matrices, objects with `.mv` and plain functions to operators."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class MatrixOperator(LinearOperator):
-    """A dense (n, n) array, or a sparse one that jax can multiply: v -> A @ v on flat vectors."""
+    """Dense (n, n) array, or a sparse matrix that JAX can multiply: v -> A @ v on flat vectors."""
 
     matrix: Any
 
     @property
     def structure(self) -> PyTree:
-        """One flat leaf of n numbers."""
+        """Structure of the vectors: one flat leaf of n numbers."""
         return jax.ShapeDtypeStruct(self.matrix.shape[-1:], self.matrix.dtype)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A v; a dense product in the full precision of the dtype on every device."""
+        """Compute A v; a dense product uses the full precision of the dtype on every device."""
         if isinstance(self.matrix, jax.Array):
             return jnp.matmul(self.matrix, vector, precision=jax.lax.Precision.HIGHEST)
         return self.matrix @ vector
@@ -39,7 +39,7 @@ class MatrixOperator(LinearOperator):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FunctionOperator(LinearOperator):
-    """A plain function v -> A v; the arrays that it closed over are leaves."""
+    """Plain function v -> A v; the arrays that it closes over are leaves."""
 
     constants: list[jax.Array]
     function: TracedFunction = dataclasses.field(metadata={"static": True})
@@ -48,46 +48,47 @@ class FunctionOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """That of the example it was traced with."""
+        """Structure of the example vector used for tracing."""
         return jax.tree.unflatten(self.treedef, self.leaves)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The function, as it was traced."""
+        """Compute A v with the traced function."""
         return self.function(self.constants, vector)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HostOperator(LinearOperator):
-    """A square SciPy LinearOperator, multiplied on the host."""
+    """Square SciPy LinearOperator, whose matvecs run on the host."""
 
     product: HostProduct = dataclasses.field(metadata={"static": True})
 
     @property
     def structure(self) -> PyTree:
-        """One flat leaf of n numbers."""
+        """Structure of the vectors: one flat leaf of n numbers."""
         return self.product.domain
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A v, by a call from the program to the host."""
+        """Compute A v by a callback to the host."""
         return self.product.matvec(vector)
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """A^H v, by the operator's `rmatvec`."""
+        """Compute A^H v by a callback to the operator's `rmatvec` on the host."""
         return self.product.rmatvec(vector)
 
 
 @explained
 def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
-    """Whatever stands for a square linear map, as a `LinearOperator`.
+    """Convert a square matrix, operator or callable to a `LinearOperator`.
 
     Args:
-        a: a `LinearOperator` (returned as it is), an (n, n) array or nested lists (integers become floats), a sparse
-            matrix of `jax.experimental.sparse` or of SciPy in any format, an object with a method `.mv` such as an
-            operator of lineax, a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. What a
-            callable reads from elsewhere is read as it is now: arrays and tracers become leaves, and gradients flow
-            to them. A SciPy LinearOperator multiplies on the host, one vector after another, without derivatives.
-        like: for a callable or an object with `.mv`, the vectors it takes: a pytree of arrays or of
+        a: a `LinearOperator` (returned unchanged), an (n, n) array or nested lists (integers become floats), or a
+            sparse matrix of `jax.experimental.sparse` or SciPy. Also an object with `.mv` such as a lineax operator,
+            a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. A callable is traced
+            at once, so later changes of the values it reads have no effect. Arrays and tracers that it closes over
+            become leaves, and gradients flow to them. A SciPy LinearOperator multiplies on the host, one vector after
+            another, without derivatives.
+        like: for a callable or an object with `.mv`, the structure of its input: a pytree of arrays or of
             `jax.ShapeDtypeStruct`. Not needed otherwise.
 
     Returns:
@@ -131,7 +132,7 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
 
 
 def refuse_stream(a: Any) -> None:
-    """Raise the TypeError that an object brings along which is an operator on the host only."""
+    """Raise a TypeError with the object's `no_operator` message, if it has one: it is an operator on the host only."""
     refusal = getattr(a, "no_operator", None)
     if isinstance(refusal, str):
         raise TypeError(refusal)
@@ -165,7 +166,7 @@ def _from_function(function: Callable, structure: PyTree) -> FunctionOperator:
 
 
 def _check_real(result: PyTree, structure: PyTree) -> None:
-    """Raise an error where real vectors are made complex."""
+    """Raise a TypeError if the callable maps real vectors to complex ones."""
     if _is_complex(result) and not _is_complex(structure):
         raise TypeError(
             "the callable gives complex numbers for real vectors: pass a complex v0 (or like=), such as "
@@ -178,7 +179,7 @@ def _is_complex(structure: PyTree) -> bool:
 
 
 def describe_all(like: PyTree) -> PyTree:
-    """The structure of an example vector, of arrays or of shapes; a leaf that is no number raises an error."""
+    """Return the structure of an example vector; raise a TypeError unless all leaves are floating-point or complex."""
     arrays = as_arrays(like, "like")
     for path, leaf in jax.tree_util.tree_flatten_with_path(arrays)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -190,8 +191,8 @@ def describe_all(like: PyTree) -> PyTree:
 
 
 def own_structure(a: Any) -> PyTree:
-    """What an object with `.mv` says of the vectors that it takes."""
-    if hasattr(a, "in_structure"):  # lineax's name for it
+    """Return the input structure that an object with `.mv` declares."""
+    if hasattr(a, "in_structure"):  # the name of the input structure in lineax
         return a.in_structure()
     if hasattr(a, "shape") and hasattr(a, "dtype"):
         return jax.ShapeDtypeStruct(tuple(a.shape)[-1:], a.dtype)

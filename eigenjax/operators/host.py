@@ -1,4 +1,4 @@
-"""Linear operators of SciPy, which multiply on the host: JAX calls back for every product."""
+"""SciPy linear operators, whose matvecs run on the host through JAX callbacks."""
 
 import dataclasses
 import sys
@@ -18,15 +18,15 @@ _NO_DERIVATIVE = (
 
 
 def is_scipy_operator(a: Any) -> bool:
-    """Whether it is a `scipy.sparse.linalg.LinearOperator`."""
-    # Whoever holds one has imported the module; nobody else should wait for it.
+    """Return whether `a` is a `scipy.sparse.linalg.LinearOperator`."""
+    # An instance exists only if its module is imported already; importing it here would cost time for nothing.
     linalg = sys.modules.get("scipy.sparse.linalg")
     return linalg is not None and isinstance(a, linalg.LinearOperator)
 
 
 @dataclasses.dataclass(frozen=True)
 class HostProduct:
-    """The products with a SciPy LinearOperator, as functions of JAX arrays."""
+    """Matvecs of a SciPy LinearOperator, as functions of JAX arrays."""
 
     operator: Any
 
@@ -36,30 +36,30 @@ class HostProduct:
 
     @property
     def domain(self) -> jax.ShapeDtypeStruct:
-        """One flat leaf of n numbers."""
+        """Structure of the input: one flat leaf of n numbers."""
         return jax.ShapeDtypeStruct((int(self.operator.shape[1]),), self._dtype)
 
     @property
     def codomain(self) -> jax.ShapeDtypeStruct:
-        """One flat leaf of p numbers."""
+        """Structure of the output: one flat leaf of p numbers."""
         return jax.ShapeDtypeStruct((int(self.operator.shape[0]),), self._dtype)
 
     @property
     def source_name(self) -> str:
-        """The class of SciPy's operator."""
+        """Class name of the SciPy operator."""
         return type(self.operator).__name__
 
     @property
     def _dtype(self) -> Any:
-        # SciPy leaves it open where it has not tried.
+        # A SciPy operator may have no dtype (None).
         return jax.dtypes.canonicalize_dtype(np.result_type(self.operator.dtype or float, np.float32))
 
     def matvec(self, vector: jax.Array) -> jax.Array:
-        """A v, one vector after another under vmap."""
+        """Compute A v, one vector after another under vmap."""
         return _on_host(self.operator.matvec, self.codomain, vector)
 
     def rmatvec(self, vector: jax.Array) -> jax.Array:
-        """A^H u, by the operator's own `rmatvec`; a TypeError if it has none."""
+        """Compute A^H u with the operator's `rmatvec`; raise a TypeError if it has none."""
         try:
             self.operator.rmatvec(np.zeros(self.codomain.shape, self._dtype))
         except NotImplementedError as error:

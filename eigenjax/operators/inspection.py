@@ -1,4 +1,4 @@
-"""Looking at an operator: the matrix it stands for, whether it is symmetric, and what else may be wrong with it."""
+"""Inspection of an operator: its dense matrix, its symmetry, and checks for the usual mistakes."""
 
 import math
 from collections.abc import Callable
@@ -18,20 +18,20 @@ from eigenjax.operators.matrices import is_matrix
 from eigenjax.vectors import random_vectors, tree
 from eigenjax.vectors.tree import PyTree
 
-# How many columns `to_dense` computes at once.
+# Columns that `to_dense` computes at once.
 _DENSE_BATCH = 64
 
 
 @explained
 def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
-    """The (n, n) matrix of an operator, in the order of its raveled leaves.
+    """Compute the dense (n, n) matrix of an operator, in the order of its raveled leaves.
 
     Args:
-        op: whatever `as_operator` takes.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: operator, matrix or callable, anything that `as_operator` accepts.
+        like: for a bare callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        (n, n) in the dtype that its scalars are accumulated in. Cost: n products, n^2 numbers.
+        (n, n) in the dtype in which scalars are accumulated. Cost: n matvecs, n^2 numbers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,18 +58,18 @@ def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
 
 @explained
 def symmetry_error(op: Any, key: jax.Array, *, like: PyTree = None) -> jax.Array:
-    """How far an operator is from symmetric (Hermitian), seen by two random vectors.
+    """Estimate how far an operator is from symmetric (Hermitian), with two random vectors.
 
         |<u, A v> - <A u, v>| / (||A u|| + ||A v||),    u, v standard normal
 
     Args:
-        op: whatever `as_operator` takes.
-        key: of the two vectors.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: operator, matrix or callable, anything that `as_operator` accepts.
+        key: random key for the two vectors.
+        like: for a bare callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        () about the machine epsilon for a symmetric operator that is the same at every call, about
-        ||A - A^H||_F / ||A||_F otherwise. Cost: two products.
+        () about the machine epsilon for a deterministic symmetric operator, otherwise about ||A - A^H||_F / ||A||_F.
+        Cost: two matvecs.
 
     Example:
         >>> import jax
@@ -95,48 +95,48 @@ def _symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
 
 
 class OperatorReport(NamedTuple):
-    """How far an operator is from what a symmetric eigensolver takes it for; of a good one all are near rounding."""
+    """Deviations of an operator from a deterministic symmetric linear map, all of rounding size for a correct one."""
 
     change: float
-    """||A u - (A u)'|| / ||A u|| for the same u, multiplied twice."""
+    """||A u - (A u)'|| / (||A u|| + ||A v||), with two matvecs of the same u."""
     nonlinearity: float
-    """||A(u + c v) - A u - c A v|| / (||A u|| + ||A v||), or ||A 0|| / (||A u|| + ||A v||) if that is more."""
+    """The larger of ||A(u + c v) - A u - c A v|| and ||A 0||, over ||A u|| + ||A v||."""
     asymmetry: float
-    """|<u, A v> - <A u, v>| / (||A u|| + ||A v||), as of `symmetry_error`."""
+    """|<u, A v> - <A u, v>| / (||A u|| + ||A v||)."""
     tolerance: float
-    """What is still taken for rounding: sqrt(eps) of the working precision, or 16 eps of the narrowest leaf."""
+    """Largest deviation accepted as rounding: sqrt(eps) of the working dtype, or 16 eps of the narrowest if larger."""
 
 
-# Products in 16 bits are rounded at every step; of a wide dtype nothing is lost that a solver's default tol would see.
+# A matvec in 16 bits rounds at every step, hence a multiple of eps. In a wide dtype the rounding error stays below
+# sqrt(eps), the default tol of the solvers.
 _ROUNDINGS = 16.0
 
 
 @explained
 def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorReport:
-    """Looks for the usual mistakes in an operator, and says which it is. Outside jit only.
+    """Check an operator for the usual mistakes and raise an error that names the first. Outside jit only.
 
-    It multiplies random vectors u and v without compiling: what a product draws or looks up on the host (a stateful
-    random generator, a data loader) changes between two calls. Under jit nothing of the kind can be seen: a compiled
-    program repeats for ever what was drawn when it was traced, and so does an operator that `as_operator` made of a
-    callable: such a callable is best checked itself, with `like`. The losses and models of `hessian`, `gauss_newton`
-    and `fisher` are called again.
+    The check multiplies random vectors u and v without compiling. State on the host (a stateful random generator, a
+    data loader) then shows as a change between two calls. Under jit it cannot be detected: a compiled program repeats
+    the values of its trace. An operator that `as_operator` made of a callable repeats them too: check the callable
+    itself, with `like`. The losses and models of `hessian`, `gauss_newton` and `fisher` are called again in Python.
 
     Args:
-        op: whatever `as_operator` takes; a callable v -> A v is called as it is.
-        key: of the two vectors.
-        like: for a callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: operator, matrix or callable, anything that `as_operator` accepts; a callable v -> A v is called directly.
+        key: random key for the two vectors.
+        like: for a callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The figures, all of them below their tolerance.
+        The measured deviations, all of them at most the tolerance.
 
     Raises:
-        ValueError: if the products do not have the structure or the shapes of the vectors, are not finite, change
-            from call to call, are not linear, or not symmetric, or if a loss that is to be a mean over examples is a
-            sum or mixes them. It names the usual cause and the remedy, of the first
-            of these that is found: the ones after it would follow from it.
-        TypeError: if a product has another dtype than its vector, if a callable comes without `like`, or under jit.
+        ValueError: if a matvec has another structure or shape than the vector, is not finite, changes between calls,
+            or is not linear or symmetric. Also if a loss that must be a mean over examples is a sum or mixes them.
+            The message names the usual cause and the remedy of the first mistake found, because later ones follow
+            from it.
+        TypeError: if a matvec has another dtype than its vector, if a callable comes without `like`, or under jit.
 
-    Cost: six products, and not compiled.
+    Cost: six matvecs, not compiled.
 
     Example:
         >>> import eigenjax
@@ -192,7 +192,7 @@ _NOT_SYMMETRIC = (
 
 def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]:
     if isinstance(op, LinearOperator):
-        # Its functions as Python runs them: as they were traced, they are the same at every call.
+        # Run the user's Python functions again: their traces give the same values at every call.
         return with_sources(op).mv, op.structure
     if is_matrix(op) or is_scipy_operator(op) or not callable(op):
         op = as_operator(op, like=like)
@@ -203,7 +203,7 @@ def _product(op: Any, like: PyTree) -> tuple[Callable[[PyTree], PyTree], PyTree]
 
 
 def _check_losses(op: Any) -> None:
-    """Raises a ValueError where a loss in the operator is no mean over examples."""
+    """Raise a ValueError if a loss in the operator is not a mean over examples."""
     has_loss = lambda x: hasattr(x, "mistake_of_loss")
     for part in filter(has_loss, jax.tree.leaves(op, is_leaf=has_loss)):
         mistake = part.mistake_of_loss()
@@ -223,7 +223,7 @@ def _check_result(image: PyTree, structure: PyTree) -> None:
 
 def _report(product: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
     u, v = pair
-    # Not 1: conjugation and an absolute value are not to pass for linear.
+    # A factor of 1 would not detect a conjugation or an absolute value.
     is_complex = all(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
     factor = -0.5 + 0.5j if is_complex else -0.5
     wide = lambda x: tree.cast_like(x, tree.working_structure(structure))

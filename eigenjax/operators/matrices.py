@@ -1,4 +1,4 @@
-"""Matrices of all kinds as arrays of floating-point numbers that JAX can multiply."""
+"""Conversion of dense and sparse matrices to floating-point arrays that JAX can multiply."""
 
 import sys
 from typing import Any
@@ -14,19 +14,19 @@ _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 
 
 def is_matrix(a: Any) -> bool:
-    """Whether it is an array, nested lists, or a sparse matrix of JAX or SciPy."""
+    """Return whether `a` is an array, nested lists, or a sparse matrix of JAX or SciPy."""
     return isinstance(a, jax.Array | np.ndarray | list | tuple) or is_jax_sparse(a) or is_scipy_sparse(a)
 
 
 def as_matrix(a: Any) -> Any:
-    """A matrix as a `jax.Array`, or as a sparse one of `jax.experimental.sparse`, of floating-point numbers.
+    """Convert a matrix to a floating-point `jax.Array`, or to a sparse one of `jax.experimental.sparse`.
 
     Args:
-        a: of any dtype of numbers or truth values, byte order and layout; of SciPy's formats all.
+        a: matrix of numbers or booleans, of any dtype, byte order and layout; all sparse formats of SciPy.
 
     Raises:
         TypeError: if it does not hold numbers.
-        ValueError: if lists are no matrix.
+        ValueError: if nested lists do not form a matrix.
 
     Example:
         >>> print(as_matrix([[0, 1], [1, 0]]))
@@ -36,32 +36,32 @@ def as_matrix(a: Any) -> Any:
     if is_scipy_sparse(a):
         return _from_scipy(a)
     if is_jax_sparse(a):
-        # The numbers come first; the others are their places.
+        # The values are the first leaf; the other leaves are indices.
         numbers, *places = jax.tree.leaves(a)
         return jax.tree.unflatten(jax.tree.structure(a), [floating(numbers), *places])
     return floating(_array(a))
 
 
 def floating(matrix: jax.Array) -> jax.Array:
-    """The matrix, of integers or truth values in the default floating dtype."""
+    """Convert an integer or boolean matrix to the default floating dtype; return others unchanged."""
     return matrix if jnp.issubdtype(matrix.dtype, jnp.inexact) else matrix.astype(float)
 
 
 def is_jax_sparse(a: Any) -> bool:
-    """Whether it is a sparse matrix of `jax.experimental.sparse`."""
-    # Whoever holds a sparse matrix has imported the module; nobody else should wait for it.
+    """Return whether `a` is a sparse matrix of `jax.experimental.sparse`."""
+    # A sparse matrix exists only if its module is imported already; importing it here would cost time for nothing.
     sparse = sys.modules.get("jax.experimental.sparse")
     return sparse is not None and isinstance(a, sparse.JAXSparse)
 
 
 def is_scipy_sparse(a: Any) -> bool:
-    """Whether it is a sparse array or matrix of SciPy."""
+    """Return whether `a` is a sparse array or matrix of SciPy."""
     sparse = sys.modules.get("scipy.sparse")
     return sparse is not None and sparse.issparse(a)
 
 
 def vector_of(v0: Any) -> PyTree:
-    """A start vector; a list of numbers, however nested, is an array of floats, and no pytree of scalars.
+    """Convert a start vector: nested lists of numbers become one array of floats instead of a pytree of scalars.
 
     >>> print(vector_of([1, 0]), vector_of({"a": 1.0}))
     [1. 0.] {'a': 1.0}
@@ -100,7 +100,7 @@ def _array(a: Any) -> jax.Array:
     if a.dtype.kind in "fc" and a.dtype.itemsize > (8 if a.dtype.kind == "f" else 16):
         a = a.astype(float if a.dtype.kind == "f" else complex)
     if a.dtype.kind in "iu" and a.dtype.itemsize > 4:
-        # JAX cuts integers of 64 bits to the last 32 of them where jax_enable_x64 is off.
+        # Without jax_enable_x64, JAX truncates 64-bit integers to their last 32 bits.
         a = a.astype(float)
     if not a.dtype.isnative:
         a = a.astype(a.dtype.newbyteorder("="))
@@ -112,7 +112,7 @@ def _from_scipy(a: Any) -> Any:
 
     if len(a.shape) != 2:
         raise ValueError(f"expected a sparse matrix (p, n), and got the shape {tuple(a.shape)}")
-    # A copy: a matrix in coordinates would be sorted in its place.
+    # Copy, because sum_duplicates would modify the user's matrix if it is in COO format.
     entries = a.tocoo(copy=True)
     entries.sum_duplicates()
     places = np.stack([entries.row, entries.col], axis=1)

@@ -1,4 +1,4 @@
-"""Rectangular linear maps: A from vectors of one structure to vectors of another, and its adjoint."""
+"""Rectangular linear maps: A between vectors of two structures, and its adjoint."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,47 +21,47 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dilation(LinearOperator):
-    """The Hermitian [[0, A], [A^H, 0]] on pairs (u, v), whose eigenvalues are plus and minus the singular values.
+    """Hermitian operator [[0, A], [A^H, 0]] on pairs (u, v); its eigenvalues are plus and minus the singular values.
 
-    For a triplet (u, s, v) its residual is that of both equations: (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2).
+    The residual of a triplet (u, s, v) is that of both equations: (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2).
     """
 
     inner: RectangularOperator
 
     @property
     def structure(self) -> PyTree:
-        """Pairs of a vector that A gives and one that it takes."""
+        """Structure of the pairs (u, v): an output vector of A and an input vector of A."""
         return self.inner.codomain, self.inner.domain
 
     def mv(self, vector: PyTree) -> PyTree:
-        """(A v, A^H u)."""
+        """Compute (A v, A^H u)."""
         u, v = vector
         return tree.cast_like((matvec(self.inner, v), adjoint_matvec(self.inner, u)), self.structure)
 
 
 @jax.jit
 def matvec(op: RectangularOperator, vector: PyTree) -> PyTree:
-    """A v for a vector held in the working dtypes; all products go through here, so that they are traced once."""
+    """Compute A v for a vector in the working dtypes; all solvers call this function, so that A is traced once."""
     image = fast_in_loops(op.mv)(tree.cast_like(vector, op.domain))
     return tree.cast_like(image, tree.working_structure(op.codomain))
 
 
 @jax.jit
 def adjoint_matvec(op: RectangularOperator, vector: PyTree) -> PyTree:
-    """A^H u, likewise."""
+    """Compute A^H u for a vector in the working dtypes; all solvers call this function, so that A^H is traced once."""
     image = fast_in_loops(op.adjoint_mv)(tree.cast_like(vector, op.codomain))
     return tree.cast_like(image, tree.working_structure(op.domain))
 
 
 def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None) -> RectangularOperator:
-    """Whatever stands for a linear map, as a `RectangularOperator`.
+    """Convert a matrix, operator or callable to a `RectangularOperator`.
 
     Args:
-        a: a `RectangularOperator` (returned as it is), a `LinearOperator`, a (p, n) array or nested lists (integers
-            become floats), a sparse matrix of `jax.experimental.sparse` or of SciPy, an object with a method `.mv`
-            such as an operator of lineax, a callable v -> A v, or a SciPy `LinearOperator` that has `rmatvec`. A
+        a: a `RectangularOperator` (returned unchanged), a `LinearOperator`, a (p, n) array or nested lists (integers
+            become floats), or a sparse matrix of `jax.experimental.sparse` or of SciPy. Also an object with a method
+            `.mv` such as a lineax operator, a callable v -> A v, or a SciPy `LinearOperator` with `rmatvec`. A
             callable may close over arrays and tracers: they become leaves, and gradients flow to them.
-        like: for a callable, the vectors it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        like: for a callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
         adjoint: for a callable, u -> A^H u; None derives it by `jax.linear_transpose`.
 
     Returns:
@@ -69,8 +69,8 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
 
     Raises:
         TypeError: if `a` is none of these, or needs `like`; if JAX cannot transpose it and there is no `adjoint`; if
-            the vectors on one side only are complex.
-        ValueError: if a matrix is not two-dimensional, or the adjoint's result is not shaped like the vectors of A.
+            only the input or only the output vectors are complex.
+        ValueError: if a matrix is not two-dimensional, or the result of `adjoint` differs in shape from the input of A.
 
     Cost: a callable is traced once; nothing is computed.
 
@@ -137,7 +137,7 @@ def _shared(function: Callable, example: PyTree) -> tuple[TracedFunction, list[j
 
 
 def _checked(op: RectangularOperator) -> RectangularOperator:
-    """The map, if it has an adjoint."""
+    """Return the map after checking that it has an adjoint."""
     is_complex = [jnp.issubdtype(tree.accumulation_dtype(x), jnp.complexfloating) for x in (op.domain, op.codomain)]
     if is_complex[0] != is_complex[1]:
         raise TypeError(

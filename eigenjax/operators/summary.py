@@ -1,4 +1,4 @@
-"""Operators in a few words, for `repr`: what they are, never their numbers."""
+"""Short descriptions of operators for `repr`, without array values."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,14 +8,14 @@ import jax
 
 from eigenjax.vectors.tree import PyTree
 
-# Leaves that are named one by one; of more only the number is told.
+# Largest number of leaves listed one by one; for more, only their number is shown.
 _LEAVES_SHOWN = 4
-# Characters of a value that is shown.
+# Largest number of characters shown of a value.
 _LENGTH = 60
 
 
 def structure_summary(structure: PyTree) -> str:
-    """The shapes of a vector's leaves by path, or how many leaves there are.
+    """Return the shapes of a vector's leaves by path, or the number of leaves if there are more than four.
 
     >>> structure_summary(jax.ShapeDtypeStruct((3,), "float32")), structure_summary({"a": jax.numpy.ones((2, 3))})
     ('(3,)', 'a (2, 3)')
@@ -28,20 +28,20 @@ def structure_summary(structure: PyTree) -> str:
 
 
 def summary(op: Any, facts: Callable[[], dict[str, Any]]) -> str:
-    """The class, these facts, and the static options and parts of an operator that is a dataclass."""
+    """Return the class name, the given facts, and the static options and parts of an operator that is a dataclass."""
     fields = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
     parts = {field.name: _short(getattr(op, field.name)) for field in fields}
     try:
         known = {name: str(value) for name, value in facts().items()}
     except (AttributeError, TypeError, ValueError):
-        # A pytree of this shape whose leaves are no arrays, such as shardings or axes of vmap.
+        # The leaves need not be arrays: a pytree of this structure may hold shardings or vmap axes.
         known = {}
     shown = known | {name: value for name, value in parts.items() if value is not None}
     return f"{type(op).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
 
 def _short(value: Any) -> str | None:
-    """A value in a word, or None where there is nothing to tell: arrays, pytrees of them, and what was left out."""
+    """Return a short text for a value, or None for arrays, pytrees of arrays and None, which are not shown."""
     if isinstance(value, bool | int | float | str):
         return repr(value)[:_LENGTH]
     if hasattr(value, "structure") or hasattr(value, "codomain"):

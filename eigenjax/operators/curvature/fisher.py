@@ -1,14 +1,14 @@
-"""The Fisher information of a model's parameters, exact, sampled, or with the given targets, as products.
+"""Matrix-free Fisher information of a model's parameters: exact, sampled, or with the given targets.
 
-With l_n(y) = -log p(y | x_n) summed over what the model says of example n, and g_n(y) its gradient in the parameters,
+With l_n(y) = -log p(y | x_n), summed over the positions of example n, and g_n(y) its gradient in the parameters,
 
     exact        (1/N) sum_n  E_{y ~ p(. | x_n)} g_n(y) g_n(y)^T  =  (1/N) sum_n J_n^T H_n J_n
     monte_carlo  (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n drawn once from p(. | x_n)
     empirical    (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n as given
 
-where the first line's equality holds for the categorical and the Gaussian likelihood, whose H_n, the second derivative
-in the outputs, does not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch,
-the last two are J_l^T (J_l v).
+The equality in the first line holds for the categorical and the Gaussian likelihood, since their second derivative H_n
+in the outputs does not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch, the
+last two are J_l^T (J_l v).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ LIKELIHOODS = ("categorical", "gaussian")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GradientCovarianceOperator(LinearOperator):
-    """(1/N) sum g g^T of the gradients of the examples' losses, or of what is left of them without their mean."""
+    """Second moment (1/N) sum g g^T of the gradients of the examples' losses, or their covariance if `centered`."""
 
     varying: PyTree
     constant: PyTree
@@ -59,11 +59,11 @@ class GradientCovarianceOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """That of the varying parameters."""
+        """Structure of the varying parameters."""
         return tree.structure_of(self.varying)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """Sum_n w_n g_n (<g_n, v> - m), with m = 0 or, centered, m = sum_n w_n <g_n, v>."""
+        """Compute sum_n w_n g_n (<g_n, v> - m), with m = 0 or, centered, m = sum_n w_n <g_n, v>."""
         vector = tree.placed_like(vector, self.varying)
         mean = self._mean_slope(vector) if self.centered else None
 
@@ -80,7 +80,7 @@ class GradientCovarianceOperator(LinearOperator):
     adjoint_mv = mv
 
     def _mean_slope(self, vector: PyTree) -> jax.Array:
-        # A pass of its own: taken off before the sum it leaves no cancellation between two large products.
+        # A separate pass: subtracting the mean before the sum avoids cancellation between two large vectors.
         def slope(batch):
             line, shares = self._linearized(*batch)
             slopes = line.push(vector)
@@ -116,48 +116,50 @@ def fisher(
     centered: bool = False,
     has_aux: bool = False,
 ) -> LinearOperator:
-    """The Fisher information matrix of a model's parameters, as an operator.
+    """Build the Fisher information operator of a model's parameters.
 
         F = (1/N) sum_n E g_n g_n^T,    g_n = d/dp -log p(y_n | x_n, p)
 
-    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n). An example is one entry of the leading axis: where the
-    outputs have more axes of positions, as (N, T, V) of a language model, its log-likelihood is the sum over them, g_n
-    the gradient of that sum, and the exact Fisher T times the Gauss-Newton matrix of the mean loss of a token.
-    To make each token an example of its own, let the model return (N T, V).
+    or with weights (sum_n w_n E g_n g_n^T) / (sum_n w_n). An example is one entry of the leading axis.
+    The outputs may have more axes of positions, such as (N, T, V) of a language model. The log-likelihood of an example
+    is then the sum over its positions, and g_n is the gradient of that sum. The exact Fisher is T times the
+    Gauss-Newton matrix of the mean loss of a token. To make each token an example, let the model return (N T, V).
 
     Args:
-        model: `model(params, inputs) -> outputs`. Categorical: logits (N, V), (N, T, V), ..., or a
-            `LinearHead`, which are never formed at once. Gaussian: means, any pytree.
-        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
-            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
-            the module is left as it is.
-        data: (inputs, targets), pytrees of arrays with a common leading axis of N examples. Targets are labels
-            (N,), (N, T), ..., or values shaped as the means. The exact and the sampled Fisher do not depend on them,
-            except for ignored labels.
-        kind: "exact", the expectation over the model's own labels, which equals the Gauss-Newton matrix of the
-            negative log-likelihood; "monte_carlo", one label drawn for each position, unbiased; "empirical", the
-            targets as they are, which is no estimate of the Fisher away from a perfect fit.
+        model: `model(params, inputs) -> outputs`. Categorical: logits (N, V), (N, T, V), ..., or a `LinearHead`, whose
+            logits are never formed all at once. Gaussian: means, any pytree.
+        params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `model(module, inputs)`: its
+            nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
+        data: (inputs, targets), pytrees of arrays with a common leading axis of N examples. Targets are labels (N,),
+            (N, T), ..., or values shaped as the means. The exact and the sampled Fisher depend on them only through
+            ignored labels.
+        kind: "exact", the expectation over the model's own labels, which equals the Gauss-Newton matrix of the negative
+            log-likelihood; "monte_carlo", one label drawn for each position, unbiased; "empirical", the given targets,
+            which does not estimate the Fisher away from a perfect fit.
         likelihood: "categorical", softmax of logits; "gaussian", of unit variance: -log p = |y - z|^2 / 2 + constant.
-        key: typed key of the sample, for "monte_carlo" only. Labels are drawn once, here, at the cost of one pass over
-            the data, each from a key of its own example: products are all of one symmetric matrix, whatever batch_size.
-        batch_size: sums over microbatches of so many examples, in the memory of one; the last may be smaller.
-        select: the parameters that vary, as of `hessian`.
-        weights: (N,) weights of the examples, in any units.
-        ignore_label: positions with this label are no part of their example.
-        centered: takes the mean gradient off, which makes the empirical Fisher the covariance of the gradients,
-            (1/N) sum_n (g_n - g)(g_n - g)^T. It costs a forward pass more.
-        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
+        key: typed random key, for "monte_carlo" only. Labels are drawn once, here, in one pass over the data, each with
+            a key derived from its example. All matvecs thus use one symmetric matrix, for every batch_size.
+        batch_size: number of examples in a microbatch; sums over microbatches in the memory of one. The last may be
+            smaller.
+        select: the parameters that vary; the others are constants, and vectors have None in their place. A function
+            `select(path, leaf) -> bool`, a string such as "*/kernel", a compiled regular expression, or a list of
+            these.
+        weights: (N,) weights of the examples, of any scale.
+        ignore_label: positions with this label are left out of their example.
+        centered: subtract the mean gradient g, which makes the empirical Fisher the covariance of the gradients,
+            (1/N) sum_n (g_n - g)(g_n - g)^T. Costs an additional forward pass.
+        has_aux: the model returns a pair (outputs, aux); aux is dropped.
 
     Returns:
         A positive semidefinite operator on pytrees shaped and sharded like the selected parameters.
 
     Raises:
-        ValueError: for an unknown kind or likelihood, a key that is missing or not needed, data that are no pair,
-            options that do not go together, a bad batch_size, targets not shaped as the outputs.
+        ValueError: for an unknown kind or likelihood, a key that is missing or not needed, data that are not a pair,
+            incompatible options, an invalid batch_size, targets not shaped as the outputs.
         TypeError: for targets or a key of the wrong dtype, and complex parameters.
 
-    Cost: a product is one forward pass with tangents and one gradient in time, about three gradients at most; in
-    memory a gradient and a quarter, of one microbatch. Nothing of the size of b gradients is held.
+    Cost: a matvec takes one forward pass with tangents and one gradient, the time of at most about three gradients.
+    Memory is that of 1.25 gradients of one microbatch. No array of the size of b gradients is stored.
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,7 +186,7 @@ def fisher(
     batches = batch_examples(data, batch_size)
     model = capture_model(model, merge(varying, constant), batches)
     for outputs, (_, targets) in zip(model.results, batches, strict=True):
-        # Raises where the targets are not those of such outputs.
+        # Evaluate shapes only, to raise an error for targets that do not match the outputs.
         jax.eval_shape(loss.losses, outputs, targets)
     if kind == "exact":
         mean = loss.mean if weights is None else loss.losses

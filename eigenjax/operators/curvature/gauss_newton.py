@@ -1,11 +1,12 @@
-"""The generalised Gauss-Newton matrix of a loss of a model's outputs, as products.
+"""Matrix-free generalized Gauss-Newton matrix of a loss of a model's outputs.
 
 With z_i(p) the model's outputs for example i, J_i = dz_i/dp, and H_i the second derivative of loss_i in z_i,
 
     d^2 L / dp^2  =  (1/N) sum_i J_i^T H_i J_i  +  (1/N) sum_i sum_c (dl_i/dz_ic) d^2 z_ic / dp^2
 
-and the first sum is the Gauss-Newton matrix: the Hessian of the loss of the linearised model, positive semidefinite for
-a loss that is convex in the outputs. A product is J v, H of that, J^T of that, from one linearisation of the model.
+and the first sum is the Gauss-Newton matrix: the Hessian of the loss of the linearized model. It is positive
+semidefinite for a loss that is convex in the outputs. A matvec applies J, H and J^T from one linearization of the
+model.
 """
 
 import dataclasses
@@ -44,7 +45,7 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GaussNewtonOperator(LinearOperator):
-    """J^T H_L J of the mean loss over the data, in the varying parameters."""
+    """Gauss-Newton operator J^T H_L J of the mean loss over the data, in the varying parameters."""
 
     varying: PyTree
     constant: PyTree
@@ -56,18 +57,18 @@ class GaussNewtonOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """That of the varying parameters."""
+        """Structure of the varying parameters."""
         return tree.structure_of(self.varying)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The sum over microbatches of J^T H J v, each with its share in the loss."""
+        """Compute G v, summed over microbatches, each weighted by its share of the mean."""
         zero, vector = working_zeros(self.varying), tree.placed_like(vector, self.varying)
         product = lambda batch: self._product(batch[0], batch[1], vector)
         total = sum_over_batches(product, (self.data, self.weights), self.batch_size, zero)
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
 
     def mistake_of_loss(self) -> str | None:
-        """What is wrong with the loss where it is no mean over examples, on evaluating it on a few."""
+        """Return an error message if the loss, evaluated on a few examples, is not a mean over examples; else None."""
         if isinstance(self.loss, CrossEntropy) or num_examples(self.data) < 2:
             return None
         spread = None if self.weights is not None else spread_shape(self.model.results[0], self.data[1])
@@ -92,7 +93,7 @@ class GaussNewtonOperator(LinearOperator):
         return line.pull(self._by_derivatives(self.loss, *at))
 
     def _outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
-        # The outputs of a linear head are its logits, whatever the loss: one that is not ours needs them formed.
+        # A user's loss takes full logits; only CrossEntropy works with the unformed logits of a LinearHead.
         outputs = self.model(params, inputs)
         is_formed = isinstance(outputs, LinearHead) and not isinstance(self.loss, CrossEntropy)
         return outputs.logits() if is_formed else outputs
@@ -129,47 +130,50 @@ def gauss_newton(
     weights: jax.Array | None = None,
     has_aux: bool = False,
 ) -> LinearOperator:
-    """The Gauss-Newton matrix of a loss of a model's outputs, as an operator.
+    """Build the Gauss-Newton operator of a loss of a model's outputs.
 
         G = (1/N) sum_i J_i^T H_i J_i,    J_i = d model_i / dp,    H_i = d^2 loss_i / d outputs^2
 
     or with weights (sum_i w_i J_i^T H_i J_i) / (sum_i w_i).
 
-    Where positions do not count, padding for one, a mean over those that do is not a mean over examples, and the means
-    of microbatches do not add up to that of all. Three ways are exact, for any batch_size:
+    If some positions do not count, such as padding, a mean over the valid positions is not a mean over examples. The
+    means of microbatches then do not average to the mean of all data. Three ways are exact, for any batch_size:
 
-    - `functools.partial(softmax_cross_entropy, ignore_label=-1)`, which is known here;
-    - a loss that returns (b,) means over each example's positions, and as `weights` (N,) how many each has;
-    - a loss that returns (b, T), one for each position, and as `weights` (N, T) ones and zeros.
+    - `functools.partial(softmax_cross_entropy, ignore_label=-1)`, which this function treats in closed form;
+    - a loss that returns (b,) means over each example's positions, with `weights` (N,) the number of valid positions;
+    - a loss that returns (b, T), one for each position, with `weights` (N, T) of ones and zeros.
 
     Args:
-        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. It is traced
-            here, and so is the loss: what they read from elsewhere (a global, an attribute) is read as it is now.
+        model: `model(params, inputs) -> outputs`, an array of any rank, a pytree, or a `LinearHead`. Model and loss are
+            traced here: later changes of globals or attributes that they read have no effect.
         loss: `loss(outputs, targets) -> scalar`, the mean over the batch's examples. With `softmax_cross_entropy` H_i
-            is taken in closed form, which saves an array of logits (B, T, V) or two (642 for 1,052 MB, transformer of
-            4 x 256 tokens and 50,257 classes); of a `LinearHead` a few rows exist at a time (398 MB).
-        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
-            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
-            the module is left as it is.
+            has a closed form, which saves one or two arrays of logits (B, T, V). For a transformer with 4 x 256
+            tokens and 50,257 classes it takes 642 MB instead of 1,052 MB. With a `LinearHead` only a few rows exist at
+            a time (398 MB).
+        params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `model(module, inputs)`: its
+            nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples.
-        batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
-            counts by its size, so the result is that of the full data, to rounding. A loss that is a sum is refused.
-        select: the parameters that vary, as of `hessian`.
-        weights: (N,) or (N, ...), in any units; the loss must then return an array of losses of the shape
-            (b,) or (b, ...). What has weight zero is as if absent.
-        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
+        batch_size: number of examples in a microbatch; sums over microbatches in order, in the memory of one. The last,
+            smaller one is weighted by its size, so the result equals the full-data one to rounding. A loss that is a
+            sum is refused.
+        select: the parameters that vary; the others are constants, and vectors have None in their place. A function
+            `select(path, leaf) -> bool`, a string such as "*/kernel", a compiled regular expression, or a list of
+            these.
+        weights: (N,) or (N, ...), of any scale; the loss must then return losses of the shape (b,) or (b, ...). Entries
+            of weight zero have no effect.
+        has_aux: the model returns a pair (outputs, aux); aux is dropped.
 
     Returns:
         An operator on pytrees shaped and sharded like the selected parameters.
 
     Raises:
-        ValueError: for data that are no pair, a bad batch_size, leaves or weights of differing lengths, an empty
-            selection.
-        TypeError: if model or loss is no function, or the loss does not return a real scalar (an array with weights);
+        ValueError: for data that are not a pair, an invalid batch_size, leaves or weights of differing lengths, an
+            empty selection.
+        TypeError: if model or loss is not callable, or the loss does not return a real scalar (an array with weights);
             for complex parameters.
 
-    Cost: a product is one forward pass with tangents and one gradient in time, about three gradients at most; in
-    memory about what a gradient takes, of one microbatch.
+    Cost: a matvec takes one forward pass with tangents and one gradient, the time of at most about three gradients.
+    Memory is about that of a gradient of one microbatch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -249,7 +253,7 @@ _NO_LOSSES = (
 
 
 def check_pair(data: Any) -> tuple[PyTree, PyTree]:
-    """The inputs and targets as arrays; a ValueError for data that are no pair."""
+    """Return inputs and targets as arrays; raise a ValueError for data that are not a pair."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         given = f"{type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else type(data).__name__
         raise ValueError(f"data is of type {given}: give the pair (inputs, targets)")
@@ -259,12 +263,12 @@ def check_pair(data: Any) -> tuple[PyTree, PyTree]:
 
 
 def capture_model(model: Callable, params: PyTree, batches: list[tuple[PyTree, PyTree]]) -> CapturedFunction:
-    """The model as it is now, for microbatches of these shapes."""
+    """Trace the model for microbatches of these shapes."""
     return capture(model, [(params, inputs) for inputs, _ in batches], "model")
 
 
 def capture_loss(loss: Callable, model: CapturedFunction, batches: list[tuple[PyTree, PyTree]]) -> CapturedFunction:
-    """The loss of the model's outputs as it is now, of formed logits where the model returns a `LinearHead`."""
+    """Trace the loss for the model's outputs, with full logits if the model returns a `LinearHead`."""
     formed = lambda outputs: jax.eval_shape(LinearHead.logits, outputs) if isinstance(outputs, LinearHead) else outputs
     outputs = map(formed, model.results)
     return capture(loss, [(z, targets) for z, (_, targets) in zip(outputs, batches, strict=True)], "loss")

@@ -1,8 +1,8 @@
-"""The Hessian of a loss, as products: H v costs a few gradients and never forms H.
+"""Matrix-free Hessian of a loss: H v costs a few gradients and never forms H.
 
     H v = d/de grad L(p + e v) at e = 0
 
-taken forward over reverse (Pearlmutter 1994): one `jax.jvp` of one `jax.grad`.
+computed forward over reverse (Pearlmutter 1994): one `jax.jvp` of one `jax.grad`.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ Scalar = Callable[[PyTree], jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HessianOperator(LinearOperator):
-    """The second derivative of the mean loss over the data, in the varying parameters."""
+    """Hessian of the mean loss over the data, in the varying parameters."""
 
     varying: PyTree
     constant: PyTree
@@ -52,11 +52,11 @@ class HessianOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """That of the varying parameters."""
+        """Structure of the varying parameters."""
         return tree.structure_of(self.varying)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The sum over microbatches of the product with the Hessian of each one's share in the loss."""
+        """Compute H v, summed over microbatches, each weighted by its share of the mean."""
         product, vector = _PRODUCTS[self.mode], tree.placed_like(vector, self.varying)
         if self.data is None:
             image = product(lambda p: self._share(p, None, None), self.varying, vector)
@@ -71,7 +71,7 @@ class HessianOperator(LinearOperator):
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
 
     def mistake_of_loss(self) -> str | None:
-        """What is wrong with the loss where it is no mean over examples, on evaluating it on a few."""
+        """Return an error message if the loss, evaluated on a few examples, is not a mean over examples; else None."""
         if self.data is None or num_examples(self.data) < 2 or (self.weights is None and self.batch_size is None):
             return None
         params = merge(self.varying, self.constant)
@@ -80,7 +80,7 @@ class HessianOperator(LinearOperator):
             return _NO_LOSSES if found else None
         return _NO_MEAN if found == "sum" else None
 
-    # Symmetric, as every second derivative is.
+    # A second derivative is symmetric.
     adjoint_mv = mv
 
     def _share(self, varying: PyTree, batch: PyTree, weights: jax.Array | None) -> jax.Array:
@@ -103,45 +103,45 @@ def hessian(
     mode: str = "auto",
     has_aux: bool = False,
 ) -> LinearOperator:
-    """The Hessian of a loss in its parameters, as an operator.
+    """Build the Hessian operator of a loss in its parameters.
 
         H = d^2/dp^2 (1/N) sum_i loss_i(p),   or with weights   (sum_i w_i loss_i(p)) / (sum_i w_i)
 
     Args:
         loss: `loss(params) -> scalar`, or with data `loss(params, batch) -> scalar`, the mean over the batch's
-            examples. It is traced here, so that what it reads from elsewhere (a global, an attribute of the object
-            it is bound to) is read as it is now: arrays become leaves of the operator, and other Python numbers
-            make another program. Functions that are jitted within it, and all of it under your own jit, read what
-            JAX remembers.
-        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
-            `loss(module, batch)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
-            the module is left as it is.
+            examples. It is traced here, so later changes of a global or of an attribute that it reads have no effect.
+            Arrays that it reads become leaves of the operator; other Python numbers make another program. Functions
+            that are jitted inside it, and everything under your own jit, read the values that JAX has cached.
+        params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `loss(module, batch)`: its
+            nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
         data: pytree of arrays with a common leading axis of N examples.
-        batch_size: sums over microbatches of so many examples, in order, in the memory of one. The last, smaller one
-            counts by its size, so the result is that of the full data, to rounding. A loss that is a sum is refused.
-        weights: (N,) weights of the examples, in any units; loss(params, batch) must then return the (b,)
-            losses of the batch's examples. An example of weight zero is as if absent.
-        select: which parameters vary: the others are constants, and vectors have None in their place. A function
-            `select(path, leaf) -> bool` of JAX's key path; a string that the leaf's path must match, such as
-            "*/kernel" or "params/Dense_0/*" (the path is the keys joined by "/", and * stands for any characters, "/"
-            among them); a compiled regular expression, searched for in the path; or a list of these.
-        mode: "forward_over_reverse"; "linearize", which also takes most losses with a `custom_vjp`, and stores what
-            the gradient computed; "reverse_over_reverse", for a loss that has no forward mode at all;
-            "auto": the first of the three that the loss has.
-        has_aux: the loss returns a pair (value, aux), of which the second is dropped.
+        batch_size: number of examples in a microbatch; sums over microbatches in order, in the memory of one. The last,
+            smaller one is weighted by its size, so the result equals the full-data one to rounding. A loss that is a
+            sum is refused.
+        weights: (N,) weights of the examples, of any scale; loss(params, batch) must then return the (b,) losses of the
+            batch's examples. An example of weight zero has no effect.
+        select: the parameters that vary; the others are constants, and vectors have None in their place. A function
+            `select(path, leaf) -> bool` of JAX's key path; a string that the leaf's path must match, such as "*/kernel"
+            or "params/Dense_0/*"; a compiled regular expression, searched for in the path; or a list of these. The path
+            is the keys joined by "/", and * stands for any characters including "/".
+        mode: "forward_over_reverse"; "linearize", which also supports most losses with a `custom_vjp`, and stores the
+            intermediates of the gradient; "reverse_over_reverse", for a loss without forward mode; "auto": the first of
+            the three that the loss supports.
+        has_aux: the loss returns a pair (value, aux); aux is dropped.
 
     Returns:
         An operator on pytrees shaped and sharded like the selected parameters.
 
     Raises:
-        ValueError: for an unknown mode, a bad batch_size, data or weights of differing lengths, an empty selection.
-        TypeError: if the loss is no function or does not return a real scalar ((b,) with weights); for complex
+        ValueError: for an unknown mode, an invalid batch_size, data or weights of differing lengths, an empty
+            selection.
+        TypeError: if the loss is not callable or does not return a real scalar ((b,) with weights); for complex
             parameters.
 
     On a mesh, jit with sharded arrays and shard_map with check_vma=True give the Hessian of all data. Under pmap and
-    shard_map(check_vma=False) JAX differentiates a pmean as if each device's part were alone: such a loss is refused.
+    shard_map(check_vma=False) JAX differentiates a pmean as if each device's part stood alone; such a loss is refused.
 
-    Cost: a product is about three gradients in time, and two in memory. The first time that a loss comes with
+    Cost: a matvec takes the time of about three gradients and the memory of two. When a loss is first used with
     batch_size or weights, it is evaluated on eight examples.
 
     Example:
@@ -188,20 +188,21 @@ _NO_LOSSES = (
 
 @explained
 def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any, has_aux: bool = False) -> PyTree:
-    """One product with the Hessian of loss(params, *args) in params.
+    """Compute one matvec with the Hessian of loss(params, *args) in params.
 
     Args:
         loss: `loss(params, *args) -> scalar`.
-        params: pytree of floating-point arrays, or a module of flax.nnx, of which the nnx.Param vary.
-        v: the vector, shaped like params.
-        *args: passed on.
-        has_aux: the loss returns a pair (value, aux), of which the second is dropped.
+        params: pytree of floating-point arrays, or a flax.nnx module, of which the nnx.Param vary.
+        v: vector with the structure of params.
+        *args: further arguments of the loss.
+        has_aux: the loss returns a pair (value, aux); aux is dropped.
 
     Returns:
         H v, shaped like params. Cost: about three gradients.
 
     Raises:
-        ValueError, TypeError: where v does not fit params; names the leaf.
+        ValueError: if the structure or a shape of v differs from params; names the leaf.
+        TypeError: if a dtype of v differs from params; names the leaf.
 
     Example:
         >>> import jax.numpy as jnp
@@ -232,7 +233,10 @@ def _reverse_over_reverse(function: Scalar, params: PyTree, vector: PyTree) -> P
 
 
 def hessian_product(function: Scalar, params: PyTree, vector: PyTree) -> PyTree:
-    """H v of a scalar function, by the first way that it allows: forward over reverse, linearised, reverse twice."""
+    """Compute H v of a scalar function by the first mode that JAX can evaluate.
+
+    The modes are tried in the order forward over reverse, linearized, reverse over reverse.
+    """
     ways = (_forward_over_reverse, _linearize, _reverse_over_reverse)
     return first_evaluable([functools.partial(way, function, params) for way in ways], vector)
 

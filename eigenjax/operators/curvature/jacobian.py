@@ -1,10 +1,10 @@
-"""The Jacobian of a model's outputs in its parameters, as products, and the kernel J J^T.
+"""Matrix-free Jacobian of a model's outputs in its parameters, and the kernel J J^T.
 
-    J v   = d/de f(p + e v, x) at e = 0      (forward mode: the outputs' rate of change)
+    J v   = d/de f(p + e v, x) at e = 0      (forward mode: directional derivative of the outputs)
     J^T u = grad_p <u, f(p, x)>              (reverse mode)
 
-Over microbatches x = (x_1, x_2, ...) the rows of J are those of J_1, J_2, ..., one below the other: forward products
-are concatenated, transposed ones are summed, J^T u = sum_j J_j^T u_j.
+Over microbatches x = (x_1, x_2, ...) the rows of J are those of J_1, J_2, ..., one below the other: the vectors J_j v
+are concatenated, and J^T u = sum_j J_j^T u_j.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ Model = Callable[[PyTree, PyTree], PyTree]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class JacobianMap(RectangularOperator):
-    """The derivative of model(params, inputs) in the varying parameters."""
+    """Derivative of model(params, inputs) in the varying parameters."""
 
     varying: PyTree
     constant: PyTree
@@ -50,12 +50,12 @@ class JacobianMap(RectangularOperator):
 
     @property
     def domain(self) -> PyTree:
-        """That of the varying parameters."""
+        """Structure of the varying parameters."""
         return tree.structure_of(self.varying)
 
     @property
     def codomain(self) -> PyTree:
-        """That of the model's outputs."""
+        """Structure of the model's outputs."""
         first = self.model.results[0]
         if self.batch_size is None:
             return tree.structure_of(first)
@@ -63,12 +63,12 @@ class JacobianMap(RectangularOperator):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding), first)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """J v, a microbatch at a time."""
+        """Compute J v, one microbatch at a time."""
         outputs = self._forward(tree.placed_like(vector, self.varying))
         return over_slices(lambda inputs: ((), outputs(inputs)), self.inputs, self.batch_size, ())[1]
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
-        """J^T u, summed over microbatches."""
+        """Compute J^T u, summed over microbatches."""
         if self.batch_size is None:
             return tree.placed_like(self._backward(self.inputs, vector), self.varying)
         zero = working_zeros(self.varying)
@@ -89,17 +89,17 @@ class JacobianMap(RectangularOperator):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GramOperator(LinearOperator):
-    """A A^H of a rectangular map, on the vectors that it gives."""
+    """Gram operator A A^H of a rectangular map, on the output vectors of A."""
 
     inner: RectangularOperator
 
     @property
     def structure(self) -> PyTree:
-        """What A gives."""
+        """Structure of the output vectors of A."""
         return self.inner.codomain
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A (A^H u)."""
+        """Compute A (A^H u)."""
         return self.inner.mv(self.inner.adjoint_mv(vector))
 
 
@@ -113,33 +113,34 @@ def jacobian(
     select: Select | None = None,
     has_aux: bool = False,
 ) -> RectangularOperator:
-    """The Jacobian of a model's outputs in its parameters, as an operator for `svds`.
+    """Build the Jacobian of a model's outputs in its parameters, as a map for `svds`.
 
         J = d f(p, x) / dp,    from parameters to outputs
 
     Args:
         model: `model(params, inputs) -> outputs`, a pytree of real arrays of any shapes.
-        params: pytree of arrays, of which integer leaves are constants; or a module of flax.nnx, for a
-            `model(module, inputs)`: its nnx.Param vary, vectors are shaped like their State, all else is constant, and
-            the module is left as it is.
-        inputs: what the model takes; with batch_size a pytree of arrays with a common leading axis of N examples.
-        batch_size: so many examples at a time, in the memory of one microbatch. The outputs must then have the
-            leading axis N too, and those of an example depend on it alone (batch statistics would be those of a
-            microbatch).
-        select: the parameters that vary, as of `hessian`.
-        has_aux: the model returns a pair (outputs, aux), of which the second is dropped.
+        params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `model(module, inputs)`: its
+            nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
+        inputs: inputs of the model; with batch_size a pytree of arrays with a common leading axis of N examples.
+        batch_size: number of examples in a microbatch, for the memory of one microbatch. The outputs must then have the
+            leading axis N too, and those of an example must depend on it alone. Batch statistics would be those of a
+            microbatch.
+        select: the parameters that vary; the others are constants, and vectors have None in their place. A function
+            `select(path, leaf) -> bool`, a string such as "*/kernel", a compiled regular expression, or a list of
+            these.
+        has_aux: the model returns a pair (outputs, aux); aux is dropped.
 
     Returns:
-        A map with `mv` (J v, shaped like the outputs), `adjoint_mv` (J^T u, shaped like the parameters selected),
+        A map with `mv` (J v, shaped like the outputs), `adjoint_mv` (J^T u, shaped like the selected parameters),
         `domain`, `codomain` and `shape`. `op.transposed()` is J^T.
 
     Raises:
-        ValueError: for a bad batch_size, an empty selection, inputs of differing lengths, or outputs that have no
-            axis of examples to concatenate over.
+        ValueError: for an invalid batch_size, an empty selection, inputs of differing lengths, or outputs without an
+            axis of examples to concatenate along.
         TypeError: for complex parameters, or outputs that are not real.
 
-    Cost: J v is about two evaluations of the model, J^T u three, in the memory of a gradient. A model with a
-    `custom_vjp` has no forward mode: J v is then the derivative of J^T u, and costs as much.
+    Cost: J v takes about two evaluations of the model, J^T u three, in the memory of a gradient. A model with a
+    `custom_vjp` has no forward mode: J v is then the derivative of J^T u, at the same cost.
 
     Example:
         >>> import eigenjax
@@ -173,27 +174,32 @@ def neural_tangent_kernel(
     select: Select | None = None,
     has_aux: bool = False,
 ) -> LinearOperator:
-    """The empirical neural tangent kernel J J^T of a model, as an operator on its outputs, for `eigsh`.
+    """Build the empirical neural tangent kernel J J^T of a model, an operator on its outputs for `eigsh`.
 
         K = J J^T,    K_ab = <df_a/dp, df_b/dp>
 
-    Its nonzero eigenvalues are those of J^T J: the Gauss-Newton matrix of half the sum of squares.
+    Its nonzero eigenvalues are those of J^T J, the Gauss-Newton matrix of half the sum of squares.
 
     Args:
-        model: as of `jacobian`.
-        params: as of `jacobian`.
-        inputs: as of `jacobian`.
-        batch_size: as of `jacobian`.
-        select: as of `jacobian`.
-        has_aux: as of `jacobian`.
+        model: `model(params, inputs) -> outputs`, a pytree of real arrays of any shapes.
+        params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `model(module, inputs)`: its
+            nnx.Param vary, the rest is constant. The module is not modified.
+        inputs: inputs of the model; with batch_size a pytree of arrays with a common leading axis of N examples.
+        batch_size: number of examples in a microbatch, for the memory of one microbatch. The outputs must then have the
+            leading axis N too, and those of an example must depend on it alone.
+        select: the parameters that vary; the others are constants. A function `select(path, leaf) -> bool`, a string
+            such as "*/kernel", a compiled regular expression, or a list of these.
+        has_aux: the model returns a pair (outputs, aux); aux is dropped.
 
     Returns:
-        An operator on pytrees shaped like the outputs: N times the numbers of one output, in all.
+        An operator on pytrees shaped like the outputs, with N times the number of outputs of one example as its size.
 
     Raises:
-        ValueError, TypeError: as of `jacobian`.
+        ValueError: for an invalid batch_size, an empty selection, inputs of differing lengths, or outputs without an
+            axis of examples to concatenate along.
+        TypeError: for complex parameters, or outputs that are not real.
 
-    Cost: a product is one with J^T and one with J; one vector of the size of the parameters beside their memory.
+    Cost: a matvec takes one J^T u and one J v, and stores one additional vector of the size of the parameters.
 
     Example:
         >>> import eigenjax
@@ -208,7 +214,7 @@ def neural_tangent_kernel(
 
 
 def _formed(model: Model) -> Model:
-    """The model with logits in the place of a `LinearHead`."""
+    """Wrap the model so that it returns full logits instead of a `LinearHead`."""
 
     @functools.wraps(model)
     def outputs(params: PyTree, inputs: PyTree) -> PyTree:

@@ -1,6 +1,6 @@
-"""The distributions that a model's outputs may stand for: their negative log-likelihoods, and draws from them.
+"""Likelihoods of a model's outputs: negative log-likelihoods, and random samples.
 
-A draw is made of numbers that depend on the key and the example alone, whatever batch the example is met in.
+A sample depends on the key and the example alone, not on the batch that contains the example.
 """
 
 import dataclasses
@@ -21,23 +21,23 @@ from eigenjax.vectors.tree import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-    """Labels with the probabilities softmax(z), independent from position to position."""
+    """Categorical likelihood: labels with the probabilities softmax(z), independent at each position."""
 
     ignore_label: int | None = None
 
     @property
     def losses(self) -> CrossEntropy:
-        """The (b,) negative log-likelihoods of a batch's targets, summed over positions."""
+        """Function for the (b,) negative log-likelihoods of a batch's targets, summed over positions."""
         return CrossEntropy(self.ignore_label, "sum")
 
     scores = mean = losses
 
     def check_targets(self, targets: PyTree) -> None:
-        """Raises a TypeError unless they are labels."""
+        """Raise a TypeError unless the targets are labels."""
         check_labels(targets)
 
     def sample(self, outputs: jax.Array | LinearHead, targets: jax.Array, keys: jax.Array) -> jax.Array:
-        """Labels shaped like targets; those that are ignored, or no labels at all, stay as they are."""
+        """Sample labels shaped like targets; ignored and out-of-range labels stay unchanged."""
         self.losses.check(outputs, targets)
         kernel = outputs.features if isinstance(outputs, LinearHead) else outputs
         draw = lambda key: jax.random.uniform(key, targets.shape[1:], tree.accumulation_dtype(kernel))
@@ -56,28 +56,28 @@ class Categorical:
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """Values of unit variance around z, independent from one to the next; a draw is kept as its distance from z."""
+    """Gaussian likelihood with means z and unit variance, independent entries; a sample is stored as y - z."""
 
     @property
     def losses(self) -> Callable:
-        """The (b,) negative log-likelihoods of a batch's targets."""
+        """Function for the (b,) negative log-likelihoods of a batch's targets."""
         return _half_squares
 
     @property
     def scores(self) -> Callable:
-        """(b,) functions of the outputs with the gradient of a draw's negative log-likelihood."""
+        """Function for (b,) values whose gradients are those of a sample's negative log-likelihood."""
         return _scores
 
     @property
     def mean(self) -> Callable:
-        """The mean of the losses."""
+        """Function for the mean of the losses."""
         return _mean_half_square
 
     def check_targets(self, targets: PyTree) -> None:
-        """Any values will do; their shapes are compared with those of the outputs."""
+        """Accept any targets; their shapes are compared with those of the outputs later."""
 
     def sample(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
-        """Standard normal numbers shaped like the outputs."""
+        """Sample standard normal numbers shaped like the outputs."""
         outputs = _formed(outputs)
         leaves, treedef = jax.tree.flatten(outputs)
         draw = lambda key, leaf: jax.random.normal(key, leaf.shape[1:], leaf.dtype)
@@ -91,7 +91,7 @@ class Gaussian:
 def sampled_targets(
     model: CapturedFunction, params: PyTree, data: PyTree, likelihood: Any, key: jax.Array, batch_size: int | None
 ) -> PyTree:
-    """One draw for each example, in the memory of one microbatch, and one pass of the model over the data."""
+    """Sample one target for each example, in one pass of the model over the data and the memory of one microbatch."""
     return _draw(likelihood, batch_size, model, params, data, key)
 
 
@@ -121,7 +121,7 @@ def _mean_half_square(outputs: PyTree, targets: PyTree) -> jax.Array:
 
 
 def _scores(outputs: PyTree, noise: PyTree) -> jax.Array:
-    # The gradient of |y - z|^2 / 2 at y = z + noise is that of -<noise, z>, and the noise does not depend on z.
+    # The gradient of |y - z|^2 / 2 at y = z + noise is that of -<noise, z>, since the noise does not depend on z.
     return -_inner_products(noise, outputs)
 
 

@@ -1,7 +1,7 @@
-"""Logits that are never formed all at once: the last layer of a language model, in chunks of positions.
+"""Logits formed in chunks of positions: the last layer of a language model.
 
-With T positions and V classes the logits h_t W + b are T x V numbers, which for V = 50,000 is most of the memory of a
-model. A model that returns h, W and b instead leaves it to the loss to form a few rows at a time.
+With T positions and V classes the logits h_t W + b are T x V numbers. For V = 50,000 they take most of the memory of a
+model. A model that returns h, W and b instead lets the loss form a few rows at a time.
 """
 
 import dataclasses
@@ -14,26 +14,27 @@ from eigenjax.operators.batching import over_slices, working_zeros
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Logits that are formed at once, 16 MiB in float32: a product of matrices has its full speed well below that, and
-# an array of this size is small beside the parameters of a model whose logits do not fit.
+# Number of logits in a chunk, 16 MiB in float32. A matrix product reaches full speed well below this size. If the
+# logits do not fit in memory, an array of this size is small compared to the parameters of the model.
 _CHUNK_LOGITS = 2**22
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearHead:
-    """The logits `features @ kernel + bias`, not formed: what a model with many classes returns in their place.
+    """Unformed logits `features @ kernel + bias`, the output of a model with many classes.
 
-    `softmax_cross_entropy` takes it, and so do `gauss_newton` and `fisher` with it; each then holds the logits of a few
-    positions at a time, and computes them again where a derivative needs them. A loss of your own gets the logits.
+    `softmax_cross_entropy` accepts it, and so do `gauss_newton` and `fisher` with that loss. They then hold the logits
+    of a few positions at a time, and recompute them when a derivative needs them. Any other loss receives the full
+    logits.
 
     Args:
-        features: (..., T, D), what enters the last layer. Chunks are cut from the axis T, so that leading
-            axes may be sharded; for features (N, D) from the axis of examples.
+        features: (..., T, D), the input of the last layer. Chunks are cut from the axis T, so that leading axes may be
+            sharded. Features (N, D) are cut along the axis of examples.
         kernel: (D, V); `embedding.T` for tied weights.
         bias: (V,), or None.
-        chunk_size: how many of the T at once. None, as many as make four million logits: on an accelerator whose
-            memory is large beside that, more is faster.
+        chunk_size: number of the T positions in a chunk. None chooses chunks of four million logits; larger chunks are
+            faster on an accelerator with much more memory than that.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,7 +50,7 @@ class LinearHead:
     chunk_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     def logits(self) -> jax.Array:
-        """All of them, (..., T, V)."""
+        """Compute all logits, (..., T, V)."""
         logits = self.features @ self.kernel
         if self.bias is None:
             return logits
@@ -57,25 +58,26 @@ class LinearHead:
 
     @property
     def num_classes(self) -> int:
-        """V."""
+        """Number of classes V."""
         return self.kernel.shape[1]
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """The shape of the logits, less their last axis."""
+        """Shape (..., T) of the logits without their last axis."""
         return self.features.shape[:-1]
 
     def with_features(self, features: jax.Array) -> "LinearHead":
-        """The same layer over other features."""
+        """Return the same layer applied to other features."""
         return dataclasses.replace(self, features=features)
 
 
 def map_chunks(function: Callable[..., PyTree], head: LinearHead, *arrays: PyTree) -> PyTree:
-    """The values of a function of each position's logits, chunk by chunk.
+    """Apply a function to the logits of each position, chunk by chunk.
 
     Args:
-        function: `function(logits, *arrays)` of a chunk, arrays with the axes (..., T) of positions to the same.
-        head: (..., T, D) features.
+        function: `function(logits, *arrays)` of a chunk; its arguments and its value have the axes (..., T) of
+            positions.
+        head: layer with (..., T, D) features.
         *arrays: (..., T, ...) each.
 
     Returns:
@@ -86,7 +88,7 @@ def map_chunks(function: Callable[..., PyTree], head: LinearHead, *arrays: PyTre
 
 
 def head_product(function: Callable[..., jax.Array], head: LinearHead, tangent: LinearHead, *arrays: PyTree):
-    """J^T H J v for the logits as a function of features, kernel and bias, chunk by chunk.
+    """Compute J^T H J v chunk by chunk, for the logits as a function of features, kernel and bias.
 
     With z = h W + b, the tangent (dh, dW, db), and H the map `function` on tangents of the logits,
 
@@ -94,13 +96,13 @@ def head_product(function: Callable[..., jax.Array], head: LinearHead, tangent: 
 
     Args:
         function: `function(logits, tangent of the logits, *arrays)` of a chunk; returns u.
-        head: where.
+        head: point h, W and b at which J is taken.
         tangent: dh, dW and db, shaped like the head.
         *arrays: (..., T) each, cut into the same chunks.
 
     Returns:
-        J^T H J v, shaped like the head. Cost: five products of a chunk's features with the kernel's size in all, in
-        the memory of a few chunks of logits and one kernel.
+        J^T H J v, shaped like the head. Cost: five matrix products of the features with a matrix of the kernel's size,
+        in the memory of a few chunks of logits and one kernel.
     """
 
     def product(features, features_tangent, *parts):
@@ -118,7 +120,7 @@ def head_product(function: Callable[..., jax.Array], head: LinearHead, tangent: 
 
 
 def _over_chunks(function: Callable, parts: PyTree, head: LinearHead, zero: PyTree) -> tuple[PyTree, PyTree]:
-    # function(*parts of a chunk) -> (what is added up, what is put side by side)
+    # function(*parts of a chunk) -> (summand, piece to concatenate)
     if not head.positions:
         return function(*parts)
     axis = len(head.positions) - 1
@@ -130,5 +132,5 @@ def _chunk_size(head: LinearHead, length: int) -> int:
         return head.chunk_size
     beside = functools.reduce(int.__mul__, head.positions[:-1], 1)
     most = min(max(_CHUNK_LOGITS // (beside * head.num_classes), 1), length)
-    # A divisor of the length spares the program for the rest, if there is one not much smaller.
+    # Prefer a divisor of the length that is not much smaller: no second program for a last, smaller chunk is needed.
     return next((size for size in range(most, most // 2, -1) if length % size == 0), most)

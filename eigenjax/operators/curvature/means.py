@@ -1,9 +1,9 @@
-"""Losses that are no means over examples, found by evaluating them on a few examples and on the halves of these.
+"""Detection of losses that are not means over examples, by evaluating them on a few examples and on halves of these.
 
     mean:  l(whole) = (l(first half) + l(second half)) / 2          sum:  l(whole) = l(first half) + l(second half)
 
-The Hessian of a sum over microbatches, each with its share b / N, would be b / N times too large. Nothing in a single
-product shows it.
+Each microbatch is weighted by its share b / N of the mean. For a loss that is a sum, the result would be b / N times
+the Hessian of that sum. No single matvec reveals this error.
 """
 
 import math
@@ -21,12 +21,12 @@ from eigenjax.operators.functions.captured import CapturedFunction, capture
 from eigenjax.operators.functions.closure import TracedFunction
 from eigenjax.vectors.tree import PyTree
 
-# Examples that a loss is evaluated on: enough for quarters.
+# Number of examples that a loss is evaluated on, divisible by four for quarters.
 _FEW = 8
-# Equal values of a loss differ by rounding, at most by so much of the largest, and of its machine epsilon.
+# Values of a loss count as equal up to the larger of 1e-3 and 16 * eps, relative to the largest.
 _ROUNDING, _EPSILONS = 1e-3, 16
 
-# Programs whose check has passed: it depends on the program, hardly on the numbers.
+# Programs that passed the check, whose result depends on the program and hardly on the numbers.
 _passed: weakref.WeakSet[TracedFunction] = weakref.WeakSet()
 
 
@@ -39,15 +39,17 @@ def check_mean_once(
     *,
     refused: tuple[str, ...] = ("sum",),
 ) -> None:
-    """Raises a ValueError if a loss is certainly no mean over examples; nothing under tracing, nor twice.
+    """Raise a ValueError if a loss is certainly not a mean over examples.
+
+    Traced values and programs that passed the check already are skipped.
 
     Args:
-        loss: as it was traced; its program is checked once.
+        loss: the traced loss; its program is checked once.
         function: (params, batch) -> the loss, of any number of examples.
         params: the parameters.
         data: the examples.
-        remedy: what to say of a loss that is refused.
-        refused: of what `mistake_of` finds.
+        remedy: error message for a loss that is refused.
+        refused: results of `mistake_of` that are refused.
     """
     if loss.traces[0] in _passed or not _is_concrete((loss.constants, params, data)):
         return
@@ -57,18 +59,18 @@ def check_mean_once(
 
 
 def mistake_of(function: Callable, params: PyTree, data: PyTree, *, thorough: bool = False) -> str | None:
-    """Evaluates the loss on a few examples; says "sum" where it is one, "mixed" where it is no mean, or nothing.
+    """Evaluate the loss on a few examples, and return "sum", "mixed" (neither sum nor mean) or None.
 
     Args:
         function: (params, batch) -> scalar, or one loss for each example.
         params: the parameters.
         data: two examples or more.
-        thorough: takes a sum with a term that does not depend on the examples for one too, at more evaluations.
+        thorough: also detect a sum plus a term that does not depend on the examples, with more evaluations.
 
     Returns:
         "sum", "mixed" or None. Losses of single examples are a "sum" if they are divided by the number of examples.
 
-    Cost: two evaluations of eight examples, three if thorough, and a program for these.
+    Cost: two evaluations of eight examples, three if thorough, and the compilation of a program for them.
 
     >>> params, data = jnp.ones(2), jnp.arange(8.0).reshape(4, 2)
     >>> mistake_of(lambda p, x: jnp.sum(x @ p), params, data), mistake_of(lambda p, x: jnp.mean(x @ p), params, data)
@@ -80,7 +82,7 @@ def mistake_of(function: Callable, params: PyTree, data: PyTree, *, thorough: bo
         return None if parts == 2 else mistake_of(function, params, data)
     try:
         whole, halves, quarters = _values(function, params, data, count, parts)
-    except (TypeError, ValueError):  # a loss of so many examples only
+    except (TypeError, ValueError):  # the loss accepts only its own number of examples
         return None
     if not all(np.all(np.isfinite(x)) for x in (whole, *halves, *quarters)):
         return None
@@ -92,7 +94,7 @@ def mistake_of(function: Callable, params: PyTree, data: PyTree, *, thorough: bo
         return None if near(whole, joined) else "sum" if near(2 * whole, joined) else "mixed"
     if near(whole, sum(halves) / 2):
         return None
-    # What is left of a sum is the term that was counted twice.
+    # For a sum plus a constant term, whole - (sum of halves) is minus that term, which both halves contain.
     is_sum = near(whole, sum(halves)) or (quarters and near(whole - sum(halves), halves[0] - sum(quarters)))
     return "sum" if is_sum else "mixed"
 
@@ -122,7 +124,7 @@ def _is_concrete(tree: PyTree) -> bool:
 
 
 def spread_shape(outputs: PyTree, targets: PyTree) -> tuple[int, ...] | None:
-    """The shape of outputs - targets where it has more entries than either, as (N, 1) with (N,) has; else None.
+    """Return the shape of outputs - targets if broadcasting makes it larger than both, as (N, 1) with (N,); else None.
 
     >>> spread_shape(jnp.ones((5, 1)), jnp.ones(5)), spread_shape(jnp.ones((5, 1)), jnp.ones((5, 1)))
     ((5, 5), None)
@@ -138,8 +140,8 @@ def spread_shape(outputs: PyTree, targets: PyTree) -> tuple[int, ...] | None:
 
 
 def check_no_sum_over_devices(function: CapturedFunction, name: str) -> None:
-    """Raises a ValueError if a function adds up over devices in a way whose derivative is that of one device's part."""
-    # With check_vma=True the primitive is another one, whose derivative is right.
+    """Raise a ValueError if a function sums over devices in a way that differentiates only one device's part."""
+    # With check_vma=True JAX uses another primitive, whose derivative is right.
     if any(traced.mentions("psum") for traced in function.traces):
         raise ValueError(
             f"{name} adds up over devices (psum, pmean) under pmap, vmap or shard_map(check_vma=False), where JAX "

@@ -1,8 +1,8 @@
-"""Models that are objects: which of their numbers vary, and functions of these numbers alone.
+"""Models that are objects: separation of their varying arrays, and functions of these arrays alone.
 
-A module of `flax.nnx` holds parameters and state of other kinds (running averages, keys). As with `nnx.grad` its
-`nnx.Param` vary; all else is constant, and each call gets a copy of the module, so that it stays as it is. Leaves of
-other pytrees that are no arrays, such as the activation functions of an equinox module, are constants too.
+A module of `flax.nnx` holds parameters and other state (running averages, keys). Its `nnx.Param` vary, as with
+`nnx.grad`, and the rest is constant. Each call gets a copy of the module, so that the original is not modified. Leaves
+of other pytrees that are not arrays, such as the activation functions of an equinox module, are constants too.
 """
 
 import functools
@@ -18,12 +18,12 @@ from eigenjax.vectors.tree import PyTree
 
 
 def parameters_of(params: Any, *functions: Callable) -> tuple[PyTree, *tuple[Callable, ...]]:
-    """A pytree of arrays for whatever holds parameters, and functions of it for functions of that.
+    """Return the parameters as a pytree of arrays, and the functions as functions of these arrays.
 
     Args:
-        params: a pytree of arrays, returned as it is with the functions; a module of flax.nnx, which gives the State
-            of its nnx.Param; or a pytree with leaves that are no arrays, which gives None in their places.
-        *functions: each with the parameters first.
+        params: a pytree of arrays, returned unchanged with the functions; a flax.nnx module, which gives the State of
+            its nnx.Param; or a pytree with leaves that are not arrays, which gives None in their places.
+        *functions: functions whose first argument is the parameters.
 
     Returns:
         The arrays and the functions.
@@ -39,7 +39,7 @@ def parameters_of(params: Any, *functions: Callable) -> tuple[PyTree, *tuple[Cal
 
 
 def _split(params: Any) -> tuple[PyTree, Callable[[PyTree], Any] | None]:
-    # Whoever holds a module has imported flax; nobody else should wait for it.
+    # A module exists only if flax is imported already; importing it here would cost time for nothing.
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(params, nnx.Module):
         graph, varying, rest = nnx.split(params, nnx.Param, ...)
@@ -67,15 +67,15 @@ def _is_array(leaf: Any) -> bool:
 def _of_parameters(function: Callable, whole: Callable[[PyTree], Any] | None) -> Callable:
     if whole is None or not callable(function):
         return function
-    # A method or a callable object may lack what `wraps` copies; it copies what there is.
+    # A method or a callable object may lack attributes that `wraps` copies; it skips those.
     return functools.wraps(function)(lambda arrays, *args: function(whole(arrays), *args))
 
 
 def without_aux(function: Callable, name: str) -> Callable:
-    """The function without the second of the two values that it returns.
+    """Wrap a function that returns a pair so that it returns the first of the two values.
 
     Raises:
-        TypeError: if it returns no pair, at the call.
+        TypeError: at the call, if the function does not return a pair.
     """
 
     def first(*arguments: Any) -> Any:

@@ -1,10 +1,11 @@
-"""Losses of a model's outputs whose second derivative is known in closed form.
+"""Losses of a model's outputs with a closed-form second derivative.
 
 For the softmax cross-entropy of logits z with label y, p = softmax(z),
 
     l = log sum_j exp(z_j) - z_y,    dl/dz = p - e_y,    H_l u = p * (u - <p, u>)
 
-which is one row's work on one row: no derivative is traced, and with a `LinearHead` a few rows exist at a time.
+Each row of H_l u needs only one row of logits. No derivative is traced, and with a `LinearHead` a few rows exist at a
+time.
 """
 
 import dataclasses
@@ -26,23 +27,24 @@ REDUCTIONS = ("mean", "example", "none")
 def softmax_cross_entropy(
     outputs: jax.Array | LinearHead, targets: jax.Array, *, ignore_label: int | None = None, reduction: str = "mean"
 ) -> jax.Array:
-    """The negative log-likelihood of integer labels under softmax(outputs).
+    """Compute the negative log-likelihood of integer labels under softmax(outputs).
 
         l = log sum_j exp(z_j) - z_y
 
-    `gauss_newton` knows it, also with options, as `functools.partial(softmax_cross_entropy, ignore_label=-1)`, and then
-    counts the valid positions of all the data: with microbatches too, the operator is that of the mean over them.
+    `gauss_newton` treats this loss in closed form, also with options: `functools.partial(softmax_cross_entropy,
+    ignore_label=-1)`. It then counts the valid positions of all the data. With microbatches too, the operator is that
+    of the mean over all valid positions.
 
     Args:
-        outputs: (..., V) logits, or a `LinearHead` that stands for them: then only a chunk of them is formed at a
-            time, in this value and in its derivatives of any order.
-        targets: (...) integer labels, 0 to V - 1; another one makes the loss NaN.
+        outputs: (..., V) logits, or a `LinearHead`: then only a chunk of the logits is formed at a time, in this value
+            and in its derivatives of any order.
+        targets: (...) integer labels, 0 to V - 1; any other label makes the loss NaN.
         ignore_label: positions with this label do not count.
         reduction: "mean" over all valid positions, (); "example", the mean over each example's valid positions,
             (b,) for a leading axis of b; "none", shaped like targets, zero where ignored.
 
     Returns:
-        The loss, in float32 at least. A mean over no valid position is zero.
+        The loss, in float32 or a wider dtype. A mean over no valid position is zero.
 
     Raises:
         TypeError: if targets are not integers.
@@ -60,9 +62,9 @@ def softmax_cross_entropy(
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """`softmax_cross_entropy` with its options, equal to another of the same: a static part of an operator.
+    """Loss `softmax_cross_entropy` with fixed options, hashable and comparable: a static part of an operator.
 
-    Beside the public reductions there is "sum", over the positions of an example.
+    In addition to the public reductions, "sum" sums over the positions of an example.
     """
 
     ignore_label: int | None = None
@@ -75,7 +77,7 @@ class CrossEntropy:
             raise TypeError(f"ignore_label={self.ignore_label!r}: give an integer, or None")
 
     def __call__(self, outputs: jax.Array | LinearHead, targets: jax.Array) -> jax.Array:
-        """The loss, reduced."""
+        """Compute the reduced loss."""
         self.check(outputs, targets)
         targets = targets.astype(jnp.int32)
         if isinstance(outputs, LinearHead):
@@ -91,32 +93,32 @@ class CrossEntropy:
 
     @property
     def source_name(self) -> str:
-        """The name of the loss."""
+        """Name of the loss."""
         return "softmax_cross_entropy"
 
     def shape(self, targets: jax.Array) -> tuple[int, ...]:
-        """Of the loss."""
+        """Return the shape of the reduced loss."""
         return {"mean": (), "none": targets.shape}.get(self.reduction, targets.shape[:1])
 
     def is_valid(self, targets: jax.Array) -> jax.Array:
-        """Which positions count."""
+        """Return which positions count, as booleans shaped like targets."""
         if self.ignore_label is None:
             return jnp.ones_like(targets, bool)
         return targets.astype(jnp.int32) != self.ignore_label
 
     def is_counted(self, targets: jax.Array, num_classes: int) -> jax.Array:
-        """Which positions count and have a label."""
+        """Return which positions count and have a label in range."""
         return self.is_valid(targets) & _is_label(targets, num_classes)
 
     def total(self, targets: jax.Array, weights: jax.Array | None) -> jax.Array:
-        """What the weights of all positions of all the data add up to: () of integers, or as the weights are."""
+        """Sum the weights of all positions of all the data: () an integer, or in the dtype of the weights."""
         if weights is not None:
             return jnp.sum(weights)
         valid = self.is_valid(targets)
         return jnp.asarray(len(targets)) if self.reduction == "sum" else _count(valid, None)
 
     def position_weights(self, targets: jax.Array, weights: jax.Array | None, num_classes: int, dtype: Any):
-        """What each position counts in the sum over all of them, shaped like targets; NaN for a label out of range."""
+        """Return the weight of each position in the total sum, shaped like targets; NaN for a label out of range."""
         valid = self.is_valid(targets)
         counts = jnp.where(_is_label(targets, num_classes) | ~valid, valid.astype(dtype), jnp.nan)
         if weights is None:
@@ -127,16 +129,17 @@ class CrossEntropy:
 
     @staticmethod
     def curvature(outputs: Any, tangent: Any, position_weights: jax.Array) -> Any:
-        """The product with the Gauss-Newton matrix of sum_t w_t l_t in the outputs.
+        """Compute the Gauss-Newton matvec of sum_t w_t l_t in the outputs.
 
-        For logits that is w p (u - <p, u>); for a `LinearHead` J^T of it, with u the tangent of its logits.
+        For logits the result is w p (u - <p, u>). For a `LinearHead` it is J^T of this, with u the tangent of its
+        logits.
         """
         if isinstance(outputs, LinearHead):
             return head_product(_curvature, outputs, tangent, position_weights)
         return _curvature(outputs, tangent, position_weights)
 
     def check(self, outputs: Any, targets: Any) -> None:
-        """Raises an error where outputs and targets are no logits and labels."""
+        """Raise an error unless the outputs are logits and the targets are matching labels."""
         check_labels(targets)
         shape = outputs.positions if isinstance(outputs, LinearHead) else jnp.shape(outputs)[:-1]
         if not isinstance(outputs, LinearHead) and not (hasattr(outputs, "ndim") and outputs.ndim > 0):
@@ -149,7 +152,7 @@ class CrossEntropy:
 
     def _of_positions(self, logits: jax.Array, targets: jax.Array) -> jax.Array:
         logits = logits.astype(tree.accumulation_dtype(logits))
-        # A comparison and a sum in place of a gather: they fuse, also in derivatives, and keep a sharded axis V.
+        # A comparison and a sum instead of a gather: they fuse, also in derivatives, and keep the axis V sharded.
         classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
         chosen = jnp.sum(jnp.where(classes == targets[..., None], logits, 0), -1)
         losses = jax.nn.logsumexp(logits, -1) - chosen
@@ -158,7 +161,7 @@ class CrossEntropy:
 
 
 def recognised(loss: Callable) -> CrossEntropy | None:
-    """The loss as a `CrossEntropy`, where it is `softmax_cross_entropy`, with options or without."""
+    """Return the loss as a `CrossEntropy` if it is `softmax_cross_entropy`, with or without options; else None."""
     if loss is softmax_cross_entropy:
         return CrossEntropy()
     if isinstance(loss, functools.partial) and loss.func is softmax_cross_entropy and not loss.args:
@@ -167,7 +170,7 @@ def recognised(loss: Callable) -> CrossEntropy | None:
 
 
 def check_labels(targets: Any) -> None:
-    """Raises a TypeError unless targets is an array of integers."""
+    """Raise a TypeError unless targets is an array of integers."""
     if not hasattr(targets, "dtype") or not jnp.issubdtype(targets.dtype, jnp.integer):
         given = getattr(targets, "dtype", type(targets).__name__)
         raise TypeError(
@@ -184,7 +187,7 @@ def _curvature(logits: jax.Array, tangent: jax.Array, position_weights: jax.Arra
 
 
 def _is_label(targets: jax.Array, num_classes: int) -> jax.Array:
-    # In 32 bits: the number of classes may be more than the labels' own dtype holds.
+    # Compare in 32 bits, because the number of classes may exceed the range of the labels' own dtype.
     targets = targets.astype(jnp.int32)
     return (targets >= 0) & (targets < num_classes)
 

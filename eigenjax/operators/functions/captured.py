@@ -1,9 +1,9 @@
-"""Functions of a user as they are now: what they read from outside of their arguments becomes leaves.
+"""User functions with the values they read from outside their arguments captured as leaves.
 
 A loss may read a global, a default argument, an attribute of the object it is bound to, or the state of a module. JAX
-remembers a function by its identity, and would answer with the values of the first call. So a function is traced
-whenever an operator is built of it. Arrays that the trace meets become leaves, so that other arrays need no other
-program; other Python numbers make another program; and where nothing changed it is the program of the last time.
+caches a function by its identity, and would reuse the values of the first call. A function is therefore traced
+whenever an operator is built from it. Arrays that the trace meets become leaves, so that other arrays need no new
+program. Other Python numbers make a new program. If nothing changed, the compiled program is reused.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from eigenjax.vectors.tree import PyTree
 
 
 class _Source:
-    """The function as it was given; no part of what a program is compiled for."""
+    """User's original function; all instances compare equal, so that it does not affect the compilation cache."""
 
     def __init__(self, function: Callable):
         self.function = function
@@ -37,14 +37,14 @@ class _Source:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class CapturedFunction:
-    """A function traced for one or more shapes of its arguments; what it captured are leaves."""
+    """Function traced for one or more shapes of its arguments; the arrays that it reads from outside are leaves."""
 
     constants: tuple[list[jax.Array], ...]
     traces: tuple[TracedFunction, ...] = dataclasses.field(metadata={"static": True})
     source: _Source = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *arguments: PyTree) -> PyTree:
-        """The value, for arguments of a shape that was traced."""
+        """Compute the value for arguments of one of the traced shapes."""
         for constants, traced in zip(self.constants, self.traces, strict=True):
             if traced.takes(arguments):
                 return traced(constants, *arguments)
@@ -56,7 +56,7 @@ class CapturedFunction:
 
     @property
     def source_name(self) -> str:
-        """The name of the function as it was given."""
+        """Name of the original function."""
         return repr(self.source)
 
     def __repr__(self) -> str:
@@ -64,14 +64,14 @@ class CapturedFunction:
 
     @property
     def results(self) -> tuple[PyTree, ...]:
-        """The structures of its values, one for each shape of its arguments."""
+        """Structures of the results, one for each traced shape."""
         return tuple(traced.result_structure for traced in self.traces)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Untraced:
-    """A function as Python runs it, at every call anew."""
+    """Function that Python runs at every call, without a cached trace."""
 
     function: Callable
 
@@ -80,18 +80,18 @@ class _Untraced:
 
 
 def capture(function: Callable, examples: Iterable[tuple], name: str) -> CapturedFunction:
-    """Traces a function at examples of its arguments.
+    """Trace a function at examples of its arguments.
 
     Args:
-        function: of pytrees.
+        function: function of pytrees.
         examples: tuples of arguments, arrays or shapes; one for each shape that it will be called with.
-        name: of the argument that the function is, for errors.
+        name: name of the argument that holds the function, for error messages.
 
     Returns:
         The function, callable with arguments of these shapes.
 
     Raises:
-        TypeError: if it is not callable, or returns what are no arrays.
+        TypeError: if it is not callable, or returns something other than arrays.
 
     Cost: one trace for each example; nothing is computed.
 
@@ -108,9 +108,9 @@ def capture(function: Callable, examples: Iterable[tuple], name: str) -> Capture
 
 
 class NamedFunction:
-    """A function that is equal to another one if both compute the same, of the same captured arrays; for static parts.
+    """Static function that equals another one if both compute the same and capture the same arrays.
 
-    Arrays that it captured become constants of the programs that it is called in.
+    Captured arrays become constants of the programs that call it.
     """
 
     def __init__(self, function: Callable, *examples: PyTree):
@@ -119,11 +119,11 @@ class NamedFunction:
 
     @property
     def result(self) -> PyTree:
-        """The structure of its value for the examples."""
+        """Structure of the value for the examples."""
         return self._program.result_structure
 
     def __call__(self, *arguments: PyTree) -> PyTree:
-        """The value, computed by Python."""
+        """Compute the value in Python, without the trace."""
         return self._function(*arguments)
 
     def __eq__(self, other: object) -> bool:
@@ -136,7 +136,7 @@ class NamedFunction:
 
 
 def check_callable(function: Any, name: str) -> None:
-    """Raises a TypeError that names the argument where it is no function."""
+    """Raise a TypeError that names the argument if it is not callable."""
     if not callable(function):
         raise TypeError(f"{name} is of type {type(function).__name__}: give a function; are the arguments in order?")
 
@@ -146,7 +146,7 @@ def _traced(function: Callable, arguments: tuple, name: str) -> tuple[TracedFunc
     try:
         traced, constants = hoist(function, *arguments)
     except jax.errors.JAXTypeError as error:
-        # Conversions of traced values: to bool, int, float, NumPy.
+        # JAX raises this error when a traced value is converted to bool, int, float or NumPy.
         raise TypeError(
             f"{name} ({name_of(function)}) asks for the numbers in an array, which are not known while it is traced: "
             "use jnp in place of np, jnp.where or jax.lax.cond in place of if, and x.astype in place of float(x). "
@@ -164,7 +164,7 @@ def _traced(function: Callable, arguments: tuple, name: str) -> tuple[TracedFunc
 def _check_signature(function: Callable, arguments: tuple, name: str) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin: Python does not say
+    except (TypeError, ValueError):  # a builtin may have no signature
         return
     try:
         signature.bind(*arguments)
@@ -176,7 +176,7 @@ def _check_signature(function: Callable, arguments: tuple, name: str) -> None:
 
 
 def with_sources(tree: PyTree) -> PyTree:
-    """A pytree, such as an operator, whose functions are run by Python at every call, not as they were traced."""
+    """Replace every traced function in a pytree, such as an operator, by the original Python function."""
     is_captured = lambda x: isinstance(x, CapturedFunction)
     plain = lambda x: _Untraced(x.source.function) if is_captured(x) else x
     return jax.tree.map(plain, tree, is_leaf=is_captured)

@@ -1,8 +1,8 @@
-"""Functions with closures, made into functions of all that they close over.
+"""Functions with closures, converted to functions of everything that they close over.
 
-A `custom_vjp` over a closure of tracers leaks them, and jit bakes closed-over arrays into the program as
-constants. So the function is traced once, and the arrays that the trace met outside its arguments become arguments.
-(`jax.closure_convert` does this for floating-point tracers only; integer labels and concrete arrays stay behind.)
+A `custom_vjp` over a closure of tracers leaks them, and jit stores closed-over arrays in the program as constants. A
+function is therefore traced once, and the arrays that the trace meets outside its arguments become arguments.
+(`jax.closure_convert` converts floating-point tracers only, and leaves integer labels and concrete arrays in place.)
 """
 
 import operator
@@ -18,12 +18,15 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from eigenjax.operators.functions.trace_key import trace_key
 from eigenjax.vectors.tree import PyTree
 
-# Programs that are still in use, by what they compute.
+# Live programs by their trace key.
 _programs: weakref.WeakValueDictionary[Any, "TracedFunction"] = weakref.WeakValueDictionary()
 
 
 class TracedFunction:
-    """A function of (constants, *arguments) as JAX traced it; static, equal to itself only (`shared`: to its likes)."""
+    """Function of (constants, *arguments) as JAX traced it; static, and equal only to itself.
+
+    Method `shared` returns one common instance for equal programs.
+    """
 
     def __init__(self, jaxpr: Any, result_structure: PyTree, source_name: str = "function"):
         self._jaxpr = jaxpr
@@ -31,21 +34,21 @@ class TracedFunction:
         self.source_name = source_name
 
     def __call__(self, constants: list[jax.Array], *arguments: PyTree) -> PyTree:
-        """The function's value, with other constants if wished."""
+        """Compute the value of the function; the constants may differ from those of the trace."""
         leaves = eval_jaxpr(self._jaxpr, constants, *jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(self.result_structure), leaves)
 
     def takes(self, arguments: PyTree) -> bool:
-        """Whether these have the shapes and dtypes that it was traced with."""
+        """Return whether the arguments have the shapes and dtypes of the trace."""
         expected = [(variable.aval.shape, variable.aval.dtype) for variable in self._jaxpr.invars]
         return [(jax.numpy.shape(x), jax.typeof(x).dtype) for x in jax.tree.leaves(arguments)] == expected
 
     def mentions(self, primitive: str) -> bool:
-        """Whether a primitive of this name occurs in the program, or in one within it."""
+        """Return whether a primitive of this name occurs in the program or in an inner one."""
         return _mentions(self._jaxpr, primitive)
 
     def shared(self) -> "TracedFunction":
-        """The first program of those still in use that computes the same: jit then has it compiled already.
+        """Return the first live program that computes the same, so that jit reuses its compiled code.
 
         >>> trace = lambda: hoist(lambda x: 2 * x, 1.0)[0].shared()
         >>> first = trace()
@@ -57,16 +60,16 @@ class TracedFunction:
         key = self.source_name, trace_key(self._jaxpr), treedef, results
         try:
             return _programs.setdefault(key, self)
-        except TypeError:  # a result whose static parts cannot be compared
+        except TypeError:  # static parts of the result cannot be hashed
             return self
 
     def rewritten(self, change: Callable[[Any], Any]) -> "TracedFunction":
-        """The program with each of its equations changed, and those of programs within it."""
+        """Return the program with `change` applied to each equation, including those of inner programs."""
         return TracedFunction(_rewritten(self._jaxpr, change), self.result_structure, self.source_name)
 
 
 def name_of(function: Callable) -> str:
-    """The name of a function, or of what a partial application or a method is made of.
+    """Return the name of a function, or of the function inside a partial application or a method.
 
     >>> name_of(jax.numpy.sin), name_of(lambda x: x)
     ('sin', '<lambda>')
@@ -76,10 +79,10 @@ def name_of(function: Callable) -> str:
 
 
 def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[jax.Array]]:
-    """Traces a function once and hands out what it closes over.
+    """Trace a function once, and return it together with the arrays that it closes over.
 
     Args:
-        function: of pytrees shaped as the examples.
+        function: function of pytrees shaped like the examples.
         *examples: pytrees of arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -92,15 +95,15 @@ def hoist(function: Callable, *examples: PyTree) -> tuple[TracedFunction, list[j
         >>> print(traced([3 * constants[0]], jnp.ones(2)))
         [3. 6.]
     """
-    # A fresh lambda, because JAX remembers traces by function, and what a function closes over may have changed.
+    # A new lambda, because JAX caches traces by function, and the values that a function closes over may have changed.
     closed_jaxpr, result_structure = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)(*examples)
-    # A NumPy array stands for its numbers at the time of the trace, whatever is written into it later.
+    # Copy NumPy arrays, so that later writes into them do not change the program.
     closed_jaxpr = _frozen(closed_jaxpr)
     return TracedFunction(closed_jaxpr.jaxpr, result_structure, name_of(function)), list(closed_jaxpr.consts)
 
 
 def _frozen(part: Any) -> Any:
-    """Return a program, or a parameter of one, with copies of all NumPy arrays in it; itself where there are none."""
+    """Return a program, or a parameter of one, with all its NumPy arrays copied; return it unchanged if it has none."""
     if isinstance(part, np.ndarray):
         return part.copy()
     # JAX 0.11 has one class for both; in 0.10 a closed one holds the other.

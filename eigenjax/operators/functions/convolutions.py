@@ -1,10 +1,11 @@
-"""Convolutions in the one form that XLA is fast at within loops on a CPU.
+"""Convolutions in the only layout that XLA compiles to fast code inside loops on a CPU.
 
-XLA's CPU backend has fast convolutions for images (N, H, W, C) with kernels (H, W, C_in, C_out). It brings others into
-that form by transposing, but in a program's outermost computation only, not in the bodies of loops (jax-ml/jax issue
-12868). The gradient of a convolution is one with batch and channels exchanged: within a solver's loop each product with
-the Hessian of a small convolutional network took 23 times as long as outside of it. So the products of solvers, and of
-microbatches, are transposed here; on other backends, which take all forms alike, nothing is changed.
+XLA's CPU backend has fast convolutions for images (N, H, W, C) with kernels (H, W, C_in, C_out). It transposes other
+layouts to this one, but only in a program's outermost computation, not in the bodies of loops (jax-ml/jax issue
+12868). The gradient of a convolution is a convolution with batch and channels exchanged. Inside a solver's loop, a
+matvec with the Hessian of a small convolutional network therefore took 23 times as long as outside. The functions of
+this module transpose the convolutions of matvecs and of microbatches. On other backends, where all layouts are equally
+fast, they change nothing.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,9 @@ _CONVOLUTION = "conv_general_dilated"
 
 
 def fast_in_loops(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of pytrees of arrays, for the body of a loop.
+    """Return the same function of pytrees of arrays, with convolutions that are fast in the body of a loop.
 
-    It is traced once, and what it closes over stays differentiable.
+    The function is traced once; the arrays that it closes over stay differentiable.
 
     >>> kernel = jnp.ones((1, 1, 3))
     >>> convolve = lambda x: jax.lax.conv(x, kernel, (1,), "VALID")
@@ -40,14 +41,14 @@ def fast_in_loops(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_canonical_convolutions(traced: TracedFunction) -> TracedFunction:
-    """The same program, with transposed convolutions, in programs within it too."""
+    """Return the same program with all convolutions in the fast layout, including those of inner programs."""
     return traced.rewritten(
         lambda equation: _canonical(equation) if equation.primitive.name == _CONVOLUTION else equation
     )
 
 
 def _canonical(equation: Any) -> Any:
-    """A convolution's equation, or one that calls a function in its place."""
+    """Return a convolution's equation unchanged, or an equation that calls a function which transposes its operands."""
     numbers = equation.params["dimension_numbers"]
     avals = [variable.aval for variable in equation.invars]
     examples = [jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=aval.sharding) for aval in avals]
@@ -69,7 +70,10 @@ def _canonical(equation: Any) -> Any:
 
 
 def _channels_last(rank: int) -> jax.lax.ConvDimensionNumbers:
-    """(N, ..., C) with (..., C_in, C_out) to (N, ..., C): batch or channels out first, channels in, space."""
+    """Return the layout (N, ..., C) for images and results, and (..., C_in, C_out) for kernels.
+
+    In each specification of JAX, the batch or output-channel axis stands first, then the input channels, then space.
+    """
     space = tuple(range(1, rank - 1))
     images = (0, rank - 1, *space)
     return jax.lax.ConvDimensionNumbers(images, (rank - 1, rank - 2, *range(rank - 2)), images)

@@ -1,4 +1,4 @@
-"""The Jacobian of a function at a point, as the two products J v and J^T u; one evaluation serves both."""
+"""Jacobian of a function at a point, as the two maps v -> J v and u -> J^T u of one evaluation."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,36 +11,38 @@ from eigenjax.vectors.tree import PyTree
 
 
 class Linearization(NamedTuple):
-    """A function at a point, to first order."""
+    """Value and derivative of a function at a point."""
 
     value: PyTree
-    rest: PyTree  # what the function returned beside its value
+    rest: PyTree  # second result of the function, which is not differentiated
     push: Callable[[PyTree], PyTree]  # v -> J v
     pull: Callable[[PyTree], PyTree]  # u -> J^T u
 
 
 def linearized(function: Callable[[PyTree], tuple[PyTree, PyTree]], point: PyTree) -> Linearization:
-    """Evaluates a function and keeps what both products need.
+    """Evaluate a function and store the intermediates that J v and J^T u share.
 
-    A `custom_vjp` has no J v of its own; there it is taken from the other product,
+    A `custom_vjp` has no J v of its own; it is then computed from J^T u,
 
         J v = d/du <J^T u, v>,
 
-    which is linear in u, so that it does not matter where the derivative is taken.
+    which is linear in u, so that the derivative may be taken at any u.
 
     Args:
-        function: of the point; returns (value, rest), pytrees, of which the first holds floating-point arrays only.
+        function: function of the point; returns a pair (value, rest) of pytrees; `value` holds floating-point arrays
+            only.
         point: pytree of floating-point arrays.
 
     Returns:
-        The linearization. Cost: one evaluation, whose intermediates are kept, and about one more for each product.
+        The linearization. Cost: one evaluation, whose intermediates are stored, and about one more for each J v and
+        for each J^T u.
 
     Example:
         >>> line = linearized(lambda x: (x[:1] * x[1:], None), jnp.array([2.0, 3.0]))
         >>> print(line.push(jnp.ones(2)), line.pull(jnp.ones(1)))
         [5.] [3. 2.]
     """
-    # Traced once: the two products then differentiate the same program, whose own values XLA computes once.
+    # Trace once: J v and J^T u then differentiate the same program, whose values XLA computes once.
     traced, constants = hoist(function, point)
     again = lambda x: traced(constants, x)
     value, reverse, rest = jax.vjp(again, point, has_aux=True)
@@ -52,11 +54,13 @@ def linearized(function: Callable[[PyTree], tuple[PyTree, PyTree]], point: PyTre
 
 
 def first_evaluable(products: Sequence[Callable[[PyTree], PyTree]], vector: PyTree) -> PyTree:
-    """The value of the first of these that JAX can evaluate: the last, or one before it that meets no `custom_vjp`.
+    """Return the value of the first function that JAX can evaluate.
 
-    A custom_vjp whose forward rule calls a custom_vjp again (as ours, and most attention kernels, do) has no jvp, and
-    within a scan no linearization either. Only the trace tells: evaluated at once it raises an error, under jit it
-    stands in the program as a `custom_lin` that only lowering finds to be without meaning.
+    A function is skipped if it would differentiate a `custom_vjp` in forward mode; the last one is always accepted.
+
+    A custom_vjp whose forward rule calls another custom_vjp (as here, and in most attention kernels) has no jvp, and
+    inside a scan no linearization either. The trace shows this. Outside jit the evaluation raises an error; under jit
+    the program contains a `custom_lin` primitive that fails only at lowering.
     """
     for product in products[:-1]:
         try:

@@ -1,8 +1,8 @@
-"""A key for a traced program: equal for programs that compute the same, however often they were traced.
+"""Keys of traced programs: equal for programs that compute the same, however often they are traced.
 
 JAX compares traced programs by identity, so that a function traced twice is compiled twice. The key names each
-variable by its position, and holds every primitive, parameter, literal and type, those of inner programs included.
-Rules of `custom_jvp` and `custom_vjp` are functions that JAX calls later: they are traced here, and the key holds
+variable by its position, and holds every primitive, parameter, literal and type, including those of inner programs.
+Rules of `custom_jvp` and `custom_vjp` are functions that JAX calls later. They are traced for the key, which holds
 their programs too.
 """
 
@@ -17,20 +17,20 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, Literal
 
-# Parameters that hold the rules of custom derivatives, by primitive.
+# Parameters that hold the rules of custom derivatives, for each primitive.
 _RULES = {
     "custom_jvp_call": {"jvp_jaxpr_fun"},
     "custom_vjp_call": {"fwd_jaxpr_thunk", "bwd", "out_trees"},
 }
-# Derivatives that a solver takes of a loss: the rules of rules are followed this deep.
+# Order of the derivatives that a solver takes of a loss: nested rules are followed to this depth.
 _ORDER = 2
-# Constants within inner programs that are compared by value; larger ones by identity.
+# Largest size of constants in inner programs that are compared by value; larger ones are compared by identity.
 _COMPARED_BYTES = 2**16
 _JAX = os.path.dirname(jax.__file__)
 
 
 def trace_key(jaxpr: Any) -> Any:
-    """The key of a program, hashable.
+    """Return the hashable key of a program.
 
     >>> of = lambda factor: trace_key(jax.make_jaxpr(lambda x: factor * jax.nn.relu(x))(1.0).jaxpr)
     >>> of(2.0) == of(2.0), of(2.0) == of(3.0)
@@ -40,7 +40,7 @@ def trace_key(jaxpr: Any) -> Any:
 
 
 class _ByIdentity:
-    """A value that is equal to itself only; holding it keeps its address from being used again."""
+    """Value that equals only itself; the reference keeps its address from being reused."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -70,7 +70,7 @@ def _program(jaxpr: Any, order: int) -> tuple:
 
 
 def _literal(literal: Any) -> tuple:
-    # The bytes tell 0.0 from -0.0, and one NaN equals another.
+    # Bytes distinguish 0.0 from -0.0 and make one NaN equal to another.
     return literal.aval, np.asarray(literal.val).tobytes()
 
 
@@ -81,10 +81,10 @@ def _params(equation: Any, jaxpr: Any, order: int) -> tuple:
 
 
 def _is_of_jax(equation: Any) -> bool:
-    """Whether JAX defines this function with its rule: its rules read nothing that changes."""
+    """Return whether JAX itself defines this custom-derivative function, so that its rules read no mutable values."""
     inner = getattr(equation.params.get("call_jaxpr"), "jaxpr", None)
     source = str(getattr(getattr(inner, "debug_info", None), "func_src_info", ""))
-    # `custom_gradient` is defined by JAX too, with the rule that a user gave.
+    # JAX also defines `custom_gradient`, but its rule comes from the user.
     return f" at {_JAX}" in source and "custom_derivatives" not in source
 
 
@@ -120,7 +120,7 @@ def _other(value: Any, order: int) -> Any:
 
 
 def _captured(value: Any, order: int) -> Any:
-    """What a function called at run time holds: an object that may change stands for itself only."""
+    """Return the key of a value captured by a function called at run time; a mutable object equals only itself."""
     if value is None or isinstance(value, bool | int | float | complex | str | types.FunctionType):
         return _value(value, order)
     return _ByIdentity(value)
@@ -141,7 +141,7 @@ def _constant(value: Any) -> Any:
 
 
 def _rule(equation: Any, jaxpr: Any, order: int) -> Any:
-    """The key of an equation's derivative by its own rule; where that cannot be traced, one equal to nothing else."""
+    """Return the key of an equation's custom derivative, or a unique key if the rule cannot be traced."""
     describe = lambda x: jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype, sharding=x.aval.sharding)
     inputs = list(dict.fromkeys(x for x in equation.invars if not isinstance(x, Literal)))
     outputs = [x for x in equation.outvars if not isinstance(x, DropVar)]
@@ -155,13 +155,13 @@ def _rule(equation: Any, jaxpr: Any, order: int) -> Any:
         else:
             program = jax.make_jaxpr(lambda x, u: jax.vjp(call, *x)[1](list(_tangents(u, u))))(primals, results)
     except Exception:
-        # A rule may raise anything; whoever differentiates meets it.
+        # A rule may raise any exception; the user sees it when the function is differentiated.
         return _ByIdentity(equation)
     return _value(program, order)
 
 
 def _tangents(primals: Any, tangents: Any) -> Any:
-    """The tangents, of integers and truth values those without size."""
+    """Return the tangents, with zero-size float0 arrays for integers and booleans."""
     is_inexact = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)
     zero = lambda x: np.zeros(x.shape, jax.dtypes.float0)
     return tuple(t if is_inexact(x) else zero(x) for x, t in zip(primals, tangents, strict=True))

@@ -1,4 +1,4 @@
-"""Parts of an operator: a block of the parameters, all blocks, a diagonally scaled operator.
+"""Parts of an operator: a block of the parameters, all diagonal blocks, a diagonally scaled operator.
 
 Read `selection` first (parameters by path), then `restriction`, `blocks` and `precondition`.
 

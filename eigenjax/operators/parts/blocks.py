@@ -1,7 +1,7 @@
-"""One operator for each layer: the diagonal blocks of a curvature.
+"""Diagonal blocks of a curvature operator, one operator for each layer.
 
-A layer is the leaves that share a parent: the kernel and the bias of one Dense layer, say. The blocks between two
-layers are left out: together these operators are the block-diagonal part of A, an approximation of A, and not A.
+A layer consists of the leaves that share a parent, such as the kernel and the bias of one Dense layer. The blocks
+between two layers are left out: together these operators are the block-diagonal part of A, an approximation of A.
 """
 
 import re
@@ -21,31 +21,33 @@ By = int | Callable[[str], str | None] | Sequence[str | re.Pattern[str]] | None
 
 @explained
 def blocks(op: Any, by: By = None, *, like: PyTree = None) -> dict[str, LinearOperator]:
-    """The diagonal blocks of an operator, one for each layer.
+    """Return the diagonal blocks of an operator, one for each layer.
 
         A = [[A_11, A_12], [A_21, A_22]]    gives    {"layer 1": A_11, "layer 2": A_22}
 
-    The cross terms A_12 are left out on purpose. Each block is A as one layer sees it, the others being constant: its
-    eigenvalues lie between the extreme ones of A, and the largest of all blocks is at most the largest of A.
+    The cross terms A_12 are left out. Each block is A restricted to one layer, with the parameters of the others
+    constant. Its eigenvalues lie between the extreme ones of A, so that the largest over all blocks is at most the
+    largest of A.
 
     Args:
-        op: A, whatever `as_operator` takes.
-        by: what makes a layer of the leaves, by their paths, such as "params/Dense_0/kernel". None: the leaves with
-            the same parent, named "params/Dense_0". An int d: those with the same first d parts ("params" for 1). A
-            function of the path: those with the same name, without those for which it returns None. A list of
-            patterns, strings or compiled regular expressions as of `hessian(select=)`: each leaf goes to the first
-            that matches, those that match none are left out.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: A; an operator, matrix or callable, anything that `as_operator` accepts.
+        by: how the paths of the leaves, such as "params/Dense_0/kernel", are grouped into layers. None: leaves with the
+            same parent, named "params/Dense_0". An int d: leaves with the same first d parts ("params" for 1). A
+            function of the path: leaves with the same returned name; None leaves a leaf out. A list of patterns: each
+            leaf belongs to the first pattern that matches it, and leaves that match none are left out. A string pattern
+            must match the whole path, and * stands for any characters; a compiled regular expression is searched for in
+            the path.
+        like: for a bare callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        An operator for each name, in the order of the leaves (of the patterns), as `restrict` makes it.
+        A dict of operators by name, in the order of the leaves or of the patterns, each as made by `restrict`.
 
     Raises:
         ValueError: if a depth is less than one, a pattern matches nothing, or no leaf belongs to a block.
         TypeError: if `by` is none of the above.
 
-    There is no operator of all blocks at once: its product would be one for each block, since one product with A
-    does not tell A_11 v_1 from A_12 v_2.
+    There is no single operator of all blocks: its matvec would cost one matvec per block, because one matvec of A does
+    not separate A_11 v_1 from A_12 v_2.
 
     Example:
         >>> import eigenjax, jax.numpy as jnp
@@ -61,7 +63,12 @@ def blocks(op: Any, by: By = None, *, like: PyTree = None) -> dict[str, LinearOp
 
 
 def layers(structure: PyTree, by: By = None) -> dict[str, tuple[bool, ...]]:
-    """Which leaves belong to each block, as truth values in order; `by` as of `blocks`."""
+    """Return for each block which leaves belong to it, as booleans in the order of the leaves.
+
+    Args:
+        structure: pytree of arrays or shapes.
+        by: None (leaves with the same parent), a depth, a function of the path, or a list of patterns.
+    """
     if isinstance(by, list | tuple) and by and all(isinstance(one, str | re.Pattern) for one in by):
         names: list[str | None] = [_name(pattern) for pattern in by]
         owners = _first_matches(structure, by)

@@ -1,8 +1,8 @@
-"""Diagonal operators, and an operator seen in the coordinates that a diagonal preconditioner makes.
+"""Diagonal operators, and operators with a diagonal preconditioner.
 
 With D positive and diagonal, x = D^(-1/2) y turns a loss in x into one in y, of the curvature D^(-1/2) A D^(-1/2). Its
-eigenvalues are those of D^-1 A, the matrix that decides whether steps of -eta D^-1 grad are stable: for Adam with
-D = sqrt(nu) + eps, up to eigenvalues of about 2 / eta and more with momentum (Cohen et al. 2022).
+eigenvalues are those of D^-1 A, the matrix that decides whether steps of -eta D^-1 grad are stable. For Adam,
+D = sqrt(nu) + eps; steps are stable up to eigenvalues of about 2 / eta, and more with momentum (Cohen et al. 2022).
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DiagonalOperator(LinearOperator):
-    """V -> d * v, leaf by leaf; a leaf of d is shaped like that of v, or one number for all of its entries."""
+    """Diagonal operator v -> d * v, leaf by leaf; a leaf of d has the shape of the leaf of v or is a scalar."""
 
     diagonal: PyTree
     leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
@@ -31,58 +31,58 @@ class DiagonalOperator(LinearOperator):
 
     @property
     def structure(self) -> PyTree:
-        """That of the vectors it was made for."""
+        """Structure of the vectors, as given at construction."""
         return jax.tree.unflatten(self.treedef, self.leaves)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The product, entry by entry."""
+        """Compute d * v entry by entry."""
         return jax.tree.map(jnp.multiply, self.diagonal, vector)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PreconditionedOperator(LinearOperator):
-    """D^(-1/2) A D^(-1/2)."""
+    """Preconditioned operator D^(-1/2) A D^(-1/2)."""
 
     inner: LinearOperator
     diagonal: PyTree  # D, in working dtypes
 
     @property
     def structure(self) -> PyTree:
-        """That of A."""
+        """Structure of the vectors of A."""
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A v between two divisions by the square root of D, in its dtype."""
+        """Compute D^(-1/2) A D^(-1/2) v; the scalings run in the dtype of D."""
         return self._divided(self.inner.mv(self._divided(vector)))
 
     def _divided(self, vector: PyTree) -> PyTree:
-        # The square root of a negative number is NaN, and one over zero infinite: the solver says so.
+        # rsqrt is NaN for a negative entry and infinite for zero; the solver then reports Status.NONFINITE.
         return jax.tree.map(lambda d, x: (jax.lax.rsqrt(d) * x.astype(d.dtype)).astype(x.dtype), self.diagonal, vector)
 
 
 @explained
 def precondition(op: Any, diagonal: PyTree, *, like: PyTree = None) -> LinearOperator:
-    """The operator D^(-1/2) A D^(-1/2), whose eigenvalues are those of D^-1 A.
+    """Return the operator D^(-1/2) A D^(-1/2), whose eigenvalues are those of D^-1 A.
 
     Args:
-        op: A, symmetric, whatever `as_operator` takes.
-        diagonal: D > 0, real numbers in a pytree like the vectors of A. What belongs to parameters that A leaves out
-            (`select=`) is ignored, so that the diagonal of a whole model serves for each part of it.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: A, symmetric; an operator, matrix or callable, anything that `as_operator` accepts.
+        diagonal: D > 0, real numbers in a pytree like the vectors of A. Leaves of parameters that A leaves out
+            (`select=`) are ignored, so that the diagonal of a whole model serves for each part of it.
+        like: for a bare callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        An operator on the same vectors; an eigenvector y of it stands for x = D^(-1/2) y with A x = lambda D x.
-        Gradients flow to both.
+        An operator on the same vectors. An eigenvector y of it corresponds to x = D^(-1/2) y with A x = lambda D x.
+        Gradients flow to both A and D.
 
     Raises:
         ValueError: if the diagonal lacks a leaf or a shape differs; names the leaf.
         TypeError: if it is complex or holds integers.
 
-    That D is positive is not checked, because under jit its numbers are not known: an entry that is zero, negative or
-    NaN makes the product NaN, and a solver's status `Status.NONFINITE`.
+    The sign of D is not checked, because its numbers are not available under jit. An entry that is zero, negative or
+    NaN makes the matvec NaN, and the status of a solver `Status.NONFINITE`.
 
-    Cost: a product with A, and one pass over D before and after. Memory: D once more than A.
+    Cost: one matvec of A, and one pass over D before and after. Memory: D in addition to A.
 
     Example:
         >>> import eigenjax
@@ -107,22 +107,23 @@ def precondition(op: Any, diagonal: PyTree, *, like: PyTree = None) -> LinearOpe
 
 @explained
 def diagonal_operator(diagonal: PyTree, like: PyTree = None) -> LinearOperator:
-    """The operator v -> d * v, for weight decay, damping or a mask.
+    """Return the operator v -> d * v, for weight decay, damping or a mask.
 
         (A + D) v = A v + d * v,    as in   hessian(...) + decay * diagonal_operator(mask, like=params)
 
     Args:
-        diagonal: d, a pytree like the vectors; with `like` each leaf may also be a number or a truth value for all
-            entries of its leaf (a mask of optax), and one number alone stands for all leaves.
-        like: the vectors, a pytree of arrays or of `jax.ShapeDtypeStruct`, such as `op.structure`; None takes them
-            to be shaped as the diagonal is. What belongs to leaves that it lacks is ignored.
+        diagonal: d, a pytree like the vectors. With `like`, each leaf may also be a number or a boolean for all its
+            entries (a mask of optax). A single number applies to all leaves.
+        like: the structure of the vectors, a pytree of arrays or of `jax.ShapeDtypeStruct`, such as `op.structure`;
+            None takes the structure of the diagonal. Leaves of the diagonal that `like` lacks are ignored.
 
     Returns:
         The operator, in the dtypes of `like`. Cost: one pass over the vector.
 
     Raises:
         ValueError: if the diagonal lacks a leaf, or a shape does not broadcast to that of the vectors.
-        TypeError: if the vectors are not of real or complex numbers, or a real vector has a complex diagonal.
+        TypeError: if the vectors are not real or complex floating-point numbers, or a real vector has a complex
+            diagonal.
 
     Example:
         >>> import eigenjax
@@ -142,7 +143,7 @@ def diagonal_operator(diagonal: PyTree, like: PyTree = None) -> LinearOperator:
 
 
 def part_of(whole: PyTree, structure: PyTree, name: str) -> PyTree:
-    """The leaves of a pytree that the vectors have, or an error that names those that it lacks."""
+    """Return the leaves of a pytree that the vectors have; raise an error that names missing leaves."""
     try:
         part = part_like(whole, structure)
     except ValueError:

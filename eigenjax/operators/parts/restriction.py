@@ -1,8 +1,8 @@
-"""The block of an operator on a part of its vectors.
+"""Block of an operator on some leaves of its vectors.
 
-With P the coordinates of the part, the block is P^T A P: a vector is padded with zeros, and what A makes outside the
-part is dropped. An operator that knows its varying parameters from its constant ones makes the others constants
-instead, and is not asked for products with zeros.
+With P the embedding of these leaves, the block is P^T A P: a vector is padded with zeros, and the other entries of the
+result are dropped. A curvature operator with varying and constant parameters makes the other parameters constant
+instead, which avoids work on the zeros.
 """
 
 import dataclasses
@@ -25,44 +25,45 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RestrictedOperator(LinearOperator):
-    """P^T A P for the leaves kept; the others of its vectors are None."""
+    """Block P^T A P for the selected leaves; the other leaves of its vectors are None."""
 
     inner: LinearOperator
     kept: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
 
     @property
     def structure(self) -> PyTree:
-        """That of A, with None in place of what is left out."""
+        """Structure of the vectors of A, with None in place of the leaves left out."""
         return split(self.inner.structure, self.kept)[0]
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A product with the vector padded, of which a part is kept."""
+        """Compute P^T A P v: pad the vector with zeros, multiply by A and select the leaves."""
         outside = split(self.inner.structure, self.kept)[1]
         return split(self.inner.mv(merge(vector, jax.tree.map(zeros, outside))), self.kept)[0]
 
 
 @explained
 def restrict(op: Any, select: Select, *, like: PyTree = None) -> LinearOperator:
-    """The block of an operator on the leaves selected.
+    """Return the block of an operator on the selected leaves.
 
         B = P^T A P,    for a Hessian the second derivative in these parameters, the others constant
 
     Args:
-        op: A, whatever `as_operator` takes.
-        select: which leaves of its vectors: a function `select(path, leaf) -> bool`, a string such as "*/kernel",
-            a compiled regular expression or a list of these, as of `hessian(select=)`.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: A; an operator, matrix or callable, anything that `as_operator` accepts.
+        select: the leaves of the vectors to select. A function `select(path, leaf) -> bool` of JAX's key path; a string
+            that the leaf's whole path must match, such as "*/kernel" (* stands for any characters); a compiled regular
+            expression, searched for in the path; or a list of these.
+        like: for a bare callable, the structure of its input: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The block, on vectors that have None in place of the others. Its eigenvalues lie between the extreme ones of
-        A (Cauchy); couplings to the other leaves are left out.
+        The block, on vectors that have None in place of the other leaves. Its eigenvalues lie between the extreme ones
+        of A (Cauchy interlacing); couplings to the other leaves are left out.
 
     Raises:
         ValueError: if nothing is selected, or a pattern matches nothing; lists the leaves.
-        TypeError: if `select` is nothing that selects, or `op` needs more than itself to be an operator.
+        TypeError: if `select` is none of these types, or `op` needs `like`.
 
-    Cost: of curvature, and of sums, multiples and shifts of it, a product is one in the parameters selected; of any
-    other operator it is a product with all of A.
+    Cost: for curvature operators, their sums, multiples and shifts, one matvec in the selected parameters; for any
+    other operator one matvec of the whole A.
 
     Example:
         >>> import eigenjax
@@ -79,7 +80,7 @@ def restrict(op: Any, select: Select, *, like: PyTree = None) -> LinearOperator:
 
 
 def block(op: LinearOperator, kept: Sequence[bool]) -> LinearOperator:
-    """The block on the leaves for which the truth value holds, in order."""
+    """Return the block on the leaves whose flag is True, in the order of the leaves."""
     return op if all(kept) else _block(op, tuple(kept))
 
 
@@ -119,12 +120,12 @@ def _(op: DiagonalOperator, kept: tuple[bool, ...]) -> LinearOperator:
 
 @_block.register
 def _(op: RestrictedOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    # A block of a block: of the leaves kept before, those that are kept still.
+    # Block of a block: `kept` has one flag for each leaf that op.kept selects.
     remaining = iter(kept)
     return _block(op.inner, tuple(before and next(remaining) for before in op.kept))
 
 
 def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros of a leaf, sharded as it is on a mesh with Explicit axes."""
+    """Return zeros of a leaf, with its sharding on a mesh with Explicit axes."""
     zero = jnp.zeros((), leaf.dtype)
     return jax.lax.broadcast_in_dim(zero, leaf.shape, (), out_sharding=tree.explicit_sharding(leaf))

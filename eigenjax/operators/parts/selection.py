@@ -1,10 +1,10 @@
-"""The part of the parameters that an operator acts on; the rest are constants.
+"""Selection of the parameters that an operator acts on; the rest are constants.
 
-A part keeps the structure of the whole, with None (an empty pytree) in place of what does not belong to it.
+A selected part keeps the structure of the whole, with None (an empty pytree) in place of the other leaves.
 
-A leaf is named by its path: the keys of JAX's key path joined by "/", dictionary keys, positions in lists and tuples,
-and names of attributes alike, such as "params/Dense_0/kernel" or "layers/0/bias". The `.value` in which a Variable of
-an nnx State ends is left out; a bare array has the empty path.
+A leaf is named by its path: the keys of JAX's key path joined by "/", such as "params/Dense_0/kernel" or
+"layers/0/bias". Keys are dictionary keys, positions in lists and tuples, and names of attributes. The final `.value`
+of a Variable in an nnx State is left out. A bare array has the empty path.
 """
 
 import fnmatch
@@ -21,12 +21,12 @@ from eigenjax.vectors.tree import PyTree
 Predicate = Callable[[Any, Any], bool]
 Select = Predicate | str | re.Pattern[str] | Sequence[Predicate | str | re.Pattern[str]]
 
-# Paths that an error lists: enough to see how they are made.
+# Largest number of paths in an error message, enough to show their pattern.
 _PATHS_SHOWN = 20
 
 
 def path_string(path: Any) -> str:
-    """A key path of JAX as a string.
+    """Convert a key path of JAX to a string.
 
     >>> [(path, _)] = jax.tree_util.tree_flatten_with_path({"layers": [jnp.ones(1)]})[0]
     >>> path_string(path)
@@ -38,7 +38,7 @@ def path_string(path: Any) -> str:
 
 
 def paths_of(params: PyTree) -> list[str]:
-    """The paths of all leaves, in order.
+    """Return the paths of all leaves, in order.
 
     >>> paths_of({"dense": {"kernel": 1.0, "bias": 2.0}})
     ['dense/bias', 'dense/kernel']
@@ -47,20 +47,20 @@ def paths_of(params: PyTree) -> list[str]:
 
 
 def chosen(params: PyTree, select: Select) -> list[bool]:
-    """Which leaves are selected, in order.
+    """Return which leaves are selected, in order.
 
     Args:
         params: pytree of arrays or of shapes.
-        select: `select(path, leaf) -> bool` with JAX's key path; a string, in which "*" stands for any characters,
-            "/" among them, "?" for one and "[ab]" for one of these, and which the whole path must match; a compiled
-            regular expression, searched for in the path; or a list of any of these, of which one must hold.
+        select: a function `select(path, leaf) -> bool` of JAX's key path; a string that the whole path must match, in
+            which "*" stands for any characters including "/", "?" for one and "[ab]" for one of these; a compiled
+            regular expression, searched for in the path; or a list of any of these, of which one must match.
 
     Returns:
-        A truth value for each leaf.
+        A boolean for each leaf.
 
     Raises:
         ValueError: if a string or a regular expression matches no leaf; lists the paths.
-        TypeError: if it is none of the above.
+        TypeError: if `select` is none of the above.
 
     Example:
         >>> params = {"Dense_0": {"kernel": 1.0, "bias": 2.0}, "Dense_1": {"kernel": 3.0}}
@@ -81,27 +81,28 @@ def chosen(params: PyTree, select: Select) -> list[bool]:
 
 
 def listed(paths: Sequence[str]) -> str:
-    """Paths for an error message, the first of them where there are many."""
+    """Format paths for an error message, with at most the first 20."""
     shown = ", ".join(repr(path) for path in paths[:_PATHS_SHOWN])
     more = len(paths) - _PATHS_SHOWN
     return (shown or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def partition(params: PyTree, select: Select | None = None, name: str = "params") -> tuple[PyTree, PyTree]:
-    """Splits parameters into those that vary and those that do not.
+    """Split parameters into those that vary and those that are constant.
 
     Args:
         params: pytree of arrays.
-        select: as of `chosen`; None selects all floating leaves. Integer, boolean and key leaves never vary,
-            whatever it says.
-        name: of the pytree, for errors.
+        select: the leaves that vary: a function `select(path, leaf) -> bool`, a string such as "*/kernel", a compiled
+            regular expression, or a list of these; None selects all floating leaves. Integer, boolean and key leaves
+            never vary, even if selected.
+        name: name of the pytree, for error messages.
 
     Returns:
         `varying, constant`, each with None where the other has the leaf.
 
     Raises:
         ValueError: if nothing is selected, or a pattern matches nothing.
-        TypeError: if a complex leaf is selected, or select is nothing that selects.
+        TypeError: if a complex leaf is selected, or `select` has another type.
 
     Example:
         >>> partition({"table": jnp.arange(2), "bias": jnp.ones(1)})
@@ -132,19 +133,19 @@ def _array(name: str, path: Any, leaf: Any) -> jax.Array:
 
 
 def split(params: PyTree, kept: Sequence[bool]) -> tuple[PyTree, PyTree]:
-    """The leaves for which the truth value holds, and the others, each with None in place of the rest."""
+    """Split a pytree into the leaves whose flag is True and the others, each with None in place of the rest."""
     leaves, treedef = jax.tree.flatten(params)
     part = lambda side: treedef.unflatten(x if keep is side else None for x, keep in zip(leaves, kept, strict=True))
     return part(True), part(False)
 
 
 def merge(varying: PyTree, constant: PyTree) -> PyTree:
-    """The whole that `partition` split."""
+    """Merge the two parts that `partition` returns into the whole pytree."""
     return jax.tree.map(lambda x, y: y if x is None else x, varying, constant, is_leaf=lambda x: x is None)
 
 
 def part_like(whole: PyTree, structure: PyTree) -> PyTree:
-    """What a part with this structure has of a whole: None in place of the leaves that the part lacks.
+    """Return the leaves of a pytree that a partial structure has, with None in place of the others.
 
     >>> part_like({"a": 1.0, "b": 2.0}, {"a": jnp.ones(1), "b": None})
     {'a': 1.0, 'b': None}
