@@ -171,7 +171,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
 
 
 def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) -> _Extraction:
-    """Compute the pairs, bounds on their residuals by the condition of their eigenvalues, and the Schur vectors if needed."""
+    """Compute the pairs, bounds on their residuals by the eigenvalues' condition, and the Schur vectors if needed."""
     part, k = state.krylov, goal.k
     found = ritz_pairs(part, goal.which, real=is_real(op.structure))
     bounds = search_targets.bounds_of(op, goal, tol, part.operator_norm)

@@ -102,7 +102,7 @@ def step(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
 
 
 def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) -> SolveState:
-    """Make a convergence check: extract triplets, test them and schedule the next check (`next_look` is relative here)."""
+    """Make a convergence check: extract triplets, test them, schedule the next check (`next_look` is relative here)."""
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
     scale = jnp.maximum(state.scale, found.values[0])
@@ -141,7 +141,9 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
 
 
 def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any, sign_by_left: bool) -> EigenResult:
-    """Compute the result of a state with residuals verified by one matvec each with A and A^H, or k + 1 if these contradict.
+    """Compute the result of a state with verified residuals.
+
+    Cost: one matvec each with A and A^H, or k + 1 each if the first contradict the recurrence.
 
     Args:
         op: A.

@@ -1,4 +1,4 @@
-"""Solver for the largest singular triplets of a rectangular operator: `svds` checks its options and chooses the side."""
+"""Solver for the largest singular triplets of a rectangular operator: `svds` checks its options and runs the solve."""
 
 from typing import Any
 
