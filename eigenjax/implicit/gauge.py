@@ -16,8 +16,8 @@ The solvers fix signs and phases, so that nothing jumps between neighboring oper
 and the phase returned (`phases`). Within a cluster it is the derivative of vectors that do not rotate among themselves,
 <x_i, dx_j> = 0. This is exact for every loss of the subspace alone, in first order, and in second order for losses of
 the projectors. For other losses it is a convention. The second derivative of a smooth function of equal eigenvalues
-includes only the diagonal of their first-order change. For diag(4, 1, 1), the vector of 4 has a derivative, and so has
-the projector on the plane of the two others, but neither of these two has one. `gauge_residual` detects such losses:
+includes only the diagonal of their first-order change. For diag(4, 1, 1), the vector of 4 and the projector on the
+plane of the two others have derivatives. Each of these two vectors has none. `gauge_residual` detects such losses:
 
 >>> from eigenjax import eigsh
 >>> matrix = jnp.diag(jnp.array([4.0, 1.0, 1.0]))

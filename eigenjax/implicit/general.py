@@ -17,8 +17,8 @@ is one bordered system per pair (`solvers.linear.bordered`), for both cotangents
 w_i v_i^H. It is never formed: W is pulled back once through the map from the operator's leaves to A V. A matrix is not
 assumed to be symmetric.
 
-Tangents use the adjoint of the same matrix, (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda, and
-then the phase as for cotangents.
+Tangents use the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda. The
+phase follows from the same formula.
 
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 

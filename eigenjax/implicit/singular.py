@@ -67,8 +67,8 @@ def differentiable(
 
     Returns:
         The same function with this derivative. Cost besides the forward solve: one pull-back through k matvecs. If the
-        loss depends on the vectors, one through k more, and about as many steps per triplet, a matvec with A and one
-        with A^H each, as conjugate gradients take on the complement (`dilation`). v0 and key get zero cotangents.
+        loss depends on the vectors, add one through k more, and the conjugate gradient steps on the complement
+        (`dilation`). Each step takes a matvec with A and one with A^H. v0 and key get zero cotangents.
     """
 
     @named
@@ -116,7 +116,7 @@ def _solved(op: RectangularOperator, result: SingularResult, known: Remainder | 
 
 
 def _backward(method: Method, keep: bool, solved: Solved, cotangents: Any) -> tuple[RectangularOperator, None]:
-    # The recycled triplets only accelerate the solve: their cotangent is zero whether they were returned or not.
+    # The recycled triplets only accelerate the solve: their cotangent is zero, returned or not.
     del keep
     cotangent: SingularResult = cotangents[0]
     # JAX's cotangents are the conjugates of those in the module docstring: conjugate on entry and on exit.

@@ -69,9 +69,9 @@ def differentiable(
 
     Returns:
         The same function with this derivative. Cost besides the forward solve: one pull-back through k matvecs. If the
-        loss depends on the eigenvectors, also about as many matvecs per pair as conjugate gradients take on the
-        complement. Memory besides the saved pairs and, where it is used, the basis: 3 k + 8 vectors if k of them exceed
-        32 MiB, else 4 k + 11, or 8 k + 11 for interior eigenvalues.
+        loss depends on the eigenvectors, add the matvecs of conjugate gradients on the complement, for each pair.
+        Memory besides the saved pairs and, where it is used, the basis: 3 k + 8 vectors if k of them exceed 32 MiB,
+        else 4 k + 11, or 8 k + 11 for interior eigenvalues.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.symmetric.lanczos.lanczos)
@@ -118,7 +118,7 @@ def _save(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Solved, _S
 
 
 def _cotangent(method: Method, keep: bool, saved: _Saved, cotangents: Any) -> tuple[Any, None]:
-    # The recycled Ritz pairs only accelerate the solve: their cotangent is zero whether they were returned or not.
+    # The recycled Ritz pairs only accelerate the solve: their cotangent is zero, returned or not.
     del keep
     cotangent, (pairs, known, adjoint_tol) = cotangents[0], saved
     # JAX's cotangents are the conjugates of those in the module docstring: conjugate on entry and on exit.

@@ -95,7 +95,7 @@ def adjoint_info(
         stagnate far from normal in any case: do not use such a derivative.
 
     Raises:
-        TypeError: if `op` is nothing that the solver takes, or adjoint_max_iter is no int.
+        TypeError: if the solver does not accept `op`, or adjoint_max_iter is no int.
         ValueError: if the cotangent is not shaped like the vectors, or adjoint_max_iter is less than one.
 
     Cost: that of the solves, and k matvecs to recompute the residuals.

@@ -28,7 +28,7 @@ class AdjointInfo(NamedTuple):
     num_steps: jax.Array
     """() int32, steps of the slowest system: the number of block matvecs if all systems are solved simultaneously."""
     gauge: jax.Array
-    """() `gauge_residual`: the part of the cotangent that was dropped because no derivative exists."""
+    """() `gauge_residual`: the part of the cotangent that is dropped because no derivative exists."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("residuals")

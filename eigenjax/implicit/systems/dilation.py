@@ -16,9 +16,9 @@ Recycled triplets, A v = theta u and A^H u = theta v + d s, are deflated (`defla
 
     A^H A v = theta^2 v + d (theta s)
 
-The squares lose no accuracy: between A and A^H the part along U is projected out. Rounding, eps ||A|| after the first
-matvec, becomes eps ||A|| s_i after the second, which is eps ||A|| / s_i of the solution, the same as without squares. A
-is divided by its largest singular value, so that no square over- or underflows.
+The squares lose no accuracy: between A and A^H the part along U is projected out. Rounding is eps ||A|| after the first
+matvec and eps ||A|| s_i after the second. That is eps ||A|| / s_i of the solution, the same as without squares. A is
+divided by its largest singular value, so that no square over- or underflows.
 """
 
 import dataclasses

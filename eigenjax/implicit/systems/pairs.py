@@ -50,11 +50,11 @@ def pairs_of(op: LinearOperator, result: EigenResult, which: str | None = None) 
 
 
 def own_gaps(eigenvalues: jax.Array, gap: jax.Array, which: str | None) -> jax.Array:
-    """Bound the distance of each eigenvalue to all that were not computed, the nearest of which is `gap` away.
+    """Bound the distance of each eigenvalue to all that are not computed, the nearest of which is `gap` away.
 
-    Eigenvalues that were not computed are less wanted than the last of the k. With "LA" they lie below all of them,
-    with "LM" no further from zero than the nearest of them, with "BE" between those of the two ends. For any other
-    `which`, gap is the bound.
+    Eigenvalues that are not computed are less wanted than the last of the k. With "LA" they lie below all of them, with
+    "LM" no further from zero than the nearest of them, with "BE" between those of the two ends. For any other `which`,
+    gap is the bound.
 
     >>> print(own_gaps(jnp.array([9.0, 4.0, 3.0]), jnp.array(0.5), "LA"))
     [6.5 1.5 0.5]
@@ -107,8 +107,8 @@ def divided_by_gaps(pairs: Pairs, numerators: jax.Array) -> jax.Array:
 def without_rounding(numerators: jax.Array, sizes: jax.Array) -> jax.Array:
     """Set numerators (k, k) that may be rounding to zero; their derivatives are unchanged.
 
-    A loss of an invariant subspace has an antihermitian part a_ij that is zero for i and j in it, except for rounding,
-    which must not be divided by a small gap. For any other loss a_ij is equally uncertain.
+    For a loss of an invariant subspace the antihermitian part a_ij is zero for i and j in it, except for rounding. This
+    rounding must not be divided by a small gap. For any other loss a_ij is equally uncertain.
 
     Args:
         numerators: (k, k) a, of X^H Xbar.

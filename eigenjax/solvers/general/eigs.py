@@ -92,8 +92,8 @@ def eigs(
 
     Raises:
         ValueError: if k, krylov_dim or max_matvecs is out of range, `which` is unknown, or v0 has the wrong shape.
-        TypeError: if `op` is nothing that `as_operator` takes, acts on real and complex leaves at once, or a static
-            option is not an int.
+        TypeError: if `as_operator` does not accept `op`, acts on real and complex leaves at once, or a static option is
+            not an int.
 
     Cost: the number of matvecs depends on the spectrum. One more verifies the residuals; 2 k + 1 (k + 1 if A is
     complex) do after a search, or if the verification contradicts the recurrence. Each matvec is followed by four reads

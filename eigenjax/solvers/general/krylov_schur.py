@@ -50,7 +50,7 @@ from eigenjax.vectors.tree import PyTree
 
 # A check costs a dense Schur form: it may wait for this share of the basis.
 _WAITING_SHARE = 8
-# Rows beyond k at the first convergence check: with one fewer, a start at an eigenvector looks like an invariant
+# Rows beyond k at the first convergence check: one fewer cannot distinguish a start at an eigenvector from an invariant
 # subspace.
 _BEYOND = 2
 # A restart retains this share of the basis beyond the wanted vectors.

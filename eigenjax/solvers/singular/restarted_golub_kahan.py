@@ -10,7 +10,7 @@ satisfy
 so that the residuals are |g p|. A restart retains the largest triplets; `krylov.restart_size` chooses their number from
 the squares of the singular values, as V is a Krylov space of A^H A. B holds the values themselves, so that small ones
 are as accurate as large ones, to eps ||A||. (A^H A would give sqrt(eps) ||A||, for as many matvecs. Lanczos with the
-dilation [[0, A], [A^H, 0]] is as accurate, and takes 1.9 to 2.2 times as many on four matrices, k = 5 with 20 vectors.)
+dilation [[0, A], [A^H, 0]] is as accurate. It takes 1.9 to 2.2 times as many on four matrices, k = 5 with 20 vectors.)
 
 Copies of a multiple value, and vectors that the start vector is orthogonal to, are found by a missed-pair search. It
 follows a random direction until that yields nothing new, when the space is exhausted or when verify is set.

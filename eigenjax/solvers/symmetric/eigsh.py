@@ -91,9 +91,9 @@ def eigsh(
             eigenvalues. The status is UNVERIFIED if max_matvecs ends the search. `num_probes` and `num_recovered` of
             the result count the searches and the pairs they found. Pairs first converge to a fifth of tol. False saves
             the search: set it if no eigenvalue is repeated, or if one copy suffices.
-        preconditioner: T, anything that `as_operator` takes: positive definite, an approximate inverse of A - s I with
-            s below the spectrum for "SA", or of s I - A with s above it for "LA". It selects `lobpcg`, which excludes
-            krylov_dim, block_size and sigma and makes no search; its block of k vectors finds k copies.
+        preconditioner: T, anything that `as_operator` takes, positive definite. For "SA" it approximates the inverse of
+            A - s I with s below the spectrum, for "LA" that of s I - A with s above it. It selects `lobpcg`, which
+            excludes krylov_dim, block_size and sigma and makes no search; its block of k vectors finds k copies.
         basis: "device" stores the Krylov basis on the device. "offload" stores it in host memory (`pinned_host`) and
             transfers a few rows at a time; it does not work under vmap. "recompute" stores three vectors and the k
             results and runs the recurrence twice (`two_pass`), for more than twice the matvecs. Use it when m vectors
@@ -120,7 +120,7 @@ def eigsh(
     Raises:
         ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes is out of range, `which` or `basis` is
             unknown, v0 or the preconditioner has the wrong shape, or two options exclude each other.
-        TypeError: if `op` is nothing that `as_operator` takes, or a static option is not an int.
+        TypeError: if `as_operator` does not accept `op`, or a static option is not an int.
 
     Cost: about 2 k matvecs for a network's Hessian, hundreds for a Laplacian. Each missed-pair search takes about as
     many as one pair alone. One more matvec verifies the residuals; k + 1 do after a search that found a pair, or if the

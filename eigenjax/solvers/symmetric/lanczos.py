@@ -209,7 +209,7 @@ def lanczos(
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
         adjoint_tol: tolerance on the residuals of the derivative's linear systems, relative to their right-hand sides.
-            None chooses it from the residuals and gaps of the pairs.
+            None chooses it from the residuals of the pairs.
         adjoint_max_iter: maximal number of matvecs per pair for these systems; static. None is min(10 n, 10,000).
 
     Returns:
@@ -217,7 +217,7 @@ def lanczos(
 
     Raises:
         ValueError: if k or krylov_dim is out of range, `which` is unknown, or v0 has the wrong shape.
-        TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
+        TypeError: if `as_operator` does not accept `op`, or k is not an int.
 
     Cost: m + 1 matvecs (m + k + 1 if the verification contradicts the recurrence), 2 m vector reads per step, and m + k
     + 6 vectors of memory besides that of a matvec.

@@ -57,7 +57,7 @@ class LobpcgState(NamedTuple):
     values: jax.Array  # (b,) Ritz values theta
     residuals: jax.Array  # (b,) norms of the rows of `rest`
     largest: jax.Array  # () the largest |Ritz value| seen
-    discrepancy: jax.Array  # () largest entry of |V^H A V - (V^H A V)^H|; NaN or Inf if a matvec was
+    discrepancy: jax.Array  # () largest entry of |V^H A V - (V^H A V)^H|; NaN or Inf if a matvec is
     best: jax.Array  # () the largest residual of the k when it last halved
     idle: jax.Array  # () int32, steps since then
     refresh: jax.Array  # () bool, the next block matvec is A X: the first one, and to verify residuals
@@ -101,7 +101,7 @@ def step(
 ) -> LobpcgState:
     """Take one step with one block matvec, A W or, to refresh, A X, and the Rayleigh-Ritz procedure."""
     size = state.values.shape[0]
-    # A refresh starts from X as if it were W: no carried vector takes part.
+    # A refresh replaces W by X and uses no carried vector.
     carried = _concatenate(state.vectors, state.directions)
     carried = jax.tree.map(lambda x: jnp.where(state.refresh, 0, x), carried)
     # Normalize the residuals, because the smallest would underflow in T.
@@ -187,7 +187,7 @@ def lobpcg(
 
     Raises:
         ValueError: if k, which or max_matvecs is invalid, or v0 or the preconditioner has the wrong shape.
-        TypeError: if `op` or `preconditioner` is nothing that `as_operator` takes, a dtype differs, or k is no int.
+        TypeError: if `as_operator` does not accept `op` or `preconditioner`, a dtype differs, or k is no int.
 
     Cost: b matvecs to start, b per step, b to verify; 16 b vectors of memory besides those of b matvecs at once.
 

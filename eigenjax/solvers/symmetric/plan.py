@@ -31,10 +31,10 @@ _ENOUGH = 200
 class Plan(NamedTuple):
     """Checked options of a restarted solve."""
 
-    goal: Goal  # options that are static
-    tol: Any
-    krylov_dim: int
-    block_size: int
+    goal: Goal  # the static options
+    tol: Any  # relative tolerance on the residuals
+    krylov_dim: int  # m, static
+    block_size: int  # b, static
 
 
 def planned(

@@ -186,7 +186,7 @@ def deflated_power_iteration(
 
     Raises:
         ValueError: if k is out of range, max_iter is not positive, `which` is unknown, or v0 has the wrong shape.
-        TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
+        TypeError: if `as_operator` does not accept `op`, or k is not an int.
 
     Cost: at most k max_iter + k matvecs, 5 more unless `which` is "LM"; k + 6 vectors of memory besides a matvec's.
 

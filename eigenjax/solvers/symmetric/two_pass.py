@@ -199,7 +199,7 @@ def two_pass_lanczos(
 
     Raises:
         ValueError: if k, krylov_dim or max_matvecs is out of range, `which` is unknown, or v0 has the wrong shape.
-        TypeError: if `op` is nothing that `as_operator` takes, or k, krylov_dim or max_matvecs is not an int.
+        TypeError: if `as_operator` does not accept `op`, or k, krylov_dim or max_matvecs is not an int.
 
     Cost: 2 j + k matvecs for j <= m steps; ten vector reads per step, 2 k more in the second pass; 2 k + 6 vectors of
     memory besides those of a matvec.
