@@ -74,8 +74,8 @@ class LeftEigenvectors(NamedTuple):
     vectors: PyTree
     """(k, ...) unit vectors, <v_i, u_i> real and positive."""
     conditions: jax.Array
-    """(k,) 1 / |u^H v|, the largest movement of an eigenvalue per norm of a small perturbation of A. It is inf if the
-    residual of u is too large to tell; if that of the pair is small, the condition is large."""
+    """(k,) 1 / |u^H v|: a bound on the change of an eigenvalue for a small perturbation of A, per unit norm. It is inf
+    if the residual of u is too large to tell; with a small residual of the pair this means a large condition."""
     residuals: jax.Array
     """(k,) ||A^H u - conj(lambda) u||; a large one means that eigenvalues coalesce, or that A is far from normal."""
 

@@ -18,9 +18,9 @@ so that for cotangents (Ubar, sbar, Vbar), with aU and aV the antihermitian part
 of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the operator's
 leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
 
-Tangents use the same numbers and systems: du_i = sum_j u_j N_ji + x_i with N = ((D + D^H) / (s_i - s_j) + (D - D^H) /
-(s_i + s_j)) / 2. For dv_i the second term has the opposite sign. The right-hand sides are [P_U dA v_i; P_V dA^H u_i],
-where the adjoint is differentiated.
+Tangents use the same numbers and systems: du_i = sum_j u_j N_ji + x_i with
+N = ((D + D^H) / (s_i - s_j) + (D - D^H) / (s_i + s_j)) / 2. For dv_i the second term has the opposite sign. The
+right-hand sides are [P_U dA v_i; P_V dA^H u_i], where the adjoint is differentiated.
 
 The first term is zero within clusters, the second where both values are zero, and x_i and y_i where s_i is zero. A loss
 that does not depend on the choice of vectors there gets its exact gradient; no other gradient is defined. All pieces

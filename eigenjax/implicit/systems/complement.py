@@ -7,18 +7,18 @@ cotangents. If the pairs are at one or both ends of the spectrum, or of largest 
 among the others. The systems are then definite, of either sign, and conjugate gradients solve them. For interior
 eigenvalues MINRES solves them, with three more vectors per system (`stages`).
 
-All k systems are solved simultaneously, with one block matvec of k vectors per step: the fewest steps. This takes 4 k +
-11 vectors, 8 k + 11 with MINRES, including those of the matvec. If k vectors exceed a cache, memory dominates, and a
-matvec of a few vectors uses a device as fully as one of all. Then the systems are solved in three parts, five with
-MINRES, one after another (`groups`), in at most 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the same
-matvecs and does not wait for slower ones; the steps add up, to three times as many with MINRES. Recurrences with fewer
-vectors do not help: conjugate residuals take 5 k and break down where <r, A r> = 0, SYMMLQ takes 5 k.
+All k systems are solved simultaneously, with one block matvec of k vectors per step: the fewest steps. This takes
+4 k + 11 vectors, 8 k + 11 with MINRES, including those of the matvec. If k vectors exceed a cache, memory dominates,
+and a matvec of a few vectors uses a device as fully as one of all. Then the systems are solved in three parts, five
+with MINRES, one after another (`groups`), in at most 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the
+same matvecs and does not wait for slower ones; the steps add up, to three times as many with MINRES. Recurrences with
+fewer vectors do not help: conjugate residuals take 5 k and break down where <r, A r> = 0, SYMMLQ takes 5 k.
 
-The tolerance follows from the accuracy of the pairs. A pair with residual r_i is an exact pair of A + dA with ||dA|| <=
-r_i. So b_i and z_i are accurate to a relative r_i / g_i only, with g_i the gap of pair i to the remaining eigenvalues,
-and
+The tolerance follows from the accuracy of the pairs. A pair with residual r_i is an exact pair of A + dA with
+||dA|| <= r_i. So b_i and z_i are accurate to a relative r_i / g_i only, with g_i the gap of pair i to the remaining
+eigenvalues, and
 
-
+    e  =  (sum_i min(1, r_i / g_i)^2 ||z_i||^2)^1/2
 
 is the error of sum_i z_i x_i^H that the pairs alone cause. System i is solved to ||rest_i|| <= g_i e / k^1/2, which
 adds at most e. The same bound on the least residual in the Krylov space suffices (`conjugate_gradients`; it saves a

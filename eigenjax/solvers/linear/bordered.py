@@ -5,8 +5,8 @@ For a simple eigenvalue lambda_i of A with the unit eigenvector v_i, and a norm 
     K_i = [ conj(lambda_i) - A^H   s v_i ]
           [        s v_i^H           0   ]
 
-is nonsingular. Let Z be an orthonormal basis of the k given eigenvectors, A Z = Z T, and P = I - Z Z^H. The solution w
-= Z a + y follows from a small system for `a` and one on the complement, where A^H has none of the k eigenvalues:
+is nonsingular. Let Z be an orthonormal basis of the k given eigenvectors, A Z = Z T, and P = I - Z Z^H. The solution
+w = Z a + y follows from a small system for `a` and one on the complement, where A^H has none of the k eigenvalues:
 
     (conj(lambda_i) - T^H) a + s mu Z^H v_i = Z^H f,  s v_i^H Z a = h,    P (conj(lambda_i) - A^H) P y = P f + P A^H Z a
 

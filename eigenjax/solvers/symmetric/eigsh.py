@@ -57,8 +57,8 @@ def eigsh(
 
     Lanczos with thick restarts: a convergence check follows every few matvecs, and the first check at which all k pairs
     have converged ends the solve. With sigma the pairs are harmonic Ritz pairs of the same Krylov spaces, which need no
-    inverse. (Five interior pairs, spectrum of 2000, tol 1e-4 / 1e-8: 1007 / 1271 matvecs. The folded operator (A -
-    sigma)^2 in the same memory takes 7040 / 10272.)
+    inverse. (Five interior pairs, spectrum of 2000, tol 1e-4 / 1e-8: 1007 / 1271 matvecs. The folded operator
+    (A - sigma)^2 in the same memory takes 7040 / 10272.)
 
     A small residual shows that a returned pair is an eigenpair, not that no pair was missed: a Krylov space holds one
     copy of a repeated eigenvalue until it is exhausted. Therefore the k converged pairs are locked, and a missed-pair
@@ -74,8 +74,8 @@ def eigsh(
             None is sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision, or 4 eps for
             16-bit leaves.
         krylov_dim: m, the number of basis vectors; static. None is max(2 k + 10, 20), or max(4 k + 20, 60) for interior
-            eigenvalues, and more for blocks. A larger m takes fewer matvecs and more memory. The minimum is k +
-            block_size, plus 2 for interior eigenvalues.
+            eigenvalues, and more for blocks. A larger m takes fewer matvecs and more memory. The minimum is
+            k + block_size, plus 2 for interior eigenvalues.
         max_matvecs: maximal number of matvecs, without those that verify the residuals; static. None is 100 m, or 10
             min(n, 1000) if that is more.
         block_size: b, the number of vectors multiplied at once (by vmap: one pass over the data for b matvecs); static.
@@ -103,8 +103,8 @@ def eigsh(
             precision; static. A final Rayleigh-Ritz step at k matvecs gives the eigenvalues, with errors of about the
             square of the residuals. The residuals do not fall below the rounding of the storage. With tol=None the
             tolerance is at least the machine epsilon of this dtype.
-        max_basis_bytes: memory for the basis. It sets krylov_dim to the number of vectors that fit, at most max(8 k,
-            200); static.
+        max_basis_bytes: memory for the basis. It sets krylov_dim to the number of vectors that fit, at most
+            max(8 k, 200); static.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.

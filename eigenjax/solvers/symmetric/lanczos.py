@@ -219,8 +219,8 @@ def lanczos(
         ValueError: if k or krylov_dim is out of range, `which` is unknown, or v0 has the wrong shape.
         TypeError: if `as_operator` does not accept `op`, or k is not an int.
 
-    Cost: m + 1 matvecs (m + k + 1 if the verification contradicts the recurrence), 2 m vector reads per step, and m + k
-    + 6 vectors of memory besides that of a matvec.
+    Cost: m + 1 matvecs (m + k + 1 if the verification contradicts the recurrence), 2 m vector reads per step, and
+    m + k + 6 vectors of memory besides that of a matvec.
 
     Example:
         >>> import jax.numpy as jnp
