@@ -41,7 +41,7 @@ from eigenjax.vectors.tree import PyTree
 _MARGIN = 0.5
 # Momentum 1 would amplify all eigenvalues equally; at 0.98 the wanted one still gains a factor 1.2 per step.
 _MOMENTUM_LIMIT = 0.98
-# A v below this times eps ||A|| is zero: the vector is an eigenvector of eigenvalue zero.
+# P B v below this times eps ||A|| is zero: the vector is an eigenvector of B with eigenvalue zero.
 _VANISHED = 4.0
 # Matvecs with a random vector that estimate ||A|| for the shift: a start vector may give less than half of it.
 _PROBES = 5
