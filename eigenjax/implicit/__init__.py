@@ -1,8 +1,8 @@
-"""The derivatives: solvers made differentiable by implicit linear systems.
+"""Derivatives of the solvers by implicit linear systems.
 
-Read `symmetric` first, then `general` and `singular`; the linear systems stand in `systems/`. `program` compiles a
-solver with its options, `phases` adds the derivative of the phase convention, `gauge` measures what a loss asks for
-beyond the subspace, `blocks` solves all layers at once, and `info/` says whether the systems converged.
+Read `symmetric` first, then `general` and `singular`; `systems/` holds the linear systems. `program` compiles a solver
+with its options, `phases` adds the derivative of the phase convention, and `gauge` tests whether a loss depends on more
+than the subspace. `blocks` solves all layers at once, and `info/` reports the convergence of the linear systems.
 
 Imports `vectors`, `operators`, `krylov` and `solvers`.
 """

@@ -1,14 +1,14 @@
-"""The spectra of all layers at once, with one program for the layers that are alike.
+"""Spectra of all layers of a network at once, with one program for all layers of equal shapes.
 
-Compiling a solver takes seconds, so that one program for each layer of a deep network is what one would wait for.
-Layers whose leaves have the same shapes are one operator of an index instead,
+Compiling a solver takes seconds, which dominates if each layer of a deep network has its own program. Layers whose
+leaves have the same shapes are one operator with an index instead,
 
     A_l v = P_l^T A P_l v,    l = 0 .. L - 1,
 
-in which P_l puts v into the leaves of layer l and zeros into all others; the index is an array, and the solver is
-mapped over it. (Six layers alike of a network's Hessian: a program 1.3 times as long as that of one layer, where six
-programs make 5.2.) The price: a product of a layer is one with all of A, where one with a block of its own skips the
-derivatives in layers further from the loss: 0.2 (the last of the six) to 0.55 (the first) of the operations.
+in which P_l puts v into the leaves of layer l and zeros into all others. The index is an array, and the solver is
+mapped over it. (For six equal layers of a network's Hessian the program is 1.3 times as long as that of one layer; six
+programs are 5.2 times as long.) The cost: a matvec of a layer is one with all of A. A block of its own skips the
+derivatives in layers further from the loss, and takes 0.2 (the last of the six) to 0.55 (the first) of the operations.
 """
 
 import dataclasses
@@ -35,20 +35,20 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class IndexedBlock(LinearOperator):
-    """The block of one of several layers that are alike, on a list of leaves."""
+    """Diagonal block of one of several layers of equal shapes, acting on a list of leaves."""
 
-    inner: LinearOperator
-    index: jax.Array  # () which of the layers
-    places: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})  # of the leaves of each
+    inner: LinearOperator  # A
+    index: jax.Array  # () index of the layer
+    places: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})  # leaf indices of each layer
 
     @property
     def structure(self) -> PyTree:
-        """The leaves of the first layer; those of the others are shaped like them."""
+        """Structure of the vectors: the leaves of the first layer, whose shapes all layers share."""
         leaves = jax.tree.leaves(self.inner.structure)
         return [leaves[place] for place in self.places[0]]
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A product with all of A."""
+        """Compute a matvec of the block by one with all of A."""
         structures, treedef = jax.tree.flatten(self.inner.structure)
         leaves = [zeros(leaf) for leaf in structures]
         for layer, places in enumerate(self.places):
@@ -70,7 +70,7 @@ def block_spectra(
     like: PyTree = None,
     **options: Any,
 ) -> dict[str, EigenResult]:
-    """K eigenpairs of each layer's block, by `eigsh`, all in one call.
+    """Compute k eigenpairs of each layer's diagonal block with `eigsh`, all in one call.
 
         A_l v = lambda v    for the diagonal blocks A_l of `blocks(op, by)`
 
@@ -78,25 +78,25 @@ def block_spectra(
     has its own.
 
     Args:
-        op: A, symmetric, whatever `as_operator` takes.
-        k: pairs of each layer, static; as many as there are of a layer with fewer parameters.
-        by: what makes a layer, as of `blocks`.
-        simultaneous: how many layers that are alike are solved at once, static. None: all of them, which takes the
-            memory of as many products with all of A, and until the slowest is done. 1: one after another, in the
-            memory of one, for whoever has no room.
-        v0: what this function returned before, to start from.
-        **options: of `eigsh`, the same for all layers: `which`, `tol`, `krylov_dim`, `verify`, ...
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: A, symmetric, anything that `as_operator` takes.
+        k: number of pairs of each layer, at most its number of parameters; static.
+        by: rule that groups the leaves into layers: the same argument as that of `blocks`.
+        simultaneous: number of layers of equal shapes solved at once; static. None solves all of them, in the memory of
+            as many matvecs with all of A, until the slowest has converged. 1 solves one after another, in the memory of
+            one: set it if memory is short.
+        v0: a previous result of this function, as a warm start.
+        **options: options of `eigsh`, the same for all layers: `which`, `tol`, `krylov_dim`, `verify`, ...
+        like: structure of the vectors of a bare callable: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The result of each layer by its name; eigenvectors have None in place of the other layers. Differentiable in
-        op, as `eigsh` is.
+        The result of each layer by its name; eigenvectors have None in place of the other layers. It is differentiable
+        in op, like a result of `eigsh`.
 
     Raises:
-        ValueError: if simultaneous is less than one, v0 lacks a layer, or as `blocks` and `eigsh` say.
-        TypeError: as `blocks` and `eigsh` say.
+        ValueError: if simultaneous is less than one, v0 lacks a layer, or `blocks` or `eigsh` raises it.
+        TypeError: if `blocks` or `eigsh` raises it.
 
-    Cost: of each layer that of `eigsh`; a product is one with all of A where layers are alike.
+    Cost: that of `eigsh` for each layer; for layers of equal shapes a matvec is one with all of A.
 
     Example:
         >>> import eigenjax
@@ -122,7 +122,7 @@ def block_spectra(
 
 
 def _alike(structure: PyTree, named: dict[str, tuple[bool, ...]]) -> dict[Any, list[str]]:
-    """The names of the layers whose leaves agree in shape, dtype and sharding."""
+    """Group the names of the layers by shape, dtype and sharding of their leaves."""
     groups: dict[Any, list[str]] = {}
     for name, kept in named.items():
         leaves = jax.tree.leaves(split(structure, kept)[0])
@@ -138,7 +138,7 @@ def _solve(
     simultaneous: int | None,
     options: dict[str, Any],
 ) -> list[EigenResult]:
-    """The results of layers that are alike."""
+    """Compute the results of layers of equal shapes."""
     if len(masks) == 1:
         return [eigsh(block(op, masks[0]), k, v0=None if starts is None else starts[0], **options)]
     places = tuple(tuple(place for place, keep in enumerate(kept) if keep) for kept in masks)
@@ -155,7 +155,7 @@ def _solve(
     ]
 
 
-# Options of `eigsh` that are arrays; the others are static.
+# Options of `eigsh` that are arrays; all others are static.
 _ARRAYS = ("tol", "sigma", "key", "adjoint_tol")
 
 
@@ -170,7 +170,7 @@ def _lanes(
     simultaneous: int | None,
     static: tuple[tuple[str, Any], ...],
 ) -> EigenResult:
-    """One program for all layers that are alike, compiled once: a mapping outside jit would be, at every call."""
+    """Solve all layers of equal shapes in one program, compiled once; a map outside of jit would compile anew."""
     one = lambda lane: eigsh(IndexedBlock(op, lane[0], places), k, v0=lane[1], **arrays, **dict(static))
     lanes = (jnp.arange(len(places), dtype=jnp.int32), starts)
     return jax.vmap(one)(lanes) if simultaneous is None else jax.lax.map(one, lanes, batch_size=simultaneous)

@@ -1,8 +1,9 @@
-"""What a loss of eigenvectors may depend on, and how far one is from that.
+"""Gauge dependence: the functions of eigenvectors that have a derivative, and a test for the others.
 
-An operator determines less than a solver returns. Of an eigenvalue that stands apart it determines the line x_i spans,
-so x_i up to its sign, or its phase where it is complex; of an m-fold one only the m-dimensional subspace, so the
-projector sum_i x_i x_i^H, and any m orthonormal vectors in it will do. What depends on the choice has no derivative:
+An operator determines less than a solver returns. For a simple eigenvalue it determines the line spanned by x_i: the
+vector up to its sign, or its phase if it is complex. For an m-fold eigenvalue it determines the m-dimensional subspace
+and the projector sum_i x_i x_i^H; any m orthonormal vectors in it are eigenvectors. A quantity that depends on this
+choice has no derivative:
 
     what                                      | distinct eigenvalues        | in a cluster of equal ones
     ------------------------------------------|-----------------------------|---------------------------
@@ -11,13 +12,12 @@ projector sum_i x_i x_i^H, and any m orthonormal vectors in it will do. What dep
     projector on a cluster, x x^H             | has a derivative            | has a derivative
     one vector, its sign (phase) held fixed   | has a derivative            | is not defined
 
-The solvers hold signs and phases fixed, so that nothing turns between neighbouring operators, and a derivative is that
-at the sign returned, and at the phase returned (`phases`). Within a cluster the derivative is
-that of vectors which do not turn among themselves, <x_i, dx_j> = 0: right for every loss of the subspace alone, in
-first order, and in second order for losses of the projectors. It is a convention for every other loss; and of a smooth
-function of equal eigenvalues the second derivative knows the diagonal of their first-order change only. With diag(4,
-1, 1), the vector of 4 has a derivative, and so has the projector on the plane of the two others, but neither of these.
-`gauge_residual` tells such losses apart:
+The solvers fix signs and phases, so that nothing jumps between neighboring operators; a derivative is that at the sign
+and the phase returned (`phases`). Within a cluster it is the derivative of vectors that do not rotate among themselves,
+<x_i, dx_j> = 0. This is exact for every loss of the subspace alone, in first order, and in second order for losses of
+the projectors. For other losses it is a convention. The second derivative of a smooth function of equal eigenvalues
+includes only the diagonal of their first-order change. For diag(4, 1, 1), the vector of 4 and the projector on the
+plane of the two others have derivatives. Each of these two vectors has none. `gauge_residual` detects such losses:
 
 >>> from eigenjax import eigsh
 >>> matrix = jnp.diag(jnp.array([4.0, 1.0, 1.0]))
@@ -31,7 +31,7 @@ function of equal eigenvalues the second derivative knows the diagonal of their 
 True True True
 
 A cluster may also be cut, between the pairs asked for and those left out: then the subspace itself is not determined.
-`gauge_residual` cannot see that. `result.gap` of `eigsh`, of the order of the residuals or less, does.
+`gauge_residual` does not detect this; a `result.gap` of `eigsh` of the order of the residuals or less does.
 """
 
 from typing import Any
@@ -50,28 +50,28 @@ from eigenjax.vectors.tree import PyTree
 
 @explained
 def gauge_residual(result: EigenResult, cotangent: Any) -> jax.Array:
-    """How much a loss depends on what the operator leaves open: 0 where it has a derivative.
+    """Measure how much a loss depends on the choice of eigenvectors that the operator leaves open; 0 if not at all.
 
         max |a_ij|  over i, j in one cluster,    a = (G - G^H) / 2,    G_ij = <x_i, xbar_j>
 
-    To turn x_i and x_j towards each other by a small angle t changes the loss by 2 |a_ij| t at most: the residual is in
-    units of the loss, and for a loss of the subspace alone it is the rounding of the cotangent. The phase of a complex
-    vector is taken for fixed, as solvers fix it: its component of largest magnitude is real. Eigenvalues are one
-    cluster where they are closer than four times the sum of their residuals. The derivative of the solvers drops
-    exactly these a_ij.
+    Rotating x_i and x_j towards each other by a small angle t changes the loss by at most 2 |a_ij| t: the residual has
+    the units of the loss. For a loss of the subspace alone it is the rounding of the cotangent. The phase of a complex
+    vector counts as fixed, as solvers fix it: its component of largest magnitude is real. Eigenvalues form one cluster
+    if they are closer than four times the sum of their residuals. The derivative of the solvers drops exactly these
+    a_ij.
 
     Args:
-        result: of a symmetric solver.
-        cotangent: of result.eigenvectors, as jax.grad gives it, or of the whole result (an EigenResult).
+        result: result of a symmetric solver.
+        cotangent: cotangent of result.eigenvectors, as returned by jax.grad, or of the whole result (an EigenResult).
 
     Returns:
-        () real. A cluster that is cut between the last pair and the next is not seen: compare result.gap with
+        () real. A cluster that is cut between the last pair and the next is not detected: compare result.gap with
         result.residuals.
 
     Raises:
         ValueError: if the cotangent is not shaped like the eigenvectors.
 
-    Cost: no products; it reads the vectors once.
+    Cost: no matvecs; it reads the vectors once.
 
     Example:
         >>> from eigenjax import eigsh
@@ -93,13 +93,13 @@ def _gauge_residual(result: EigenResult, cotangent: Any) -> jax.Array:
 
 
 def antihermitian_part(vectors: PyTree, vectors_bar: PyTree) -> jax.Array:
-    """A = (G - G^H) / 2 for G = X^H Xbar, (k, k)."""
+    """Compute `a` = (G - G^H) / 2 for G = X^H Xbar, (k, k)."""
     inner = tree.gram(vectors, vectors_bar)
     return (inner - jnp.conj(inner).T) / 2
 
 
 def vectors_cotangent(result: EigenResult, cotangent: Any) -> PyTree:
-    """Return Xbar in the usual complex convention, before phases are fixed, from what jax.grad or jax.vjp holds."""
+    """Return Xbar in the usual complex convention, before phases are fixed, from a cotangent of jax.grad or jax.vjp."""
     given = cotangent.eigenvectors if isinstance(cotangent, EigenResult) else cotangent
     check_vector(given, tree.structure_of(result.eigenvectors), name="the cotangent of the eigenvectors")
     return before_phases(result.eigenvectors, given)
@@ -109,9 +109,9 @@ def before_phases(vectors: PyTree, cotangent: PyTree, along: PyTree | None = Non
     """Return Xbar of the vectors before their phases were fixed, from JAX's cotangent of those returned.
 
     Args:
-        vectors: as returned.
-        cotangent: of `at_fixed_phase(vectors, along=along)`.
-        along: the vectors that take the same phases; then the result is a pair.
+        vectors: the vectors with fixed phases.
+        cotangent: cotangent of `at_fixed_phase(vectors, along=along)`.
+        along: other vectors that take the same phases; with them a pair is returned.
     """
     primals = (vectors,) if along is None else (vectors, along)
     _, pull_back = jax.vjp(lambda x, y=None: at_fixed_phase(x, along=y), *primals)

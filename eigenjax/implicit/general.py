@@ -1,28 +1,28 @@
-"""The derivative of eigenpairs of a general operator.
+"""Derivative of the eigenpairs of a general operator.
 
 Differentiate A v = lambda v for a simple eigenvalue, u^H A = lambda u^H:
 
     d lambda = u^H dA v / (u^H v),      (A - lambda) dv = -(dA - d lambda) v
 
-which leaves dv free along v. Unit norm and a real component v_j, the one of largest magnitude, take that freedom:
-dv -> dv - v Re(v^H dv) - i v Im(dv_j) / v_j. For cotangents (lambdabar, vbar), with a = vbar^H v,
+which leaves dv undetermined along v. Unit norm and a real component v_j, the one of largest magnitude, determine it: dv
+-> dv - v Re(v^H dv) - i v Im(dv_j) / v_j. For cotangents (lambdabar, vbar), with a = vbar^H v,
 
     xbar = vbar - Re(a) v + i Im(a) e_j / v_j,      v^H xbar = 0
 
-is what they ask of dv before it was normalised, and
+is the cotangent of dv before normalization, and
 
     Re(conj(lambdabar) d lambda + vbar^H dv) = Re(w^H dA v),    (conj(lambda) - A^H) w = xbar,    v^H w = lambdabar
 
-one bordered system a pair (`solvers.linear.bordered`), for both cotangents at once. The cotangent of A is
-sum_i w_i v_i^H: never formed; W is pulled back through the map from the operator's leaves to A V, once. A matrix is not
-taken for symmetric.
+is one bordered system per pair (`solvers.linear.bordered`), for both cotangents at once. The cotangent of A is sum_i
+w_i v_i^H. It is never formed: W is pulled back once through the map from the operator's leaves to A V. A matrix is not
+assumed to be symmetric.
 
-For tangents, the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda, and
-then the phase, as above.
+Tangents use the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda. The
+phase follows from the same formula.
 
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
-Nothing is differentiated through an iteration, and every piece is itself differentiable, to any order.
+No iteration is differentiated, and every piece is itself differentiable, to any order.
 """
 
 import functools
@@ -46,63 +46,63 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 
-# The adjoint solve need not be better than the forward one, by this factor to be safe.
+# The adjoint solve need not be more accurate than the forward one; this factor is a safety margin.
 _ADJOINT_SHARE = 0.1
-# Of pairs that are hardly known, their derivatives are solved for to a hundredth all the same.
+# Derivatives of inaccurate pairs are still solved to a hundredth.
 _LOOSEST = 0.01
-# To first order an eigenvalue is wrong by its residual times its condition: a condition is believed if that is no more
-# than this share of ||A||.
+# To first order the error of an eigenvalue is its residual times its condition: a condition is reported if that is at
+# most this share of ||A||.
 _KNOWN = 0.1
-# Products that one adjoint system may take: without restarts n suffice.
+# Maximal number of matvecs for one adjoint system: without restarts n suffice.
 _ADJOINT_PRODUCTS_PER_DIMENSION = 10
 _ADJOINT_PRODUCTS = 10_000
 
 
 class Solved(NamedTuple):
-    """What the backward pass needs of the forward one."""
+    """Forward results that the backward pass needs."""
 
-    op: LinearOperator
-    eigenvalues: jax.Array
-    vectors: PyTree
-    residuals: jax.Array
-    adjoint_tol: jax.Array | None
+    op: LinearOperator  # A
+    eigenvalues: jax.Array  # (k,) complex
+    vectors: PyTree  # (k, ...) unit vectors
+    residuals: jax.Array  # (k,) residuals of the pairs
+    adjoint_tol: jax.Array | None  # () relative residual of the linear systems; None derives it from the pairs
 
 
 class LeftEigenvectors(NamedTuple):
-    """U^H A = Lambda U^H, and what it says of the eigenvalues."""
+    """Left eigenvectors, U^H A = Lambda U^H, and the conditions of their eigenvalues."""
 
     vectors: PyTree
     """(k, ...) unit vectors, <v_i, u_i> real and positive."""
     conditions: jax.Array
-    """(k,) 1 / |u^H v|: how far an eigenvalue moves, at most, for a small perturbation of A of norm one; inf where u is
-    not known well enough to say, which of a pair with a small residual means that it is large."""
+    """(k,) 1 / |u^H v|: a bound on the change of an eigenvalue for a small perturbation of A, per unit norm. It is inf
+    if the residual of u is too large to tell; with a small residual of the pair this means a large condition."""
     residuals: jax.Array
-    """(k,) ||A^H u - conj(lambda) u||; where it is large, eigenvalues coalesce, or all of A is far from normal."""
+    """(k,) ||A^H u - conj(lambda) u||; a large one means that eigenvalues coalesce, or that A is far from normal."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("conditions")
 
 
 def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:
-    """Makes a solver of general eigenproblems differentiable in its operator, to any order.
+    """Make a solver of general eigenproblems differentiable in its operator, to any order.
 
-    The result takes three more options: `derivative`, static, "reverse" for jax.grad to any order or "forward" for
-    jax.jvp, jacfwd and jax.hessian, and for jax.grad too; adjoint_tol, the residual of the linear solve relative to its
-    right-hand side (None ties it to the residual of the pair), and adjoint_max_iter, the products it may take for one
-    pair, static. It is compiled once per operator type, shape and static options.
+    The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
+    jax.jvp, jacfwd, jax.hessian and jax.grad. `adjoint_tol` is the residual of the linear solve relative to its
+    right-hand side; None derives it from the residual of the pair. `adjoint_max_iter`, static, limits its matvecs for
+    one pair. It is compiled once per operator type, shape and static options.
 
-    Far from normal, or where eigenvalues nearly coalesce, GMRES may stagnate: the derivative is finite then, and not
-    right. `adjoint_info` says so.
+    GMRES may stagnate far from normal or where eigenvalues nearly coalesce: the derivative is then finite, but wrong.
+    `adjoint_info` reports this.
 
     Args:
-        solver: `solver(op, k, **options) -> EigenResult`, its vectors of unit norm, their largest component real and
-            positive; what it does inside is not looked at.
+        solver: `solver(op, k, **options) -> EigenResult`, a black box. Its vectors have unit norm, and their largest
+            component is real and positive.
 
     Returns:
-        The same function with the derivative above. Its cost beyond the forward solve: one system a pair, whichever
-        cotangents there are: of A^H, products by GMRES for the complement (two real ones a step where A is real),
-        and 40 k complex vectors; 3 k products besides. Where eigenvalues coalesce, within the residuals of
-        their pairs, what is not defined is left out: never NaN. v0 and key get zero cotangents.
+        The same function with this derivative. Cost besides the forward solve: one system per pair for all its
+        cotangents, solved by GMRES with A^H (two real matvecs per step if A is real) and 40 k complex vectors, and 3 k
+        matvecs. If eigenvalues coalesce within the residuals of their pairs, the undefined part is dropped: never NaN.
+        v0 and key get zero cotangents.
 
     Example:
         >>> from eigenjax import eigs  # which is differentiable(eigenjax.solvers.general.eigs.eigs)
@@ -128,19 +128,19 @@ def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenRes
 
 @explained
 def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> LeftEigenvectors:
-    """The left eigenvectors of pairs that `eigs` found, and the conditions of their eigenvalues.
+    """Compute the left eigenvectors of pairs found by `eigs`, and the conditions of their eigenvalues.
 
     Args:
-        op: the operator, whatever `as_operator` takes; a bare callable with `like`.
-        result: of `eigs`.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: the operator, anything that `as_operator` takes; a bare callable needs `like`.
+        result: a result of `eigs`.
+        like: structure of the vectors of a bare callable: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The unit vectors u_i, 1 / |u_i^H v_i|, and the residuals of the u_i. A residual of a pair times its condition
-        is the error of its eigenvalue, to first order. Far from normal, where the linear solves fail, the condition
-        is inf: of a Grcar matrix of 100 it is so wherever the true one is 1e6 or more.
+        The unit vectors u_i, 1 / |u_i^H v_i|, and the residuals of the u_i. The residual of a pair times its condition
+        is the error of its eigenvalue, to first order. Far from normal, where the linear solves fail, the condition is
+        inf: for a Grcar matrix of size 100 wherever the true one is 1e6 or more.
 
-    Cost: one system of A^H a pair, as a derivative's.
+    Cost: one system with A^H per pair, like a derivative.
 
     Example:
         >>> from eigenjax import eigs
@@ -164,7 +164,7 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
         return tree.norm(tree.add_scaled(bordered.adjoint_matvec(op, vector), -jnp.conj(value), vector))
 
     residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
-    # A left vector whose own eigenvalue is not known to a part of ||A|| says nothing of another one's.
+    # A left vector whose own eigenvalue is uncertain by a large part of ||A|| gives no condition.
     known = residuals * conditions <= _KNOWN * scale_of(solved)
     return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
 
@@ -177,7 +177,7 @@ def _solve(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenR
 
 def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, Solved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    # Through the rule again, not past it: this is what makes the second derivative right.
+    # Call the rule, not the solver: this makes the second derivative right.
     result = _solve(method, op, traced)
     return result, _solved(op, result, traced)
 
@@ -187,7 +187,7 @@ def _solved(op: LinearOperator, result: EigenResult, traced: dict[str, Any]) -> 
 
 
 def _backward(method: Method, solved: Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
-    # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
+    # JAX's cotangents are the conjugates of those in the module docstring: conjugate on entry and on exit.
     values_bar = _conjugate(cotangent.eigenvalues, solved.eigenvalues)
     vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=is_zero)
     if not all(is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=is_zero)):
@@ -208,14 +208,14 @@ def _solve_forward(method: Method, op: LinearOperator, traced: dict[str, Any]) -
 
 def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, EigenResult]:
     op, traced = primals
-    # Through the rule again, as above.
+    # Call the rule, not the solver: this makes the second derivative right.
     result = _solve_forward(method, op, traced)
     still = jax.tree.map(no_tangent, result)
     images = tangent_along(functools.partial(_images, vectors=result.eigenvectors), op, tangents[0])
     if images is None:
         return result, still
     solved = _solved(op, result, traced)
-    # Zero, and linear in the tangent, as all of a right-hand side must be where this is transposed.
+    # Zero, and linear in the tangent, as every right-hand side must be to be transposed.
     nothing = 0 * jax.vmap(tree.inner)(result.eigenvectors, images)
     along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
     moved = jax.vmap(_at_fixed_phase)(result.eigenvectors, along.vectors)
@@ -231,29 +231,29 @@ def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:
 
 
 def _weights(max_iter: int | None, solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
-    """W, all pairs together."""
+    """Compute W, all pairs together."""
     return _bordered(max_iter, solved, adjoint_rhs(solved, vectors_bar, values_bar), adjoint=False).vectors
 
 
 def adjoint_rhs(solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> Solution:
-    """The right-hand sides of the bordered systems, of cotangents as `before_normalization` leaves them."""
+    """Build the right-hand sides of the bordered systems from cotangents that `before_normalization` returned."""
     return Solution(vectors_bar, scale_of(solved).astype(values_bar.dtype) * values_bar)
 
 
 def system_of(solved: Solved) -> Bordered:
-    """The bordered systems of the pairs."""
+    """Build the bordered systems of the pairs."""
     return Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale_of(solved))
 
 
 def solve_bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, transposed: bool) -> tuple[Solution, Told]:
-    """The systems solved, once, not differentiated, and how it went."""
+    """Solve the systems once, without derivatives; return the convergence information too."""
     known = jax.lax.stop_gradient(system_of(solved))
     limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)
     return bordered.solve(known, rhs, tol=_adjoint_tol(solved, known.scale), max_iter=limit, transposed=transposed)
 
 
 def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: bool) -> Solution:
-    """The solutions of the bordered systems, or of their adjoints; differentiable."""
+    """Solve the bordered systems, or their adjoints; differentiable."""
     conjugate = functools.partial(jax.tree.map, jnp.conj)
     run = lambda rhs, transposed: solve_bordered(max_iter, solved, rhs, transposed=transposed)[0]
     # The transpose is the conjugate of the adjoint.
@@ -264,7 +264,7 @@ def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: b
 
 
 def scale_of(solved: Solved) -> jax.Array:
-    """() the largest |lambda|, or one."""
+    """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
     return jnp.where(largest > 0, largest, 1)
 
@@ -277,7 +277,7 @@ def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
 
 
 def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
-    """Xbar of one pair."""
+    """Compute xbar of one pair."""
     along = tree.inner(vector_bar, vector)
     rest = tree.add_scaled(vector_bar, -along.real, vector)
     unit = at_largest(vector)
@@ -287,7 +287,7 @@ def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
 
 
 def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
-    """A tangent orthogonal to its vector, turned so that the largest component stays real."""
+    """Rotate a tangent orthogonal to its vector so that the largest component stays real."""
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
     turn = tree.inner(unit, tangent).imag / jnp.where(component > 0, component, 1)

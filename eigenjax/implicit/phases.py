@@ -1,13 +1,13 @@
-"""The phase of a complex eigenvector as a part of what is differentiated.
+"""Derivative of the phase convention of complex eigenvectors.
 
-A solver multiplies each vector by the phase that makes a number c = <f, x> real and positive, with f the unit vector of
-the component of largest magnitude, or the start vector that x is aligned with. The rules of the implicit systems give
-dx up to a multiple of i x. What they leave open is taken out here:
+A solver multiplies each vector by the phase that makes c = <f, x> real and positive. Here f is the unit vector of the
+component of largest magnitude, or the start vector that x is aligned with. The implicit systems give dx up to a
+multiple of i x; the map
 
     x -> x conj(c) / |c|,    which has the value x, and the derivative  dx - i x Im(<f, dx>) / c
 
-It does not depend on the phase of x. So its derivatives, to any order, are those of the vector at the phase returned,
-whichever multiples of i x the rules have chosen. The sign of a real vector needs nothing.
+removes it. The map does not depend on the phase of x. Its derivatives, to any order, are therefore those of the vector
+at the phase returned, whichever multiples of i x the systems give. The sign of a real vector has no derivative.
 """
 
 from typing import Any
@@ -28,13 +28,13 @@ from eigenjax.vectors.tree import PyTree
 def at_fixed_phase(
     vectors: PyTree, reference: PyTree | None = None, references: PyTree | None = None, *, along: PyTree | None = None
 ) -> PyTree:
-    """Return vectors as a solver returned them, with the derivative of their phase.
+    """Return the given vectors unchanged, with the derivative of their phase.
 
     Args:
         vectors: k vectors whose phase `fix_signs` has fixed; real ones are returned as they are.
-        reference: as `fix_signs` was given.
-        references: as `fix_signs` was given.
-        along: k vectors, or more of them, that take the phases of the others; they are returned too.
+        reference: the `reference` given to `fix_signs`.
+        references: the `references` given to `fix_signs`.
+        along: k or more vectors to multiply by the same phases; with them a pair is returned.
 
     Example:
         >>> turned = lambda t: at_fixed_phase(jnp.exp(1j * t) * jnp.array([[0.8, 0.6j]]))
@@ -52,16 +52,16 @@ def at_fixed_phase(
 
 
 def are_complex(vectors: PyTree) -> bool:
-    """Return whether vectors have a phase at all, and not only a sign."""
+    """Return True if vectors have a phase, and not only a sign."""
     return jnp.issubdtype(tree.accumulation_dtype(vectors), jnp.complexfloating)
 
 
 def references_of(op: LinearOperator, options: dict[str, Any]) -> dict[str, PyTree | None]:
-    """Return what a symmetric solver aligns its vectors with, as the arguments of `at_fixed_phase`.
+    """Return the vectors that a symmetric solver aligns its result with, as arguments of `at_fixed_phase`.
 
     Args:
         op: the operator.
-        options: those of the solver, with their defaults.
+        options: all options of the solver, with their defaults.
     """
     v0 = options.get("v0")
     if v0 is None:

@@ -1,7 +1,7 @@
-"""How a solver becomes one compiled program: its options sorted into static ones and arrays.
+"""Compilation of solvers: the options of a call, sorted into static ones and arrays.
 
-A program is compiled once per operator type, shape and static options, and its derivative rule takes two arguments:
-the operator, and the options that are arrays.
+A program is compiled once per operator type, shape and static options. Its derivative rule takes two arguments: the
+operator, and the options that are arrays.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from eigenjax.solvers.warm_start import example_vector
 
 # Options that are arrays, and so arguments of the compiled program; all others are static.
 _TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
-# What every differentiable solver takes more than the solver does, and the defaults.
+# Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"
 _OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
 _CHECKS = (
@@ -36,38 +36,38 @@ _SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hes
 
 
 class Method(NamedTuple):
-    """A solver and its static options: what a compiled program is specific to."""
+    """Solver with its static options: the key of a compiled program."""
 
-    solver: Callable[..., Any]
-    knowing: Callable[..., tuple[Any, Any]] | None
-    options: tuple[tuple[str, Any], ...]
-    kinds: tuple[type, ...]
-    adjoint_max_iter: int | None
-    chosen: str | None  # how the pairs are chosen, by `which`; None where a number says so, or nothing is known
+    solver: Callable[..., Any]  # the solver
+    knowing: Callable[..., tuple[Any, Any]] | None  # the same, returning recycled Ritz pairs too
+    options: tuple[tuple[str, Any], ...]  # static options, sorted by name
+    kinds: tuple[type, ...]  # their types
+    adjoint_max_iter: int | None  # maximal number of matvecs of a linear system for one pair; None is the default
+    chosen: str | None  # the `which` of the solve; None if there is a sigma or no `which`
 
     def solve(self, op: Any, traced: dict[str, Any]) -> Any:
-        """Runs the solver; what it does inside is not looked at."""
+        """Run the solver; it is a black box."""
         options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
         return self.solver(op, **dict(self.options), **options)
 
     def solve_and_keep(self, op: Any, traced: dict[str, Any]) -> tuple[Any, Any]:
-        """Likewise, and what the solver knows besides; None where it has nothing to tell."""
+        """Run the solver; return its result and recycled Ritz pairs, or None where it has none."""
         if self.knowing is None:
             return self.solve(op, traced), None
         return self._replace(solver=self.knowing).solve(op, traced)
 
 
 class Bound(NamedTuple):
-    """A call of a differentiable solver, sorted."""
+    """Call of a differentiable solver with its arguments sorted."""
 
-    method: Method
-    derivative: str
-    op: Any
-    traced: dict[str, Any]
+    method: Method  # the solver and its static options
+    derivative: str  # "reverse" or "forward"
+    op: Any  # the operator, a pytree
+    traced: dict[str, Any]  # the options that are arrays, by name
 
 
 def square(op: Any, options: dict[str, Any]) -> LinearOperator:
-    """The operator of a solver of eigenproblems."""
+    """Convert the first argument of an eigensolver to an operator."""
     like = options.pop("like", None)
     return as_operator(op, like=example_vector(options.get("v0")) if like is None else like)
 
@@ -80,19 +80,20 @@ def bind(
     knowing: Callable[..., tuple[Any, Any]] | None = None,
     take: Callable[[Any, dict[str, Any]], Any] = square,
 ) -> Bound:
-    """Sorts what a solver was called with.
+    """Check and sort the arguments of a call of a differentiable solver.
 
     Args:
         solver: `solver(op, ...)`.
-        args: of the call, those by position.
-        options: of the call, those of the derivative among them.
-        knowing: of the same options, all of them given: what the solver returns, and what it knows besides.
-        take: (op, options of the solver) -> the operator as a pytree; it may take options away.
+        args: the positional arguments of the call.
+        options: the keyword arguments of the call, including those of the derivative.
+        knowing: a function with the same options, none of them optional, that returns the result and recycled Ritz
+            pairs.
+        take: (op, options of the solver) -> the operator as a pytree; it may remove options.
 
     Raises:
-        ValueError: if `derivative` is unknown, adjoint_max_iter less than one, or an option that is a number has no
-            meaning, such as tol=-1.
-        TypeError: if the call does not fit the solver's signature, or an option that has to be static is traced.
+        ValueError: if `derivative` is unknown, adjoint_max_iter is less than one, or a numerical option is out of
+            range, such as tol=-1.
+        TypeError: if the call does not fit the solver's signature, or a static option is traced.
     """
     name = solver.__name__
     calls.check_call(name, signature(solver), args, options)
@@ -104,7 +105,7 @@ def bind(
     check_max_iter(adjoint_max_iter)
     like = options.pop(_LIKE, None)
     call = inspect.signature(solver).bind(*args, **options)
-    # Defaults filled in, so that an option left out and the same one given are one program.
+    # With defaults filled in, an omitted option and its default share one program.
     call.apply_defaults()
     bound = call.arguments
     _check_arrays(name, bound)
@@ -119,7 +120,7 @@ def bind(
         raise ValueError(f"{told}: sigma asks for the eigenvalues nearest to it, so leave which out")
     traced |= {key: arguments.on_device(traced[key]) for key in _NUMBERS if key in traced}
     static = tuple((key, _static(name, key, value)) for key, value in sorted(bound.items()))
-    # With their types: True is 1 to a cache of programs, and 2.0 is 2, but not to a solver's checks.
+    # A cache of programs takes True for 1 and 2.0 for 2, the checks of a solver do not: the types are part of the key.
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
@@ -128,7 +129,7 @@ def bind(
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:
-    """That of the solver made differentiable."""
+    """Return the signature of the solver with the options that `differentiable` adds."""
     own = inspect.signature(solver)
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
@@ -143,7 +144,7 @@ def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeErro
     Args:
         solver: the solver called.
         given: the arguments of its compiled program.
-        error: what it raised.
+        error: the error raised by the program.
     """
     if "custom_vjp" in str(error) and any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
         name = solver.__name__
@@ -154,7 +155,7 @@ def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeErro
 
 
 def check_max_iter(adjoint_max_iter: Any) -> None:
-    """Raises an error unless it is a positive int or None."""
+    """Raise an error unless the value is a positive int or None."""
     if adjoint_max_iter is None:
         return
     if not isinstance(adjoint_max_iter, int) or isinstance(adjoint_max_iter, bool):
@@ -182,7 +183,7 @@ def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
 
 
 def _named(told: str, convert: Callable[[], Any]) -> Any:
-    """What a conversion gives; its errors begin with who was called."""
+    """Run a conversion; its errors begin with the name of the solver."""
     try:
         return convert()
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The derivative of singular triplets.
+"""Derivative of singular triplets.
 
 Differentiate A v_i = s_i u_i, A^H u_i = s_i v_i and the orthonormality of both, with U = [u_1 .. u_k] and
 V = [v_1 .. v_k], D = U^H dA V and the projections P_U = I - U U^H, P_V = I - V V^H:
@@ -14,17 +14,17 @@ so that for cotangents (Ubar, sbar, Vbar), with aU and aV the antihermitian part
     W = U M + X,    M_ji = (aU + aV)_ji / (s_i - s_j) + (aU - aV)_ji / (s_i + s_j) + sbar_i delta_ij
     [s_i, -A; -A^H, s_i] [x_i; y_i] = [P_U ubar_i; P_V vbar_i]
 
-(with j = i in the second term of M, the phase between u and v, but not in the first, the phase that they share). The
-cotangent of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the
-operator's leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
+(with j = i in the second term of M, the phase between u and v, but not in the first, their common phase). The cotangent
+of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the operator's
+leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
 
-For tangents the same numbers and systems: du_i = sum_j u_j N_ji + x_i with N = ((D + D^H) / (s_i - s_j) +
-(D - D^H) / (s_i + s_j)) / 2, the sign of the second term the other for dv_i, and [P_U dA v_i; P_V dA^H u_i] on the
-right of the systems. The tangent of the adjoint is taken there.
+Tangents use the same numbers and systems: du_i = sum_j u_j N_ji + x_i with
+N = ((D + D^H) / (s_i - s_j) + (D - D^H) / (s_i + s_j)) / 2. For dv_i the second term has the opposite sign. The
+right-hand sides are [P_U dA v_i; P_V dA^H u_i], where the adjoint is differentiated.
 
-The first term is zero within clusters, the second where both values are zero, and so are x_i and y_i where s_i is: a
-loss that does not depend on the choice of vectors there gets its exact gradient, and no other is defined. All
-pieces are differentiable themselves, so that the rule holds to any order.
+The first term is zero within clusters, the second where both values are zero, and x_i and y_i where s_i is zero. A loss
+that does not depend on the choice of vectors there gets its exact gradient; no other gradient is defined. All pieces
+are differentiable themselves, so that the rule holds to any order.
 """
 
 import functools
@@ -54,23 +54,21 @@ _Known = tuple[SingularResult, Remainder | None]
 def differentiable(
     solver: Callable[..., SingularResult], *, knowing: Callable[..., tuple[SingularResult, Remainder]]
 ) -> Callable[..., SingularResult]:
-    """Makes a solver of singular triplets differentiable in its operator, to any order.
+    """Make a solver of singular triplets differentiable in its operator, to any order.
 
-    The result takes three more options: `derivative`, static, "reverse" for jax.grad to any order or "forward" for
-    jax.jvp, jacfwd and jax.hessian, and for jax.grad too; adjoint_tol, the residual of the linear solve relative to its
-    right-hand side (None ties it to the residual of the triplet), and adjoint_max_iter, the steps it may take for one
-    triplet, static. It is compiled once per operator type, shape and static options.
+    The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
+    jax.jvp, jacfwd, jax.hessian and jax.grad. `adjoint_tol` is the residual of the linear solve relative to its
+    right-hand side; None derives it from the residual of the triplet. `adjoint_max_iter`, static, limits its steps for
+    one triplet. It is compiled once per operator type, shape and static options.
 
     Args:
-        solver: `solver(op, k, *, tol, v0, key, adjoint, **static) -> SingularResult`; what it does inside is not
-            looked at.
-        knowing: the same solver, returning also the triplets that were not wanted, which save products.
+        solver: `solver(op, k, *, tol, v0, key, adjoint, **static) -> SingularResult`, a black box.
+        knowing: the same solver, returning recycled triplets too, which save matvecs.
 
     Returns:
-        The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
-        products and, where the loss depends on the vectors, one through k more and about as many steps per triplet,
-        of a product with A and one with A^H, as conjugate gradients need for the complement (`dilation`); none where it
-        depends on the values alone. v0 and key get zero cotangents.
+        The same function with this derivative. Cost besides the forward solve: one pull-back through k matvecs. If the
+        loss depends on the vectors, add one through k more, and the conjugate gradient steps on the complement
+        (`dilation`). Each step takes a matvec with A and one with A^H. v0 and key get zero cotangents.
     """
 
     @named
@@ -90,7 +88,7 @@ def differentiable(
 
 @jax.jit
 def _with_phases(result: SingularResult) -> SingularResult:
-    # A pair of vectors has one phase, and the solver fixes it by the right one.
+    # Each pair of vectors has one phase, which the solver fixes by the right one.
     right, left = at_fixed_phase(result.right, along=result.left)
     return result._replace(left=left, right=right)
 
@@ -108,7 +106,7 @@ def _solve(method: Method, keep: bool, op: RectangularOperator, traced: dict[str
 
 def _forward(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Known, Solved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    # Through the rule again, not past it: this is what makes the second derivative right.
+    # Call the rule, not the solver: this makes the second derivative right.
     result, known = _solve(method, True, op, traced)
     return (result, known if keep else None), _solved(op, result, known, traced)
 
@@ -118,10 +116,10 @@ def _solved(op: RectangularOperator, result: SingularResult, known: Remainder | 
 
 
 def _backward(method: Method, keep: bool, solved: Solved, cotangents: Any) -> tuple[RectangularOperator, None]:
-    # What was kept serves to solve faster, and changes nothing: its cotangent is zero whether asked for or not.
+    # The recycled triplets only accelerate the solve: their cotangent is zero, returned or not.
     del keep
     cotangent: SingularResult = cotangents[0]
-    # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
+    # JAX's cotangents are the conjugates of those in the module docstring: conjugate on entry and on exit.
     values_bar = jnp.zeros_like(solved.values) if is_zero(cotangent.values) else cotangent.values
     vectors, weights = solved.right, jax.vmap(tree.scale)(values_bar, solved.left)
     bars, pair = (cotangent.left, cotangent.right), (solved.left, solved.right)
@@ -148,7 +146,7 @@ def _solve_forward(method: Method, keep: bool, op: RectangularOperator, traced: 
 
 def _tangent(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[_Known, _Known]:
     op, traced = primals
-    # Through the rule again, as above.
+    # Call the rule, not the solver: this makes the second derivative right.
     result, known = _solve_forward(method, True, op, traced)
     primal = (result, known if keep else None)
     solved, (still, nothing) = _solved(op, result, known, traced), jax.tree.map(no_tangent, primal)
@@ -172,12 +170,12 @@ _solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore
 
 
 def _both_images(op: RectangularOperator, *, left: PyTree, right: PyTree) -> PyTree:
-    """A V and A^H U."""
+    """Compute A V and A^H U."""
     return jax.vmap(functools.partial(matvec, op))(right), jax.vmap(functools.partial(adjoint_matvec, op))(left)
 
 
 def _within(solved: Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
-    """(k, k) M without the part of the values."""
+    """Compute (k, k) M without the term of the singular values."""
     aU, aV = (antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
     between, across = reciprocal_gaps(solved, aU.dtype)
     sizes = jnp.hypot(tree.norms(left_bar), tree.norms(right_bar))

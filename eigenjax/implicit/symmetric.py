@@ -1,4 +1,4 @@
-"""The derivative of symmetric eigenpairs, the same for every solver.
+"""Derivative of symmetric eigenpairs, the same for every solver.
 
 Differentiate A x_i = lambda_i x_i and <x_i, x_j> = delta_ij, with X = [x_1 .. x_k] and P = I - X X^H:
 
@@ -10,14 +10,13 @@ so that for cotangents (lambdabar, Xbar), with G = X^H Xbar, a = (G - G^H) / 2 a
     Re sum_i lambdabar_i d lambda_i + <xbar_i, d x_i>  =  Re sum_i <w_i, dA x_i>
     W = X (a * F + diag(lambdabar)) + Z,    P (lambda_i - A) P z_i = P xbar_i.
 
-The cotangent of A is sum_i w_i x_i^H. It is never formed: W is pulled back through the map from the operator's
-leaves to A X, once. Within a cluster F is zero: for a loss of the invariant subspace a vanishes there and the result
-is exact; what another loss would ask for is not defined (`gauge`). The phase of a complex vector is fixed afterwards
-(`phases`).
+The cotangent of A is sum_i w_i x_i^H. It is never formed: W is pulled back once through the map from the operator's
+leaves to A X. Within a cluster F is zero: for a loss of the invariant subspace `a` vanishes there and the result is
+exact; other losses have no derivative there (`gauge`). The phase of a complex vector is fixed afterwards (`phases`).
 
-Nothing is differentiated through an iteration, and every piece is itself differentiable: the forward pass saves
-pairs that carry this same rule, and the linear solve knows its own derivative. So the rule holds to any order. It is
-attached to the compiled program twice, as a rule of cotangents (`reverse`) and as one of tangents (`forward`).
+No iteration is differentiated, and every piece is itself differentiable: the forward pass saves pairs that carry this
+same rule, and the linear solve has its own derivative. So the rule holds to any order. The compiled program has it in
+two forms, for cotangents ("reverse") and for tangents ("forward").
 """
 
 import functools
@@ -47,32 +46,32 @@ _Saved = tuple[Pairs, Remainder | None, jax.Array | None]
 def differentiable(
     solver: Callable[..., EigenResult], *, knowing: Callable[..., tuple[EigenResult, Remainder | None]] | None = None
 ) -> Callable[..., EigenResult]:
-    """Makes a solver of symmetric eigenproblems differentiable in its operator, to any order.
+    """Make a solver of symmetric eigenproblems differentiable in its operator, to any order.
 
-    The result takes three more options. `derivative`, static: "reverse" is for jax.grad, and for jax.grad of that;
-    "forward" is for jax.jvp, jacfwd and jax.hessian, and for jax.grad too, which transposes it. `adjoint_tol`: the
-    residual of the linear solves relative to their right-hand sides; None ties it to the residuals of the pairs over
-    the gap, tighter than which is wasted. `adjoint_max_iter`, static: the products they may take for one pair. It is
-    compiled once per operator type, shape and static options.
+    The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
+    jax.jvp, jacfwd, jax.hessian and jax.grad, which transposes it. `adjoint_tol` is the residual of the linear solves
+    relative to their right-hand sides; None derives it from the residuals of the pairs over the gap, below which
+    accuracy is wasted. `adjoint_max_iter`, static, limits their matvecs for one pair. It is compiled once per operator
+    type, shape and static options.
 
-    The derivative is as good as the pairs: of one that is not `converged` it is that of another matrix, its residual
-    away, with an error of C r / gap. `adjoint_info` says how the linear solves went, `gauge_residual` whether the
-    loss has a derivative where eigenvalues are equal. v0, key, tol and the other options have zero derivatives.
+    The derivative is as accurate as the pairs: for one that is not `converged` it is that of another matrix, its
+    residual away, with an error of C r / gap. `adjoint_info` reports the convergence of the linear solves,
+    `gauge_residual` whether the loss has a derivative where eigenvalues are equal. v0, key, tol and the other options
+    have zero derivatives.
 
-    Of a loss of the subspace of close eigenvalues the gradient is exact at any gap between them. Forward mode turns
-    the vectors within it and loses about eps ||A|| / gap, the second derivative (eps ||A|| / gap)^2 and more:
+    For a loss of the subspace of close eigenvalues the gradient is exact at any gap between them. Forward mode rotates
+    the vectors within it and loses about eps ||A|| / gap, the second derivative (eps ||A|| / gap)^2 and more.
     `eigh(degeneracy_tol=...)` of the dense matrix loses neither.
 
     Args:
-        solver: `solver(op, k, **options) -> EigenResult`; what it does inside is not looked at.
-        knowing: the same solver, returning also the Ritz pairs that were not wanted, which save products.
+        solver: `solver(op, k, **options) -> EigenResult`, a black box.
+        knowing: the same solver, returning recycled Ritz pairs too, which save matvecs.
 
     Returns:
-        The same function with the derivative above. Its cost beyond the forward solve: one pull-back through k
-        products and, where the loss depends on the eigenvectors, about as many products per pair as conjugate
-        gradients need for the complement; none where it depends on the eigenvalues alone. Memory beyond what the
-        forward pass keeps, which is the pairs and, where that is of use, its basis: 3 k + 8 vectors where k of them
-        are more than 32 MiB, else 4 k + 11, or 8 k + 11 for pairs near a number.
+        The same function with this derivative. Cost besides the forward solve: one pull-back through k matvecs. If the
+        loss depends on the eigenvectors, add the matvecs of conjugate gradients on the complement, for each pair.
+        Memory besides the saved pairs and, where it is used, the basis: 3 k + 8 vectors if k of them exceed 32 MiB,
+        else 4 k + 11, or 8 k + 11 for interior eigenvalues.
 
     Example:
         >>> from eigenjax import lanczos  # which is differentiable(eigenjax.solvers.symmetric.lanczos.lanczos)
@@ -113,16 +112,16 @@ def _solve_reverse(method: Method, keep: bool, op: LinearOperator, traced: dict[
 
 def _save(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Solved, _Saved]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    # Through the rule again, not past it: this is what makes the second derivative right.
+    # Call the rule, not the solver: this makes the second derivative right.
     result, known = _solve_reverse(method, True, op, traced)
     return (result, known if keep else None), (pairs_of(op, result, method.chosen), known, traced["adjoint_tol"])
 
 
 def _cotangent(method: Method, keep: bool, saved: _Saved, cotangents: Any) -> tuple[Any, None]:
-    # What was kept serves to solve faster, and changes nothing: its cotangent is zero whether asked for or not.
+    # The recycled Ritz pairs only accelerate the solve: their cotangent is zero, returned or not.
     del keep
     cotangent, (pairs, known, adjoint_tol) = cotangents[0], saved
-    # JAX's cotangents are the conjugates of those above: conjugate on entry and on exit.
+    # JAX's cotangents are the conjugates of those in the module docstring: conjugate on entry and on exit.
     values_bar = jnp.zeros_like(pairs.eigenvalues) if is_zero(cotangent.eigenvalues) else cotangent.eigenvalues
     if all_zero(cotangent.eigenvectors):
         weights = jax.vmap(tree.scale)(values_bar, pairs.vectors)
@@ -147,7 +146,7 @@ def _solve_forward(method: Method, keep: bool, op: LinearOperator, traced: dict[
 
 def _tangent(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[_Solved, _Solved]:
     op, traced = primals
-    # Through the rule again, as above.
+    # Call the rule, not the solver: this makes the second derivative right.
     result, known = _solve_forward(method, True, op, traced)
     primal = (result, known if keep else None)
     still, nothing = jax.tree.map(no_tangent, primal)
@@ -169,7 +168,7 @@ _solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore
 def _vectors_along(
     method: Method, pairs: Pairs, known: Remainder | None, inside: jax.Array, outside: PyTree, adjoint_tol: Any
 ) -> PyTree:
-    """X inside + Z, with Z the solution of the complement for P outside: the same of tangents and of cotangents."""
+    """Compute X inside + Z, where Z solves the complement for P outside; the same for tangents and cotangents."""
     if pairs.eigenvalues.shape[0] == pairs.op.size:
         return tree.combine(inside, pairs.vectors)  # there is no complement
     options = {"adjoint_tol": adjoint_tol, "max_iter": method.adjoint_max_iter, "definite": method.chosen in OUTERMOST}

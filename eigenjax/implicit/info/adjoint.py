@@ -1,8 +1,8 @@
-"""How the linear solves of a reverse pass go: the same solves, for a given cotangent, with what is known of them.
+"""Convergence information of the linear solves of a reverse pass, from the same solves for a given cotangent.
 
     P (lambda_i - A) P z_i = P xbar_i,    i = 1 .. k
 
-of symmetric pairs; those of general pairs and of triplets are in `adjoint_general` and `adjoint_singular`.
+for symmetric pairs; those for general pairs and for triplets are in `adjoint_general` and `adjoint_singular`.
 """
 
 import functools
@@ -71,35 +71,34 @@ def adjoint_info(
     which: str | None = None,
     like: Any = None,
 ) -> AdjointInfo:
-    """Solves the linear systems of a reverse pass as jax.grad does, and tells how it went.
+    """Solve the linear systems of a reverse pass as jax.grad does, and return their convergence information.
 
-    A gradient has no place for flags: where a solve fails, it is finite and wrong. Where one is in doubt, compute the
-    cotangent of the vectors by itself and give it to this function, with the options that the solver was given. A
-    gradient of `eigsh` takes fewer products yet: it makes use of the space that the solve ended with, which no result
-    carries.
+    A gradient carries no flags: if a linear solve fails, it is finite and wrong. To test a gradient, compute the
+    cotangent of the vectors and pass it to this function, with the options given to the solver. The gradient of `eigsh`
+    itself takes fewer matvecs, because it uses recycled Ritz pairs, which a result does not contain.
 
     Args:
-        op: the operator, whatever the solver takes; of a bare callable the result's vectors are the example
-            (not of `eigs`, whose vectors are complex and the operator may not be: give `like`).
-        result: of `eigsh` and the other symmetric solvers, of `eigs` (whose eigenvalues are complex), or of `svds`.
-        cotangent: of result.eigenvectors, as jax.grad of the loss in them gives it, or of the whole result, whose
-            eigenvalues matter to `eigs` alone. Of triplets that of (result.left, result.right), or of the whole.
-        adjoint_tol: as of the solvers: relative residual; None ties it to the residuals of the pairs.
-        adjoint_max_iter: products (of `svds` steps) for one pair at most, static.
-        which: how `eigsh` was told to choose, unless near a number; static. The reverse pass knows it, and makes
-            use of each pair's own gap. None is what holds for any choice.
-        like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: the operator, anything that the solver takes. For a bare callable the vectors of the result give the
+            structure, except for `eigs`: its vectors are complex and the operator may be real, so give `like`.
+        result: result of `eigsh` or another symmetric solver, of `eigs` (with complex eigenvalues), or of `svds`.
+        cotangent: cotangent of result.eigenvectors, as jax.grad of the loss returns it, or of the whole result, whose
+            eigenvalues are used for `eigs` alone. For triplets that of (result.left, result.right), or of the whole.
+        adjoint_tol: residual of the linear systems relative to their right-hand sides; None derives it from the pairs.
+        adjoint_max_iter: maximal number of matvecs (steps for `svds`) for one pair; static.
+        which: the `which` given to `eigsh` unless sigma was; static. The reverse pass uses it to compute the gap of
+            each pair. None makes no assumption.
+        like: structure of the vectors of a bare callable: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        An `AdjointInfo`. What would help where a system has not converged: a larger adjoint_max_iter; more pairs, if
-        result.gap is small or eigenvalues coalesce; a smaller tol of the solver, if a pair itself is bad. GMRES, of
-        `eigs`, may stagnate far from normal whatever is done: such a derivative is not to be used.
+        An `AdjointInfo`. If a system has not converged, increase adjoint_max_iter; compute more pairs if result.gap is
+        small or eigenvalues coalesce; decrease tol of the solver if a pair is inaccurate. GMRES, used for `eigs`, may
+        stagnate far from normal in any case: do not use such a derivative.
 
     Raises:
-        TypeError: if `op` is nothing that the solver takes, or adjoint_max_iter is no int.
+        TypeError: if the solver does not accept `op`, or adjoint_max_iter is no int.
         ValueError: if the cotangent is not shaped like the vectors, or adjoint_max_iter is less than one.
 
-    Cost: that of the solves, and k products to recompute the residuals.
+    Cost: that of the solves, and k matvecs to recompute the residuals.
 
     Example:
         >>> from eigenjax import eigsh

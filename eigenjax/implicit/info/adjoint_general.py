@@ -1,8 +1,8 @@
-"""How the linear solves of the reverse pass of `eigs` go: the complements of its bordered systems.
+"""Convergence information of the reverse pass of `eigs`: the complements of its bordered systems.
 
     P (conj(lambda_i) - A^H) P y_i = P (f_i + A^H Z a_i)
 
-What of the small system within the span is left out, as eigenvalues coalesce there, is the gauge.
+The gauge is the part of the small systems within the span that is dropped because eigenvalues coalesce.
 """
 
 import functools
@@ -24,7 +24,7 @@ from eigenjax.vectors import tree
 def information(
     op: LinearOperator, result: EigenResult, cotangent, adjoint_tol, *, max_iter: int | None
 ) -> AdjointInfo:
-    """`adjoint_info` of general pairs."""
+    """Compute the `AdjointInfo` of general pairs."""
     if adjoint_tol is not None:
         adjoint_tol = jnp.asarray(adjoint_tol).astype(result.residuals.dtype)
     solved = Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, adjoint_tol)

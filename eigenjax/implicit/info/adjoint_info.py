@@ -1,4 +1,4 @@
-"""What is told of the linear solves of a reverse pass, whatever the problem they belong to."""
+"""Convergence information of the linear solves of a reverse pass, common to all problems."""
 
 from typing import NamedTuple
 
@@ -7,27 +7,28 @@ import jax.numpy as jnp
 
 from eigenjax import printing
 
-# What a recurrence says of its residual and the true one differ by a few units of rounding.
+# The residual of a recurrence and the true one differ by less than this times eps.
 _ROUNDING = 100.0
 
 
 class AdjointInfo(NamedTuple):
-    """What is known of the linear solves of one reverse pass."""
+    """Convergence information of the linear solves of one reverse pass."""
 
     converged: jax.Array
-    """(k,) bool: the system was solved as well as asked. Whether the pair is good is result.converged."""
+    """(k,) bool: the system was solved to its target. The accuracy of the pair is result.converged."""
     residuals: jax.Array
-    """(k,) recomputed, on the complement, of `eigsh` ||P xbar_i - P (lambda_i - A) P z_i||, over ||xbar_i||
-    (of `eigs`, whose right-hand sides grow with the condition of the eigenvalue: over these); 0 where that is zero."""
+    """(k,) true residuals on the complement: ||P xbar_i - P (lambda_i - A) P z_i|| / ||xbar_i|| for `eigsh`. For `eigs`
+    they are relative to the right-hand sides, which grow with the condition of the eigenvalue. 0 if the denominator is
+    zero."""
     targets: jax.Array
-    """(k,) what they were asked to be; where it is an error that was asked for, what that comes to."""
+    """(k,) targets of these residuals; a target for an error is converted into one for the residual."""
     num_matvecs: jax.Array
-    """() int32, products of the solves, of the systems that had not converged by then. Of `svds` those with A and A^H
-    together, of `eigs` those with A^H, two for a complex vector of a real operator."""
+    """() int32, matvecs of the solves, without those of systems that had converged already. For `svds` those with A and
+    A^H together; for `eigs` those with A^H, two for a complex vector of a real operator."""
     num_steps: jax.Array
-    """() int32, of the system that took most: how often k products were made at once, where all go side by side."""
+    """() int32, steps of the slowest system: the number of block matvecs if all systems are solved simultaneously."""
     gauge: jax.Array
-    """() `gauge_residual`: how much of the cotangent was dropped because no derivative exists."""
+    """() `gauge_residual`: the part of the cotangent that is dropped because no derivative exists."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("residuals")
@@ -43,21 +44,21 @@ def judged(
     products: int,
     gauge: jax.Array,
 ) -> AdjointInfo:
-    """The information about k systems.
+    """Build the convergence information of k systems.
 
     Args:
-        misses: (k,) recomputed residuals.
-        whole: (k,) norms that they are small beside.
-        targets: (k,) what they were asked to be, all three in the same units.
-        reach: (k,) the norm of the operator times that of the solution.
-        steps: (k,) of each system.
-        products: that a step makes.
-        gauge: () what was dropped.
+        misses: (k,) true residuals.
+        whole: (k,) norms that residuals and targets are divided by.
+        targets: (k,) targets of the residuals, in the units of `misses` and `whole`.
+        reach: (k,) norm of the operator times that of the solution.
+        steps: (k,) number of steps of each system.
+        products: number of matvecs per step.
+        gauge: () the dropped part of the cotangent.
     """
     attainable = _ROUNDING * jnp.finfo(whole.dtype).eps * (whole + reach)
     relative = lambda x: jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1), 0)
     return AdjointInfo(
-        # NaN compares False.
+        # NaN compares False: not converged.
         converged=misses <= jnp.maximum(targets, attainable),
         residuals=relative(misses),
         targets=relative(targets),

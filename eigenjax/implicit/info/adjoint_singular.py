@@ -1,4 +1,4 @@
-"""How the linear solves of the reverse pass of `svds` go: those of the dilation, on the complement."""
+"""Convergence information of the reverse pass of `svds`: the systems of the dilation on the complement."""
 
 import functools
 from typing import Any
@@ -20,13 +20,13 @@ from eigenjax.vectors import tree
 def information(
     op: RectangularOperator, result: SingularResult, cotangent: Any, adjoint_tol: Any, *, max_iter: int | None
 ) -> AdjointInfo:
-    """`adjoint_info` of triplets."""
+    """Compute the `AdjointInfo` of singular triplets."""
     if adjoint_tol is not None:
         adjoint_tol = jnp.asarray(adjoint_tol).astype(result.residuals.dtype)
     solved = Solved(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
     given = (cotangent.left, cotangent.right) if isinstance(cotangent, SingularResult) else tuple(cotangent)
     check_vector(given, tree.structure_of((result.left, result.right)), name="the cotangent of the singular vectors")
-    # Right before left, the order of phases.
+    # Right before left: the right vectors fix the phases.
     bars = before_phases(result.right, given[::-1], along=result.left)[::-1]
     gauge = _dropped(solved, bars)
     whole = jax.vmap(tree.norm)(bars)
@@ -49,7 +49,7 @@ def information(
 
 
 def _dropped(solved: Solved, bars: Any) -> jax.Array:
-    """What of the cotangents no derivative exists for: turns within clusters, and all that asks for vectors of zero."""
+    """Compute the part of the cotangents without a derivative: rotations in clusters, and vectors of the value zero."""
     pairs = zip((solved.left, solved.right), bars, strict=True)
     left, right = (antihermitian(tree.gram(vectors, bar)) for vectors, bar in pairs)
     between, across = reciprocal_gaps(solved, left.dtype)

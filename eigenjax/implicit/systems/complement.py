@@ -1,29 +1,30 @@
-"""The linear systems of the derivative: what the eigenvectors do outside their own span.
+"""Linear systems of the derivative of eigenvectors on the complement of their span.
 
     P (lambda_i - A) P z_i  +  sum_j z_j E_ji  =  P b_i,    P = I - X X^H,    i = 1 .. k
 
-with E the coupling within clusters (`pairs`), zero but for its derivative. It is the same map for tangents and for
-cotangents. Of the pairs at one end of the spectrum, at both, or of largest magnitude none lies among what is left out:
-what is left is definite, of one sign or the other, and conjugate gradients solve it. For pairs near a number MINRES,
-which holds three vectors more a system (`rounds`).
+with E the coupling within clusters (`pairs`), zero except for its derivative. The map is the same for tangents and
+cotangents. If the pairs are at one or both ends of the spectrum, or of largest magnitude, no computed eigenvalue lies
+among the others. The systems are then definite, of either sign, and conjugate gradients solve them. For interior
+eigenvalues MINRES solves them, with three more vectors per system (`stages`).
 
-All k systems go side by side, one product of k vectors a step: the fewest steps. That holds 4 k + 11 vectors, 8 k + 11
-with MINRES, those of the product among them. Where k vectors are more than a cache holds, memory is what counts, and a
-product of a few is as busy as one of all: then the systems go in three parts, with MINRES in five, one after another
-(`groups`), in no more than 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the products it took, and
-does not wait for those that are slower; the steps add up, with MINRES to three times as many. Recurrences with fewer
-vectors are no way to get there: conjugate residuals hold 5 k and break down where <r, A r> = 0, SYMMLQ holds 5 k.
+All k systems are solved simultaneously, with one block matvec of k vectors per step: the fewest steps. This takes
+4 k + 11 vectors, 8 k + 11 with MINRES, including those of the matvec. If k vectors exceed a cache, memory dominates,
+and a matvec of a few vectors uses a device as fully as one of all. Then the systems are solved in three parts, five
+with MINRES, one after another (`groups`), in at most 3 k + 8 vectors: 30 for k = 10, and 28 with MINRES. Each takes the
+same matvecs and does not wait for slower ones; the steps add up, to three times as many with MINRES. Recurrences with
+fewer vectors do not help: conjugate residuals take 5 k and break down where <r, A r> = 0, SYMMLQ takes 5 k.
 
-How well to solve. The pair itself is known to within its residual r_i: it is an exact pair of A + dA with
-||dA|| <= r_i. So b_i and z_i mean nothing below a relative r_i / g_i, g_i its own gap to the eigenvalues left out, and
+The tolerance follows from the accuracy of the pairs. A pair with residual r_i is an exact pair of A + dA with
+||dA|| <= r_i. So b_i and z_i are accurate to a relative r_i / g_i only, with g_i the gap of pair i to the remaining
+eigenvalues, and
 
     e  =  (sum_i min(1, r_i / g_i)^2 ||z_i||^2)^1/2
 
-is the error of the whole sum_i z_i x_i^H that comes of the pairs alone. System i is solved to
-||rest_i|| <= g_i e / k^1/2, which adds e at most; and so does it if that is said of the least residual there is in the
-Krylov space (`conjugate_gradients`; on a 2-D Laplacian it saves a seventh of the products). The first of many pairs at
-the end of a spectrum has a much larger gap than the last, and needs fewer products. Where no gap is known, to
-||rest_i|| <= r_i ||z_i|| / k^1/2, which is no looser.
+is the error of sum_i z_i x_i^H that the pairs alone cause. System i is solved to ||rest_i|| <= g_i e / k^1/2, which
+adds at most e. The same bound on the least residual in the Krylov space suffices (`conjugate_gradients`; it saves a
+seventh of the matvecs on a 2-D Laplacian). The first of many pairs at the end of a spectrum has a much larger gap than
+the last, and takes fewer matvecs. Without a known gap the bound is ||rest_i|| <= r_i ||z_i|| / k^1/2, which is no
+looser.
 """
 
 import functools
@@ -44,21 +45,21 @@ from eigenjax.solvers.linear.minres import LinearSolution, minres_together
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Of pairs chosen so, the shifted operator is definite on the complement.
+# For pairs selected by these rules the shifted operator is definite on the complement.
 OUTERMOST = ("LA", "SA", "LM", "BE")
-# The linear solves add at most this share of the error that the pairs make. (That bound is reached by residuals along
-# the nearest eigenvalue alone; measured is a fiftieth of it to all. The gap is that to a
-# Ritz value, and may be a little less.)
+# The linear solves add at most this share of the error of the pairs. (Only residuals along the nearest eigenvector
+# reach that bound; measured is a fiftieth of it to all. The gap is that to a Ritz value, and may be slightly too
+# small.)
 _SHARE = 1.0
-# A projected right-hand side below so many units of rounding of the whole is zero.
+# A projected right-hand side below this times eps of the whole is zero.
 _NEGLIGIBLE = 16.0
-# Nor can a residual be made smaller than so many units of rounding of ||A|| ||z||.
+# No residual can be reduced below this times eps ||A|| ||z||.
 _ATTAINABLE = 1.0
-# Products that one system may take: in exact arithmetic n suffice.
+# Maximal number of matvecs for one system: in exact arithmetic n suffice.
 _PRODUCTS_PER_DIMENSION = 10
 _PRODUCTS = 10_000
-# Bytes of k vectors up to which all systems go side by side: there is little memory to be saved. Above, a product of
-# a few vectors keeps a machine as busy as one of all, and the systems go in so many parts, one after another.
+# Bytes of k vectors up to which all systems are solved simultaneously, as little memory could be saved. Above, a matvec
+# of a few vectors uses a device as fully as one of all, and the systems are solved in this number of parts.
 _ALL_AT_ONCE = 2**25
 _PARTS, _PARTS_DEFINITE = 5, 3
 
@@ -73,20 +74,20 @@ def solve_complement(
     max_iter: int | None,
     definite: bool,
 ) -> PyTree:
-    """X inside + Z, differentiable to any order in both directions.
+    """Compute X inside + Z, differentiable to any order in both directions.
 
-    The system is solved as  [P (lambda_i - A) P + s X X^H] z_i + .. = P b_i  with a scale s of A. It has the same
-    solution, is symmetric and not singular, and stays true to first order when A and X vary: a derivative of z_i may
-    leave the range of P, which the singular system would not let it.
+    The system is solved as  [P (lambda_i - A) P + s X X^H] z_i + .. = P b_i  with a norm estimate s of A. It has the
+    same solution, is symmetric and nonsingular, and holds to first order when A and X vary. A derivative of z_i may
+    leave the range of P, which the singular system would exclude.
 
     Args:
-        pairs: fewer than n.
-        inside: (k, k) what to add within the span of X.
+        pairs: fewer than n pairs.
+        inside: (k, k) coefficients of the part within the span of X.
         rhs: k vectors b_i.
-        known: what the forward solve has left over, to be eliminated.
-        adjoint_tol: residual relative to P b_i; None is as above.
-        max_iter: products for one pair; None is 10 n, at most 10,000.
-        definite: whether the pairs are outermost, so that conjugate gradients will do.
+        known: recycled Ritz pairs of the forward solve, to be deflated.
+        adjoint_tol: residual relative to P b_i; None uses the bound of the module docstring.
+        max_iter: maximal number of matvecs for one pair; None is min(10 n, 10,000).
+        definite: the pairs are outermost, so that conjugate gradients apply.
     """
     vectors, scale = pairs.vectors, scale_of(pairs)
 
@@ -105,13 +106,13 @@ def solve_complement(
     conjugate = functools.partial(jax.tree.map, jnp.conj)
     is_complex = jnp.issubdtype(tree.accumulation_dtype(vectors), jnp.complexfloating)
     transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
-    # What b_i has within the span of X goes through, for `iterate` to see how large the whole was, and is taken out.
+    # The part of b_i within the span of X is passed on, as `iterate` uses the norm of the whole, and removed after it.
     whole = jax.lax.custom_linear_solve(system, rhs, solve, transposed, symmetric=not is_complex)
     return _with_inside(vectors, whole, inside)
 
 
 def _with_inside(vectors: PyTree, block: PyTree, inside: jax.Array) -> PyTree:
-    """X inside + P block: one sum, which can only be taken when the block is there, and is not held until then."""
+    """Compute X inside + P block in one sum, so that the part inside is not stored during the solve."""
     return jax.tree.map(jnp.add, block, tree.combine(inside - tree.gram(vectors, block), vectors))
 
 
@@ -124,11 +125,11 @@ def iterate(
     max_iter: int | None,
     definite: bool = False,
 ) -> LinearSolution:
-    """The k solutions as they are found, and how it went."""
+    """Compute the k solutions without derivatives, with their convergence information."""
     floors = negligible(rhs)
     rhs = in_groups(functools.partial(project_out, pairs.vectors), rhs)
     max_iter = max_iter or min(_PRODUCTS_PER_DIMENSION * pairs.op.size, _PRODUCTS)
-    # A residual that is asked for is one; what is asked for otherwise is an error, over the gap.
+    # A given tolerance bounds residuals; the default bounds errors, times the gap.
     by_error = adjoint_tol is None and pairs.gaps is not None
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
     part = None if known is None else deflation.elimination(pairs, known)
@@ -144,7 +145,7 @@ def iterate(
 
 
 def _side_by_side(pairs: Pairs, definite: bool) -> int:
-    """How many of the k systems are solved at once."""
+    """Compute the number of systems that are solved simultaneously."""
     k = pairs.eigenvalues.shape[0]
     bytes_of_all = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pairs.vectors))
     parts = 1 if bytes_of_all <= _ALL_AT_ONCE else (_PARTS_DEFINITE if definite else _PARTS)
@@ -161,11 +162,11 @@ def _solve(
     definite: bool,
     by_error: bool,
 ) -> LinearSolution:
-    """Some of the systems side by side."""
+    """Solve some of the systems simultaneously."""
     norms = sizes_of(pairs)
-    # At every product: rounding would bring the eigenvectors back.
+    # At every matvec: rounding would bring the eigenvectors back.
     system = lambda z: in_groups(functools.partial(project_out, pairs.vectors), _shifted(pairs, z))
-    if part is not None:  # with U eliminated, the systems of `elimination`
+    if part is not None:  # with U deflated, the systems of `deflation`
         known_norms = norms if definite else None
         return stages.solve(
             system, part, rhs, targets=stop_at, max_iter=max_iter, operator_norm=known_norms, by_error=by_error
@@ -179,7 +180,7 @@ def _solve(
 
 
 def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any) -> Callable[[jax.Array], jax.Array]:
-    """How the residuals to stop at follow from the (k,) norms of the solutions."""
+    """Return a function from the (k,) norms of the solutions to the residuals to stop at."""
     numbers = (pairs.eigenvalues, pairs.residuals, pairs.gaps, sizes_of(pairs), lengths, floors, adjoint_tol)
     eigenvalues, residuals, gaps, sizes, lengths, floors, adjoint_tol = jax.lax.stop_gradient(numbers)
     scale = jnp.max(jnp.abs(eigenvalues))
@@ -193,7 +194,7 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
         if gaps is None:
             allowed = of_each * residuals * norms
         else:
-            # No gap within A is more than 2 ||A||, and one below the residuals is not known to be there.
+            # No gap within A exceeds 2 ||A||, and one below the residuals is not certain.
             known = jnp.clip(gaps, jnp.max(residuals), 2 * scale)
             share = jnp.minimum(1, residuals / jnp.where(known > 0, known, 1))
             allowed = of_each * known * tree.norm(share * norms)
@@ -205,36 +206,36 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
 def asked(
     found: LinearSolution, pairs: Pairs, solutions: PyTree, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any
 ) -> jax.Array:
-    """(k,) the residuals that solves were asked for: what is held against a target for an error is less than one."""
+    """Compute (k,) targets of the residuals, which are larger than the targets of errors."""
     longer = jnp.where(found.judged > 0, found.residual / jnp.where(found.judged > 0, found.judged, 1), 1)
     return targets(pairs, lengths, floors, adjoint_tol)(tree.norms(solutions)) * longer
 
 
 def scale_of(pairs: Pairs) -> jax.Array:
-    """() the largest |lambda|, or one."""
+    """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues)))
     return jnp.where(largest > 0, largest, 1)
 
 
 def sizes_of(pairs: Pairs) -> jax.Array:
-    """(k,) the norms that the rounding of products belongs to."""
+    """Compute (k,) the norms that the rounding of the matvecs is relative to."""
     sizes = scale_of(pairs) if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
     return jnp.broadcast_to(sizes, pairs.eigenvalues.shape)
 
 
 def negligible(rhs: PyTree) -> jax.Array:
-    """(k,): what the projection leaves of a vector within the span of X is rounding, and not to be solved for."""
+    """Compute (k,) norms below which a projected right-hand side is rounding of a vector within the span of X."""
     lengths = tree.norms(jax.lax.stop_gradient(rhs))
     return _NEGLIGIBLE * jnp.finfo(lengths.dtype).eps * lengths
 
 
 def project_out(vectors: PyTree, block: PyTree) -> PyTree:
-    """P applied to several vectors."""
+    """Apply P = I - X X^H to several vectors."""
     return jax.tree.map(jnp.subtract, block, tree.combine(tree.gram(vectors, block), vectors))
 
 
 def _shifted(pairs: Pairs, z: PyTree) -> PyTree:
-    """(lambda_i - A) z_i."""
+    """Compute (lambda_i - A) z_i."""
     images = jax.vmap(functools.partial(matvec, pairs.op))(z)
     rest = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
     return jax.vmap(rest)(pairs.eigenvalues, z, images)

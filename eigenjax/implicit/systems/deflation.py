@@ -1,22 +1,21 @@
-"""The linear systems of the derivative, with the Ritz vectors that the solve had left over eliminated.
+"""Deflation of recycled Ritz vectors from the linear systems of the derivative.
 
 The systems are P (lambda_i - A) P z_i = P b_i on the complement of X = [x_1 .. x_k]. A Krylov solve leaves orthonormal
 vectors U there with A U = U diag(theta) + D S (`krylov.recycling`). With
 
     z_i = y_i + U c_i,    <U, y_i> = 0,    E_i = lambda_i - diag(theta)
 
-the rows of U and those of the rest say
+the rows of U and the other rows are
 
     E_i c_i - S^H <D, y_i> = <U, b_i>,     Q (lambda_i - A) y_i - D S c_i = Q b_i,     Q = I - X X^H - U U^H
 
-so that c_i = E_i^-1 (<U, b_i> + S^H <D, y_i>) can be put into the second, and what is left to be solved is
+so that c_i = E_i^-1 (<U, b_i> + S^H <D, y_i>) can be inserted into the second equation, which leaves
 
     [Q (lambda_i - A) Q - D S E_i^-1 S^H D^H] y_i  =  Q b_i + D S E_i^-1 <U, b_i>
 
-Hermitian as before, of the same residual, and without the small eigenvalues that U knows about: those of a 2-D
-Laplacian's complement take a half of the products, and a third of the steps. It is exact whatever U is. No product is
-needed for it, as the Krylov space has already made those with U. (Nicolaides 1987 deflates so; Saad, Yeung, Erhel and
-Guyomarc'h 2000 do by Ritz vectors.)
+Hermitian, with the same residual, and without the small eigenvalues that U approximates. On a 2-D Laplacian this takes
+half of the matvecs and a third of the steps. It is exact for any U. It takes no matvec, as the Krylov space already
+contains those with U. (Deflation: Nicolaides 1987; with Ritz vectors: Saad, Yeung, Erhel and Guyomarc'h 2000.)
 """
 
 import functools
@@ -31,26 +30,27 @@ from eigenjax.krylov.recycling import Remainder
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# S E^-1 S^H must not be larger than so many ||A||, or the elimination would lose digits by its growth.
+# S E^-1 S^H must not exceed this times ||A||, or the deflation would lose digits by its growth.
 _GROWTH = 1.0
 
 
 class Elimination(NamedTuple):
-    """U, and what it makes of k systems."""
+    """Deflation of k systems: U, its coupling, and the systems it applies to."""
 
-    basis: PyTree  # (m, ...) V, of which U = V C
-    coefficients: jax.Array  # (m, q) C; columns of zeros where there is no vector
+    basis: PyTree  # (m, ...) V; U = V C
+    coefficients: jax.Array  # (m, q) C; zero columns where there is no vector
     directions: PyTree  # (b, ...) D
     couplings: jax.Array  # (b, q) S
-    inverses: jax.Array  # (k, q) the diagonals of E_i^-1; zero where a vector is not eliminated
-    used: jax.Array  # (k, q) bool, whether this vector is eliminated from this system
+    inverses: jax.Array  # (k, q) diagonals of E_i^-1; zero where a vector is not deflated
+    used: jax.Array  # (k, q) bool, this vector is deflated from this system
 
 
 def elimination(pairs: Pairs, known: Remainder) -> Elimination:
-    """Of what is known, the part that can be eliminated from each of the k systems.
+    """Select the recycled Ritz vectors that can be deflated from each of the k systems.
 
-    A theta that lambda_i cannot be told from is left alone: system i is singular there for all that is known, and the
-    solver deals with that. To the other systems it is what they most want to be rid of: the nearest of all.
+    A theta that cannot be distinguished from lambda_i is not deflated from system i: this system is numerically
+    singular there, which the linear solver handles. For the other systems, the same theta is the nearest of all, whose
+    deflation helps most.
     """
     known, eigenvalues, residuals = jax.lax.stop_gradient((known, pairs.eigenvalues, pairs.residuals))
     scale = jnp.max(jnp.abs(eigenvalues))
@@ -72,12 +72,12 @@ def elimination(pairs: Pairs, known: Remainder) -> Elimination:
 
 
 def inside(known: Elimination, block: PyTree) -> jax.Array:
-    """<U, z_i>, (k, q)."""
+    """Compute <U, z_i>, (k, q)."""
     return _times(jnp.conj(known.coefficients).T, tree.gram(known.basis, block)).T
 
 
 def without(known: Elimination, block: PyTree) -> PyTree:
-    """Z_i less U U^H z_i."""
+    """Compute z_i - U U^H z_i."""
 
     def outside(few):
         used, part = few
@@ -88,31 +88,31 @@ def without(known: Elimination, block: PyTree) -> PyTree:
 
 
 def subtract_schur_term(known: Elimination, images: PyTree, block: PyTree) -> PyTree:
-    """The images less D S E_i^-1 S^H <D, y_i>."""
+    """Subtract D S E_i^-1 S^H <D, y_i> from the given vectors."""
     return _add_along_directions(known, images, -known.inverses * coupled(known, block))
 
 
 def reduced(known: Elimination, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
-    """B_i less its part along U, and D S E_i^-1 <U, b_i> more; of b_i orthogonal to X."""
+    """Compute b_i - U <U, b_i> + D S E_i^-1 <U, b_i> for b_i orthogonal to X."""
     return _add_along_directions(known, without(known, rhs), known.inverses * inside_rhs)
 
 
 def components(known: Elimination, inside_rhs: jax.Array, block: PyTree) -> jax.Array:
-    """E_i^-1 (<U, b_i> + S^H <D, y_i>), (k, q): how much of z_i lies along U."""
+    """Compute c_i = E_i^-1 (<U, b_i> + S^H <D, y_i>), (k, q)."""
     return masked(known, known.inverses * (inside_rhs + coupled(known, block)))
 
 
 def completed(known: Elimination, components: jax.Array, block: PyTree) -> PyTree:
-    """Z_i = y_i + U c_i."""
+    """Compute z_i = y_i + U c_i."""
     return jax.tree.map(jnp.add, block, _along_basis(known, components))
 
 
 def masked(known: Elimination, numbers: jax.Array) -> jax.Array:
-    """(k, q) numbers, zero for what is left as it was."""
+    """Set (k, q) numbers to zero for vectors that are not deflated."""
     return jnp.where(known.used, numbers, 0)
 
 
-# A TPU's default precision would leave a thousandth of what is to be taken out.
+# A TPU's default precision would leave a thousandth of the component to be removed.
 _times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -121,7 +121,7 @@ def _along_basis(known: Elimination, numbers: jax.Array) -> PyTree:
 
 
 def _add_along_directions(known: Elimination, block: PyTree, numbers: jax.Array) -> PyTree:
-    # One by one, few as they are: a matrix product would be held beside the block.
+    # One by one, as they are few: a matrix product would be stored besides the block.
     add = jax.vmap(tree.add_scaled, in_axes=(0, 0, None))
     for i, factors in enumerate(_times(known.couplings, masked(known, numbers).T)):
         block = add(block, factors, tree.row(known.directions, i))
@@ -129,5 +129,5 @@ def _add_along_directions(known: Elimination, block: PyTree, numbers: jax.Array)
 
 
 def coupled(known: Elimination, block: PyTree) -> jax.Array:
-    """S^H <D, y_i>, (k, q)."""
+    """Compute S^H <D, y_i>, (k, q)."""
     return _times(jnp.conj(known.couplings).T, tree.gram(known.directions, block)).T

@@ -1,24 +1,24 @@
-"""The linear systems of the derivative of singular triplets: what the vectors do outside their own spans.
+"""Linear systems of the derivative of singular triplets on the complements of their spans.
 
     [s_i, -A; -A^H, s_i] [x_i; y_i] = [f_i; g_i],    f_i = P_U ubar_i,  g_i = P_V vbar_i,    i = 1 .. k
 
-on the complement: (s_i - H) z_i for the dilation H = [0, A; A^H, 0]. All singular values that were left out are below
-s_i. So the systems are definite, and with x_i = (f_i + A y_i) / s_i from the first row, the second says
+on the complement: (s_i - H) z_i for the dilation H = [0, A; A^H, 0]. All other singular values are below s_i, so that
+the systems are definite. The first row gives x_i = (f_i + A y_i) / s_i, and then the second is
 
     P_V (s_i^2 - A^H P_U A) P_V y_i  =  s_i g_i + A^H f_i
 
-These are the systems of the k largest eigenpairs (s_i^2, v_i) of A^H A, and are solved as those are (`complement`), on
-the smaller of the two sides. With s the largest value left out their condition is s_i^2 / (s_i^2 - s^2), that of the
-whole (s_i + s) / (s_i - s): four times as much where s is near s_i, and twice the steps. The rest of the reduced system
-is s_i times that of the whole, whose first row has none.
+These are the systems of the k largest eigenpairs (s_i^2, v_i) of A^H A, solved by `complement` on the smaller of the
+two sides. With s the largest remaining value, their condition is s_i^2 / (s_i^2 - s^2). That of the whole system is
+(s_i + s) / (s_i - s): for s near s_i four times as large, at twice the steps. The residual of the reduced system is s_i
+times that of the whole, whose first row has none.
 
-What a solve has left over, A v = theta u and A^H u = theta v + d s, is eliminated (`elimination`), for
+Recycled triplets, A v = theta u and A^H u = theta v + d s, are deflated (`deflation`), with
 
     A^H A v = theta^2 v + d (theta s)
 
-Squares lose nothing here: between A and A^H what lies along U is projected out, so that rounding, eps ||A|| after the
-first product, becomes eps ||A|| s_i after the second, which is eps ||A|| / s_i of what is solved for; the same as
-without squares. A is divided by its largest value, so that none over- or underflows.
+The squares lose no accuracy: between A and A^H the part along U is projected out. Rounding is eps ||A|| after the first
+matvec and eps ||A|| s_i after the second. That is eps ||A|| / s_i of the solution, the same as without squares. A is
+divided by its largest singular value, so that no square over- or underflows.
 """
 
 import dataclasses
@@ -39,25 +39,25 @@ from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# A right-hand side of the reduced system below so many units of rounding of what it was projected from is zero.
+# A right-hand side of the reduced system below this times eps of the vector that it is projected from is zero.
 _NEGLIGIBLE = 16.0
 
 
 class Solution(NamedTuple):
-    """The k solutions z_i = (x_i, y_i), and how it went."""
+    """Solutions z_i = (x_i, y_i) of k systems, with convergence information."""
 
-    vectors: PyTree
-    residuals: jax.Array  # (k,) of the whole systems, as the recurrence has them
-    targets: jax.Array  # (k,) what they were asked to be
-    num_steps: jax.Array  # (k,) int32, products with A, and as many with A^H
+    vectors: PyTree  # (x, y), with a leading axis k on every leaf
+    residuals: jax.Array  # (k,) residuals of the whole systems, estimated by the recurrence
+    targets: jax.Array  # (k,) targets of these residuals
+    num_steps: jax.Array  # (k,) int32, matvecs with A, and as many with A^H
 
 
 def solve_dilation(solved: Solved, bars: PyTree, max_iter: int | None) -> PyTree:
-    """(X, Y), all triplets together, differentiable to any order in both directions.
+    """Compute (X, Y) for all triplets together, differentiable to any order in both directions.
 
-    With a scale c of A, what is solved is [P (s_i - H) P + c (I - P)] z_i = P zbar_i for P = diag(P_U, P_V). It has
-    the same solution, is symmetric and not singular, and stays true to first order when A, U and V vary: a derivative
-    of z_i may leave the range of P, which the singular system would not let it.
+    With a norm estimate c of A, the system is [P (s_i - H) P + c (I - P)] z_i = P zbar_i for P = diag(P_U, P_V). It has
+    the same solution, is symmetric and nonsingular, and holds to first order when A, U and V vary. A derivative of z_i
+    may leave the range of P, which the singular system would exclude.
     """
     scale, inside = scale_of(solved), functools.partial(_inside, solved)
 
@@ -72,20 +72,20 @@ def solve_dilation(solved: Solved, bars: PyTree, max_iter: int | None) -> PyTree
     conjugate = functools.partial(jax.tree.map, jnp.conj)
     is_complex = jnp.issubdtype(tree.accumulation_dtype((solved.left, solved.right)), jnp.complexfloating)
     transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
-    # Before the solve and after it, for the derivatives.
+    # Before and after the solve, for the derivatives.
     masked = functools.partial(jax.vmap(tree.scale), positive(solved))
-    # What lies within the span goes through, for the solve to see how large the whole was, and is taken out.
+    # The part within the span is passed on, as the solve uses the norm of the whole, and removed after it.
     whole = jax.lax.custom_linear_solve(apply, masked(bars), solve, transposed, symmetric=not is_complex)
     return masked(outside(solved, whole))
 
 
 def outside(solved: Solved, z: PyTree) -> PyTree:
-    """P z, of k pairs of vectors."""
+    """Compute P z for k pairs of vectors."""
     return complement.project_out(solved.left, z[0]), complement.project_out(solved.right, z[1])
 
 
 def shifted(solved: Solved, z: PyTree) -> PyTree:
-    """P (s_i - H) P z_i."""
+    """Compute P (s_i - H) P z_i."""
     z = outside(solved, z)
     images = jax.vmap(functools.partial(symmetric_matvec, Dilation(solved.op)))(z)
     rest = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
@@ -93,7 +93,7 @@ def shifted(solved: Solved, z: PyTree) -> PyTree:
 
 
 def iterate(solved: Solved, bars: PyTree, max_iter: int | None) -> Solution:
-    """The solutions as they are found, on the complement, by way of the smaller side."""
+    """Compute the solutions on the complement, without derivatives, by systems on the smaller side."""
     is_wide = solved.op.shape[0] < solved.op.shape[1]
     other_way = (lambda pair: pair[::-1]) if is_wide else (lambda pair: pair)
     op = AdjointMap(solved.op) if is_wide else solved.op
@@ -101,7 +101,7 @@ def iterate(solved: Solved, bars: PyTree, max_iter: int | None) -> Solution:
     f, g = other_way(outside(solved, bars))
     reduced = _Reduced(op, left, scale_of(solved))
     values, floors = solved.values / reduced.scale, _floors(bars)
-    if op.shape[1] == values.shape[0]:  # nothing is left of the smaller side
+    if op.shape[1] == values.shape[0]:  # the span is all of the smaller side
         y, none = jax.tree.map(jnp.zeros_like, g), jnp.zeros_like(values)
         residuals, targets, steps = none, none, jnp.zeros(values.shape, jnp.int32)
     else:
@@ -116,7 +116,7 @@ def iterate(solved: Solved, bars: PyTree, max_iter: int | None) -> Solution:
 def _of_smaller_side(
     solved: Solved, reduced: "_Reduced", right: PyTree, f: PyTree, g: PyTree, floors: jax.Array, max_iter: int | None
 ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
-    """Y times the scale, with residuals and targets of the whole systems, and steps."""
+    """Compute `y` times the scale, with residuals and targets of the whole systems, and steps."""
     values = solved.values / reduced.scale
     rhs = jax.tree.map(jnp.add, jax.vmap(tree.scale)(values, g), jax.vmap(reduced.backward)(f))
     rhs = complement.project_out(right, rhs)
@@ -134,7 +134,7 @@ def _of_smaller_side(
 
 
 def _pairs(solved: Solved, reduced: "_Reduced", right: PyTree) -> Pairs:
-    """The eigenpairs of A^H A over the square of the scale."""
+    """Build the eigenpairs of A^H A over the square of the scale."""
     values, residuals = solved.values / reduced.scale, solved.residuals / reduced.scale
     gaps, nearest = None, jnp.zeros_like(values[0])
     if solved.known is not None:
@@ -143,18 +143,18 @@ def _pairs(solved: Solved, reduced: "_Reduced", right: PyTree) -> Pairs:
         known = jnp.any(there) & (nearest < values[-1])
         gap = jnp.where(known, (values[-1] - nearest) * (values[-1] + nearest), 0)
         gaps = own_gaps(jnp.square(values), gap, "LA")
-    # Over the gap of the squares that is r_i / (s_i - s), the error of a triplet.
+    # Over the gap of the squares this is r_i / (s_i - s), the error of a triplet.
     residuals = residuals * (values + nearest)
     return Pairs(reduced, jnp.square(values), right, residuals, gaps, sizes=values * jnp.max(values))
 
 
 def _squared(known: Remainder | None, scale: jax.Array) -> Remainder | None:
-    """What is known of A^H A over the square of the scale."""
+    """Convert recycled triplets of A to recycled Ritz pairs of A^H A over the square of the scale."""
     if known is None:
         return None
     known = jax.lax.stop_gradient(known)
     values = known.values / scale
-    # Not the values over the scale once more: of two divisions the compiler makes one, by a square that underflows.
+    # Not the values over the scale again: the compiler merges two divisions into one by a square that underflows.
     couplings = known.couplings / scale.astype(known.couplings.dtype) * values.astype(known.couplings.dtype)[None, :]
     return known._replace(values=jnp.square(values), couplings=couplings)
 
@@ -162,37 +162,37 @@ def _squared(known: Remainder | None, scale: jax.Array) -> Remainder | None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _Reduced(LinearOperator):
-    """A^H P_U A over the square of a scale."""
+    """Operator A^H P_U A over the square of a scale."""
 
-    map: RectangularOperator
+    map: RectangularOperator  # A
     left: Any  # U
-    scale: jax.Array
+    scale: jax.Array  # () the largest singular value
 
     @property
     def structure(self) -> PyTree:
-        """Vectors that A takes, in working dtypes."""
+        """Structure of the vectors that A takes, in working dtypes."""
         return tree.working_structure(self.map.domain)
 
     def mv(self, vector: PyTree) -> PyTree:
         return self.backward(self.forward(vector))
 
     def forward(self, vector: PyTree) -> PyTree:
-        """P_U A v over the scale."""
+        """Compute P_U A v over the scale."""
         image = tree.scale(1 / self.scale, matvec(self.map, vector))
         return tree.add_scaled(image, -1.0, tree.combine(tree.project(self.left, image), self.left))
 
     def backward(self, vector: PyTree) -> PyTree:
-        """A^H u over the scale."""
+        """Compute A^H u over the scale."""
         return tree.scale(1 / self.scale, adjoint_matvec(self.map, vector))
 
 
 def _inside(solved: Solved, z: PyTree) -> PyTree:
-    """What of k pairs of vectors lies within the spans of U and V."""
+    """Project k pairs of vectors onto the spans of U and V."""
     spans = zip((solved.left, solved.right), z, strict=True)
     return tuple(tree.combine(tree.gram(vectors, block), vectors) for vectors, block in spans)
 
 
 def _floors(bars: PyTree) -> jax.Array:
-    """(k,) what a projection leaves of a vector within the spans is rounding, and not to be solved for."""
+    """Compute (k,) norms below which a projected right-hand side is rounding of a vector within the spans."""
     lengths = jnp.hypot(tree.norms(bars[0]), tree.norms(bars[1]))
     return _NEGLIGIBLE * jnp.finfo(lengths.dtype).eps * lengths

@@ -1,4 +1,4 @@
-"""K vectors, a few of them at a time and in their own place: projections, and linear solves."""
+"""Projections and linear solves of k vectors, a few vectors at a time and in place."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from eigenjax.solvers.linear.minres import LinearSolution
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Vectors at a time: what a projection takes away is as many vectors more, held beside them.
+# Vectors at a time: a projection stores as many vectors more.
 _GROUP = 4
 
 
 def in_groups(projection: Callable[[PyTree], PyTree], block: PyTree) -> PyTree:
-    """The projection of each vector of a block; it is applied twice to some, which must not matter to it.
+    """Project each vector of a block, a few at a time; the projection must be idempotent, as some are projected twice.
 
     >>> print(in_groups(lambda rows: rows.at[:, 0].set(0), jnp.ones((6, 2))).sum())
     6.0
@@ -22,7 +22,7 @@ def in_groups(projection: Callable[[PyTree], PyTree], block: PyTree) -> PyTree:
     k = jax.tree.leaves(block)[0].shape[0]
     if k <= _GROUP:
         return projection(block)
-    # The last group reaches back rather than over the end.
+    # The last group overlaps the one before it rather than the end.
     firsts = jnp.minimum(jnp.arange(0, k, _GROUP, dtype=jnp.int32), k - _GROUP)
 
     def project(done, first):
@@ -39,18 +39,18 @@ def in_turn(
     targets: Callable[[jax.Array], jax.Array],
     size: int,
 ) -> LinearSolution:
-    """K linear systems, `size` of them side by side, the last first; each solution is written over its right-hand side.
+    """Solve k linear systems, `size` of them simultaneously, the last first, overwriting the right-hand sides.
 
-    What a solver holds is held for a few systems then. The products are the same, and those made for systems at rest
-    are fewer: a group waits for its own slowest only. The last of the pairs has the largest share in the error that all
-    are measured by, which the others then know of.
+    The solver then stores vectors of a few systems only. The number of matvecs is the same, and fewer are made for
+    converged systems: a group waits only for its own slowest. The last of the pairs has the largest share in the common
+    error bound, so that later groups can use its solution norm.
 
     Args:
-        solve: (the index of the first system of a group, its right-hand sides, norms of its solutions -> residuals to
-            stop at) -> its solutions. A right-hand side of zero must cost no product.
+        solve: (index of the first system of a group, its right-hand sides, norms of its solutions -> residuals to stop
+            at) -> its solutions. A right-hand side of zero must take no matvec.
         rhs: b_i, with a leading axis k on every leaf.
-        targets: the (k,) norms of the solutions, zero where not known yet -> the (k,) residuals to stop at.
-        size: of a group, static.
+        targets: the (k,) norms of the solutions, zero while unknown -> the (k,) residuals to stop at.
+        size: number of systems in a group; static.
     """
     k = jax.tree.leaves(rhs)[0].shape[0]
     if size >= k:
@@ -59,7 +59,7 @@ def in_turn(
 
     def one_group(carry, last):
         block, norms = carry
-        # The last group reaches into what is done rather than over the end.
+        # The last group overlaps solved systems rather than the end.
         first = jnp.maximum(last - size, 0)
         of_group = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
         fresh = first + jnp.arange(size, dtype=jnp.int32) < last
@@ -76,6 +76,6 @@ def in_turn(
         return (tree.set_rows(block, first, solution), norms), found._replace(solution=None)
 
     (solutions, _), told = jax.lax.scan(one_group, (rhs, jnp.zeros_like(tree.norms(rhs))), lasts)
-    # Of the systems that the last group solved for nothing it tells zero.
+    # Systems that the last group solved with a zero right-hand side have zeros here: take the others.
     in_order = lambda x: jnp.concatenate([x[-1, : k % size or size], x[:-1][::-1].reshape(-1)])
     return LinearSolution(solutions, *(in_order(x) for x in (told.residual, told.judged, told.num_matvecs)))

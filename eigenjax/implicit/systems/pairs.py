@@ -1,16 +1,15 @@
-"""What a derivative needs of k computed eigenpairs: how accurate they are, and which of them are one cluster.
+"""Accuracy and clusters of k computed eigenpairs, as a derivative needs them.
 
-Two eigenvalues are one cluster where the solve did not tell them apart:
+Two eigenvalues are in one cluster if the solve did not distinguish them:
 
     |lambda_i - lambda_j|  <=  4 (r_i + r_j) + 32 eps max |lambda|
 
-with the residuals r. Within a cluster F_ji = 1 / (lambda_i - lambda_j) is taken for zero: the frame x_i of the
-cluster's subspace is carried along without turning in it. That frame no longer diagonalises A when A varies:
-X^H A X = H has
+with the residuals r. Within a cluster F_ji = 1 / (lambda_i - lambda_j) is set to zero: the vectors x_i of the cluster's
+subspace vary without rotating in it. They no longer diagonalize A when A varies: X^H A X = H has
 
     d H_ji = <x_j, dA x_i>    for i and j in one cluster
 
-which the derivative of the derivative must know of, and `cluster_coupling` is zero with this derivative.
+which the second derivative must include. `cluster_coupling` is zero, with this derivative.
 """
 
 import functools
@@ -25,36 +24,37 @@ from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Two eigenvalues closer than so many times the sum of their residuals are not told apart by the forward solve ...
+# Two eigenvalues closer than this times the sum of their residuals are not distinguished by the forward solve ...
 CLUSTER_RESIDUALS = 4.0
-# ... nor two closer than so many units of rounding of the largest.
+# ... nor two closer than this times eps of the largest.
 CLUSTER_ROUNDING = 32.0
-# An inner product of a unit vector with a cotangent is rounding below so many units of it, of the cotangent's norm.
+# The inner product of a unit vector and a cotangent is rounding below this times eps of the cotangent's norm.
 ROUNDING_OF_PRODUCTS = 32.0
 
 
 class Pairs(NamedTuple):
-    """K eigenpairs."""
+    """Eigenpairs of a derivative, k of them."""
 
-    op: LinearOperator
+    op: LinearOperator  # A
     eigenvalues: jax.Array  # (k,)
-    vectors: PyTree  # k vectors
-    residuals: jax.Array  # (k,)
-    gaps: jax.Array | None  # (k,) at least this far is each eigenvalue from all that were left out; None: not known
-    sizes: jax.Array | None = None  # (k,) norms that the rounding of products belongs to; None: the largest |lambda|
+    vectors: PyTree  # k unit vectors
+    residuals: jax.Array  # (k,) ||A x - lambda x||
+    gaps: jax.Array | None  # (k,) lower bounds of the distance to all eigenvalues not computed; None: unknown
+    sizes: jax.Array | None = None  # (k,) norms that rounding is relative to; None: the largest |lambda|
 
 
 def pairs_of(op: LinearOperator, result: EigenResult, which: str | None = None) -> Pairs:
-    """The pairs of a result; which: "LA", "SA", "LM" or "BE" where it is known that they were chosen so."""
+    """Build the pairs of a result; which: "LA", "SA", "LM" or "BE" if they are known to be selected by it."""
     gaps = None if result.gap is None else own_gaps(result.eigenvalues, result.gap, which)
     return Pairs(op, result.eigenvalues, result.eigenvectors, result.residuals, gaps)
 
 
 def own_gaps(eigenvalues: jax.Array, gap: jax.Array, which: str | None) -> jax.Array:
-    """How far each eigenvalue is from all that were left out, of which the nearest to any is `gap` away.
+    """Bound the distance of each eigenvalue to all that are not computed, the nearest of which is `gap` away.
 
-    What is left out is wanted less than the last of the k: with "LA" it lies below all of them, with "LM" no further
-    from zero than the nearest of them, with "BE" between the ones of the two ends. Without that, gap is all there is.
+    Eigenvalues that are not computed are less wanted than the last of the k. With "LA" they lie below all of them, with
+    "LM" no further from zero than the nearest of them, with "BE" between those of the two ends. For any other `which`,
+    gap is the bound.
 
     >>> print(own_gaps(jnp.array([9.0, 4.0, 3.0]), jnp.array(0.5), "LA"))
     [6.5 1.5 0.5]
@@ -75,7 +75,7 @@ def own_gaps(eigenvalues: jax.Array, gap: jax.Array, which: str | None) -> jax.A
 
 
 def same_cluster(eigenvalues: jax.Array, residuals: jax.Array) -> jax.Array:
-    """(k, k) bool, True on the diagonal.
+    """Return (k, k) bool: two eigenvalues are in one cluster; True on the diagonal.
 
     >>> print(same_cluster(jnp.array([4.0, 1.0, 1.0]), jnp.zeros(3)).astype(int))
     [[1 0 0]
@@ -85,15 +85,15 @@ def same_cluster(eigenvalues: jax.Array, residuals: jax.Array) -> jax.Array:
     gaps = eigenvalues[None, :] - eigenvalues[:, None]
     unit = CLUSTER_ROUNDING * jnp.finfo(eigenvalues.dtype).eps
     width = CLUSTER_RESIDUALS * (residuals[None, :] + residuals[:, None]) + unit * jnp.max(jnp.abs(eigenvalues))
-    # NaN belongs to no cluster but its own.
+    # NaN is in no cluster but its own.
     return (jnp.abs(gaps) <= width) | jnp.eye(eigenvalues.shape[0], dtype=bool)
 
 
 def divided_by_gaps(pairs: Pairs, numerators: jax.Array) -> jax.Array:
-    """C (k, k) with  C H - H C = numerators  between the clusters, and zero within them.
+    """Compute C (k, k) with  C H - H C = numerators  between the clusters, and zero within them.
 
-    H = diag(lambda) + E, where E is the coupling within clusters, zero with a derivative. So C = F * (M - C E + E C),
-    to first order with F * M in place of C on the right.
+    Here H = diag(lambda) + E, with E the coupling within clusters, zero with a derivative. So C = F * (M - C E + E C),
+    which to first order holds with F * M in place of C on the right.
     """
     apart = ~same_cluster(pairs.eigenvalues, pairs.residuals)
     gaps = pairs.eigenvalues[None, :] - pairs.eigenvalues[:, None]
@@ -105,10 +105,10 @@ def divided_by_gaps(pairs: Pairs, numerators: jax.Array) -> jax.Array:
 
 
 def without_rounding(numerators: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Numerators (k, k) with zero for those that may be rounding; their derivatives are untouched.
+    """Set numerators (k, k) that may be rounding to zero; their derivatives are unchanged.
 
-    A loss of an invariant subspace has an antihermitian part a_ij that is zero for i and j in it, but for rounding,
-    which must not be divided by a small gap. Any other loss is not known any better.
+    For a loss of an invariant subspace the antihermitian part a_ij is zero for i and j in it, except for rounding. This
+    rounding must not be divided by a small gap. For any other loss a_ij is equally uncertain.
 
     Args:
         numerators: (k, k) a, of X^H Xbar.
@@ -120,7 +120,7 @@ def without_rounding(numerators: jax.Array, sizes: jax.Array) -> jax.Array:
 
 
 def cluster_coupling(pairs: Pairs) -> jax.Array:
-    """E (k, k): zero, for no product, with the derivative <x_j, dA x_i> off the diagonal within clusters."""
+    """Compute E (k, k): zero, at no matvec, with the derivative <x_j, dA x_i> off the diagonal within clusters."""
     alike = same_cluster(pairs.eigenvalues, pairs.residuals)
     mask = alike & ~jnp.eye(pairs.eigenvalues.shape[0], dtype=bool)
     return _coupling(pairs.op, pairs.vectors, mask)
@@ -128,7 +128,7 @@ def cluster_coupling(pairs: Pairs) -> jax.Array:
 
 @jax.custom_jvp
 def _coupling(op: LinearOperator, vectors: PyTree, mask: jax.Array) -> jax.Array:
-    del op  # it matters to the derivative only
+    del op  # only the derivative depends on it
     return jnp.zeros(mask.shape, tree.accumulation_dtype(vectors))
 
 

@@ -1,14 +1,14 @@
-"""Systems in two rounds: as they are for a few steps, and then with what is known eliminated.
+"""Linear systems in two stages: a few steps of the original systems, then the deflated ones.
 
-A right-hand side that is made of few eigenvectors, as a loss with the symmetries of its operator gives, is solved for
-in as many steps: they make the whole Krylov space. Ritz vectors that have not converged mix those few with all others,
-so that after an elimination it takes what any right-hand side does. (sum v^4 on a separable Laplacian: 52 products
-against 562.) Whether it is so shows within a few steps: the residual is gone. Where it is not, the elimination goes on
-from there. With x the solution so far, r = b - A x, and x = x' + U u,
+A right-hand side that is a sum of a few eigenvectors is solved in as many steps, as they span the Krylov space. Losses
+with the symmetries of their operator give such right-hand sides. Ritz vectors that have not converged mix these
+eigenvectors with all others, so that deflation would take as many steps as any right-hand side. (For sum v^4 on a
+separable Laplacian: 562 matvecs instead of 52.) A few steps decide: if the residual has not vanished, stage 2 continues
+with deflation. With x the current solution, r = b - A x, and x = x' + U u,
 
-    A (y + U c) = r   as in `elimination`,    and the whole is  (x' + y) + U (u + c)
+    A (y + U c) = r   by `deflation`,    and the solution is  (x' + y) + U (u + c)
 
-so that nothing is lost but what the first few directions have to do with those after them.
+so that only the orthogonality of the first few directions to the later ones is lost.
 """
 
 import functools
@@ -26,19 +26,19 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.tree import PyTree
 
-# Steps of the first round: of a product of sines cubed, three are left beside itself.
+# Steps of stage 1: for a product of cubed sines, three eigenvectors remain besides the solution itself.
 _FIRST_STEPS = 3
-# A right-hand side made of fewer eigenvectors than that is down to this share of itself by then; that of another loss,
-# even of an operator with a dozen outliers, is not.
+# A right-hand side of fewer eigenvectors is reduced to this fraction by then; that of other losses, even with a dozen
+# outliers in the spectrum, is not.
 _GONE = 1e-4
 
 
 class _Parts(NamedTuple):
-    """The second round: z = x + U c."""
+    """Deflation of stage 2: z = x + U c."""
 
-    known: Elimination  # with what of it is used
-    inside: jax.Array  # (k, q) <U, r> - S^H <D, x'> of that moment
-    before: jax.Array  # (k, q) u
+    known: Elimination  # the deflation, with the vectors used
+    inside: jax.Array  # (k, q) <U, r> - S^H <D, x'> at the start of the stage
+    before: jax.Array  # (k, q) u at the start of the stage
 
 
 def solve(
@@ -51,16 +51,16 @@ def solve(
     operator_norm: jax.Array | None,
     by_error: bool,
 ) -> LinearSolution:
-    """The k solutions, by conjugate gradients or by MINRES.
+    """Solve k systems, by conjugate gradients or by MINRES.
 
     Args:
-        system: k vectors -> their images.
-        known: U.
+        system: k vectors z_i -> (lambda_i - A) z_i, projected.
+        known: the deflation U.
         rhs: b_i.
         targets: the (k,) norms of the solutions -> the residuals to stop at.
-        max_iter: products for one system.
-        operator_norm: (k,) what is known of it from below, where all systems are definite; None where they are not.
-        by_error: as of conjugate gradients; static.
+        max_iter: maximal number of matvecs for one system.
+        operator_norm: (k,) lower bound of ||A|| if all systems are definite; None if not.
+        by_error: targets bound the errors of the solutions, each times the eigenvalue nearest to zero; static.
     """
     nothing = jnp.zeros_like(known.inverses)
 
@@ -86,11 +86,11 @@ def solve(
 
 
 class _Method(NamedTuple):
-    """The linear solver of both rounds."""
+    """Linear solver of both stages."""
 
     init: Callable  # rhs -> state
     advance: Callable  # state -> state
-    judged: Callable  # state -> (k,) what is held against the targets
+    judged: Callable  # state -> (k,) numbers to compare with the targets
 
 
 def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
@@ -104,7 +104,7 @@ def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
 
 
 def _components(parts: _Parts, x: PyTree) -> jax.Array:
-    """U + c, (k, q)."""
+    """Compute u + c, (k, q)."""
     return parts.before + deflation.components(parts.known, parts.inside, x)
 
 
@@ -112,8 +112,8 @@ _State = conjugate_gradients.State | minres.State
 
 
 def _turned(state: _State, known: Elimination) -> tuple[_State, _Parts]:
-    """The systems that it is used for from where they are to where the second round begins."""
-    # Both of a vector of length one.
+    """Project the current state for stage 2, in the systems that use deflation."""
+    # Both for a residual of unit norm.
     inside = deflation.inside(known, state.rest)
     rest = deflation.reduced(known, state.rest, inside)
     chosen = jnp.any(known.used, axis=1)
@@ -127,7 +127,7 @@ def _turned(state: _State, known: Elimination) -> tuple[_State, _Parts]:
 
 
 def _restarted(state: _State, chosen: jax.Array, solution: PyTree, rest: PyTree, residual: jax.Array) -> _State:
-    """The state there; the vectors of a system that is not chosen are what they were."""
+    """Replace the state of the chosen systems; the vectors of the others are unchanged."""
     if isinstance(state, minres.State):
         return minres.restarted(state, chosen, solution, rest, residual)
     direction = jax.vmap(tree.where)(chosen, rest, state.direction)

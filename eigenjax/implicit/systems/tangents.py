@@ -1,4 +1,4 @@
-"""The operator as the variable: dA X along a direction, and the cotangent of A from W, both without dA or W X^H."""
+"""Derivatives with respect to an operator: dA X for a tangent, and the cotangent of A, without forming dA or W X^H."""
 
 import functools
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from eigenjax.vectors.tree import PyTree
 
 
 def is_zero(leaf: Any) -> bool:
-    """Whether a tangent or cotangent is known to vanish when the program is built."""
+    """Return True if a tangent or cotangent is a symbolic zero, known when the program is built."""
     return isinstance(leaf, SymbolicZero)
 
 
 def all_zero(leaves: PyTree) -> bool:
-    """The same of all leaves."""
+    """Return True if all leaves are symbolic zeros."""
     return all(is_zero(leaf) for leaf in jax.tree.leaves(leaves, is_leaf=is_zero))
 
 
 def image_tangent(op: LinearOperator, op_dot: Any, vectors: PyTree) -> PyTree | None:
-    """The k vectors dA x_i for a tangent of the operator; None where it is zero. Cost: k products, linearised."""
+    """Compute the k vectors dA x_i for a tangent of the operator; None if it is zero. Cost: k matvecs, linearized."""
     return tangent_along(lambda op: _images(_symmetrized(op), vectors), op, op_dot)
 
 
 def tangent_along(function: Callable[[Any], PyTree], op: Any, op_dot: Any) -> PyTree | None:
-    """How a function of an operator changes along a tangent of the operator; None where that is zero."""
+    """Compute the derivative of a function of an operator along a tangent of the operator; None if that is zero."""
     leaves, treedef = jax.tree.flatten(op)
     tangents = jax.tree.leaves(op_dot, is_leaf=is_zero)
     moving = [i for i, tangent in enumerate(tangents) if not is_zero(tangent) and _is_inexact(leaves[i])]
@@ -49,14 +49,15 @@ def tangent_along(function: Callable[[Any], PyTree], op: Any, op_dot: Any) -> Py
 
 
 def no_tangent(x: jax.Array) -> Any:
-    """The zero tangent of an array, of whatever dtype."""
+    """Return the zero tangent of an array of any dtype."""
     return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOperator:
-    """The cotangent of the operator, sum_i w_i x_i^H pulled back to its leaves. Cost: k products and their transpose.
+    """Compute the cotangent of the operator: pull sum_i w_i x_i^H back to its leaves.
 
-    A matrix stands for a symmetric operator: its cotangent is the Hermitian part, as in jnp.linalg.eigh.
+    Cost: k matvecs and their transpose. A matrix is a symmetric operator: its cotangent is the Hermitian part, as in
+    jnp.linalg.eigh.
     """
     (op_bar,) = jax.vjp(lambda op: _images(op, vectors), op)[1](weights)
     # A loss that gathers its parameters (FSDP) would leave whole cotangents on every device.
@@ -69,7 +70,7 @@ def _images(op: LinearOperator, vectors: PyTree) -> PyTree:
 
 
 def _symmetrized(op: LinearOperator) -> LinearOperator:
-    """The Hermitian part of every matrix in an operator or its cotangent: it varies in symmetric directions only."""
+    """Replace every matrix in an operator or a cotangent by its Hermitian part: it varies in symmetric directions."""
     return jax.tree.map(_hermitian_part, op, is_leaf=lambda part: isinstance(part, MatrixOperator))
 
 

@@ -1,4 +1,4 @@
-"""What a derivative needs of k computed singular triplets: how accurate they are, and which of them are one cluster."""
+"""Accuracy and clusters of k computed singular triplets, as a derivative needs them."""
 
 from typing import Any, NamedTuple
 
@@ -12,19 +12,19 @@ from eigenjax.vectors.tree import PyTree
 
 
 class Solved(NamedTuple):
-    """What the backward pass needs of the forward one."""
+    """Forward results that the backward pass needs."""
 
-    op: RectangularOperator
-    left: PyTree
-    values: jax.Array
-    right: PyTree
-    residuals: jax.Array
-    adjoint_tol: jax.Array | None
-    known: Remainder | None = None  # the triplets that were not wanted, of the side that is smaller
+    op: RectangularOperator  # A
+    left: PyTree  # U, with a leading axis k on every leaf
+    values: jax.Array  # (k,) singular values s
+    right: PyTree  # V, with a leading axis k on every leaf
+    residuals: jax.Array  # (k,) residuals of the triplets
+    adjoint_tol: jax.Array | None  # () relative residual of the linear systems; None derives it from the triplets
+    known: Remainder | None = None  # recycled triplets, of the smaller side
 
 
 def reciprocal_gaps(solved: Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """(k, k) 1 / (s_i - s_j), zero within clusters, and 1 / (s_i + s_j), zero where both are."""
+    """Compute (k, k) 1 / (s_i - s_j), zero within clusters, and 1 / (s_i + s_j), zero where both values are zero."""
     values, width = solved.values, width_of(solved)
     widths = width[:, None] + width[None, :]
     between = _reciprocal(values[None, :] - values[:, None], widths)
@@ -32,28 +32,28 @@ def reciprocal_gaps(solved: Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def width_of(solved: Solved) -> jax.Array:
-    """(k,) how far a value may be from where it was found, for all that the forward solve knows."""
+    """Compute (k,) the uncertainty of each value, from its residual and rounding."""
     unit = CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
     return jax.lax.stop_gradient(CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
 
 
 def positive(solved: Solved) -> jax.Array:
-    """(k,) one, and zero for a value that may be zero: of that nothing is defined outside."""
+    """Return (k,) one, or zero for a value that may be zero, where no derivative is defined outside the span."""
     return (solved.values > 2 * width_of(solved)).astype(solved.values.dtype)
 
 
 def scale_of(solved: Solved) -> jax.Array:
-    """() the largest singular value, or one."""
+    """Compute () the norm estimate: the largest singular value, or one if that is zero."""
     largest = jax.lax.stop_gradient(jnp.max(solved.values))
     return jnp.where(largest > 0, largest, 1)
 
 
 def antihermitian(inner: jax.Array) -> jax.Array:
-    """(G - G^H) / 2."""
+    """Compute (G - G^H) / 2."""
     return (inner - jnp.conj(inner).T) / 2
 
 
 def _reciprocal(numbers: jax.Array, width: jax.Array) -> jax.Array:
-    """1 / x, or zero where |x| may be nothing."""
+    """Compute 1 / x, or zero where |x| does not exceed its uncertainty."""
     apart = jnp.abs(numbers) > width
     return jnp.where(apart, 1 / jnp.where(apart, numbers, 1), 0)

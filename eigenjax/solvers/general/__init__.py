@@ -1,4 +1,4 @@
-"""Solvers of eigenproblems that are not symmetric: `eigs`, over the Krylov-Schur iteration of `krylov_schur`.
+"""Solvers of eigenproblems that are not symmetric: `eigs`, with the Krylov-Schur iteration of `krylov_schur`.
 
 Imports `vectors`, `operators`, `krylov` and `solvers.convergence`.
 """

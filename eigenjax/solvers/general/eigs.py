@@ -1,7 +1,4 @@
-"""Eigs: the eigensolver to call for an operator without symmetry.
-
-It checks what it is given, and runs `krylov_schur` to its end.
-"""
+"""Eigensolver for operators without symmetry: `eigs` checks its options and runs `krylov_schur`."""
 
 from typing import Any
 
@@ -22,9 +19,9 @@ from eigenjax.solvers.warm_start import example_vector, start_rows, starting_blo
 from eigenjax.vectors.pseudorandom import seed_of, successor
 from eigenjax.vectors.tree import PyTree
 
-# Vectors held by default: 2 k + 10, and no fewer than these.
+# Basis vectors by default: 2 k + 10, and at least this number.
 _LEAST_DIM = 20
-# Room for the k pairs, the other half of one that would be divided, and two products.
+# Room for the k pairs, the conjugate of the last one, and two matvecs.
 _ROOM = 3
 
 
@@ -40,60 +37,68 @@ def eigs(
     key: jax.Array | None = None,
     verify: bool = True,
 ) -> EigenResult:
-    """K eigenpairs of an operator that need not be symmetric, restarted until they have converged, in bounded memory.
+    """Compute k eigenpairs of an operator that need not be symmetric, by the Krylov-Schur method, in bounded memory.
 
         A V = V H + d b^H,    H Q = Q T,    T x = theta x,    v = V Q x,    ||A v - theta v|| = |b^H Q x|
 
-    The restarted Arnoldi method in the form of Krylov and Schur, looked at every few products and ended by the first
-    look that finds all k pairs converged. Of a real operator all products, and the basis, are real, and no conjugate
-    pair is divided but the last of the k pairs returned, by the count.
+    The restarted Arnoldi method in Krylov-Schur form: a convergence check follows every few matvecs, and the first
+    check at which all k pairs have converged ends the solve. For a real operator all matvecs and the basis are real.
+    Conjugate pairs stay together; only the last of the k pairs returned may lack its conjugate.
 
-    What a residual says, and what it does not: (lambda, v) is an exact pair of A + E with ||E|| the residual, no more.
-    How far lambda is from an eigenvalue of A itself is that times the eigenvalue's condition 1 / |u^H v|, u its left
-    eigenvector, which is one where A is normal, and without bound where eigenvalues coalesce: of a Jordan block of n,
-    E moves them by ||E||^(1/n). `eigenjax.left_eigenvectors` gives it, or inf. (Of a Grcar matrix of 100, pairs that
-    have converged to 1e-4 ||A|| are 0.6 from any eigenvalue: each is one of a matrix that near.)
-    That none was missed it does not say: a Krylov space shows one copy of a repeated eigenvalue. So once k pairs have
-    converged, they are locked and a space is grown from a random vector, until it excludes that a copy of them is left,
-    with a probability of oversight of 1e-6; if it finds one, again. Of a small operator (n <= krylov_dim) nothing can
-    be missed.
+    A pair (lambda, v) with residual r is an exact pair of A + E with ||E|| = r. The error of lambda as an eigenvalue of
+    A is r times the condition 1 / |u^H v|, to first order, with u the left eigenvector. The condition is one if A is
+    normal and unbounded where eigenvalues coalesce: E moves the eigenvalues of a Jordan block of size n by ||E||^(1/n).
+    `eigenjax.left_eigenvectors` computes it, or returns inf. (For a Grcar matrix of size 100, pairs that have converged
+    to 1e-4 ||A|| are 0.6 from any eigenvalue.)
+
+    Residuals do not show that no pair was missed: a Krylov space holds one copy of a repeated eigenvalue. Therefore the
+    k converged pairs are locked, and a missed-pair search grows a Krylov space from a random vector. The search ends
+    when a further copy is excluded, with an error probability of 1e-6; it is repeated if it finds one. For a small
+    operator (n <= krylov_dim) nothing can be missed.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Real or complex, not both.
-        k: number of pairs, static.
-        which: "LM" largest magnitude, "LR" largest, "SR" smallest real part, "LI" largest imaginary part (of a real
-            operator in magnitude: these come in pairs); static.
-        tol: a pair is converged when its residual is at most tol times ||A||, which is taken for the largest ||A v||
-            seen of a unit vector v: that of a nilpotent operator is not zero, its largest |Ritz value| is. None is
-            sqrt(eps) of the accumulation dtype, or 4 eps of 16-bit leaves.
-        krylov_dim: m, the vectors held, static; None is max(2 k + 10, 20), at most n. More make fewer products.
-        max_matvecs: products allowed, static; None is 100 for each vector held.
-        v0: where to start: one vector, or several with a leading axis, or an `EigenResult`: of several the sum is
-            followed. An eigenvector to within tol is believed to be among those wanted.
-        key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
-        verify: search for missed pairs once k have converged; static. Each search excludes, with a probability of
-            oversight of 1e-6, copies of the eigenvalues found, and what is more wanted than they are by
-            sqrt(tol) ||A|| or more at nine points of the boundary of that region. It costs about as many products as
-            one pair alone. Pairs converge to a tenth of tol first. Where A is not normal they go on to that over the
-            condition of their eigenvalues, or to rounding. The status is UNVERIFIED where max_matvecs ends the search,
-            or where it finds other values each time: rounding then moves eigenvalues by sqrt(tol) ||A|| or so, and
+        op: operator with real or complex leaves, not both; anything that `as_operator` takes. A bare callable needs
+            `v0` or `like`.
+        k: number of pairs; static.
+        which: "LM" largest magnitude, "LR" largest real part, "SR" smallest real part, "LI" largest imaginary part (in
+            magnitude for a real operator, where these come in pairs); static.
+        tol: a pair is converged when its residual is at most tol times a norm estimate, the largest ||A v|| seen for a
+            unit vector v. (The largest |Ritz value| is no norm estimate: it vanishes for a nilpotent operator.) None is
+            sqrt(eps) of the accumulation dtype, or 4 eps for 16-bit leaves.
+        krylov_dim: m, the number of basis vectors, at most n; static. None is max(2 k + 10, 20). A larger m takes fewer
+            matvecs.
+        max_matvecs: maximal number of matvecs; static. None is 100 m, or 10 min(n, 1000) if that is more.
+        v0: start: one vector, several with a leading axis, or an `EigenResult`; several are summed. An eigenvector
+            accurate to tol counts as one of the wanted.
+        key: typed key of the start vector and of random directions; None is `jax.random.key(0)`.
+        verify: make the missed-pair search once k pairs have converged; static. Each search excludes, with an error
+            probability of 1e-6, copies of the eigenvalues found. It also excludes eigenvalues more wanted by sqrt(tol)
+            ||A|| or more, at nine points of the boundary of that region. A search takes about as many matvecs as one
+            pair alone. Pairs first converge to a fifth of tol, and if A is not normal to that over the condition of
+            their eigenvalues, or to rounding. The status is UNVERIFIED if max_matvecs ends the search, or if each
+            search finds other values. In the latter case rounding moves eigenvalues by about sqrt(tol) ||A||, and
             `eigenjax.left_eigenvectors` gives conditions of sqrt(tol) / (16 eps) or more. False saves the search.
-        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
+            `jax.grad`; static.
+        adjoint_tol: tolerance on the residuals of the derivative's linear systems, relative to their right-hand sides.
+            None chooses it from the residuals of the pairs.
+        adjoint_max_iter: maximal number of GMRES matvecs per pair for these systems; static. None is min(10 n, 10,000).
 
     Returns:
         The pairs in the order of `which`, complex; of two conjugates the one of positive imaginary part first. The
-        vectors have unit norm, and their component of largest magnitude is real and positive. They are not orthogonal
-        unless A is normal.
+        vectors have unit norm, and their component of largest magnitude is real and positive. They are orthogonal only
+        if A is normal.
 
     Raises:
-        ValueError: if k, krylov_dim or max_matvecs does not fit, `which` is unknown, or v0 does not fit.
-        TypeError: if `op` is nothing that `as_operator` takes, acts on real and complex leaves at once, or a static
-            option is not an int.
+        ValueError: if k, krylov_dim or max_matvecs is out of range, `which` is unknown, or v0 has the wrong shape.
+        TypeError: if `as_operator` does not accept `op`, acts on real and complex leaves at once, or a static option is
+            not an int.
 
-    Cost: products as the spectrum has it; one more audits the residuals (2 k + 1, or k + 1 of a complex operator, after
-    a search and where it finds the recurrence at odds with the operator). Each product is followed by reading the basis
-    four times, each restart by eight; each look and each restart by a Schur form of m numbers squared. Memory: m + 2 k
-    + m / 4 + 6 vectors beside one product's.
+    Cost: the number of matvecs depends on the spectrum. One more verifies the residuals; 2 k + 1 (k + 1 if A is
+    complex) do after a search, or if the verification contradicts the recurrence. Each matvec is followed by four reads
+    of the basis, each restart by eight. Each convergence check and each restart computes a Schur form of size m.
+    Memory: m + 2 k + m / 4 + 6 vectors besides that of a matvec.
 
     Example:
         >>> rotation = jnp.array([[0.0, -2.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -128,9 +133,9 @@ def eigs(
 
 
 def _real_rows(result: EigenResult) -> PyTree:
-    """K real vectors that span what the complex ones do: of a conjugate pair the real part and the imaginary one.
+    """Return k real vectors with the span of the complex ones: the real and the imaginary part of each conjugate pair.
 
-    (Each vector's both parts would be there twice, and could cancel in a sum with random signs.)
+    Both parts of every vector would occur twice, and could cancel in a sum with random signs.
     """
     upper = jnp.imag(result.eigenvalues) >= 0
     part = lambda x: jnp.where(upper.reshape(-1, *[1] * (x.ndim - 1)), x.real, x.imag)

@@ -1,11 +1,11 @@
-"""Krylov-Schur: Arnoldi spaces of bounded size, restarted until the pairs wanted have converged.
+"""Krylov-Schur: Arnoldi spaces of bounded size, restarted until the wanted pairs have converged.
 
-    expand until a look is due -> look (extract, judge) -> restart when the basis is full -> expand ...
+    expand until the next convergence check -> Rayleigh-Ritz -> test -> restart when the basis is full -> expand ...
 
-A restart keeps the Schur vectors of the most wanted Ritz values (Stewart 2001), which is what the implicitly restarted
-Arnoldi method keeps with exact shifts, without its forward instability.
+A restart retains the Schur vectors of the most wanted Ritz values (Stewart 2001). This is equivalent to the implicitly
+restarted Arnoldi method with exact shifts, without its forward instability.
 
-`init`, `step` and `finalize` over one `KrylovSchurState` are the solver; one step is one look.
+The solver is `init`, `step` and `finalize` over one `KrylovSchurState`; one step ends with one convergence check.
 """
 
 from typing import Any, NamedTuple
@@ -48,37 +48,37 @@ from eigenjax.vectors.pseudorandom import arbitrary_signs
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
-# A look costs a dense Schur form: it may wait for this share of the basis.
+# A check costs a dense Schur form: it may wait for this share of the basis.
 _WAITING_SHARE = 8
-# Pairs beyond those wanted that the first look sees: one vector more does not tell an invariant subspace from the
-# eigenvector that somebody started from.
+# Rows beyond k at the first convergence check: one fewer cannot distinguish a start at an eigenvector from an invariant
+# subspace.
 _BEYOND = 2
-# Of the basis beyond what is wanted, a restart keeps this share.
+# A restart retains this share of the basis beyond the wanted vectors.
 _KEPT_SHARE = 0.5
 
 
 class KrylovSchurState(NamedTuple):
-    """Where a solve stands."""
+    """Solver state."""
 
-    krylov: KrylovDecomposition
-    found: GeneralRitz  # at the last look
-    vectors: SchurBasis  # of the decomposition, where the last look was to know them
-    next_look: jax.Array  # () int32, rows filled at which to look again
-    distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
-    last_look: jax.Array  # () int32, products spent by then
-    search: missed_pairs.Search
-    aims: search_targets.Aims  # of the running search
-    done: jax.Array  # () bool
+    krylov: KrylovDecomposition  # the decomposition A V = V H + d b^H
+    found: GeneralRitz  # Ritz pairs of the last convergence check
+    vectors: SchurBasis  # Schur basis of the decomposition, if the last check needed it
+    next_look: jax.Array  # () int32, basis rows at the next convergence check
+    distance: jax.Array  # () log(residual / bound) of the worst pair at the last check; inf at first
+    last_look: jax.Array  # () int32, matvecs at the last check
+    search: missed_pairs.Search  # state of the missed-pair search
+    aims: search_targets.Aims  # levels and bounds of the running search
+    done: jax.Array  # () bool, the solve is over
 
 
 def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> KrylovSchurState:
-    """The state before the first product.
+    """Initialize the state before the first matvec.
 
     Args:
         starts: (1, ...) the start vector.
-        goal: what is asked for.
-        krylov_dim: m, the vectors there is room for beside the one that is next.
-        seed: of all random directions.
+        goal: the static options of the solve.
+        krylov_dim: m, the number of basis vectors besides the next one.
+        seed: seed of all random directions.
     """
     dtype = tree.accumulation_dtype(starts)
     aims = search_targets.no_aims(goal.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
@@ -98,14 +98,14 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> Kry
 
 
 def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
-    """Products until a look is due, the look, and the restart that it asks for."""
+    """Expand until the next convergence check, make the check, and restart if necessary."""
     m = state.krylov.filled.shape[0]
 
     def goes_on(part):
         has_room = (part.num_filled < m) & (part.num_matvecs < goal.max_matvecs)
         return (part.num_filled < state.next_look) & has_room & ~part.broken_down
 
-    # A breakdown before has been looked at.
+    # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
     grown = jax.lax.while_loop(goes_on, lambda part: arnoldi.expand(op, part), first)
     state = look(op, state._replace(krylov=grown), goal, tol=tol)
@@ -123,16 +123,16 @@ def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
 
 
 class _Extraction(NamedTuple):
-    """The pairs at a look, and what is asked of them."""
+    """Pairs of a convergence check, with their bounds."""
 
-    found: GeneralRitz
-    vectors: SchurBasis
-    bounds: search_targets.Bounds
-    residuals: jax.Array  # (k,) of the pairs wanted, or of their span where that would be locked
+    found: GeneralRitz  # Ritz pairs, the most wanted first
+    vectors: SchurBasis  # Schur vectors in the same order
+    bounds: search_targets.Bounds  # bounds on residuals and eigenvalues
+    residuals: jax.Array  # (k,) residuals of the wanted pairs, or of their span if that is larger and would be locked
 
 
 def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
-    """Extracts the pairs, judges them, and says when to look again (in rows from now)."""
+    """Make a convergence check: extract pairs, test them and schedule the next check (`next_look` is relative here)."""
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
     complete = part.num_filled >= op.size
@@ -150,8 +150,8 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
         part.broken_down & ~complete,
     )
     polynomials = tree.where(check.begins_here, begin_search(part, check.aims.levels), part.polynomials)
-    # A space that holds all of a small operator is filled: that is all there is to know.
-    # Of locked pairs that restarts have spoiled no search can say that they are there.
+    # The basis spans the whole space of a small operator: nothing can be missed. A search proves nothing about locked
+    # pairs that restarts have perturbed.
     spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
     given_up = spoiled | missed_pairs.has_given_up(check.search, goal.k)
     finished = check.search.satisfied | given_up if m < op.size else False
@@ -171,7 +171,7 @@ def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -
 
 
 def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) -> _Extraction:
-    """The pairs, bounds on their residuals by the condition of their eigenvalues, and the Schur vectors if needed."""
+    """Compute the pairs, bounds on their residuals by the eigenvalues' condition, and the Schur vectors if needed."""
     part, k = state.krylov, goal.k
     found = ritz_pairs(part, goal.which, real=is_real(op.structure))
     bounds = search_targets.bounds_of(op, goal, tol, part.operator_norm)
@@ -184,19 +184,19 @@ def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) 
     bounds = search_targets.bounds_by_condition(
         op, bounds, largest_condition(found, k, bounds.locked), found.values[:k]
     )
-    # Locked are orthonormal vectors of the span, which far from normal lack more than the eigenvectors in it.
+    # A search locks orthonormal vectors of the span; far from normal their residuals exceed those of the eigenvectors.
     span = jnp.where(candidates, _residual_of_span(part, vectors, k), 0)
     return _Extraction(found, vectors, bounds, jnp.maximum(residuals, span))
 
 
 def num_kept(vectors: SchurBasis, k: int, most: int) -> jax.Array:
-    """How many Schur vectors a restart keeps, () int32; those of a pair are kept together."""
+    """Compute the number of Schur vectors that a restart retains, () int32; conjugate pairs stay together."""
     m = vectors.second.shape[0]
     return undivided(vectors, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
 
 
 def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int) -> jax.Array:
-    """() the norm of A Q - Q (Q^H A Q) for the Schur vectors Q that a search locks."""
+    """Compute () the norm of A Q - Q (Q^H A Q) for the Schur vectors Q that a search locks."""
     m = vectors.second.shape[0]
     locked = jnp.arange(m, dtype=jnp.int32) < (undivided(vectors, k, m) if k < m else k)
     return tree.norm(jnp.where(locked, matmul(part.couplings[0], vectors.coefficients), 0))
@@ -205,7 +205,7 @@ def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int) ->
 def _aims(
     op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: search_targets.Bounds
 ) -> search_targets.Aims:
-    """Aims of a search that begins when these values have been found: copies of them, and what is more wanted."""
+    """Compute levels and bounds of a search that follows these values: their copies, and more wanted eigenvalues."""
     distance, real = search_targets.far_enough(bounds), is_real(op.structure)
     keys = wanted_keys(values, goal.which, real=real)
     certain = search_targets.amplitude_of_certainty(op.size)
@@ -217,17 +217,17 @@ def _aims(
 
 
 def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
-    """The result of a state, with residuals vouched for: one product, or as many as there are vectors besides."""
+    """Compute the result of a state with verified residuals, at one matvec, or more if that one contradicts them."""
     k, part = goal.k, state.krylov
     bound = search_targets.bounds_of(op, goal, tol, part.operator_norm).locked
-    # A search that is cut off may have seen something that has not converged: what has is returned instead.
+    # An interrupted search may contain pairs that have not converged: the converged ones are returned instead.
     unfinished = state.search.running & ~state.search.satisfied
     found = tree.where(unfinished, converged_first(state.found, bound), state.found)
     values, residuals, coefficients = found.values[:k], found.residuals[:k], found.coefficients[:, :k]
     vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
     there = jnp.isfinite(residuals)
     nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
-    # What a search has dropped is not in the decomposition: each residual is then recomputed.
+    # The decomposition lacks the parts that a search dropped: each residual is then recomputed.
     searched = state.search.running | (state.search.num_searches > 0)
     claimed = jnp.where(there, residuals, 0)
     audit = lambda _: _audited(op, part, values, vectors, coefficients, claimed, searched)
@@ -252,9 +252,9 @@ def _audited(
     claimed: jax.Array,
     searched: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The residuals where one product confirms A V c = V H c + d b^H c, else recomputed, each by itself.
+    """Return the estimated residuals if one matvec confirms A V c = V H c + d b^H c, else recompute each of them.
 
-    As in `residuals`, for a random sum c of the coefficients, and for their real and imaginary parts where A is real.
+    c is a random sum of the coefficients, or of their real and imaginary parts where A is real.
 
     Returns:
         `residuals, discrepancy, num_matvecs`.
@@ -275,7 +275,7 @@ def _audited(
         image = complex_matvec(op, vector)
         return residuals.at[i].set(tree.norm(tree.add_scaled(image, -values[i], vector)))
 
-    # A loop of no turns where all is well, under vmap too.
+    # A loop, so that confirmed residuals cost no matvec, under vmap too.
     turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
     residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(claimed, discrepancy))
     return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)

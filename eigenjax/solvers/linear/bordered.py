@@ -1,17 +1,17 @@
-"""The bordered systems of eigenpairs: what a left eigenvector and a derivative solve.
+"""Bordered linear systems of eigenpairs, for left eigenvectors and derivatives.
 
-Of a simple eigenvalue lambda_i of A with the unit eigenvector v_i, and a scale s of A, the matrix
+For a simple eigenvalue lambda_i of A with the unit eigenvector v_i, and a norm estimate s of A, the matrix
 
     K_i = [ conj(lambda_i) - A^H   s v_i ]
           [        s v_i^H           0   ]
 
-is not singular. With Z an orthonormal basis of the k eigenvectors known, A Z = Z T, and P = I - Z Z^H, its solution
-w = Z a + y falls apart into a small system for a and one on the complement, where A^H has none of the k eigenvalues:
+is nonsingular. Let Z be an orthonormal basis of the k given eigenvectors, A Z = Z T, and P = I - Z Z^H. The solution
+w = Z a + y follows from a small system for `a` and one on the complement, where A^H has none of the k eigenvalues:
 
     (conj(lambda_i) - T^H) a + s mu Z^H v_i = Z^H f,  s v_i^H Z a = h,    P (conj(lambda_i) - A^H) P y = P f + P A^H Z a
 
-The transposed one, [lambda_i - A, s v_i; s v_i^H, 0], does so the other way round, y first. The complement is solved by
-GMRES, all k systems together.
+The transposed system, [lambda_i - A, s v_i; s v_i^H, 0], is solved in the reverse order, y first. GMRES solves the
+systems on the complement, all k together.
 """
 
 import functools
@@ -29,47 +29,47 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.tree import PyTree
 
-# An eigenvector that keeps less than this share of itself beside those before it is not projected out: what is left is
-# mostly error.
+# An eigenvector that keeps less than this share of its norm beside those before it is not projected out: the remainder
+# is mostly error.
 _DEPENDENT = 1e-3
-# Eigenvalues closer than so many times the residuals of their pairs are not told apart by the forward solve ...
+# Eigenvalues closer than this times the residuals of their pairs are not distinguished by the forward solve ...
 _CLUSTER_RESIDUALS = 8.0
-# ... nor those closer than so many units of rounding of the largest.
+# ... nor those closer than this times eps of the largest.
 _CLUSTER_ROUNDING = 32.0
-# What a projection leaves below so many units of rounding of the whole is zero.
+# The remainder of a projection is zero below this times eps of the whole vector.
 _NEGLIGIBLE = 16.0
-# Vectors of a Krylov space of GMRES, for each pair.
+# Basis vectors of GMRES between restarts, for each pair.
 _RESTART = 40
 
 
 class Bordered(NamedTuple):
-    """The systems of k pairs."""
+    """Bordered systems of k pairs."""
 
-    op: LinearOperator
+    op: LinearOperator  # A
     eigenvalues: jax.Array  # (k,) complex
     vectors: PyTree  # (k, ...) unit vectors
-    residuals: jax.Array  # (k,) of the pairs
-    scale: jax.Array  # () s
+    residuals: jax.Array  # (k,) residuals of the pairs
+    scale: jax.Array  # () s, a norm estimate of A
 
 
 class Solution(NamedTuple):
-    """W and mu of all k systems."""
+    """Solutions w and mu of all k systems."""
 
-    vectors: PyTree  # (k, ...)
-    multipliers: jax.Array  # (k,)
+    vectors: PyTree  # (k, ...) w
+    multipliers: jax.Array  # (k,) mu
 
 
 class Told(NamedTuple):
-    """What is known of the k solves."""
+    """Convergence information of the k solves."""
 
-    whole: jax.Array  # (k,) ||(f, h, right-hand side of the complement)||, what a residual is small beside
-    target: jax.Array  # (k,) the residual that the complement was solved to
+    whole: jax.Array  # (k,) ||(f, h, right-hand side of the complement)||, the norm that residuals are relative to
+    target: jax.Array  # (k,) target of the residual on the complement
     num_matvecs: jax.Array  # (k,) int32, steps of GMRES
-    left_out: jax.Array  # (k,) what of the small system's right-hand side was left out: no solution knows of it
+    left_out: jax.Array  # (k,) norm of the part of the small right-hand sides that is dropped as nearly singular
 
 
 def adjoint_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
-    """A^H v for a complex v, by transposition of the product; two of these where A is real."""
+    """Compute A^H v for a complex v by transposing the matvec; a real operator takes two of these."""
     structure = tree.working_structure(op.structure)
     transposed = jax.linear_transpose(functools.partial(matvec, op), structure)
     conjugate = functools.partial(jax.tree.map, jnp.conj)
@@ -77,7 +77,7 @@ def adjoint_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
 
 
 def apply(system: Bordered, vectors: Solution) -> Solution:
-    """K_i (w_i, mu_i) for all i; differentiable."""
+    """Compute K_i (w_i, mu_i) for all i; differentiable."""
 
     def one(value, v, w, mu):
         image = tree.add_scaled(tree.scale(jnp.conj(value), w), -1.0, adjoint_matvec(system.op, w))
@@ -88,7 +88,7 @@ def apply(system: Bordered, vectors: Solution) -> Solution:
 
 
 def apply_adjoint(system: Bordered, vectors: Solution) -> Solution:
-    """K_i^H (w_i, mu_i) for all i; differentiable."""
+    """Compute K_i^H (w_i, mu_i) for all i; differentiable."""
 
     def one(value, v, w, mu):
         image = tree.add_scaled(tree.scale(value, w), -1.0, complex_matvec(system.op, w))
@@ -99,16 +99,16 @@ def apply_adjoint(system: Bordered, vectors: Solution) -> Solution:
 
 
 def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> tuple[Solution, Told]:
-    """K_i (w_i, mu_i) = (f_i, h_i), or of K_i^H, for all i, and how it went.
+    """Solve K_i (w_i, mu_i) = (f_i, h_i), or the same with K_i^H, for all i; return the convergence information too.
 
     Args:
-        system: not differentiated here.
+        system: the systems; no derivative is taken here.
         rhs: (f, h).
         tol: (k,) residuals to stop at, relative to f and h.
-        max_iter: products of GMRES for one system, static.
-        transposed: of K_i^H; static.
+        max_iter: maximal number of GMRES matvecs for one system; static.
+        transposed: solve with K_i^H; static.
 
-    Cost: k products for T, k for what couples both parts, and those of GMRES; twice as many of a real operator.
+    Cost: k matvecs for T, k for the coupling of both parts, and those of GMRES; twice as many if A is real.
     """
     basis = _orthonormal(system.vectors)
     images = jax.lax.map(functools.partial(complex_matvec, system.op), basis)
@@ -119,9 +119,9 @@ def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, tra
 
 
 def residuals(system: Bordered, rhs: Solution, found: Solution) -> jax.Array:
-    """||P (f_i - (conj(lambda_i) - A^H) w_i)||, (k,), of the solutions of K_i as they are.
+    """Compute (k,) ||P (f_i - (conj(lambda_i) - A^H) w_i)|| for the solutions of K_i.
 
-    Cost: one product of A^H for each, two of a real operator.
+    Cost: one matvec with A^H for each, two if A is real.
     """
     basis = _orthonormal(system.vectors)
 
@@ -133,10 +133,10 @@ def residuals(system: Bordered, rhs: Solution, found: Solution) -> jax.Array:
 
 
 class _Parts(NamedTuple):
-    system: Bordered
+    system: Bordered  # the systems
     basis: PyTree  # Z
     projected: jax.Array  # T
-    max_iter: int
+    max_iter: int  # static, maximal number of GMRES matvecs for one system
 
 
 def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
@@ -161,11 +161,11 @@ def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solut
 class _Inside(NamedTuple):
     small: jax.Array  # (k,) a
     multiplier: jax.Array  # () mu
-    left_out: jax.Array  # () norm of what of the right-hand side was
+    left_out: jax.Array  # () norm of the dropped part of the right-hand side
 
 
 def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
-    """The small system, scaled to numbers of order one; what is nearly singular in it, a cluster, is left out."""
+    """Solve the small system, scaled to order one; nearly singular directions, those of a cluster, are dropped."""
     k, scale = rest.shape[0], parts.system.scale
     border = tree.project(parts.basis, v)
     matrix = jnp.zeros((k + 1, k + 1), rest.dtype)
@@ -183,13 +183,13 @@ def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
 
 
 def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[PyTree, Told]:
-    """The system on the complement."""
+    """Solve the system on the complement."""
     nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
     whole = tree.norm((f, h, rest))
     if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
-        return jax.tree.map(jnp.zeros_like, rest), Told(whole, nothing, none, nothing)  # there is none
+        return jax.tree.map(jnp.zeros_like, rest), Told(whole, nothing, none, nothing)  # there is no complement
     away = functools.partial(_away, parts.basis)
-    # At every product: rounding would bring the eigenvectors back.
+    # At every matvec: rounding would bring the eigenvectors back.
     shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
     projected = away(rest)
     target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
@@ -199,12 +199,12 @@ def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[
 
 
 def _away(basis: PyTree, x: PyTree) -> PyTree:
-    """What of a vector lies outside the span of orthonormal rows."""
+    """Project a vector onto the orthogonal complement of orthonormal rows."""
     return tree.add_scaled(x, -1.0, tree.combine(tree.project(basis, x), basis))
 
 
 def _orthonormal(vectors: PyTree) -> PyTree:
-    """An orthonormal basis of the eigenvectors; rows of zeros for those that depend on others."""
+    """Compute an orthonormal basis of the eigenvectors; dependent ones give zero rows."""
 
     def clean(i, done):
         rest = orthogonalize(done, tree.row(vectors, i))

@@ -2,18 +2,19 @@
 
     min (x* - x)^H A (x* - x)  over the Krylov space of A and b
 
-for A definite, of either sign (Hestenes and Stiefel 1952). Written for residuals of length one, rest = r / ||r|| and
-direction = p / ||r||, so that no square over- or underflows:
+for A definite, of either sign (Hestenes and Stiefel 1952). The recurrence uses normalized residuals, rest = r / ||r||
+and direction = p / ||r||, so that no square over- or underflows:
 
     alpha = 1 / <p, A p>,    t = r - alpha A p,    r+ = t / ||t||,    p+ = r+ + ||t|| p
 
-with x+ = x + alpha ||r|| p. MINRES holds two or three vectors more, for the least residual that there is in the Krylov
-space. Its length is known here too: r+ and p are orthogonal, so that ||p+||^2 = 1 + ||t||^2 ||p||^2 in these units, and
+with x+ = x + alpha ||r|| p. MINRES stores two or three vectors more, for the least residual in the Krylov space.
+Conjugate gradients give its norm too: r+ and p are orthogonal, so that ||p+||^2 = 1 + ||t||^2 ||p||^2 in these units,
+and
 
     ||r_least|| = ||r|| / ||p||,    mu ||x* - x||^2  <=  <x* - x, A (x* - x)>  <=  ||r_least||^2 / mu
 
-for A with no eigenvalue within mu of zero (the energy is bounded so by Meurant and Tichy 2019). Who asks for an error,
-and not for a residual, needs no more products than with MINRES.
+for A with no eigenvalue within mu of zero (bound on the energy: Meurant and Tichy 2019). With a tolerance on the error,
+not on the residual, this takes no more matvecs than MINRES.
 """
 
 from collections.abc import Callable
@@ -27,25 +28,25 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.tree import PyTree
 
-# A direction that A shrinks by more than eps to this power, relative to ||A||, lies in the null space for all that the
-# arithmetic can tell: a step along it would amplify rounding.
+# A direction that A shrinks by more than eps to this power, relative to ||A||, is numerically in the null space: a step
+# along it would amplify rounding.
 _SINGULAR_POWER = 2 / 3
-# No residual can be told from rounding below so many units of ||b||.
+# Residuals below this times eps ||b|| are rounding.
 _ATTAINABLE = 10.0
 
 
 class State(NamedTuple):
-    """Where k systems are, with a leading axis k on every leaf."""
+    """Solver state of k systems, with a leading axis k on every leaf."""
 
     solution: PyTree  # x
-    rest: PyTree  # (b - A x) over its length
-    direction: PyTree  # p, over the same length
-    residual: jax.Array  # ||b - A x||
-    square: jax.Array  # ||p||^2 / ||r||^2
-    attainable: jax.Array  # what it cannot be told from rounding below
-    operator_norm: jax.Array  # the largest |<p, A p>| / ||p||^2 so far
-    ended: jax.Array  # bool, the system is singular for all that is known
-    num_matvecs: jax.Array
+    rest: PyTree  # (b - A x) / ||b - A x||
+    direction: PyTree  # p / ||b - A x||
+    residual: jax.Array  # (k,) ||b - A x||
+    square: jax.Array  # (k,) ||p||^2 / ||r||^2
+    attainable: jax.Array  # (k,) smallest attainable residual, rounding below it
+    operator_norm: jax.Array  # (k,) the largest |<p, A p>| / ||p||^2 so far
+    ended: jax.Array  # (k,) bool, the system is numerically singular
+    num_matvecs: jax.Array  # (k,) int32, matvecs so far
 
 
 def conjugate_gradients_together(
@@ -57,22 +58,22 @@ def conjugate_gradients_together(
     operator_norm: jax.Array | float = 0.0,
     by_error: bool = False,
 ) -> LinearSolution:
-    """Solves k systems A_i x_i = b_i side by side, one product of all k vectors a step.
+    """Solve k systems A_i x_i = b_i simultaneously, with one matvec of all k vectors per step.
 
     Args:
-        operator: k vectors v_i -> k vectors A_i v_i, each A_i Hermitian and definite. With one that is not, it goes
-            on as long as no direction p has <p, A p> = 0, and stops there: the residual tells.
+        operator: k vectors v_i -> k vectors A_i v_i, each A_i Hermitian and definite. With an indefinite one the
+            iteration continues as long as no direction p has <p, A p> = 0, and stops there, as the residual shows.
         rhs: the b_i, with a leading axis k on every leaf.
-        targets: the x_i so far -> (k,) residuals to stop at. A system that has reached its own rests, and goes on if
-            the target falls below it later.
-        max_iter: products for one system at most, static.
-        operator_norm: what is known of ||A_i|| from below: tells a right-hand side that is rounding, along a null
-            vector that the operator has projected out, from one of a small operator.
-        by_error: the targets are for the errors of the x_i, each times the eigenvalue of A_i next to zero; static.
+        targets: the current x_i -> (k,) residuals to stop at. A system at its target pauses, and continues if the
+            target falls below its residual later.
+        max_iter: maximal number of matvecs for one system; static.
+        operator_norm: lower bound of ||A_i||. It distinguishes a right-hand side of rounding along a null vector that
+            the operator projects out from that of a small operator.
+        by_error: targets bound the errors of the x_i, each times the eigenvalue of A_i nearest to zero; static.
 
     Returns:
-        The k solutions, (k,) residuals and (k,) products, of the steps in which a system did not rest. Cost: a
-        product a step for each, four times k vectors of memory, that of the k products among them.
+        The k solutions, (k,) residuals and (k,) numbers of matvecs, without the steps in which a system paused. Cost:
+        one matvec per step for each; memory of four times k vectors, including those of the k matvecs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +91,7 @@ def conjugate_gradients_together(
 
 
 def init(rhs: PyTree, operator_norm: jax.Array | float = 0.0) -> State:
-    """Of k systems, at x_i = 0; operator_norm is what is known of ||A_i|| from below."""
+    """Initialize k systems at x_i = 0; operator_norm is a lower bound of ||A_i||."""
     lengths = tree.norms(rhs)
     rest = jax.vmap(normalize)(rhs, lengths)
     return State(
@@ -114,10 +115,10 @@ def advance(
     max_iter: Any,
     by_error: bool = False,
 ) -> State:
-    """Goes on until each system is at its target, or at max_iter, of all its products."""
+    """Iterate until each system meets its target, or has used max_iter matvecs in all."""
 
     def unfinished(state, target):
-        # Also ends on NaN, which compares False.
+        # NaN compares False and ends the loop too.
         far = judged(state, by_error) > jnp.maximum(target, state.attainable)
         return far & ~state.ended & (state.num_matvecs < max_iter)
 
@@ -131,7 +132,7 @@ def advance(
 
 
 def judged(state: State, by_error: bool) -> jax.Array:
-    """(k,) what is held against the targets: the residuals, or the least that there are in the Krylov spaces."""
+    """Return (k,) the numbers to compare with the targets: residuals, or the least residuals in the Krylov spaces."""
     return state.residual / jnp.sqrt(state.square) if by_error else state.residual
 
 
@@ -141,25 +142,25 @@ _scaled, _added, _inner = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.v
 def _step(
     images: PyTree, state: State, moves: jax.Array, targets: Callable[[PyTree], jax.Array]
 ) -> tuple[State, jax.Array]:
-    """The next state of the systems that move, given A p, and where to stop.
+    """Advance the systems that move, given A p; return their targets too.
 
-    Over devices these are two small reductions for all systems, <p, A p> and ||t||.
-    (||t|| from <r, A p> and ||A p|| would go with the first, and lose the digits of a residual that shrinks at once.)
+    Across devices this takes two small reductions for all systems, <p, A p> and ||t||. (||t|| from <r, A p> and ||A p||
+    would share the first, and lose the digits of a residual that shrinks in one step.)
 
-    A system that rests is multiplied by ones and zeros, so that each vector is written over itself.
+    A paused system is multiplied by ones and zeros, so that each vector is updated in place.
     """
-    # Residuals of length one keep these within the range of the dtype.
+    # Normalized residuals keep these within the range of the dtype.
     curvature = _inner(state.direction, images).real
     quotient = jnp.abs(curvature) / state.square
     operator_norm = jnp.where(moves, jnp.maximum(state.operator_norm, quotient), state.operator_norm)
     null = float(jnp.finfo(curvature.dtype).eps) ** _SINGULAR_POWER * operator_norm
-    # Not where it is NaN: that goes on into the solution, for everybody to see.
+    # NaN is not singular: it propagates into the solution, where it is visible.
     singular = moves & (quotient <= null)
     on = moves & ~singular
     alpha = jnp.where(on, 1 / jnp.where(on, curvature, 1), 0)
     solution = _added(state.solution, alpha * state.residual, state.direction)
     target = targets(solution)
-    # The target is asked for first: else XLA would keep the direction for it, and write the next one beside.
+    # Compute the target first: else XLA would keep the direction for it, and write the next one beside it.
     on = on & ~jnp.isnan(target)
     rest = _added(state.rest, -alpha, images)
     shrunk = jnp.where(on, jnp.sqrt(_inner(rest, rest).real), 1)

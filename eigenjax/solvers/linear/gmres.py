@@ -1,8 +1,8 @@
-"""GMRES: the linear solver for systems without symmetry, restarted.
+"""GMRES: the restarted linear solver for systems without symmetry.
 
     min ||b - A x||  over the Krylov space of A and b,    A V_j = V_{j+1} H,    min_y || ||b|| e_1 - H y ||
 
-by the Arnoldi recurrence and a QR factorisation of H, updated by one rotation a step (Saad and Schultz 1986).
+by the Arnoldi recurrence and a QR factorization of H, updated by one rotation per step (Saad and Schultz 1986).
 """
 
 from collections.abc import Callable
@@ -16,42 +16,41 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.tree import PyTree
 
-# What is left of an image below so many units of rounding of ||A|| is rounding: the Krylov space is exhausted.
+# A residual block below this times eps ||A|| is rounding: the Krylov space is exhausted.
 _EXHAUSTED = 10.0
-# No residual can be told from rounding below so many units of ||b||.
+# Residuals below this times eps ||b|| are rounding.
 _ATTAINABLE = 10.0
-# A cycle that shrinks the residual by less than this will be followed by others like it.
+# A cycle that reduces the residual by less than this stagnates, as would the next ones.
 _STAGNATED = 0.999
-# An entry on the diagonal of R below so many units of rounding of the largest is zero: the system is singular.
+# A diagonal entry of R below this times eps of the largest is zero: the system is singular.
 _SINGULAR = 100.0
 
 
 class _Cycle(NamedTuple):
     basis: PyTree  # (r + 1, ...) V
-    triangle: jax.Array  # (r, r) R of H = Q R, in columns as far as they are known
+    triangle: jax.Array  # (r, r) R of H = Q R, the columns computed so far
     rotation: jax.Array  # (r + 1, r + 1) Q^H
     target: jax.Array  # (r + 1,) Q^H ||b|| e_1; the entry after the last column is the residual
     operator_norm: jax.Array  # () the largest ||A v|| of this cycle
-    length: jax.Array  # () int32, columns
+    length: jax.Array  # () int32, number of columns
     ended: jax.Array  # () bool, the space is exhausted
 
 
 def gmres(
     operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Array, restart: int, max_iter: int
 ) -> LinearSolution:
-    """Solves A x = b.
+    """Solve A x = b.
 
     Args:
         operator: v -> A v.
         rhs: b.
-        target: () the absolute ||b - A x|| to stop at, rounding allowing; a b no longer than that costs
-            no product.
-        restart: r, vectors of a Krylov space, static.
-        max_iter: products at most, give or take a cycle, static.
+        target: () absolute ||b - A x|| to stop at, at least rounding; a b of at most this norm takes no matvec.
+        restart: r, the number of basis vectors between restarts; static.
+        max_iter: maximal number of matvecs, which the last cycle may exceed; static.
 
     Returns:
-        The solution, starting from zero, and its true residual. Cost: one product a step and one a cycle, r + 4
-        vectors of memory, each step reads the basis four times.
+        The solution, starting from zero, and its true residual. Cost: one matvec per step and one per cycle, r + 4
+        vectors of memory; each step reads the basis four times.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,7 +66,7 @@ def gmres(
 
     def goes_on(carry):
         _, _, residual, before, count = carry
-        # Also ends on NaN, which compares False.
+        # NaN compares False and ends the loop too.
         return (residual > target) & (residual < _STAGNATED * before) & (count < max_iter)
 
     def cycle(carry):
@@ -76,7 +75,7 @@ def gmres(
         moved = jax.tree.map(jnp.add, solution, correction)
         rest = tree.add_scaled(rhs, -1.0, operator(moved))
         after = tree.norm(rest)
-        # The last word of a cycle that made it worse is the one before.
+        # If a cycle increases the residual, the previous solution is returned.
         better = after < residual
         solution = tree.where(better, moved, solution)
         return solution, rest, jnp.where(better, after, residual), residual, count + spent + 1
@@ -89,7 +88,7 @@ def gmres(
 def _one_cycle(
     operator: Callable[[PyTree], PyTree], rest: PyTree, length: jax.Array, target: jax.Array, restart: int
 ) -> tuple[PyTree, jax.Array]:
-    """The correction of one Krylov space, and the products it took."""
+    """Compute the correction from one Krylov space, and the number of its matvecs."""
     dtype = tree.accumulation_dtype(rest)
     start = _Cycle(
         basis=tree.set_row(tree.zero_basis(rest, restart + 1), 0, normalize(rest, length)),

@@ -1,9 +1,9 @@
-"""MINRES: the linear solver for symmetric systems, definite or not.
+"""MINRES: the linear solver for symmetric systems, definite or indefinite.
 
     min ||b - A x||  over the Krylov space of A and b
 
-by the Lanczos recurrence and a QR factorisation of its tridiagonal matrix, updated by one rotation a step (Paige and
-Saunders 1975). Where the system is singular it stops at a least-squares solution instead of blowing up.
+by the Lanczos recurrence and a QR factorization of its tridiagonal matrix, updated by one rotation per step (Paige and
+Saunders 1975). For a singular system it stops at a least-squares solution instead of diverging.
 """
 
 import functools
@@ -17,58 +17,57 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.tree import PyTree
 
-# A residual that A shrinks by more than eps to this power, relative to ||A||, lies in the null space for all that the
-# arithmetic can tell: the system is singular, and a step would amplify rounding. (At eps itself it is too late.)
+# A residual that A shrinks by more than eps to this power, relative to ||A||, is numerically in the null space: the
+# system is singular, and a step would amplify rounding. (A threshold of eps itself is too small.)
 _SINGULAR_POWER = 2 / 3
-# A coupling beta below so many units of rounding of ||A|| ends the recurrence: the Krylov space is exhausted, and the
-# rest is noise.
+# A coupling beta below this times eps ||A|| ends the recurrence: the Krylov space is exhausted, and the remainder is
+# rounding.
 _EXHAUSTED = 100.0
-# No residual can be told from rounding below so many units of ||b||.
+# Residuals below this times eps ||b|| are rounding.
 _ATTAINABLE = 10.0
 
 
 class LinearSolution(NamedTuple):
-    """The solution of A x = b and what is known of it."""
+    """Solution of A x = b with convergence information."""
 
-    solution: PyTree
-    residual: jax.Array  # () ||b - A x||, of the recurrence
-    judged: jax.Array  # () what was held against the target: the same, where no error was asked for
-    num_matvecs: jax.Array  # () int32
+    solution: PyTree  # x
+    residual: jax.Array  # () ||b - A x||, estimated by the recurrence
+    judged: jax.Array  # () the number compared with the target: the residual, or the least one in the Krylov space
+    num_matvecs: jax.Array  # () int32, number of matvecs
 
 
 class State(NamedTuple):
-    """Where k systems are, with a leading axis k on every leaf."""
+    """Solver state of k systems, with a leading axis k on every leaf."""
 
-    solution: PyTree
+    solution: PyTree  # x
     vector: PyTree  # v_j of the Lanczos recurrence
     previous: PyTree  # v_{j-1}
-    coupling: jax.Array  # beta_j, between the two
-    direction: PyTree  # w_j, the last search direction
+    coupling: jax.Array  # (k,) beta_j, which couples the two
+    direction: PyTree  # w_j, the current search direction
     before: PyTree  # w_{j-1}
-    rest: PyTree | None  # (b - A x) over its length, where it is kept
-    cosine: jax.Array  # of the last rotation
-    sine: jax.Array
-    carried: jax.Array  # the entry left of the diagonal that the next rotation takes up
-    skipped: jax.Array  # the entry two left of it
-    residual: jax.Array  # ||b - A x||
-    attainable: jax.Array  # what it cannot be told from rounding below
-    operator_norm: jax.Array
-    ended: jax.Array  # there is nowhere to go on to: the system is singular, or the Krylov space exhausted
-    num_matvecs: jax.Array
+    rest: PyTree | None  # (b - A x) / ||b - A x||, or None if it is not needed
+    cosine: jax.Array  # (k,) cosine of the last rotation
+    sine: jax.Array  # (k,) sine of the last rotation
+    carried: jax.Array  # (k,) entry left of the diagonal, for the next rotation
+    skipped: jax.Array  # (k,) entry two left of the diagonal
+    residual: jax.Array  # (k,) ||b - A x||
+    attainable: jax.Array  # (k,) smallest attainable residual, rounding below it
+    operator_norm: jax.Array  # (k,) the largest ||A v_j|| so far
+    ended: jax.Array  # (k,) bool, the system is singular or the Krylov space exhausted
+    num_matvecs: jax.Array  # (k,) int32, matvecs so far
 
 
 def minres(operator: Callable[[PyTree], PyTree], rhs: PyTree, *, target: jax.Array, max_iter: int) -> LinearSolution:
-    """Solves A x = b for a symmetric (Hermitian) A.
+    """Solve A x = b for a symmetric (Hermitian) A.
 
     Args:
         operator: v -> A v.
         rhs: b.
-        target: () the absolute ||b - A x|| to stop at, rounding allowing; a b no longer than that costs
-            no product.
-        max_iter: products at most, static.
+        target: () absolute ||b - A x|| to stop at, at least rounding; a b of at most this norm takes no matvec.
+        max_iter: maximal number of matvecs; static.
 
     Returns:
-        The solution, starting from zero. Cost: one product a step, six vectors of memory.
+        The solution, starting from zero. Cost: one matvec per step, six vectors of memory.
 
     Example:
         >>> import jax.numpy as jnp
@@ -92,18 +91,18 @@ def minres_together(
     targets: Callable[[PyTree], jax.Array],
     max_iter: int,
 ) -> LinearSolution:
-    """Solves k systems A_i x_i = b_i side by side, one product of all k vectors a step.
+    """Solve k systems A_i x_i = b_i simultaneously, with one matvec of all k vectors per step.
 
     Args:
         operator: k vectors v_i -> k vectors A_i v_i, each A_i symmetric (Hermitian).
         rhs: the b_i, with a leading axis k on every leaf.
-        targets: the x_i so far -> (k,) residuals to stop at. A system that has reached its own rests, and goes on if
-            the target falls below it later.
-        max_iter: products for one system at most, static.
+        targets: the current x_i -> (k,) residuals to stop at. A system at its target pauses, and continues if the
+            target falls below its residual later.
+        max_iter: maximal number of matvecs for one system; static.
 
     Returns:
-        The k solutions, (k,) residuals and (k,) products, of the steps in which a system did not rest. Cost: a
-        product a step for each, six times k vectors of memory, that of the k products among them.
+        The k solutions, (k,) residuals and (k,) numbers of matvecs, without the steps in which a system paused. Cost:
+        one matvec per step for each; memory of six times k vectors, including those of the k matvecs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -120,10 +119,10 @@ def minres_together(
 def advance(
     operator: Callable[[PyTree], PyTree], state: State, *, targets: Callable[[PyTree], jax.Array], max_iter: Any
 ) -> State:
-    """Goes on until each system is at its target, or at max_iter, of all its products."""
+    """Iterate until each system meets its target, or has used max_iter matvecs in all."""
 
     def unfinished(state):
-        # Also ends on NaN, which compares False.
+        # NaN compares False and ends the loop too.
         target = jnp.maximum(targets(state.solution), state.attainable)
         return (state.residual > target) & ~state.ended & (state.num_matvecs < max_iter)
 
@@ -139,7 +138,7 @@ _scaled, _added, _chosen = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.
 
 
 def init(rhs: PyTree, *, keep_rest: bool = False) -> State:
-    """Of k systems, at x_i = 0; keep_rest: with the residual as a vector, for `restarted`, k vectors more."""
+    """Initialize k systems at x_i = 0; keep_rest stores the residual vectors too, k vectors more, for `restarted`."""
     lengths = tree.norms(rhs)
     zero, zeros = jnp.zeros_like(lengths), jax.tree.map(jnp.zeros_like, rhs)
     vector = jax.vmap(normalize)(rhs, lengths)
@@ -164,42 +163,43 @@ def init(rhs: PyTree, *, keep_rest: bool = False) -> State:
 
 
 def restarted(state: State, chosen: jax.Array, solution: PyTree, rest: PyTree, residual: jax.Array) -> State:
-    """The chosen systems begin anew, from other solutions with residuals of length one times (k,) lengths."""
+    """Restart the chosen systems from other solutions, with residual vectors of unit norm and (k,) residual norms."""
     fresh = init(rest, keep_rest=True)._replace(operator_norm=state.operator_norm, num_matvecs=state.num_matvecs)
     fresh = fresh._replace(solution=solution, residual=residual, attainable=state.attainable, ended=state.ended)
     return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(chosen, new, old), fresh, state)
 
 
 def _step(images: PyTree, state: State, moves: jax.Array) -> State:
-    """The next state of the systems that move, given A v_j."""
+    """Advance the systems that move, given A v_j."""
     images = _added(images, -state.coupling, state.previous)
     alpha = jax.vmap(tree.inner)(state.vector, images).real
     images = _added(images, -alpha, state.vector)
     beta = tree.norms(images)
     operator_norm = jnp.maximum(state.operator_norm, jnp.hypot(jnp.hypot(state.coupling, alpha), beta))
 
-    # The new column (epsilon, beta_j, alpha, beta) of the tridiagonal matrix, turned by the rotations so far ...
+    # The new column (epsilon, beta_j, alpha, beta) of the tridiagonal matrix, with the rotations so far applied ...
     above = state.cosine * state.carried + state.sine * alpha
     diagonal = state.sine * state.carried - state.cosine * alpha
-    # ... and by the one that annihilates beta.
+    # ... and the one that annihilates beta.
     pivot = jnp.hypot(diagonal, beta)
     eps = float(jnp.finfo(beta.dtype).eps)
     null = eps**_SINGULAR_POWER * operator_norm
-    # ||A r|| = ||r|| root: where it vanishes, the residual is orthogonal to the range, and x is as good as it gets.
+    # ||A r|| = ||r|| root: where it vanishes, the residual is orthogonal to the range, and x is a least-squares
+    # solution.
     root = jnp.hypot(diagonal, state.cosine * beta)
     singular = (root <= null) | (pivot <= null)
     safe = jnp.where(singular, 1, pivot)
     cosine, sine = diagonal / safe, beta / safe
 
     on = moves & ~singular
-    # In this order each is written over one that is not needed any more.
+    # In this order each vector overwrites one that is no longer needed.
     previous = _chosen(on, state.vector, state.previous)
     vector = _chosen(on, jax.vmap(normalize)(images, beta), state.vector)
     direction = _added(_added(previous, -state.skipped, state.before), -above, state.direction)
     direction = _scaled(1 / safe, direction)
     rest = state.rest
     if rest is not None:
-        # r_{j+1} = sine^2 r_j - cosine ||r_{j+1}|| v_{j+1}, over its length.
+        # r_{j+1} = sine^2 r_j - cosine ||r_{j+1}|| v_{j+1}, normalized.
         rest = _chosen(on, _added(_scaled(sine, rest), -cosine, vector), rest)
     numbers = {
         "coupling": beta,

@@ -1,4 +1,4 @@
-"""Singular triplets: `svds`, over the thick-restart iteration of `restarted_golub_kahan`.
+"""Singular triplets: `svds`, with the thick-restart iteration of `restarted_golub_kahan`.
 
 Imports `vectors`, `operators`, `krylov` and `solvers.convergence`.
 """

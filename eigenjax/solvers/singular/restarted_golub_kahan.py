@@ -1,18 +1,19 @@
 """Thick-restart Golub-Kahan-Lanczos: two bases of bounded size, restarted until k triplets have converged.
 
-    expand until a look is due -> look (extract, judge) -> compress when the bases are full -> expand ...
+    expand until the next convergence check -> extract triplets -> test -> restart when the bases are full -> expand ...
 
-With the singular value decomposition B = P S Q^H of the small matrix of `bidiagonal`, the triplets (U p, s, V q) have
+With the singular value decomposition B = P S Q^H of the small matrix of `bidiagonalization`, the triplets (U p, s, V q)
+satisfy
 
     A V q - s U p = 0,    A^H U p - s V q = d g p + E p
 
-so that the residuals are |g p|. A restart keeps the largest triplets, as many as `retention` finds best for the squares
-of the singular values: V is a Krylov space of A^H A. But B holds the values themselves, and a small one is as accurate
-as a large one, to eps ||A||. (From A^H A it would be to sqrt(eps) ||A||, at as many products; Lanczos with the
-dilation [[0, A], [A^H, 0]] is as accurate, and took 1.9 to 2.2 times as many on four matrices, k = 5 with 20 vectors.)
+so that the residuals are |g p|. A restart retains the largest triplets; `krylov.restart_size` chooses their number from
+the squares of the singular values, as V is a Krylov space of A^H A. B holds the values themselves, so that small ones
+are as accurate as large ones, to eps ||A||. (A^H A would give sqrt(eps) ||A||, for as many matvecs. Lanczos with the
+dilation [[0, A], [A^H, 0]] is as accurate. It takes 1.9 to 2.2 times as many on four matrices, k = 5 with 20 vectors.)
 
-Copies of a multiple value, and what the start vector has no part in, are found as in `restarted`: where the space is
-exhausted, or the caller wants to be sure, a random direction is followed until it brings nothing new.
+Copies of a multiple value, and vectors that the start vector is orthogonal to, are found by a missed-pair search. It
+follows a random direction until that yields nothing new, when the space is exhausted or when verify is set.
 """
 
 from typing import Any, NamedTuple
@@ -40,28 +41,28 @@ from eigenjax.vectors.tree import PyTree
 
 
 class SolveState(NamedTuple):
-    """Where a solve stands."""
+    """Solver state."""
 
-    space: Bidiagonalization
-    found: Triplets  # at the last look
-    scale: jax.Array  # () the largest singular value seen: ||A|| from below
-    next_look: jax.Array  # () int32, rows filled at which to look again
-    distance: jax.Array  # () how far the worst triplet was from converged, log(residual / bound); inf at first
-    last_look: jax.Array  # () int32, products spent by then
-    search: missed_pairs.Search
-    aims: search_targets.Aims  # of the running search
-    done: jax.Array  # () bool
+    space: Bidiagonalization  # the decomposition A V = U B, A^H U = V B^H + d g
+    found: Triplets  # triplets of the last convergence check
+    scale: jax.Array  # () the largest singular value seen, a lower bound of ||A||
+    next_look: jax.Array  # () int32, basis rows at the next convergence check
+    distance: jax.Array  # () log(residual / bound) of the worst triplet at the last check; inf at first
+    last_look: jax.Array  # () int32, matvecs at the last check
+    search: missed_pairs.Search  # state of the missed-pair search
+    aims: search_targets.Aims  # levels and bounds of the running search
+    done: jax.Array  # () bool, the solve is over
 
 
 def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> SolveState:
-    """The state before the first product.
+    """Initialize the state before the first matvec.
 
     Args:
         op: A, at least as tall as wide.
         start: a vector of its domain in working dtypes.
-        goal: what is asked for; which is "LA", and near False.
-        krylov_dim: m, the vectors there is room for in each basis.
-        seed: of all random directions.
+        goal: the static options of the solve, with `which` "LA" and `near` False.
+        krylov_dim: m, the number of vectors of each basis.
+        seed: seed of all random directions.
     """
     num_levels = search_targets.num_levels(goal)
     space = bidiagonalization.begin(op, start, krylov_dim, seed, num_levels=num_levels)
@@ -81,14 +82,14 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
 
 
 def step(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) -> SolveState:
-    """Products until a look is due, the look, and the restart that it asks for."""
+    """Expand until the next convergence check, make the check, and restart if necessary."""
     m, n = state.found.values.shape[0], op.shape[1]
 
     def goes_on(space):
         has_room = (space.num_filled < m) & (space.num_matvecs + 2 <= goal.max_matvecs)
         return (space.num_filled < state.next_look) & has_room & ~space.broken_down
 
-    # A breakdown before has been looked at.
+    # Clear the breakdown flag: the last check handled it.
     first = state.space._replace(broken_down=jnp.zeros((), bool))
     grown = jax.lax.while_loop(goes_on, lambda space: bidiagonalization.expand(op, space), first)
     state = look(op, state._replace(space=grown), goal, tol=tol)
@@ -101,7 +102,7 @@ def step(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
 
 
 def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) -> SolveState:
-    """Extracts the triplets, judges them, and says when to look again (in rows from now)."""
+    """Make a convergence check: extract triplets, test them, schedule the next check (`next_look` is relative here)."""
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
     scale = jnp.maximum(state.scale, found.values[0])
@@ -123,7 +124,7 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
     polynomials = tree.where(
         check.begins_here, bidiagonalization.begin_search(space, check.aims.levels), space.polynomials
     )
-    # A space that holds all of a small operator is filled: that is all there is to know.
+    # The basis spans the whole space of a small operator: nothing can be missed.
     finished = search.satisfied | missed_pairs.has_given_up(search, goal.k) if m < n else False
     wait = rows_to_wait(state.distance, check.remaining, (space.num_matvecs - state.last_look) // 2)
     return state._replace(
@@ -140,17 +141,19 @@ def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) ->
 
 
 def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any, sign_by_left: bool) -> EigenResult:
-    """The result of a state, with residuals vouched for: one product with A and A^H each, or k + 1 if they find fault.
+    """Compute the result of a state with verified residuals.
+
+    Cost: one matvec each with A and A^H, or k + 1 each if the first contradict the recurrence.
 
     Args:
         op: A.
-        state: at the end.
-        goal: with k.
-        tol: as of `svds`.
-        sign_by_left: whether the signs are fixed by the left vectors instead of the right ones, static.
+        state: a finished state.
+        goal: the static options of the solve.
+        tol: relative tolerance on the residuals; None is sqrt(eps).
+        sign_by_left: fix the signs by the left vectors instead of the right ones; static.
 
     Returns:
-        What an eigensolver would say of the dilation; its vectors are (left, right).
+        The eigenpairs of the dilation [[0, A], [A^H, 0]]; its vectors are (left, right).
     """
     k, found, space = goal.k, state.found, state.space
     values, residuals, P = found.values[:k], found.residuals[:k], found.left_coefficients[:, :k]
@@ -158,11 +161,11 @@ def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any
         tree.combine(P, space.left), tree.combine(found.right_coefficients[:, :k], space.right), sign_by_left
     )
     there = jnp.isfinite(residuals)
-    # Without the defects: the audit finds them, if they are still there.
+    # The defects are left out: the verification finds them if they are still present.
     couplings = (matmul(space.couplings, P)) * phases.astype(P.dtype)
 
     def predict(signs):
-        """A and A^H of sum_i signs_i (u_i, v_i), as the decomposition has it."""
+        """Predict A and A^H applied to sum_i signs_i (u_i, v_i) by the decomposition."""
         along = signs.astype(values.dtype) * values
         beside = jnp.sum(signs.astype(couplings.dtype) * couplings)
         return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), beside, space.direction)
@@ -190,7 +193,7 @@ def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any
 def _restart(
     space: Bidiagonalization, found: Triplets, goal: Goal, fresh: jax.Array, levels: jax.Array
 ) -> Bidiagonalization:
-    """The triplets worth keeping; before a fresh direction, those that are wanted."""
+    """Restart with the triplets worth retaining, or only with the wanted ones before a random direction."""
     m = found.values.shape[0]
     most = most_kept(goal.k, m, 1)
     largest = jnp.where(found.values[0] > 0, found.values[0], 1)
@@ -202,7 +205,7 @@ def _restart(
 
 
 def _signed(left: PyTree, right: PyTree, by_left: bool) -> tuple[PyTree, PyTree, jax.Array]:
-    """Both sides times the phases that make the largest component of one positive, and these phases."""
+    """Multiply both sides by phases that make the largest component on one side positive; return these phases too."""
     one, phases = fix_signs(left if by_left else right)
     other = jax.vmap(tree.scale)(phases, right if by_left else left)
     return (one, other, phases) if by_left else (other, one, phases)

@@ -1,4 +1,4 @@
-"""Svds: the largest singular triplets of a rectangular operator. It checks what it is given; the solve is elsewhere."""
+"""Solver for the largest singular triplets of a rectangular operator: `svds` checks its options and runs the solve."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
 from eigenjax.vectors.tree import PyTree
 
-# Vectors held on each side by default: 2 k + 10, and 20 at least.
+# Basis vectors on each side by default: 2 k + 10, and at least this number.
 _LEAST_DIM = 20
 
 
@@ -35,54 +35,63 @@ def svds(
     verify: bool = True,
     adjoint: Any = None,
 ) -> SingularResult:
-    """The k largest singular triplets of a rectangular operator, in bounded memory.
+    """Compute the k largest singular triplets of a rectangular operator, in bounded memory.
 
         A V = U B,    A^H U = V B^H + d g,    B = P S Q^H,    u = U p,  v = V q,    ||A^H u - s v|| = |g p|
 
-    Golub-Kahan-Lanczos with thick restarts: two orthonormal bases, both reorthogonalised in full, looked at every few
-    products and ended by the first look that finds all k triplets converged. Every step is one product with A and one
-    with A^H. Small singular values are as accurate as large ones, to eps ||A||, which `eigsh` on A^H A does not give.
+    Golub-Kahan-Lanczos with thick restarts and two fully reorthogonalized bases. A convergence check follows every few
+    matvecs, and the first check at which all k triplets have converged ends the solve. Each step takes one matvec with
+    A and one with A^H. Small singular values are as accurate as large ones, to eps ||A||, unlike those of `eigsh` on
+    A^H A.
 
-    A residual says that each triplet returned is one of A to within it, not that none was missed: a Krylov space shows
-    one copy of a repeated singular value until it is exhausted. So once k triplets have converged, they are locked and
-    a space is grown from a random vector, until it excludes that a copy of them is left, with a probability of
-    oversight of 1e-6; if it finds one, again. Of a small operator (min(p, n) <= krylov_dim) nothing can be missed.
+    A small residual shows that a returned triplet is one of A, not that no triplet was missed: a Krylov space holds one
+    copy of a repeated singular value until it is exhausted. Therefore the k converged triplets are locked, and a
+    missed-pair search grows a Krylov space from a random vector. The search ends when a further copy is excluded, with
+    an error probability of 1e-6; it is repeated if it finds one. For a small operator (min(p, n) <= krylov_dim) nothing
+    can be missed.
 
     Args:
-        op: a (p, n) array, a sparse matrix of `jax.experimental.sparse`, a `LinearOperator`, or a callable v -> A v
-            of pytrees, whose argument is shaped like v0. Batches by `jax.vmap`.
-        k: number of triplets, static; min(p, n) at most.
-        tol: a triplet is converged when its residual is at most tol times the largest singular value; None is
-            sqrt(eps) of the accumulation dtype, which gives singular values to working precision, or 4 eps of 16-bit
-            leaves.
-        krylov_dim: m, the vectors held on each side, static; None is max(2 k + 10, 20). More is fewer products, fewer
-            is less memory; k + 1 is the least.
-        max_matvecs: products with A and A^H together at most, static, but for those that audit the residuals; None is
-            200 m, or 20 min(p, n) if that is more, up to min(p, n) = 1000.
-        v0: a vector that A takes, where to start; of a callable also the structure. Zero or not finite: a random one.
-        key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
-        verify: search for missed triplets once k have converged; static. Each search excludes, with a probability of
-            oversight of 1e-6, copies of the values found and other values larger by sqrt(tol) ||A|| or more than the
-            last; it costs about as many products as one triplet alone. The status is UNVERIFIED where max_matvecs
-            ends it. Triplets converge to a tenth of tol first. False saves the search.
-        adjoint: of a callable, u -> A^H u; None derives it by `jax.linear_transpose`. For functions that JAX cannot
-            transpose, or whose adjoint is known to be cheaper.
-        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: A: a (p, n) array, a sparse matrix of `jax.experimental.sparse`, a `LinearOperator`, or a callable v -> A v
+            on pytrees, which needs `v0` or `like`. Use `jax.vmap` for batches.
+        k: number of triplets, at most min(p, n); static.
+        tol: relative tolerance. A triplet is converged when its residual is at most tol times the largest singular
+            value. None is sqrt(eps) of the accumulation dtype, which gives singular values to working precision, or 4
+            eps for 16-bit leaves.
+        krylov_dim: m, the number of basis vectors on each side, at least k + 1; static. None is max(2 k + 10, 20). A
+            larger m takes fewer matvecs and more memory.
+        max_matvecs: maximal number of matvecs with A and A^H together, without those that verify the residuals; static.
+            None is 200 m, or 20 min(p, n, 1000) if that is more.
+        v0: start vector in the domain of A, and the structure for a callable. If it is zero or not finite, a random
+            vector is used.
+        key: typed key of the start vector and of random directions; None is `jax.random.key(0)`.
+        verify: make the missed-pair search once k triplets have converged; static. Each search excludes, with an error
+            probability of 1e-6, copies of the values found and other values that exceed the last one by sqrt(tol) ||A||
+            or more. It takes about as many matvecs as one triplet alone. The status is UNVERIFIED if max_matvecs ends
+            the search. Triplets first converge to a fifth of tol. False saves the search.
+        adjoint: u -> A^H u for a callable; None derives it by `jax.linear_transpose`. Give it if JAX cannot transpose
+            the callable, or if a cheaper adjoint is known.
+        like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
+            `jax.grad`; static.
+        adjoint_tol: tolerance on the residuals of the derivative's linear systems, relative to their right-hand sides.
+            None chooses it from the residuals and gaps of the triplets.
+        adjoint_max_iter: maximal number of steps per triplet for these systems, each with A and A^H; static. None is
+            min(10 p, 10 n, 10,000).
 
     Returns:
-        The triplets, the largest first: A right_i = values_i left_i and A^H left_i = values_i right_i, where left has
-        the structure of A's results and right that of its arguments, with a leading axis k on every leaf. The
-        component of right_i of largest magnitude is positive. Where A has rank below k the values after it are zero,
-        to rounding, and their vectors are orthonormal to the others.
+        The triplets, the largest first: A right_i = values_i left_i and A^H left_i = values_i right_i. `left` has the
+        structure of A's results and `right` that of its arguments, with a leading axis k on every leaf. The component
+        of right_i of largest magnitude is positive. If A has rank below k, the remaining values are zero to rounding,
+        and their vectors are orthonormal to the others.
 
     Raises:
-        ValueError: if k, krylov_dim or max_matvecs does not fit, or v0 or a result of `adjoint` is misshapen.
-        TypeError: if `op` is nothing of the above, a callable comes without v0 or cannot be transposed, or a static
-            option is not an int.
+        ValueError: if k, krylov_dim or max_matvecs is out of range, or v0 or a result of `adjoint` has the wrong shape.
+        TypeError: if `op` is none of these types, a callable comes without v0 and `like` or cannot be transposed, or a
+            static option is not an int.
 
-    Cost: two products a step, and two more at the end audit the residuals (2 k + 2 where they find fault with the
-    recurrence); where A is wide and v0 given, one at the start. Each product is followed by reading one of the bases
-    twice or four times. Memory: m + k + 3 vectors of either side, beside a product's.
+    Cost: two matvecs per step, and two more verify the residuals (2 k + 2 if these contradict the recurrence). If A is
+    wide and v0 is given, the start takes one. Each matvec is followed by two or four reads of one of the bases. Memory:
+    m + k + 3 vectors on each side, besides that of a matvec.
 
     Example:
         >>> differences = lambda v: {"inside": v[1:] - v[:-1], "ends": v[::11]}
@@ -111,7 +120,7 @@ def svds_and_remainder(
     key: jax.Array | None,
     verify: bool,
 ) -> tuple[SingularResult, Remainder]:
-    """What `svds` returns, and what the space that it comes from knows besides: of A, or of A^H where A is wide."""
+    """Compute the result of `svds` and the recycled triplets of its Krylov space: of A, or of A^H if A is wide."""
     tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
     _check_count(k, p, n)
@@ -120,7 +129,7 @@ def svds_and_remainder(
     seed = seed_of(key)
     start_seed = successor(seed, 0)
     start = _start_vector(op, v0, start_seed)
-    # Of the two spaces the bases can fill the smaller one.
+    # The bases can span the smaller of the two spaces.
     is_wide = p < n
     tall = AdjointMap(op) if is_wide else op
     to_start = v0 is not None and is_wide
@@ -142,7 +151,7 @@ def svds_and_remainder(
 
 
 def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTree:
-    """The vector v0 in working dtypes, or an arbitrary one."""
+    """Return the vector v0 in working dtypes, or a random one."""
     structure = tree.working_structure(op.domain)
     if v0 is None:
         return arbitrary_vector(seed, structure)
@@ -162,7 +171,7 @@ def _check_count(k: Any, p: int, n: int) -> None:
 
 
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
-    """The room in each basis: m, or all of the smaller space."""
+    """Return the number of vectors in each basis: m, or the size of the smaller space."""
     if krylov_dim is None:
         krylov_dim = max(2 * k + 10, _LEAST_DIM)
     elif not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):

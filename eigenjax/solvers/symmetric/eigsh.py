@@ -1,7 +1,7 @@
-"""Eigsh: the symmetric eigensolver to call, whatever the spectrum.
+"""Eigensolver for symmetric operators: `eigsh` checks its options and chooses the method.
 
-It checks what it is given and chooses the method: `restarted` (thick-restart Lanczos, at an end of the spectrum or near
-a number), `two_pass` where no basis is to be held, `lobpcg` where there is a preconditioner.
+The methods are `restarted_lanczos` (thick-restart Lanczos, for an end of the spectrum or interior eigenvalues),
+`two_pass` where no basis is stored, and `lobpcg` where there is a preconditioner.
 """
 
 from typing import Any
@@ -51,77 +51,82 @@ def eigsh(
     basis_dtype: Any = None,
     max_basis_bytes: int | None = None,
 ) -> EigenResult:
-    """K eigenpairs of a symmetric operator, restarted until they have converged, in bounded memory.
+    """Compute k eigenpairs of a symmetric operator by thick-restart Lanczos, in bounded memory.
 
         A V = V H + D^T B,    H c = theta c,    v = V c,    ||A v - theta v|| = ||B c||
 
-    Lanczos with thick restarts, looked at every few products and ended by the first look that finds all k pairs
-    converged. Near a number the pairs are harmonic Ritz pairs of the same spaces: of what needs products only, the
-    cheapest by far. (Five pairs inside a spectrum of 2000, products to 1e-4 / 1e-8: 1007 / 1271, where the folded
-    operator (A - sigma)^2 in the same memory took 7040 / 10272.)
+    Lanczos with thick restarts: a convergence check follows every few matvecs, and the first check at which all k pairs
+    have converged ends the solve. With sigma the pairs are harmonic Ritz pairs of the same Krylov spaces, which need no
+    inverse. (Five interior pairs, spectrum of 2000, tol 1e-4 / 1e-8: 1007 / 1271 matvecs. The folded operator
+    (A - sigma)^2 in the same memory takes 7040 / 10272.)
 
-    A residual says that each pair returned is an eigenpair to within it, not that none was missed: a Krylov space shows
-    one copy of a repeated eigenvalue until it is exhausted. So once k pairs have converged, they are locked and a
-    Krylov space is grown from a random vector, until it excludes that a copy of them is left, with a probability of
-    oversight of 1e-6; if it finds one, again. Of a small operator (n <= krylov_dim) nothing can be missed.
+    A small residual shows that a returned pair is an eigenpair, not that no pair was missed: a Krylov space holds one
+    copy of a repeated eigenvalue until it is exhausted. Therefore the k converged pairs are locked, and a missed-pair
+    search grows a Krylov space from a random vector. The search ends when a further copy is excluded, with an error
+    probability of 1e-6; it is repeated if it finds one. For a small operator (n <= krylov_dim) nothing can be missed.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian.
-        k: number of pairs, static.
-        which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn; "SM" smallest
-            magnitude is sigma=0; static.
-        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is
-            sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision, or 4 eps of leaves of
-            16 bits.
-        krylov_dim: m, the vectors held, static; None is max(2 k + 10, 20), near a number max(4 k + 20, 60), with
-            more for blocks. More is fewer products, fewer is less memory; k + block_size is the least, and 2 more
-            near a number.
-        max_matvecs: products at most, static, but for those that audit the residuals; None is 100 m, or 10 n if that
-            is more, up to n = 1000.
-        block_size: b, the vectors multiplied at once (by vmap: one pass over the data for b products), static. For
-            operators whose products are cheaper so, and for multiple eigenvalues.
-        sigma: the eigenvalues nearest to this number, nearest first, instead of `which`.
-        v0: where to start: one vector; several, with a leading axis; or an `EigenResult`. If k or more are given and
-            are eigenvectors to within tol, k + 1 products confirm them, and with verify=False the solve is over. The
-            search for missed pairs starts at random whatever v0 is. The signs of the result follow v0.
-        key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
-        verify: search for missed pairs once k have converged; static. Each search excludes, with a probability of
-            oversight of 1e-6, copies of the pairs found and other eigenvalues that are more wanted by
-            sqrt(tol) ||A|| or more; nearer ones are excluded the less the nearer they are, down to tol ||A||, to
-            which eigenvalues are determined at all. The status is UNVERIFIED where max_matvecs ends the search.
-            `num_probes` and `num_recovered` of the result tell how many searches there were and what they found.
-            Pairs converge to a tenth of tol first. False saves the search: for callers who know that no eigenvalue
-            is repeated, or to whom one copy will do.
-        preconditioner: T, whatever `as_operator` takes, positive definite and near the inverse of A - s I with s
-            below the spectrum for "SA" (of s I - A with s above it for "LA"): `lobpcg` is used. It has no use for
-            krylov_dim, block_size and sigma, and makes no search: its block of k vectors shows k copies.
-        basis: "device" holds the Krylov basis; "offload" keeps it in the memory of the host (`pinned_host`) and brings
-            a few rows at a time to the device, not under vmap; "recompute" holds three vectors and the k results and
-            runs the recurrence twice, for more than twice the products (`two_pass`): for whoever has no room for m
-            vectors. One end or both, from one start vector, and without a search: of a repeated eigenvalue it finds
-            one copy. Static.
-        basis_dtype: "bfloat16", "float16", "float32": keeps the basis in fewer bits, with all arithmetic in the
-            working precision; static. The eigenvalues are those of a Rayleigh-Ritz step at the end, in working
-            precision, at k products, and right to about the square of the residuals, which do not fall below what
-            is lost in writing. tol=None is then the machine epsilon of this dtype, if that is more.
-        max_basis_bytes: chooses krylov_dim, as many vectors as fit, at most 8 k or 200; static.
-        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        op: symmetric or Hermitian operator, anything that `as_operator` takes. A bare callable needs `v0` or `like`.
+        k: number of pairs; static.
+        which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" alternately from both ends, "SM" smallest
+            magnitude (the same as sigma=0); static.
+        tol: relative tolerance. A pair is converged when its residual is at most tol times the largest |Ritz value|.
+            None is sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision, or 4 eps for
+            16-bit leaves.
+        krylov_dim: m, the number of basis vectors; static. None is max(2 k + 10, 20), or max(4 k + 20, 60) for interior
+            eigenvalues, and more for blocks. A larger m takes fewer matvecs and more memory. The minimum is
+            k + block_size, plus 2 for interior eigenvalues.
+        max_matvecs: maximal number of matvecs, without those that verify the residuals; static. None is 100 m, or 10
+            min(n, 1000) if that is more.
+        block_size: b, the number of vectors multiplied at once (by vmap: one pass over the data for b matvecs); static.
+            Set it if b matvecs at once cost less than b single ones, or for multiple eigenvalues.
+        sigma: shift. Compute the eigenvalues nearest to this number, nearest first, instead of those named by `which`.
+        v0: start: one vector, several with a leading axis, or an `EigenResult`. If it holds k or more eigenvectors
+            accurate to tol, k + 1 matvecs verify them, and with verify=False the solve ends there. The missed-pair
+            search starts at a random vector in any case. The signs of the result follow v0.
+        key: typed key of the start vector and of random directions; None is `jax.random.key(0)`.
+        verify: make the missed-pair search once k pairs have converged; static. Each search excludes, with an error
+            probability of 1e-6, copies of the pairs found and other eigenvalues more wanted by sqrt(tol) ||A|| or more.
+            Closer eigenvalues are excluded with less certainty, down to a distance of tol ||A||, the accuracy of the
+            eigenvalues. The status is UNVERIFIED if max_matvecs ends the search. `num_probes` and `num_recovered` of
+            the result count the searches and the pairs they found. Pairs first converge to a fifth of tol. False saves
+            the search: set it if no eigenvalue is repeated, or if one copy suffices.
+        preconditioner: T, anything that `as_operator` takes, positive definite. For "SA" it approximates the inverse of
+            A - s I with s below the spectrum, for "LA" that of s I - A with s above it. It selects `lobpcg`, which
+            excludes krylov_dim, block_size and sigma and makes no search; its block of k vectors finds k copies.
+        basis: "device" stores the Krylov basis on the device. "offload" stores it in host memory (`pinned_host`) and
+            transfers a few rows at a time; it does not work under vmap. "recompute" stores three vectors and the k
+            results and runs the recurrence twice (`two_pass`), for more than twice the matvecs. Use it when m vectors
+            do not fit in memory. It computes pairs at one or both ends, from one start vector and without a search, so
+            it finds one copy of a repeated eigenvalue. Static.
+        basis_dtype: "bfloat16", "float16" or "float32" stores the basis in fewer bits; arithmetic stays in the working
+            precision; static. A final Rayleigh-Ritz step at k matvecs gives the eigenvalues, with errors of about the
+            square of the residuals. The residuals do not fall below the rounding of the storage. With tol=None the
+            tolerance is at least the machine epsilon of this dtype.
+        max_basis_bytes: memory for the basis. It sets krylov_dim to the number of vectors that fit, at most
+            max(8 k, 200); static.
+        like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
+            `jax.grad`; static.
+        adjoint_tol: tolerance on the residuals of the derivative's linear systems, relative to their right-hand sides.
+            None chooses it from the residuals and gaps of the pairs.
+        adjoint_max_iter: maximal number of matvecs per pair for these systems; static. None is min(10 n, 10,000).
 
     Returns:
-        The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds each eigenvalue's error
-        by its residual r, `error_estimates` estimates it by min(r, r^2 / gap), and `gap` is the distance to the first
-        Ritz value that was not wanted.
+        The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds the error of each eigenvalue
+        by its residual r, and `error_estimates` estimates it by min(r, r^2 / gap). `gap` is the distance to the nearest
+        unwanted Ritz value.
 
     Raises:
-        ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes does not fit, `which` or `basis` is
-            unknown, v0 or the preconditioner does not fit, or two options exclude each other.
-        TypeError: if `op` is nothing that `as_operator` takes, or a static option is not an int.
+        ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes is out of range, `which` or `basis` is
+            unknown, v0 or the preconditioner has the wrong shape, or two options exclude each other.
+        TypeError: if `as_operator` does not accept `op`, or a static option is not an int.
 
-    Cost: a network's Hessian takes about 2 k products, a Laplacian hundreds; each search for missed pairs about as many
-    as one pair alone. One more audits the residuals (k + 1 where a search has found something, or where the recurrence
-    is at odds with the operator). Each product is followed by reading the basis twice or four times, each restart by
-    eight. Memory beside a product's: m + max(k, m / 5) + 5 vectors; 2 k more where k eigenvectors are given. With
-    basis_dtype of half the bits 0.9 m + 2 k + 6, on the host but for 2 m / 5 + 7 or k + 9 of them.
+    Cost: about 2 k matvecs for a network's Hessian, hundreds for a Laplacian. Each missed-pair search takes about as
+    many as one pair alone. One more matvec verifies the residuals; k + 1 do after a search that found a pair, or if the
+    recurrence contradicts the operator. Each matvec is followed by two or four reads of the basis, each restart by
+    eight. Memory besides that of a matvec: m + max(k, m / 5) + 5 vectors, and 2 k more if v0 holds k eigenvectors. With
+    basis_dtype of half the bits it is 0.9 m + 2 k + 6 vectors, all of them on the host except max(2 m / 5 + 7, k + 9).
 
     Example:
         >>> import jax.numpy as jnp
@@ -172,7 +177,7 @@ def eigsh_and_remainder(
     basis_dtype: Any,
     max_basis_bytes: int | None,
 ) -> tuple[EigenResult, Remainder | None]:
-    """What `eigsh` returns, and what the space that it comes from knows besides; None where that is not to be had."""
+    """Compute the result of `eigsh` and the recycled Ritz pairs of its Krylov space; None where there are none."""
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     near = sigma is not None or which == "SM"
@@ -212,13 +217,13 @@ def eigsh_and_remainder(
     advance = lambda state: restarted_lanczos.step(op, state, plan.goal, tol=plan.tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     result = finalize(op, state, plan.goal, tol=plan.tol, sigma=number, references=references)
-    # Harmonic pairs leave no Ritz pairs over, and a basis in fewer bits obeys no recurrence to working precision.
+    # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.
     is_exact = plan.goal.kept == Storage() and not near
     return result, remainder(state.krylov, state.found, k) if is_exact else None
 
 
 def _unusual(block_size: Any) -> dict[str, Any]:
-    """Options that are at their defaults are None."""
+    """Map the block size to None where it has its default, as `refuse` expects."""
     return {"block_size": None if block_size == 1 else block_size}
 
 

@@ -1,4 +1,4 @@
-"""The result of a restarted solve: pairs from its last convergence check, with residuals confirmed by products."""
+"""Result of a restarted solve: the pairs of its last convergence check, with verified residuals."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def finalize(
     sigma: Any = 0.0,
     references: PyTree | None = None,
 ) -> EigenResult:
-    """The result of a state, with residuals vouched for: one product, or k + 1 where that one finds fault."""
+    """Compute the result of a state with verified residuals, at one matvec, or k + 1 if that one contradicts them."""
     k = goal.k
     values, residuals = state.found.values[:k], state.found.residuals[:k]
     coefficients = state.found.coefficients[:, :k]
@@ -47,7 +47,7 @@ def finalize(
     vectors, phases = fix_signs(vectors, references=references)
     there = jnp.isfinite(residuals)
 
-    # A V C = V H C + D^T B C + w s^H C, where D and what is left of w outside of V and D are orthogonal.
+    # A V C = V H C + D^T B C + w s^H C, where D and the part of w outside of V and D are orthogonal.
     part = state.krylov
     images = matmul(part.matrix, coefficients)
     beside = matmul(part.dropped_couplings, coefficients)
@@ -59,14 +59,14 @@ def finalize(
         image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.directions))
         return tree.add_scaled(image, matmul(beside, turned), outside)
 
-    # Without the defects: the audit finds them, if they are still there.
+    # The defects are left out: the verification finds them if they are still present.
     inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
     claimed = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
 
     needed = ~state.vouched & jnp.any(there)
     believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
     seed, turns = state.krylov.seed, state.krylov.num_restarts
-    norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of few products may be far below
+    norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of a small Krylov space may be far below
     residuals, discrepancy, audits = audited_residuals(
         op, values, vectors, believed, predict, norm, seed, turns, needed
     )
@@ -76,7 +76,7 @@ def finalize(
 
 
 def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
-    """The (b, k) components of A V C along D, what w has outside of V and D, and its length."""
+    """Compute the (b, k) components of A V C along D, the part of w outside of V and D, and its length."""
     along = matmul(part.couplings, coefficients)
     rest = orthogonalize(part.basis, part.dropped, part.directions)
     on_directions = rest.coefficients[part.filled.shape[0] :]
@@ -108,16 +108,16 @@ def _judged(
     )
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))
     result = result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
-    # What an audit lets pass.
+    # The discrepancy that the verification accepts as rounding.
     units = AUDIT_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(scale.dtype))
     rounding = units * rounding_unit(op) * scale
     return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
 
 
 def _polished(op: LinearOperator, vectors: PyTree, goal: Goal, sigma: Any) -> RayleighRitz:
-    """The Ritz pairs of vectors that were put together from rounded rows, in the order wanted; k products.
+    """Compute the Ritz pairs of vectors combined from rounded rows, in the wanted order, at k matvecs.
 
-    Their eigenvalues are off by the square of what the vectors are.
+    The eigenvalue error is quadratic in the vector error.
     """
     pairs = rayleigh_ritz(op, known_vectors(vectors).rows)
     order = ritz.pair_order(pairs.values, goal.which, sigma if goal.near else None)

@@ -1,8 +1,8 @@
-"""Ghosts: the copies of one eigenvalue that Lanczos finds when its basis has lost orthogonality.
+"""Ghosts: copies of one eigenvalue that Lanczos finds when its basis has lost orthogonality.
 
-Without reorthogonalisation a converged Ritz vector comes back, and the projected matrix repeats its eigenvalue
-(Paige 1971; Cullum and Willoughby 1985). A copy is told from a true multiple eigenvalue by its vector: copies are
-parallel, the vectors of a multiple eigenvalue are not.
+Without reorthogonalization a converged Ritz vector reappears, and the projected matrix repeats its eigenvalue (Paige
+1971; Cullum and Willoughby 1985). The vectors distinguish a copy from a true multiple eigenvalue: copies are parallel,
+the eigenvectors of a multiple eigenvalue are not.
 """
 
 import jax
@@ -12,20 +12,20 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.tree import PyTree
 
-# Two unit Ritz vectors with a larger inner product are one vector found twice.
+# Two unit Ritz vectors with a larger inner product are copies of one vector.
 _PARALLEL = 0.5
 
 
 def distinct_ritz_vectors(
     basis: PyTree, coefficients: jax.Array, residuals: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Which Ritz vectors of a basis that is not orthonormal are no copies of a better one.
+    """Select the Ritz vectors of a non-orthonormal basis that are not copies of a more accurate one.
 
     Args:
         basis: m rows.
-        coefficients: (m, m), column i makes the Ritz vector y_i.
-        residuals: (m,) ||A y_i - theta_i y_i|| for y_i as it is.
-        valid: (m,) bool, the columns to look at.
+        coefficients: (m, m); column i gives the Ritz vector y_i.
+        residuals: (m,) ||A y_i - theta_i y_i|| for y_i without normalization.
+        valid: (m,) bool, the columns to consider.
 
     Returns:
         `distinct, lengths`: (m,) bool, and (m,) the norms ||y_i||. Cost: the m^2 inner products of the basis.

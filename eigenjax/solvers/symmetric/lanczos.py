@@ -2,13 +2,13 @@
 
     beta_j v_{j+1} = A v_j - alpha_j v_j - beta_{j-1} v_{j-1},    alpha_j = <v_j, A v_j>
 
-makes A V = V T + beta_m v_{m+1} e_m^T with T tridiagonal (Lanczos 1950); the eigenpairs (theta, s) of T give the Ritz
-pairs (theta, V s), with residual beta_m |s_m|. After the recurrence each vector is orthogonalised against all before
-it. A breakdown, beta_j of the order of rounding, is answered with a fresh random direction: this is how the copies
-of a repeated eigenvalue are found.
+gives A V = V T + beta_m v_{m+1} e_m^T with T tridiagonal (Lanczos 1950). The eigenpairs (theta, s) of T give the Ritz
+pairs (theta, V s), with residual beta_m |s_m|. Each new vector is reorthogonalized against all previous ones. After a
+breakdown, beta_j of the order of rounding, a random direction continues the basis; so the copies of a repeated
+eigenvalue are found.
 
-`init`, `step` and `finalize` over one `LanczosState` are the solver: a scan over `step` is `lanczos`, a host loop over
-chunks of it is a long run.
+The solver is `init`, `step` and `finalize` over one `LanczosState`. `lanczos` is a scan over `step`; a host loop over
+chunks of steps is a long run.
 
 >>> import jax, jax.numpy as jnp
 >>> from eigenjax import as_operator
@@ -46,28 +46,28 @@ from eigenjax.vectors.tree import PyTree
 
 
 class LanczosState(NamedTuple):
-    """The factorisation after `step` products: A V = V T + direction e^T."""
+    """Lanczos decomposition after `step` matvecs: A V = V T + direction e^T."""
 
     basis: PyTree  # (m, ...) rows 0 .. step - 1 are the Lanczos vectors v_1 .. v_step, the others zero
-    direction: PyTree  # beta v_{step + 1}, not normalised
+    direction: PyTree  # beta v_{step + 1}, not normalized
     length: jax.Array  # () beta_step, the norm of the direction; 0 after a breakdown
     diagonal: jax.Array  # (m,) alpha
     offdiagonal: jax.Array  # (m,) beta
-    operator_norm: jax.Array  # () the largest ||A v_j|| so far: ||A|| from below
-    broken_down: jax.Array  # () bool, the next vector will be a fresh random direction
-    step: jax.Array  # () int32, products so far
-    seed: jax.Array  # of the random directions to come
+    operator_norm: jax.Array  # () the largest ||A v_j|| so far, a lower bound of ||A||
+    broken_down: jax.Array  # () bool, the next vector is a random direction
+    step: jax.Array  # () int32, number of matvecs so far
+    seed: jax.Array  # seed of the random directions of later steps
 
 
 def init(
     op: LinearOperator, v0: PyTree | None = None, *, krylov_dim: int, key: jax.Array | None = None
 ) -> LanczosState:
-    """The state before the first product.
+    """Initialize the state before the first matvec.
 
     Args:
         op: a symmetric operator.
-        v0: start vector; None draws one. A vector whose norm is zero or overflows is answered like a breakdown.
-        krylov_dim: m, how many steps there is room for.
+        v0: start vector; None draws one. A vector whose norm is zero or overflows is treated as a breakdown.
+        krylov_dim: m, the maximal number of steps.
         key: typed key of all random directions; None is `jax.random.key(0)`.
     """
     seed = seed_of(key)
@@ -88,13 +88,13 @@ def init(
 
 
 def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = True) -> LanczosState:
-    """One product: v_{j+1}, alpha_{j+1} and the direction after it. At most m steps."""
+    """Take one step with one matvec: v_{j+1}, alpha_{j+1} and the direction after it; at most m steps."""
     j = state.step
     fresh = successor(state.seed, j)
     vector = unless_broken_down(fresh, state.basis, state.direction, state.length, state.broken_down)
     coupling = jnp.where((j == 0) | state.broken_down, 0, state.length)
     basis = tree.set_row(state.basis, j, vector)
-    # Read from the new basis: a row of the old one, wanted after the new is written, would cost a copy of it.
+    # Read from the new basis: reading the old basis after the new one is written would copy it.
     previous = tree.row(basis, jnp.maximum(j - 1, 0))
 
     image = matvec(op, vector)
@@ -132,19 +132,19 @@ def finalize(
     v0: PyTree | None = None,
     reorthogonalize: bool = True,
 ) -> EigenResult:
-    """The k most wanted Ritz pairs of a state, with residuals vouched for; the state is left as it is.
+    """Compute the k most wanted Ritz pairs of a state with verified residuals; the state is not changed.
 
     Args:
         op: the operator of the steps.
         state: after at least k steps.
-        k: pairs.
-        which: of "LM", "LA", "SA", "BE".
-        tol: as of `lanczos`.
-        v0: the warm start, for the signs.
-        reorthogonalize: as of the steps.
+        k: number of pairs.
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends.
+        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is sqrt(eps).
+        v0: the start vector, which the signs follow.
+        reorthogonalize: the value used in the steps.
 
     Returns:
-        The result. Cost: one product where the residuals are as the recurrence says, else k + 1.
+        The result. Cost: one matvec if it confirms the residuals of the recurrence, else k + 1.
     """
     values, coefficients, filled = ritz.projected_eigh(_projected_matrix(state), state.step)
     last = coefficients[state.step - 1] * state.length
@@ -185,38 +185,42 @@ def lanczos(
     v0: PyTree | None = None,
     key: jax.Array | None = None,
 ) -> EigenResult:
-    """The k most wanted eigenpairs of a symmetric operator from one Krylov space of fixed size.
+    """Compute the k most wanted eigenpairs of a symmetric operator from one Krylov space of fixed size.
 
         A V = V T + beta_m v_{m+1} e_m^T,    T s = theta s,    v = V s,    ||A v - theta v|| = beta_m |s_m|
 
-    One scan of m products and nothing adaptive: the cost is known beforehand, and what has not converged by then is
-    reported as it stands. Of a repeated eigenvalue, a Krylov space shows one vector until it is exhausted: further
-    copies appear only if krylov_dim goes beyond that.
+    One scan of m matvecs without restarts: the cost is known in advance, and pairs that have not converged are flagged.
+    A Krylov space holds one vector of a repeated eigenvalue until it is exhausted: further copies appear only if
+    krylov_dim exceeds that dimension.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian.
-        k: number of pairs, static.
-        krylov_dim: m, the number of products and of vectors held, static; None is min(n, max(2 k + 1, 20)), more
-            than n is n.
-        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
-        reorthogonalize: False keeps the bare recurrence: it saves reading the basis twice a step, loses orthogonality
-            as soon as a pair converges, and vectors of close eigenvalues are then only as orthogonal as their
-            residuals make them. The copies that arise ("ghosts") are left out. For those who count bytes.
-        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is
-            sqrt(eps) of the accumulation dtype, or 4 eps of 16-bit leaves. It decides flags only, not the work.
+        op: symmetric or Hermitian operator, anything that `as_operator` takes. A bare callable needs `v0` or `like`.
+        k: number of pairs; static.
+        krylov_dim: m, the number of matvecs and of basis vectors, at most n; static. None is min(n, max(2 k + 1, 20)).
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends; static.
+        reorthogonalize: False uses the bare recurrence; static. It saves two reads of the basis per step, and loses
+            orthogonality as soon as a pair converges. Vectors of close eigenvalues are then orthogonal only up to their
+            residuals. Copies ("ghosts") are removed. Set it to False if reading memory dominates the cost.
+        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; None is sqrt(eps) of
+            the accumulation dtype, or 4 eps for 16-bit leaves. It sets flags only, not the number of matvecs.
         v0: start vector, shaped like the operator's vectors; the signs of the result follow it.
-        key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
-        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        key: typed key of the start vector and of random directions; None is `jax.random.key(0)`.
+        like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
+            `jax.grad`; static.
+        adjoint_tol: tolerance on the residuals of the derivative's linear systems, relative to their right-hand sides.
+            None chooses it from the residuals of the pairs.
+        adjoint_max_iter: maximal number of matvecs per pair for these systems; static. None is min(10 n, 10,000).
 
     Returns:
-        The pairs in the order of `which`. Eigenvectors are held in float32 at least.
+        The pairs in the order of `which`. Eigenvectors are stored in float32 or wider.
 
     Raises:
-        ValueError: if k or krylov_dim does not fit the operator, `which` is unknown, or v0 does not fit.
-        TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
+        ValueError: if k or krylov_dim is out of range, `which` is unknown, or v0 has the wrong shape.
+        TypeError: if `as_operator` does not accept `op`, or k is not an int.
 
-    Cost: m + 1 products (m + k + 1 where an audit finds the recurrence at odds with the operator), 2 m vector
-    reads a step, m + k + 6 vectors of memory beside one product's.
+    Cost: m + 1 matvecs (m + k + 1 if the verification contradicts the recurrence), 2 m vector reads per step, and
+    m + k + 6 vectors of memory besides that of a matvec.
 
     Example:
         >>> import jax.numpy as jnp
@@ -238,7 +242,7 @@ def lanczos(
 
 
 def _projected_matrix(state: LanczosState) -> jax.Array:
-    """T."""
+    """Build T."""
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     return jnp.diag(state.diagonal) + beside + beside.T
 

@@ -2,14 +2,14 @@
 
     R = A X - X diag(theta),    W = T R,    X' = the Ritz vectors of A in span[X, P, W],    P' = X' less its part in X
 
-is the locally optimal block preconditioned conjugate gradient method (Knyazev 2001): T approximates the inverse of A
-shifted to the wanted end; X is a block of b = k + guard vectors, because convergence goes with the gap behind it.
+is the locally optimal block preconditioned conjugate gradient method (Knyazev 2001). T approximates the inverse of A
+shifted to the wanted end; X is a block of b = k + guard vectors, as the gap behind it sets the rate.
 
-The textbook's basis [X, P, W] is nearly dependent as soon as anything converges. Here it is orthonormal (Hetmaniuk
-and Lehoucq 2006; Duersch, Shao, Yang and Gu 2018): W is made orthonormal to X and P, directions dependent to working
-precision become zero rows, left out of the projected problem, and P' is made orthonormal to X' in the coordinates of
-the basis, where both are small matrices. A X and A P are carried along as combinations: a step costs b products A W.
-When the carried residuals meet the tolerance, or the solve ends otherwise, A X itself is computed: residuals are true.
+The textbook basis [X, P, W] is nearly dependent as soon as a pair converges. Here it is orthonormal (Hetmaniuk and
+Lehoucq 2006; Duersch, Shao, Yang and Gu 2018). W is orthonormalized against X and P; its dependent directions become
+zero rows outside of the projected problem. P' is orthonormalized against X' in basis coordinates, where both are small
+matrices. A X and A P are carried as combinations: a step costs b matvecs A W. When the carried residuals meet the
+tolerance, or the solve ends otherwise, A X is computed: residuals are true.
 
 >>> import jax, jax.numpy as jnp
 >>> from eigenjax import as_operator
@@ -38,37 +38,37 @@ from eigenjax.vectors.pseudorandom import arbitrary_rows, seed_of
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
-# What is left of a unit vector after a projection, below so many units of rounding, is rounding.
+# A unit vector is dependent if a projection leaves less than this times eps of it.
 _DEPENDENT = 100.0
-# The first round of orthonormalisation may amplify rounding to order one, the second leaves a well-conditioned block.
+# The first pass of orthonormalization may amplify rounding to order one; the second yields a well-conditioned block.
 _ROUNDS = 3
-# Residuals below so many units of rounding of ||A|| that did not halve in so many steps stand still.
+# Residuals below the first times eps ||A|| that do not halve within the second number of steps stagnate.
 _NEAR_ROUNDING, _PATIENCE = 100.0, 40
-# Blocks allowed by default: preconditioned solves take 10 to 50, a plain one on a 2-D Laplacian of 4200 some 250.
+# Block matvecs by default: preconditioned solves take 10 to 50, plain ones on a 2-D Laplacian of 4200 about 250.
 _DEFAULT_BLOCKS = 500
 
 
 class LobpcgState(NamedTuple):
-    """The block of b Ritz vectors, the directions they came from, and what is known of both."""
+    """Solver state: the block of b Ritz vectors, the search directions and their residuals."""
 
-    vectors: tuple[PyTree, PyTree]  # X and A X, of b rows each, the most wanted first; A X is carried
-    directions: tuple[PyTree, PyTree]  # P and A P, orthonormal and orthogonal to X; zero rows where there is none
+    vectors: tuple[PyTree, PyTree]  # X and A X, b rows each, the most wanted first; A X is a carried combination
+    directions: tuple[PyTree, PyTree]  # P and A P, P orthonormal and orthogonal to X; zero rows where there is none
     rest: PyTree  # A X - X diag(theta), b rows
     values: jax.Array  # (b,) Ritz values theta
-    residuals: jax.Array  # (b,) the norms of the rest
+    residuals: jax.Array  # (b,) norms of the rows of `rest`
     largest: jax.Array  # () the largest |Ritz value| seen
-    discrepancy: jax.Array  # () how far V^H A V was from Hermitian, its largest entry; NaN or Inf if a product was
+    discrepancy: jax.Array  # () largest entry of |V^H A V - (V^H A V)^H|; NaN or Inf if a matvec is
     best: jax.Array  # () the largest residual of the k when it last halved
-    idle: jax.Array  # () int32, steps since
-    refresh: jax.Array  # () bool, the next block product is A X: at first, and to vouch for the residuals
-    ending: jax.Array  # () bool, no step beside that one will follow
-    done: jax.Array  # () bool; the residuals are true
-    num_matvecs: jax.Array  # () int32
+    idle: jax.Array  # () int32, steps since then
+    refresh: jax.Array  # () bool, the next block matvec is A X: the first one, and to verify residuals
+    ending: jax.Array  # () bool, only a refreshing step may follow
+    done: jax.Array  # () bool, the solve is over; the residuals are true
+    num_matvecs: jax.Array  # () int32, matvecs so far
 
 
 def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array | None = None) -> LobpcgState:
-    """The state before the first product; start vectors that are dependent, zero or not finite are drawn anew."""
-    size = min(k + max(1, k // 3), op.size)  # a third more took the fewest products, of all shares measured
+    """Initialize the state; dependent, zero or nonfinite start vectors are replaced by random ones."""
+    size = min(k + max(1, k // 3), op.size)  # a third more took the fewest matvecs of all shares measured
     vectors = _start_block(op, v0, k, size, seed_of(key))
     nothing = jax.tree.map(jnp.zeros_like, (vectors, vectors))
     zeros = jnp.zeros(size, tree.real_dtype(tree.accumulation_dtype(vectors)))
@@ -99,12 +99,12 @@ def step(
     tol: Any = None,
     max_matvecs: Any = None,
 ) -> LobpcgState:
-    """One block product, A W or, to refresh, A X; and the Ritz vectors of what is spanned then."""
+    """Take one step with one block matvec, A W or, to refresh, A X, and the Rayleigh-Ritz procedure."""
     size = state.values.shape[0]
-    # To refresh is to start from X as if it were W: nothing carried takes part.
+    # A refresh replaces W by X and uses no carried vector.
     carried = _concatenate(state.vectors, state.directions)
     carried = jax.tree.map(lambda x: jnp.where(state.refresh, 0, x), carried)
-    # Residuals of unit norm, because the smallest would underflow in T.
+    # Normalize the residuals, because the smallest would underflow in T.
     search = jax.vmap(normalize)(state.rest, state.residuals)
     search = search if preconditioner is None else jax.vmap(partial(matvec, preconditioner))(search)
     block = _orthonormal_rest(tree.where(state.refresh, state.vectors[0], search), carried[0])
@@ -122,7 +122,7 @@ def step(
         directions=tree.combine(moves.T, both),
         rest=rest,
         values=theta,
-        # A start of fewer than b dimensions leaves zero vectors, until the search has found the others.
+        # A start block of rank below b leaves zero vectors until the search has found the others.
         residuals=jnp.where(jax.vmap(tree.norm)(vectors) > 0, jax.vmap(tree.norm)(rest), jnp.inf),
         largest=jnp.maximum(state.largest, jnp.max(jnp.abs(values))),
         discrepancy=jnp.maximum(state.discrepancy, jnp.max(jnp.abs(projection - jnp.conj(projection).T))),
@@ -133,12 +133,12 @@ def step(
 
 
 def finalize(op: LinearOperator, state: LobpcgState, k: int, tol: Any = None, v0: PyTree | None = None) -> EigenResult:
-    """The k most wanted pairs of a state that is done; costs no products."""
+    """Return the k most wanted pairs of a finished state, at no matvec."""
     given = given_block(op, v0, k)
     reference = None if given is None else jax.tree.map(lambda x: jnp.sum(x, axis=0), given)
     vectors, _ = fix_signs(jax.tree.map(lambda x: x[:k], state.vectors[0]), reference)
     residuals = state.residuals[:k]
-    # A pair counts only behind those before it.
+    # A pair counts as converged only if those before it have converged.
     reached = jnp.cumprod(residuals <= tolerance(tol, residuals.dtype) * state.largest) > 0
     return judge(
         op,
@@ -161,35 +161,35 @@ def lobpcg(
     v0: PyTree | None = None,
     key: jax.Array | None = None,
 ) -> EigenResult:
-    """The k largest or smallest eigenpairs of a symmetric operator, by preconditioned conjugate gradients in a block.
+    """Compute the k largest or smallest eigenpairs of a symmetric operator by LOBPCG.
 
         X <- the Ritz vectors of A in span[X, P, T (A X - X diag(theta))]
 
-    The method to take where an approximate inverse is cheap; without one, a restarted Krylov method needs fewer
-    products. It finds up to b = min(n, k + max(1, k // 3)) copies of a repeated eigenvalue. Residuals say nothing of
-    a pair that was missed: a warm start of exact eigenvectors is taken at its word, whichever they are.
+    Use it where an approximate inverse is cheap; without one a restarted Krylov method takes fewer matvecs. It finds up
+    to b = min(n, k + max(1, k // 3)) copies of a repeated eigenvalue. Residuals do not show whether a pair was missed:
+    a warm start of exact eigenvectors is returned as it is, whichever they are.
 
     Args:
-        op: symmetric or Hermitian, whatever `as_operator` takes; of a bare callable v0, one vector, is the structure.
-        k: number of pairs, static.
-        preconditioner: T, whatever `as_operator` takes, on the operator's vectors: symmetric positive definite, an
-            approximation of (A - sigma I)^-1 with sigma below the spectrum for "SA", of (sigma I - A)^-1 with sigma
-            above it for "LA". Applied b times a step, not counted. None is the identity.
+        op: symmetric or Hermitian operator, anything that `as_operator` takes; a bare callable needs v0, one vector.
+        k: number of pairs; static.
+        preconditioner: T, anything that `as_operator` takes, on the operator's vectors: symmetric positive definite,
+            approximately (A - sigma I)^-1 with sigma below the spectrum for "SA", (sigma I - A)^-1 with sigma above it
+            for "LA". It is applied b times per step, not counted. None is the identity.
         which: "SA" smallest, "LA" largest; static.
-        tol: a pair is converged when its residual, and those of the pairs before it, is at most tol times the largest
-            |Ritz value| seen; the solve ends when all k are. None is sqrt(eps), or 4 eps of 16-bit leaves.
-        max_matvecs: products allowed; None is 500 b. The first b are always spent: there is no pair without them.
-        v0: one start vector, or k with a leading axis on every leaf; the signs of the result follow it (their sum).
-        key: typed key of the vectors that v0 does not give; None is `jax.random.key(0)`.
+        tol: the solve ends when the residuals of all k pairs are at most tol times the largest |Ritz value|. A pair is
+            converged if this holds for it and all pairs before it. None is sqrt(eps), or 4 eps for 16-bit leaves.
+        max_matvecs: maximal number of matvecs; None is 500 b. The first b are always spent.
+        v0: one start vector, or k with a leading axis on every leaf; the signs of the result follow their sum.
+        key: typed key of start vectors not given by v0; None is `jax.random.key(0)`.
 
     Returns:
-        The pairs in the order of `which`, with true residuals; STAGNATED where these stand still near rounding.
+        The pairs in the order of `which`, with true residuals; STAGNATED if these stagnate near rounding.
 
     Raises:
-        ValueError: if k, v0 or the preconditioner does not fit, or `which` or max_matvecs is none of these.
-        TypeError: if `op` or `preconditioner` is nothing that `as_operator` takes, a dtype differs, or k is no int.
+        ValueError: if k, which or max_matvecs is invalid, or v0 or the preconditioner has the wrong shape.
+        TypeError: if `as_operator` does not accept `op` or `preconditioner`, a dtype differs, or k is no int.
 
-    Cost: b products to start, b a step, b to vouch for the end; 16 b vectors of memory beside b products at once.
+    Cost: b matvecs to start, b per step, b to verify; 16 b vectors of memory besides those of b matvecs at once.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,7 +210,7 @@ def lobpcg(
 
 
 def given_block(op: LinearOperator, v0: PyTree | None, k: int) -> PyTree | None:
-    """The start vectors v0, one or k of them, as rows in the working dtypes; None stays None, a misfit raises."""
+    """Return the start vectors v0, one or k, as rows in the working dtypes, or None; raise if the shape is wrong."""
     if v0 is None:
         return None
     if [jnp.shape(x) for x in jax.tree.leaves(v0)] == [(k, *x.shape) for x in jax.tree.leaves(op.structure)]:
@@ -236,7 +236,7 @@ def _start_block(op: LinearOperator, v0: PyTree | None, k: int, size: int, seed:
 
 
 def _decide(state: LobpcgState, k: int, exhausted: jax.Array, unit: float, tol: Any, max_matvecs: Any) -> LobpcgState:
-    """Whether to go on, to refresh, or to end."""
+    """Decide whether to continue, to refresh, or to end."""
     size = state.values.shape[0]
     allowed = jnp.asarray(_DEFAULT_BLOCKS * size if max_matvecs is None else max_matvecs, jnp.int32)
     worst = jnp.max(state.residuals[:k])
@@ -244,7 +244,7 @@ def _decide(state: LobpcgState, k: int, exhausted: jax.Array, unit: float, tol: 
     halved = worst <= state.best / 2
     idle = jnp.where(halved, 0, state.idle + 1)
     stalled = (idle >= _PATIENCE) & (worst <= _NEAR_ROUNDING * unit * state.largest)
-    # Not unless there are products for another step and for the refreshment after it.
+    # End unless the budget allows another step and the refresh after it.
     ending = state.ending | stalled | exhausted | (state.num_matvecs > allowed - 2 * size)
     return state._replace(
         best=jnp.where(halved, worst, state.best),
@@ -256,20 +256,20 @@ def _decide(state: LobpcgState, k: int, exhausted: jax.Array, unit: float, tol: 
 
 
 def _rayleigh_ritz(projection: jax.Array, filled: jax.Array, which: str) -> tuple[jax.Array, jax.Array]:
-    """Ritz values, the most wanted first, and coefficients as columns, of the basis rows that are filled."""
+    """Compute Ritz values, the most wanted first, and coefficients as columns, from the valid basis rows."""
     order = jnp.argsort(~filled, stable=True)
     hermitian = (projection + jnp.conj(projection).T) / 2
     values, vectors, valid = ritz.projected_eigh(hermitian[order][:, order], jnp.sum(filled, dtype=jnp.int32))
     chosen = ritz.wanted_order(values, which, valid)
     coefficients = jnp.zeros_like(vectors).at[order].set(vectors)
-    # Not even rounding goes to a row that is not there: it would pass for a part of the vector.
+    # Coefficients of invalid rows are exactly zero: their rounding would count as a part of the vector.
     return values[chosen], jnp.where(filled[:, None], coefficients, 0)[:, chosen]
 
 
 def _orthonormal_rest(block: PyTree, basis: PyTree) -> PyTree:
-    """An orthonormal basis of what a block has outside the span of orthonormal rows; zero rows make up the number.
+    """Compute an orthonormal basis of the part of a block outside the span of orthonormal rows, padded with zero rows.
 
-    Each round projects, and turns the rest to its principal axes over their lengths (SVQB: Stathopoulos and Wu 2002).
+    Each pass projects and scales the principal axes of the remainder to length one (SVQB: Stathopoulos and Wu 2002).
     """
     unit = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(block))
 
@@ -277,7 +277,7 @@ def _orthonormal_rest(block: PyTree, basis: PyTree) -> PyTree:
         block = jax.vmap(normalize)(block, jax.vmap(tree.norm)(block))
         block = jax.tree.map(jnp.subtract, block, tree.combine(tree.gram(basis, block), basis))
         lengths = jax.vmap(tree.norm)(block)
-        # Over Inf, a row of rounding becomes zero, and NaN stays NaN.
+        # Division by Inf turns a row of rounding into zero; NaN stays NaN.
         block = jax.vmap(normalize)(block, jnp.where(lengths > _DEPENDENT * unit, lengths, jnp.inf))
         count = lengths.shape[0]
         squares, axes, _ = ritz.projected_eigh(tree.gram(block, block), jnp.int32(count))

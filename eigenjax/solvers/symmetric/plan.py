@@ -1,4 +1,4 @@
-"""What a restarted solve is asked to do: the options of `eigsh`, checked, and the state that it begins in."""
+"""Options of a restarted symmetric solve, checked, and its initial state."""
 
 from typing import Any, NamedTuple
 
@@ -20,21 +20,21 @@ from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
 _NARROW = ("bfloat16", "float16", "float32")
-# Vectors held by default: 2 k + 10 at an end, more near a number, where a small space sees little.
+# Basis vectors by default: 2 k + 10 at an end, more for interior eigenvalues, where a small space converges slowly.
 _LEAST_DIM = 20
 _LEAST_DIM_NEAR = 60
-# What more memory than this would buy is not worth the reading of it.
+# More memory than this costs more reading than it saves matvecs.
 _PER_PAIR = 8
 _ENOUGH = 200
 
 
 class Plan(NamedTuple):
-    """The arguments of a restarted solve, checked."""
+    """Checked options of a restarted solve."""
 
-    goal: Goal  # static
-    tol: Any
-    krylov_dim: int
-    block_size: int
+    goal: Goal  # the static options
+    tol: Any  # relative tolerance on the residuals
+    krylov_dim: int  # m, static
+    block_size: int  # b, static
 
 
 def planned(
@@ -51,7 +51,7 @@ def planned(
     kept: Storage,
     random_start: bool = True,
 ) -> Plan:
-    """Checks the arguments of `eigsh` and fills in what is None; of `op` only structure and size are looked at."""
+    """Check the options of `eigsh` and replace None by defaults; only structure and size of `op` are used."""
     ritz.check_count(k, op.size)
     if not near:
         ritz.check_which(which)
@@ -73,11 +73,11 @@ def planned(
 
 
 def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
-    """The state before the first product, the eigenvectors known, and the vectors that signs follow."""
+    """Return the state before the first matvec, the eigenvectors given in v0, and the vectors that signs follow."""
     goal = plan.goal
     rows = start_rows(op, v0)
     known = None
-    # A search needs room to restart; without it the space is filled, and no more is to be known.
+    # A search needs room to restart; without room the space is filled, and the result is complete.
     can_search = not goal.verify or plan.krylov_dim < op.size
     believable = is_several(op, v0) and can_search and plan.block_size == 1 and goal.kept == Storage()
     if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
@@ -91,7 +91,7 @@ def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState
 
 
 def refuse(options: dict[str, Any], other: str) -> None:
-    """Raises an error if an option is given that another one excludes."""
+    """Raise an error if an option is given that another one excludes."""
     shown = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
     given = [shown(name, value) for name, value in options.items() if value is not None]
     if given:
@@ -99,7 +99,7 @@ def refuse(options: dict[str, Any], other: str) -> None:
 
 
 def checked_storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
-    """How the basis is kept."""
+    """Return the storage of the basis."""
     if dtype is None:
         return Storage(on_host=basis == "offload")
     try:
@@ -113,7 +113,7 @@ def checked_storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
 
 
 def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int, least: int) -> int:
-    """As many vectors as fit into these bytes."""
+    """Return the number of vectors that fit into a number of bytes, at most max(8 k, 200)."""
     check_positive("max_basis_bytes", max_basis_bytes)
     refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
     fitting = max_basis_bytes // vector_bytes
@@ -126,7 +126,7 @@ def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises an error unless a value is a positive int."""
+    """Raise an error unless a value is a positive int."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
     if value < 1:
@@ -134,7 +134,7 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: bool) -> tuple[int, int]:
-    """(m, b); a space as large as the operator is filled vector by vector."""
+    """Return (m, b); the block size is 1 if the basis can span the whole space."""
     if krylov_dim is None:
         least = max(4 * k + 20, _LEAST_DIM_NEAR) if near else max(2 * k + 10, _LEAST_DIM)
         krylov_dim = max(least, k + 3 * block_size)
@@ -150,5 +150,5 @@ def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: boo
 
 
 def least_dim(k: int, block_size: int, near: bool) -> int:
-    """The smallest basis that holds what is wanted and has room to go on."""
+    """Return the smallest basis that holds the wanted pairs and leaves room to expand after a restart."""
     return k + block_size + (EXTRA_NEAR if near else 0)

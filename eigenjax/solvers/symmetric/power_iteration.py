@@ -2,13 +2,12 @@
 
     w_{t+1} = P B v_t - b v_{t-1} / ||w_t||,    v_{t+1} = w_{t+1} / ||w_{t+1}||,    P = I - V V^H
 
-with V the vectors found so far, b the momentum (De Sa, He, Mitliagkas, Re and Xu 2017) and B = A for the largest
-magnitudes, A + c I for the largest and A - c I for the smallest eigenvalues, c the largest ||A v|| seen. Without
-momentum it converges like |mu_2 / mu_1|^t in the eigenvalues mu of B that are left; with the best momentum,
-b = mu_2^2 / 4, like that of a method that takes the square root of the number of steps.
+with V the vectors found so far and b the momentum (De Sa, He, Mitliagkas, Re and Xu 2017). B is A for "LM", A + c I for
+"LA" and A - c I for "SA", with c the largest ||A v|| seen. Without momentum the error falls like |mu_2 / mu_1|^t in the
+remaining eigenvalues mu of B; the best momentum, b = mu_2^2 / 4, takes about the square root of the steps.
 
-For any B and b, convergence is tested with A: theta = <v, A v> and ||P (A v - theta v)||. The part of A v along V
-comes from errors of V: a final Rayleigh-Ritz step with V^H A V removes it, and residuals are recomputed.
+For any B and b, convergence is tested with A: theta = <v, A v> and ||P (A v - theta v)||. The part of A v along V comes
+from errors of V: a final Rayleigh-Ritz step with V^H A V removes it and recomputes the residuals.
 
 >>> import jax, jax.numpy as jnp
 >>> from eigenjax import as_operator
@@ -38,40 +37,40 @@ from eigenjax.vectors.pseudorandom import seed_of, successor
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
-# A pair ends at this part of tol, a margin for what the Rayleigh-Ritz step mixes into it from the others.
+# A pair ends at this fraction of tol, a margin for the other vectors that the Rayleigh-Ritz step mixes into it.
 _MARGIN = 0.5
-# Momentum 1 would amplify all eigenvalues alike; at 0.98 the wanted one still gains a factor 1.2 a step.
+# Momentum 1 would amplify all eigenvalues equally; at 0.98 the wanted one still gains a factor 1.2 per step.
 _MOMENTUM_LIMIT = 0.98
-# An image below so many units of rounding of ||A|| is zero: the vector is an eigenvector, there is nowhere to move.
+# P B v below this times eps ||A|| is zero: the vector is an eigenvector of B with eigenvalue zero.
 _VANISHED = 4.0
-# Products with a random vector that estimate ||A||, for the shift: a start vector may see less than half of it.
+# Matvecs with a random vector that estimate ||A|| for the shift: a start vector may give less than half of it.
 _PROBES = 5
 
 
 class PowerState(NamedTuple):
-    """The pairs found so far and the iterate on its way to the next one."""
+    """Solver state: the pairs found so far and the iterate for the next one."""
 
     basis: PyTree  # (k, ...) rows 0 .. num_pairs - 1 are the vectors found
-    projection: jax.Array  # (k, k) V^H A V, its upper triangle; the diagonal holds the Rayleigh quotients
+    projection: jax.Array  # (k, k) V^H A V, upper triangle; the diagonal holds the Rayleigh quotients
     residuals: jax.Array  # (k,) ||P (A v - theta v)|| of the vectors found
-    num_pairs: jax.Array  # () int32, pairs done; k is the end
-    iteration: jax.Array  # () int32, products spent on the current pair
+    num_pairs: jax.Array  # () int32, finished pairs; k ends the solve
+    iteration: jax.Array  # () int32, matvecs spent on the current pair
     vector: PyTree  # v_t, unit norm, orthogonal to the rows found
     previous: PyTree  # v_{t-1} / ||w_t||
-    eigenvalue: jax.Array  # () the Rayleigh quotient one product ago; Inf at first
-    operator_norm: jax.Array  # () the largest ||A v|| seen: ||A|| from below
+    eigenvalue: jax.Array  # () Rayleigh quotient of the previous step; Inf at first
+    operator_norm: jax.Array  # () the largest ||A v|| seen, a lower bound of ||A||
     largest: jax.Array  # () the largest |Rayleigh quotient| seen
-    num_matvecs: jax.Array  # () int32
-    seed: jax.Array  # of the start vectors to come
+    num_matvecs: jax.Array  # () int32, matvecs so far
+    seed: jax.Array  # seed of later start vectors
 
 
 def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array | None = None) -> PowerState:
-    """The state before the first product.
+    """Initialize the state before the first matvec.
 
     Args:
         op: a symmetric operator.
-        v0: start vector of the first pair; None draws one, and so does one whose norm is zero or overflows.
-        k: pairs there is room for.
+        v0: start vector of the first pair; None, or a vector whose norm is zero or overflows, draws one.
+        k: maximal number of pairs.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
     """
     seed = seed_of(key)
@@ -108,7 +107,7 @@ def step(
     tol: Any = 1e-4,
     momentum: Any = 0.0,
 ) -> PowerState:
-    """One product, or none once all pairs are done: judges the iterate, then moves on or starts the next pair."""
+    """Test and advance the iterate, or start the next pair, with one matvec; do nothing when all pairs are finished."""
     advance = lambda state: _advance(op, state, which, max_iter, tol, momentum)
     return apply_when(state.num_pairs < state.residuals.shape[0], advance, state)
 
@@ -116,17 +115,17 @@ def step(
 def finalize(
     op: LinearOperator, state: PowerState, *, which: str = "LM", tol: Any = 1e-4, v0: PyTree | None = None
 ) -> EigenResult:
-    """The pairs done, after a Rayleigh-Ritz step, in the order of `which`.
+    """Compute the finished pairs, after a Rayleigh-Ritz step, in the order of `which`.
 
     Args:
         op: the operator of the steps.
-        state: after any number of steps; it is left as it is.
-        which: as of the steps.
-        tol: as of the steps.
-        v0: the warm start, for the signs.
+        state: after any number of steps; it is not changed.
+        which: the value used in the steps.
+        tol: relative tolerance, the value used in the steps.
+        v0: the start vector, which the signs follow.
 
     Returns:
-        The result. Cost: k products, for the residuals.
+        The result. Cost: k matvecs, for the residuals.
     """
     upper = jnp.triu(state.projection, 1)
     diagonal = jnp.diag(jnp.diag(state.projection).real).astype(upper.dtype)
@@ -157,38 +156,39 @@ def deflated_power_iteration(
     v0: PyTree | None = None,
     key: jax.Array | None = None,
 ) -> EigenResult:
-    """Some k eigenpairs of a symmetric operator by power iteration, each deflated by projection before the next.
+    """Compute k eigenpairs of a symmetric operator by power iteration, deflating each by projection before the next.
 
         v <- P B v / ||P B v||,    P = I - V V^H
 
-    The plainest method there is, slow where eigenvalues are close: a check on the others, and the one to take where
-    memory has room for little more than the k results. Two eigenvalues of opposite sign and equal magnitude stand in
-    each other's way under "LM" and are reported as not converged.
+    The simplest method, slow where eigenvalues are close. Use it as an independent check, or if memory holds little
+    more than the k results. Under "LM" two eigenvalues of equal magnitude and opposite sign do not converge.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian.
-        k: number of pairs, static.
-        max_iter: products spent on one pair at most, static.
-        tol: a pair is converged when its residual is at most tol times the largest |Rayleigh quotient| seen. It is
-            left for the next one when half of that bounds its residual and the change of its Rayleigh quotient.
-        momentum: in [0, 1], free of units: an estimate of |mu_2 / mu_1|, the ratio of the first two eigenvalues of B.
-            The b of the recurrence is (momentum theta_B / 2)^2 with the current theta_B = <v, B v>. 0 is plain power
-            iteration; 0.9 shortens most runs; held at 0.98, because at 1 nothing is told apart.
-        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
-        v0: start vector of the first pair; the signs of the result follow it. An eigenvector stays what it is.
+        op: symmetric or Hermitian operator, anything that `as_operator` takes. A bare callable needs `v0` or `like`.
+        k: number of pairs; static.
+        max_iter: maximal number of matvecs for one pair; static.
+        tol: a pair is converged when its residual is at most tol times the largest |Rayleigh quotient| seen. The
+            iteration of a pair ends when half of that bounds its residual and the last change of its Rayleigh quotient.
+        momentum: in [0, 1], dimensionless: an estimate of |mu_2 / mu_1| for the first two eigenvalues of B. The b of
+            the recurrence is (momentum <v, B v> / 2)^2. 0 is plain power iteration; 0.9 shortens most runs; at most
+            0.98 is used.
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends; static.
+        v0: start vector of the first pair; the signs of the result follow it. An eigenvector is returned as it is.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
-        like: what a bare callable acts on where there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        derivative: "reverse" for `jax.grad` to any order, "forward" also for `jax.jvp` and `jax.hessian`; static.
+        adjoint_tol: relative residual of the derivative's linear systems; None derives it from the pairs' residuals.
+        adjoint_max_iter: maximal number of matvecs per pair for these systems; static. None is min(10 n, 10,000).
 
     Returns:
-        The pairs in the order of `which`, rotated by a Rayleigh-Ritz step, with true residuals. num_matvecs says how
-        many products were needed; what remains of the k max_iter steps is skipped.
+        The pairs in the order of `which`, after a Rayleigh-Ritz step, with true residuals. num_matvecs counts the
+        matvecs made; the rest of the k max_iter steps is skipped.
 
     Raises:
-        ValueError: if k does not fit the operator, max_iter is not positive, `which` is unknown, or v0 does not fit.
-        TypeError: if `op` is nothing that `as_operator` takes, or k is not an int.
+        ValueError: if k is out of range, max_iter is not positive, `which` is unknown, or v0 has the wrong shape.
+        TypeError: if `as_operator` does not accept `op`, or k is not an int.
 
-    Cost: at most k max_iter products and k for the residuals, 5 more where `which` is not "LM"; k + 6 vectors of memory
-    beside one product's.
+    Cost: at most k max_iter + k matvecs, 5 more unless `which` is "LM"; k + 6 vectors of memory besides a matvec's.
 
     Example:
         >>> import jax.numpy as jnp
@@ -225,7 +225,7 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
 
 
 def _judged(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
-    """Judges the iterate by its image, and moves on or starts the next pair."""
+    """Test the iterate with its matvec; advance it or start the next pair."""
     theta = tree.inner(state.vector, image).real
     couplings = tree.project(state.basis, image)
     state = state._replace(largest=jnp.maximum(state.largest, jnp.abs(theta)), iteration=state.iteration + 1)
@@ -236,24 +236,24 @@ def _judged(state: PowerState, image: PyTree, which: str, max_iter: int, tol: An
     moved = _move(state, image, theta, which, momentum)
     done = converged | (state.iteration >= max_iter)
     moved = apply_when(done, lambda _: _next_pair(state, theta, residual, couplings), moved)
-    # NaN stays NaN: the products that are left would be wasted.
+    # NaN ends the solve: further matvecs would be wasted.
     last = jnp.full_like(moved.num_pairs, state.residuals.shape[0])
     return moved._replace(num_pairs=jnp.where(jnp.isfinite(theta), moved.num_pairs, last))
 
 
 def _num_probes(which: str) -> int:
-    """Products before the first pair: none where nothing is shifted."""
+    """Return the number of matvecs before the first pair: 0 where no shift is used."""
     return 0 if which == "LM" else _PROBES
 
 
 def _begin_probing(state: PowerState) -> PowerState:
-    """Puts the start vector aside, for a random one."""
+    """Replace the start vector by a random one and save it."""
     probe = random_direction(successor(state.seed, _PROBES), state.basis, tree.structure_of(state.vector))
     return state._replace(vector=probe, previous=state.vector)
 
 
 def _probed(state: PowerState, image: PyTree, is_last: jax.Array) -> PowerState:
-    """Moves the random vector on; after the last product the start vector takes its place."""
+    """Advance the random vector; after its last matvec restore the start vector."""
     length = tree.norm(image)
     onward = tree.where(length > 0, normalize(image, length), state.vector)
     return state._replace(
@@ -266,7 +266,7 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
     shift = _shift(state, which)
     rate = jnp.minimum(jnp.asarray(momentum).astype(theta.dtype), _MOMENTUM_LIMIT) * (theta + shift) / 2
     image = tree.add_scaled(image, shift, state.vector)
-    # Twice the rate, because its square may overflow where the eigenvalue does not.
+    # Multiply by the rate twice, because its square may overflow where the eigenvalue does not.
     brake = tree.scale(rate, tree.scale(rate, state.previous))
     direction, length, _ = orthogonalize(state.basis, tree.add_scaled(image, -1.0, brake))
     vanished = length <= _VANISHED * jnp.finfo(length.dtype).eps * state.operator_norm
@@ -294,7 +294,7 @@ def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, couplin
 
 
 def _shift(state: PowerState, which: str) -> jax.Array:
-    # "BE" serves the high end and the low end in turn, as `ritz.wanted_order` does.
+    # "BE" alternates between the high end and the low end, in the order of `ritz.wanted_order`.
     above = jnp.where(state.num_pairs % 2 == 0, 1, -1).astype(state.operator_norm.dtype)
     sign = {"LM": 0, "LA": 1, "SA": -1, "BE": above}[which]
     return sign * state.operator_norm

@@ -1,15 +1,15 @@
-"""Thick-restart Lanczos: Krylov spaces of bounded size, restarted until what is wanted has converged.
+"""Thick-restart Lanczos: Krylov spaces of bounded size, restarted until the wanted pairs have converged.
 
-    expand until a look is due -> look (extract, judge) -> compress when the basis is full -> expand ...
+    expand until the next convergence check -> Rayleigh-Ritz -> test -> restart when the basis is full -> expand ...
 
-A restart keeps the most wanted Ritz vectors (Wu and Simon 2000), as many as `retention` finds best.
+A restart retains the most wanted Ritz vectors (Wu and Simon 2000); `krylov.restart_size` chooses their number.
 
-A Krylov space shows one vector of a multiple eigenvalue. Where it is exhausted, or where all copies are asked for, the
-pairs found are locked and a fresh random direction is followed until it excludes that anything more wanted is left; if
-it has found something, once more (`missed_pairs`).
+A Krylov space holds one vector of a multiple eigenvalue. When it is exhausted, or when all copies are wanted, the pairs
+found are locked and a missed-pair search (`missed_pairs`) follows. It grows the space from a random direction until a
+more wanted eigenvalue is excluded, and is repeated if it finds one.
 
-`init`, `step` and `finalize` over one `RestartedState` are the solver; one step is one look. `propose` and `absorb` are
-a step in pieces, for products that are taken elsewhere.
+The solver is `init`, `step` and `finalize` over one `RestartedState`; one step ends with one convergence check.
+`propose` and `absorb` split a step for matvecs computed elsewhere (reverse communication).
 """
 
 from typing import Any, NamedTuple
@@ -30,36 +30,36 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.tree import PyTree
 
-# A basis that is kept in fewer bits spoils the vectors by about this share of its machine epsilon: to ask more of the
-# recurrence gains nothing.
+# A basis stored in fewer bits perturbs the vectors by about this fraction of its machine epsilon: smaller residuals of
+# the recurrence gain nothing.
 _LOST = 0.1
 
 
 class RestartedState(NamedTuple):
-    """Where a solve stands."""
+    """Solver state."""
 
-    krylov: KrylovDecomposition
-    found: Extraction  # at the last look
-    scale: jax.Array  # () the largest |Ritz value| so far: ||A|| from below
+    krylov: KrylovDecomposition  # the decomposition A V = V H + D^T B
+    found: Extraction  # Ritz pairs of the last convergence check
+    scale: jax.Array  # () the largest |Ritz value| so far, a lower bound of ||A||
     target: jax.Array  # () the shift of the harmonic pairs found; 0 without a sigma
-    next_look: jax.Array  # () int32, rows filled at which to look again
-    distance: jax.Array  # () how far the worst pair was from converged, log(residual / bound); inf at first
-    last_look: jax.Array  # () int32, products spent by then
-    search: missed_pairs.Search
-    aims: search_targets.Aims  # of the running search
-    vouched: jax.Array  # () bool, the residuals were computed, not inferred
-    done: jax.Array  # () bool
+    next_look: jax.Array  # () int32, basis rows at the next convergence check
+    distance: jax.Array  # () log(residual / bound) of the worst pair at the last check; inf at first
+    last_look: jax.Array  # () int32, matvecs at the last check
+    search: missed_pairs.Search  # state of the missed-pair search
+    aims: search_targets.Aims  # levels and bounds of the running search
+    vouched: jax.Array  # () bool, the residuals are true, not estimated
+    done: jax.Array  # () bool, the solve is over
 
 
 def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: jax.Array) -> RestartedState:
-    """The state before the first product.
+    """Initialize the state before the first matvec.
 
     Args:
         starts: (b, ...) start vectors.
-        goal: what is asked for.
-        krylov_dim: m, the vectors there is room for beside the b that are next.
-        first_look: rows to fill before it.
-        seed: of all random directions.
+        goal: the static options of the solve.
+        krylov_dim: m, the number of basis vectors besides the b of the residual block.
+        first_look: number of basis rows at the first convergence check.
+        seed: seed of all random directions.
     """
     real_dtype = tree.real_dtype(tree.accumulation_dtype(starts))
     aims = search_targets.no_aims(search_targets.num_levels(goal), real_dtype, real_dtype)
@@ -86,18 +86,18 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
 def step(
     op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any, known: KnownVectors | None = None
 ) -> RestartedState:
-    """Products until a look is due, the look, and the restart that it asks for.
+    """Expand until the next convergence check, make the check, and restart if necessary.
 
     Args:
         op: the operator.
-        state: of `init`.
-        goal: as of `init`.
-        tol: as of `eigsh`.
-        sigma: () the number that is approached, where goal.near.
-        known: k vectors or more, of which the start is the sum; if they turn out to be eigenvectors after the first
-            product, the solve ends with them.
+        state: the state to advance.
+        goal: the static options of the solve.
+        tol: relative tolerance on the residuals; None is sqrt(eps).
+        sigma: () the shift, used if goal.near.
+        known: k or more given vectors whose signed sum is the start vector. If the first matvec shows that they are
+            eigenvectors, the solve ends with them.
     """
-    # A breakdown before has been looked at.
+    # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
     goes_on = lambda part: _has_to_grow(part, state.next_look, goal)
     grown = jax.lax.while_loop(goes_on, lambda part: decomposition.expand(op, part), first)
@@ -105,16 +105,16 @@ def step(
 
 
 def propose(state: RestartedState) -> PyTree:
-    """The (b, ...) vectors whose products come next: for who takes products outside of a compiled program."""
+    """Return the (b, ...) vectors to multiply next: reverse communication, where the caller computes the matvecs."""
     return decomposition.proposed(state.krylov)
 
 
 def absorb(
     op: LinearOperator, state: RestartedState, images: PyTree, goal: Goal, *, tol: Any, sigma: Any
 ) -> RestartedState:
-    """The state after the (b, ...) products of the vectors proposed, and after the look if one is due.
+    """Advance the state by the (b, ...) matvecs of the proposed vectors, with the convergence check if one is due.
 
-    `step` in pieces: nothing is asked of the operator but its structure.
+    Only the structure of the operator is used: `propose` and `absorb` together are `step`.
     """
     state = state._replace(krylov=decomposition.absorb(state.krylov, images))
     is_due = ~_has_to_grow(state.krylov, state.next_look, goal)
@@ -122,7 +122,7 @@ def absorb(
 
 
 def _has_to_grow(part: KrylovDecomposition, next_look: jax.Array, goal: Goal) -> jax.Array:
-    """() bool: there is room, and no look is due."""
+    """Return () bool: there is room, and no convergence check is due."""
     b, m = part.couplings.shape
     has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= goal.max_matvecs)
     return (part.num_filled < next_look) & has_room & ~part.broken_down
@@ -131,7 +131,7 @@ def _has_to_grow(part: KrylovDecomposition, next_look: jax.Array, goal: Goal) ->
 def _settle(
     op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any, known: KnownVectors | None
 ) -> RestartedState:
-    """The look, and the restart that it asks for."""
+    """Make the convergence check and the restart that it asks for."""
     b, m = state.krylov.couplings.shape
     state = look(op, state, goal, tol=tol, sigma=sigma)
     if known is not None:
@@ -152,7 +152,7 @@ def _restart(state: RestartedState, goal: Goal, restarting: jax.Array, bound: ja
     part = state.krylov
     coefficients = kept_coefficients(part, state.found, goal, state.search.starts, bound)
     if goal.near:
-        # A step of its own, so that the basis is read for the last time before it is turned in place.
+        # A separate step, so that the last read of the basis precedes its basis change in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
     elif part.block_size == 1:
         part = outside(part, restarting)
@@ -162,7 +162,7 @@ def _restart(state: RestartedState, goal: Goal, restarting: jax.Array, bound: ja
 
 
 def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any) -> RestartedState:
-    """Extracts the pairs, judges them, and says when to look again (in rows from now)."""
+    """Make a convergence check: extract pairs, test them and schedule the next check (`next_look` is relative here)."""
     found, target = _extract(state, goal, sigma)
     b, m = state.krylov.couplings.shape
     num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
@@ -184,7 +184,7 @@ def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sig
     )
     polynomials = state.krylov.polynomials
     polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.aims.levels), polynomials)
-    # A space that holds all of a small operator is filled: that is all there is to know.
+    # The basis spans the whole space of a small operator: nothing can be missed.
     finished = check.search.satisfied | missed_pairs.has_given_up(check.search, goal.k) if m < op.size else False
     out_of_budget = spent + b > goal.max_matvecs
     wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, least=b)
@@ -218,7 +218,7 @@ def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction,
 def _try_known(
     op: LinearOperator, state: RestartedState, goal: Goal, known: KnownVectors, bound: jax.Array, tol: Any, sigma: Any
 ) -> RestartedState:
-    """Ends the solve with the Ritz pairs of known vectors if they have converged."""
+    """End the solve with the Ritz pairs of the given vectors if they have converged."""
     pairs = rayleigh_ritz(op, known.rows)
     order = ritz.pair_order(pairs.values, goal.which, sigma if goal.near else None)[: goal.k]
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))

@@ -1,19 +1,19 @@
-"""Two-pass Lanczos: eigenpairs of a symmetric operator in the memory of a few vectors, for twice the products.
+"""Two-pass Lanczos: eigenpairs of a symmetric operator in the memory of a few vectors, for twice the matvecs.
 
     beta_j v_{j+1} = A v_j - beta_{j-1} v_{j-1} - alpha_j v_j,    T s = theta s,    x = sum_j s_j v_j
 
-The first pass keeps alpha and beta and forgets the vectors, the second runs again from the same start and sums the k
-Ritz vectors (Cullum and Willoughby 1985, chapter 4). Both are one loop body, to agree to the last bit.
+The first pass stores alpha and beta but no vectors; the second repeats it from the same start and sums the k Ritz
+vectors (Cullum and Willoughby 1985, chapter 4). Both use one loop body, so that they agree to the last bit.
 
-Nothing is orthogonalised. The first components s_1 of T's eigenvectors are overlaps <x, v_1>. Where theta_j has
-converged, rounding of size eps ||A|| starts it anew, as a ghost theta_i with
+No vector is orthogonalized. The first components s_1 of T's eigenvectors are overlaps <x, v_1>. Once theta_j has
+converged, rounding of size eps ||A|| starts it again, as a ghost theta_i with
 
     |s_1i| <= c eps ||A|| |s_1j| / |theta_i - theta_j|
 
-on its way to theta_j, and with any share of the overlap once it is there. What fulfils this is dropped: copies, and
-what T shares with T less its first row and column (s_1 = 0), the test of Cullum and Willoughby. The eigenvectors of a
-group of copies are an arbitrary basis, each making x of any length, or zero; but e_1 projected on the group,
-sum_i s_1i s_i, makes x of length 1. A Rayleigh-Ritz step on the k vectors judges them.
+while it converges to theta_j, and with any share of the overlap after that. Ritz values that satisfy this are dropped:
+copies, and common eigenvalues of T and T without its first row and column (s_1 = 0), the test of Cullum and Willoughby.
+The eigenvectors of a group of copies give x with arbitrary length; the projection of e_1 on the group, sum_i s_1i s_i,
+gives x with length 1. A Rayleigh-Ritz step on the k vectors gives the true residuals.
 
 >>> import jax, jax.numpy as jnp
 >>> from eigenjax import as_operator
@@ -44,39 +44,39 @@ from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
-# c above: 4 let copies through, 16 none. Of a narrow product's rounding a direction gets one part in sqrt(n).
+# c above: 4 misses copies, 16 none. One direction gets 1 / sqrt(n) of a low-precision matvec's rounding.
 _GHOST_ROUNDING, _GHOST_SHARE = 16.0, 2.0
-# The first pass ends at this part of tol, a margin for the rounding of the second and for the Rayleigh-Ritz step.
+# The first pass ends at this fraction of tol, a margin for the rounding of the second and for Rayleigh-Ritz.
 _MARGIN = 0.5
-# T is looked at after 2 k steps, then every 4, later after a growth by one eighth: 25 dense solves in 300 steps.
+# Checks of T after 2 k steps, then every 4, later at a growth by one eighth: 25 dense solves in 300 steps.
 _LOOK_STEPS, _LOOK_GROWTH = 4, 8
-# What is left of a vector below so many units of rounding of it is rounding: a copy of those before.
+# A vector of which orthogonalization leaves less than this times eps is dependent on those before it.
 _COLLAPSED = 10.0
-# Steps allowed by default: a Hessian takes 10 to 40; k = 5 of a 60 x 70 Laplacian at 1e-6 needs 326 to 460.
+# Steps by default: a Hessian takes 10 to 40; k = 5 of a 60 x 70 Laplacian at 1e-6 needs 326 to 460.
 _STEPS, _STEPS_PER_PAIR, _STEPS_PER_DIMENSION = 300, 10, 4
 
 
 class TwoPassState(NamedTuple):
-    """Where the recurrence stands, in the first pass or in the second."""
+    """Solver state: the recurrence, in the first or the second pass."""
 
-    start: PyTree  # v_1, to which the second pass returns
+    start: PyTree  # v_1, where the second pass starts again
     previous: PyTree  # v_step
-    direction: PyTree  # beta v_{step + 1}, not normalised
+    direction: PyTree  # beta v_{step + 1}, not normalized
     length: jax.Array  # () beta_step; 0 after a breakdown
     diagonal: jax.Array  # (m,) alpha
     offdiagonal: jax.Array  # (m,) beta
-    operator_norm: jax.Array  # () the largest ||A v_j|| so far: ||A|| from below
+    operator_norm: jax.Array  # () the largest ||A v_j|| so far, a lower bound of ||A||
     step: jax.Array  # () int32, steps of this pass
-    stop: jax.Array  # () int32, the step at which T is looked at next, or at which the second pass ends
+    stop: jax.Array  # () int32, the step of the next convergence check, or the end of the second pass
     replaying: jax.Array  # () bool, this is the second pass
-    coefficients: jax.Array  # (m, k) the eigenvectors of T chosen; zero in the first pass
-    vectors: PyTree  # (k, ...) their Ritz vectors so far
+    coefficients: jax.Array  # (m, k) the selected eigenvectors of T; zero in the first pass
+    vectors: PyTree  # (k, ...) partial sums of their Ritz vectors
     scale: jax.Array  # () the largest |Ritz value|
-    drift: jax.Array  # () the largest difference of an alpha or beta from that of the first pass
+    drift: jax.Array  # () the largest difference of alpha or beta between the passes
 
 
 def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key: Any = None) -> TwoPassState:
-    """The state before the first product, with room for krylov_dim steps; a v0 of no finite length is not taken."""
+    """Initialize the state with room for krylov_dim steps; a v0 of zero or nonfinite norm is ignored."""
     seed = seed_of(key)
     start = start_vector(op, v0, successor(seed, 0))
     length, fresh = tree.norm(start), lambda x: arbitrary_vector(successor(seed, 1), x)
@@ -102,16 +102,16 @@ def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key:
 
 
 def unfinished(state: TwoPassState) -> jax.Array:
-    """() bool: whether there are steps left; NaN and Inf end a solve."""
+    """Return () bool: there are steps left; NaN and Inf end a solve."""
     return (state.step < state.stop) & jnp.isfinite(state.operator_norm)
 
 
 def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None) -> TwoPassState:
-    """One product of an unfinished state, in either pass; the first turns to the second when it has seen enough."""
+    """Advance an unfinished state by one matvec, in either pass; a convergence check may begin the second pass."""
     j = state.step
     vector = normalize(state.direction, state.length)
     coupling = jnp.where(j == 0, 0, state.length)
-    # Of the orders in which the step can be written, the one with the least rounding (Paige 1972).
+    # Of the possible orders of these operations, the one with the least rounding (Paige 1972).
     image = tree.add_scaled(matvec(op, vector), -coupling, state.previous)
     alpha = tree.inner(vector, image).real
     direction = tree.add_scaled(image, -alpha, vector)
@@ -120,7 +120,7 @@ def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None
     operator_norm = jnp.maximum(state.operator_norm, tree.norm(jnp.stack([alpha, coupling, length])))
     length = jnp.where(length <= breakdown_length(operator_norm), 0, length)
     change = jnp.maximum(jnp.abs(alpha - state.diagonal[j]), jnp.abs(length - state.offdiagonal[j]))
-    # A loop of at most one turn: the first pass reads none of the k vectors.
+    # Conditional, so that the first pass does not read the k vectors.
     multiples = lambda x: state.coefficients[j].reshape(-1, *[1] * x.ndim).astype(x.dtype) * x[None]
     add = lambda vectors: jax.tree.map(lambda sums, x: sums + multiples(x), vectors, vector)
     state = state._replace(
@@ -142,10 +142,10 @@ def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None
 
 
 def finalize(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None, v0: PyTree = None) -> EigenResult:
-    """The Rayleigh-Ritz pairs on the vectors of a finished state, random ones where it has fewer; k products."""
+    """Compute the Rayleigh-Ritz pairs of a finished state, padded with random vectors to k, at k matvecs."""
     k = state.coefficients.shape[1]
     basis, images = _orthonormalized(op, state.vectors, k)
-    # Column by column, because a product of two bases copies both.
+    # Column by column, because a matrix product of two bases copies both.
     matrix = jax.lax.map(lambda image: tree.project(basis, image), images).T
     adjoint = jnp.conj(matrix).T
     values, rotation, _ = ritz.projected_eigh((matrix + adjoint) / 2, jnp.asarray(k, jnp.int32))
@@ -176,33 +176,33 @@ def two_pass_lanczos(
     v0: PyTree | None = None,
     key: jax.Array | None = None,
 ) -> EigenResult:
-    """The k most wanted eigenpairs of a symmetric operator without ever storing a Krylov basis.
+    """Compute the k most wanted eigenpairs of a symmetric operator without storing a Krylov basis.
 
-    Runs Lanczos until the k wanted pairs of T claim residuals below tol, and once more for their vectors. A repeated
-    eigenvalue shows one vector; its other copies are missing, as is what the start vector is orthogonal to, others
-    take their place, and no flag tells. Two values that agree to 16 eps of the largest are one.
+    Run Lanczos until the estimated residuals of k Ritz pairs are below tol, then again for their vectors. It finds one
+    vector of a repeated eigenvalue, and none that the start vector is orthogonal to. Others take the place of missed
+    pairs, and no flag shows it. Two values that agree to 16 eps of the largest count as one.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes its structure from v0. Symmetric or Hermitian, and the
-            same to the last bit at every call: where its sums are not reproducible, pairs come out unconverged.
-        k: number of pairs, static.
-        krylov_dim: m, the most steps of a pass, static, beyond n if need be; None is max(10 k, 300), at most 4 n. It
-            costs m x m scalars and a few dozen dense solves of that size.
-        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" from both ends in turn; static.
-        tol: of a converged pair's residual, times the largest |Ritz value|; None is sqrt(eps) as accumulated.
-        max_matvecs: the most products of all, static; the k that judge the result are spent in any case.
+        op: symmetric or Hermitian operator, anything that `as_operator` takes; a bare callable needs v0. Its matvecs
+            must be reproducible to the last bit, or pairs do not converge.
+        k: number of pairs; static.
+        krylov_dim: m, the maximal number of steps of a pass, beyond n if necessary; static. None is min(max(10 k, 300),
+            4 n). It costs m x m scalars and a few dozen dense solves of that size.
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends; static.
+        tol: bound on the residuals of converged pairs, relative to the largest |Ritz value|; None is sqrt(eps).
+        max_matvecs: maximal number of all matvecs; static. The final k are spent in any case.
         v0: start vector, shaped like the operator's vectors; the signs of the result follow it.
         key: typed key of the start vector; None is `jax.random.key(0)`.
 
     Returns:
-        The pairs in the order of `which`, flagged by their true residuals; random Ritz pairs beyond those found.
+        The pairs in the order of `which`, flagged by true residuals; random Ritz pairs beyond those found.
 
     Raises:
-        ValueError: if k, krylov_dim or max_matvecs does not fit, `which` is unknown, or v0 does not fit.
-        TypeError: if `op` is nothing that `as_operator` takes, or k, krylov_dim or max_matvecs is not an int.
+        ValueError: if k, krylov_dim or max_matvecs is out of range, `which` is unknown, or v0 has the wrong shape.
+        TypeError: if `as_operator` does not accept `op`, or k, krylov_dim or max_matvecs is not an int.
 
-    Cost: 2 j + k products for j <= m steps; ten vector reads a step, 2 k more in the second pass; 2 k + 6 vectors of
-    memory beside one product's.
+    Cost: 2 j + k matvecs for j <= m steps; ten vector reads per step, 2 k more in the second pass; 2 k + 6 vectors of
+    memory besides those of a matvec.
 
     Example:
         >>> import jax.numpy as jnp
@@ -222,7 +222,7 @@ def two_pass_lanczos(
 
 
 def _look(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPassState:
-    # At T: turns to the second pass, or says when to look again.
+    # Convergence check with T: begin the second pass, or schedule the next check.
     (most, k), j = state.coefficients.shape, state.step
     values, vectors, residuals, genuine = _genuine_pairs(state, rounding)
     chosen, scale = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
@@ -236,14 +236,14 @@ def _look(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPass
         step=jnp.where(turn, 0, j),
         stop=jnp.where(turn, j, later),
         replaying=turn,
-        # A budget may allow less than k steps.
+        # The budget may allow fewer than k steps.
         coefficients=jnp.pad(jnp.where(turn & found, vectors[:, chosen], 0), ((0, 0), (0, max(k - most, 0)))),
         scale=scale,
     )
 
 
 def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    # The (m,) Ritz values, in columns the representatives of their groups, residuals, and which are no ghosts.
+    # (m,) Ritz values, group representatives in columns, residuals, and a mask of the values that are no ghosts.
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     values, vectors, filled = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
     largest = jnp.max(jnp.abs(values))
@@ -264,24 +264,24 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
         spread = largest * jnp.sqrt(jnp.sum(jnp.square(weights * jnp.where(copies, 0, gaps)), axis=0))
         return sums, jnp.where(lengths > 0, jnp.hypot(sums[state.step - 1] * state.length, spread), jnp.inf)
 
-    # Copies alone are accurate, but a ghost on its way, still apart, mixes into them until it is counted in.
+    # Copies alone are accurate; a ghost that is still converging disturbs them unless it is part of the group.
     plain, plain_residuals = represent(copies)
     mixed, mixed_residuals = represent(ghosts | (index[:, None] == index[None, :]))
     residuals = jnp.minimum(plain_residuals, mixed_residuals)
-    # Ghosts come of pairs that have converged at least as far as this (Paige 1971).
+    # Ghosts appear only after a pair has converged at least this far (Paige 1971).
     settled = filled & (residuals <= rounding**0.5 * largest)
     vectors = jnp.where(plain_residuals <= mixed_residuals, plain, mixed)
     return values, vectors, residuals, filled & ~jnp.any(ghosts & settled[None, :], axis=1)
 
 
 def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTree, PyTree]:
-    # Gram-Schmidt, row by row, and the images of the rows, which take the place of the vectors.
+    # Gram-Schmidt row by row; the matvecs of the rows overwrite the vectors.
     def make_row(i, carry):
         basis, vectors = carry
         vector = tree.row(vectors, i)
         before, rest = tree.norm(vector), orthogonalize(basis, vector)
         collapsed = rest.norm <= _COLLAPSED * jnp.finfo(before.dtype).eps * before
-        # A seed of its own, because any random direction will do.
+        # A fixed seed, because any random direction will do.
         unit = unless_broken_down(successor(seed_of(None), i), basis, rest.vector, rest.norm, collapsed)
         return tree.set_row(basis, i, unit), tree.set_row(vectors, i, matvec(op, unit))
 
