@@ -14,7 +14,8 @@ from jax.core import Tracer
 
 from eigenjax import arguments, calls
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.convert import as_operator
+from eigenjax.operators.checks import prefixed
+from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
 from eigenjax.solvers.warm_start import example_vector
 
@@ -69,7 +70,7 @@ class Bound(NamedTuple):
 def square(op: Any, options: dict[str, Any]) -> LinearOperator:
     """Convert the first argument of an eigensolver to an operator."""
     like = options.pop("like", None)
-    return as_operator(op, like=example_vector(options.get("v0")) if like is None else like)
+    return operator_of(op, example_vector(options.get("v0")) if like is None else like)
 
 
 def bind(
@@ -112,7 +113,8 @@ def bind(
     if "v0" in bound:
         bound["v0"] = vector_of(bound["v0"])
     bound[_LIKE] = like
-    op = _named(name, lambda: take(bound.pop("op"), bound))
+    with prefixed(name):
+        op = take(bound.pop("op"), bound)
     traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
     _check_numbers(name, traced)
     if traced.get("sigma") is not None and bound.get("which") not in ("LM", call.signature.parameters["which"].default):
@@ -179,17 +181,8 @@ def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
     told = (
         f"{solver} got preconditioner={arguments.shown(given)}: give M^-1 as an operator, or as a callable v -> M^-1 v"
     )
-    return _named(told, lambda: as_operator(given, like=structure))
-
-
-def _named(told: str, convert: Callable[[], Any]) -> Any:
-    """Run a conversion; its errors begin with the name of the solver."""
-    try:
-        return convert()
-    except (TypeError, ValueError) as error:
-        if type(error) not in (TypeError, ValueError):
-            raise
-        raise type(error)(f"{told}: {calls.unnamed(error)}") from error
+    with prefixed(told):
+        return operator_of(given, structure)
 
 
 def _check_arrays(solver: str, options: dict[str, Any]) -> None:

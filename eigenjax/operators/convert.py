@@ -106,6 +106,11 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
         >>> print(op(jnp.ones(3)), op.size, op.dtype)
         [2. 2. 2.] 3 float32
     """
+    return operator_of(a, like)
+
+
+def operator_of(a: Any, like: PyTree) -> LinearOperator:
+    """Convert a matrix, operator or callable to a `LinearOperator`, without the name of a function in its errors."""
     if isinstance(a, LinearOperator):
         return a
     refuse_stream(a)
