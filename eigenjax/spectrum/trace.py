@@ -191,7 +191,6 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
 
     The estimate stays unbiased, because c_i is independent of u_i.
     """
-    """
     values = forms.outside
     others = (jnp.sum(values) - values) / max(values.shape[0] - 1, 1)
     samples = values - others * (forms.squares / forms.dimension - 1)
