@@ -63,8 +63,8 @@ def trace_of_function(
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The estimate. Its standard error includes the spread over the probes and an estimate of the truncation error
-        after m steps, the change over the last fifth of them. Twice the error covers the truth in nine of ten cases, so
+        The estimate. Its standard error includes the spread over the probes and an estimate of the truncation error:
+        the change over the last fifth of the m steps. Twice the error covers the truth in nine of ten cases, so
         for few probes it is larger than the spread. With a budget p m of n or more (and n of 2,048 or less), n unit
         vectors are used instead; the trace is then exact, and its error zero.
 

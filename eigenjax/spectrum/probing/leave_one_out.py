@@ -1,10 +1,10 @@
 """Randomized range finder, with projectors that leave out one probe each.
 
-For k probes Omega, with A Omega = Q R and Z = A Q, the projector on the range of all vectors A omega_j but the i-th is
+Let A Omega = Q R for k probes Omega, and Z = A Q. The projector on the range of all vectors A omega_j but the i-th is
 
     P_i = Q (I - s_i s_i^H) Q^H,    s_i orthogonal to all columns of R but the i-th, unit
 
-so that s_i is column i of R^{-H}, normalized. P_i is independent of the i-th probe, which therefore samples the
+so that s_i is column i of R^{-H}, normalized. P_i is independent of the i-th probe. That probe samples the
 complement of P_i without bias, at no further matvec (Epperly, Tropp and Webber 2024, section 2).
 
 If the rank of A is below k, some rows of Q are zero and R is singular. Then s_i is a left null vector, which removes
