@@ -1,6 +1,6 @@
 """Rule for optax that keeps learning rate times sharpness below a bound.
 
-On a quadratic of curvature lambda, a step of gradient descent multiplies the error by 1 - eta lambda, and diverges for
+On a quadratic of curvature lambda, a step of gradient descent multiplies the error by 1 - eta lambda. It diverges for
 eta lambda above 2. If the largest eigenvalue is known, such as from a tracker, the step is shortened before that:
 
     factor = min(1, bound / (eta lambda))

@@ -62,8 +62,8 @@ def adam_preconditioner(
             False for Adam. Give False for `rmsprop(eps_in_sqrt=False)`.
         path: location in the state, if there are several second moments: a string that the path of one must match,
             such as "inner_states/encoder/*" (* stands for any characters).
-        params: the parameters, needed for Adafactor, whose factors are the same for a matrix and its transpose. The result
-            takes their structure, which is needed for the state of an `nnx.Optimizer`.
+        params: the parameters, needed for Adafactor: its factors do not distinguish a matrix from its transpose. The
+            result takes their structure, which is needed for the state of an `nnx.Optimizer`.
 
     Returns:
         A pytree like the parameters, at least in float32, with None for parameters masked from the optimizer.

@@ -60,10 +60,13 @@ def spectrum_tracker(
     guard vector converges to the next eigenvector. If a Ritz pair has a residual above tol, Lanczos continues from
     these vectors within the budget. Pairs are numbered, and keep their number and their sign through crossings.
 
-    The guard vector detects new outliers. If an eigenvalue lambda leaves the bulk, its share of the guard vector grows by
-    the ratio (lambda - far end) / (next eigenvalue - far end) per update. Far end: the unwanted end of the spectrum.
-    Detection takes about log(10 sqrt(n)) / log(ratio) updates: 20 if lambda is 1.5 times the next eigenvalue and
-    n = 10^5. A search finds it at once.
+    The guard vector detects new outliers. If an eigenvalue lambda leaves the bulk, its component in the guard vector
+    grows in every update by
+
+        ratio = (lambda - far end) / (next eigenvalue - far end)
+
+    with far end the unwanted end of the spectrum. Detection takes about log(10 sqrt(n)) / log(ratio) updates: 20 if
+    lambda is 1.5 times the next eigenvalue and n = 10^5. A search finds it at once.
 
     Args:
         k: number of pairs, static.
@@ -84,11 +87,12 @@ def spectrum_tracker(
 
     Returns:
         `init` and `update`. Metrics are scalars. For each i: `eigenvalue_i`, `residual_i`, `converged_i`, `track_i`
-        (the number of the pair, which stays with the vector) and, with max_k, `active_i`. Also `next_eigenvalue` (the
-        Rayleigh quotient of the guard vector), `age` (steps since the last update), `num_matvecs` (of this step),
-        `searched` (of the last update) and `status`. A missing eigenvalue, of an untracked pair or after the last one,
-        is -inf (+inf for "SA"). It is never NaN, which `jax_debug_nans` treats as an error. In the state, the
-        eigenvectors are shaped like the operator's vectors, with a leading axis, and the residuals are theirs.
+        (the number of the pair, which stays with the vector) and, with max_k, `active_i`. Others:
+        `next_eigenvalue` (the Rayleigh quotient of the guard vector), `age` (steps since the last update),
+        `num_matvecs` (of this step), `searched` (of the last update) and `status`. A missing eigenvalue, of an
+        untracked pair or after the last one, is -inf (+inf for "SA"). It is never NaN, which `jax_debug_nans` treats as
+        an error. In the state, the eigenvectors are shaped like the operator's vectors, with a leading axis, and the
+        residuals are theirs.
 
     Raises:
         ValueError: if an option does not fit.
