@@ -36,7 +36,7 @@ _STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
 _PARTIAL = re.compile(_STEP.pattern + r"\.partial(\..*)?|" + LOCK)
 # The newest checkpoint, and one to return to if that one is damaged.
 _KEPT = 2
-# Bytes on disk of the hundred small files of a state, besides its numbers.
+# Bytes on disk of the many small files of a state, besides its numbers.
 _ROOM_FOR_FILES = 2**20
 
 

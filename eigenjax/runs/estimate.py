@@ -72,7 +72,7 @@ def estimate(
         mesh: available devices. A leaf without a sharding is assumed to be split over all of them, along its longest
             axis that they divide; if there is none, it is copied to each. None uses one device.
         krylov_dim: m, number of basis vectors; None is max(2 k + 10, 20), for "SM" max(4 k + 20, 60).
-        block_size: b, number of vectors in one matvec (by vmap).
+        block_size: b, vectors multiplied at once (by vmap).
         max_matvecs: most matvecs of the solve; None is the larger of 100 m and 10 min(n, 1000).
         which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn, "SM" smallest
             magnitude.

@@ -168,6 +168,6 @@ def _is_same_product(before: dict[str, Any], now: dict[str, Any]) -> bool:
     old, new = before["sketch"], now["sketch"]
     if before["epsilon"] != now["epsilon"] or not all(map(math.isfinite, old + new)):
         return repr(old) == repr(new)  # NaN is equal to NaN here
-    # In units of the norm of the matvec, the last number; the fixed vectors have components of 0.6.
+    # In units of the norm of the matvec, the last number; the components of the fixed vectors are about 0.6.
     size = max(abs(old[-1]), abs(new[-1]))
     return all(abs(x - y) <= allowed * size for x, y in zip(old, new, strict=True))

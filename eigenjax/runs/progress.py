@@ -20,7 +20,7 @@ Show = Callable[[Standing], None]
 class Moment(NamedTuple):
     """Progress at one time."""
 
-    seconds: float
+    seconds: float  # monotonic time
     products: int  # number of matvecs
     distance: float  # log(worst residual / bound)
 

@@ -1,7 +1,7 @@
 """Restarted solver driven from the host, one convergence check or one matvec at a time.
 
 The programs are `init`, `step` and `finalize` of `solvers.symmetric.restarted_lanczos`, compiled. Between them the host
-holds the whole Solver state. The number of steps in one call does not change what they compute.
+holds the whole solver state. The number of steps in one call does not change what they compute.
 """
 
 import functools

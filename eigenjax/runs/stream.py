@@ -190,7 +190,7 @@ def stream(
         batch_size: for a loss: sum over microbatches of this many examples within a batch.
         select: for a loss: the parameters that vary, by `select(path, leaf) -> bool` or a pattern such as "*/kernel".
         mode: for a loss: "forward_over_reverse", "linearize", "reverse_over_reverse"; "auto" is the first that it has.
-        weight: `weight(batch) -> float`, the weight w_j; None is the length of the leading axis of its arrays.
+        weight: `weight(batch) -> float`, the weight w_j; None is its number of examples, their leading axis.
         sharding: a `jax.sharding.Sharding` for the arrays of a batch. In a program of many processes each one gives
             its own part of every batch.
 

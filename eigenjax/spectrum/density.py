@@ -109,7 +109,7 @@ def spectral_density(
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken. More steps improve the resolution.
         deflate: known eigenpairs, as `eigsh` returns them. Those that have converged become exact nodes of mass 1 / n,
-            and the probes sample the rest only. Use it for outliers, and for details of a bulk beside them.
+            and the probes sample the rest only. Use it for outliers, and for details of a bulk next to them.
         probe_batch: probes at once (by vmap), static; each holds a basis.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 

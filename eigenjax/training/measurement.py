@@ -35,9 +35,9 @@ class Plan(NamedTuple):
 
     k: int  # pairs at the start
     max_k: int  # most pairs
-    which: str
-    matvecs_per_update: int
-    tol: float
+    which: str  # order of the wanted eigenvalues
+    matvecs_per_update: int  # most matvecs of an update
+    tol: float  # of the residuals, relative to ||A||
     threshold: float | None  # eigenvalue beyond which the number of pairs grows
     krylov_dim: int | None  # basis vectors of a search; None is the default
 
@@ -164,7 +164,7 @@ def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[
 
 
 def _resized(plan: Plan, values: jax.Array, num_active: jax.Array) -> jax.Array:
-    """Add a pair if the last one is beyond the threshold, or drop one if the last but one is not; () int32."""
+    """Increase the number of pairs if the last one is beyond the threshold, decrease it if the last but one is not."""
     if plan.threshold is None:
         return num_active
     beyond = {

@@ -143,9 +143,9 @@ class _Options(NamedTuple):
     """Values that the rules need besides the state."""
 
     b2: Any  # decay of the second moment
-    eps: Any
+    eps: Any  # added to the root, or before it
     eps_root: Any  # added to the second moment
-    eps_in_sqrt: bool
+    eps_in_sqrt: bool  # True adds eps before the root
     params: PyTree  # None, or the parameters
 
 

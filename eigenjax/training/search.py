@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
     pairs: Pairs  # residual vectors are zero
     far_end: jax.Array  # () the unwanted end of the spectrum
-    num_matvecs: jax.Array  # () int32
+    num_matvecs: jax.Array  # () int32, number of matvecs
 
 
 def search(

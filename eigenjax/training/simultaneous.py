@@ -49,7 +49,7 @@ _multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 class Pairs(NamedTuple):
     """Up to q approximate pairs in the order of `which`; invalid ones come last."""
 
-    values: jax.Array  # (q,)
+    values: jax.Array  # (q,) Ritz values
     vectors: PyTree  # (q, ...) X, orthonormal; zero for invalid pairs
     residual_vectors: PyTree  # (q, ...) R; zero if Z is not available
     residuals: jax.Array  # (q,) norms of the residuals; inf for invalid pairs

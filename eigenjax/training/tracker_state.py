@@ -43,7 +43,7 @@ class TrackerState(NamedTuple):
     rows: Any
     """(q, ...) unit vectors: the pairs after one power step, and the guard vector."""
     far_end: jax.Array
-    """() estimate of the unwanted end of the spectrum, from the last search."""
+    """() estimate of the unwanted end of the spectrum, from the last search and the Ritz values since."""
     norm_estimate: jax.Array
     """() the largest |Ritz value| of the last update, an estimate of ||A||; `converged` is relative to it."""
     num_active: jax.Array

@@ -15,7 +15,7 @@ from eigenjax.vectors.tree import PyTree
 class KnownPairs(NamedTuple):
     """Known eigenpairs of an operator; all entries of pairs that have not converged are zero."""
 
-    values: jax.Array  # (k,)
+    values: jax.Array  # (k,) eigenvalues, or zero
     vectors: PyTree  # (k, ...) orthonormal rows, or zero
     mass: jax.Array  # (k,) 1 for each converged pair, else 0
 

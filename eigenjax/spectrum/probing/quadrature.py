@@ -32,7 +32,7 @@ _HELD_BACK = 5
 class Quadrature(NamedTuple):
     """Nodes and weights in ascending order; if there are fewer than m, the last node is repeated with the weight 0."""
 
-    nodes: jax.Array  # (m,)
+    nodes: jax.Array  # (m,) Ritz values
     weights: jax.Array  # (m,) sum to 1
     residuals: jax.Array  # (m,) ||A v - theta v|| of the Ritz vectors: an eigenvalue lies within it of the node
 
