@@ -100,9 +100,9 @@ class EigenResult(NamedTuple):
     gap: jax.Array | None = None
     """() distance from the returned eigenvalues to the first unwanted Ritz value, or inf. `eigsh` only."""
     num_probes: jax.Array | None = None
-    """() int32, number of missed-pair searches, each from a random vector. `eigsh` only."""
+    """() int32, number of missed-pair searches, each from a random vector. `eigsh` and `eigs` only."""
     num_recovered: jax.Array | None = None
-    """() int32, number of pairs that only a missed-pair search found. `eigsh` only."""
+    """() int32, number of pairs that only a missed-pair search found. `eigsh` and `eigs` only."""
     error_estimates: jax.Array | None = None
     """(k,) estimates of the error of each eigenvalue: r^2 / gap to the nearest Ritz value for a well-separated pair,
     else the residual r. These are no bounds: an eigenvalue nearer than the nearest Ritz value makes them too small.

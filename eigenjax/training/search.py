@@ -40,7 +40,7 @@ def search(
     tol: float,
     seed: jax.Array,
 ) -> Found:
-    """Run restarted Lanczos from the sum of some rows, until the active pairs converge or the budget is spent.
+    """Run restarted Lanczos from a random-sign sum of rows until the active pairs converge or the budget is spent.
 
     Args:
         op: the operator.
