@@ -1,4 +1,4 @@
-"""Eigenvalues and eigenvectors of operators too large to write down, in JAX."""
+"""Matrix-free eigenvalue and singular value solvers, and spectral estimators, in JAX."""
 
 from eigenjax.dense import eig, eigenvalue_condition, eigh, svd
 from eigenjax.implicit import deflated_power_iteration, eigs, eigsh, lanczos, svds

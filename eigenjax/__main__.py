@@ -19,18 +19,18 @@ whole report as one page, spectrum.json, eigenpairs.npz and pictures.
 """
 
 _FORMATS = ("png", "svg", "pdf")
-# Of counts in compiled programs, and of keys without float64.
+# Limits of int32 counts in compiled programs, and of seeds without 64-bit types.
 _LARGEST, _LARGEST_SEED = 2**31 - 1, 2**32 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
-        argv: the words after the program's name; None takes those of this process.
+        argv: arguments after the program's name; None takes those of this process.
 
     Returns:
-        The exit status: 0, or 2 for a request that cannot be met, with one line on standard error.
+        The exit status: 0; 2 for an invalid request, with one line on standard error; 130 after an interrupt.
 
     Example:
         >>> main(["spectrum", "--k", "none"])
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = vars(_parser().parse_args(argv))
         options.pop("command")
         options["without"] = tuple(options["without"])
-        # Not before the options are known to be good: this takes as long as importing JAX.
+        # Import only after the options are checked, because this takes as long as importing JAX.
         from eigenjax.report.command import Request, report_spectrum
 
         report_spectrum(Request(**options))
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells what is wrong in one line, as everything else here does."""
+    """Argument parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ReportError(f"{message} (see {self.prog} --help)")

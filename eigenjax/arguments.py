@@ -1,4 +1,4 @@
-"""Checks of arguments: the function, the argument, what was given and the remedy, told before anything is compiled."""
+"""Validation of arguments before compilation; errors name the function, the argument, its value and the remedy."""
 
 import operator
 from typing import Any, SupportsIndex
@@ -12,7 +12,7 @@ _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 
 
 def shown(value: Any) -> str:
-    """What was given, in a few words.
+    """Describe a value in a few words, for an error message.
 
     >>> shown("1e-3"), shown(jnp.ones((2, 3)))
     ("'1e-3'", 'an array float32[2,3]')
@@ -27,15 +27,15 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
     """Raise an error unless a value is one real number; None passes.
 
     Args:
-        function: who asks.
-        name: the argument.
-        value: a Python or NumPy number or an array of shape (). Of traced ones shape and dtype are checked.
-        least: the smallest value allowed; None allows all that are finite.
-        remedy: what to give instead.
+        function: name of the calling function.
+        name: name of the argument.
+        value: a Python or NumPy number or an array of shape (). Only shape and dtype of a traced value are checked.
+        least: smallest allowed value; None allows all but NaN and Inf.
+        remedy: text that describes a valid value.
 
     Raises:
-        TypeError: if it is no number, or complex.
-        ValueError: if it is an array of another shape than (), NaN or too small.
+        TypeError: if it is not a number, or is complex.
+        ValueError: if it is an array of a shape other than (), NaN or too small.
 
     >>> check_number("eigsh", "tol", -1.0, least=0, remedy="give a number from 0 up")
     Traceback (most recent call last):
@@ -60,14 +60,14 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
 
 
 def check_key(key: Any) -> None:
-    """Raise a TypeError unless a value is one typed key: `calls.explained` puts before it who asks."""
+    """Raise a TypeError unless a value is one typed key; `calls.explained` prepends the name of the function."""
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
         told = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else shown(key)
         raise TypeError(f"got key={told}: give one typed key, such as key=jax.random.key(0)")
 
 
 def check_int(function: str, name: str, value: Any, *, least: int = 1, why: str = "") -> None:
-    """Raise an error unless a value is an integer, of Python or NumPy, from `least` up."""
+    """Raise an error unless a value is an integer, of Python or NumPy, and at least `least`."""
     if isinstance(value, Tracer):
         raise TypeError(static_remedy(function, name))
     value = plain_int(value)
@@ -78,7 +78,7 @@ def check_int(function: str, name: str, value: Any, *, least: int = 1, why: str 
 
 
 def plain_int(value: Any) -> Any:
-    """An integer of any kind, such as NumPy's, as Python's; truth values, tracers and all else as they are.
+    """Convert an integer, such as NumPy's, to a Python int; return booleans, tracers and all other values unchanged.
 
     >>> plain_int(np.int8(3)), plain_int(True), plain_int(2.0), plain_int(None)
     (3, True, 2.0, None)
@@ -87,12 +87,12 @@ def plain_int(value: Any) -> Any:
         return value
     try:
         return operator.index(value)
-    except TypeError:  # an array that is no integer
+    except TypeError:  # an array that is not an integer
         return value
 
 
 def static_remedy(function: str, name: str) -> str:
-    """The text for a traced argument that shapes depend on."""
+    """Return the error message for a traced argument that must be static."""
     return (
         f"{function} got a traced {name}, and must know it when the program is compiled: close over a Python value, or "
         f"name it in static_argnames, as in jax.jit({function}, static_argnames=({name!r},))"
@@ -100,7 +100,7 @@ def static_remedy(function: str, name: str) -> str:
 
 
 def check_choice(function: str, name: str, value: Any, choices: tuple[str, ...], *, elsewhere: str = "") -> None:
-    """Raise an error that lists the choices, and names the one meant where only the case differs."""
+    """Raise an error unless a value is one of the choices; the message lists them, or the one that differs in case."""
     if isinstance(value, str) and value in choices:
         return
     told = f"{function} got {name}={shown(value)}"
@@ -119,5 +119,5 @@ def check_bool(function: str, name: str, value: Any) -> None:
 
 
 def on_device(value: Any) -> Any:
-    """A Python or NumPy number as an array, moved explicitly: `jax.transfer_guard` forbids what is implicit."""
+    """Move a Python or NumPy number to the device explicitly, because `jax.transfer_guard` forbids implicit moves."""
     return jax.device_put(value) if isinstance(value, int | float | complex | np.generic) else value

@@ -1,4 +1,4 @@
-"""Calls that do not fit a function's signature, and errors that lack its name: told in words of this library."""
+"""Errors for calls that do not fit a function's signature, and function names for errors that lack them."""
 
 import difflib
 import functools
@@ -11,8 +11,8 @@ from eigenjax.arguments import shown
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# Keywords of SciPy, ARPACK, PRIMME, KrylovKit, matfree and JAX, and the arguments here that do the same. The first one
-# that a function has is named; where it has none of them, the text says what to do.
+# Keywords of SciPy, ARPACK, PRIMME, KrylovKit, matfree and JAX, and the equivalent arguments here. The message names
+# the first one that the function takes; if it takes none of them, the message is the text.
 _TRANSLATED: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("A", "a", "M1", "matrix", "matvec", "operator", "mv", "fun"), (("op", "a"), "")),
     **dict.fromkeys(("n_components", "nev", "num_eigenvalues", "num_pairs", "howmany", "numEvals"), (("k",), "")),
@@ -79,7 +79,7 @@ _TRANSLATED: dict[str, tuple[tuple[str, ...], str]] = {
     "full_matrices": ((), "leave it out: the thin factors are returned"),
     "hermitian": ((), "leave it out: call eigh"),
 }
-# What to write where an argument is missing and nobody can guess it.
+# Examples of values for missing arguments.
 _EXAMPLES = {
     "key": ", a typed key such as key=jax.random.key(0)",
     "op": ", the operator, first",
@@ -89,20 +89,20 @@ _EXAMPLES = {
 }
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _PACKAGE = __name__.partition(".")[0]
-# The attribute of an error that keeps its message as it was raised.
+# Attribute of an error that holds its original message.
 _UNNAMED = "_eigenjax_message"
 
 
 def explained(function: _Function) -> _Function:
-    """Answer a call that does not fit a function's signature with the name that it uses.
+    """Wrap a function so that a call that does not fit its signature raises an error with the remedy.
 
     Args:
         function: a public function.
 
     Returns:
-        The function, of the same signature. Its errors about unknown, missing or positional arguments name the
-        remedy; keywords of SciPy and other libraries are translated. Errors that this package raises within begin
-        with the function's name unless they hold it; those of the user's own functions stay as they are.
+        The function, with the same signature. Errors about unknown, missing or positional arguments name the remedy;
+        keywords of SciPy and other libraries are translated. Errors raised within this package begin with the
+        function's name unless they contain it. Errors of the user's own functions stay unchanged.
 
     >>> explained(lambda op, *, krylov_dim=None: op)(1, ncv=20)
     Traceback (most recent call last):
@@ -120,7 +120,7 @@ def explained(function: _Function) -> _Function:
 
 
 def named(function: _Function) -> _Function:
-    """Let the errors that this package raises within a function begin with its name, unless they hold it."""
+    """Wrap a function so that errors raised within this package begin with its name, unless they contain it."""
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
@@ -137,13 +137,13 @@ def check_call(name: str, own: inspect.Signature, args: tuple, options: dict[str
     """Raise a TypeError that names the remedy unless a call fits a signature.
 
     Args:
-        name: the function's.
+        name: name of the function.
         own: its signature.
-        args: of the call.
-        options: its keywords.
+        args: positional arguments of the call.
+        options: keyword arguments of the call.
 
     Raises:
-        TypeError: if an argument is unknown, missing, given twice, or given by position and taken by name only.
+        TypeError: if an argument is unknown, missing, given twice, or keyword-only but given by position.
     """
     try:
         own.bind(*args, **options)
@@ -152,9 +152,9 @@ def check_call(name: str, own: inspect.Signature, args: tuple, options: dict[str
 
 
 def _name(function: str, error: Exception) -> None:
-    """Put the function's name before the message of an error that was raised in this package and lacks it.
+    """Prepend the function's name to the message of an error that was raised in this package and lacks it.
 
-    Where one public function calls another, the name is that of the outer one, which was called by the user.
+    If one public function calls another, the name is that of the outer one, which the user called.
     """
     if type(error) not in (TypeError, ValueError) or len(error.args) != 1:
         return
@@ -165,12 +165,12 @@ def _name(function: str, error: Exception) -> None:
 
 
 def unnamed(error: Exception) -> str:
-    """The message of an error without the name that `named` has put before it."""
+    """Return the message of an error without the name that `named` prepended."""
     return getattr(error, _UNNAMED, str(error))
 
 
 def _raised_in(traceback: TracebackType | None) -> str:
-    """The module of the innermost frame."""
+    """Return the module name of the innermost frame."""
     module = ""
     while traceback is not None:
         module, traceback = traceback.tb_frame.f_globals.get("__name__", ""), traceback.tb_next

@@ -1,4 +1,4 @@
-"""Results as text: shapes for `repr`, a table of the pairs for `print`; neither fails under a transformation."""
+"""Text output of results: shapes for `repr`, a table of the pairs for `print`; both work under transformations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-# Rows and batch members that a table shows.
+# Most rows and batch members of a table.
 _ROWS, _LANES = 20, 3
-# Leaves of a pytree that are shown one by one.
+# Most leaves of a pytree that are printed one by one.
 _LEAVES = 4
 _DIGITS = ".8g"
 _LONGEST = 60
 
 
 def short_repr(self: Any) -> str:
-    """The fields of a NamedTuple, arrays by dtype and shape; numbers of shape () by value.
+    """Format the fields of a NamedTuple: arrays by dtype and shape, numbers of shape () by value.
 
     >>> import jax.numpy as jnp
     >>> from eigenjax import TraceResult
@@ -29,14 +29,14 @@ def short_repr(self: Any) -> str:
 
 
 def table_by(rows: str, names: Callable[[int], str] = str) -> Callable[..., str]:
-    """The `__str__` of a NamedTuple: one row for each entry of a field, one column for each field of its shape.
+    """Create a `__str__` for a NamedTuple: a row for each entry of a field, a column for each field of its shape.
 
     Args:
-        rows: the field that says how many rows there are, such as "eigenvalues".
-        names: the text for a code in a field named status.
+        rows: name of the field that sets the number of rows, such as "eigenvalues".
+        names: map from a code in a field named status to its text.
 
     Returns:
-        The method. Of a batch the first members are shown; of traced fields the shapes, as in `short_repr`.
+        The method. It prints the first members of a batch; if the fields are traced, it prints their shapes.
 
     >>> import jax.numpy as jnp
     >>> from eigenjax import EigenResult
@@ -95,7 +95,7 @@ def _number(x: Any, digits: str) -> str:
 
 
 def _concrete(value: Any) -> np.ndarray | None:
-    """The numbers of an array; None where there are none to be had here."""
+    """Return the numbers of an array, or None if they are not available on this host."""
     if isinstance(value, jax.Array):
         if isinstance(value, Tracer) or value.is_deleted() or jnp.issubdtype(value.dtype, jax.dtypes.extended):
             return None
@@ -113,7 +113,7 @@ def _brief(value: Any) -> str:
 
 
 class _Text:
-    """One leaf in a few words, without quotation marks inside a container's repr."""
+    """Short text for one leaf, without quotation marks inside the repr of a container."""
 
     def __init__(self, value: Any):
         number = _concrete(value) if np.shape(value) == () else None

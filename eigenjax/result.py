@@ -1,7 +1,7 @@
-"""What a solver returns, and what its status means.
+"""Results of the solvers, and the status codes that they carry.
 
-A solver never raises from inside a compiled program and never returns a wrong pair quietly: the residuals are
-true residuals, `converged` is judged by them, and `status` says in a number what `Status.advice` says in words.
+Solvers do not raise errors from inside a compiled program. They report failures as data: true residuals, a `converged`
+flag for each pair, and a `status` code, which `Status.advice` explains in words.
 """
 
 import enum
@@ -17,7 +17,7 @@ from eigenjax.calls import explained
 
 
 class Status(enum.IntEnum):
-    """How a solve ended. Every code has an `advice`: what happened and what to do.
+    """Outcome of a solve. Every code has an `advice`: the cause and the remedy.
 
     >>> Status.CONVERGED.advice
     'all pairs converged'
@@ -32,12 +32,12 @@ class Status(enum.IntEnum):
 
     @property
     def advice(self) -> str:
-        """One sentence for a person: what happened, and the remedy."""
+        """Cause and remedy, in one sentence."""
         return _ADVICE[self]
 
     @staticmethod
     def named(code: int) -> str:
-        """The name of a code, or the number where it has none.
+        """Return the name of a status code, or the number if it has no name.
 
         >>> Status.named(2)
         'STAGNATED'
@@ -71,7 +71,7 @@ _ADVICE = {
 
 
 class EigenResult(NamedTuple):
-    """The k eigenpairs asked for, the most wanted first, and what is known of each.
+    """The k requested eigenpairs, the most wanted first, with their residuals and the cost of the solve.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,52 +82,53 @@ class EigenResult(NamedTuple):
     """
 
     eigenvalues: jax.Array
-    """(k,) real, of `eigs` complex, ordered by `which`, the most wanted first."""
+    """(k,) real (complex for `eigs`), ordered by `which`, the most wanted first."""
     eigenvectors: Any
-    """A vector of the operator with a leading axis k on every leaf; orthonormal rows (`eigs`: unit), signs fixed."""
+    """A vector of the operator with a leading axis k on every leaf. Rows are orthonormal (`eigs`: of unit norm), with
+    fixed signs."""
     residuals: jax.Array
-    """(k,) ||A v - lambda v||, as one would recompute it."""
+    """(k,) ||A v - lambda v||; equal to the recomputed residual up to rounding."""
     converged: jax.Array
-    """(k,) bool: the residual is at most tol * (largest |Ritz value| seen; of `eigs` largest ||A v||)."""
+    """(k,) bool: the residual is at most tol times the largest |Ritz value| found (`eigs`: the largest ||A v||)."""
     status: jax.Array
     """() int32, a `Status`."""
     num_matvecs: jax.Array
-    """() int32, all products spent, those that audit the residuals included."""
+    """() int32, number of matvecs, including those that verify the residuals."""
     error_bounds: jax.Array | None = None
-    """(k,) certified bounds on the distance of each eigenvalue from one of the operator: the residual, or r^2 / gap
-    where all eigenvalues are known (n <= krylov_dim), and what rounding may add. `eigsh` only."""
+    """(k,) certified bounds on the distance from each value to an eigenvalue of the operator, rounding included. The
+    bound is the residual r, or r^2 / gap if all eigenvalues are known (n <= krylov_dim). `eigsh` only."""
     gap: jax.Array | None = None
-    """() from the eigenvalues to the first one known that was not wanted; inf where none is. `eigsh` only."""
+    """() distance from the returned eigenvalues to the first unwanted Ritz value, or inf. `eigsh` only."""
     num_probes: jax.Array | None = None
-    """() int32, how often a random direction was followed in search of pairs missed. `eigsh` only."""
+    """() int32, number of missed-pair searches, each from a random vector. `eigsh` and `eigs` only."""
     num_recovered: jax.Array | None = None
-    """() int32, how many of the pairs only such a probe has found. `eigsh` only."""
+    """() int32, number of pairs that only a missed-pair search found. `eigsh` and `eigs` only."""
     error_estimates: jax.Array | None = None
-    """(k,) estimates of the error of each eigenvalue: r^2 / gap to the nearest Ritz value where the pair stands apart,
-    else the residual r. No bounds: an eigenvalue nearer than the nearest Ritz value makes them too small. `eigsh`
-    only."""
+    """(k,) estimates of the error of each eigenvalue: r^2 / gap to the nearest Ritz value for a well-separated pair,
+    else the residual r. These are no bounds: an eigenvalue nearer than the nearest Ritz value makes them too small.
+    `eigsh` only."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("eigenvalues", Status.named)
 
 
 class SingularResult(NamedTuple):
-    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, and what is known of each."""
+    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, with their residuals."""
 
     left: Any
-    """A vector that the operator gives with a leading axis k on every leaf: the u_i, orthonormal, not conjugated."""
+    """The u_i: an output vector of the operator with a leading axis k on every leaf; orthonormal, not conjugated."""
     values: jax.Array
-    """(k,) real, descending, not negative."""
+    """(k,) real, descending, nonnegative."""
     right: Any
-    """A vector that the operator takes with a leading axis k on every leaf: the v_i, orthonormal, signs fixed."""
+    """The v_i: an input vector of the operator with a leading axis k on every leaf; orthonormal, signs fixed."""
     residuals: jax.Array
-    """(k,) (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2), as one would recompute it."""
+    """(k,) (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2); equal to the recomputed residual up to rounding."""
     converged: jax.Array
-    """(k,) bool: the residual is at most tol * (largest singular value seen)."""
+    """(k,) bool: the residual is at most tol times the largest singular value found."""
     status: jax.Array
     """() int32, a `Status`."""
     num_matvecs: jax.Array
-    """() int32, all products with A and with A^H together, those that audit the residuals included."""
+    """() int32, number of matvecs with A and with A^H together, including those that verify the residuals."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("values", Status.named)
@@ -137,25 +138,25 @@ _Result = TypeVar("_Result", EigenResult, SingularResult)
 
 
 class EigenError(RuntimeError):
-    """A solve that did not end well, told on the host by `raise_if_failed`."""
+    """Error for a solve that failed, raised on the host by `raise_if_failed`."""
 
 
 @explained
 def raise_if_failed(result: _Result) -> _Result:
-    """Turns a failure that is data into an exception; to be called on the host, outside jit.
+    """Raise an exception if a solve failed; to be called on the host, outside jit.
 
     Args:
-        result: of any solver, or a batch of them as `jax.vmap` gives it.
+        result: result of any solver, or a batch of results from `jax.vmap`.
 
     Returns:
-        The same result, so that the call can be chained.
+        The same result, so that calls can be chained.
 
     Raises:
-        EigenError: if any status is not `CONVERGED`; says which pairs, their residuals and the remedy.
-        TypeError: if called under a transformation, where there are no values to look at; or of anything else than
-            what a solver returns.
+        EigenError: if any status is not `CONVERGED`; the message lists the pairs, their residuals and the remedy.
+        TypeError: if called under a transformation, where values are not available, or if `result` is not the result
+            of a solver.
 
-    Cost: no products; one transfer of k numbers to the host.
+    Cost: no matvecs; one transfer of k numbers to the host.
 
     Example:
         >>> import jax.numpy as jnp
@@ -197,9 +198,9 @@ def _describe(result: EigenResult | SingularResult, status: np.ndarray, lane: in
 
 
 class RunError(RuntimeError):
-    """A run that was refused, or whose result could not be kept: the message names the reason and the remedy.
+    """Error for a run that was refused, or that could not save its result; the message gives the reason and the remedy.
 
-    `result` is the result of a run that came to its end and could save nothing, else None.
+    `result` is the result of a completed run that could not write any checkpoint, else None.
     """
 
     def __init__(self, message: str, result: EigenResult | None = None):

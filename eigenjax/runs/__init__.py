@@ -1,7 +1,7 @@
-"""Long runs: data that does not fit in memory, progress, checkpoints, and an estimate beforehand.
+"""Long runs: data that does not fit in memory, progress, checkpoints, and an estimate of the resources.
 
-Read `run` first, then `solve` (the compiled steps that it drives) and `stream` (operators over batches from disk).
-`checkpoint`, `lock` and `fingerprint` save and resume; `estimate` predicts memory and time.
+Read `run` first, then `solve` (its compiled steps) and `stream` (operators over batches from disk). `checkpoint`,
+`lock` and `fingerprint` save and resume; `estimate` predicts memory and matvecs.
 
 Imports `vectors`, `operators`, `krylov` and `solvers`.
 """

@@ -1,10 +1,10 @@
-"""States on disk: whole or not there, and never taken for those of another run.
+"""Checkpoints on disk: complete or absent, and never used for another run.
 
 checkpoint_dir/
-lock              who runs here now
-step-00000120/    the newest state, after 120 products, and the one before it
-run.json        of which run it is, and a checksum of all bits of the state
-state/          the arrays, by Orbax
+    lock              the process that holds the directory
+    step-00000120/    the newest state, after 120 matvecs, and the one before it
+        run.json      identity of the run, and a checksum of all bits of the state
+        state/        the arrays, by Orbax
 """
 
 import contextlib
@@ -31,17 +31,17 @@ from eigenjax.vectors.tree import PyTree
 _KIND = "eigenjax run, "
 FORMAT = f"{_KIND}2"
 _RECORD, _ARRAYS = "run.json", "state"
-# As `Folder._step` writes them, and no other spelling of the same number.
+# Names in the spelling of `Folder._step`, and no other spelling of the same number.
 _STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")
 _PARTIAL = re.compile(_STEP.pattern + r"\.partial(\..*)?|" + LOCK)
-# The newest, and one to go back to where it has been damaged.
+# The newest checkpoint, and one to return to if that one is damaged.
 _KEPT = 2
-# Bytes that the some hundred small files of a state take on a disk beside its numbers.
+# Bytes on disk of the many small files of a state, besides its numbers.
 _ROOM_FOR_FILES = 2**20
 
 
 class Folder:
-    """The checkpoints of one run; made by `opened`."""
+    """Checkpoints of one run; created by `opened`."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -49,10 +49,10 @@ class Folder:
         self.has_failed = False
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The products and the record of the newest state, None where there is none.
+        """Return the number of matvecs and the record of the newest state; None if there is none.
 
         Raises:
-            RunError: if it cannot be read, or is of something else.
+            RunError: if it cannot be read, or was not written by a run of this version.
         """
         steps = self._steps()
         if not steps:
@@ -73,10 +73,10 @@ class Folder:
         return steps[-1], record
 
     def restore(self, products: int, record: dict[str, Any], like: PyTree) -> PyTree:
-        """The state, sharded like the one given.
+        """Restore the state, sharded like the one given.
 
         Raises:
-            RunError: if a single bit is not what was saved.
+            RunError: if a single bit differs from the saved state.
         """
         import orbax.checkpoint as ocp
 
@@ -87,7 +87,7 @@ class Folder:
         try:
             with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
                 arrays = checkpointer.restore(self._step(products) / _ARRAYS, args=arguments)
-        except Exception as error:  # whatever Orbax finds wrong
+        except Exception as error:  # any error of Orbax
             raise self._damaged(products, f"{type(error).__name__}: {str(error)[:200]}") from error
         leaves, treedef = jax.tree.flatten(like)
         state = jax.tree.unflatten(treedef, [arrays.get(_name(i), leaf) for i, leaf in enumerate(leaves)])
@@ -97,7 +97,7 @@ class Folder:
         return state
 
     def save(self, products: int, state: PyTree, record: dict[str, Any]) -> None:
-        """Writes a state; where that fails, says so once and goes on."""
+        """Write a state; a failure gives one warning, and the run continues."""
         record = {
             "format": FORMAT,
             **record,
@@ -108,7 +108,7 @@ class Folder:
         try:
             self._write(products, state, record)
             self.has_saved = True
-        except Exception as error:  # a full disk shows as many kinds of errors
+        except Exception as error:  # a full disk raises many kinds of errors
             if not self.has_failed:
                 self.has_failed = True
                 warnings.warn(
@@ -124,7 +124,7 @@ class Folder:
         target = self._step(products)
         partial = target.with_name(f"{target.name}.partial")
         _agreed(lambda: self._make_room(partial, state))
-        # What fails on one process before Orbax is called leaves none waiting in it. A folder that is not shared, too.
+        # A process that fails here, such as in a folder that is not shared, leaves no other process waiting in Orbax.
         _agreed(lambda: _try_writing(partial))
         _agreed(lambda: _write_arrays(partial, state))
         _agreed(lambda: self._move(partial, target, record))
@@ -136,15 +136,15 @@ class Folder:
         _check_room(self.path, state)
 
     def _move(self, partial: pathlib.Path, target: pathlib.Path, record: dict[str, Any]) -> None:
-        """The partial state, which is whole, becomes the newest; of the old ones few are kept."""
+        """Make the complete partial state the newest one, and remove the oldest states."""
         if jax.process_index() != 0:
             return
         (partial / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        if target.exists():  # of a run that was resumed and came by again
+        if target.exists():  # from a resumed run that reached this step again
             shutil.rmtree(target)
         os.rename(partial, target)
         for old in self._steps()[:-_KEPT]:
-            # Not by its name: a part of it is no state.
+            # Renamed first, because a partly removed folder must not count as a state.
             os.rename(self._step(old), partial)
             shutil.rmtree(partial)
 
@@ -165,11 +165,11 @@ class Folder:
 
 @contextlib.contextmanager
 def opened(checkpoint_dir: str | os.PathLike) -> Iterator[Folder]:
-    """Makes or takes over a directory, for this run alone.
+    """Create or take over a directory, for this run alone.
 
     Raises:
         ImportError: without Orbax.
-        RunError: if it cannot be written, another run is there, or it holds what no run has written.
+        RunError: if it cannot be written, another run uses it, or it holds files that no run has written.
     """
     require_checkpoints()
     path = pathlib.Path(checkpoint_dir).absolute()
@@ -185,7 +185,7 @@ def opened(checkpoint_dir: str | os.PathLike) -> Iterator[Folder]:
 def _opened_by_the_first(path: pathlib.Path) -> Iterator[Folder]:
     from jax.experimental import multihost_utils
 
-    # One process holds the lock; that it was refused is told to all, lest they wait for it.
+    # One process holds the lock. A refusal is broadcast, because the other processes would wait for it.
     with contextlib.ExitStack() as stack:
         refusal = None
         if jax.process_index() == 0:
@@ -217,17 +217,17 @@ def _claimed(path: pathlib.Path) -> Iterator[Folder]:
 
 
 def _agreed(act: Callable[[], None]) -> None:
-    """Does a part of the work on every process; where it fails on one of them it fails on all.
+    """Do a part of the work on every process; if it fails on one of them, fail on all.
 
-    Otherwise the others would wait for that one, or save what lacks its part.
+    Otherwise the others would wait for that process, or save a state without its part.
 
     Raises:
-        RunError: if it failed elsewhere only.
+        RunError: if it failed only on another process.
     """
     failure = None
     try:
         act()
-    except Exception as error:  # told to the others first
+    except Exception as error:  # reported to the other processes first
         failure = error
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -240,14 +240,14 @@ def _agreed(act: Callable[[], None]) -> None:
 
 
 def _try_writing(partial: pathlib.Path) -> None:
-    """Raises the error that this process meets in the folder that the first one made."""
+    """Raise the error that this process meets in the folder that the first process created."""
     probe = partial / f"process-{jax.process_index()}"
     probe.touch()
     probe.unlink()
 
 
 def _write_arrays(partial: pathlib.Path, state: PyTree) -> None:
-    """Each process its part. Orbax's own waiting for others ends after minutes where one has failed within."""
+    """Write the part of this process; after a failure within Orbax, the other processes wait for minutes."""
     import orbax.checkpoint as ocp
 
     with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
@@ -265,19 +265,19 @@ def _check_ours(path: pathlib.Path) -> None:
 
 
 def _check_room(path: pathlib.Path, state: PyTree) -> None:
-    """Raises the error of a full disk before Orbax meets it in many threads, each of which would log it."""
+    """Raise the error of a full disk before Orbax meets it in many threads, each of which would log it."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _ROOM_FOR_FILES
     if shutil.disk_usage(path).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _is_whole(record: dict[str, Any]) -> bool:
-    """Whether a record is the one that was written: whatever it holds then has the type it should have."""
+    """Test if a record is the one that was written, so that all its values have the expected types."""
     return record.get("digest") == fingerprint.digest({name: x for name, x in record.items() if name != "digest"})
 
 
 def _remove(folder: pathlib.Path, name: str) -> None:
-    """Removes one partial state, however little of it is there."""
+    """Remove one partial state, complete or not."""
     shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -286,12 +286,12 @@ def _name(position: int) -> str:
 
 
 def _named(state: PyTree) -> dict[str, Any]:
-    """Leaves by their position; those without any numbers, which Orbax does not take, are left out."""
+    """Name the leaves by their position; empty leaves, which Orbax does not accept, are left out."""
     return {_name(i): leaf for i, leaf in enumerate(jax.tree.leaves(state)) if np.prod(leaf.shape) > 0}
 
 
 def require_checkpoints() -> None:
-    """Raises an ImportError that names the extra where Orbax is missing."""
+    """Raise an ImportError that names the extra if Orbax is missing."""
     if importlib.util.find_spec("orbax") is None:
         raise ImportError(
             'checkpoint_dir= needs Orbax, which is not installed: pip install "eigenjax[checkpoints]", or leave '

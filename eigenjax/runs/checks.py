@@ -1,4 +1,4 @@
-"""What a run, a stream and an estimate refuse before any work."""
+"""Checks of the arguments of a run, a stream and an estimate, before any work."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ _ON_HOST = "is a loop on the host, and cannot be traced (by jit, vmap, grad, ...
 
 
 def operator_for(function: str, op: Any, like: PyTree) -> LinearOperator:
-    """The operator that was meant, or an error that names the function."""
+    """Convert an argument to an operator; errors name the function."""
     with prefixed(function):
         return as_operator(op, like=like)
 
@@ -36,7 +36,7 @@ def check_outside(function: str, *values: Any) -> None:
     ...
     TypeError: run is a loop on the host, and cannot be traced ...
     """
-    # Of a program that is being traced every number is a tracer, whatever it was made of.
+    # While a program is traced, every number computed in it is a tracer.
     here = _zero()
     if any(isinstance(leaf, Tracer) for leaf in [here, *jax.tree.leaves(values)]):
         raise TypeError(f"{function} {_ON_HOST} eigsh(op, k) there")
@@ -44,12 +44,12 @@ def check_outside(function: str, *values: Any) -> None:
 
 @jax.jit
 def _zero() -> jax.Array:
-    """Return a number made by a program: nothing is moved to the device implicitly."""
+    """Return a number from a compiled program, so that nothing is moved to the device implicitly."""
     return jnp.float32(0)
 
 
 def check_concrete(function: str, op: Any) -> None:
-    """Raise a TypeError for an operator of shapes alone."""
+    """Raise a TypeError for an operator that holds only shapes."""
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(op)):
         raise TypeError(
             f"{function} got an operator of shapes without numbers: give arrays; estimate(op, k) takes shapes"
@@ -59,7 +59,7 @@ def check_concrete(function: str, op: Any) -> None:
 def check_solve(
     function: str, k: Any, size: int, which: Any, block_size: Any, krylov_dim: Any, max_matvecs: Any
 ) -> None:
-    """Raise an error unless the static options are those of a solve."""
+    """Raise an error unless the static options are valid for a solve."""
     ritz.check_count(k, size, function)
     arguments.check_choice(function, "which", which, (*ritz.WHICH, "SM"))
     arguments.check_int(function, "block_size", block_size)
@@ -69,7 +69,7 @@ def check_solve(
 
 
 def check_numbers(function: str, which: str, tol: Any, sigma: Any, v0: Any, key: Any) -> None:
-    """Raise an error unless tolerance, shift, start and key are what a solve can use."""
+    """Raise an error unless tolerance, shift, start vectors and key are valid for a solve."""
     arguments.check_number(function, "tol", tol, least=0.0, remedy=_TOL)
     arguments.check_number(function, "sigma", sigma, remedy=_SIGMA)
     if sigma is not None and which != "LA":
@@ -84,7 +84,7 @@ def check_numbers(function: str, which: str, tol: Any, sigma: Any, v0: Any, key:
 
 
 def checked_directory(checkpoint_dir: Any) -> pathlib.Path | None:
-    """The path of a directory, None for none."""
+    """Convert an argument to the path of a directory; None stays None."""
     if checkpoint_dir is None:
         return None
     told = f"run got checkpoint_dir={arguments.shown(checkpoint_dir)}: give the path of a directory, or None"
@@ -97,7 +97,7 @@ def checked_directory(checkpoint_dir: Any) -> pathlib.Path | None:
 
 
 def check_batches(batches: Any) -> None:
-    """Raise a TypeError for what can be iterated over and is no source of batches."""
+    """Raise a TypeError for an iterable that is no source of batches: a path, a mapping, or one array."""
     told = f"stream got batches={arguments.shown(batches)}"
     if isinstance(batches, str | bytes | os.PathLike):
         raise TypeError(f"{told}: give memory_mapped_batches(path, batch_size) for arrays on disk")
@@ -108,7 +108,7 @@ def check_batches(batches: Any) -> None:
 
 
 def check_stream(loss: Any, batches: Any, weight: Any, sharding: Any) -> None:
-    """Raise a TypeError unless the arguments of a stream are of the kind that they should be."""
+    """Raise a TypeError unless the arguments of a stream have valid types."""
     if not callable(loss):
         raise TypeError(
             f"stream got loss={arguments.shown(loss)}: give loss(params, batch) or curvature(params, batch), then "
@@ -122,7 +122,7 @@ def check_stream(loss: Any, batches: Any, weight: Any, sharding: Any) -> None:
 
 
 def check_params(params: Any) -> None:
-    """Raise a TypeError for what is neither a pytree of arrays nor a module."""
+    """Raise a TypeError for parameters that are neither a pytree of arrays nor a module."""
     if params is None or isinstance(params, str | bytes):
         raise TypeError(
             f"stream got params={arguments.shown(params)}: give a pytree of arrays, the parameters of the loss"
@@ -130,7 +130,7 @@ def check_params(params: Any) -> None:
 
 
 def check_trees(params: Any, batch: Any) -> None:
-    """Raise a TypeError unless parameters and the first batch are of arrays, and the parameters are not traced."""
+    """Raise a TypeError unless parameters and first batch are pytrees of arrays, and the parameters are not traced."""
     check_arrays("stream", "params", params, remedy="give a pytree of arrays, the parameters of the loss")
     remedy = "give batches that are pytrees of arrays of numbers"
     check_arrays("stream", "the first batch", batch, remedy=remedy)
@@ -138,7 +138,7 @@ def check_trees(params: Any, batch: Any) -> None:
 
 
 def checked_weight(weight: Any) -> float:
-    """What a batch counts, as a float.
+    """Convert the weight of a batch to a float.
 
     >>> checked_weight("much")
     Traceback (most recent call last):
@@ -156,7 +156,7 @@ def checked_weight(weight: Any) -> float:
 
 
 def check_mean(loss: Any, params: PyTree, batches: Any, first: PyTree) -> None:
-    """Raise a ValueError for a loss that is a sum over the examples of a batch; of a single batch it may be one."""
+    """Raise a ValueError for a loss that is a sum over the examples of a batch; for a single batch it is allowed."""
     is_alone = hasattr(batches, "__len__") and len(batches) == 1
     if not is_alone and mistake_of(loss, params, jax.tree.map(jnp.asarray, first)) == "sum":
         raise ValueError(

@@ -1,6 +1,8 @@
-"""What a solve will need, from shapes alone: memory, traffic between devices, products. Nothing is run.
+"""Estimate of the resources of a solve from shapes alone: memory, traffic between devices, number of matvecs.
 
-bytes = operator + a product's temporaries + (m + b + max(k, m / 5) + 4) vectors
+Nothing is run. With m basis vectors and blocks of b,
+
+    bytes = operator + temporaries of a matvec + (m + b + max(k, m / 5) + 4) vectors
 """
 
 import math
@@ -22,31 +24,31 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
-# Vectors that a restarted solve holds beside its basis, as `eigsh` documents them.
+# Vectors of a restarted solve besides its basis.
 _VECTORS_BESIDE, _SHARE_OF_BASIS = 4, 5
-# Products for each pair: of a spectrum whose top stands out, as that of a network's Hessian; restarts for the others.
+# Matvecs for each pair if the wanted end is well separated, as for a network's Hessian; other spectra take restarts.
 _AT_LEAST = 2
-# What an all-reduce moves is twice what it reduces: everything is sent out and comes back as a sum.
+# An all-reduce moves twice what it reduces: each device sends its data, and receives the sum.
 _MOVED = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_MOVED)})(?:-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 
 
 class Estimate(NamedTuple):
-    """What a solve will need; bytes are of one device."""
+    """Resources of a solve; bytes are per device."""
 
     operator_bytes: int
     """Parameters and data."""
     product_bytes: int
-    """What the compiler sets aside for a product, beside its argument and its result."""
+    """Temporaries that the compiler allocates for a matvec, besides its argument and its result."""
     solver_bytes: int
     """The Krylov basis and the other vectors of the solver."""
     total_bytes: int
-    """All three."""
+    """Sum of the three."""
     network_bytes: int
-    """Moved from or to a device by one product, once through each loop; the solver adds a few kB."""
+    """Moved from or to a device by one matvec, each loop counted once; the solver adds a few kB."""
     num_matvecs: tuple[int, int]
-    """From a spectrum whose wanted end stands out (2 k) to the most that is allowed."""
+    """From 2 k, for a spectrum with a well-separated wanted end, to the largest number allowed."""
 
 
 @explained
@@ -61,26 +63,28 @@ def estimate(
     which: str = "LA",
     like: PyTree = None,
 ) -> Estimate:
-    """What `eigsh` or `run` will need for an operator that need not exist yet: it is compiled for one product, not run.
+    """Estimate the resources of `eigsh` or `run` from shapes: one matvec is compiled, and nothing is run.
 
     Args:
         op: whatever `as_operator` takes, or an operator of `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives it:
             `jax.eval_shape(lambda p, d: hessian(loss, p, d), params, data)`; or the shape of a matrix.
         k: number of pairs.
-        mesh: of devices at hand. Leaves without a sharding of their own are taken as split over all of them along
-            the longest axis that they divide, those without one as copied to each. None leaves all on one device.
-        krylov_dim: as of `eigsh`.
-        block_size: as of `eigsh`.
-        max_matvecs: as of `eigsh`.
-        which: as of `eigsh`.
+        mesh: available devices. A leaf without a sharding is assumed to be split over all of them, along its longest
+            axis that they divide; if there is none, it is copied to each. None uses one device.
+        krylov_dim: m, number of basis vectors; None is max(2 k + 10, 20), for "SM" max(4 k + 20, 60).
+        block_size: b, vectors multiplied at once (by vmap).
+        max_matvecs: most matvecs of the solve; None is the larger of 100 m and 10 min(n, 1000).
+        which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn, "SM" smallest
+            magnitude.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The figures. The memory of a product and what it moves are the compiler's own, for these devices; a collective
-        inside a loop over microbatches is counted once.
+        The figures. Memory and traffic of a matvec are those of the compiler, for these devices. A collective inside a
+        loop over microbatches is counted once.
 
     Raises:
-        ValueError, TypeError: as `eigsh`.
+        ValueError: if k, krylov_dim, block_size or max_matvecs does not fit, or `which` is unknown.
+        TypeError: if `op` is nothing that `as_operator` takes, or an option has the wrong type.
 
     Cost: one compilation.
 
@@ -121,7 +125,7 @@ def estimate(
 
 
 def _operator(op: Any, like: PyTree) -> LinearOperator:
-    """An operator of arrays or of shapes, from a matrix or the shape of one too."""
+    """Convert an argument to an operator of arrays or shapes; a matrix or the shape of one will do."""
     if isinstance(op, LinearOperator):
         return op
     if hasattr(op, "first_operator"):
@@ -136,7 +140,7 @@ def _operator(op: Any, like: PyTree) -> LinearOperator:
 
 
 def moved_bytes(program: str) -> int:
-    """What the collectives of a compiled program move, to or from one device.
+    """Count the bytes that the collectives of a compiled program move, to or from one device.
 
     >>> moved_bytes("%x = (f32[2,8]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1")
     136
@@ -165,7 +169,7 @@ def _placed(leaf: Any, mesh: Mesh | None) -> jax.ShapeDtypeStruct:
 
 
 def _split(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """All axes of the mesh along the longest axis that they divide."""
+    """Split the longest axis that the mesh divides over all axes of the mesh."""
     fitting = [axis for axis, length in enumerate(shape) if length and length % mesh.size == 0]
     if not fitting:
         return PartitionSpec()
@@ -174,7 +178,7 @@ def _split(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _like(structure: PyTree, mesh: Mesh | None, count: int) -> PyTree:
-    """So many vectors in working dtypes, each sharded as it would be by itself."""
+    """Return `count` vectors in working dtypes, each sharded like a single vector."""
 
     def rows(leaf):
         own = _placed(leaf, mesh).sharding
@@ -185,6 +189,6 @@ def _like(structure: PyTree, mesh: Mesh | None, count: int) -> PyTree:
 
 
 def _bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    """Of the part of a leaf that one device holds."""
+    """Return the bytes of the part of a leaf on one device."""
     shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
     return math.prod(shape) * jnp.dtype(leaf.dtype).itemsize

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: arguments, structure, and what the operator does to a fixed vector."""
+"""Identity of a run: its arguments, the structure of its vectors, and a matvec with a fixed vector."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
 from eigenjax.vectors.tree import PyTree
 
-# Numbers that stand for a product: its inner products with so many fixed vectors.
+# Number of inner products with fixed vectors that represent a matvec.
 _SKETCH = 8
-# The same operator on the same devices gives the same product but for the order of additions on a GPU; on others, but
-# for all rounding. Shares of the machine epsilon's logarithm: eps^(3/4) and eps^(1/2), the default tolerance.
+# On the same devices, the same operator gives the same matvec up to the order of additions on a GPU; on other devices,
+# up to all rounding. Powers of the machine epsilon: eps^(3/4), and eps^(1/2), the default tolerance.
 _SAME_DEVICES, _OTHER_DEVICES = 0.75, 0.5
-# Fixed for good: of the vectors above.
+# Key of these vectors. It must never change.
 _SEED = (0x65696765, 0x6E6A6178)
 # 2^32 over the golden ratio.
 _STRIDE = 0x9E3779B9
 
 
 def sketch(op: LinearOperator) -> tuple[PyTree, jax.Array]:
-    """The product with a fixed vector, and (9,) real numbers that stand for it, its norm the last.
+    """Compute A times a fixed vector, and (9,) real numbers that represent it, the last of them its norm.
 
-    Cost: one product.
+    Cost: one matvec.
     """
     return _sketch(op)
 
@@ -44,13 +44,13 @@ def _sketch(op: LinearOperator) -> tuple[PyTree, jax.Array]:
 
 
 def describe(structure: PyTree) -> list[list[Any]]:
-    """[path, shape, dtype] of every leaf."""
+    """Return [path, shape, dtype] of every leaf."""
     leaves = jax.tree_util.tree_flatten_with_path(structure)[0]
     return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
 
 
 def digest(value: Any) -> str:
-    """A short hash of what can be written as JSON.
+    """Compute a short hash of a value that can be written as JSON.
 
     >>> digest([1, "a"]) == digest((1, "a")) != digest([1, "b"])
     True
@@ -59,7 +59,7 @@ def digest(value: Any) -> str:
 
 
 def checksum(arrays: PyTree) -> int:
-    """Of all bits of all arrays, the same however they are sharded.
+    """Compute a checksum of all bits of all arrays, independent of their sharding.
 
     >>> checksum(jnp.ones(3)) == checksum(jnp.ones(3)) != checksum(jnp.ones(3).at[2].set(1.0000001))
     True
@@ -69,7 +69,7 @@ def checksum(arrays: PyTree) -> int:
 
 @jax.jit
 def _checksum(leaves: list[jax.Array]) -> jax.Array:
-    # Sums of integers modulo 2^32 do not depend on their order; an odd factor forgets no change of a word.
+    # Integer sums modulo 2^32 are independent of the order; with an odd factor every change of a word changes the sum.
     total = jnp.zeros((), jnp.uint32)
     parts = [part for leaf in leaves for part in _words(leaf)]
     for number, words in enumerate(parts):
@@ -83,7 +83,7 @@ def _checksum(leaves: list[jax.Array]) -> jax.Array:
 
 
 def _words(leaf: jax.Array) -> list[jax.Array]:
-    """Arrays of uint32 with the bits of the leaf."""
+    """Convert a leaf to arrays of uint32 with the same bits."""
     if jnp.iscomplexobj(leaf):
         return [*_words(leaf.real), *_words(leaf.imag)]
     if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -95,14 +95,14 @@ def _words(leaf: jax.Array) -> list[jax.Array]:
 
 
 def identity(structure: PyTree, numbers: jax.Array, arguments: dict[str, Any], key: Any, v0: Any) -> dict[str, Any]:
-    """What is written down of a run.
+    """Describe a run by values that JSON can hold.
 
     Args:
-        structure: of the operator's vectors.
-        numbers: of `sketch`.
-        arguments: by name, as JSON can hold them.
-        key: of the run.
-        v0: likewise.
+        structure: structure of the operator's vectors.
+        numbers: numbers of `sketch`.
+        arguments: arguments by name, as JSON can hold them.
+        key: typed key of the run, or None.
+        v0: start vectors, or None.
     """
     devices = numbers.sharding.device_set
     seed = [int(word) for word in jax.device_get(seed_of(key))]
@@ -117,11 +117,11 @@ def identity(structure: PyTree, numbers: jax.Array, arguments: dict[str, Any], k
 
 
 def difference(before: Any, now: dict[str, Any]) -> str | None:
-    """In words, what another run differs in; None where it is the same run.
+    """Describe in words the difference between two runs; None if they are the same run.
 
     Args:
-        before: as `identity` gave it, or whatever was read in its place.
-        now: of `identity`.
+        before: identity of the saved run, from `identity`; or any other value, if the record is damaged.
+        now: identity of this run.
     """
     damaged = _damaged_part(before, now)
     if damaged is not None:
@@ -141,7 +141,7 @@ def difference(before: Any, now: dict[str, Any]) -> str | None:
 
 
 def _damaged_part(before: Any, now: dict[str, Any]) -> str | None:
-    """The first part that is not of the type, or the length, that `identity` gives it."""
+    """Return the first part whose type or length is not that of `identity`, in words; None if all are valid."""
     if not isinstance(before, dict):
         return f"it has the type {type(before).__name__}"
     for name, part in now.items():
@@ -154,7 +154,7 @@ def _damaged_part(before: Any, now: dict[str, Any]) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether JSON gave a number that float64 can hold."""
+    """Test if a value from JSON is a number that float64 can hold."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
@@ -168,6 +168,6 @@ def _is_same_product(before: dict[str, Any], now: dict[str, Any]) -> bool:
     old, new = before["sketch"], now["sketch"]
     if before["epsilon"] != now["epsilon"] or not all(map(math.isfinite, old + new)):
         return repr(old) == repr(new)  # NaN is equal to NaN here
-    # In units of the norm of the product, the last number; the fixed vectors have components of 0.6.
+    # In units of the norm of the matvec, the last number; the components of the fixed vectors are about 0.6.
     size = max(abs(old[-1]), abs(new[-1]))
     return all(abs(x - y) <= allowed * size for x, y in zip(old, new, strict=True))

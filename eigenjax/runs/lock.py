@@ -1,4 +1,4 @@
-"""One run in a directory at a time."""
+"""Lock file that allows one run in a directory at a time."""
 
 import contextlib
 import errno
@@ -13,17 +13,17 @@ from typing import Any
 from eigenjax.result import RunError
 
 NAME = "lock"
-# A process may lock a file twice over without noticing: what it holds itself.
+# Names of the locks that this process holds: the system lets a process lock the same file twice.
 _HELD: set[str] = set()
 _GUARD = threading.Lock()
 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a folder that exists.
+    """Hold the lock of an existing folder.
 
-    The file names its holder; the lock on it is the system's, which ends with the process however that ends: what a
-    killed run leaves behind is taken over.
+    The file names its holder. The operating system releases the lock when the process ends, however it ends. The
+    next run takes over the lock file of a killed run.
 
     Raises:
         RunError: if another run holds it.
@@ -41,14 +41,14 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         file.truncate()
         json.dump({"pid": os.getpid(), "host": platform.node()}, file)
         file.flush()
-        # While it is held still, so that nobody else's is taken away.
+        # Unlink while the lock is held, so that no file of another run is removed.
         stack.callback(_unlink, path, file)
         yield
 
 
 @contextlib.contextmanager
 def _held(name: str, folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other threads out, from before the file is opened: closing it anew would end the lock."""
+    """Exclude other threads before the file is opened, because closing a second handle would release the lock."""
     with _GUARD:
         if name in _HELD:
             raise _refusal(folder, {"pid": os.getpid(), "host": platform.node()})
@@ -61,13 +61,13 @@ def _held(name: str, folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _taken(path: pathlib.Path, folder: pathlib.Path) -> Iterator[Any]:
-    """The lock file, open and locked, under its name.
+    """Open the lock file and lock it under its name.
 
-    A holder unlinks its file at the end. Whoever opened it before locks what has no name any more, while others make
-    and lock a new one: after locking, the name must still lead to the same file.
+    A holder unlinks its file at the end. A process that opened the file before then locks a file without a name, while
+    others create and lock a new one. After locking, the name must therefore still lead to the same file.
     """
     while True:
-        # Not through a link: what it leads to is somebody else's.
+        # Do not follow a link: its target may belong to another program.
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise _foreign(path)
         with open(path, "a+", encoding="utf-8", errors="replace") as file:
@@ -95,7 +95,7 @@ def _take(file: Any, folder: pathlib.Path) -> None:
     except ImportError:  # not a POSIX system
         return
     try:
-        # A record lock, because children that a data loader forks do not inherit it.
+        # A record lock, because the forked children of a data loader do not inherit it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
@@ -113,7 +113,7 @@ def _holder(text: str) -> dict[str, Any]:
 
 
 def _is_lock(text: str) -> bool:
-    """Whether a run may have written this: whole, cut short, or nothing yet."""
+    """Test if a run may have written this text: complete, truncated or empty."""
     return text == "" or text.startswith('{"pid": ') or '{"pid": '.startswith(text)
 
 

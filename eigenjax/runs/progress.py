@@ -1,4 +1,4 @@
-"""How far a run is, on standard error: a line that moves at a terminal, plain lines elsewhere."""
+"""Progress of a run on standard error: one updated line at a terminal, plain lines elsewhere."""
 
 import contextlib
 import math
@@ -11,29 +11,29 @@ from eigenjax.runs.solve import Standing
 
 # Seconds between two plain lines.
 _BETWEEN_LINES = 10.0
-# The rate of convergence is that of the last so many looks: it quickens towards the end.
+# Number of recent convergence checks that the rate is estimated from, because convergence accelerates.
 _LOOKS = 20
 
 Show = Callable[[Standing], None]
 
 
 class Moment(NamedTuple):
-    """A standing and when it was."""
+    """Progress at one time."""
 
-    seconds: float
-    products: int
+    seconds: float  # monotonic time
+    products: int  # number of matvecs
     distance: float  # log(worst residual / bound)
 
 
 def time_left(moments: list[Moment], max_matvecs: int) -> tuple[float, bool]:
-    """Seconds until the worst pair has converged, at the rate of late; or until the products allowed are spent.
+    """Estimate the seconds until the worst pair has converged, at the recent rate, or until the budget is spent.
 
     Args:
-        moments: of the looks so far, the last one now.
-        max_matvecs: products allowed.
+        moments: progress at the convergence checks so far, the last one at the current time.
+        max_matvecs: budget of matvecs.
 
     Returns:
-        The seconds, inf where nothing is known; and whether they are only a bound.
+        The seconds, inf if there is no estimate; and True if they are only a bound.
 
     Example:
         >>> time_left([Moment(0.0, 0, 9.0), Moment(10.0, 20, 6.0)], max_matvecs=100)
@@ -56,7 +56,7 @@ def time_left(moments: list[Moment], max_matvecs: int) -> tuple[float, bool]:
 
 
 def describe(standing: Standing, k: int, left: tuple[float, bool]) -> str:
-    """One line, without the time spent.
+    """Format one line of progress, without the elapsed time.
 
     >>> describe(Standing(41, 3, 2e-3, 1e-4, False), 10, (75.0, False))
     '3/10 pairs, worst residual 2.0e-03 (wanted 1.0e-04), 41 products, about 1:15 left'
@@ -71,7 +71,7 @@ def describe(standing: Standing, k: int, left: tuple[float, bool]) -> str:
 
 @contextlib.contextmanager
 def shown(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
-    """Gives `show(standing)`, to be called after every look; it does nothing where nothing is wanted."""
+    """Provide `show(standing)`, to be called after every convergence check; without `wanted` it does nothing."""
     if not wanted:
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""The long run: the restarted solver in a loop on the host, with progress, checkpoints and data from disk."""
+"""Long runs: the restarted solver in a loop on the host, with progress, checkpoints and data from disk."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from eigenjax.solvers.warm_start import example_vector
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
-# Products until the next look at how far a run is, where nobody looks.
+# Number of matvecs until the next progress report, if there are no reports.
 _WITHOUT_END = 2**31 - 1
 
 
@@ -45,45 +45,52 @@ def run(
     verify: bool = True,
     like: Any = None,
 ) -> EigenResult:
-    """The pairs of `eigsh`, by the same steps from a loop on the host: for solves of minutes to days.
+    """Compute eigenpairs by the steps of `eigsh` in a loop on the host, for solves of minutes to days.
 
-    It tells how far it is, survives being killed, and takes operators whose data do not fit (`stream`). Call it again
-    with the same arguments and the same directory, and it goes on where it was; the result is bit for bit that of an
-    undisturbed run on the same devices, and the same to rounding on others, whatever their number. Once it has ended,
-    another call costs two products.
+    The run reports its progress, can be killed and resumed, and takes operators over data larger than memory
+    (`stream`). Call it again with the same arguments and the same directory to resume it. The result is bit for bit
+    that of an uninterrupted run on the same devices, and equal to rounding on any other devices. After the end of the
+    run, another call costs two matvecs.
 
     Args:
-        op: whatever `as_operator` takes, or a `Stream`.
+        op: whatever `as_operator` takes, or a `Stream`; symmetric or Hermitian.
         k: number of pairs.
-        progress: pairs converged, worst residual, products and time left, on standard error: a bar at a terminal
-            (with the extra `report`), else a line every ten seconds. In a program of many processes the first tells.
-        checkpoint_dir: a directory for this run alone, new, empty or of this very run, seen by all processes. Needs
-            the extra `checkpoints`. None keeps nothing.
-        every: products between two checkpoints; each writes krylov_dim + block_size vectors.
-        which: as of `eigsh`.
-        tol: as of `eigsh`.
-        krylov_dim: as of `eigsh`.
-        max_matvecs: as of `eigsh`.
-        block_size: as of `eigsh`; of a stream, the vectors that one pass over the data serves.
-        sigma: as of `eigsh`.
-        v0: as of `eigsh`; of a stream, k eigenvectors are only where to start.
-        key: as of `eigsh`.
-        verify: as of `eigsh`.
+        progress: report converged pairs, worst residual, matvecs and remaining time on standard error: a bar at a
+            terminal (with the extra `report`), else a line every ten seconds. With many processes, the first reports.
+        checkpoint_dir: a directory for this run alone: new, empty or that of this run, seen by all processes. Needs
+            the extra `checkpoints`. None saves nothing.
+        every: matvecs between two checkpoints; each writes krylov_dim + block_size vectors.
+        which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn; "SM", smallest
+            magnitude, is sigma=0.
+        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|. None is sqrt(eps) of
+            the accumulation dtype, or 4 eps for leaves of 16 bits if that is more.
+        krylov_dim: m, number of basis vectors. None is max(2 k + 10, 20), for interior eigenvalues max(4 k + 20, 60),
+            and more for blocks. More vectors need fewer matvecs; the least is k + block_size, 2 more for interior ones.
+        max_matvecs: most matvecs, besides those that verify the residuals; None is the larger of 100 m and
+            10 min(n, 1000).
+        block_size: b, vectors multiplied at once (by vmap); for a stream, the vectors in one pass over the data.
+        sigma: find the interior eigenvalues nearest to this number, nearest first, instead of `which`.
+        v0: start vector; several vectors, with a leading axis; or an `EigenResult`. If k are eigenvectors to within
+            tol, k + 1 matvecs verify them; for a stream they are only start vectors. Signs of the result follow v0.
+        key: typed key of the start vector and of fresh directions; None is `jax.random.key(0)`.
+        verify: search for missed pairs, such as copies of repeated eigenvalues, once k pairs have converged. False
+            saves the search.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        As `eigsh`.
+        The pairs in the order of `which`, or nearest to sigma first.
 
     Raises:
-        ValueError, TypeError: as `eigsh`.
+        ValueError: if an option does not fit the operator, or two options exclude each other.
+        TypeError: if `op` is nothing that `as_operator` takes, an option has the wrong type, or under jit.
         ImportError: for a checkpoint_dir without Orbax.
         RunError: if the directory is in use, cannot be written, is damaged, or holds another run (then nothing is
-            written); if the batches of a stream are not the same in every pass; or at the end, if not one
-            checkpoint could be written, with the result as `error.result`. A checkpoint that cannot be written
-            gives one RuntimeWarning, and the run goes on.
+            written); or if the batches of a stream are not the same in every pass. Also at the end, if no checkpoint
+            at all could be written, with the result as `error.result`. A checkpoint that cannot be written gives one
+            RuntimeWarning, and the run continues.
 
-    Cost: the products of `eigsh`, and one more at the start, by which an operator is recognised (of a stream, with its
-    first batch only).
+    Cost: the matvecs of `eigsh`, and one more at the start that identifies the operator (for a stream, with its first
+    batch only).
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,7 +134,7 @@ def _run(
 ) -> EigenResult:
     image, numbers = fingerprint.sketch(op.first_operator() if isinstance(op, Stream) else op)
     identity = _identity(op, plan, sigma, v0, key, numbers) if folder else {}
-    # Before anything is set aside for the state.
+    # Checked before memory is allocated for the state.
     found = _found(folder, identity)
     options = (plan, sigma, v0, seed_of(key), vector_shardings(image))
     with prefixed("run"):
@@ -135,7 +142,7 @@ def _run(
     del image
     if folder and found:
         solve.state = folder.restore(*found, like=solve.state)
-        if isinstance(op, Stream) and jax.process_index() == 0:  # the one whose data the record speaks of
+        if isinstance(op, Stream) and jax.process_index() == 0:  # the process whose data the record describes
             op.expected = found[1].get("epoch")
     wanted = tells and jax.process_index() == 0
     with progress_shown(wanted, plan.goal.k, plan.goal.max_matvecs) as show:
@@ -153,12 +160,12 @@ def _run(
 def _go_on(
     solve: OperatorSolve, op: Any, folder: checkpoint.Folder | None, record: dict, every: int, show: Show | None
 ) -> None:
-    """Takes products until the solve is done, telling and saving as asked."""
+    """Advance until the solve is done, with progress reports and checkpoints as requested."""
     products, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
     while not done:
         next_save = min((products // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
         while not done and products < next_save:
-            # Every process takes the same turns, whoever tells of them.
+            # Every process takes the same steps, although only one reports progress.
             standing = solve.advance(products + 1 if show else next_save)
             products, done = int(standing.products), bool(standing.done)
             if show:
@@ -169,7 +176,7 @@ def _go_on(
 
 
 def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """The newest state of this very run, if there is one."""
+    """Return the newest state of this same run, if there is one."""
     found = folder.latest() if folder else None
     if folder is None or found is None:
         return None

@@ -1,4 +1,4 @@
-"""An operator known by what it did to a few vectors: for programs that take products elsewhere."""
+"""Operator defined by its values at a few vectors, for programs whose matvecs are computed outside of them."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ from eigenjax.vectors.tree import PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ShownOperator(LinearOperator):
-    """A x = c A v for x = c v, v one of the vectors shown; zero where none was.
+    """Operator with A x = c A v for x = c v, v one of the given vectors; zero if there are none.
 
     Example:
         >>> op = shown(jax.ShapeDtypeStruct((2,), jnp.float32), jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 4.0]]))
@@ -22,18 +22,18 @@ class ShownOperator(LinearOperator):
         [6. 8.]
     """
 
-    vectors: PyTree  # (q, ...), None for none
-    images: PyTree
-    leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
-    treedef: Any = dataclasses.field(metadata={"static": True})
+    vectors: PyTree  # (q, ...) the v, or None for none
+    images: PyTree  # (q, ...) the A v
+    leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})  # of the structure
+    treedef: Any = dataclasses.field(metadata={"static": True})  # of the structure
 
     @property
     def structure(self) -> PyTree:
-        """As it was told."""
+        """Structure of a vector."""
         return jax.tree.unflatten(self.treedef, self.leaves)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The image of the one vector shown that is parallel to this one."""
+        """Return the scaled A v of the one given vector v that is parallel to this vector."""
         if self.vectors is None:
             return jax.tree.map(jnp.zeros_like, vector)
         lengths = jax.vmap(tree.norm)(self.vectors)
@@ -44,6 +44,6 @@ class ShownOperator(LinearOperator):
 
 
 def shown(structure: PyTree, vectors: PyTree = None, images: PyTree = None) -> ShownOperator:
-    """An operator of this structure, with the (q, ...) images of (q, ...) vectors."""
+    """Create an operator of this structure from (q, ...) vectors v and their (q, ...) A v."""
     leaves, treedef = jax.tree.flatten(structure)
     return ShownOperator(vectors, images, tuple(leaves), treedef)

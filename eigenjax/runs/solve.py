@@ -1,7 +1,7 @@
-"""The restarted solver, one look or one product at a time, driven from the host.
+"""Restarted solver driven from the host, one convergence check or one matvec at a time.
 
-The programs are `init`, `step` and `finalize` of `solvers.symmetric.restarted_lanczos`, compiled; between them the
-whole state is in the hands of the host. How many steps one call takes has no influence on what they compute.
+The programs are `init`, `step` and `finalize` of `solvers.symmetric.restarted_lanczos`, compiled. Between them the host
+holds the whole solver state. The number of steps in one call does not change what they compute.
 """
 
 import functools
@@ -28,17 +28,17 @@ from eigenjax.vectors.tree import PyTree
 
 
 class Standing(NamedTuple):
-    """What is told of a run under way."""
+    """Progress of a run."""
 
-    products: Any  # () int32
-    num_converged: Any  # () int32, at the last look
-    worst_residual: Any  # () of the k pairs, inf before there are so many
-    bound: Any  # () what it has to reach
+    products: Any  # () int32, number of matvecs
+    num_converged: Any  # () int32, at the last convergence check
+    worst_residual: Any  # () largest residual of the k pairs, inf before there are k
+    bound: Any  # () bound on the residual of a converged pair
     done: Any  # () bool
 
 
 class OperatorSolve:
-    """A solve whose products are compiled with it."""
+    """Solve with matvecs that are compiled with it."""
 
     def __init__(self, op: LinearOperator, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._op, self._plan = op, plan
@@ -49,13 +49,13 @@ class OperatorSolve:
         self.state, self._known, self._references = _compiled(_begin, own, self.shardings, rest=2)(op, v0, seed)
 
     def advance(self, until: int) -> Standing:
-        """Takes looks until so many products are spent, one at least."""
+        """Run to the first convergence check at which `until` matvecs are spent, at least one check."""
         program = _compiled(_advance, self._plan.goal, self.shardings, rest=1)
         self.state, standing = program(self._op, self.state, self._known, _moved(until), **self._numbers)
         return jax.device_get(standing)
 
     def finish(self) -> EigenResult:
-        """The result of the state."""
+        """Return the result of the current state."""
         return self._finished(self._op)
 
     def _finished(self, op: LinearOperator) -> EigenResult:
@@ -64,14 +64,14 @@ class OperatorSolve:
 
 
 class StreamSolve(OperatorSolve):
-    """A solve whose products are passes over data on the host."""
+    """Solve with matvecs that are passes over data on the host."""
 
     def __init__(self, stream: Stream, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._stream = stream
         super().__init__(shown(stream.structure), plan, sigma, v0, seed, shardings)
 
     def advance(self, until: int) -> Standing:
-        """Takes products until so many are spent, one block at least."""
+        """Run until `until` matvecs are spent, at least one block."""
         program = _compiled(_absorb, self._plan.goal, self.shardings, rest=1)
         while True:
             images = self._stream.products(_propose(self.state))
@@ -81,8 +81,8 @@ class StreamSolve(OperatorSolve):
                 return standing
 
     def finish(self) -> EigenResult:
-        """The result of the state: one product audits the residuals, k more where it finds fault."""
-        # The vectors first, whose product the audit asks for.
+        """Return the result of the state: one matvec verifies the residuals, k more recompute them if that fails."""
+        # The vectors are needed first, because the matvec for the verification is with a combination of them.
         result = super().finish()
         vectors, structure = result.eigenvectors, self._stream.structure
         audited = audited_vector(vectors, result.eigenvalues.dtype, self.state.krylov.seed)
@@ -99,7 +99,7 @@ class StreamSolve(OperatorSolve):
 
 
 def vector_shardings(image: PyTree) -> PyTree | None:
-    """How vectors lie on the devices of a mesh, told by a product; None where there is none."""
+    """Return the sharding of vectors on a mesh, taken from a matvec; None without a mesh of several devices."""
     leaves = [leaf.sharding for leaf in jax.tree.leaves(image)]
     meshes = [sharding.mesh for sharding in leaves if isinstance(sharding, NamedSharding)]
     if not meshes or meshes[0].size == 1:
@@ -109,7 +109,7 @@ def vector_shardings(image: PyTree) -> PyTree | None:
 
 
 def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState | None:
-    """Return those of a state: vectors and rows of bases lie like vectors, the rest everywhere; in all programs."""
+    """Return the sharding of a state: vectors and rows of bases like vectors, the rest replicated; in all programs."""
     if shardings is None:
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
@@ -119,7 +119,7 @@ def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState
 
 
 def _compiled(program: Any, fixed: Plan | Goal, shardings: RestartedState | None, *, rest: int) -> Any:
-    """The program with its first result, the state, sharded so, and `rest` more results."""
+    """Compile a program; its first result, the state, is sharded by `shardings`, and `rest` more results follow."""
     leaves, treedef = jax.tree.flatten(shardings)
     return _remembered(program, fixed, tuple(leaves), treedef, rest)
 
@@ -128,7 +128,7 @@ def _compiled(program: Any, fixed: Plan | Goal, shardings: RestartedState | None
 def _remembered(program: Any, fixed: Plan | Goal, leaves: tuple, treedef: Any, rest: int) -> Any:
     shardings = jax.tree.unflatten(treedef, leaves)
     name = "plan" if isinstance(fixed, Plan) else "goal"
-    # The state is turned in place: two of them would be two bases.
+    # The state is updated in place: two copies of it would be two bases.
     donated = 1 if program in (_advance, _absorb) else None
     results = None if shardings is None else (shardings, *[None] * rest)
     return jax.jit(functools.partial(program, **{name: fixed}), donate_argnums=donated, out_shardings=results)
@@ -136,7 +136,7 @@ def _remembered(program: Any, fixed: Plan | Goal, leaves: tuple, treedef: Any, r
 
 def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple[RestartedState, Any, Any]:
     state, known, references = planning.begin(op, plan, v0, seed)
-    # No weak types: the first call of `_advance` and all others are one program.
+    # Without weak types, the first call of `_advance` and all others are one program.
     strong = lambda x: jax.lax.convert_element_type(x, x.dtype)
     return jax.tree.map(strong, state), known, references
 
@@ -177,5 +177,5 @@ def _stacked(rows: PyTree, more: PyTree) -> PyTree:
 
 
 def _moved(value: Any) -> Any:
-    """Move a number explicitly; among several processes jit lays it out on all devices itself."""
+    """Move a number to the device explicitly; with several processes, jit places it on all devices itself."""
     return on_device(value) if jax.process_count() == 1 else value

@@ -1,4 +1,4 @@
-"""Data on the host, one epoch after another: the same batches each time, or the run is refused."""
+"""Batches of data on the host; a run is refused unless every epoch has the same batches."""
 
 import os
 import zlib
@@ -14,12 +14,12 @@ from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.result import RunError
 from eigenjax.vectors.tree import PyTree
 
-# Numbers of each leaf's first example that a checksum reads: enough to tell examples apart, nothing beside a product.
+# Numbers of each leaf's first example that a checksum reads: enough to distinguish examples, cheap beside a matvec.
 _NUMBERS_READ = 1024
 
 
 class MemoryMappedBatches:
-    """Consecutive slices of arrays that stay on disk; made by `memory_mapped_batches`."""
+    """Consecutive slices of arrays that stay on disk; created by `memory_mapped_batches`."""
 
     def __init__(self, arrays: PyTree, batch_size: int):
         self.arrays = arrays
@@ -36,21 +36,21 @@ class MemoryMappedBatches:
 
 @explained
 def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatches:
-    """Arrays on disk as batches for `stream`: read when they are wanted, in order, the last one smaller if it must be.
+    """Create batches for `stream` from arrays on disk, read on demand and in order; the last batch may be smaller.
 
     Args:
         arrays: pytree with a common leading axis N, of paths of `.npy` files, of `numpy.memmap`, or of arrays.
         batch_size: examples in a batch.
 
     Returns:
-        An iterable of ceil(N / batch_size) batches, the same at every turn.
+        An iterable of ceil(N / batch_size) batches, the same in every pass.
 
     Raises:
-        OSError: if a file cannot be read; names it.
+        OSError: if a file cannot be read; the message names it.
         ValueError: if the leading axes differ, a file is no .npy file, or batch_size is not a positive int.
-        TypeError: if a leaf is neither.
+        TypeError: if a leaf is neither a path nor an array.
 
-    Cost: nothing is read before it is iterated over.
+    Cost: nothing is read before the iteration.
 
     Example:
         >>> import numpy as np
@@ -83,7 +83,7 @@ def _mapped(leaf: Any) -> Any:
 
 
 def check_repeatable(batches: Any) -> None:
-    """Refuses what gives its batches only once.
+    """Raise an error for a source that gives its batches only once.
 
     Raises:
         TypeError: if it is not iterable, or a generator.
@@ -102,7 +102,7 @@ def check_repeatable(batches: Any) -> None:
 def groups_alike(
     batches: Iterable[tuple[PyTree, float]], most: int, most_bytes: int
 ) -> Iterator[list[tuple[PyTree, float]]]:
-    """Consecutive batches of the same shapes and dtypes together: so many at most, in no more bytes than that, or one.
+    """Group consecutive batches of equal shapes and dtypes: at most `most` in `most_bytes` bytes, or a single one.
 
     >>> [len(group) for group in groups_alike([(np.ones(2), 1.0)] * 3 + [(np.ones(1), 1.0)], 2, 100)]
     [2, 1, 1]
@@ -128,27 +128,27 @@ def _dtype(leaf: Any) -> np.dtype:
 
 
 class Epoch(NamedTuple):
-    """What is remembered of one pass over the data."""
+    """Record of one pass over the data."""
 
-    checksums: tuple[int, ...]  # of each batch
-    weight: float  # of all batches
+    checksums: tuple[int, ...]  # checksum of each batch
+    weight: float  # sum of the weights of all batches
 
     @property
     def signature(self) -> list[float]:
-        """Of all of it, to be written down."""
+        """Summary of the epoch, to be saved with a checkpoint."""
         return [len(self.checksums), self.weight, zlib.crc32(repr(self.checksums).encode())]
 
 
 class EpochWatch:
-    """Compares the epoch under way with the first one, batch by batch."""
+    """Comparison of the current epoch with an earlier one, batch by batch."""
 
     def __init__(self, known: Epoch | None, first: int, signature: list[float] | None):
-        """Starts an epoch.
+        """Start an epoch.
 
         Args:
-            known: an epoch of before; None in the first one.
+            known: an earlier epoch; None in the first one.
             first: checksum of the first batch.
-            signature: of an epoch in another process; None where nothing is known of one.
+            signature: signature of an epoch in the process that wrote the checkpoint; None without a checkpoint.
         """
         self._known, self._signature = known, signature
         self._first = first
@@ -157,11 +157,11 @@ class EpochWatch:
 
     @property
     def place(self) -> int:
-        """How many batches it has taken."""
+        """Number of batches so far."""
         return len(self._checksums)
 
     def add(self, batch: PyTree, weight: float) -> None:
-        """Takes the next batch; raises a RunError if it is not the one that came before in its place."""
+        """Take the next batch; raise a RunError if it differs from the one at this position in an earlier epoch."""
         place, checksum = self.place, batch_checksum(batch)
         expected = self._first if place == 0 else None
         if self._known is not None:
@@ -172,7 +172,7 @@ class EpochWatch:
         self.weight += weight
 
     def end(self) -> Epoch:
-        """The whole epoch; raises a RunError if it is shorter than before, or not that of the signature."""
+        """Return the whole epoch; raise a RunError if its length or signature differs from that of an earlier one."""
         epoch = Epoch(tuple(self._checksums), self.weight)
         if self._known is not None and len(epoch.checksums) != len(self._known.checksums):
             raise changed(f"an epoch of {len(epoch.checksums)} batches after one of {len(self._known.checksums)}")
@@ -184,7 +184,7 @@ class EpochWatch:
 
 
 def changed(what: str) -> RunError:
-    """The error for a source that does not repeat itself."""
+    """Create the error for a source that does not repeat its batches."""
     return RunError(
         f"the batches have changed: {what}. Every product is one epoch of the same operator; the usual causes are "
         "shuffle=True, random augmentation, or a source that goes on where it stopped: switch them off, or fix "
@@ -193,7 +193,7 @@ def changed(what: str) -> RunError:
 
 
 def batch_checksum(batch: PyTree) -> int:
-    """Of the shapes, and of a part of the first example of every leaf.
+    """Compute a checksum of the shapes, and of a part of the first example of every leaf.
 
     >>> batch_checksum(np.ones((2, 3))) == batch_checksum(np.ones((2, 3))) != batch_checksum(np.zeros((2, 3)))
     True

@@ -1,13 +1,13 @@
-"""Operators over data that do not fit: one product, or a block of them, is one pass over batches on the host.
+"""Operators over data larger than memory: one matvec, or a block of them, is one pass over batches on the host.
 
     A v = sum_j w_j A_j v / sum_j w_j,    A_j the operator of batch j, w_j its number of examples
 
-There are no callbacks from compiled programs to the host, so a stream is no `LinearOperator`: `run` drives it, asking
-the solver for vectors and giving it their products; or one calls it.
+Compiled programs make no callbacks to the host, so a stream is no `LinearOperator`. `run` drives it by reverse
+communication: the solver proposes vectors, and the stream computes their matvecs.
 
-On a CPU a program gets its temporaries from the system, as pages that are cleared when they are first touched: one
-program a batch took 1.5 times the time of a loop over the batches in one program, of which all but 0.02 was that
-(the ratio with pages kept by the process). There a few batches go into one program, which loops over them.
+On a CPU a program gets its temporaries from the system, as pages that are cleared at first use. One program per batch
+took 1.5 times the time of a loop over the batches in one program; with pages kept by the process, 1.02 times. On a CPU
+a few batches therefore go into one program, which loops over them.
 """
 
 import collections
@@ -33,21 +33,21 @@ from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeat
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# A stream is no operator with an algebra.
+# Hint for operator algebra, which a stream does not support.
 _BUILT_IN = (
     "build it into the curvature, such as stream(lambda p, batch: 2.0 * hessian(loss, p, batch).shift(1.0), params, "
     "batches)"
 )
-# Groups of batches on the device: one is multiplied while the next one is on its way or waits.
+# Groups of batches on the device: one in use, the next one in transfer or waiting.
 _IN_FLIGHT = 2
-# On a CPU so many batches make a group, which leaves an eighth of the cost of fresh pages; in bytes no more than that,
-# for there they are copies beside the host's own. Elsewhere memory is dear, and the allocator keeps its pages.
+# Batches in a group on a CPU, which leaves an eighth of the cost of fresh pages. They are copies, hence the limit in
+# bytes. Elsewhere a group is one batch: memory is scarce, and the allocator keeps its pages.
 _GROUP, _GROUP_BYTES = 8, 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class _HessianOf:
-    """Params, batch -> the Hessian of a loss; compared by its parts, so that programs are compiled once."""
+    """Map from params and batch to the Hessian of a loss; compared by its parts, so that programs are compiled once."""
 
     loss: Callable
     options: tuple[tuple[str, Any], ...]
@@ -57,9 +57,9 @@ class _HessianOf:
 
 
 class Stream:
-    """A symmetric operator whose products are epochs; made by `stream`, solved by `run`, and called on the host."""
+    """Symmetric operator whose matvecs are epochs; created by `stream`, solved by `run`, and callable on the host."""
 
-    # For jax.numpy and operators' checks: a stream is no matrix.
+    # A stream is not a matrix: jax.numpy and the checks of operators reject it.
     __array_ufunc__ = None
     no_operator = (
         "a stream reads its data on the host for every matvec, and no compiled program can take it: its eigenpairs are "
@@ -78,21 +78,21 @@ class Stream:
 
     @property
     def size(self) -> int:
-        """How many numbers a vector holds."""
+        """Number of entries of a vector."""
         return tree.size(self.structure)
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The dtype of the leaves where they agree, else the one that their scalars are accumulated in."""
+        """Common dtype of the leaves, or the dtype that their scalars are accumulated in if they differ."""
         return tree.common_dtype(self.structure)
 
     def __call__(self, vector: PyTree) -> PyTree:
-        """A v, one pass over the data.
+        """Compute A v in one pass over the data.
 
         Raises:
-            TypeError: under jit and other transformations, or where a dtype differs.
-            ValueError: where the structure or a shape differs; names the leaf.
-            RunError: if the batches are not those of an earlier pass.
+            TypeError: under jit and other transformations, or if a dtype differs.
+            ValueError: if the structure or a shape differs; the message names the leaf.
+            RunError: if the batches differ from those of an earlier pass.
         """
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(vector)):
             raise TypeError(
@@ -105,7 +105,7 @@ class Stream:
         return tree.cast_like(tree.row(images, 0), self.structure)
 
     def __matmul__(self, vector: PyTree) -> PyTree:
-        """A v, one pass over the data."""
+        """Compute A v in one pass over the data."""
         return self(vector)
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class Stream:
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _combined
 
     def products(self, vectors: PyTree) -> PyTree:
-        """The (b, ...) products of b vectors in working dtypes, in one pass over the data."""
+        """Compute the (b, ...) matvecs with b vectors in working dtypes, in one pass over the data."""
         check_vector(_one_of(vectors), tree.working_structure(self.structure), name="a row of vectors")
         total = jax.tree.map(jnp.zeros_like, vectors)
         watch = EpochWatch(self.epoch, self._first, self.expected)
@@ -141,7 +141,7 @@ class Stream:
         return _divided(total, self.epoch.weight)
 
     def _watched(self, watch: EpochWatch) -> Iterator[tuple[PyTree, float]]:
-        """The batches with their weights, each one compared with what it was before."""
+        """Yield the batches with their weights, after a comparison of each one with an earlier pass."""
         for batch in self.batches:
             with prefixed(f"stream: batch {watch.place}"):
                 weight = checks.checked_weight(self._weigh(batch))
@@ -149,7 +149,7 @@ class Stream:
             yield batch, weight
 
     def first_operator(self) -> LinearOperator:
-        """The operator of the first batch alone."""
+        """Return the operator of the first batch alone."""
         batch = _first_batch(self.batches)
         EpochWatch(self.epoch, self._first, None).add(batch, 1.0)
         return self.curvature(self.params, self._placed(batch))
@@ -176,7 +176,7 @@ def stream(
     weight: Callable[[Any], float] | None = None,
     sharding: Any = None,
 ) -> Stream:
-    """A Hessian, or any other curvature, over data that is read batch by batch for every product.
+    """Create the operator of a Hessian, or any other curvature, over data that is read batch by batch in each matvec.
 
         A v = sum_j w_j A_j v / sum_j w_j
 
@@ -184,27 +184,26 @@ def stream(
         loss: `loss(params, batch) -> scalar`, the mean over the batch's examples, of which the Hessian is taken; or
             `curvature(params, batch) -> LinearOperator`, such as `lambda p, batch: hessian(loss, p, batch).shift(1.0)`.
         params: pytree of arrays; or a module of flax.nnx, for a `loss(module, batch)`: its nnx.Param vary.
-        batches: what gives the same batches each time that it is iterated over: a list, a data loader that does not
-            shuffle, `memory_mapped_batches`. Pytrees of arrays, of NumPy or of what NumPy can read. Only the last
-            batch should be of another size: each size is compiled once.
-        batch_size: microbatches within a batch, as of `hessian`, for a loss.
-        select: which parameters vary, as of `hessian`, for a loss.
-        mode: as of `hessian`, for a loss.
-        weight: `weight(batch) -> float`, how much a batch counts; None is its number of examples, the common leading
-            axis of its arrays.
+        batches: iterable with the same batches in every pass: a list, a data loader that does not shuffle,
+            `memory_mapped_batches`. A batch is a pytree of arrays, or of values that NumPy can convert. Only the last
+            batch should differ in size: each size is compiled once.
+        batch_size: for a loss: sum over microbatches of this many examples within a batch.
+        select: for a loss: the parameters that vary, by `select(path, leaf) -> bool` or a pattern such as "*/kernel".
+        mode: for a loss: "forward_over_reverse", "linearize", "reverse_over_reverse"; "auto" is the first that it has.
+        weight: `weight(batch) -> float`, the weight w_j; None is its number of examples, their leading axis.
         sharding: a `jax.sharding.Sharding` for the arrays of a batch. In a program of many processes each one gives
             its own part of every batch.
 
     Returns:
-        A `Stream`: `run(stream, k)` finds its eigenpairs, `stream(v)` is one product, on the host, `stream.products`
+        A `Stream`: `run(stream, k)` finds its eigenpairs, `stream(v)` is one matvec, on the host, `stream.products`
         several in one pass. It is equal to the operator of all data to rounding.
 
     Raises:
         TypeError: if batches can be iterated over only once, or the function gives neither a scalar nor an operator.
-        ValueError: if there are no batches; as `hessian`.
+        ValueError: if there are no batches, or an option is invalid.
 
-    Cost: a product is one pass over the data; at most two batches are on the device, on a CPU up to sixteen (of up to
-        8 MB; fewer if they are larger, two of more than 32 MB). This call reads the first batch.
+    Cost: a matvec is one pass over the data. At most two batches are on the device, on a CPU up to sixteen of up to
+        8 MB; fewer if they are larger, two of more than 32 MB. This call reads the first batch.
 
     Example:
         >>> import jax.numpy as jnp
@@ -253,7 +252,7 @@ def _add_products(
     vectors: PyTree,
     total: PyTree,
 ) -> tuple[PyTree, jax.Array]:
-    """Adds the products of a group of batches alike; the second result is there when the group is done with."""
+    """Add the matvecs of a group of batches of equal shapes; the second result is ready when the group is done."""
 
     def add(total, batch_and_weight):
         batch, weight = batch_and_weight
@@ -277,7 +276,7 @@ def _divided(total: PyTree, weight: Any) -> PyTree:
 
 
 def _one_of(vectors: PyTree) -> PyTree:
-    """The structure of one of the vectors that are stacked along a leading axis."""
+    """Return the structure of one of the vectors that are stacked along a leading axis."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x)), vectors)
 
 

@@ -1,6 +1,6 @@
-"""The spectrum as a whole: its density, the trace, the diagonal, and functions of the operator.
+"""Estimators for the whole spectrum: its density, the trace, the diagonal, and functions of the operator.
 
-Read `trace` first, then `density`. Probe vectors and quadratures stand in `probing/`; `status` is shared.
+Read `trace` first, then `density`. `probing/` holds the random probes and quadratures; `status` holds the status codes.
 
 Imports `vectors`, `operators`, `krylov` and `solvers`.
 """

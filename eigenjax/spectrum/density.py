@@ -1,12 +1,12 @@
-"""The density of a whole spectrum by stochastic Lanczos quadrature.
+"""Density of a whole spectrum by stochastic Lanczos quadrature.
 
     F(x) = #{lambda_i <= x} / n = tr 1(A <= x) / n  ~  mean over probes q of  sum_i w_i 1(theta_i <= x)
 
-with q uniform on the unit sphere and (theta, w) its quadrature. Exact eigenpairs already known take part with a mass
-of 1 / n each, and the probes keep to their complement, where outliers no longer take up steps.
+with q uniform on the unit sphere and (theta, w) its quadrature. Exact eigenpairs that are already known contribute a
+mass of 1 / n each. The probes then stay in their complement, where outliers no longer use up steps.
 
-How wide a node is, is said in `node_widths`: a converged outlier is a line, a node of the bulk reaches to its
-neighbours.
+`node_widths` defines the width of a node: a converged outlier is a line, and a node of the bulk reaches to the
+midpoints between it and its neighbors.
 """
 
 import functools
@@ -26,60 +26,60 @@ from eigenjax.spectrum.probing.node_widths import Bars, bars
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import gauss_quadrature, tridiagonals
 
-# On a grid a line is as wide as the grid's spacing, or this part of the gap to its neighbour where that is less.
+# On a grid, a line is as wide as the grid spacing, but at most this fraction of the gap to its neighbor.
 _SHARE_OF_GAP = 0.25
-# Nodes within so many units of rounding of ||A|| of each other are one; a node so near above x counts as at x.
+# Nodes within c * eps * ||A|| of each other coincide; a node so close above x counts as at x.
 _ROUNDING = 4.0
 
 
 class SpectralDensity(NamedTuple):
-    """The spectrum's distribution: a discrete measure for each probe, and their mean.
+    """Distribution of the eigenvalues: a discrete measure for each probe, and their mean.
 
-    NaN throughout where a product was not finite.
+    NaN throughout if a matvec was not finite.
     """
 
     nodes: jax.Array
-    """(p, m) ascending for each of the p probes; with `deflate` the k known eigenvalues follow them."""
+    """(p, m) ascending for each of the p probes; with `deflate`, the k known eigenvalues follow."""
     weights: jax.Array
     """(p, m), each row sums to 1."""
     residuals: jax.Array
-    """(p, m) an eigenvalue is no farther from the node than this; 0 of known ones."""
+    """(p, m) distance from each node within which an eigenvalue lies; 0 for known eigenvalues."""
     num_matvecs: jax.Array
-    """() int32, products spent."""
+    """() int32, number of matvecs."""
 
     __repr__ = printing.short_repr
 
     def density(self, grid: Any, width: Any = None) -> jax.Array:
-        """The density, a sum of normal kernels around the nodes; `cdf` resolves more.
+        """Evaluate the density, a sum of normal kernels at the nodes; `cdf` has a higher resolution.
 
         Args:
             grid: numbers of any shape.
-            width: the standard deviation of all kernels; None takes one for each node: half the distance to its
-                nearest neighbour, less where the node has converged. Lines are then as wide as the grid's spacing, so
-                that they show and the sum over a fine grid is 1.
+            width: standard deviation of all kernels. None takes one for each node: half the distance to its nearest
+                neighbor, less if the node has converged. Lines are then as wide as the grid spacing, so that they are
+                visible and the density on a fine grid sums to 1.
 
         Returns:
-            Of the grid's shape.
+            The density, in the shape of the grid.
         """
         if width is not None:
             _check_width(width)
         return _density_at(self, jnp.asarray(on_device(grid)), on_device(width))
 
     def cdf(self, x: Any) -> jax.Array:
-        """The share of eigenvalues at or below x; what is above it by rounding (4 eps ||A||) is at x.
+        """Compute the fraction of eigenvalues at or below x; values above x by rounding (4 eps ||A||) count as at x.
 
         Args:
             x: numbers of any shape.
 
         Returns:
-            Of the shape of x, rising from 0 to 1. `cdf_standard_error` says how far to trust it.
+            The fractions, in the shape of x, rising from 0 to 1. `cdf_standard_error` gives their error.
         """
         return _cdf(self, jnp.asarray(on_device(x)))[0]
 
     def cdf_standard_error(self, x: Any) -> jax.Array:
-        """The standard error of `cdf`, from the spread over the probes; inf if there is one only.
+        """Compute the standard error of `cdf` from the spread over the probes; inf for a single probe.
 
-        It is of the chance in the probes. What the nodes cannot resolve, up to half the weight of one, is not in it.
+        It covers the random error of the probes, not the resolution error of up to half the weight of one node.
         """
         return _cdf(self, jnp.asarray(on_device(x)))[1]
 
@@ -95,32 +95,32 @@ def spectral_density(
     probe_batch: int = 1,
     like: Any = None,
 ) -> SpectralDensity:
-    """The distribution of all eigenvalues of a symmetric operator, by stochastic Lanczos quadrature.
+    """Estimate the distribution of all eigenvalues of a symmetric operator by stochastic Lanczos quadrature.
 
         F(x) ~ mean over probes of sum_i w_i 1(theta_i <= x),    T = S diag(theta) S^T,    w_i = S_1i^2
 
-    Two errors: chance, of standard deviation sqrt(2 F (1 - F) / (p n)) (real, p probes), which `cdf_standard_error`
-    measures; and resolution, up to half the weight of a node, about pi / (2 m) in the middle of a spread-out spectrum
-    and less at its ends.
+    The error has two parts. The random error has the standard deviation sqrt(2 F (1 - F) / (p n)) (real, p probes),
+    which `cdf_standard_error` measures. The resolution error is up to half the weight of a node: about pi / (2 m) in
+    the middle of a spread-out spectrum, and less at its ends.
 
     Args:
         op: whatever `as_operator` takes. Symmetric or Hermitian.
         key: typed key of the probes.
-        num_probes: p, static. More of them against chance.
-        krylov_dim: m, steps from each, static; more than n is n. More of them against a lack of resolution.
-        deflate: eigenpairs known, as `eigsh` returns them. Those that have converged become exact nodes of mass 1 / n,
-            and the probes look at the rest only: for outliers, and for details of a bulk beside them.
-        probe_batch: probes at once (by vmap), static: each holds a basis.
+        num_probes: p, static. More probes reduce the random error.
+        krylov_dim: m, steps from each probe, static; at most n are taken. More steps improve the resolution.
+        deflate: known eigenpairs, as `eigsh` returns them. Those that have converged become exact nodes of mass 1 / n,
+            and the probes sample the rest only. Use it for outliers, and for details of a bulk next to them.
+        probe_batch: probes at once (by vmap), static; each holds a basis.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        Nodes and weights of each probe, `density` and `cdf`.
+        Nodes and weights of each probe, with the methods `density` and `cdf`.
 
     Raises:
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
-        TypeError: if they are no ints, `key` is no typed key, or `deflate` no `EigenResult`.
+        TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
-    Cost: p m products, and one more with `deflate`; m + 4 vectors of memory for each of the probes at once. Not
+    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. Not
     differentiable in reverse mode.
 
     Example:
@@ -186,7 +186,7 @@ def _density_at(found: SpectralDensity, grid: jax.Array, width: Any) -> jax.Arra
 
 @jax.jit
 def _cdf(found: SpectralDensity, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The mean over the probes, and its standard error."""
+    """Compute the mean over the probes, and its standard error."""
     x = x.astype(found.nodes.dtype)
     points = x.reshape(-1) + _rounding(found)
 
@@ -195,7 +195,7 @@ def _cdf(found: SpectralDensity, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         past = points[:, None] - nodes
         left = around.share * jnp.clip(1 + past / around.left, 0, 1)
         right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)
-        # Weights add up to 1 to rounding only.
+        # Weights add up to 1 only to rounding.
         return jnp.clip(jnp.sum(weights * (left + right), axis=1), 0, 1)
 
     of_probes = jax.lax.map(one, (found.nodes, found.weights, _bars(found))).reshape(-1, *x.shape)
@@ -203,7 +203,7 @@ def _cdf(found: SpectralDensity, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _bars(found: SpectralDensity) -> Bars:
-    """Of each probe, (p, m)."""
+    """Compute the bars of each probe, (p, m)."""
     rounding = _rounding(found)
     return jax.lax.map(
         lambda probe: bars(probe[0], probe[1], probe[2], rounding), (found.nodes, found.weights, found.residuals)
@@ -211,7 +211,7 @@ def _bars(found: SpectralDensity) -> Bars:
 
 
 def _rounding(found: SpectralDensity) -> jax.Array:
-    """() the distance below which two nodes are one."""
+    """Return the distance below which two nodes coincide, ()."""
     limits = jnp.finfo(found.nodes.dtype)
     return jnp.maximum(_ROUNDING * limits.eps * jnp.max(jnp.abs(found.nodes)), limits.tiny / limits.eps)
 

@@ -1,11 +1,11 @@
-"""The diagonal of an operator from products with random signs (XDiag).
+"""Diagonal of an operator from matvecs with random signs (XDiag).
 
 For signs omega, conj(omega) * (B omega) has the mean diag B, elementwise. With P_i the projector on the range of A
 times all probes but omega_i,
 
     diag A  =  diag(A P_i) + diag(A (I - P_i))  ~  diag(A P_i) + conj(omega_i) * A (I - P_i) omega_i
 
-and the mean over i. Nothing is asked of A; where it is Hermitian, P_i holds the rows that matter.
+and the mean over i. The operator can be of any kind; if A is Hermitian, P_i also captures its dominant row space.
 """
 
 import functools
@@ -35,14 +35,14 @@ from eigenjax.vectors.tree import PyTree
 
 
 class DiagonalResult(NamedTuple):
-    """An estimate, its standard errors, and what it has cost."""
+    """Estimate with its standard errors and its cost."""
 
     estimate: PyTree
-    """A vector of the operator, real: a_jj in the place of entry j."""
+    """A vector of the operator, real, with a_jj in entry j."""
     standard_error: PyTree
-    """Likewise, of each entry, from the spread of the samples; inf where there is one only."""
+    """A vector of the operator, real: the error of each entry, from the spread of the samples; inf for one sample."""
     num_matvecs: jax.Array
-    """() int32, products spent."""
+    """() int32, number of matvecs."""
 
     __repr__ = printing.short_repr
 
@@ -51,30 +51,30 @@ class DiagonalResult(NamedTuple):
 def diagonal(
     op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1, like: PyTree = None
 ) -> DiagonalResult:
-    """The diagonal of an operator from products with random signs.
+    """Estimate the diagonal of an operator from matvecs with random signs.
 
         diag A ~ mean over i of  diag(A P_i) + conj(omega_i) * A (I - P_i) omega_i
 
-    Unbiased. A budget of n or more is spent on n unit vectors: the diagonal is then exact, as it is for Hermitian
-    operators of a rank less than half of the budget.
+    Unbiased. With a budget of n or more, n unit vectors are used and the diagonal is exact. It is also exact for
+    Hermitian operators of a rank less than half of the budget.
 
     Args:
-        op: whatever `as_operator` takes. Of a complex operator that is
-            not Hermitian, the real part of the diagonal is meant.
+        op: whatever `as_operator` takes. For a complex operator that is not Hermitian, the real part of the diagonal
+            is estimated.
         key: typed key of the probes.
-        num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
-        probe_batch: products at once (by vmap), static.
+        num_matvecs: number of matvecs, static; exactly these are spent, or n if that is less.
+        probe_batch: matvecs at once (by vmap), static.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The estimate, shaped like a vector of the operator, and its standard error, entry by entry: twice of it holds
+        The estimate, shaped like a vector of the operator, and the standard error of each entry: twice the error covers
         the truth in nine of ten cases.
 
     Raises:
         ValueError: if num_matvecs is less than 2.
-        TypeError: if it is no int, or `key` no typed key.
+        TypeError: if num_matvecs is not an int, or `key` is not a typed key.
 
-    Cost: num_matvecs products; twice as many vectors of memory. Differentiable in the operator, in both modes.
+    Cost: num_matvecs matvecs; twice as many vectors of memory. Differentiable in the operator, in both modes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -100,7 +100,7 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     count, odd = divmod(num_matvecs, 2)
     key, key_odd = jax.random.split(key)
     drawn = sketch(op, draw(random_signs, key, op, count), probe_batch)
-    # diag(A P) = sum_j z_j * conj(q_j), in all samples.
+    # diag(A P) = sum_j z_j * conj(q_j) is common to all samples.
     base = jax.tree.map(
         lambda z, q: jnp.sum((z * jnp.conj(q.astype(z.dtype))).real, axis=0), drawn.basis_images, drawn.basis
     )
@@ -110,7 +110,7 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     add = lambda sums, i: (_counted(sums, _sample(drawn, i), unit), None)
     sums = jax.lax.scan(add, (nothing, nothing), samples)[0]
     if odd:
-        # One sample more, outside of the whole range.
+        # One more sample, in the complement of the whole range.
         signs = random_signs(key_odd, tree.working_structure(op.structure))
         image = matvec(op, complement(drawn.basis, signs))
         sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs), unit)
@@ -118,7 +118,7 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
 
 
 def _sample(drawn: Sketch, i: jax.Array) -> PyTree:
-    """conj(omega_i) * A (I - P_i) omega_i, less what diag(A P_i) lacks of diag(A P)."""
+    """Compute conj(omega_i) * A (I - P_i) omega_i - diag(A (P - P_i)), with P the projector on the whole range."""
     left_out, inside = drawn.left_out[:, i], drawn.inside[:, i]
     outside = tree.add_scaled(tree.row(drawn.images, i), -1.0, tree.combine(inside, drawn.basis_images))
     own = jax.tree.map(_times_conjugate, outside, tree.row(drawn.probes, i))
@@ -133,14 +133,14 @@ def _times_conjugate(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _largest(images: PyTree) -> jax.Array:
-    """Return the largest entry, or one: squares of what is divided by it neither overflow nor vanish."""
+    """Return the largest entry, or one if it is zero; squares divided by it neither overflow nor underflow."""
     entries = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(images)]
     largest = jax.lax.stop_gradient(jnp.max(jnp.stack(entries)))
     return jnp.where(largest > 0, largest, 1)
 
 
 def _counted(sums: tuple[PyTree, PyTree], sample: PyTree, unit: jax.Array) -> tuple[PyTree, PyTree]:
-    """Return the sums of the samples, and of their squares in units of the square of this one."""
+    """Add a sample to the sum, and its square, divided by the square of `unit`, to the sum of squares."""
     return (
         jax.tree.map(jnp.add, sums[0], sample),
         jax.tree.map(lambda squares, x: squares + jnp.square(x / unit.astype(x.dtype)), sums[1], sample),
@@ -156,7 +156,7 @@ def _mean(base: PyTree, sums: tuple[PyTree, PyTree], unit: jax.Array, count: int
         own = unit.astype(total.dtype)
         variance = jnp.maximum(squares - jnp.square(total / own) / count, 0) / (count * (count - 1))
         spread = DEPENDENT * widened(count, FEW_DEPENDENT) * own * jnp.sqrt(variance)
-        # The root has no derivative at zero, and nobody needs one.
+        # The root has no derivative at zero, and no derivative of the error is needed.
         return jax.lax.stop_gradient(jnp.hypot(spread, jnp.finfo(base.dtype).eps * jnp.abs(base)))
 
     return DiagonalResult(estimate, jax.tree.map(error, base, *sums), jnp.int32(num_matvecs))

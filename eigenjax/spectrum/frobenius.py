@@ -1,4 +1,4 @@
-"""The Frobenius norm of an operator from products with random vectors: Hutch++ for A^H A."""
+"""Frobenius norm of an operator from matvecs with random vectors: Hutch++ for A^H A."""
 
 import functools
 from typing import Any
@@ -21,29 +21,29 @@ from eigenjax.vectors.tree import PyTree
 def frobenius_norm(
     op: Any, *, key: jax.Array, num_matvecs: int = 100, probe_batch: int = 1, like: PyTree = None
 ) -> TraceResult:
-    """The Frobenius norm of an operator, the root of the sum of the squares of its entries.
+    """Estimate the Frobenius norm of an operator, the root of the sum of the squares of its entries.
 
         ||A||_F^2 = ||A Q||_F^2 + ||A (I - Q Q^H)||_F^2
 
-    with Q the range of A times a third of the probes, and the second part from the lengths of A times random vectors
-    outside of it. A budget of n or more is spent on n unit vectors, and the norm is exact.
+    with Q an orthonormal basis of the range of A times a third of the probes. The second term comes from the lengths of
+    A times random vectors in the complement of Q. With a budget of n or more, n unit vectors give the exact norm.
 
     Args:
         op: whatever `as_operator` takes; symmetric or not.
         key: typed key of the probes.
-        num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
-        probe_batch: products at once (by vmap), static.
+        num_matvecs: number of matvecs, static; exactly these are spent, or n if that is less.
+        probe_batch: matvecs at once (by vmap), static.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The norm; its square is what is unbiased. Operators of any scale are handled without over- or underflow of
-        squares, and the derivative of a norm of zero is taken for zero.
+        The norm. Its square is the unbiased estimate. Squares neither overflow nor underflow, whatever the scale of the
+        operator. The derivative of a norm of zero is zero.
 
     Raises:
         ValueError: if num_matvecs is less than 3.
-        TypeError: if it is no int, or `key` no typed key.
+        TypeError: if num_matvecs is not an int, or `key` is not a typed key.
 
-    Cost: num_matvecs products; two thirds as many vectors. Differentiable in the operator, in both modes.
+    Cost: num_matvecs matvecs; two thirds as many vectors. Differentiable in the operator, in both modes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -72,7 +72,7 @@ def _frobenius_norm(op: LinearOperator, key: jax.Array, *, num_matvecs: int, pro
         unit = _largest(jnp.concatenate([drawn.inside, drawn.outside]))
         squares = drawn._replace(inside=jnp.square(drawn.inside / unit), outside=jnp.square(drawn.outside / unit))
         (squared, error), spent = combined(squares), num_matvecs
-    # The root has no derivative at zero: that of a norm is taken for zero there.
+    # The root has no derivative at zero; the derivative of a norm of zero is set to zero.
     there = squared > 0
     root = jnp.where(there, jnp.sqrt(jnp.where(there, squared, 1)), 0)
     # d sqrt(x) = dx / (2 sqrt(x))
@@ -89,6 +89,6 @@ def _length(vector: PyTree) -> jax.Array:
 
 
 def _largest(lengths: jax.Array) -> jax.Array:
-    """Return the largest length, or one: squares of what is divided by it neither overflow nor vanish."""
+    """Return the largest length, or one if it is zero; squares divided by it neither overflow nor underflow."""
     largest = jax.lax.stop_gradient(jnp.max(lengths))
     return jnp.where(largest == 0, 1, largest)

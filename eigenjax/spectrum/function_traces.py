@@ -2,8 +2,8 @@
 
     tr f(A) ~ n mean over probes q of sum_i w_i f(theta_i)
 
-with the Gauss quadrature (theta, w) of m steps of Lanczos from q (Golub and Meurant 2010). How far m steps suffice is
-told by what the last fifth of them has changed.
+with the Gauss quadrature (theta, w) of m steps of Lanczos from q (Golub and Meurant 2010). The truncation error is
+estimated by the change over the last fifth of the steps.
 """
 
 import functools
@@ -28,11 +28,11 @@ from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
 from eigenjax.vectors.tree import PyTree
 
-# The part of a start vector along a Ritz vector is rounding below so many units of it.
+# A component of the start vector along a Ritz vector below c * eps is rounding error.
 _WEIGHTLESS = 64.0
-# An eigenvalue below so many units of rounding of the largest may be zero.
+# An eigenvalue below c * eps times the largest may be zero.
 _ROUNDING = 16.0
-# The largest matrix written out where the budget allows.
+# Largest matrix that is computed densely if the budget allows.
 _MOST_DENSE = 2048
 
 
@@ -48,31 +48,31 @@ def trace_of_function(
     probe_batch: int = 1,
     like: PyTree = None,
 ) -> TraceResult:
-    """The trace of a function of a symmetric operator, tr f(A) = sum_i f(lambda_i), by stochastic Lanczos quadrature.
+    """Estimate the trace of a function of a symmetric operator, tr f(A) = sum_i f(lambda_i), by Lanczos quadrature.
 
         tr f(A) ~ sum over known pairs of f(lambda_i)  +  (n - k) mean over probes of sum_i w_i f(theta_i)
 
     Args:
         op: whatever `as_operator` takes. Symmetric or Hermitian.
-        f: of an array of eigenvalues, real, elementwise.
+        f: function of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
-        num_probes: p, static. More of them against chance.
-        krylov_dim: m, steps from each, static; more than n is n. More of them where f is not smooth on the spectrum.
-        deflate: eigenpairs known, as `eigsh` returns them; those that have converged count as they are, without chance.
-        probe_batch: probes at once (by vmap), static: each holds a basis.
+        num_probes: p, static. More probes reduce the random error.
+        krylov_dim: m, steps from each probe, static; at most n are taken. Raise it if f is not smooth on the spectrum.
+        deflate: known eigenpairs, as `eigsh` returns them; those that have converged contribute exactly.
+        probe_batch: probes at once (by vmap), static; each holds a basis.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The estimate. Its standard error holds the spread over the probes and, as far as it shows, what m steps fall
-        short of: by how much the last fifth of them has changed the estimate. Twice the error holds the truth in nine
-        of ten cases: of few probes it is larger than the spread alone says. A budget p m of n or more (and n of 2,048
-        or less) is spent on the n unit vectors; the trace is then exact, and its error zero.
+        The estimate. Its standard error includes the spread over the probes and an estimate of the truncation error:
+        the change over the last fifth of the m steps. Twice the error covers the truth in nine of ten cases, so
+        for few probes it is larger than the spread. With a budget p m of n or more (and n of 2,048 or less), n unit
+        vectors are used instead; the trace is then exact, and its error zero.
 
     Raises:
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
-        TypeError: if they are no ints, `key` is no typed key, or `deflate` no `EigenResult`.
+        TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
-    Cost: p m products, and one more with `deflate`; m + 4 vectors of memory for each of the probes at once. Not
+    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. Not
     differentiable in reverse mode.
 
     Example:
@@ -124,7 +124,7 @@ def _trace_of_function(
 
 
 def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
-    """Return the sum over all eigenvalues of the dense matrix."""
+    """Compute the sum over all eigenvalues of the dense matrix."""
     dense = to_dense(op)
     values = jnp.linalg.eigvalsh((dense + jnp.conj(dense).T) / 2, symmetrize_input=False)
     estimate = jnp.sum(_real_values(f, values))
@@ -148,31 +148,31 @@ def logdet(
     probe_batch: int = 1,
     like: PyTree = None,
 ) -> TraceResult:
-    """The logarithm of the determinant of a positive definite operator, log det A = tr log A.
+    """Estimate the logarithm of the determinant of a positive definite operator, log det A = tr log A.
 
-    The logarithm is steep at zero: an ill-conditioned operator takes steps by the root of its condition number, and
-    gains by `deflate` of its smallest eigenvalues.
+    The logarithm is steep at zero: the number of steps grows like the root of the condition number. Deflation of the
+    smallest eigenvalues (`deflate`) reduces it.
 
     Args:
         op: whatever `as_operator` takes; positive definite.
         key: typed key of the probes.
-        num_probes: p, static. More of them against chance.
-        krylov_dim: m, steps from each, static; more than n is n.
-        deflate: eigenpairs known, as `eigsh` returns them; those that have converged count as they are, without chance.
-        probe_batch: probes at once (by vmap), static: each holds a basis.
+        num_probes: p, static. More probes reduce the random error.
+        krylov_dim: m, steps from each probe, static; at most n are taken.
+        deflate: known eigenpairs, as `eigsh` returns them; those that have converged contribute exactly.
+        probe_batch: probes at once (by vmap), static; each holds a basis.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The estimate, with a standard error of which twice holds the truth in nine of ten cases. A Ritz value that is
-        negative, or zero to rounding, shows that the operator is not positive definite: the estimate is NaN then, and
-        `status` is `EstimateStatus.NOT_POSITIVE_DEFINITE`. A budget p m of n or more (and n of 2,048 or less) is spent
-        on the n unit vectors; the result is then exact, and its error zero.
+        The estimate, with a standard error; twice the error covers the truth in nine of ten cases. A Ritz value that is
+        negative, or zero to rounding, shows that the operator is not positive definite. The estimate is then NaN, and
+        `status` is `EstimateStatus.NOT_POSITIVE_DEFINITE`. With a budget p m of n or more (and n of 2,048 or less), n
+        unit vectors are used instead; the result is then exact, and its error zero.
 
     Raises:
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
-        TypeError: if they are no ints, `key` is no typed key, or `deflate` no `EigenResult`.
+        TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
-    Cost: p m products, and one more with `deflate`; m + 4 vectors of memory for each of the probes at once. Not
+    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. Not
     differentiable in reverse mode.
 
     Example:
@@ -200,16 +200,16 @@ def _logdet(
 
 
 def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:
-    """Return sum_i w_i f(theta_i), and whether a node is not positive; what has no weight does not count for either."""
+    """Compute sum_i w_i f(theta_i), and whether a node is not positive; nodes without weight are left out."""
     nodes, weights, _ = gauss_quadrature(state, count)
     there = jnp.sqrt(weights) > _WEIGHTLESS * jnp.finfo(weights.dtype).eps
-    # Where f is infinite or NaN without weight it must not spoil a derivative either.
+    # An infinite or NaN value of f without weight must not spoil a derivative either.
     images = _real_values(f, jnp.where(there, nodes, nodes[jnp.argmax(weights)]))
     return jnp.sum(jnp.where(there, weights * images, 0)), _is_poor(nodes, jnp.where(there, weights, 0))
 
 
 def _is_poor(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Return whether a value with weight is negative, or zero to rounding."""
+    """Test if a value with weight is negative, or zero to rounding."""
     floor = _ROUNDING * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     return jnp.any((weights > 0) & (values <= floor))
 

@@ -2,8 +2,8 @@
 
     f(A) = X f(Lambda) X^H,    f(A) v ~ ||v|| V f(T) e_1
 
-with A V ~ V T from m steps of Lanczos from v (Golub and Meurant 2010). How far m steps suffice is told by what the last
-fifth of them has changed.
+with A V ~ V T from m steps of Lanczos from v (Golub and Meurant 2010). The error is estimated by the change over the
+last fifth of the steps.
 """
 
 import functools
@@ -27,21 +27,21 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
-# The Ritz values and the sum over the basis are right to about so many units of rounding of the largest |f|.
+# Rounding error of the Ritz values and of the sum over the basis: about c * eps times the largest |f|.
 _ROUNDING = 10.0
 
 
 class FunctionResult(NamedTuple):
-    """f(A) v, and what is known of it."""
+    """Vector f(A) v with an estimate of its error."""
 
     vector: PyTree
     """A vector of the operator, in its working dtypes."""
     error_estimate: jax.Array
-    """() of the norm of the error: what the last fifth of the steps has changed."""
+    """() estimate of the norm of the error: the change over the last fifth of the steps."""
     converged: jax.Array
     """() bool: the error estimate is at most tol times the norm of the vector."""
     num_matvecs: jax.Array
-    """() int32, products spent."""
+    """() int32, number of matvecs."""
     status: jax.Array | int = int(EstimateStatus.ESTIMATED)
     """() int32, an `EstimateStatus`."""
 
@@ -52,29 +52,30 @@ class FunctionResult(NamedTuple):
 def matrix_function(
     op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None, like: Any = None
 ) -> FunctionResult:
-    """The function of a symmetric operator times a vector, f(A) v = sum_i f(lambda_i) x_i <x_i, v>, by Lanczos.
+    """Compute a function of a symmetric operator times a vector, f(A) v = sum_i f(lambda_i) x_i <x_i, v>, by Lanczos.
 
         f(A) v ~ ||v|| V f(T) e_1,    A V ~ V T
 
-    Exact once v's Krylov space is exhausted, and otherwise as good as f has a polynomial of degree m - 1 on the
-    spectrum: exp and smooth functions take a few steps, sqrt and log about the root of the condition number.
+    Exact once the Krylov space of v is exhausted. Otherwise the error is that of the best polynomial approximation of f
+    with degree m - 1 on the spectrum. Smooth functions such as exp take a few steps; sqrt and log take about the root
+    of the condition number.
 
     Args:
         op: whatever `as_operator` takes, symmetric or Hermitian; a bare callable takes vectors like v, or `like`.
-        f: of an array of eigenvalues, elementwise. Complex values need a complex v.
+        f: function of an array of eigenvalues, elementwise. Complex values need a complex v.
         v: a vector of the operator.
-        krylov_dim: m, steps, static; more than n is n.
-        tol: for `converged`, relative to the norm of the result; None is the root of the machine epsilon.
+        krylov_dim: m, number of steps, static; at most n are taken.
+        tol: tolerance for `converged`, relative to the norm of the result; None is sqrt(eps).
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The vector, with an estimate of its error. NaN, and not converged, where f or a product is not finite.
+        The vector, with an estimate of its error. NaN and not converged if a value of f or a matvec is not finite.
 
     Raises:
         ValueError: if krylov_dim is less than 1, v does not fit, or f does not keep the shape.
-        TypeError: if krylov_dim is no int, or f has complex values and v real ones.
+        TypeError: if krylov_dim is not an int, or f has complex values and v real ones.
 
-    Cost: m products, m + 4 vectors of memory. Not differentiable in reverse mode.
+    Cost: m matvecs, m + 4 vectors of memory. Not differentiable in reverse mode.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,7 +97,7 @@ def matrix_function(
         raise TypeError(f"f has complex values, and the operator's vectors are {op.dtype}: make the operator complex")
     vector = tree.scale(length, tree.combine(coefficients, state.basis))
     rounding = _ROUNDING * jnp.finfo(length.dtype).eps * size
-    # Of one step nothing is known, unless it was the last.
+    # The error after one step is unknown, unless the step exhausts the space.
     alone = (count == 1) & (state.offdiagonal[0] != 0)
     change = jnp.where(alone, jnp.inf, tree.norm(coefficients - before))
     error = jnp.where(length == 0, 0, length * jnp.hypot(change, rounding))
@@ -112,7 +113,7 @@ def _krylov_space(op: LinearOperator, start: PyTree, *, krylov_dim: int) -> Lanc
 
 
 def _first_column(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:
-    """f(T) e_1 (m,) of the first rows of T, and the largest |f|."""
+    """Compute f(T) e_1 (m,) from the first rows of T, and the largest |f|."""
     values, vectors, valid = ritz_pairs(state, count)
     images = checked_values(f, values)
     weights = jnp.where(valid, images * vectors[0].astype(images.dtype), 0)
@@ -121,7 +122,7 @@ def _first_column(state: LanczosState, count: jax.Array, f: Callable) -> tuple[j
 
 
 def checked_values(f: Callable, nodes: jax.Array) -> jax.Array:
-    """Return f of the nodes, in their dtype or the complex one of the same precision; an error if the shape differs."""
+    """Evaluate f at the nodes, in their dtype or its complex counterpart; raise an error if the shape differs."""
     images = jnp.asarray(f(nodes))
     if images.shape != nodes.shape:
         raise ValueError(f"f gave the shape {images.shape} for eigenvalues of the shape {nodes.shape}: act elementwise")

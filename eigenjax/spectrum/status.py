@@ -1,4 +1,4 @@
-"""What an estimate is worth: the code that comes with it."""
+"""Status codes of the estimators."""
 
 import enum
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class EstimateStatus(enum.IntEnum):
-    """How an estimate came out. Every code has an `advice`: what happened and what to do.
+    """Outcome of an estimate. Every code has an `advice`: the cause and the remedy.
 
     >>> EstimateStatus.ESTIMATED.advice
     'the estimate is what the documentation says'
@@ -19,7 +19,7 @@ class EstimateStatus(enum.IntEnum):
 
     @property
     def advice(self) -> str:
-        """One sentence for a person: what happened, and the remedy."""
+        """Cause and remedy, in one sentence."""
         return _ADVICE[self]
 
 
@@ -36,7 +36,7 @@ _ADVICE = {
 
 
 def status_of(estimate: jax.Array, not_positive: jax.Array | bool = False) -> jax.Array:
-    """Return the () int32 code of an estimate."""
+    """Return the status code of an estimate, () int32."""
     codes = [EstimateStatus.NOT_POSITIVE_DEFINITE, EstimateStatus.NONFINITE]
     conditions = [jnp.asarray(not_positive), ~jnp.isfinite(estimate)]
     return jnp.select(conditions, [jnp.int32(code) for code in codes], jnp.int32(EstimateStatus.ESTIMATED))

@@ -1,11 +1,11 @@
-"""The trace of an operator from products with random vectors.
+"""Trace of an operator from matvecs with random vectors.
 
-    Hutchinson:  tr A ~ mean of <z, A z>                                                  error ~ 1 / sqrt(products)
-    Hutch++:     tr A = tr Q^H A Q + tr P A P,  P = I - Q Q^H, the second by Hutchinson          ~ 1 / products
-    XTrace:      Hutch++ k times over, each time with one probe for the second part
-                 and the k - 1 others for Q, and the mean of all                                 ~ less yet
+    Hutchinson:  tr A ~ mean of <z, A z>                                                  error ~ 1 / sqrt(matvecs)
+    Hutch++:     tr A = tr Q^H A Q + tr P A P,  P = I - Q Q^H, the second by Hutchinson          ~ 1 / matvecs
+    XTrace:      mean of k estimates by Hutch++, each with one probe for the second part
+                 and the k - 1 others for Q                                                      ~ smaller still
 
-Q is a basis of the range of A times random vectors; what it leaves has a small trace where the spectrum decays.
+Q is a basis of the range of A times random vectors; if the spectrum decays, its complement has a small trace.
 """
 
 import functools
@@ -42,19 +42,19 @@ from eigenjax.vectors.tree import PyTree
 
 # (v, A v) -> () a quadratic form: <v, A v> for the trace, <A v, A v> for the Frobenius norm.
 Form = Callable[[PyTree, PyTree], jax.Array]
-# The fewest products with which a method is what it says.
+# Fewest matvecs that each method needs.
 _LEAST = {"xtrace": 2, "hutch++": 3, "hutchinson": 1}
 
 
 class TraceResult(NamedTuple):
-    """An estimate, its standard error, and what it has cost."""
+    """Estimate with its standard error and its cost."""
 
     estimate: jax.Array
     """() real."""
     standard_error: jax.Array
-    """() estimated too, from the spread of the samples; inf where there is one only."""
+    """() estimated from the spread of the samples; inf for a single sample."""
     num_matvecs: jax.Array
-    """() int32, products spent."""
+    """() int32, number of matvecs."""
     status: jax.Array | int = int(EstimateStatus.ESTIMATED)
     """() int32, an `EstimateStatus`."""
 
@@ -62,12 +62,12 @@ class TraceResult(NamedTuple):
 
 
 class Forms(NamedTuple):
-    """A quadratic form within a subspace, and samples of it outside."""
+    """Quadratic form within a subspace, and samples of it in the complement."""
 
-    inside: jax.Array  # (q,) of the basis vectors, 0 of those that are zero
-    outside: jax.Array  # (p,) of random vectors in the complement
-    squares: jax.Array  # (p,) the squares of their lengths
-    dimension: jax.Array  # () of the complement
+    inside: jax.Array  # (q,) values for the basis vectors, 0 for basis vectors of zeros
+    outside: jax.Array  # (p,) values for random vectors in the complement
+    squares: jax.Array  # (p,) squared lengths of these vectors
+    dimension: jax.Array  # () dimension of the complement
 
 
 @explained
@@ -80,35 +80,36 @@ def trace(
     probe_batch: int = 1,
     like: PyTree = None,
 ) -> TraceResult:
-    """The trace of an operator, symmetric or not, from products with random vectors.
+    """Estimate the trace of an operator, symmetric or not, from matvecs with random vectors.
 
         tr A ~ mean over i of  tr P_i A P_i + <u_i, A u_i>,    u_i = (I - P_i) omega_i
 
-    with P_i the projector on the range of A times all probes but omega_i (XTrace). All methods are unbiased. A budget
-    of n or more is spent on n unit vectors: the trace is then exact, as it is where the rank is less than half of
-    the budget ("hutch++": a third).
+    with P_i the projector on the range of A times all probes but omega_i (XTrace). All methods are unbiased. With a
+    budget of n or more, n unit vectors are used and the trace is exact. It is also exact if the rank is less than half
+    of the budget ("hutch++": a third).
 
     Args:
-        op: whatever `as_operator` takes. Of a complex operator that is
-            not Hermitian, the real part of the trace is meant.
+        op: whatever `as_operator` takes. For a complex operator that is not Hermitian, the real part of the trace is
+            estimated.
         key: typed key of the probes.
-        num_matvecs: products to spend, static; exactly these are spent, or n if that is less.
-        method: "xtrace"; "hutch++", less accurate, in a third of the memory; "hutchinson", of signs, in that of three
-            vectors: for flat spectra as accurate, and exact for diagonal operators. Static.
-        probe_batch: products at once (by vmap), static.
+        num_matvecs: number of matvecs, static; exactly these are spent, or n if that is less.
+        method: "xtrace"; "hutch++", less accurate, in a third of the memory; or "hutchinson" with random signs, in the
+            memory of three vectors. Hutchinson is as accurate for flat spectra, and exact for diagonal operators.
+            Static.
+        probe_batch: matvecs at once (by vmap), static.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The estimate, with a standard error from its samples: k of "xtrace" (k = num_matvecs / 2), a third of the
-        budget of "hutch++". Twice the error holds the truth in nine of ten cases: of few samples, or of samples that
-        depend on each other ("xtrace"), it is larger than their spread alone says.
+        The estimate, with a standard error from its samples: k for "xtrace" (k = num_matvecs / 2), a third of the
+        budget for "hutch++". Twice the error covers the truth in nine of ten cases. For few or correlated samples
+        ("xtrace") the error is therefore larger than the spread of the samples.
 
     Raises:
         ValueError: if num_matvecs is below what the method needs (2, 3, 1), or `method` is unknown.
-        TypeError: if num_matvecs is no int, or `key` no typed key.
+        TypeError: if num_matvecs is not an int, or `key` is not a typed key.
 
-    Cost: num_matvecs products. Memory in vectors, for m products: 2 m, 2 m / 3, 3. Differentiable in the operator, in
-    both modes: the derivative is an unbiased estimate of that of the trace.
+    Cost: num_matvecs matvecs. Memory in vectors for m matvecs, by method: 2 m, 2 m / 3, 3. Differentiable in the
+    operator, in both modes: the derivative is an unbiased estimate of the derivative of the trace.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -143,12 +144,12 @@ def _trace(op: LinearOperator, key: jax.Array, *, num_matvecs: int, method: str,
 
 
 def quadratic_form(vector: PyTree, image: PyTree) -> jax.Array:
-    """Re <v, A v>."""
+    """Return Re <v, A v>."""
     return tree.inner(vector, image).real
 
 
 def unit_forms(op: LinearOperator, form: Form, probe_batch: int) -> jax.Array:
-    """The (n,) forms of the unit vectors."""
+    """Evaluate the form at all unit vectors, (n,)."""
     structure = tree.working_structure(op.structure)
 
     def term(index):
@@ -159,9 +160,10 @@ def unit_forms(op: LinearOperator, form: Form, probe_batch: int) -> jax.Array:
 
 
 def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form, probe_batch: int) -> Forms:
-    """A third of the products for a range, a third for the form within it, what is left for the form outside (Hutch++).
+    """Evaluate a form on the range of A exactly, and sample it in the complement (Hutch++).
 
-    Outside the vectors are projected signs, which see nothing of a diagonal.
+    A third of the matvecs computes the range and a third the form within it; the rest are samples in the complement.
+    These are projected random signs, whose forms have no variance from the diagonal.
     """
     sketched = budget // 3
     key_inside, key_outside = jax.random.split(key)
@@ -180,14 +182,14 @@ def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form
 
 
 def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
-    """The estimate of the form's trace, and its standard error.
+    """Compute the estimate of the form's trace, and its standard error.
 
-    With u_i = P s_i of signs s_i, E <u_i, A u_i> = tr P A P and E ||u_i||^2 = tr P = d. The length is known, so that
-    its part in the variance, of a flat spectrum all there is, can be taken away,
+    For random signs s_i and u_i = P s_i, E <u_i, A u_i> = tr P A P and E ||u_i||^2 = tr P = d. The mean of the length
+    is known, so its share of the variance can be removed; for a flat spectrum that is the whole variance,
 
         x_i = <u_i, A u_i> - c_i (||u_i||^2 - d),    c_i = mean over j != i of <u_j, A u_j> / d
 
-    with no bias, for c_i knows nothing of u_i.
+    The estimate stays unbiased, because c_i is independent of u_i.
     """
     values = forms.outside
     others = (jnp.sum(values) - values) / max(values.shape[0] - 1, 1)
@@ -197,7 +199,7 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
 
 
 def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
-    """One sample of the form's trace in the complement of a basis: a direction uniform on the sphere there."""
+    """Sample the form's trace in the complement of a basis, with a direction uniform on the sphere there."""
     start = complement(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
     vector = of_length(start, op.size - rank)
     return form(vector, matvec(op, vector))
@@ -215,7 +217,7 @@ def _hutchinson(op: LinearOperator, key: jax.Array, budget: int, probe_batch: in
 
 
 def _xtrace(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -> tuple[jax.Array, jax.Array]:
-    """The odd product is one sample more, outside of the whole range."""
+    """Compute the XTrace estimate and its error; an odd matvec adds one sample in the complement of the whole range."""
     count, odd = divmod(budget, 2)
     key, key_odd = jax.random.split(key)
     drawn = sketch(op, draw(random_sphere, key, op, count), probe_batch)
@@ -228,7 +230,7 @@ def _xtrace(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -
     outside -= jnp.sum(tree.gram(drawn.probes, drawn.basis_images).T * inside, axis=0)
     outside -= jnp.sum(jnp.conj(inside) * tree.gram(basis, drawn.images), axis=0)
     squares = lambda x: jnp.sum(jnp.square(jnp.abs(x)), axis=0)
-    # u_i has a direction uniform in the complement of P_i, and gets the length that goes with it.
+    # The direction of u_i is uniform in the complement of P_i; the sample is scaled to the length without variance.
     ranks = drawn.rank - squares(left_out * drawn.is_there[:, None].astype(left_out.dtype))
     samples = within.real + outside.real * (op.size - ranks) / (op.size - squares(inside))
     if odd:
@@ -242,5 +244,5 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def _rounding(terms: jax.Array) -> jax.Array:
-    """() of a sum of these terms."""
+    """Return the rounding error of a sum of these terms, ()."""
     return jnp.finfo(terms.dtype).eps * jnp.sum(jnp.abs(terms))

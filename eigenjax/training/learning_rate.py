@@ -1,7 +1,7 @@
-"""A rule for optax that keeps learning rate times sharpness below a number.
+"""Rule for optax that keeps learning rate times sharpness below a bound.
 
-On a quadratic of curvature lambda a step of gradient descent multiplies the error by 1 - eta lambda: it diverges
-above eta lambda = 2. Where the largest eigenvalue is known (a tracker knows it), the step is shortened before that:
+On a quadratic of curvature lambda, a step of gradient descent multiplies the error by 1 - eta lambda. It diverges for
+eta lambda above 2. If the largest eigenvalue is known, such as from a tracker, the step is shortened before that:
 
     factor = min(1, bound / (eta lambda))
 """
@@ -17,40 +17,41 @@ from jax.core import Tracer
 from eigenjax.arguments import check_number, shown
 from eigenjax.calls import explained
 
-# A little below 2, the edge of stability of gradient descent.
+# Slightly below 2, the stability limit of gradient descent.
 DEFAULT_BOUND = 1.8
 _NAME = "scale_by_sharpness"
 _NUMBERS = (int, float, np.generic, np.ndarray, jax.Array)
 
 
 class ScaleBySharpnessState(NamedTuple):
-    """What the rule remembers."""
+    """State of the rule."""
 
-    num_steps: jax.Array  # () int32
-    factor: jax.Array  # () float32, of the last step
+    num_steps: jax.Array  # () int32, number of calls of `update`
+    factor: jax.Array  # () float32, factor of the last step
 
 
 @explained
 def scale_by_sharpness(learning_rate: float | Callable[[Any], Any], *, bound: float = DEFAULT_BOUND) -> Any:
-    """Shortens the steps of an optimizer where learning rate times sharpness would exceed a bound.
+    """Shorten the steps of an optimizer if learning rate times sharpness exceeds a bound.
 
         update <- min(1, bound / (eta lambda)) update
 
     Args:
-        learning_rate: eta, that of the optimizer before it in the chain: a number, or a schedule of optax.
-        bound: of eta lambda. Gradient descent is stable below 2, with heavy-ball momentum b below 2 (1 + b); for Adam
+        learning_rate: eta of the optimizer before it in the chain: a number, or a schedule of optax.
+        bound: largest eta lambda. Gradient descent is stable below 2, heavy-ball momentum b below 2 (1 + b). For Adam,
             take the sharpness of the preconditioned Hessian, and 2 (1 + b1) / (1 - b1).
 
     Returns:
-        An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, *, sharpness)` wants the
-        largest eigenvalue, such as `metrics["eigenvalue_0"]` of `spectrum_tracker`. One that is negative leaves the
-        step as it is; NaN and Inf leave the factor as it was.
+        An `optax.GradientTransformationExtraArgs`. Its `update(updates, state, params, *, sharpness)` needs the
+        largest eigenvalue, such as `metrics["eigenvalue_0"]` of `spectrum_tracker`. A negative eigenvalue leaves the
+        step unchanged; NaN and Inf keep the factor of the previous step.
 
     Raises:
-        ImportError: if optax is not installed; ValueError: if the bound is not positive; TypeError: if `update` is
-            called without `sharpness`.
+        ImportError: if optax is not installed.
+        ValueError: if the bound is not positive.
+        TypeError: if `update` is called without `sharpness`.
 
-    Cost: a multiplication.
+    Cost: one multiplication.
 
     Example:
         >>> import jax.numpy as jnp, optax

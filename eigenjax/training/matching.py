@@ -1,8 +1,8 @@
-"""Which pair is which: eigenvectors before and after a step, matched by their overlaps.
+"""Matching of eigenvectors before and after a step, by their overlaps.
 
-An eigenvalue that crosses another keeps its vector, not its place. The largest |<v_old, v_new>| left is matched until
-none is left that tells: greedy, which is the best assignment wherever each vector has one partner nearer than the
-others (an overlap above 1 / sqrt(2) is the only one in its row and in its column).
+An eigenvalue that crosses another keeps its eigenvector, not its index. The largest remaining |<v_old, v_new>| is
+matched, until all that remain are too small. This greedy assignment is optimal if each vector has one partner closer
+than all others: an overlap above 1 / sqrt(2) is the only one in its row and in its column.
 """
 
 import jax
@@ -10,18 +10,18 @@ import jax.numpy as jnp
 
 from eigenjax.training.tracker_state import NO_TRACK
 
-# Vectors farther apart than 60 degrees are not the same, half turned, but different ones.
+# Unit vectors at an angle of more than 60 degrees are not matched.
 _SAME = 0.5
 
 
 def match(overlaps: jax.Array) -> jax.Array:
-    """The old vector that each new one continues, or -1; no old one is given twice.
+    """Return the index of the old vector that each new one continues, or -1; no old vector is used twice.
 
     Args:
         overlaps: (p, q), |<v_old_i, v_new_j>| of unit vectors.
 
     Returns:
-        (q,) int32.
+        (q,) int32 indices.
 
     >>> print(match(jnp.array([[0.1, 0.9], [0.8, 0.7], [0.2, 0.2]])), match(jnp.array([[0.9, 0.8], [0.3, 0.4]])))
     [1 0] [ 0 -1]
@@ -43,16 +43,16 @@ def match(overlaps: jax.Array) -> jax.Array:
 def continued_tracks(
     tracks: jax.Array, partners: jax.Array, tracked: jax.Array, num_tracks: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The numbers of the new pairs: those of their partners, fresh ones for tracked pairs without.
+    """Assign track numbers to the new pairs: those of their partners, fresh ones for tracked pairs without a partner.
 
     Args:
-        tracks: (p,) of the old vectors.
-        partners: (q,) of `match`.
-        tracked: (q,) bool; the guard takes a number over but is given none.
-        num_tracks: () int32, numbers given out so far.
+        tracks: (p,) track numbers of the old vectors.
+        partners: (q,) result of `match`.
+        tracked: (q,) bool; the guard vector inherits a number, but gets no fresh one.
+        num_tracks: () int32, number of track numbers assigned so far.
 
     Returns:
-        (q,) numbers and the count, now.
+        (q,) track numbers, and the updated count.
 
     >>> old, partners = jnp.array([0, 1, -1]), jnp.array([2, 0, 1])
     >>> print(*continued_tracks(old, partners, jnp.array([True, True, False]), 2))

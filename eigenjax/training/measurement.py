@@ -1,7 +1,7 @@
-"""One measurement of a tracker.
+"""Measurement of the tracked pairs, the work of one update.
 
-Products with all rows, the Ritz pairs in them, a search only where residuals ask for it, signs and numbers as before,
-and the rows of the next measurement, one power step ahead.
+Apply A to all rows, compute their Ritz pairs, and search if the residuals are too large. Then match signs and track
+numbers to the previous measurement, and take one power step to the rows of the next one.
 """
 
 import functools
@@ -22,33 +22,33 @@ from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.pseudorandom import successor
 from eigenjax.vectors.signs import fix_signs
 
-# Vectors that a search holds at least, as in `eigsh`.
+# Least number of basis vectors of a search.
 _LEAST_DIM = 20
-# One product audits what a search found.
+# One matvec verifies the residuals of a search.
 _AUDIT = 1
-# Seeds of a search and of what is stirred into the guard.
+# Numbers of the keys of a search, and of the random vector that is mixed into the guard vector.
 _SEARCHING, _STIRRING = 0, 1
 
 
 class Plan(NamedTuple):
-    """What a tracker was made for; static."""
+    """Options of a tracker, checked; static."""
 
-    k: int
-    max_k: int
-    which: str
-    matvecs_per_update: int
-    tol: float
-    threshold: float | None
-    krylov_dim: int | None
+    k: int  # pairs at the start
+    max_k: int  # most pairs
+    which: str  # order of the wanted eigenvalues
+    matvecs_per_update: int  # most matvecs of an update
+    tol: float  # of the residuals, relative to ||A||
+    threshold: float | None  # eigenvalue beyond which the number of pairs grows
+    krylov_dim: int | None  # basis vectors of a search; None is the default
 
     @property
     def grows(self) -> bool:
-        """Whether the number of pairs is not fixed."""
+        """True if the number of pairs varies."""
         return self.max_k > self.k
 
 
 def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState:
-    """The pairs of an operator, from the rows of a state."""
+    """Measure the pairs of an operator, from the rows of a state."""
     q = state.tracks.shape[0]
     count = jnp.minimum(state.num_active + 1, q)
     seed = successor(state.seed, state.num_matvecs)
@@ -85,16 +85,17 @@ def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState
 
 
 def first_followed(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState:
-    """The Rayleigh quotient, the residual and the flag of the first pair's vector, at one product.
+    """Compute Rayleigh quotient, residual and convergence flag of the first pair's vector, at one matvec.
 
-    ||A|| is not measured here. Its estimate is that of the last update, made smaller where ||A v|| has become smaller,
-    and at least |<v, A v>|: an operator that has shrunk is not converged by the norm that it had.
+    ||A|| is not measured here. Its estimate is that of the last update, reduced in proportion if ||A v|| is smaller,
+    and at least |<v, A v>|. Otherwise the residual of an operator that shrinks would be compared with a norm that is
+    too large.
     """
     vector = tree.row(state.eigenvectors, 0)
     image = matvec(op, vector)
     value = tree.inner(vector, image).real
     residual = tree.norm(tree.add_scaled(image, -value, vector))
-    # An infinite product is no product: NaN, as in an update.
+    # An infinite matvec is treated as NaN, which an update does too.
     finite = jnp.isfinite(value) & jnp.isfinite(residual)
     residual = jnp.where(finite, residual, 0 * (value + residual))
     before, now = jnp.hypot(state.eigenvalues[0], state.residuals[0]), jnp.hypot(value, residual)
@@ -112,7 +113,7 @@ def first_followed(plan: Plan, op: LinearOperator, state: TrackerState) -> Track
 
 
 def _goal(plan: Plan, size: int) -> Goal | None:
-    """What a search is for; None where the budget has no room for one."""
+    """Return the options of a search; None if the budget is too small for one."""
     rest = plan.matvecs_per_update - min(plan.max_k + 1, size) - _AUDIT
     goal = Goal(k=plan.max_k, which=plan.which, near=False, verify=False, max_matvecs=rest)
     return goal if rest >= plan.max_k else None
@@ -124,7 +125,7 @@ def _krylov_dim(plan: Plan, size: int) -> int:
 
 
 def _is_good(plan: Plan, op: LinearOperator, found: Found) -> jax.Array:
-    """(q,) bool, by the residuals."""
+    """Compare the residuals with the tolerance, (q,) bool."""
     tol = stopping_tolerance(op, plan.tol, found.far_end.dtype)
     return found.pairs.residuals <= tol * scale_of(found.pairs, found.far_end)
 
@@ -132,13 +133,13 @@ def _is_good(plan: Plan, op: LinearOperator, found: Found) -> jax.Array:
 def _searched(
     plan: Plan, op: LinearOperator, num_active: jax.Array, goal: Goal, seed: jax.Array, known: Found
 ) -> Found:
-    """What a search finds, unless it is worse than what was known; the products of both."""
+    """Run a search, and return its pairs unless the known ones are better; the matvecs of both are counted."""
     dim = _krylov_dim(plan, op.size)
     found = search(op, known.pairs.vectors, num_active, goal=goal, krylov_dim=dim, tol=plan.tol, seed=seed)
     active = jnp.arange(found.pairs.values.shape[0], dtype=jnp.int32) < num_active
     worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
     is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(known.pairs))
-    # A Ritz value is never beyond the eigenvalue of its rank: what was known already must be reached again.
+    # A Ritz value is never beyond the eigenvalue of its rank, so a search must reach the known values again.
     slack = plan.tol * scale_of(found.pairs, found.far_end)
     reached = _outwards(found.pairs.values, plan.which) >= _outwards(known.pairs.values, plan.which) - slack
     is_better &= jnp.all(reached | ~active)
@@ -147,14 +148,14 @@ def _searched(
 
 
 def _outwards(values: jax.Array, which: str) -> jax.Array:
-    """Numbers that are the larger the more a value in this place is wanted."""
+    """Map values to numbers that increase towards the wanted end of the spectrum."""
     if which == "BE":
         return jnp.where(jnp.arange(values.shape[0]) % 2 == 0, values, -values)
     return {"LA": values, "SA": -values, "LM": jnp.abs(values)}[which]
 
 
 def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[Found, jax.Array, jax.Array]:
-    """The pairs with the signs of the rows they continue, and their numbers."""
+    """Give the pairs the signs of the rows that they continue, and their track numbers."""
     vectors, phases = fix_signs(found.pairs.vectors, references=state.rows)
     partners = match(jnp.abs(tree.gram(state.rows, vectors)))
     tracks, num_tracks = continued_tracks(state.tracks, partners, tracked, state.num_tracks)
@@ -163,7 +164,7 @@ def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[
 
 
 def _resized(plan: Plan, values: jax.Array, num_active: jax.Array) -> jax.Array:
-    """() int32, one more while the last pair is beyond the threshold, one less when the last but one is not."""
+    """Increase the number of pairs if the last one is beyond the threshold, decrease it if the last but one is not."""
     if plan.threshold is None:
         return num_active
     beyond = {
@@ -177,7 +178,7 @@ def _resized(plan: Plan, values: jax.Array, num_active: jax.Array) -> jax.Array:
 
 
 def _extended(which: str, state: TrackerState, pairs: Pairs) -> jax.Array:
-    """() the far end as known, or a Ritz value beyond it."""
+    """Return the known far end of the spectrum, or a Ritz value beyond it, ()."""
     there = jnp.isfinite(pairs.residuals)
     if which == "SA":
         return jnp.maximum(state.far_end, jnp.max(jnp.where(there, pairs.values, state.far_end)))
@@ -189,11 +190,11 @@ def _after(values: jax.Array, place: jax.Array, otherwise: float) -> jax.Array:
 
 
 def _without_values(state: TrackerState, nan: jax.Array) -> TrackerState:
-    """Vectors and numbers as they were; nothing is known of them.
+    """Set all values to NaN after matvecs with NaN; keep the vectors and track numbers.
 
     Args:
-        state: as it was.
-        nan: () of the products. No NaN of our own: `jax_debug_nans` is to find theirs.
+        state: state before the measurement.
+        nan: () NaN of the matvecs. No other NaN is created, so that `jax_debug_nans` finds its origin.
     """
     nothing = jnp.broadcast_to(nan, state.eigenvalues.shape)
     return state._replace(

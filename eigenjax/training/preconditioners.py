@@ -1,9 +1,9 @@
-"""The diagonal that an optimiser divides its gradients by, read from its state.
+"""Diagonal by which an adaptive optimizer divides its gradients, read from its state.
 
     update = -eta m / d,    d = sqrt(nu_hat) + eps  (Adam),    sqrt(nu + eps)  (RMSProp),    ...
 
-The states of optax are NamedTuples, told apart here by their names and fields, so that optax need not be installed.
-What a state does not hold (decay rates, eps) is an argument, with the defaults of the optimiser that made it.
+The states of optax are NamedTuples, recognized here by their names and fields, so that optax need not be installed.
+Values that a state does not hold (decay rates, eps) are arguments, with the defaults of the optimizer.
 """
 
 import fnmatch
@@ -24,11 +24,11 @@ from eigenjax.vectors.tree import PyTree
 
 
 class SecondMoment(NamedTuple):
-    """A state that holds a second moment, and where it was found."""
+    """Optimizer state with a second moment, and its location."""
 
-    path: str
-    state: Any
-    hyperparams: dict[str, Any]  # of inject_hyperparams around it
+    path: str  # keys of the location, joined by "/"
+    state: Any  # NamedTuple of optax
+    hyperparams: dict[str, Any]  # of the inject_hyperparams around it
 
 
 @explained
@@ -41,40 +41,41 @@ def adam_preconditioner(
     path: str | None = None,
     params: PyTree = None,
 ) -> PyTree:
-    """The diagonal by which an adaptive optimiser divides its gradients, from its state in optax.
+    """Compute the diagonal by which an adaptive optimizer divides its gradients, from its state in optax.
 
         Adam, AdamW, NAdam, AdaBelief   d = sqrt(nu / (1 - b2^count)) + eps
         AMSGrad                         d = sqrt(nu_max) + eps
         RMSProp                         d = sqrt(nu + eps);  centered: sqrt(nu - mu^2 + eps)
         Adafactor                       d = sqrt(v), or sqrt(v_row v_col / mean(v_row)) where it is factored
 
-    With `precondition(hessian(loss, params, data), adam_preconditioner(opt_state))` the largest eigenvalue is the
-    sharpness that such an optimiser sees, which stays near a threshold of its learning rate (Cohen et al. 2022).
+    The largest eigenvalue of `precondition(hessian(loss, params, data), adam_preconditioner(opt_state))` is the
+    sharpness for such an optimizer. It stays near a threshold of its learning rate (Cohen et al. 2022).
 
     Args:
-        opt_state: the optimiser's state, after one step at least; the second moment is found in it wherever it sits:
-            in a chain, in `inject_hyperparams`, `masked`, `multi_transform`, `apply_if_finite`, `MultiSteps`.
-        b2: the decay of the second moment, which the state does not hold. None: what `inject_hyperparams` holds, or
-            0.999. RMSProp without bias correction, AMSGrad and Adafactor have no use for it.
-        eps: likewise; None: what `inject_hyperparams` holds, or 1e-8 (AdaBelief 1e-16; Adafactor has it in v).
-        eps_in_sqrt: whether eps is added before the root, static. None: as `optax.rmsprop` does by default for
-            RMSProp (True), and Adam always (False). To be given where `rmsprop(eps_in_sqrt=False)` was.
-        path: where in the state to look, if there are several second moments: a string that the path of one must
-            match, such as "inner_states/encoder/*" (* stands for any characters).
-        params: the parameters, needed for Adafactor: its factors do not tell a matrix from its transpose. The result
-            takes their structure, which is needed for the state of an `nnx.Optimizer`.
+        opt_state: the optimizer's state, after at least one step. The second moment is found at any place in it: in a
+            chain, in `inject_hyperparams`, `masked`, `multi_transform`, `apply_if_finite`, `MultiSteps`.
+        b2: decay of the second moment, which the state does not hold. None: the value in `inject_hyperparams`, or
+            0.999. RMSProp without bias correction, AMSGrad and Adafactor do not need it.
+        eps: number added to the root. None: the value in `inject_hyperparams`, or 1e-8 (AdaBelief 1e-16). Adafactor
+            includes it in v.
+        eps_in_sqrt: static; True adds eps before the root. None: True for RMSProp, the default of `optax.rmsprop`, and
+            False for Adam. Give False for `rmsprop(eps_in_sqrt=False)`.
+        path: location in the state, if there are several second moments: a string that the path of one must match,
+            such as "inner_states/encoder/*" (* stands for any characters).
+        params: the parameters, needed for Adafactor: its factors do not distinguish a matrix from its transpose. The
+            result takes their structure, which is needed for the state of an `nnx.Optimizer`.
 
     Returns:
-        A pytree like the parameters, in float32 at least, with None where the optimiser holds none of them (masked).
+        A pytree like the parameters, at least in float32, with None for parameters masked from the optimizer.
 
     Raises:
-        ValueError: if there is no second moment, or several: names what was found and where. A state of Adafactor
-            without params, or one whose second moment is not that of each entry (NovoGrad).
+        ValueError: if there is no second moment, or several; the message lists those found and their paths. Also for a
+            state of Adafactor without params, and for a second moment that is not elementwise (NovoGrad).
 
-    Before the first step there is no second moment: d is NaN then where the bias is corrected, and the status of a
-    solve NONFINITE. Adamax keeps a state of the same name and fields as Adam's and cannot be told from it: the result
-    is not its own; for Yogi give eps=1e-3. The learning rate, weight decay and clipping, which come after, and the
-    rectification of RAdam are not in it. `eps_root` of Adam is zero unless `inject_hyperparams` holds it.
+    Before the first step there is no second moment: a bias-corrected d is then NaN, and the status of a solve
+    NONFINITE. The state of Adamax has the name and fields of Adam's and is indistinguishable from it, so the result is
+    wrong for Adamax. For Yogi give eps=1e-3. Learning rate, weight decay, clipping and the rectification of RAdam are
+    not included. `eps_root` of Adam is zero unless `inject_hyperparams` holds it.
 
     Cost: one pass over the second moment.
 
@@ -106,7 +107,7 @@ def adam_preconditioner(
     if params is None:
         return diagonal
     _check_fits(diagonal, unmasked, params)
-    # nnx.Optimizer keeps Variables of its own: same leaves, another structure.
+    # nnx.Optimizer stores its own Variables: same leaves, another structure.
     if len(leaves) == len(jax.tree.leaves(params)):
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
     return diagonal
@@ -127,7 +128,7 @@ def _check_options(b2: Any, eps: Any, eps_in_sqrt: Any, path: Any) -> None:
 
 
 def _check_fits(diagonal: PyTree, state: Any, params: PyTree) -> None:
-    """Raises a ValueError unless the diagonal is that of the parameters, or of the part that is not masked."""
+    """Raise a ValueError unless the diagonal fits the parameters, or the part that is not masked."""
     check_arrays("adam_preconditioner", "params", params, remedy="give the parameters, or their jax.ShapeDtypeStruct")
     found, wanted = ([jnp.shape(leaf) for leaf in jax.tree.leaves(x)] for x in (diagonal, params))
     is_masked = any(leaf is None for leaf in jax.tree.leaves(state, is_leaf=lambda x: x is None))
@@ -139,16 +140,16 @@ def _check_fits(diagonal: PyTree, state: Any, params: PyTree) -> None:
 
 
 class _Options(NamedTuple):
-    """What the rules need beside the state."""
+    """Values that the rules need besides the state."""
 
-    b2: Any
-    eps: Any
-    eps_root: Any
-    eps_in_sqrt: bool
-    params: PyTree
+    b2: Any  # decay of the second moment
+    eps: Any  # added to the root, or before it
+    eps_root: Any  # added to the second moment
+    eps_in_sqrt: bool  # True adds eps before the root
+    params: PyTree  # None, or the parameters
 
 
-# The defaults of optax.
+# Defaults of optax.
 _B2 = 0.999
 _DECAYS = {"ScaleByRmsWithCountState": ("decay", 0.9), "ScaleByRStdDevWithCountState": ("decay", 0.9)}
 _EPS = {"ScaleByBeliefState": 1e-16}
@@ -161,7 +162,7 @@ def _adam(state: Any, options: _Options) -> PyTree:
 
 
 def _belief(state: Any, options: _Options) -> PyTree:
-    # It adds eps_root to the moment itself, at every step.
+    # AdaBelief adds eps_root to the moment itself, at every step.
     return _adam(state, options._replace(eps_root=0.0))
 
 
@@ -202,11 +203,11 @@ def _adafactor(state: Any, options: _Options) -> PyTree:
 
 
 def _unfactored(v: jax.Array, v_row: jax.Array, v_col: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The second moment of each entry: kept, or v_row v_col^T / mean(v_row), of rank one in the two longest axes."""
+    """Return the second moment of each entry: v, or v_row v_col^T / mean(v_row), of rank one in the longest axes."""
     if v.shape == shape and v_row.shape == (1,) and v_col.shape == (1,):
         return _wide(v)
     v_row, v_col = _wide(v_row), _wide(v_col)
-    # As optax orders them, ties included: v_row lacks the longest axis, v_col the one before it.
+    # In the order of optax, ties included: v_row lacks the longest axis, v_col the second longest.
     *_, second, longest = (int(axis) for axis in np.argsort(shape))
     rows, columns = jnp.expand_dims(v_row, longest), jnp.expand_dims(v_col, second)
     return rows * columns / jnp.mean(rows, axis=second, keepdims=True)
@@ -230,7 +231,7 @@ def _root(nu: jax.Array, options: _Options) -> jax.Array:
 
 
 def _corrected(moments: PyTree, state: Any, options: _Options) -> PyTree:
-    """Divided by 1 - b2^count where the state counts, as optax does it."""
+    """Divide by 1 - b2^count if the state has a count, the bias correction of optax."""
     if "count" not in state._fields:
         return jax.tree.map(_wide, moments)
     (count,) = jax.tree.leaves(state.count)
@@ -243,7 +244,7 @@ def _wide(moment: jax.Array) -> jax.Array:
 
 
 def _second_moments(state: Any, path: str = "", hyperparams: dict[str, Any] | None = None) -> Iterator[SecondMoment]:
-    """All states with a second moment, the hyperparameters kept around them, in order."""
+    """Yield all states with a second moment, in order, with the hyperparameters of the states around them."""
     is_moment = lambda x: type(x).__name__ in _RULES
     is_leaf = lambda x: is_moment(x) or hasattr(x, "hyperparams")
     for keys, found in jax.tree_util.tree_flatten_with_path(state, is_leaf=is_leaf)[0]:
@@ -256,7 +257,7 @@ def _second_moments(state: Any, path: str = "", hyperparams: dict[str, Any] | No
 
 
 def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> SecondMoment:
-    """The one there is, or the one that the path says."""
+    """Return the only second moment, or the one that `path` matches."""
     if not found:
         raise ValueError(
             f"adam_preconditioner: opt_state holds no second moment of each entry ({', '.join(_RULES)}); its states "
@@ -275,7 +276,7 @@ def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> Second
 
 
 def _names(state: Any) -> list[str]:
-    """The states by name, nested ones after those around them."""
+    """List the names of all states, nested ones after those around them."""
     if isinstance(state, dict):
         return [name for part in state.values() for name in _names(part)]
     if not isinstance(state, tuple | list):

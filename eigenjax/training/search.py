@@ -1,4 +1,4 @@
-"""The search for the pairs of a tracker: thick-restart Lanczos from the vectors that were not good enough."""
+"""Search for the pairs of a tracker: thick-restart Lanczos, started from rows whose residuals are too large."""
 
 from typing import NamedTuple
 
@@ -17,17 +17,17 @@ from eigenjax.vectors import storage, tree
 from eigenjax.vectors.pseudorandom import successor
 from eigenjax.vectors.tree import PyTree
 
-# A search goes on to this share of tol: so that it tells eigenvalues apart that are a tol or two from each other, where
-# it would else return one of them for the other; and so that the next search is a while off.
+# A search continues to this fraction of tol. It then separates eigenvalues that differ by one or two tol, and the next
+# search is needed later.
 _SHARE = 0.1
 
 
 class Found(NamedTuple):
-    """What a search came to."""
+    """Result of a search."""
 
     pairs: Pairs  # residual vectors are zero
-    far_end: jax.Array  # () the other end of the spectrum
-    num_matvecs: jax.Array  # () int32
+    far_end: jax.Array  # () the unwanted end of the spectrum
+    num_matvecs: jax.Array  # () int32, number of matvecs
 
 
 def search(
@@ -40,19 +40,19 @@ def search(
     tol: float,
     seed: jax.Array,
 ) -> Found:
-    """The pairs of the sum of some rows' Krylov space, until the active ones have converged or the budget is spent.
+    """Run restarted Lanczos from a random-sign sum of rows until the active pairs converge or the budget is spent.
 
     Args:
         op: the operator.
-        rows: (q, ...) to start from; the space finds each of them again.
-        num_active: () int32, pairs that have to converge.
-        goal: K pairs.
-        krylov_dim: vectors held.
-        tol: of the pairs; the search goes on to a share of it.
-        seed: of all arbitrary numbers.
+        rows: (q, ...) approximate eigenvectors; the Krylov space of their sum recovers each of them.
+        num_active: () int32, number of pairs that have to converge.
+        goal: options of the solve, for K pairs.
+        krylov_dim: number of basis vectors.
+        tol: tolerance of the pairs; the search continues to a fraction of it.
+        seed: key of all pseudo-random numbers.
 
     Returns:
-        K pairs with true residuals and, where q = K + 1, the Ritz vector that is next in line.
+        K pairs with true residuals and, if q = K + 1, the next Ritz pair.
     """
     q = jax.tree.leaves(rows)[0].shape[0]
     starts = starting_block(op, rows, 1, successor(seed, 0))
@@ -75,7 +75,7 @@ def search(
 
 
 def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState, k: int):
-    """The pairs and the Ritz pair after them, as the recurrence has it."""
+    """Append the next Ritz pair, with its estimated residual from the recurrence."""
     values, vectors, residuals = pairs
     following = storage.combine(state.found.coefficients[:, k], state.krylov.basis)
     is_there = jnp.isfinite(state.found.residuals[k])
@@ -88,7 +88,7 @@ def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState
 
 
 def _far_end(state: RestartedState, which: str) -> jax.Array:
-    """() the last of all Ritz values, in the order of what is wanted."""
+    """Return the last of all Ritz values in the order of `which`, ()."""
     there = jnp.isfinite(state.found.residuals)
     if which == "SA":
         return jnp.max(jnp.where(there, state.found.values, -jnp.inf))

@@ -1,9 +1,9 @@
-"""The largest eigenvalue as a term of a loss.
+"""Largest eigenvalue as a term of a loss.
 
     lambda(A) = max <v, A v> / <v, v>,      d lambda = <v, dA v>
 
-The derivative needs the vector and nothing else: no linear solve, one pull-back through one product. Where A is the
-Hessian of a network, that is a third derivative of the loss, taken once.
+The derivative needs only the eigenvector: no linear solve, one pull-back through one matvec. If A is the Hessian of a
+network, this is a third derivative of the loss, taken once.
 """
 
 from typing import Any
@@ -30,32 +30,34 @@ def sharpness_penalty(
     has_aux: bool = False,
     like: Any = None,
 ) -> Any:
-    """The largest eigenvalue of a symmetric operator, differentiable in the operator's arrays.
+    """Compute the largest eigenvalue of a symmetric operator, differentiable in the operator's arrays.
 
         d lambda = <v, dA v>
 
-    Add it to a loss, times a number: gradient descent then looks for flatter ground.
+    Added to a loss with a positive factor, it penalizes sharp minima.
 
     Args:
-        op: whatever `as_operator` takes; such as `hessian(loss, params, batch)`, of the parameters that are varied.
-        v0: where to start: a vector or, for a warm start, the second result of the step before.
-        key: typed key of the start vector, where there is no v0.
-        tol: of the pair, as in `eigsh`. The value is right to the square of the residual over the gap, the gradient
-            to the residual over the gap.
-        max_matvecs: products of the solve at most, static; None is what `eigsh` allows. A solve cut short gives the
-            value and about the gradient of a Rayleigh quotient; it says so in `converged` of the second result.
-        has_aux: static; gives the solve too.
+        op: whatever `as_operator` takes, such as `hessian(loss, params, batch)`, as a function of the parameters.
+        v0: start vector or, for a warm start, the second result of the previous step.
+        key: typed key of the start vector if v0 is None.
+        tol: the pair is converged when its residual is at most tol times the largest |Ritz value|; None is sqrt(eps) of
+            the accumulation dtype. The error is about residual^2 / gap in the value, residual / gap in the gradient.
+        max_matvecs: most matvecs of the solve, static; None is the larger of 2,000 and 10 min(n, 1000). A solve
+            that ends early gives a Rayleigh quotient and approximately its gradient; `converged` of the second result
+            is then False.
+        has_aux: static; return the `EigenResult` too.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        () the eigenvalue; with has_aux, the pair of it and the `EigenResult`, through which no gradient flows.
+        () the eigenvalue; with has_aux, a pair of it and the `EigenResult`, which has no gradient.
 
     Raises:
-        ValueError, TypeError: as `eigsh`.
+        ValueError: if max_matvecs, tol or v0 does not fit.
+        TypeError: if `op` is nothing that `as_operator` takes, or an option has the wrong type.
 
-    Cost: the products of the solve (about ten cold, two of a result that still holds), and backwards one product and
-    its pull-back, about two products more. Where the loss with it is differentiated once more, the derivative of the
-    vector comes in: a linear solve.
+    Cost: the matvecs of the solve, about ten from a random start, two from a result that is still accurate. The
+    gradient adds one matvec and its pull-back, about two matvecs more. A second derivative of the loss also needs the
+    derivative of the vector, a linear solve.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -1,22 +1,22 @@
-r"""Simultaneous iteration: the Ritz pairs of some rows, and a power step of them that costs nothing more.
+r"""Simultaneous iteration: the Ritz pairs of some rows, and one power step without further matvecs.
 
-Of rows Y (q of them, near the eigenvectors of a moment ago) and their images Z = A Y,
+For q rows Y, near the eigenvectors of the previous step, and Z = A Y,
 
     G = Y^H Y,  H = Y^H Z,      H c = theta G c,      X = Y C,      R = Z C - X Theta
 
-are the Ritz pairs with their true residuals (Rutishauser 1970, with a guard: one row more than pairs wanted). The
-images are good for one power step with a shift,
+are the Ritz pairs with their true residuals (Rutishauser 1970, with a guard vector: one row more than pairs wanted). Z
+also gives one power step with a shift,
 
     (A - sigma) x_i / (theta_i - sigma) = x_i + r_i / (theta_i - sigma),
 
-which takes the part of x_i along an eigenvector outside down by |lambda - sigma| / |theta_i - sigma|. With sigma in
-the middle of what is not wanted that is less than one for all of it. So a drift of d a step is followed with an error
-of about d / (1 - ratio), and no product beyond the q that measure it.
+which multiplies the component of x_i along an outside eigenvector by |lambda - sigma| / |theta_i - sigma|. With sigma
+in the middle of the unwanted spectrum, this ratio is below one for all of it. A drift of d per step then
+gives an error of about d / (1 - ratio). This needs no matvecs beyond the q that measure it.
 
 R is orthogonal to X, so that G = I + (a small Gram matrix): it needs no Gram-Schmidt.
 
-The guard takes its step with the shift at the far end, where every component grows like |lambda - far end|: it turns to
-the next eigenvector in line, whichever that is, and into the tracked ones when it is overtaken.
+The guard vector takes its step with the shift at the far end, where every component grows like |lambda - far end|. It
+converges to the next eigenvector, and to a tracked one after a crossing.
 """
 
 import functools
@@ -33,30 +33,30 @@ from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.pseudorandom import arbitrary_vector
 from eigenjax.vectors.tree import PyTree
 
-# Combinations of the unit rows shorter than the root of so many units of rounding are rounding.
+# Combinations of the unit rows shorter than sqrt(c * eps) are rounding errors.
 _DEPENDENT = 100.0
-# A step turns a pair by 45 degrees at most: one that turns it further has left the theory, and G its good condition.
+# A step rotates a pair by at most 45 degrees: a larger step is outside the theory, and makes G ill-conditioned.
 _LONGEST_STEP = 1.0
-# The far end is only estimated: the shift of the guard stands off by this share of ||A||, so that a guard at the end
-# does not vanish.
+# The far end is only an estimate: the shift of the guard vector is beyond it by this fraction of ||A||, so that a guard
+# vector at the end does not vanish.
 _STAND_OFF = 1e-2
-# What the guard is stirred with: where eigenvectors never mix it would have forgotten the next one in line.
+# Share of a random vector in the guard vector: otherwise it loses the next eigenvector if eigenvectors never mix.
 _FRESH = 0.1
 
 _multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class Pairs(NamedTuple):
-    """Q approximate pairs in the order of `which`; those that are not there come last."""
+    """Up to q approximate pairs in the order of `which`; invalid ones come last."""
 
-    values: jax.Array  # (q,)
-    vectors: PyTree  # (q, ...) X, orthonormal; zero where not there
-    residual_vectors: PyTree  # (q, ...) R; zero where the images are not at hand
-    residuals: jax.Array  # (q,) the norms of what R is or would be; inf where not there
+    values: jax.Array  # (q,) Ritz values
+    vectors: PyTree  # (q, ...) X, orthonormal; zero for invalid pairs
+    residual_vectors: PyTree  # (q, ...) R; zero if Z is not available
+    residuals: jax.Array  # (q,) norms of the residuals; inf for invalid pairs
 
 
 def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTree:
-    """A times the rows: all in one batched pass, or the first `count` one after another."""
+    """Apply A to the rows: all in one batched pass, or the first `count` one after another."""
     if count is None:
         return jax.vmap(lambda row: matvec(op, row))(rows)
     one = lambda i, images: tree.set_row(images, i, matvec(op, tree.row(rows, i)))
@@ -64,7 +64,7 @@ def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTre
 
 
 def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pairs:
-    """The Ritz pairs of the first `count` rows; needs neither orthogonal rows nor a product."""
+    """Compute the Ritz pairs of the first `count` rows, without orthogonal rows and without further matvecs."""
     filled = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
     gram, projected = tree.gram(rows, rows), tree.gram(rows, images)
     lengths, directions, there = ritz.masked_eigh(_hermitian(gram), filled)
@@ -85,21 +85,21 @@ def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pa
 
 
 def advanced(pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array, seed: jax.Array) -> PyTree:
-    """The rows to measure next: unit vectors, the first num_active of them pairs, then the guard.
+    """Compute the rows to measure next: unit vectors, the first num_active of them pairs, then the guard vector.
 
     Args:
-        pairs: as measured.
-        num_active: () int32, how many of them are to be followed.
-        which: of what is wanted.
-        far_end: () an estimate of the other end of the spectrum.
-        seed: of what is stirred into the guard.
+        pairs: measured pairs.
+        num_active: () int32, number of pairs to follow.
+        which: order of the wanted eigenvalues.
+        far_end: () estimate of the unwanted end of the spectrum.
+        seed: key of the random vector that is mixed into the guard vector.
     """
     q = pairs.values.shape[0]
     index = jnp.arange(q, dtype=jnp.int32)
     scale = scale_of(pairs, far_end)
     shift, guard_shift = _shifts(pairs, num_active, which, far_end, scale)
     distance = pairs.values - shift
-    # 1 / (theta - sigma), but no step longer than allowed.
+    # 1 / (theta - sigma), limited to the longest step allowed.
     longest = _LONGEST_STEP / jnp.maximum(pairs.residuals, jnp.finfo(scale.dtype).tiny)
     step = jnp.sign(distance) * jnp.minimum(1 / jnp.maximum(jnp.abs(distance), jnp.finfo(scale.dtype).tiny), longest)
     is_guard = index == num_active
@@ -112,14 +112,14 @@ def advanced(pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array
 
 
 def scale_of(pairs: Pairs, far_end: jax.Array) -> jax.Array:
-    """() the largest |Ritz value| known, ||A|| from below."""
+    """Return the largest known |Ritz value|, a lower bound on ||A||, ()."""
     return jnp.maximum(jnp.max(jnp.abs(pairs.values)), jnp.abs(far_end))
 
 
 def _shifts(
     pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array, scale: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """() that of the pairs, in the middle of what is not wanted, and that of the guard, at its far end."""
+    """Return the shift of the pairs, amid the unwanted spectrum, and that of the guard vector, at its far end."""
     last = jnp.minimum(num_active, pairs.values.shape[0] - 1)
     if which == "LM":
         return jnp.zeros_like(scale), jnp.zeros_like(scale)
@@ -131,7 +131,7 @@ def _shifts(
 
 
 def _stirred(rows: PyTree, place: jax.Array, seed: jax.Array) -> PyTree:
-    """The rows with a little of an arbitrary vector in the one at this place, if there is one."""
+    """Mix a small random vector into the row at this index, if there is one."""
     q = jax.tree.leaves(rows)[0].shape[0]
     guard = tree.row(rows, jnp.minimum(place, q - 1))
     fresh = arbitrary_vector(seed, tree.structure_of(guard))
@@ -145,11 +145,11 @@ def _hermitian(matrix: jax.Array) -> jax.Array:
 
 
 def scaled(numbers: jax.Array, rows: PyTree) -> PyTree:
-    """Each row times its own number."""
+    """Multiply each row by its own number."""
     spread = lambda leaf: numbers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(leaf.dtype)
     return jax.tree.map(lambda leaf: spread(leaf) * leaf, rows)
 
 
 def _added(y: PyTree, numbers: jax.Array, x: PyTree) -> PyTree:
-    """Y + diag(numbers) X."""
+    """Return Y + diag(numbers) X."""
     return jax.tree.map(jnp.add, y, scaled(numbers, x))

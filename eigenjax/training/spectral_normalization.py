@@ -1,9 +1,9 @@
-"""The norm of a layer's linear map by power steps that are carried from one training step to the next.
+"""Norm of a layer's linear map by power iteration, carried from one training step to the next.
 
     u = A v / ||A v||,    w = A^H u,    sigma = ||w||,    v <- w / sigma
 
-For a dense kernel divided by its norm, `SpectralNorm` of flax.linen and flax.nnx does the same, and does it well. It
-reshapes the kernel of a convolution to a matrix; here A is the map itself, with its strides and its padding.
+For a dense kernel divided by its norm, `SpectralNorm` of flax.linen and flax.nnx does the same, equally well. It
+reshapes the kernel of a convolution to a matrix; here A is the convolution itself, with its strides and its padding.
 """
 
 import functools
@@ -25,40 +25,41 @@ from eigenjax.vectors.tree import PyTree
 
 
 class SpectralNorm(NamedTuple):
-    """A singular triplet, as far as the power steps have come."""
+    """Approximate singular triplet from power iteration."""
 
-    value: jax.Array  # () sigma, from below
-    left: PyTree  # u, a unit vector that A gives
-    right: PyTree  # v, a unit vector that A takes: the v0 of the next call
+    value: jax.Array  # () sigma, a lower bound
+    left: PyTree  # u, a unit output vector of A
+    right: PyTree  # v, a unit input vector of A: the v0 of the next call
 
 
 @explained
 def spectral_norm(
     a: Any, v0: PyTree = None, *, num_steps: int = 1, key: jax.Array | None = None, like: PyTree = None
 ) -> SpectralNorm:
-    """The largest singular value of a linear map by power steps, differentiable in the arrays of the map.
+    """Compute the largest singular value of a linear map by power iteration, differentiable in the arrays of the map.
 
         u = A v / ||A v||,    w = A^H u,    sigma = <v, w> = ||w||,    d sigma = Re <u, dA v>,    v <- w / ||w||
 
-    One step a training step is enough, because the map changes slowly: carry `right` along.
+    One power step per training step is enough, because the map changes slowly: pass `right` to the next call.
 
     Args:
-        a: whatever stands for a linear map: a (p, n) array, an operator, or a callable v -> A v, such as a convolution
-            with its kernel; it may close over the kernel, and gradients flow there.
-        v0: where to start; None is an arbitrary vector. It gets no gradient.
-        num_steps: power steps, static: more at the beginning, or from an arbitrary vector.
-        key: typed key of that vector.
-        like: the vectors that a callable takes, where there is no v0: a pytree of arrays or shapes.
+        a: a linear map: a (p, n) array, an operator, or a callable v -> A v, such as a convolution with its kernel. The
+            callable may close over the kernel, and gradients flow there.
+        v0: start vector; None is a pseudo-random vector. It has no gradient.
+        num_steps: power steps, static; take more at the start of training, or without v0.
+        key: typed key of the pseudo-random vector.
+        like: the vectors that a callable takes, if there is no v0: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
         `value`, `left`, `right`. The value is a lower bound, right to about (sigma_2 / sigma_1)^(4 num_steps - 2). Its
-        derivative is that of <u, A v> with u and v held, which is that of sigma once they have converged. Zero, with
-        a derivative of zero, where A v is zero.
+        derivative is that of <u, A v> for fixed u and v, which is that of sigma at convergence. Value and
+        derivative are zero if A v is zero.
 
     Raises:
-        ValueError: if num_steps is not positive, or v0 does not fit; TypeError: as `as_rectangular`.
+        ValueError: if num_steps is not positive, or v0 does not fit.
+        TypeError: if `a` is not a linear map, or num_steps is not an int.
 
-    Cost: two products a step, and backwards a pull-back through one.
+    Cost: two matvecs a step, with A and A^H, and one pull-back for the gradient.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -103,7 +104,7 @@ def _power_steps(op: RectangularOperator, v0: PyTree | None, seed: jax.Array, nu
 
 
 def _like(v0: PyTree, domain: PyTree) -> PyTree:
-    """Shapes of a vector in the dtypes that the map takes, where the leaves are as many: it is cast to them."""
+    """Describe v0 in the dtypes that the map takes, if the numbers of leaves agree: v0 is cast to them."""
     leaves, treedef = jax.tree.flatten(v0)
     own = jax.tree.leaves(domain)
     dtypes = [leaf.dtype for leaf in own] if len(own) == len(leaves) else [jnp.result_type(x) for x in leaves]

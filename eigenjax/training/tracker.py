@@ -1,6 +1,6 @@
-"""A tracker of the spectrum for training loops: a few eigenpairs, followed at about one product each.
+"""Spectrum tracker for training loops: it follows a few eigenpairs at about one matvec each per step.
 
-What the loop sees: `init`, `update`, a flat dict of scalars. What an update does is in `measurement`.
+The interface consists of `init`, `update` and a flat dict of scalars. `measurement` implements an update.
 """
 
 import functools
@@ -23,20 +23,20 @@ from eigenjax.training.tracker_state import TrackerState, begin
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 
-# Residuals up to this share of ||A|| leave errors of its square over the gap in the eigenvalues: a percent or less.
+# A residual of this fraction of ||A|| gives an eigenvalue error of its square over the gap: one percent or less.
 DEFAULT_TOL = 1e-2
-# What an update may take by default: a search of a Hessian with k outliers needs about 2 k products, early ones more.
+# Default budget of an update: a search of a Hessian with k outliers needs about 2 k matvecs, early ones more.
 _PER_PAIR, _BESIDE = 4, 20
 _BETWEEN = ("hold", "rayleigh")
 
 
 class SpectrumTracker(NamedTuple):
-    """Two pure functions, as those of an optimizer of optax."""
+    """Pair of pure functions, in the style of an optimizer of optax."""
 
     init: Callable[..., TrackerState]
-    """`init(op, key=None) -> state`; costs no product: the first update does the work."""
+    """`init(op, key=None) -> state`, without matvecs: the first update does the work."""
     update: Callable[[Any, TrackerState], tuple[TrackerState, dict[str, jax.Array]]]
-    """`update(op, state) -> (state, metrics)`, with the operator as it is at this step."""
+    """`update(op, state) -> (state, metrics)`, with the operator of this step."""
 
 
 @explained
@@ -52,49 +52,55 @@ def spectrum_tracker(
     threshold: float | None = None,
     krylov_dim: int | None = None,
 ) -> SpectrumTracker:
-    """Follows k eigenpairs of an operator that changes a little at every step, inside a jitted training step.
+    """Create a tracker of k eigenpairs of a slowly changing operator, for use inside a jitted training step.
 
         Y^H A Y c = theta Y^H Y c,    X = Y C,    R = A X - X Theta,    y_i <- x_i + r_i / (theta_i - sigma)
 
-    An update is one batched pass of k + 1 products: the Ritz pairs of the k vectors, one power step ahead of what they
-    were, and of a guard, which is on its way to the next eigenvector in line. Where a residual is above tol, Lanczos
-    goes on from there within the budget. Pairs are numbered, and keep their number and their sign through crossings.
+    An update is one batched pass of k + 1 matvecs, with the k vectors after one power step and with a guard vector. The
+    guard vector converges to the next eigenvector. If a Ritz pair has a residual above tol, Lanczos continues from
+    these vectors within the budget. Pairs are numbered, and keep their number and their sign through crossings.
 
-    The guard is how newcomers are noticed: an eigenvalue lambda that leaves the bulk takes it over by
-    (lambda - far end) / (next eigenvalue - far end) an update, after about log(10 sqrt(n)) / log(that ratio) updates:
-    20 where the newcomer is half as large again as what is next, n = 10^5. A search sees it at once.
+    The guard vector detects new outliers. If an eigenvalue lambda leaves the bulk, its component in the guard vector
+    grows in every update by
+
+        ratio = (lambda - far end) / (next eigenvalue - far end)
+
+    with far end the unwanted end of the spectrum. Detection takes about log(10 sqrt(n)) / log(ratio) updates: 20 if
+    lambda is 1.5 times the next eigenvalue and n = 10^5. A search finds it at once.
 
     Args:
-        k: pairs, static.
+        k: number of pairs, static.
         which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn.
-        every: steps from one update to the next. Those between cost what `between` says.
-        matvecs_per_update: products at most; None is 4 k + 20. With k + 1 there are no searches, which also compiles
-            in a fraction of the time: good for whoever can wait for the iteration to converge by itself.
-        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; above, a search is
-            made. Eigenvalues are off by about the square of the residual over the gap. The bottom of a network's
-            Hessian is a hundredth of its top: "SA" says little there without a smaller tol and a larger budget.
-        between: "hold" gives the last numbers again, for nothing. "rayleigh" gives the Rayleigh quotient
-            <v_0, A v_0> for the first pair, at one product: right to the square of what v_0 has turned since. Its
-            residual and its flag are of this product too; those of the other pairs are of the last update.
-        max_k: room for so many pairs: the number tracked grows by one an update while the last of them is beyond
-            `threshold`, and shrinks again, to k at least. Products are then taken one by one, as many as are needed.
-        threshold: with max_k, and `which` other than "BE"; such as 2 / learning_rate.
-        krylov_dim: vectors that a search holds; None is max(2 k + 10, 20).
+        every: steps from one update to the next. `between` sets the cost of those in between.
+        matvecs_per_update: most matvecs of an update; None is 4 k + 20. With k + 1 there are no searches, which also
+            compiles in a fraction of the time; use it if slow convergence of the iteration is acceptable.
+        tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; otherwise a search is
+            made. Eigenvalue errors are about the square of the residual over the gap. The lowest eigenvalues of a
+            network's Hessian are a hundredth of the largest: "SA" needs a smaller tol and a larger budget.
+        between: "hold" returns the last metrics again, at no cost. "rayleigh" returns the Rayleigh quotient
+            <v_0, A v_0> for the first pair, at one matvec; its error is quadratic in the rotation of v_0 since the last
+            update. Residual and flag of this pair are from the same matvec, those of the others from the last update.
+        max_k: largest number of pairs. The number tracked grows by one per update while the last pair is beyond
+            `threshold`, and shrinks again, to k at least. Matvecs are then taken one by one, as many as needed.
+        threshold: limit for max_k, with `which` other than "BE"; such as 2 / learning_rate.
+        krylov_dim: number of basis vectors of a search; None is max(2 k + 10, 20).
 
     Returns:
-        `init` and `update`. Metrics are scalars: `eigenvalue_i`, `residual_i`, `converged_i`, `track_i` (the number of
-        the pair: it stays with the vector) and, with max_k, `active_i`, for each i; `next_eigenvalue` (the guard's
-        Rayleigh quotient); `age` (steps since the last update), `num_matvecs` (of this step), `searched` (of the last
-        update) and `status`. Where there is no eigenvalue, of a pair not tracked or after the last one, it is -inf
-        (+inf for "SA"): never NaN, which `jax_debug_nans` takes for an error. In the state the eigenvectors are
-        shaped like the operator's vectors, with a leading axis, and the residuals are theirs.
+        `init` and `update`. Metrics are scalars. For each i: `eigenvalue_i`, `residual_i`, `converged_i`, `track_i`
+        (the number of the pair, which stays with the vector) and, with max_k, `active_i`. Others:
+        `next_eigenvalue` (the Rayleigh quotient of the guard vector), `age` (steps since the last update),
+        `num_matvecs` (of this step), `searched` (of the last update) and `status`. A missing eigenvalue, of an
+        untracked pair or after the last one, is -inf (+inf for "SA"). It is never NaN, which `jax_debug_nans` treats as
+        an error. In the state, the eigenvectors are shaped like the operator's vectors, with a leading axis, and the
+        residuals are theirs.
 
     Raises:
-        ValueError: if an option does not fit; TypeError: if it is no int.
+        ValueError: if an option does not fit.
+        TypeError: if an integer option is not an int.
 
-    Cost: k + 1 products an update while the drift is small; a search takes as many more as a cold solve (14 for k = 3).
+    Cost: k + 1 matvecs an update while the drift is small; a search takes as many more as a cold solve (14 for k = 3).
     Memory: 2 k + 1 vectors in the state, 2 k + 2 more in an update, krylov_dim + k + 4 in a search. NaN and Inf in a
-    product are told by `status` and leave the vectors as they were. Gradients do not flow through it.
+    matvec are reported by `status` and leave the vectors unchanged. Gradients do not flow through the tracker.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -115,17 +121,17 @@ def spectrum_tracker(
     plan = _checked_plan(k, which, matvecs_per_update, tol, max_k, threshold, krylov_dim)
     _check_positive("every", every)
     check_choice("spectrum_tracker", "between", between, _BETWEEN)
-    # Under jit, so that a training loop that is not compiled as a whole is not slow.
+    # Compiled, so that a training loop that is not jitted as a whole is not slow.
     measured = jax.jit(functools.partial(_update, plan, every, between))
 
     @explained
     def init(op: Any, key: jax.Array | None = None) -> TrackerState:
-        """Give the state before the first product."""
+        """Create the state before the first matvec."""
         return _init(plan, op, key)
 
     @explained
     def update(op: Any, state: TrackerState) -> tuple[TrackerState, dict[str, Any]]:
-        """Take one training step."""
+        """Update the state by one training step."""
         _check_state(plan, state)
         row = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), state.rows)
         return measured(_operator("update of spectrum_tracker", op, row), state)
@@ -144,7 +150,7 @@ def _init(plan: Plan, op: Any, key: jax.Array | None) -> TrackerState:
 
 
 def _operator(function: str, op: Any, like: Any) -> LinearOperator:
-    """The operator that was meant; a plain function is one of vectors like those."""
+    """Convert an argument to an operator; a plain function acts on vectors like `like`."""
     is_function = callable(op) and not (isinstance(op, LinearOperator) or hasattr(op, "mv"))
     if is_function and like is None and not hasattr(op, "no_operator"):
         raise TypeError(
@@ -171,7 +177,7 @@ def _check_state(plan: Plan, state: Any) -> None:
 
 
 def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) -> tuple[TrackerState, dict[str, Any]]:
-    """One training step: a measurement when it is due."""
+    """Update the state by one training step, with a measurement if one is due."""
     op = jax.lax.stop_gradient(op)
     check_vector(tree.row(state.rows, 0), tree.working_structure(op.structure), name="the state's vector")
     before = state.num_matvecs
@@ -187,7 +193,7 @@ def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) 
 
 
 def _metrics(plan: Plan, state: TrackerState, age: jax.Array, spent: jax.Array) -> dict[str, jax.Array]:
-    """A flat dict of scalars."""
+    """Collect the metrics in a flat dict of scalars."""
     each = {"eigenvalue": state.eigenvalues, "residual": state.residuals, "converged": state.converged}
     each |= {"track": state.tracks} | ({"active": state.active} if plan.grows else {})
     metrics = {f"{name}_{i}": values[i] for name, values in each.items() for i in range(plan.max_k)}
@@ -204,7 +210,7 @@ def _metrics(plan: Plan, state: TrackerState, age: jax.Array, spent: jax.Array) 
 
 
 def _checked_plan(k: Any, which: str, budget: Any, tol: Any, max_k: Any, threshold: Any, krylov_dim: Any) -> Plan:
-    """What is to be followed, and at what price."""
+    """Check the options of a tracker, and fill in the defaults."""
     _check_positive("k", k)
     ritz.check_which(which, "spectrum_tracker")
     check_number("spectrum_tracker", "tol", tol, least=0.0, remedy="give a number from 0 up, such as 1e-2")
@@ -237,7 +243,7 @@ def _checked_plan(k: Any, which: str, budget: Any, tol: Any, max_k: Any, thresho
         _check_positive("krylov_dim", krylov_dim)
         if krylov_dim < room + 1:
             raise ValueError(f"spectrum_tracker got krylov_dim={krylov_dim}: {room} pairs need {room + 1} or more")
-    # Both ends in turn, of which only the first: that is the upper one.
+    # With one pair, "BE" is the upper end.
     which = "LA" if which == "BE" and k == 1 else which
     return Plan(k, room, which, budget, float(tol), None if threshold is None else float(threshold), krylov_dim)
 

@@ -1,4 +1,4 @@
-"""What a tracker of the spectrum carries from one training step to the next: arrays only, for any checkpointer."""
+"""State of a spectrum tracker between training steps: arrays only, so that any checkpointer can save it."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,59 +12,59 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_rows, seed_of, successor
 from eigenjax.vectors.tree import PyTree
 
-# A pair that is nobody's.
+# Track number of a pair that has none.
 NO_TRACK = -1
 
 
 class TrackerState(NamedTuple):
-    """The pairs as they were last measured, and the vectors that the next measurement begins with.
+    """Tracker state: the pairs as last measured, and the rows that the next measurement begins with.
 
-    K is the number of pairs there is room for, q = min(K + 1, n). Pairs that are not tracked, and all pairs before the
-    first update, have an eigenvalue of -inf (+inf where the smallest are wanted), a residual of inf and a vector of
-    zeros. NaN is in a state only after products that held NaN or Inf, so that `jax_debug_nans` finds these alone.
+    K is the largest number of pairs, q = min(K + 1, n). An untracked pair, or any pair before the first update, has
+    the eigenvalue -inf (+inf for "SA"), the residual inf and a vector of zeros. NaN occurs only after matvecs with NaN
+    or Inf, so that `jax_debug_nans` finds these alone.
     """
 
     eigenvalues: jax.Array
-    """(K,) real, ordered by `which`, the most wanted first; infinite where none is tracked, NaN after products that
-    held NaN."""
+    """(K,) real, ordered by `which`, the most wanted first; infinite for untracked pairs, NaN after matvecs with
+    NaN."""
     eigenvectors: Any
-    """A vector of the operator with a leading axis K: orthonormal rows, signs as those of the pairs before."""
+    """A vector of the operator with a leading axis K: orthonormal rows, with the signs of the previous update."""
     residuals: jax.Array
-    """(K,) ||A v - lambda v|| of these values and vectors, with the operator they were measured of."""
+    """(K,) ||A v - lambda v|| of these values and vectors, with the operator of the last measurement."""
     converged: jax.Array
     """(K,) bool: the residual is at most tol times the largest |Ritz value|."""
     active: jax.Array
-    """(K,) bool, which pairs are tracked; all, without max_k."""
+    """(K,) bool, True for tracked pairs; all True without max_k."""
     tracks: jax.Array
-    """(q,) int32, a number for each pair that it keeps through crossings; -1 is nobody's."""
+    """(q,) int32, track number of each pair, which stays with the eigenvector through crossings; -1 for none."""
     next_eigenvalue: jax.Array
-    """() the Rayleigh quotient of the guard: a bound on the first eigenvalue not tracked, from the inside; infinite
-    where all are tracked."""
+    """() Rayleigh quotient of the guard vector: an inner bound on the first untracked eigenvalue; infinite if all are
+    tracked."""
     rows: Any
-    """(q, ...) unit vectors: the pairs, one power step ahead, and the guard."""
+    """(q, ...) unit vectors: the pairs after one power step, and the guard vector."""
     far_end: jax.Array
-    """() an estimate of the other end of the spectrum, as the last search saw it."""
+    """() estimate of the unwanted end of the spectrum, from the last search and the Ritz values since."""
     norm_estimate: jax.Array
-    """() the largest |Ritz value| of the last update, an estimate of ||A||; `converged` refers to it."""
+    """() the largest |Ritz value| of the last update, an estimate of ||A||; `converged` is relative to it."""
     num_active: jax.Array
-    """() int32, pairs that the next update will track."""
+    """() int32, number of pairs that the next update tracks."""
     num_tracks: jax.Array
-    """() int32, numbers given out so far."""
+    """() int32, number of track numbers assigned so far."""
     seed: jax.Array
-    """(2,) uint32, of all arbitrary numbers."""
+    """(2,) uint32, key of all pseudo-random numbers."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("eigenvalues")
     num_steps: jax.Array
-    """() int32, calls of `update`."""
+    """() int32, number of calls of `update`."""
     num_matvecs: jax.Array
-    """() int32, products in all."""
+    """() int32, number of matvecs in all."""
     searched: jax.Array
-    """() bool, whether the last measurement needed more than a product a pair."""
+    """() bool, True if the last measurement needed a search, beyond one matvec per pair."""
 
 
 def no_value(which: str) -> float:
-    """What stands for an eigenvalue where there is none: infinite, on the side that is not wanted.
+    """Return the placeholder for a missing eigenvalue: infinite, on the unwanted side.
 
     >>> no_value("LA"), no_value("SA")
     (-inf, inf)
@@ -73,7 +73,7 @@ def no_value(which: str) -> float:
 
 
 def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: str) -> TrackerState:
-    """The state before the first product: arbitrary rows, no values."""
+    """Create the state before the first matvec: pseudo-random rows, no values."""
     seed = seed_of(key)
     count = min(max_k + 1, op.size)
     structure = tree.working_structure(op.structure)
@@ -100,7 +100,7 @@ def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: 
 
 
 def keep_first(rows: PyTree, count: jax.Array) -> PyTree:
-    """The rows, zero from this one on."""
+    """Keep the first `count` rows and set the others to zero."""
     kept = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
     spread = lambda leaf: kept.reshape(-1, *[1] * (leaf.ndim - 1))
     return jax.tree.map(lambda leaf: jnp.where(spread(leaf), leaf, jnp.zeros_like(leaf)), rows)

@@ -1,4 +1,4 @@
-"""Eigenpairs that are known: taken out of an operator, so that what is left is estimated alone."""
+"""Deflation of known eigenpairs, so that the estimators act on the complement alone."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,34 +13,34 @@ from eigenjax.vectors.tree import PyTree
 
 
 class KnownPairs(NamedTuple):
-    """Eigenpairs of an operator; those that have not converged are zero throughout."""
+    """Known eigenpairs of an operator; all entries of pairs that have not converged are zero."""
 
-    values: jax.Array  # (k,)
+    values: jax.Array  # (k,) eigenvalues, or zero
     vectors: PyTree  # (k, ...) orthonormal rows, or zero
-    mass: jax.Array  # (k,) 1 for each pair, 0 for those that have not converged
+    mass: jax.Array  # (k,) 1 for each converged pair, else 0
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ComplementOperator(LinearOperator):
-    """P A P + c (I - P) with P = I - X^H X for orthonormal rows X; rows of zeros take nothing out.
+    """Deflated operator P A P + c (I - P), with P = I - X^H X for orthonormal rows X; rows of zeros have no effect.
 
-    What rounding leaves of X in a Krylov space grows like a polynomial at c. With c inside the spectrum of the rest it
-    stays rounding, and Ritz values that come of it are no worse arguments of a function than the others; with c = 0, of
-    a definite operator outside of the spectrum, they would be.
+    In a Krylov space, the rounding errors along X grow like a polynomial evaluated at c. With c inside the remaining
+    spectrum they stay at rounding level, and their Ritz values lie in the domain of f. With c = 0, outside the spectrum
+    of a definite operator, neither holds.
     """
 
-    inner: LinearOperator
-    known: PyTree
-    inside: jax.Array  # () c
+    inner: LinearOperator  # A
+    known: PyTree  # (k, ...) X, orthonormal rows or zero
+    inside: jax.Array  # () c, a value inside the remaining spectrum
 
     @property
     def structure(self) -> PyTree:
-        """That of A."""
+        """Structure of the vectors of A."""
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """P A P v + c (v - P v)."""
+        """Return P A P v + c (v - P v)."""
         structure = tree.working_structure(self.structure)
         outside = complement(self.known, tree.cast_like(vector, structure))
         image = complement(self.known, matvec(self.inner, outside))
@@ -49,16 +49,16 @@ class ComplementOperator(LinearOperator):
 
 
 def complement(known: PyTree, vector: PyTree) -> PyTree:
-    """What is left of a vector beside orthonormal rows."""
+    """Project orthonormal rows out of a vector."""
     return tree.add_scaled(vector, -1.0, tree.combine(tree.project(known, vector), known))
 
 
 def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:
-    """The pairs of a result that have converged; None stays None.
+    """Return the converged pairs of a result; None stays None.
 
     Raises:
-        TypeError: if it is no `EigenResult`.
-        ValueError: if its vectors are not those of the operator.
+        TypeError: if `deflate` is not an `EigenResult`.
+        ValueError: if its vectors do not have the structure of the operator's.
     """
     check_result(deflate)
     if deflate is None:
@@ -71,6 +71,6 @@ def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:
 
 
 def check_result(deflate: Any) -> None:
-    """Raise a TypeError unless it is an `EigenResult`, or None."""
+    """Raise a TypeError unless `deflate` is an `EigenResult` or None."""
     if deflate is not None and not isinstance(deflate, EigenResult):
         raise TypeError(f"deflate: got {type(deflate).__name__}; give what eigsh returns, an EigenResult")

@@ -1,14 +1,14 @@
-"""A range sketched by random probes, and its projectors that leave out one probe each.
+"""Randomized range finder, with projectors that leave out one probe each.
 
-Of k probes Omega, with A Omega = Q R and Z = A Q, the projector on the range of all products but the i-th is
+Let A Omega = Q R for k probes Omega, and Z = A Q. The projector on the range of all vectors A omega_j but the i-th is
 
     P_i = Q (I - s_i s_i^H) Q^H,    s_i orthogonal to all columns of R but the i-th, unit
 
-so that s_i is column i of R^{-H}, normalised. P_i knows nothing of the i-th probe, which then serves, at no further
-product, as a sample of what P_i leaves (Epperly, Tropp and Webber 2024, section 2).
+so that s_i is column i of R^{-H}, normalized. P_i is independent of the i-th probe. That probe samples the
+complement of P_i without bias, at no further matvec (Epperly, Tropp and Webber 2024, section 2).
 
-Where A has a rank below k some rows of Q are zero, R is singular, and s_i, a left null vector, takes out one of these:
-P_i is the whole range, as it should.
+If the rank of A is below k, some rows of Q are zero and R is singular. Then s_i is a left null vector, which removes
+one of these zero rows, and P_i projects on the whole range.
 """
 
 from typing import NamedTuple
@@ -23,30 +23,30 @@ from eigenjax.vectors.tree import PyTree
 
 
 class Sketch(NamedTuple):
-    """Products with k probes and with an orthonormal basis of them. Derivatives go through the products alone."""
+    """Matvecs with k probes and with an orthonormal basis of the results; gradients flow through the matvecs alone."""
 
     probes: PyTree  # (k, ...) Omega
     images: PyTree  # (k, ...) A Omega
     basis: PyTree  # (k, ...) Q, orthonormal rows or zero
     basis_images: PyTree  # (k, ...) Z = A Q
-    left_out: jax.Array  # (k, k) S, the s_i in columns
-    inside: jax.Array  # (k, k) X, in columns the coefficients of P_i omega_i
+    left_out: jax.Array  # (k, k) S, with columns s_i
+    inside: jax.Array  # (k, k) X, with the coefficients of P_i omega_i in column i
 
     @property
     def rank(self) -> jax.Array:
-        """() how many rows of Q there are."""
+        """() number of nonzero rows of Q."""
         return jnp.sum(self.is_there)
 
     @property
     def is_there(self) -> jax.Array:
-        """(k,) 1 for a row of Q that is there, 0 for one that is zero."""
+        """(k,) 1 for a nonzero row of Q, 0 for a row of zeros."""
         return jnp.round(jax.vmap(tree.norm)(self.basis))
 
 
 def sketch(op: LinearOperator, probes: PyTree, probe_batch: int) -> Sketch:
-    """The sketch by these probes, at 2 k products and in 4 k vectors."""
+    """Compute the sketch of an operator with these probes, at 2 k matvecs and in 4 k vectors."""
     images = products(op, probes, probe_batch)
-    # Whatever the subspace, the estimate is unbiased: its change with the operator is no part of the derivative.
+    # The estimate is unbiased for every subspace, so the derivative of the subspace is left out.
     basis, triangle = orthonormal_rows(jax.lax.stop_gradient(images))
     left_out = _left_out(triangle)
     along = tree.gram(basis, probes)
@@ -55,10 +55,10 @@ def sketch(op: LinearOperator, probes: PyTree, probe_batch: int) -> Sketch:
 
 
 def _left_out(triangle: jax.Array) -> jax.Array:
-    """S, the columns of R^{-H} normalised; singular values below rounding are taken to be there."""
+    """Return S, the normalized columns of R^{-H}; singular values are clamped to eps times the largest."""
     left, values, right = jnp.linalg.svd(triangle)
     values = jnp.where(values[0] > 0, jnp.maximum(values, jnp.finfo(values.dtype).eps * values[0]), 1)
-    # In parts of the smallest, because the reciprocal of a tiny one overflows.
+    # Reciprocals in units of the largest one, because the reciprocal of a tiny value overflows.
     columns = jnp.matmul(
         left * (values[-1] / values).astype(left.dtype)[None, :], right, precision=jax.lax.Precision.HIGHEST
     )

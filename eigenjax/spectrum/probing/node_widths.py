@@ -1,14 +1,14 @@
-"""How wide the nodes of a quadrature are: what each of them stands for between its neighbours.
+"""Widths of the nodes of a quadrature: the interval whose mass each node represents.
 
-Of a measure with the nodes theta_1 < .. < theta_m and the weights w, the mass below theta_i is between
-w_1 + .. + w_{i-1} and that plus w_i (Chebyshev, Markov, Stieltjes): a node stands for mass on both of its sides. Here
-it is a bar that reaches to the middles between it and its neighbours, and no farther than an eigenvalue can be,
+For a measure with the nodes theta_1 < .. < theta_m and the weights w, the mass below theta_i is between
+w_1 + .. + w_{i-1} and that plus w_i (Chebyshev, Markov, Stieltjes): a node represents mass on both of its sides. Here
+it is a bar that reaches to the midpoints between it and its neighbors, but no farther than the error of its eigenvalue,
 
     h = min(gap / 2, r^2 / nearest gap),    r = ||A v - theta v||
 
-so that a converged node is a line, and a bulk is not blurred by how far away the outliers are. The mass is dealt to the
-two sides as the density on them is, estimated by w / (width) of the neighbours. Beyond the first and the last node,
-where a spectrum ends, the bar reaches a quarter of the gap: 0.23 is the limit for a flat density (zeros of J_0).
+A converged node is therefore a line, and distant outliers do not widen the nodes of the bulk. The mass is split between
+the two sides in proportion to the density there, estimated by w / (width) of the neighbors. Beyond the first and the
+last node the bar reaches a quarter of the gap: 0.23 is the limit for a flat density (zeros of J_0).
 """
 
 from typing import NamedTuple
@@ -16,29 +16,29 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Beyond an end of the nodes, in parts of the gap on the other side.
+# Length of a bar beyond the first or last node, as a fraction of the gap on the other side.
 _SHARE_BEYOND = 0.25
-# A line is as wide as this part of the distance at which two nodes are one.
+# Width of a line, as a fraction of the distance below which two nodes coincide.
 _LINE = 0.125
 
 
 class Bars(NamedTuple):
-    """For each node: how far it reaches, and which part of its mass is on the left."""
+    """Extent of each node, and the fraction of its mass on the left."""
 
-    left: jax.Array  # (m,)
-    right: jax.Array  # (m,)
-    share: jax.Array  # (m,) of the mass
-    gap: jax.Array  # (m,) to the nearest neighbour; inf where there is none
+    left: jax.Array  # (m,) extent to the left
+    right: jax.Array  # (m,) extent to the right
+    share: jax.Array  # (m,) fraction of the mass on the left
+    gap: jax.Array  # (m,) distance to the nearest neighbor; inf if there is none
 
 
 def bars(nodes: jax.Array, weights: jax.Array, residuals: jax.Array, rounding: jax.Array) -> Bars:
-    """The bars of one quadrature.
+    """Compute the bars of one quadrature.
 
     Args:
         nodes: (m,) in any order.
-        weights: (m,) not negative; those of weight zero are no neighbours.
-        residuals: (m,).
-        rounding: () the distance up to which two nodes are one.
+        weights: (m,) nonnegative; nodes of weight zero do not count as neighbors.
+        residuals: (m,) residuals of the Ritz vectors.
+        rounding: () distance up to which two nodes coincide.
 
     >>> print(bars(jnp.array([0.0, 1.0, 2.0]), jnp.ones(3), jnp.ones(3), jnp.asarray(1e-6)).left)
     [0.25 0.5  0.5 ]
@@ -50,7 +50,7 @@ def bars(nodes: jax.Array, weights: jax.Array, residuals: jax.Array, rounding: j
     is_first, is_last, gap = jnp.isinf(gap_left), jnp.isinf(gap_right), jnp.minimum(gap_left, gap_right)
     reach = lambda own, other, is_end: jnp.where(is_end, _SHARE_BEYOND * other, own / 2)
     left, right = reach(gap_left, gap_right, is_first), reach(gap_right, gap_left, is_last)
-    # One node alone has no gaps, and its residual is the standard deviation of the measure.
+    # A single node has no gaps, and its residual is the standard deviation of the measure.
     most = jnp.where(is_first & is_last, residuals, residuals * (residuals / gap))
     around = weights / jnp.where(is_first & is_last, 1, left + right)
     left, right = (jnp.maximum(jnp.minimum(x, most), _LINE * rounding) for x in (left, right))

@@ -1,9 +1,9 @@
-"""What stochastic estimators have in common: random probes, blocks of products.
+"""Random probes and blocks of matvecs, shared by the stochastic estimators.
 
-All rest on one fact: for a random z with E[z z^H] = I, the quadratic form <z, A z> has the mean tr A. Two kinds are
-used. Signs, +1 and -1 (complex: phases), leave out the diagonal's share of the variance, and alone serve estimates of
-the diagonal. Directions uniform on a sphere are the same from any basis one looks; their parts in a subspace stay
-uniform there, and can be given the length that has no variance.
+For a random z with E[z z^H] = I, the quadratic form <z, A z> has the mean tr A. Two distributions are used. Random
+signs, +1 and -1 (complex: phases), remove the diagonal's share of the variance, and only they serve to estimate the
+diagonal. The uniform distribution on a sphere is invariant under rotations: projections on a subspace stay uniform
+there, and can be scaled to a fixed length, which removes the variance of the length.
 
     Var <z, A z>  =  2 sum_{i != j} |a_ij|^2 (signs),    2 n / (n + 2) (||A||_F^2 - (tr A)^2 / n) (sphere), A real
 """
@@ -21,17 +21,17 @@ from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogon
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree
 
-# The spread of n samples is widened by 1 + c / (n - 1). With this c twice the error of a mean of chi-squares, the
-# quadratic forms of an operator with one large eigenvalue, holds the truth in nine of ten cases; Student's t, of normal
-# samples, asks for less.
+# The standard error of n samples is multiplied by 1 + c / (n - 1). With this c, twice the error covers the truth in
+# nine of ten cases for a mean of chi-squares, the quadratic forms of an operator with one large eigenvalue. Student's
+# t, for normal samples, needs less.
 FEW = 6.0
-# Samples with all others' probes in common depend on each other: of the part of an estimate that comes of r probes at
-# once the spread shows one part in r of the variance. This is the root of two and a half, and c where it is applied.
+# Samples that share all other probes are correlated: for the part of an estimate that depends on r probes at once, the
+# spread shows 1 / r of the variance. The factor DEPENDENT is the square root of 2.5, and FEW_DEPENDENT is its c.
 DEPENDENT, FEW_DEPENDENT = 1.6, 2.0
 
 
 def random_signs(key: jax.Array, structure: PyTree) -> PyTree:
-    """Independent numbers of modulus one: signs in real leaves, phases in complex ones.
+    """Draw independent numbers of modulus one: signs for real leaves, phases for complex ones.
 
     >>> random_signs(jax.random.key(0), jnp.zeros(5, jnp.complex64)).dtype
     dtype('complex64')
@@ -42,7 +42,7 @@ def random_signs(key: jax.Array, structure: PyTree) -> PyTree:
 
 
 def random_sphere(key: jax.Array, structure: PyTree) -> PyTree:
-    """A vector uniform on the sphere of radius sqrt(n).
+    """Draw a vector uniformly on the sphere of radius sqrt(n).
 
     >>> print(tree.norm(random_sphere(jax.random.key(0), jnp.zeros(16))).round(4))
     4.0
@@ -51,14 +51,14 @@ def random_sphere(key: jax.Array, structure: PyTree) -> PyTree:
 
 
 def of_length(vector: PyTree, square: Any) -> PyTree:
-    """The vector with this square of a norm; a zero vector stays zero."""
+    """Scale a vector to a given squared norm; a zero vector stays zero."""
     length = tree.norm(vector)
     unit = normalize(vector, length)
     return tree.scale(jnp.sqrt(jnp.asarray(square).astype(length.dtype)), unit)
 
 
 def unit_vector(structure: PyTree, index: jax.Array) -> PyTree:
-    """The vector with a one at this position, counted through all leaves, computed where it is stored.
+    """Return the unit vector with a one at this index, counted through all leaves, on the devices of each leaf.
 
     >>> print(unit_vector((jnp.zeros(2), jnp.zeros((1, 2))), jnp.int32(2)))
     (Array([0., 0.], dtype=float32), Array([[1., 0.]], dtype=float32))
@@ -72,26 +72,26 @@ def unit_vector(structure: PyTree, index: jax.Array) -> PyTree:
 
 
 def draw(sample: Callable[[jax.Array, PyTree], PyTree], key: jax.Array, op: LinearOperator, count: int) -> PyTree:
-    """So many random vectors of an operator, with a leading axis, one after another: each has its own key."""
+    """Draw `count` random vectors of an operator, with a leading axis, one after another, each from its own key."""
     structure = tree.working_structure(op.structure)
     return jax.lax.map(lambda key: sample(key, structure), jax.random.split(key, count))
 
 
 def products(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:
-    """A times each of the rows, so many of them at once."""
+    """Apply A to each row, `probe_batch` rows at once."""
     return each(lambda row: matvec(op, row), rows, probe_batch)
 
 
 def each(function: Callable[[Any], Any], rows: Any, probe_batch: int) -> Any:
-    """The function of each of the rows, of so many at once."""
+    """Apply a function to each row, `probe_batch` rows at once."""
     return jax.lax.map(function, rows, batch_size=None if probe_batch == 1 else probe_batch)
 
 
 def orthonormal_rows(rows: PyTree) -> tuple[PyTree, jax.Array]:
-    """Orthonormal rows Q and a triangle R (k, k) with y_i = sum_j R_ji q_j; Q and R are zero where y_i adds nothing.
+    """Compute orthonormal rows Q and a triangle R (k, k) with y_i = sum_j R_ji q_j.
 
-    Of an operator of low rank all products beyond the rank add nothing but rounding; left in, they would be
-    directions made of it.
+    Row i of Q and R_ii are zero if y_i depends on the rows before it up to rounding. For an operator of low rank, all
+    vectors beyond the rank are such: normalized, they would be directions made of rounding errors.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     dtype = tree.accumulation_dtype(rows)
@@ -110,9 +110,9 @@ def orthonormal_rows(rows: PyTree) -> tuple[PyTree, jax.Array]:
 
 
 def mean_and_error(samples: jax.Array, rounding: jax.Array, few: float = FEW) -> tuple[jax.Array, jax.Array]:
-    """The mean over the first axis and its standard error, which no rounding of this size is beneath.
+    """Compute the mean over the first axis and its standard error, at least the given rounding error.
 
-    Of one sample the error is not known: inf.
+    The error is inf for a single sample.
 
     >>> print(*mean_and_error(jnp.array([1.0, 3.0]), jnp.zeros(())))
     2.0 7.0
@@ -120,9 +120,9 @@ def mean_and_error(samples: jax.Array, rounding: jax.Array, few: float = FEW) ->
     count, mean = samples.shape[0], jnp.mean(samples, axis=0)
     if count == 1:
         return mean, jnp.full_like(mean, jnp.inf)
-    # The root has no derivative at zero, and an error needs none.
+    # The root has no derivative at zero, and no derivative of the error is needed.
     deviations = jax.lax.stop_gradient(samples - mean[None])
-    # Squares of deviations from this unit neither overflow nor vanish.
+    # Divided by the largest deviation, so that squares neither overflow nor underflow.
     unit = jnp.max(jnp.abs(deviations), axis=0)
     unit = jnp.where(unit > 0, unit, 1)
     spread = unit * jnp.sqrt(jnp.sum(jnp.square(deviations / unit[None]), axis=0) / (count * (count - 1)))
@@ -130,7 +130,7 @@ def mean_and_error(samples: jax.Array, rounding: jax.Array, few: float = FEW) ->
 
 
 def widened(count: int, few: float = FEW) -> float:
-    """By what factor the spread of so many samples is too small, where it is: one of their large number.
+    """Return the factor 1 + c / (n - 1) that widens the standard error of n samples.
 
     >>> widened(2), widened(61)
     (7.0, 1.1)
@@ -139,7 +139,7 @@ def widened(count: int, few: float = FEW) -> float:
 
 
 def checked_int(name: str, value: Any, least: int = 1, why: str = "") -> int:
-    """The value as an int of Python; an error unless it is an integer, and so large."""
+    """Convert a value to a Python int; raise an error unless it is an integer and at least `least`."""
     value = plain_int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
@@ -149,5 +149,5 @@ def checked_int(name: str, value: Any, least: int = 1, why: str = "") -> int:
 
 
 def checked_ints(**values: Any) -> list[int]:
-    """Positive integers as ints of Python, in this order."""
+    """Convert positive integers to Python ints, in the given order."""
     return [checked_int(name, value) for name, value in values.items()]

@@ -1,12 +1,12 @@
-"""Gauss quadrature by Lanczos: what a Krylov space knows of a vector's spectral measure.
+"""Gauss quadrature by Lanczos, for the spectral measure of a vector.
 
 The measure of a unit vector q has the mass |<x_i, q>|^2 at each eigenvalue lambda_i. From q, m steps of Lanczos give
 the tridiagonal T = S diag(theta) S^T, and with it the Gauss quadrature of that measure (Golub and Meurant 2010),
 
     q^H f(A) q  =  sum_i |<x_i, q>|^2 f(lambda_i)  ~  sum_i w_i f(theta_i),    w_i = S_1i^2
 
-exact for polynomials of degree 2 m - 1. A breakdown means that q lies in an invariant subspace: the quadrature by the
-steps before it is exact, and those behind it, from a direction of no relation to q, are left out.
+exact for polynomials of degree 2 m - 1. A breakdown means that q lies in an invariant subspace. The quadrature by the
+steps before it is exact; the steps after it continue from a direction unrelated to q and are left out.
 """
 
 import functools
@@ -25,16 +25,16 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
-# The quadrature is held against that of the steps but this share of the last ones, and 1.
+# The reference quadrature leaves out the last 1 + m / 5 of the m steps.
 _HELD_BACK = 5
 
 
 class Quadrature(NamedTuple):
-    """Nodes and weights, ascending; where there are fewer than m, the last node again with the weight 0."""
+    """Nodes and weights in ascending order; if there are fewer than m, the last node is repeated with the weight 0."""
 
-    nodes: jax.Array  # (m,)
+    nodes: jax.Array  # (m,) Ritz values
     weights: jax.Array  # (m,) sum to 1
-    residuals: jax.Array  # (m,) ||A v - theta v|| of the Ritz vectors: an eigenvalue is no farther from the node
+    residuals: jax.Array  # (m,) ||A v - theta v|| of the Ritz vectors: an eigenvalue lies within it of the node
 
 
 @functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "probe_batch"))
@@ -47,15 +47,15 @@ def tridiagonals(
     krylov_dim: int,
     probe_batch: int,
 ) -> LanczosState:
-    """The states after m steps from each of p random vectors in the complement of what is known, without vectors.
+    """Run m Lanczos steps from each of p random vectors in the complement of the known pairs; the basis is dropped.
 
-    Cost: p m products, and one more where something is known; m + 4 vectors for each of the probes at once.
+    Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
     """
     structure = tree.working_structure(op.structure)
     inner = op
     if known is not None:
         vector = complement(known.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
-        # Zero, or rounding, where nothing is left beside what is known.
+        # The length is zero, or rounding error, if the known pairs span the whole space.
         length = tree.inner(vector, vector).real
         value = tree.inner(vector, matvec(op, vector)).real / jnp.where(length > 0, length, 1)
         inner = ComplementOperator(op, known.vectors, value)
@@ -69,20 +69,20 @@ def tridiagonals(
 
 
 def follow(op: LinearOperator, start: PyTree, krylov_dim: int, seed: jax.Array) -> LanczosState:
-    """The state after m steps of Lanczos from a vector."""
+    """Run m Lanczos steps from a vector, and return the state."""
     state = lanczos.init(op, start, krylov_dim=krylov_dim, key=seed)
     state, _ = jax.lax.scan(lambda state, _: (lanczos.step(op, state), None), state, length=krylov_dim)
     return state
 
 
 def steps_before_breakdown(state: LanczosState) -> jax.Array:
-    """() int32, the steps that belong to the start vector."""
+    """Count the steps in the Krylov space of the start vector, those before the first breakdown; () int32."""
     zero = state.offdiagonal == 0
     return jnp.where(jnp.any(zero), jnp.argmax(zero) + 1, zero.shape[0]).astype(jnp.int32)
 
 
 def ritz_pairs(state: LanczosState, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Values (m,), vectors in columns (m, m) and validity (m,) of T in its first rows; NaN where products were."""
+    """Compute values (m,), vectors in columns (m, m) and valid entries (m,) of T's first rows; NaN if a matvec was."""
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     values, vectors, valid = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, count)
     values = jnp.where(valid, values, values[count - 1])
@@ -90,7 +90,7 @@ def ritz_pairs(state: LanczosState, count: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def gauss_quadrature(state: LanczosState, count: jax.Array | None = None) -> Quadrature:
-    """The quadrature by the first rows of T; None takes all that belong to the start vector."""
+    """Compute the quadrature by the first rows of T; None takes all that belong to the start vector."""
     count = steps_before_breakdown(state) if count is None else count
     values, vectors, valid = ritz_pairs(state, count)
     weights = jnp.where(valid, jnp.square(vectors[0]), 0)
@@ -99,5 +99,5 @@ def gauss_quadrature(state: LanczosState, count: jax.Array | None = None) -> Qua
 
 
 def held_back(count: jax.Array, steps: int) -> jax.Array:
-    """() int32, fewer rows of T, to see what the last steps have changed; all of them after a breakdown."""
+    """Return a smaller number of rows of T, to measure the change over the last steps; all rows after a breakdown."""
     return jnp.where(count < steps, count, max(steps - 1 - steps // _HELD_BACK, 1)).astype(jnp.int32)
