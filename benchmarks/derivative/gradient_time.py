@@ -88,7 +88,7 @@ def dense_gradient(problem: Problem) -> np.ndarray:
 
 
 def in_theta(gradient: np.ndarray, problem: Problem) -> np.ndarray:
-    """Convert a gradient with respect to the matrix to a symmetric one, or to one with respect to the potential."""
+    """Convert a gradient to one in the variable: the diagonal for a potential, else the symmetric part."""
     if problem.theta.ndim == 1:
         return np.diagonal(gradient) if gradient.ndim == 2 else gradient
     return (gradient + gradient.T) / 2
@@ -100,14 +100,14 @@ def loss_of(vectors: Any, weights: Any) -> Any:
 
 
 def by_eigsh(problem: Problem, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """Compute the gradient with `eigsh`."""
+    """Compute the loss with `eigsh`."""
     operator = theta if theta.ndim == 2 else lambda v: problem.matvec(v, theta)
     result = eigsh(operator, PAIRS, which=problem.which, tol=TOL, v0=start, verify=False)
     return loss_of(result.eigenvectors, weights)
 
 
 def by_unrolled(problem: Problem, steps: int, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """Compute the gradient through A V = V T by a scan, T = C diag(theta) C^T, and the rows of (V C)^T at one end."""
+    """Compute the loss from A V = V T by a scan, T = C diag(theta) C^T, and the rows of (V C)^T at one end."""
 
     def step(carry, j):
         basis, vector = carry
@@ -128,14 +128,14 @@ def by_unrolled(problem: Problem, steps: int, theta: jax.Array, weights: jax.Arr
 
 
 def by_matfree(problem: Problem, steps: int, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """Compute the gradient with matfree's Lanczos, with full reorthogonalization and its adjoint."""
+    """Compute the loss with matfree's Lanczos, with full reorthogonalization and its adjoint."""
     decomp, eig = (importlib.import_module(f"matfree.{name}") for name in ("decomp", "eig"))
     solve = eig.eigh_partial(decomp.tridiag_sym(steps, reortho="full", custom_vjp=True))
     return loss_of(solve(problem.matvec, start, theta)[1][wanted(problem)], weights)
 
 
 def by_eigh(problem: Problem, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """Compute the gradient from all eigenpairs of the dense matrix."""
+    """Compute the loss from all eigenpairs of the dense matrix."""
     del start
     return loss_of(jnp.linalg.eigh(problem.dense(theta))[1].T[wanted(problem)], weights)
 
@@ -202,7 +202,7 @@ def measure(problem: Problem, packages: Sequence[str], repeats: int) -> list[dic
         program = by_torch(problem)
         try:
             program()
-        except RuntimeError as error:  # torch's derivative evaluates the characteristic polynomial of A at A
+        except RuntimeError as error:  # torch factorizes a characteristic polynomial at A: may fail
             print(f"torch.lobpcg, {problem.name}: {type(error).__name__}: {error}")
         else:
             programs["lobpcg"], temporary["lobpcg"] = program, None
