@@ -34,7 +34,7 @@ STARTS = 3
 _LEAST_VALUE = np.finfo(float).eps ** (2 / 3)
 _MOST_TIGHTENINGS = 15
 _MOST_RESTARTS = 300
-# Computed eigenvectors have errors of at most this times eps times the condition.
+# Rounding error of the eigenvalues relative to ||A||, to be multiplied by their condition.
 _ROUNDING = 1e-12
 
 

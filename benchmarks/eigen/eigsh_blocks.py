@@ -24,7 +24,7 @@ TOL = 1e-4
 
 
 class Case(NamedTuple):
-    """Problem and the block sizes to solve it with."""
+    """Problem and the options of `eigsh` to compare."""
 
     name: str
     operator: Any

@@ -30,7 +30,7 @@ LANES = 5  # of each of seven families, five ends and three numbers of pairs, in
 PAIRS = (2, 5, 12)
 ENDS = ("LA", "SA", "LM", "BE", "sigma")
 DTYPES = ("float32", "float64")
-# Errors of eigvalsh are at most this times eps times the norm.
+# Rounding error of eigvalsh relative to the norm.
 _TRUTH = 20 * np.finfo(float).eps
 
 
@@ -41,7 +41,7 @@ def rotated(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def with_copies(rng: np.random.Generator, k: int) -> np.ndarray:
-    """Draw groups of 1 to 6 copies from the largest down, over a bulk: some inside the k wanted, one across the edge."""
+    """Draw groups of 1 to 6 copies from the largest down, over a bulk, some of them across the edge of the k wanted."""
     groups, total = [], 0
     while total < k + 3:
         groups.append(int(rng.integers(1, 7)))

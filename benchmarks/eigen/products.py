@@ -1,7 +1,7 @@
 """Claim: the matvecs spent give true residuals, compared with ARPACK at an equal basis size, on four kinds of spectrum.
 
-ARPACK is `scipy.sparse.linalg.eigsh` around a jitted matvec, restarted until it converges. `lanczos` is one Krylov space
-of the same size without restarts. It cannot converge if the wanted eigenvalues are close (the Laplacian); its
+ARPACK is `scipy.sparse.linalg.eigsh` around a jitted matvec, restarted until it converges. `lanczos` is one Krylov
+space of the same size without restarts. It cannot converge if the wanted eigenvalues are close (the Laplacian); its
 `converged` reports this and must agree with `found`. Power iteration may spend 100 matvecs per pair. All compute the
 largest magnitudes in float32 to residuals of 1e-4 ||A||. Residuals are recomputed from the vectors returned.
 

@@ -71,7 +71,7 @@ def uniform(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def scaled(low: float, high: float) -> dict[str, Draw]:
-    """Return the families with their spectra multiplied by powers of ten."""
+    """Return two families, tiny and huge: the other spectra multiplied by `low` and by `high`."""
     draw = lambda size: lambda rng, n: size * [clustered, repeated, low_rank, uniform][rng.integers(4)](rng, n)
     return {"tiny": draw(low), "huge": draw(high)}
 

@@ -1,4 +1,4 @@
-"""Claim: the missed-pair search, on by default in `eigsh`, costs half as many matvecs as the solve itself, on the whole.
+"""Claim: the missed-pair search, on by default in `eigsh`, costs half of the solve's matvecs, on the whole.
 
 Matvecs of a call with default options over those of the same call with `verify=False`, on the spectra of
 `eigsh_products`. They are also compared with `scipy.sparse.linalg.eigsh` with its defaults, which makes no search and

@@ -1,4 +1,4 @@
-"""Claim: a matvec that streams its data from memory-mapped files should take at most 1.15 times as long as one in memory.
+"""Claim: a matvec with data streamed from memory-mapped files should take at most 1.15 times as long as in memory.
 
 The Hessian of a network with the same examples and batches: `hessian(..., batch_size=b)` holds all data on the device,
 `stream` reads them batch by batch from disk (here, from the operating system's file cache). Each takes one vector and a
