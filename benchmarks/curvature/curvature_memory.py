@@ -1,9 +1,10 @@
 """Claim: the curvature of a language model costs about the memory of its gradient, whatever its vocabulary.
 
-Memory beside arguments (temporaries and results) for the gradient of a transformer with tied embeddings, and for a
-matvec with its Gauss-Newton matrix, Hessian and empirical Fisher matrix, both with full logits and with a `LinearHead`.
-The programs are compiled for shapes and do not run. `logits` is the memory in units of one array of tokens x
-vocabulary. `over_plain` and `over_chunked` are relative to the gradient with full logits and with a `LinearHead`.
+Memory beside arguments (temporaries and results) for the gradient of a transformer with tied embeddings, and for
+matvecs with its Gauss-Newton matrix, Hessian and empirical Fisher matrix. Each is with full logits or with a
+`LinearHead`. The programs are compiled for shapes and do not run. `logits` is the memory in units of one array of
+tokens x vocabulary. `over_plain` and `over_chunked` are relative to the gradient with full logits and with a
+`LinearHead`.
 
     python -m benchmarks.curvature.curvature_memory
 """

@@ -1,7 +1,7 @@
 """Claim: `eigs` needs fewer matvecs than ARPACK, on the whole, at an equal basis size and the same true residuals.
 
-Matvecs until all k pairs satisfy ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned, in float64, on
-eight nonsymmetric matrices, from normal to highly nonnormal. Medians over three start vectors, the same for both.
+Matvecs until all k pairs satisfy ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned. Eight
+nonsymmetric matrices in float64, from normal to highly nonnormal. Medians over three start vectors, the same for both.
 
 `eigs` is given tol, and all its matvecs count, including those that verify residuals. ARPACK's criterion is
 tol |theta_i|. It is given tol ||A|| / |theta| for the largest wanted theta, then a third of it, until the residuals are

@@ -1,9 +1,9 @@
 """Claim: blocks are faster if a matvec with several vectors costs little more than one, or if eigenvalues repeat.
 
 Seconds of `eigsh` with block sizes 1, 2, 4 and 8 to the same true residual, timed in turn. The operators are a dense
-matrix (a matvec reads the whole matrix for one vector or for eight), a network's Hessian over a batch, and a spectrum
-with eigenvalues of multiplicity eight. There a single vector needs `verify` to find all copies, and a block of eight
-does not.
+matrix, a network's Hessian over a batch, and a spectrum with eigenvalues of multiplicity eight. A dense matvec reads
+the whole matrix for one vector or for eight. With eigenvalues of multiplicity eight, a single vector needs `verify` to
+find all copies, and a block of eight does not.
 
     python -m benchmarks.eigen.eigsh_blocks
 """

@@ -1,9 +1,9 @@
 """Claim: with default options `eigsh` misses no copy of a repeated eigenvalue, and its error bounds hold.
 
-A thousand matrices of 120 dimensions, in random bases unless they are graphs: eigenvalues of multiplicity 2 to 6 inside
-the wanted set and across its edge, clusters of width 1e-6, matrices of low rank, graphs of 2 to 12 components, grids,
-rings and tori. In float32 and float64, for LA, SA, LM, BE and interior eigenvalues, with 2, 5 and 12 pairs. Results
-with status CONVERGED are compared with dense float64 `eigh`:
+A thousand matrices of 120 dimensions, in random bases unless they are graphs. They have eigenvalues of multiplicity 2
+to 6 inside the wanted set and across its edge, clusters of width 1e-6, or low rank; the graphs have 2 to 12 components,
+or are grids, rings and tori. In float32 and float64, for LA, SA, LM, BE and interior eigenvalues, with 2, 5 and 12
+pairs. Results with status CONVERGED are compared with dense float64 `eigh`:
 
 - the eigenvalues are the wanted ones with their multiplicities, to within tol ||A|| and rounding;
 - with and without the missed-pair search, every value lies within its `error_bounds` of an eigenvalue of the matrix.

@@ -1,7 +1,7 @@
 """Claim: `eigsh` holds as many vectors as its docstring says at any size, and fewer with the options that reduce them.
 
-Temporary memory beside arguments and results, in vectors, for a diagonal operator of 10^7 dimensions in float32 with
-k = 10, for each storage of the basis, next to the number that the docstring states. For the first cases also the
+Temporary memory beside arguments and results, in vectors, next to the number that the docstring states. The operator is
+diagonal of 10^7 dimensions in float32, k = 10, and all storages of the basis are compared. For the first cases also the
 increase of the process's resident memory during the solve, as the operating system reports it.
 
     python -m benchmarks.scale.eigsh_memory

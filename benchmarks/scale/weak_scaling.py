@@ -2,7 +2,7 @@
 
 A network whose hidden units are sharded over 1, 2, 4 and 8 simulated devices, in proportion to their number. `bytes` is
 the memory of arguments, results and temporaries on a device. `sent` counts the bytes of all collectives of a Lanczos
-step on a device, including those of the matvec (its outputs, whose number is constant), and `own` those of the solver.
+step on a device, and `own` those of the solver. The matvec's collectives are its outputs, whose number is constant.
 On one device the program is different, and XLA allocates its temporaries differently.
 
     python -m benchmarks.scale.weak_scaling

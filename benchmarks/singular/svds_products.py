@@ -1,7 +1,7 @@
 """Claim: `svds` needs no more matvecs than SciPy's with ARPACK at an equal basis size, for the same true residuals.
 
-Matvecs with A and A^H together until all k triplets satisfy (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2) <= tol ||A||,
-recomputed from the vectors returned, in float64. Medians over three start vectors, the same for both.
+Matvecs with A and A^H together until all k triplets satisfy (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2) <= tol ||A||.
+Residuals are recomputed from the vectors returned, in float64. Medians over three start vectors, the same for both.
 
 `svds` is given tol, and all its matvecs count, including those that verify residuals. ARPACK iterates with A^H A (with
 A A^H for wide A), and its criterion is tol times the square of a singular value. It is given tol, then a third of it,
