@@ -1,7 +1,7 @@
-"""Claim: on an accelerator results are right; and what solvers cost there, beside their products and beside peers.
+"""Claim: on an accelerator results are correct; measures the solvers' cost relative to their matvecs and to peers.
 
-Four stages, each of which writes its own result after every row, the most important rows first, so that a limit of
-time loses nothing: what does not fit into the minutes given is recorded as skipped, and what fails by its error.
+Four stages. Each writes its result file after every row, with the most important rows first, so that a time limit loses
+no results. Rows that do not fit into the given minutes are recorded as skipped, and failures by their error.
 
     right       values, residuals and gradients against NumPy in float64, for each dtype and solver
     overhead    the time of a solve over that of a bare scan of as many matvecs, on five problems
@@ -13,5 +13,5 @@ time loses nothing: what does not fit into the minutes given is recorded as skip
 
 import os
 
-# CuPy and PyTorch need room on the same device; read when JAX first touches it.
+# Leave memory on the device to CuPy and PyTorch. JAX reads this when it first uses the device.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

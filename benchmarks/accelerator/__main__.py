@@ -1,4 +1,4 @@
-"""The command: the stages in order, each with its share of the minutes."""
+"""Command of the benchmark: the stages in order, each with its share of the minutes."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import benchmarks.accelerator as package
 from benchmarks.accelerator import harness, overhead, peers, right, split
 from benchmarks.support import timing
 
-# The share of the minutes after which a stage begins nothing more. What a stage leaves over, later ones have.
+# Share of the minutes after which a stage starts no more items. Later stages get the time that a stage leaves.
 STAGES = {
     "right": (right.run, 0.3),
     "overhead": (overhead.run, 0.7),
@@ -17,7 +17,7 @@ STAGES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Run the stages and record their results."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--minutes", type=float, default=6.0, help="for all stages together")
     options.add_argument("--stages", default=",".join(STAGES), help="which, in which order (default %(default)s)")

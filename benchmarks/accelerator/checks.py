@@ -1,4 +1,4 @@
-"""One number compared, and the matrices and comparisons on the host that the cases share."""
+"""Comparison of one number with its bound, and the matrices and comparisons on the host that the cases share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Check(NamedTuple):
-    """An error and what it may be."""
+    """Error with its bound."""
 
     name: str
     error: float
@@ -15,7 +15,7 @@ class Check(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """NaN is not."""
+        """Return True if the error is within its bound; False for NaN."""
         return bool(self.error <= self.bound)
 
 
@@ -23,7 +23,7 @@ Case = Callable[[], list[Check]]
 
 
 def symmetric(eigenvalues: Sequence[float], dtype: str = "float64", seed: int = 0) -> np.ndarray:
-    """A matrix with these eigenvalues in a random basis, symmetric or Hermitian to the last bit, of this dtype."""
+    """Create a matrix of this dtype with the given eigenvalues in a random basis, exactly symmetric or Hermitian."""
     rng, n = np.random.default_rng(seed), len(eigenvalues)
     sample = rng.normal(size=(n, n))
     if np.issubdtype(np.dtype(dtype), np.complexfloating):
@@ -34,22 +34,22 @@ def symmetric(eigenvalues: Sequence[float], dtype: str = "float64", seed: int = 
 
 
 def outliers(n: int, count: int = 8) -> np.ndarray:
-    """The spectrum of a network's Hessian in caricature: some eigenvalues from 3 to 10, the others within (-0.5, 1)."""
+    """Draw a model of a network's spectrum: some eigenvalues from 3 to 10, the others in (-0.5, 1)."""
     return np.concatenate([np.linspace(10, 3, count), np.random.default_rng(1).uniform(-0.5, 1, n - count)])
 
 
 def pair_checks(
     label: str, matrix: np.ndarray, result: Any, wanted: np.ndarray, *, tol: float, unit: float
 ) -> list[Check]:
-    """Values, true residuals and orthonormality of what a symmetric solver has returned.
+    """Check the values, true residuals and orthonormality of a symmetric solver's result.
 
     Args:
-        label: goes before the names.
+        label: prefix of the names.
         matrix: float64 or complex128, on the host.
         result: an EigenResult with (k, n) eigenvectors.
-        wanted: (k,) in the order of the result.
-        tol: what was asked for.
-        unit: a rounding of the working precision; errors may be a few dozen of it, relative to ||A||.
+        wanted: (k,) exact eigenvalues in the order of the result.
+        tol: tolerance of the solve.
+        unit: eps of the working precision; errors may be a few dozen times this, relative to ||A||.
     """
     vectors, values = host(result.eigenvectors), host(result.eigenvalues)
     norm = float(np.abs(np.linalg.eigvalsh(matrix)).max())
@@ -66,19 +66,19 @@ def pair_checks(
 
 
 def host(x: Any) -> np.ndarray:
-    """An array of any dtype in double precision on the host."""
+    """Convert an array of any dtype to double precision on the host."""
     x = np.asarray(x)
     return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
 def directional(function: Callable[[np.ndarray], float], at: np.ndarray, along: np.ndarray, step: float) -> float:
-    """A central difference of fourth order."""
+    """Compute a fourth-order central difference."""
     moved = lambda share: function(at + share * step * along)
     return (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * step)
 
 
 def direction(shape: tuple[int, ...], *, is_symmetric: bool = True, seed: int = 5) -> np.ndarray:
-    """Of unit norm."""
+    """Draw a direction of unit norm."""
     sample = np.random.default_rng(seed).normal(size=shape)
     if is_symmetric:
         sample = sample + np.swapaxes(sample, -1, -2)
@@ -86,6 +86,6 @@ def direction(shape: tuple[int, ...], *, is_symmetric: bool = True, seed: int = 
 
 
 def relative(found: Any, wanted: Any) -> float:
-    """The norm of the difference over that of what is wanted."""
+    """Compute the norm of the difference over the norm of the reference."""
     found, wanted = np.asarray(found), np.asarray(wanted)
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

@@ -1,4 +1,4 @@
-"""Support of the stages: deadlines, rows that are written at once, programs compiled side by side, rounds of timing."""
+"""Support of the stages: deadlines, rows written immediately, programs compiled in parallel, rounds of timing."""
 
 import gc
 import statistics
@@ -18,45 +18,45 @@ _WORKERS = 8
 
 
 class Deadline(NamedTuple):
-    """When a stage stops beginning anything."""
+    """Time at which a stage stops starting items."""
 
     end: float  # of time.monotonic()
 
     @property
     def left(self) -> float:
-        """Seconds until then."""
+        """Return the seconds until the deadline."""
         return self.end - time.monotonic()
 
 
 def deadlines(minutes: float, shares: Sequence[float]) -> list[Deadline]:
-    """One for each stage, at its share of the minutes; the last stage has all that is left."""
+    """Return a deadline for each stage, by its share of the minutes; the last stage gets all remaining time."""
     start = time.monotonic()
     return [Deadline(start + 60 * minutes * share / max(shares)) for share in shares]
 
 
 class Item(NamedTuple):
-    """A part of a stage that stands or falls alone."""
+    """Independent part of a stage."""
 
-    labels: Row  # of its rows, in case it has none
-    seconds: float  # it is not begun with less left
+    labels: Row  # labels of the row that replaces its rows if it fails or is skipped
+    seconds: float  # required time: the item is skipped if less is left
     rows: Callable[[], Iterable[Row]]
 
 
 class Log:
-    """The rows of a stage; each addition is on disk before the next item begins."""
+    """Rows of a stage; each is on disk before the next item starts."""
 
     def __init__(self, stage: str, args: Namespace, deadline: Deadline):
-        """Begins with no row."""
+        """Start without rows."""
         self.stage, self.args, self.deadline = stage, args, deadline
         self.rows: list[Row] = []
 
     def add(self, row: Row) -> None:
-        """One more row, written."""
+        """Add a row and write the file."""
         self.rows.append(row)
         timing.write(self.name, self._even(), self.args)
 
     def show(self) -> None:
-        """The table; of rows that are right or not, those that are not."""
+        """Print the table; for rows with a verdict, only those that are not right."""
         rows = [row for row in self._even() if not row.get("ok")]
         right = f", {len(self.rows) - len(rows)} of them right" if any("ok" in row for row in self.rows) else ""
         print(f"{self.stage}: {len(self.rows)} rows{right}", flush=True)
@@ -64,7 +64,7 @@ class Log:
             print(timing.table(rows), flush=True)
 
     def run(self, items: Sequence[Item]) -> None:
-        """Every item in order; one without time is recorded as skipped, one that raises by its error."""
+        """Run every item in order; record an item without time as skipped, and one that raises by its error."""
         for item in items:
             left = self.deadline.left
             if not self.args.quick and left < item.seconds:
@@ -73,37 +73,37 @@ class Log:
             try:
                 for row in item.rows():
                     self.add({"error": ""} | item.labels | row)
-            except Exception as error:  # whatever it is: the others go on
+            except Exception as error:  # any error: the other items continue
                 self.add(item.labels | {"error": describe(error)})
             gc.collect()
 
     @property
     def name(self) -> str:
-        """Of the result file."""
+        """Return the name of the result file."""
         return f"accelerator_{self.stage}"
 
     def _even(self) -> list[Row]:
-        # All rows with the same columns, the error last.
+        # All rows get the same columns, the error last.
         columns = [key for key in dict.fromkeys(key for row in self.rows for key in row) if key != "error"]
         return [{key: row.get(key) for key in [*columns, "error"]} for row in self.rows]
 
 
 def describe(error: Exception) -> str:
-    """An error in one line."""
+    """Format an error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:_ERROR_LENGTH]
 
 
 class Program(NamedTuple):
-    """A compiled program, to be called with its arguments."""
+    """Compiled program, to be called with its arguments."""
 
     call: Callable
-    compile_s: float  # tracing, lowering and compiling, beside others that compile
+    compile_s: float  # tracing, lowering and compiling, while others compile too
     temp_bytes: int
     out_info: Any
 
 
 def compiled(function: Callable, *args: Any) -> Program:
-    """The program of a function for arguments like these: arrays, or shapes."""
+    """Compile a function for arguments like these: arrays or shapes."""
     start = time.perf_counter()
     lowered = jax.jit(function).lower(*args)
     program = lowered.compile()
@@ -114,7 +114,7 @@ def compiled(function: Callable, *args: Any) -> Program:
 
 
 def side_by_side(tasks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What each task returns, or the exception that it raised; all run at once, in threads."""
+    """Run all tasks at once in threads, and return the result of each or the exception that it raised."""
 
     def guarded(task):
         try:
@@ -127,23 +127,23 @@ def side_by_side(tasks: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
 
 
 class Rounds(NamedTuple):
-    """What rounds of timing have told of one program."""
+    """Times of one program."""
 
-    first_s: float  # of the first call, compiled before
+    first_s: float  # time of the first call, without compilation
     samples: list[float]
-    peak_bytes: int | None  # of the process, after the first call
+    peak_bytes: int | None  # peak memory of the process after the first call
     error: str
 
     @property
     def median(self) -> float:
-        """Of the samples, or of the first call where there was no time for more."""
+        """Return the median of the samples, or the time of the first call if there are none."""
         return statistics.median(self.samples or [self.first_s])
 
 
 def rounds(programs: Mapping[str, Callable[[], Any]], repeats: int, deadline: Deadline) -> dict[str, Rounds]:
-    """Times programs in turn, A B A B, after a first round; one that raises is left out from there on.
+    """Time programs in turn, A B A B, after a first round; omit a program from the round in which it raises.
 
-    A round is not begun when it would not end in time.
+    A round does not start if it would not end before the deadline.
     """
     found: dict[str, Rounds] = {}
     start = time.monotonic()
@@ -164,5 +164,5 @@ def rounds(programs: Mapping[str, Callable[[], Any]], repeats: int, deadline: De
 
 
 def peak_bytes() -> int | None:
-    """The most that the device held since the process began, where it says."""
+    """Return the peak memory of the device since the start of the process; None if it is not reported."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -1,4 +1,4 @@
-"""The time of a solve over that of a bare scan of as many matvecs: what a solver adds to the products it needs."""
+"""Time of a solve over that of a bare scan of as many matvecs: the overhead of a solver."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +12,14 @@ from benchmarks.accelerator.harness import Item, Log, Program, Rounds, Row, comp
 from benchmarks.accelerator.problems import Problem
 from eigenjax import adjoint_info, eigsh, lanczos, spectrum_tracker
 
-# Never reached within the matvecs allowed, and not zero, so that convergence checks come as they would.
+# Not reached within the matvecs allowed, and not zero, so that convergence checks happen as usual.
 _TOL = 1e-7
 
 _SOLVES = ("lanczos", "eigsh", "tracker")
 _ALL = (*_SOLVES, "gradient")
 
-# With the seconds that each may take, most of them compiling; the most important first. The reverse pass of the
-# language model takes three times as long to compile as all the rest: nothing else waits for it.
+# Each with its time limit in seconds, mostly for compilation; the most important first. The reverse pass of the
+# language model is last, because it takes three times as long to compile as all the rest.
 ITEMS = (
     ("perceptron, 1 M", problems.medium_network, _ALL, 25),
     ("GPT-2 small, float32", problems.language_model("float32"), _SOLVES, 40),
@@ -32,25 +32,25 @@ ITEMS = (
 
 
 class Solver(NamedTuple):
-    """What is timed, and how many matvecs one call takes."""
+    """Compiled solver with its arguments, and the number of matvecs of one call."""
 
     program: Program
     args: tuple
     matvecs: Callable[[], int]
 
     def __call__(self) -> Any:
-        """One run; what it returns is on the device."""
+        """Run once; the result stays on the device."""
         return self.program.call(*self.args)
 
 
 def run(log: Log) -> None:
-    """One row for each solver on each problem."""
+    """Add one row for each solver on each problem."""
     for name, make, solvers, seconds in ITEMS:
         log.run([Item({"problem": name}, seconds, functools.partial(_rows, make, solvers, log))])
 
 
 def _rows(make: Callable[[bool], Problem], solvers: Sequence[str], log: Log) -> Iterator[Row]:
-    """Compiles everything of a problem at once, runs each once, then times them in turn."""
+    """Compile all programs of a problem at once, run each once, then time them in turn."""
     problem = make(log.args.quick)
     n, vector_bytes = problem.op.size, 4 * problem.op.size
     labels = {"problem": problem.name, "n": n, "basis_bytes": problem.krylov_dim * vector_bytes}
@@ -99,13 +99,13 @@ def _row(
 
 
 def _compiled(problem: Problem, solvers: Sequence[str]) -> dict[str, Any]:
-    """Programs by name, or the exceptions that compiling them raised; all compiled at once."""
+    """Compile all programs at once; return them by name, or the exceptions raised."""
     tasks = {"bare": _bare, "lanczos": _lanczos, "eigsh": _eigsh, "tracker": _tracker, "gradient": _gradient}
     return side_by_side({name: functools.partial(tasks[name], problem) for name in ("bare", *solvers)})
 
 
 def bare_arguments(problem: Problem) -> tuple:
-    """The start of the bare scan, and a factor that keeps the numbers in range for a few dozen products."""
+    """Return the start vector of the bare scan, and a factor that keeps the numbers in range."""
     structure = problem.op.structure
     vector = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1e-3, leaf.dtype), structure)
     return problem.theta, problem.fixed, vector, jnp.float32(1e-2)
@@ -139,7 +139,7 @@ def _tracker(problem: Problem) -> tuple[Program, Any]:
 
 
 class Gradient(NamedTuple):
-    """The programs of a gradient of eigenvectors."""
+    """Programs of a gradient of eigenvectors."""
 
     forward: Program  # (theta, fixed) -> (eigenvectors, pull-back, result)
     reverse: Program  # (pull-back, cotangent) -> cotangent of theta
@@ -152,7 +152,7 @@ def _gradient(problem: Problem) -> Gradient:
 
     def forward(theta, fixed):
         def vectors(theta):
-            # Of `eigsh` the linear solves make use of the space that it ends with, which `adjoint_info` cannot count.
+            # `eigsh` would recycle Ritz pairs in the linear solves, which `adjoint_info` does not take into account.
             result = lanczos(problem.build(theta, fixed), k, krylov_dim=problem.krylov_dim, which="LA")
             return result.eigenvectors, jax.lax.stop_gradient(result)
 
@@ -175,7 +175,7 @@ def _gradient(problem: Problem) -> Gradient:
 
 
 def _ready(problem: Problem, programs: dict[str, Any]) -> tuple[dict[str, Solver], dict[str, str]]:
-    """What can be timed, and the errors of what cannot."""
+    """Return the solvers that can be timed, and the errors of the others."""
     solvers: dict[str, Solver] = {}
     failures = {name: describe(value) for name, value in programs.items() if isinstance(value, Exception)}
     begin = {"lanczos": _begin_plain, "eigsh": _begin_plain, "tracker": _begin_tracker, "gradient": _begin_gradient}
@@ -198,7 +198,7 @@ def _begin_plain(problem: Problem, program: Program) -> Solver:
 
 
 def _begin_tracker(problem: Problem, made: tuple[Program, Any]) -> Solver:
-    """Past the first updates, which search."""
+    """Run the first updates, which search for missed pairs, before the timing."""
     program, state = made
     for _ in range(3):
         state, _ = program.call(problem.theta, problem.fixed, state)
@@ -207,9 +207,9 @@ def _begin_tracker(problem: Problem, made: tuple[Program, Any]) -> Solver:
 
 
 def _begin_gradient(problem: Problem, made: Gradient) -> Solver:
-    """After the forward pass: only the linear solves and the pull-back are timed.
+    """Run the forward pass before the timing, which covers the linear solves and the pull-back.
 
-    Its matvecs are those that `adjoint_info` counts and the k of the pull-back.
+    The matvecs are those that `adjoint_info` counts, and the k of the pull-back.
     """
     vectors, pull, result = made.forward.call(problem.theta, problem.fixed)
     cotangent = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), vectors)

@@ -1,4 +1,4 @@
-"""jax.numpy's own decompositions of dense matrices, alone and in batches, beside `eigsh` and `eigh`."""
+"""Decompositions of dense matrices by jax.numpy, single and in batches, compared with `eigsh` and `eigh`."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ K, TARGET = 6, 1e-5
 
 
 def alone(n: int) -> Callable[[Log], Iterator[Row]]:
-    """Six largest pairs of a random symmetric matrix, of all that `eigh` finds."""
+    """Compare the six largest pairs of a random symmetric matrix by `eigsh` with all pairs by `eigh`."""
 
     def rows(log: Log) -> Iterator[Row]:
         matrix = _symmetric((40 if log.args.quick else n,))
@@ -27,7 +27,7 @@ def alone(n: int) -> Callable[[Log], Iterator[Row]]:
 
 
 def batch(count: int, n: int) -> Callable[[Log], Iterator[Row]]:
-    """All pairs of each of many matrices, and the four largest of each by `eigsh` under vmap."""
+    """Compare all pairs of many matrices with the four largest of each by `eigsh` under vmap."""
 
     def rows(log: Log) -> Iterator[Row]:
         matrices = _symmetric((8, 12) if log.args.quick else (count, n))
@@ -46,7 +46,7 @@ def _rows(log: Log, matrices: np.ndarray, solvers: dict[str, tuple[Callable, Cal
     there = jnp.asarray(matrices, jnp.float32)
     exact = np.asarray(there, np.float64)
     programs = side_by_side({name: functools.partial(compiled, solve, there) for name, (solve, _) in solvers.items()})
-    norm = 2 * float(np.sqrt(exact.shape[-1]))  # of a matrix of normal numbers, nearly
+    norm = 2 * float(np.sqrt(exact.shape[-1]))  # approximate norm of a symmetric matrix of normal numbers
 
     def peer(name: str) -> Peer:
         program, (_, read) = programs[name], solvers[name]
@@ -72,13 +72,13 @@ def _few(result: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _all(pair: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The largest six."""
+    """Return the six largest pairs."""
     values, vectors = (np.asarray(x)[..., -K:].astype(np.float64) for x in pair)
     return values, vectors
 
 
 def _matvecs(found: Any) -> int | None:
-    """Of the matrix that took most."""
+    """Return the matvecs of the matrix that needs most."""
     return int(np.max(np.asarray(found.num_matvecs))) if hasattr(found, "num_matvecs") else None
 
 

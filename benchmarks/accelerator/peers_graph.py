@@ -21,7 +21,7 @@ _WIDE_BASIS = 38  # CuPy's default for six pairs
 
 
 class Graph(NamedTuple):
-    """On the host and on the device, and the largest eigenvalue, which its own programs have found."""
+    """Matrix on the host and on the device, with the largest eigenvalue, computed by `eigsh`."""
 
     matrix: scipy.sparse.csr_matrix
     parts: tuple[jax.Array, jax.Array]
@@ -57,7 +57,7 @@ def _nodes(log: Log) -> int:
 
 
 def pairs(log: Log) -> Iterator[Row]:
-    """Six largest eigenpairs."""
+    """Compare the six largest eigenpairs."""
     graph = _graph(_nodes(log))
     residual = functools.partial(_residual, graph)
 
@@ -81,7 +81,7 @@ def pairs(log: Log) -> Iterator[Row]:
 
         matrix = csr_matrix(graph.matrix)
 
-        def attempt(tol):  # CuPy's is absolute
+        def attempt(tol):  # CuPy's tolerance is absolute
             values, vectors = solve(matrix, K, which="LA", tol=tol * graph.norm)
             cupy.cuda.Device().synchronize()
             return values, vectors
@@ -106,7 +106,7 @@ def pairs(log: Log) -> Iterator[Row]:
 
 
 def triplets(log: Log) -> Iterator[Row]:
-    """Six largest singular triplets."""
+    """Compare the six largest singular triplets."""
     graph = _graph(_nodes(log))
     residual = functools.partial(_singular_residual, graph)
 
@@ -124,7 +124,7 @@ def triplets(log: Log) -> Iterator[Row]:
 
         matrix = csr_matrix(graph.matrix)
 
-        def attempt(tol):  # absolute, of A^T A
+        def attempt(tol):  # the tolerance is absolute, for A^T A
             found = solve(matrix, K, tol=tol * graph.norm**2)
             cupy.cuda.Device().synchronize()
             return found
@@ -139,7 +139,7 @@ def triplets(log: Log) -> Iterator[Row]:
 
 
 def pairs_on_host(log: Log) -> Iterator[Row]:
-    """ARPACK on the processor."""
+    """Time ARPACK on the CPU."""
     graph = _graph(_nodes(log))
 
     def scipy_eigsh() -> Peer:
@@ -151,12 +151,12 @@ def pairs_on_host(log: Log) -> Iterator[Row]:
 
 
 def _settings(attempt: Callable[[float], Any], target: float) -> list[Callable[[], Any]]:
-    """At the tolerance itself first, then at a third and a ninth of it."""
+    """Return attempts at the target tolerance, at a third and at a ninth of it."""
     return [functools.partial(attempt, target / 3**i) for i in range(_ATTEMPTS)]
 
 
 def _residual(graph: Graph, pair: tuple[np.ndarray, np.ndarray]) -> float:
-    """Of (k,) values and (n, k) vectors, normalized first."""
+    """Compute the largest residual of (k,) values and (n, k) vectors, normalized first."""
     values, vectors = (np.asarray(x, np.float64) for x in pair)
     vectors = vectors / np.linalg.norm(vectors, axis=0)
     rests = graph.matrix.astype(np.float64) @ vectors - vectors * values
@@ -164,7 +164,7 @@ def _residual(graph: Graph, pair: tuple[np.ndarray, np.ndarray]) -> float:
 
 
 def _singular_residual(graph: Graph, left: np.ndarray, values: np.ndarray, right: np.ndarray) -> float:
-    """Of (k, n) left, (k,) values and (k, n) right vectors: the larger of the two sides."""
+    """Compute the larger residual of both sides, for (k, n) left, (k,) values and (k, n) right vectors."""
     matrix = graph.matrix.astype(np.float64)
     left, right = (np.asarray(x, np.float64).T for x in (left, right))
     sides = matrix @ right - left * values, matrix.T @ left - right * values
@@ -172,7 +172,7 @@ def _singular_residual(graph: Graph, left: np.ndarray, values: np.ndarray, right
 
 
 def _torch_matrix(torch: Any, matrix: scipy.sparse.csr_matrix) -> Any:
-    """As sparse CSR, where there is a device of CUDA on that."""
+    """Convert a matrix to sparse CSR, on the CUDA device if there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pointers, columns = (torch.from_numpy(x.astype(np.int64)) for x in (matrix.indptr, matrix.indices))
     return torch.sparse_csr_tensor(pointers, columns, torch.from_numpy(matrix.data), matrix.shape).to(device)

@@ -1,4 +1,4 @@
-"""A plain Lanczos in PyTorch around double backward, beside `eigsh` on the same network of a million parameters."""
+"""Plain Lanczos in PyTorch with double backward, compared with `eigsh` on the same network of a million parameters."""
 
 import functools
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from benchmarks.accelerator.problems import medium_network
 from eigenjax import eigsh
 
 K, TARGET = 5, 1e-3
-# One Krylov space is not adaptive: the smallest of these that suffices, in hindsight.
+# A single Krylov space is not adaptive: use the smallest of these that suffices.
 KRYLOV_DIMS = (24, 32, 48, 64, 96, 128)
 
 
 def pairs(log: Log) -> Iterator[Row]:
-    """Five largest eigenpairs of the Hessian, to 1e-3 of the norm by products in float64.
+    """Compare the five largest eigenpairs of the Hessian, to 1e-3 of the norm by matvecs in float64.
 
-    At the default precision of each package, which is TF32 for JAX on some devices and float32 for PyTorch, and at the
-    other's.
+    Each package runs at its own default precision, which is TF32 for JAX on some devices and float32 for PyTorch, and
+    at the default of the other.
     """
     problem = medium_network(log.args.quick)
     build, args = problem.build, (problem.theta, problem.fixed)
@@ -71,7 +71,7 @@ def pairs(log: Log) -> Iterator[Row]:
 
 
 def _residual(product: Any, values: Any, rows: Any) -> float:
-    """The largest of (k,) values and (k, n) vectors, normalized first, by products in float64."""
+    """Compute the largest residual of (k,) values and (k, n) vectors, normalized first, by matvecs in float64."""
     worst = 0.0
     with jax.enable_x64(True):
         for value, row in zip(np.asarray(values, np.float64), np.asarray(rows, np.float64), strict=True):
@@ -92,13 +92,13 @@ def _raised(program: Any) -> Any:
 
 
 def _flat_rows(vectors: Any) -> np.ndarray:
-    """(k, n), in the order of JAX's leaves."""
+    """Flatten vectors to (k, n), in the order of JAX's leaves."""
     leaves = [np.asarray(x) for x in jax.tree.leaves(vectors)]
     return np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
 
 
 def _double_product(problem: Any) -> Any:
-    """Flat v -> H v in float64."""
+    """Build the flat matvec v -> H v in float64."""
     with jax.enable_x64(True):
         double = lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
         theta, fixed = jax.tree.map(double, (problem.theta, problem.fixed))
@@ -113,7 +113,7 @@ def _double_product(problem: Any) -> Any:
 
 
 def _torch_lanczos(torch: Any, problem: Any) -> Any:
-    """One Krylov space, orthogonalized twice against all of it, around grad of (grad . v)."""
+    """Build a Lanczos method with two passes of full orthogonalization, around grad of (grad . v)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     there = lambda x: torch.from_numpy(np.array(x)).to(device)
     leaves = [there(x).requires_grad_() for x in jax.tree.leaves(problem.theta)]  # bias and kernel of each layer

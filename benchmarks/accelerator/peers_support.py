@@ -1,4 +1,4 @@
-"""One way to the eigenpairs of a problem, tried at tolerances until its true residuals suffice, then timed."""
+"""Program for the eigenpairs of a problem, tried at tolerances until its true residuals suffice, then timed."""
 
 import statistics
 import time
@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 
 from benchmarks.accelerator.harness import Log, Row, describe
 
-# Of timing one program: a slow one is timed once.
+# Seconds of timing one program: a slow one is timed once.
 _ENOUGH_S = 4.0
 
 
 class Peer(NamedTuple):
-    """A program for each setting, from the loosest on: the first whose residuals suffice is the one timed."""
+    """Program with its settings, from the loosest on; the first whose residuals suffice is timed."""
 
     name: str
-    settings: Sequence[Callable[[], Any]]  # each waits for what it returns
-    residual: Callable[[Any], float]  # the worst, of what was returned, over the norm
+    settings: Sequence[Callable[[], Any]]  # each waits for its result
+    residual: Callable[[Any], float]  # the largest residual of a result over the norm
     matvecs: Callable[[Any], int | None] = lambda _: None
     compile_s: float | None = None
 
 
 def compare(peers: Sequence[Callable[[], Peer]], target: float, log: Log) -> Iterator[Row]:
-    """One row for each; one that raises, or is not installed, is a row with its error."""
+    """Yield one row for each peer; one that raises, or is not installed, gives a row with its error."""
     for make in peers:
         name = make.__name__.strip("_")
         try:

@@ -1,4 +1,4 @@
-"""The operators that are timed: networks, a stencil, a graph. Their arrays are arguments of a program."""
+"""Operators that are timed: networks, a stencil, a graph. Their arrays are arguments of the compiled programs."""
 
 import functools
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from eigenjax.vectors.tree import PyTree
 
 
 class Problem(NamedTuple):
-    """An operator A(theta; fixed), symmetric, and how it is solved."""
+    """Symmetric operator A(theta; fixed), and the options of its solves."""
 
     name: str
     build: Callable[[PyTree, PyTree], LinearOperator]
-    theta: PyTree  # floating-point: gradients are with respect to these
+    theta: PyTree  # floating-point arrays to differentiate with respect to
     fixed: PyTree
     k: int
     krylov_dim: int
@@ -31,29 +31,29 @@ class Problem(NamedTuple):
 
     @property
     def op(self) -> LinearOperator:
-        """At its own arrays."""
+        """Return the operator for the problem's own arrays."""
         return self.build(self.theta, self.fixed)
 
 
 _MEDIUM = {"k": 5, "krylov_dim": 20, "max_matvecs": 60, "tracked": 3, "tracker_matvecs": None}
-# Products that take a tenth of a second: few of them, and no searches.
+# A matvec takes a tenth of a second: allow few, and no missed-pair searches.
 _LARGE = {"k": 3, "krylov_dim": 12, "max_matvecs": 24, "tracked": 1, "tracker_matvecs": 2}
 
 
 def network_hessian(params: PyTree, batch: PyTree) -> LinearOperator:
-    """Of a tanh perceptron."""
+    """Create the Hessian of a tanh perceptron."""
     return hessian(perceptron_loss, params, batch)
 
 
 def small_network(quick: bool) -> Problem:
-    """85,002 parameters that have learned 1,797 digits."""
+    """Create a problem with 85,002 parameters, trained on 1,797 digits."""
     network = perceptron(*(((64, 16, 10), 64, 2) if quick else ((64, 256, 256, 10), 1797, 100)))
     data = (network.images, network.labels)
     return Problem("perceptron, 85 k", network_hessian, network.params, data, **_MEDIUM)
 
 
 def medium_network(quick: bool) -> Problem:
-    """1.03 million parameters, 3,072 examples, as in `lanczos_overhead`."""
+    """Create a problem with 1.03 million parameters and 3,072 examples, the one of `lanczos_overhead`."""
     widths, examples = ((64, 32, 10), 16) if quick else ((64, 700, 700, 700, 10), 3072)
     keys = jax.random.split(jax.random.key(0), len(widths) + 1)
     params = [
@@ -66,7 +66,7 @@ def medium_network(quick: bool) -> Problem:
 
 
 def language_model(dtype: str) -> Callable[[bool], Problem]:
-    """GPT-2 small, 8 x 512 tokens, its parameters in this dtype."""
+    """Create the problem of GPT-2 small with 8 x 512 tokens and parameters in the given dtype."""
 
     def problem(quick: bool) -> Problem:
         shape = transformer.QUICK if quick else transformer.GPT2_SMALL
@@ -81,14 +81,14 @@ def _language_hessian(params: PyTree, tokens: jax.Array) -> LinearOperator:
 
 
 def stencil(quick: bool) -> Problem:
-    """The five-point Laplacian of a periodic 1024 x 1024 grid, and a potential that is random at every point."""
+    """Create the five-point Laplacian of a periodic 1024 x 1024 grid plus a random potential."""
     side = 16 if quick else 1024
     potential = jax.random.uniform(jax.random.key(3), (side, side), maxval=10.0)
     return Problem(f"stencil, {side} x {side}", five_point, potential, None, **_MEDIUM)
 
 
 def five_point(potential: jax.Array, fixed: None) -> LinearOperator:
-    """(V + 4) u less the four neighbors."""
+    """Create the operator (V + 4) u minus the four neighbors."""
     del fixed
     return as_operator(lambda u: _five_point(potential, u), like=potential)
 
@@ -99,7 +99,7 @@ def _five_point(potential: jax.Array, u: jax.Array) -> jax.Array:
 
 
 def graph(quick: bool) -> Problem:
-    """The Laplacian of a random graph of a million nodes and five million edges, as BCOO."""
+    """Create the Laplacian of a random graph of a million nodes and five million edges, as BCOO."""
     matrix = graph_laplacian(400 if quick else 1_000_000)
     entries, indices = bcoo_parts(matrix)
     return Problem(f"graph, {matrix.shape[0]} nodes", of_graph(matrix.shape[0]), entries, indices, **_MEDIUM)
@@ -107,7 +107,7 @@ def graph(quick: bool) -> Problem:
 
 @functools.cache
 def graph_laplacian(nodes: int) -> scipy.sparse.csr_matrix:
-    """D - A in float32, of an Erdos-Renyi graph of mean degree ten."""
+    """Draw D - A in float32, for an Erdos-Renyi graph of mean degree ten."""
     ends = np.random.default_rng(0).integers(0, nodes, size=(2, 5 * nodes), dtype=np.int32)
     rows, columns = np.concatenate([ends[0], ends[1]]), np.concatenate([ends[1], ends[0]])
     adjacency = scipy.sparse.coo_matrix((np.ones(len(rows), np.float32), (rows, columns)), (nodes, nodes)).tocsr()
@@ -116,14 +116,14 @@ def graph_laplacian(nodes: int) -> scipy.sparse.csr_matrix:
 
 
 def bcoo_parts(matrix: scipy.sparse.csr_matrix) -> tuple[jax.Array, jax.Array]:
-    """Entries and indices on the device, in the order of the rows."""
+    """Return entries and indices on the device, in the order of the rows."""
     coordinates = matrix.tocoo()
     indices = np.stack([coordinates.row, coordinates.col], axis=1).astype(np.int32)
     return jnp.asarray(coordinates.data), jnp.asarray(indices)
 
 
 def of_graph(nodes: int) -> Callable[[jax.Array, jax.Array], LinearOperator]:
-    """The operator of a BCOO matrix of so many nodes, sorted."""
+    """Build the function from entries and indices to the operator of a sorted BCOO matrix."""
     from jax.experimental import sparse
 
     def build(entries: jax.Array, indices: jax.Array) -> LinearOperator:

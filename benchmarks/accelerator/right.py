@@ -1,4 +1,4 @@
-"""Whether results are right on this device: against NumPy in float64 on the host, one row for each number compared."""
+"""Correctness of results on this device, compared with NumPy in float64 on the host, one row for each number."""
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -7,15 +7,15 @@ from benchmarks.accelerator import right_dense, right_derivatives, right_trainin
 from benchmarks.accelerator.checks import Case
 from benchmarks.accelerator.harness import Log, Row, describe
 
-# The most important first.
+# The most important cases first.
 CASES = (*right_values.FIRST, *right_derivatives.CASES, *right_training.CASES, *right_dense.CASES, *right_values.MORE)
-# Nothing is timed here but the seconds of a whole case, which is compiling: so several go on at once.
+# Cases spend most of their time compiling, and only their total time is recorded: run several at once.
 _WORKERS = 8
 _LAST_CASES_S = 45.0
 
 
 def run(log: Log) -> None:
-    """Every case, by the order in which they end."""
+    """Run every case, and add the rows in the order in which the cases end."""
     pool = ThreadPoolExecutor(_WORKERS)
     running = {pool.submit(_timed, case): case for case in CASES}
     while running:
@@ -25,7 +25,7 @@ def run(log: Log) -> None:
             break
         for future in done:
             _add(log, running.pop(future), future)
-    # What has not begun is left out; what has is waited for, because it would disturb the timings that follow.
+    # Skip cases that have not started. Wait for the others, because they would disturb the later timings.
     for future, case in list(running.items()):
         if future.cancel():
             log.add(_blank(case) | {"error": "skipped: no time left"})

@@ -1,4 +1,4 @@
-"""Cases of the dense functions, with their gradients, against NumPy and central differences in float64."""
+"""Cases of the dense functions and their gradients, compared with NumPy and central differences in float64."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _WEIGHTS = np.cos(np.arange(N * N)).reshape(N, N)
 
 
 def eigh() -> list[Check]:
-    """A batch of symmetric matrices."""
+    """Check `eigh` of a batch of symmetric matrices."""
     matrices = np.stack([symmetric(outliers(N), "float32", seed) for seed in range(4)])
     values, vectors = map(host, jax.jit(eigenjax.eigh)(jnp.asarray(matrices)))
     rests = host(matrices) @ vectors - vectors * values[:, None, :]
@@ -33,14 +33,14 @@ def eigh() -> list[Check]:
 
 
 def eigh_of_repeated_eigenvalues() -> list[Check]:
-    """A gradient that is finite where JAX's own is not."""
+    """Check that the gradient is finite for repeated eigenvalues, where that of JAX is not."""
     matrix = symmetric(np.repeat([1.0, 2.0], N // 2), "float32")
     gradient = jax.jit(jax.grad(lambda a: _squares(eigenjax.eigh(a), jnp.asarray(_WEIGHTS, jnp.float32), jnp)))(matrix)
     return [Check("entries of the gradient not finite", float(np.sum(~np.isfinite(np.asarray(gradient)))), 0)]
 
 
 def svd() -> list[Check]:
-    """A batch of tall matrices."""
+    """Check the SVD of a batch of tall matrices."""
     matrices = np.random.default_rng(2).normal(size=(4, N + 6, N)).astype(np.float32)
     left, values, right = map(host, jax.jit(eigenjax.svd)(jnp.asarray(matrices)))
     exact = np.linalg.svd(host(matrices), compute_uv=False)
@@ -62,7 +62,7 @@ def svd() -> list[Check]:
 
 
 def eig() -> list[Check]:
-    """A matrix that is not symmetric; not every device has this decomposition."""
+    """Check `eig` of a nonsymmetric matrix; not every device supports this decomposition."""
     matrix = np.random.default_rng(6).normal(size=(N, N)).astype(np.float32) + np.diag(np.arange(N, dtype=np.float32))
     values, vectors = map(host, jax.jit(eigenjax.eig)(jnp.asarray(matrix)))
     exact = np.linalg.eigvals(host(matrix))
@@ -87,7 +87,7 @@ def _squares(pairs, weights, xp):
 def _gradient(
     loss: Callable, on_host: Callable, matrix: np.ndarray, bound: float, *, is_symmetric: bool = True
 ) -> Check:
-    """Along one direction, relative to the gradient's norm."""
+    """Check the gradient along one direction, relative to its norm."""
     single = lambda x: jnp.asarray(x, jnp.float32)
     gradient = host(jax.jit(jax.grad(loss))(single(matrix), single(_WEIGHTS)))
     along = direction(matrix.shape, is_symmetric=is_symmetric)

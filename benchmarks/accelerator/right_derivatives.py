@@ -1,4 +1,4 @@
-"""Cases of gradients, against central differences of NumPy's eigenvalues and eigenvectors in float64."""
+"""Cases of gradients, compared with central differences of NumPy's eigenvalues and eigenvectors in float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,29 +17,29 @@ _OBSERVABLE = direction((N, N), seed=9) * N
 
 
 def of_eigenvalues_float32() -> list[Check]:
-    """In single precision."""
+    """Check the gradient of eigenvalues in single precision."""
     return _checks(_of_values, _values_on_host, symmetric(outliers(N)), "float32", 1e-4)
 
 
 def of_eigenvalues_float64() -> list[Check]:
-    """In double precision."""
+    """Check the gradient of eigenvalues in double precision."""
     with jax.enable_x64(True):
         return _checks(_of_values, _values_on_host, symmetric(outliers(N)), "float64", 1e-8)
 
 
 def of_eigenvectors_float32() -> list[Check]:
-    """Of a quadratic form in each vector, single precision."""
+    """Check the gradient of a quadratic form in each vector, in single precision."""
     return _checks(_of_vectors, _vectors_on_host, symmetric(outliers(N)), "float32", 1e-3)
 
 
 def of_eigenvectors_float64() -> list[Check]:
-    """Of a quadratic form in each vector, double precision."""
+    """Check the gradient of a quadratic form in each vector, in double precision."""
     with jax.enable_x64(True):
         return _checks(_of_vectors, _vectors_on_host, symmetric(outliers(N)), "float64", 1e-6)
 
 
 def of_a_subspace_float32() -> list[Check]:
-    """Of the projector on a triple eigenvalue's subspace, single precision."""
+    """Check the gradient of the projector on a triple eigenvalue's subspace, in single precision."""
     values = np.concatenate([[9.0, 9.0, 9.0], outliers(N)[8:], [5.0] * 5])
     return _checks(_of_subspace, _subspace_on_host, symmetric(values), "float32", 1e-3)
 
@@ -47,7 +47,7 @@ def of_a_subspace_float32() -> list[Check]:
 def _checks(
     loss: Callable[[Any, Any, Any], Any], on_host: Callable, matrix: np.ndarray, dtype: str, bound: float
 ) -> list[Check]:
-    """Value, and the derivative along a direction that is not special, relative to the gradient's norm."""
+    """Check a value, and its derivative along a generic direction, relative to the gradient's norm."""
     weights, observable = jnp.asarray(WEIGHTS, dtype), jnp.asarray(_OBSERVABLE, dtype)
     value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(matrix, dtype), weights, observable)
     gradient = np.asarray(gradient, np.float64)
@@ -84,7 +84,7 @@ def _of_subspace(matrix: jax.Array, weights: jax.Array, observable: jax.Array) -
 
 
 def _form(vectors: jax.Array, weights: jax.Array, observable: jax.Array) -> jax.Array:
-    # Summed in full precision: the loss is not what is under test.
+    # Sum in full precision: the loss itself is not tested.
     highest = jax.lax.Precision.HIGHEST
     return jnp.sum(weights * jnp.einsum("ki,ij,kj->k", vectors, observable, vectors, precision=highest))
 

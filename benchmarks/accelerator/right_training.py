@@ -14,17 +14,20 @@ _F32 = float(np.finfo(np.float32).eps)
 
 
 def network_at_default_precision() -> list[Check]:
-    """The top of a network's Hessian: the products as they are, the vectors orthonormal to float32."""
+    """Check a network's largest Hessian eigenvalues with matvecs at default precision.
+
+    The vectors are orthonormal to float32.
+    """
     return _network_checks(None, 5e-3)
 
 
 def network_at_highest_precision() -> list[Check]:
-    """The same with products in full float32."""
+    """Check a network's largest Hessian eigenvalues with matvecs in full float32."""
     return _network_checks("highest", 1e-4)
 
 
 def tracker() -> list[Check]:
-    """Twenty steps of gradient descent, one update each, against the dense Hessian at the end."""
+    """Check twenty steps of gradient descent, one update each, against the dense Hessian at the end."""
     params, data = _problem()
     follow = spectrum_tracker(K)
 
@@ -54,7 +57,7 @@ def _network_checks(precision: str | None, bound: float) -> list[Check]:
     matrix = _dense(params, data)
     exact = np.linalg.eigvalsh(matrix)[::-1]
     norm = np.abs(exact).max()
-    # In the order in which the dense matrix has the parameters.
+    # Use the order of the parameters in the dense matrix.
     vectors = host(np.concatenate([np.asarray(x).reshape(K, -1) for x in jax.tree.leaves(result.eigenvectors)], axis=1))
     values = host(result.eigenvalues)
     rests = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
@@ -77,7 +80,7 @@ def _problem():
 
 
 def _dense(params, data) -> np.ndarray:
-    """In float64, on the same device."""
+    """Compute the dense Hessian in float64, on the same device."""
     with jax.enable_x64(True):
         double = lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
         params, data = jax.tree.map(double, (params, data))

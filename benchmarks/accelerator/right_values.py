@@ -1,4 +1,4 @@
-"""Cases of values: the solvers in each dtype, repeated eigenvalues, NaN, batches, a basis in the memory of the host."""
+"""Cases of values: the solvers in each dtype, repeated eigenvalues, NaN, batches, a basis in host memory."""
 
 import functools
 
@@ -15,7 +15,7 @@ _F32 = float(np.finfo(np.float32).eps)
 
 
 def float32() -> list[Check]:
-    """The default: a dense matrix in float32, to the default tolerance and to a tight one."""
+    """Check a dense matrix in float32, to the default tolerance and to a tight one."""
     matrix = symmetric(outliers(N), "float32")
     exact = np.linalg.eigvalsh(matrix.astype(np.float64))[::-1][:K]
     checks = []
@@ -26,7 +26,7 @@ def float32() -> list[Check]:
 
 
 def float64() -> list[Check]:
-    """In double precision."""
+    """Check a dense matrix in double precision."""
     matrix = symmetric(outliers(N))
     with jax.enable_x64(True):
         result = jax.jit(lambda a: eigenjax.eigsh(a, K, tol=1e-12))(jnp.asarray(matrix))
@@ -35,14 +35,14 @@ def float64() -> list[Check]:
 
 
 def complex64() -> list[Check]:
-    """Hermitian."""
+    """Check a Hermitian matrix."""
     matrix = symmetric(outliers(N), "complex64")
     result = jax.jit(lambda a: eigenjax.eigsh(a, K, tol=1e-5))(jnp.asarray(matrix))
     return pair_checks("eigsh", host(matrix), result, np.linalg.eigvalsh(host(matrix))[::-1][:K], tol=1e-5, unit=_F32)
 
 
 def bfloat16() -> list[Check]:
-    """An operator of 16-bit numbers, whose vectors are wider: the eigenvalues are those of the rounded matrix."""
+    """Check a 16-bit operator, whose vectors are wider: the eigenvalues are those of the rounded matrix."""
     matrix = jnp.asarray(symmetric(outliers(N), "float32"), jnp.bfloat16)
     exact = np.linalg.eigvalsh(host(matrix.astype(jnp.float32)))[::-1][:K]
     result = jax.jit(lambda a: eigenjax.eigsh(a, K, tol=2e-2))(matrix)
@@ -54,7 +54,7 @@ def bfloat16() -> list[Check]:
 
 
 def repeated_eigenvalues() -> list[Check]:
-    """All copies of a triple eigenvalue, and of the identity."""
+    """Check that all copies of a triple eigenvalue, and of the identity, are found."""
     values = np.concatenate([[10.0, 10.0, 10.0, 6.0], outliers(N)[8:]])
     matrix = symmetric(values, "float32")
     result = jax.jit(lambda a: eigenjax.eigsh(a, 4, tol=1e-5, verify=True))(jnp.asarray(matrix))
@@ -67,7 +67,7 @@ def repeated_eigenvalues() -> list[Check]:
 
 
 def nan_operator() -> list[Check]:
-    """One NaN in a matrix: the status says so, and no pair is converged."""
+    """Check that one NaN in a matrix sets the status, and that no pair is converged."""
     matrix = jnp.asarray(symmetric(outliers(N), "float32")).at[3, 7].set(jnp.nan)
     result = jax.jit(lambda a: eigenjax.eigsh(a, K))(matrix)
     is_told = int(result.status) == Status.NONFINITE
@@ -78,10 +78,10 @@ def nan_operator() -> list[Check]:
 
 
 def default_precision() -> list[Check]:
-    """A callable whose products are at the device's default precision (TF32 on some): no harm beyond the product's own.
+    """Check matvecs at the device's default precision (TF32 on some).
 
-    The residuals told are those of the product as it is, the vectors orthonormal to float32. The eigenvalues are as
-    good as the product: 2^-11 of the norm.
+    The reported residuals are those of the matvec at this precision, and the vectors are orthonormal to float32. The
+    eigenvalues have the accuracy of the matvec: 2^-11 of the norm.
     """
     matrix = symmetric(outliers(N), "float32")
     exact = np.linalg.eigvalsh(host(matrix))[::-1][:K]
@@ -107,7 +107,7 @@ def default_precision() -> list[Check]:
 
 
 def offloaded_basis() -> list[Check]:
-    """The Krylov basis in the memory of the host."""
+    """Check a Krylov basis in host memory."""
     matrix = symmetric(outliers(N), "float32")
     exact = np.linalg.eigvalsh(host(matrix))[::-1][:K]
     result = jax.jit(lambda a: eigenjax.eigsh(a, K, tol=1e-5, basis="offload"))(jnp.asarray(matrix))
@@ -115,7 +115,7 @@ def offloaded_basis() -> list[Check]:
 
 
 def batch() -> list[Check]:
-    """Under vmap."""
+    """Check a batch under vmap."""
     matrices = np.stack([symmetric(outliers(60), "float32", seed) for seed in range(6)])
     results = jax.jit(jax.vmap(lambda a: eigenjax.eigsh(a, 3, tol=1e-5)))(jnp.asarray(matrices))
     checks = []
@@ -127,7 +127,7 @@ def batch() -> list[Check]:
 
 
 def lanczos() -> list[Check]:
-    """One Krylov space, to the largest magnitudes."""
+    """Check one Krylov space, for the largest magnitudes."""
     matrix = symmetric(outliers(N), "float32")
     exact = np.linalg.eigvalsh(host(matrix))[::-1][:3]
     result = jax.jit(lambda a: eigenjax.lanczos(a, 3, krylov_dim=40, tol=1e-4))(jnp.asarray(matrix))
@@ -135,7 +135,7 @@ def lanczos() -> list[Check]:
 
 
 def interior() -> list[Check]:
-    """Nearest to a number."""
+    """Check the eigenvalues nearest to a shift."""
     matrix = symmetric(np.linspace(-5, 5, N), "float32")
     exact = np.linalg.eigvalsh(host(matrix))
     nearest = exact[np.argsort(np.abs(exact - 0.71))][:3]
@@ -147,7 +147,7 @@ def interior() -> list[Check]:
 
 
 def general() -> list[Check]:
-    """Of a matrix that is not symmetric, to the largest magnitudes."""
+    """Check a nonsymmetric matrix, for the largest magnitudes."""
     rng = np.random.default_rng(3)
     matrix = (rng.normal(size=(N, N)) / N**0.5 + np.diag(np.r_[6.0, 5.0, 4.0, np.zeros(N - 3)])).astype(np.float32)
     exact = np.linalg.eigvals(host(matrix))
@@ -160,7 +160,7 @@ def general() -> list[Check]:
 
 
 def singular() -> list[Check]:
-    """The largest triplets of a tall matrix."""
+    """Check the largest triplets of a tall matrix."""
     matrix = np.random.default_rng(4).normal(size=(N, 90)).astype(np.float32)
     exact = np.linalg.svd(host(matrix), compute_uv=False)
     result = jax.jit(lambda a: eigenjax.svds(a, 4, tol=1e-5))(jnp.asarray(matrix))

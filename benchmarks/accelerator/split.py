@@ -1,7 +1,8 @@
-"""A step of `eigsh` in pieces, each alone at the same shapes: matvec, orthogonalization, convergence check, restart.
+"""Pieces of a step of `eigsh`, each timed at the same shapes: matvec, orthogonalization, convergence check, restart.
 
-The whole is a solve that cannot converge, at two budgets: their difference is the time of a matvec with all that is
-around it. The pieces run in a scan, as they do within a solve, so that a launch counts and a call does not.
+The whole is a solve that cannot converge, with two limits on matvecs: their difference gives the time of a matvec with
+everything around it. The pieces run in a scan, as in a solve, so that the time includes kernel launches but no Python
+call.
 """
 
 import functools
@@ -19,12 +20,12 @@ from eigenjax.vectors.orthogonalize import orthogonalize
 
 K, KRYLOV_DIM = 5, 20
 SHORT, LONG = 60, 140
-COUNT = 50  # of a piece, in one program
+COUNT = 50  # repetitions of a piece in one program
 _TOL = 1e-7
 
 
 def run(log: Log) -> None:
-    """The large vector first."""
+    """Time the pieces for two grids, the large one first."""
     sides = (8, 12) if log.args.quick else (1000, 100)
     log.run([Item({"n": side**2, "piece": ""}, 25, functools.partial(_rows, log, side)) for side in sides])
 
@@ -67,7 +68,7 @@ def _rows(log: Log, side: int) -> Iterator[Row]:
 
 
 def _difference(side: int, calls: dict[str, Any], timings: dict[str, Any]) -> Row:
-    """Of a matvec of eigsh, with all that is around it."""
+    """Return the row with the time of a matvec of eigsh and everything around it."""
     short, long = (f"eigsh, {budget}" for budget in (SHORT, LONG))
     count = int(calls[long]().num_matvecs) - int(calls[short]().num_matvecs)
     seconds = timings[long].median - timings[short].median
@@ -86,7 +87,7 @@ def _solve(budget: int, potential: jax.Array) -> Any:
 
 
 def _repeated(piece: Callable) -> Callable:
-    """So many times within one scan, each given what the one before has returned."""
+    """Repeat a piece within one scan, each time on the previous result."""
 
     def program(carry, *args):
         return jax.lax.scan(lambda carry, _: (piece(carry, *args), None), carry, length=COUNT)[0]
@@ -107,7 +108,7 @@ def _two_passes(vector: jax.Array, basis: jax.Array) -> jax.Array:
 
 
 def _symmetric_again(matrix: jax.Array, vectors: jax.Array) -> jax.Array:
-    """Another matrix of the same kind, so that no step can be left out."""
+    """Change a symmetric matrix slightly, so that the compiler cannot remove a repetition."""
     return matrix + jnp.float32(1e-6) * (vectors + vectors.T)
 
 
@@ -117,14 +118,14 @@ def _changed(basis: jax.Array, rotation: jax.Array) -> jax.Array:
 
 
 def _expansions(potential: jax.Array, start: jax.Array) -> Any:
-    """From one vector to a full basis: matvec, recurrence, orthogonalization and bookkeeping; no check."""
+    """Expand one vector to a full basis: matvec, recurrence, orthogonalization; no convergence check."""
     op = five_point(potential, None)
     state = decomposition.begin(start[None], KRYLOV_DIM, jnp.zeros(2, jnp.uint32))
     return jax.lax.scan(lambda state, _: (decomposition.expand(op, state), None), state, length=KRYLOV_DIM)[0]
 
 
 def _orthonormal(side: int) -> jax.Array:
-    """(m, side, side), random."""
+    """Draw a random orthonormal basis (m, side, side)."""
     samples = jax.random.normal(jax.random.key(5), (side * side, KRYLOV_DIM))
     columns = jnp.linalg.qr(samples)[0]
     return columns.T.reshape(KRYLOV_DIM, side, side)

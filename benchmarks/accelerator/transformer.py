@@ -1,4 +1,4 @@
-"""A decoder shaped like GPT-2: 124 million parameters at full size, its layers stacked in a scan, logits in chunks."""
+"""Decoder shaped like GPT-2: 124 million parameters at full size, its layers stacked in a scan, logits in chunks."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from eigenjax import LinearHead, softmax_cross_entropy
 from eigenjax.vectors.tree import PyTree
 
-_HEAD = 64  # numbers of an attention head
-_POSITIONS_AT_ONCE = 128  # of the logits
+_HEAD = 64  # dimension of an attention head
+_POSITIONS_AT_ONCE = 128  # chunk size of the logits
 
 
 class Shape(NamedTuple):
-    """Of a model and of its batch."""
+    """Sizes of a model and of its batch."""
 
     width: int
     layers: int
@@ -27,7 +27,7 @@ QUICK = Shape(64, 2, 300, 16, 2)
 
 
 def structure(shape: Shape, dtype: str) -> PyTree:
-    """Of the parameters: each leaf of all layers at once."""
+    """Return the shapes of the parameters, each leaf with a leading axis of layers."""
     width, layers = shape.width, shape.layers
     leaf = lambda *axes: jax.ShapeDtypeStruct(axes, jnp.dtype(dtype))
     return {
@@ -44,7 +44,7 @@ def structure(shape: Shape, dtype: str) -> PyTree:
 
 
 def initial(shape: Shape, dtype: str) -> PyTree:
-    """Parameters as they are at the start of training, on the device."""
+    """Draw initial parameters on the device."""
     leaves, treedef = jax.tree.flatten(structure(shape, dtype))
 
     @jax.jit
@@ -59,13 +59,13 @@ def initial(shape: Shape, dtype: str) -> PyTree:
 
 
 def batch(shape: Shape) -> jax.Array:
-    """Random tokens, (examples, tokens + 1)."""
+    """Draw random tokens, (examples, tokens + 1)."""
     size = (shape.examples, shape.tokens + 1)
     return jax.random.randint(jax.random.key(7), size, 0, shape.vocabulary, jnp.int32)
 
 
 def loss(params: PyTree, tokens: jax.Array) -> jax.Array:
-    """Mean cross-entropy of each token but the first, given those before."""
+    """Compute the mean cross-entropy of each token but the first, given the previous ones."""
 
     @jax.checkpoint
     def layer(hidden, weights):

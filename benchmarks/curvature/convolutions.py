@@ -1,8 +1,8 @@
-"""Claim: within a solver, and in microbatches, a product of a convolutional network takes no longer than by itself.
+"""Claim: in a solver, and in microbatches, a matvec of a convolutional network takes no longer than alone.
 
-On a CPU, XLA is slow at most convolutions within loops; `operators/convolutions.py` says which, and brings them into
-another form. Time of one product with a Hessian, by itself, of each of the products of `lanczos(krylov_dim=20)`, in
-four microbatches, and in a bare loop of products as one writes it; `ratio` is over the first.
+On a CPU, XLA is slow for most convolutions in loops; `operators/convolutions.py` describes which, and rewrites them.
+Time of one Hessian matvec: alone, per matvec of `lanczos(krylov_dim=20)`, in four microbatches, and in a plain loop of
+matvecs. `ratio` is over the first.
 
     python -m benchmarks.curvature.convolutions
 """
@@ -21,7 +21,7 @@ STEPS = 20
 
 
 def programs(problem: Problem, examples: int) -> dict[str, tuple[Any, int]]:
-    """By name: a compiled function of params and data, and how many products it takes."""
+    """Return by name a compiled function of params and data, and its number of matvecs."""
     loss = lambda params, data: softmax_cross_entropy(problem.model(params, data[0]), data[1])
     product = lambda params, data, **options: hessian(loss, params, data, **options)(params)
 
@@ -38,7 +38,7 @@ def programs(problem: Problem, examples: int) -> dict[str, tuple[Any, int]]:
 
 
 def measure(name: str, problem: Problem, examples: int, repeats: int) -> list[dict[str, Any]]:
-    """A row for each way."""
+    """Return a row for each program."""
     ways = programs(problem, examples)
     calls = {way: functools.partial(call, problem.params, problem.data) for way, (call, _) in ways.items()}
     timings = timing.interleaved(calls, repeats)
@@ -54,7 +54,7 @@ def measure(name: str, problem: Problem, examples: int, repeats: int) -> list[di
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 5, argv)
     features, examples = (2, 4) if args.quick else (32, 128)
     rows = []

@@ -1,9 +1,10 @@
 """Claim: the curvature of a language model costs about the memory of its gradient, whatever its vocabulary.
 
-What the compiler sets aside beside arguments (temporaries and results) for the gradient of a transformer with tied
-embeddings, for a product with its Gauss-Newton matrix, Hessian and empirical Fisher: with the logits formed, and with a
-`LinearHead`. Compiled for shapes, never run. `logits` is the size in terms of one array of tokens x vocabulary, and
-`over_plain` and `over_chunked` that over the gradient with logits formed and with a `LinearHead`.
+Memory beside arguments (temporaries and results) for the gradient of a transformer with tied embeddings, and for
+matvecs with its Gauss-Newton matrix, Hessian and empirical Fisher matrix. Each is with full logits or with a
+`LinearHead`. The programs are compiled for shapes and do not run. `logits` is the memory in units of one array of
+tokens x vocabulary. `over_plain` and `over_chunked` are relative to the gradient with full logits and with a
+`LinearHead`.
 
     python -m benchmarks.curvature.curvature_memory
 """
@@ -28,7 +29,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, T, D) to the same."""
+        """Map (B, T, D) features to features of the same shape."""
         mask = nn.make_causal_mask(jnp.zeros(x.shape[:2], x.dtype))
         x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask)
         hidden = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
@@ -36,7 +37,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens to features; the embedding is the last layer too."""
+    """Transformer from tokens to features; the embedding is also the last layer."""
 
     vocabulary: int
     length: int
@@ -46,7 +47,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """(B, T) tokens to (B, T, D)."""
+        """Map (B, T) tokens to (B, T, D) features."""
         x = nn.Embed(self.vocabulary, self.width, name="embed")(tokens)
         x = x + self.param("positions", nn.initializers.normal(0.02), (self.length, self.width))
         for _ in range(self.layers):
@@ -54,21 +55,21 @@ class Transformer(nn.Module):
         return nn.LayerNorm()(x)
 
     def head(self, params: Any, tokens: jax.Array) -> LinearHead:
-        """The logits, not formed."""
+        """Return the logits as a `LinearHead`, without forming them."""
         return LinearHead(self.apply(params, tokens), params["params"]["embed"]["embedding"].T)
 
     def logits(self, params: Any, tokens: jax.Array) -> jax.Array:
-        """The logits (B, T, V)."""
+        """Compute the logits (B, T, V)."""
         return self.head(params, tokens).logits()
 
 
 def plain_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean, as one writes it."""
+    """Compute the mean cross-entropy from full logits."""
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1))
 
 
 def programs(model: Transformer) -> dict[str, Callable[..., Any]]:
-    """Functions of (params, vector, data)."""
+    """Return functions of (params, vector, data) by name."""
 
     def of(outputs, loss):
         whole = lambda params, data: loss(outputs(params, data[0]), data[1])
@@ -93,13 +94,13 @@ def programs(model: Transformer) -> dict[str, Callable[..., Any]]:
 
 
 def megabytes(program: Callable[..., Any], *shapes: Any) -> float:
-    """Temporaries and results of a compiled program, 10^6 bytes."""
+    """Return the memory of temporaries and results of a compiled program, in 10^6 bytes."""
     memory = jax.jit(program).lower(*shapes).compile().memory_analysis()
     return (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 1e6
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Compile the programs and record their memory."""
     args = timing.arguments(__doc__, 1, argv)
     vocabulary, batch, length = (512, 2, 16) if args.quick else (50_257, 4, 256)
     model = Transformer(vocabulary, length, **({"width": 16, "layers": 1} if args.quick else {}))

@@ -1,15 +1,15 @@
-"""Claim: a Hessian product with 16-bit parameters is off by a few roundings at any size, if sums are in float32.
+"""Claim: the error of a Hessian matvec with 16-bit parameters is a few roundings at any size, if sums are in float32.
 
-One product H v of a network of four layers, of growing width, with parameters rounded to bfloat16 and to float16,
-against the same in float64 with the same rounded parameters. The vector is of float32, rounded to the parameters'
-dtype for the product as solvers do; the microbatches are added in float32. Errors are relative, in the Euclidean norm:
+One matvec H v of a network of four layers, of increasing width, with parameters rounded to bfloat16 and to float16. The
+reference is float64 with the same rounded parameters. The vector is float32 and is rounded to the parameters' dtype for
+the matvec, as in the solvers; the microbatches are added in float32. Errors are relative, in the Euclidean norm:
 
 - `product`: of the operator as it is.
-- `vector`: of the exact product, in float64, with the rounded vector.
-- `pass`: of one microbatch computed in 16 bits, the vector given in them: all roundings of a forward and backward pass.
-- `result`: of the exact product, rounded once to 16 bits.
-- `narrow_sum`: of the operator, if the microbatches were added in 16 bits.
-- `wide_model`: of the operator, if the loss casts the parameters to float32 first, as mixed precision would.
+- `vector`: of the exact matvec, in float64, with the rounded vector.
+- `pass`: of one microbatch in 16 bits with the rounded vector: all roundings of a forward and backward pass.
+- `result`: of the exact matvec, rounded once to 16 bits.
+- `narrow_sum`: of the operator with the microbatches added in 16 bits.
+- `wide_model`: of the operator with a loss that casts the parameters to float32 first, as mixed precision does.
 
     python -m benchmarks.curvature.curvature_precision
 """
@@ -30,14 +30,14 @@ EXAMPLES, BATCH = 64, 8
 
 
 def width_of(size: int) -> int:
-    """Of the hidden layers of the network with about so many parameters."""
+    """Compute the width of the hidden layers of a network with about `size` parameters."""
     # 2 w^2 + (INPUTS + OUTPUTS) w = size
     half = (INPUTS + OUTPUTS) / 4
     return max(2, round((half**2 + size / 2) ** 0.5 - half))
 
 
 def network(key: jax.Array, width: int) -> tuple[Any, Any]:
-    """Parameters and data in float64, the layers scaled so that activations stay of order one."""
+    """Draw parameters and data in float64, with layers scaled to activations of order one."""
     sizes = (INPUTS, width, width, width, OUTPUTS)
     keys = jax.random.split(key, len(sizes) + 1)
     params = [jax.random.normal(key, (m, n)) / m**0.5 for key, m, n in zip(keys, sizes[:-1], sizes[1:], strict=False)]
@@ -46,7 +46,7 @@ def network(key: jax.Array, width: int) -> tuple[Any, Any]:
 
 
 def loss(params: Any, batch: Any) -> jax.Array:
-    """Mean square error, in the dtype of the parameters until the outputs, in float32 at least from there."""
+    """Compute the mean square error: in the parameters' dtype up to the outputs, then at least in float32."""
     hidden, targets = batch[0].astype(params[0].dtype), batch[1]
     for kernel in params[:-1]:
         hidden = jnp.tanh(hidden @ kernel)
@@ -55,23 +55,23 @@ def loss(params: Any, batch: Any) -> jax.Array:
 
 
 def wide_loss(params: Any, batch: Any) -> jax.Array:
-    """The same, computed in float32."""
+    """Compute the mean square error in float32."""
     return loss(cast(params, jnp.float32), batch)
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """All leaves in a dtype."""
+    """Cast all leaves to a dtype."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def product(loss: Callable, params: Any, data: Any, vector: Any, batch_size: int | None = BATCH) -> Any:
-    """H v in the dtype of the parameters, compiled."""
+    """Compute H v in the dtype of the parameters, compiled."""
     op = hessian(loss, params, data, batch_size=batch_size)
     return jax.jit(lambda op, v: op(v))(op, cast(vector, params[0].dtype))
 
 
 def narrow_sum(params: Any, data: Any, vector: Any) -> Any:
-    """H v with the microbatches added one after another in the dtype of the parameters."""
+    """Compute H v with the microbatches added one after another in the dtype of the parameters."""
     batches = jax.tree.map(lambda x: x.reshape(-1, BATCH, *x.shape[1:]), data)
     dtype = params[0].dtype
 
@@ -84,14 +84,14 @@ def narrow_sum(params: Any, data: Any, vector: Any) -> Any:
 
 
 def error(approximate: Any, exact: Any) -> float:
-    """||x - y|| / ||y||, in float64."""
+    """Compute ||x - y|| / ||y|| in float64."""
     square = lambda tree: sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(tree))
     difference = jax.tree.map(lambda x, y: x.astype(jnp.float64) - y, approximate, exact)
     return (square(difference) / square(exact)) ** 0.5
 
 
 def errors(size: int, dtype: str) -> dict[str, Any]:
-    """One row."""
+    """Return one row."""
     key = jax.random.key(size)
     params, data = network(key, width_of(size))
     params = cast(params, dtype)
@@ -117,7 +117,7 @@ def errors(size: int, dtype: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure errors and record them."""
     args = timing.arguments(__doc__, 1, argv)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         rows = [errors(size, dtype) for size in (SIZES[:1] if args.quick else SIZES) for dtype in DTYPES]

@@ -1,8 +1,9 @@
-"""Claim: a product with a Hessian, Gauss-Newton or empirical Fisher operator takes the time of about three gradients.
+"""Claim: a matvec with a Hessian, Gauss-Newton or empirical Fisher operator takes the time of about three gradients.
 
-Time of one product over that of one gradient of the same loss over the same data, and of eight products by vmap over
-eight single ones, for a multilayer network, a convolutional one with BatchNorm (with its running averages, and with
-those of the batch), and a transformer with tied embeddings whose logits are not formed.
+`ratio` is the time of one matvec over that of one gradient of the same loss over the same data; `ratio_of_8` that of
+eight matvecs by vmap over eight single ones. The models are a multilayer network, a convolutional one with BatchNorm
+(with its running averages, and with those of the batch), and a transformer with tied embeddings whose logits are not
+formed.
 
     python -m benchmarks.curvature.curvature_products
 """
@@ -25,7 +26,7 @@ VECTORS = 8
 
 
 class Problem(NamedTuple):
-    """A model of params and inputs, and data."""
+    """Model of params and inputs, with data."""
 
     model: Callable[..., Any]
     params: Any
@@ -39,7 +40,7 @@ class Convolutional(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, 16, 16, 3) to (B, 10)."""
+        """Map (B, 16, 16, 3) images to (B, 10) outputs."""
         for factor in (1, 2):
             x = nn.Conv(factor * self.features, (3, 3), strides=2, use_bias=False)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
@@ -47,14 +48,14 @@ class Convolutional(nn.Module):
 
 
 def multilayer(params: Any, inputs: jax.Array) -> jax.Array:
-    """Tanh between layers."""
+    """Compute the outputs of a network with tanh between layers."""
     for kernel, bias in params[:-1]:
         inputs = jnp.tanh(inputs @ kernel + bias)
     return inputs @ params[-1][0] + params[-1][1]
 
 
 def multilayer_problem(widths: Sequence[int], examples: int) -> Problem:
-    """Random weights and data."""
+    """Draw random weights and data."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5, jnp.float32)
     params = [(draw(a, b), jnp.zeros(b)) for a, b in itertools.pairwise(widths)]
@@ -63,7 +64,7 @@ def multilayer_problem(widths: Sequence[int], examples: int) -> Problem:
 
 
 def convolutional_problem(features: int, examples: int, train: bool) -> Problem:
-    """Images of noise; BatchNorm's averages are constants of the model."""
+    """Draw images of noise; BatchNorm's averages are constants of the model."""
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(examples, 16, 16, 3)), jnp.float32)
     network = Convolutional(features)
@@ -81,14 +82,14 @@ def convolutional_problem(features: int, examples: int, train: bool) -> Problem:
 
 
 def transformer_problem(batch: int, length: int, vocabulary: int, **sizes: int) -> Problem:
-    """Random tokens."""
+    """Draw random tokens."""
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, vocabulary, (2, batch, length)), jnp.int32)
     network = Transformer(vocabulary, length, **sizes)
     return Problem(network.head, network.init(jax.random.key(0), tokens[0]), (tokens[0], tokens[1]))
 
 
 def products(model: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """Functions of (params, data, vector)."""
+    """Return functions of (params, data, vector) by name."""
     loss = lambda params, data: softmax_cross_entropy(model(params, data[0]), data[1])
     return {
         "Hessian": lambda params, data, v: hessian(loss, params, data)(v),
@@ -98,7 +99,7 @@ def products(model: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
 
 
 def measure(name: str, problem: Problem, repeats: int) -> list[dict[str, Any]]:
-    """A row for each operator."""
+    """Return a row for each operator."""
     model, params, data = problem
     loss = lambda params, data: softmax_cross_entropy(model(params, data[0]), data[1])
     many = jax.tree.map(lambda x: jnp.stack([(i + 1.0) * x for i in range(VECTORS)]), params)
@@ -126,7 +127,7 @@ def measure(name: str, problem: Problem, repeats: int) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 9, argv)
     if args.quick:
         dense, images = multilayer_problem((8, 8, 4), 16), functools.partial(convolutional_problem, 4, 4)

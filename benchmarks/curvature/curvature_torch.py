@@ -1,9 +1,9 @@
-"""Claim: curvature products are those of curvlinops and hessian-eigenthings, at about 0.6 of their time at most.
+"""Claim: curvature matvecs equal those of curvlinops and hessian-eigenthings, at about 0.6 of their time at most.
 
 One multilayer network with the same weights and data in JAX and in PyTorch. In float64, at a small size: the relative
-difference of products with three vectors, and of the largest eigenvalue (theirs by SciPy around their product, ours by
-`eigsh`); the row of eigenjax itself compares with a dense matrix that JAX's own derivatives make. In float32, at
-0.67 M parameters: the time of our product over theirs. What is not installed is named.
+difference of matvecs with three vectors, and of the largest eigenvalue (theirs by SciPy around their matvec, ours by
+`eigsh`). The row of eigenjax compares with a dense matrix computed by JAX's own derivatives. In float32, at 0.67 M
+parameters: the time of our matvec over theirs. Packages that are not installed are named.
 
     python -m benchmarks.curvature.curvature_torch
 """
@@ -28,7 +28,7 @@ NUM_VECTORS = 3
 
 
 class Rival(NamedTuple):
-    """A product of one kind by another package, on flat vectors in the order of its own parameters."""
+    """Matvec of one kind by another package, on flat vectors in the order of its own parameters."""
 
     package: str
     kind: str
@@ -36,7 +36,7 @@ class Rival(NamedTuple):
 
 
 def torch_network(problem: Problem) -> tuple[Any, tuple[Any, Any]]:
-    """The network and the data in torch, of the same dtype."""
+    """Create the network and the data in torch, in the same dtype."""
     import torch
 
     layers: list[Any] = []
@@ -53,14 +53,14 @@ def torch_network(problem: Problem) -> tuple[Any, tuple[Any, Any]]:
 
 
 def to_torch(vector: Any) -> Any:
-    """A vector like the parameters as a flat one: each kernel transposed, then its bias."""
+    """Flatten a vector in torch's order: each kernel transposed, then its bias."""
     import torch
 
     return torch.tensor(np.concatenate([np.asarray(x).T.ravel() for layer in vector for x in layer]))
 
 
 def from_torch(flat: np.ndarray, params: Any) -> Any:
-    """The way back."""
+    """Convert a flat vector in torch's order to the structure of the parameters."""
     parts, position = [], 0
     for layer in params:
         arrays = []
@@ -72,7 +72,7 @@ def from_torch(flat: np.ndarray, params: Any) -> Any:
 
 
 def torch_itself(problem: Problem) -> list[Rival]:
-    """A double backward pass, as anybody would write it."""
+    """Build the Hessian matvec by a plain double backward pass in torch."""
     import torch
 
     network, (inputs, labels) = torch_network(problem)
@@ -87,7 +87,7 @@ def torch_itself(problem: Problem) -> list[Rival]:
 
 
 def curvlinops(problem: Problem) -> list[Rival]:
-    """Its operators; checks that it makes by itself are left out."""
+    """Build the operators of curvlinops, without its own checks."""
     import curvlinops
     import torch
 
@@ -98,7 +98,7 @@ def curvlinops(problem: Problem) -> list[Rival]:
     )
     operators = [make(maker) for maker in makers]
     for op in operators:
-        op.dtype = batch[0].numpy().dtype  # float32 whatever the network, and vectors are cast to it
+        op.dtype = batch[0].numpy().dtype  # curvlinops assumes float32 for any network, and casts vectors to it
     return [
         Rival("curvlinops", kind, functools.partial(lambda op, flat: torch.from_numpy(op @ flat.numpy()), op))
         for kind, op in zip(KINDS, operators, strict=True)
@@ -106,7 +106,7 @@ def curvlinops(problem: Problem) -> list[Rival]:
 
 
 def hessian_eigenthings(problem: Problem) -> list[Rival]:
-    """Its operators."""
+    """Build the operators of hessian-eigenthings."""
     import hessian_eigenthings as package
     import torch
 
@@ -125,7 +125,7 @@ PACKAGES = {"torch": torch_itself, "curvlinops": curvlinops, "hessian_eigenthing
 
 
 def rivals(problem: Problem) -> list[Rival]:
-    """Of every package that is here."""
+    """Return the operators of all installed packages."""
     found = []
     for name, make in PACKAGES.items():
         if importlib.util.find_spec("torch") is None or importlib.util.find_spec(name) is None:
@@ -136,7 +136,7 @@ def rivals(problem: Problem) -> list[Rival]:
 
 
 def dense_rivals(problem: Problem) -> list[Rival]:
-    """The matrices in full, by JAX's derivatives and sums that are written out."""
+    """Build the dense matrices by JAX's derivatives and explicit sums."""
     flat, unravel = ravel_pytree(problem.params)
     inputs, labels = problem.data
     logits = lambda x: multilayer(unravel(x), inputs)
@@ -153,7 +153,7 @@ def dense_rivals(problem: Problem) -> list[Rival]:
 
 
 def values(problem: Problem) -> dict[tuple[str, str], dict[str, float]]:
-    """Relative differences of products and of the largest eigenvalue, by package and kind."""
+    """Compute relative differences of matvecs and of the largest eigenvalue, by package and kind."""
     flat, unravel = ravel_pytree(problem.params)
     ours = products(problem.model)
     vectors = [unravel(x) for x in jnp.asarray(np.random.default_rng(1).normal(size=(NUM_VECTORS, flat.size)))]
@@ -180,7 +180,7 @@ def values(problem: Problem) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def times(problem: Problem, repeats: int) -> dict[tuple[str, str], tuple[float, float]]:
-    """Seconds of a product, and ours over it."""
+    """Measure the seconds of a matvec, and ours over it, by package and kind."""
     vector, flat = problem.params, to_torch(problem.params) if importlib.util.find_spec("torch") else None
     programs: dict[tuple[str, str], Callable[[], Any]] = {
         ("dense", kind): functools.partial(jax.jit(product), problem.params, problem.data, vector)
@@ -195,7 +195,7 @@ def times(problem: Problem, repeats: int) -> dict[tuple[str, str], tuple[float, 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure differences and times and record them."""
     args = timing.arguments(__doc__, 15, argv)
     with jax.enable_x64(True):
         small = multilayer_problem((6, 5, 4), 13) if args.quick else multilayer_problem((24, 32, 32, 10), 100)

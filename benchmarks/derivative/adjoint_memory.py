@@ -1,7 +1,7 @@
-"""Claim: the reverse pass of k eigenvectors holds 3 k + 8 vectors beside what the forward pass kept, where it matters.
+"""Claim: the reverse pass of k eigenvectors holds at most 3 k + 8 vectors beside the stored ones, if vectors are large.
 
-What the compiler sets aside in the backward pass alone, beside its arguments and results, in vectors, for a diagonal
-operator in float32: where k vectors are more than 32 MiB, and where they are less and all linear systems go side by
+Temporary memory of the backward pass alone, beside its arguments and results, in vectors, for a diagonal operator in
+float32. Large means that k vectors need more than 32 MiB. With smaller vectors all linear systems are solved side by
 side, in fewer steps.
 
     python -m benchmarks.derivative.adjoint_memory
@@ -20,7 +20,10 @@ PAIRS = (5, 10, 20)
 
 
 def temporary_vectors(n: int, k: int, which: str) -> float:
-    """Of the backward pass, given what the forward one kept and the cotangents of the eigenvectors."""
+    """Measure the temporary memory of the compiled backward pass, in vectors.
+
+    Its arguments are the values stored by the forward pass and the cotangents of the eigenvectors.
+    """
     options = {"krylov_dim": k + 20, "which": which, "verify": False}
     solve = lambda diagonal: eigsh(lambda v: diagonal * v, k, v0=diagonal, **options).eigenvectors
     diagonal, cotangents = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n,), (k, n)))
@@ -30,7 +33,7 @@ def temporary_vectors(n: int, k: int, which: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compiles and records."""
+    """Compile the programs and record their memory."""
     args = timing.arguments(__doc__, 1, argv)
     rows = [
         {"n": n, "k": k, "which": which, "promised": 3.0 * k + 8, "temporary_vectors": temporary_vectors(n, k, which)}

@@ -1,10 +1,11 @@
-"""Claim: the reverse pass of k eigenvectors costs about what the forward solve did, in a quarter of its steps.
+"""Claim: the reverse pass of k eigenvectors costs about as much as the forward solve, in a quarter of its steps.
 
-Products of the linear systems for all k cotangents, those of a system at rest not counted, over the products of the
-forward solve; and their steps, of k products side by side, over the forward's, of one product each. The accuracy asked
-for is what the solver asks by itself: that of the pairs. For random cotangents, and for those of the smooth loss
-sum v^4. `plain` is without what the forward solve has left over (`implicit.systems.deflation`), as other solvers go.
-`error` is of the sum of the solutions z_i x_i^H against tight solves, over that which comes of the pairs' own errors.
+`adjoint` counts the matvecs of the linear systems for all k cotangents, without those of systems that have already
+converged; `forward` those of the forward solve. `steps` counts the reverse pass's steps, of k matvecs side by side; a
+forward step takes one matvec. The tolerance is the solver's default: the accuracy of the pairs. The cotangents are
+random, or those of the smooth loss sum v^4. `plain` is without the recycled Ritz pairs of the forward solve
+(`implicit.systems.deflation`). `error` compares the sum of the solutions z_i x_i^H with tight solves, relative to the
+error caused by the errors of the pairs.
 
     python -m benchmarks.derivative.adjoint_products
 """
@@ -27,13 +28,13 @@ from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_remainder
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)
-# Of the solves that the others are compared with.
+# Tolerance of the reference solves.
 _TIGHT = 1e-11
 _DEFAULTS = {name: p.default for name, p in inspect.signature(eigsh).parameters.items() if name not in ("op", "k")}
 
 
 def problems(quick: bool) -> Iterator[tuple[str, Any, str]]:
-    """Name, matrix and which pairs are wanted."""
+    """Yield name, matrix and `which` of each problem."""
     laplacian, _ = spectra.grid_laplacian((8, 9) if quick else (60, 70))
     laplacian = sparse.BCOO.from_scipy_sparse(laplacian.tocoo())
     yield "2-D Laplacian", laplacian, "SA"
@@ -45,7 +46,7 @@ def problems(quick: bool) -> Iterator[tuple[str, Any, str]]:
 
 @functools.partial(jax.jit, static_argnames=("which", "tol"))
 def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, Any]:
-    """The forward solve and the systems of both losses, in both ways."""
+    """Run the forward solve, and solve the systems of both losses with and without recycled Ritz pairs."""
     op = as_operator(matrix)
     result, known = eigsh_and_remainder(op, PAIRS, **_DEFAULTS | {"which": which, "tol": tol, "verify": False})
     pairs = pairs_of(op, result, which)
@@ -64,14 +65,14 @@ def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, An
 
 
 def inherent(pairs: Pairs, solutions: jax.Array) -> jax.Array:
-    """How far sum_i z_i x_i^H is off because the pairs are, each by its residual over the gap."""
+    """Estimate the error of sum_i z_i x_i^H caused by the pairs' errors, each its residual over the gap."""
     assert pairs.gaps is not None
     shares = jnp.minimum(1, pairs.residuals / pairs.gaps)
     return jnp.linalg.norm(shares * jnp.linalg.norm(solutions, axis=1))
 
 
 def measure(name: str, matrix: Any, which: str, tol: float) -> list[dict[str, Any]]:
-    """One row for each loss."""
+    """Return one row for each loss."""
     noise = np.random.default_rng(0).standard_normal((PAIRS, matrix.shape[0]))
     found = jax.device_get(solve(matrix, jnp.asarray(noise), which, tol))
     forward = int(found["forward"])
@@ -93,7 +94,7 @@ def measure(name: str, matrix: Any, which: str, tol: float) -> list[dict[str, An
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records."""
+    """Count matvecs and record them."""
     args = timing.arguments(__doc__, 1, argv)
     with jax.enable_x64(True):
         rows = [

@@ -1,9 +1,10 @@
-"""Claim: the reverse pass of k singular triplets costs about what the forward solve did.
+"""Claim: the reverse pass of k singular triplets costs about as much as the forward solve.
 
-Products with A and with A^H of the linear systems for all k cotangents, drawn at random, over those of the forward
-solve; and their steps, of k products side by side, over the forward's, of one product each. The accuracy asked for is
-what the solver asks by itself: that of the triplets. `plain` is without what the forward solve has left over. `error`
-is of all solutions against tight solves, over that which comes of the triplets' own errors.
+`adjoint` counts the matvecs with A and A^H of the linear systems for all k cotangents, drawn at random; `forward` those
+of the forward solve. `steps` counts the reverse pass's steps, of k matvecs side by side; a forward step takes one
+matvec. The tolerance is the solver's default: the accuracy of the triplets. `plain` is without the recycled Ritz
+triplets of the forward solve. `error` compares all solutions with tight solves, relative to the error caused by the
+errors of the triplets.
 
     python -m benchmarks.derivative.adjoint_triplets
 """
@@ -27,7 +28,7 @@ from eigenjax.solvers.singular.svds import svds_and_remainder
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)
-# Of the solves that the others are compared with.
+# Tolerance of the reference solves.
 _TIGHT = 1e-12
 _DEFAULTS = {
     name: option.default
@@ -38,7 +39,7 @@ _DEFAULTS = {
 
 @functools.partial(jax.jit, static_argnames="tol")
 def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
-    """The forward solve and the systems, in three ways."""
+    """Run the forward solve, and solve the systems with and without recycled triplets, and to a tight tolerance."""
     op = as_rectangular(matrix)
     result, known = svds_and_remainder(op, PAIRS, **_DEFAULTS | {"tol": tol})
     solved = Solved(op, result.left, result.values, result.right, result.residuals, None, known)
@@ -48,7 +49,7 @@ def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
 
 
 def measure(name: str, matrix: np.ndarray, tol: float) -> dict[str, Any]:
-    """One row."""
+    """Return one row."""
     generator = np.random.default_rng(0)
     bars = tuple(jnp.asarray(generator.standard_normal((PAIRS, size))) for size in matrix.shape)
     done = jax.device_get(solve(jnp.asarray(matrix), bars, tol))
@@ -72,7 +73,7 @@ def measure(name: str, matrix: np.ndarray, tol: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records."""
+    """Count matvecs and record them."""
     args = timing.arguments(__doc__, 1, argv)
     dense = lambda matrix: matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
     with jax.enable_x64(True):

@@ -1,9 +1,10 @@
-"""Claim: the gradient of a loss of eigenpairs costs a few products more than the pairs, and is right to many digits.
+"""Claim: the gradient of a loss of eigenpairs costs a few matvecs more than the pairs, and is accurate to many digits.
 
-Forward and backward over forward time, and products counted one by one as they happen, for a loss of the eigenvalues
-(no linear solve is needed) and one of the eigenvectors (one for each pair), of a dense matrix and of the Hessian of a
-small network in its parameters: in float32, default options. Accuracy in float64 with converged pairs, against a
-central difference along a random direction.
+The time of forward and backward pass over that of the forward pass, and the number of matvecs, counted at run time.
+The losses are one of the eigenvalues (no linear solve is needed) and one of the eigenvectors (one solve for each pair).
+The operators are a dense matrix, and the Hessian of a small network as a function of its parameters, in float32 with
+default options. The accuracy is measured in float64 with converged pairs, against a central difference along a random
+direction.
 
     python -m benchmarks.derivative.gradient_cost
 """
@@ -21,20 +22,20 @@ from benchmarks.support import timing
 from eigenjax import EigenResult, LinearOperator, as_operator, hessian, lanczos
 
 PAIRS = 3
-# Truncation h^4 against rounding eps / h.
+# Step h of the central difference: balances truncation h^4 and rounding eps / h.
 STEP = 1e-3
 
 
 class Problem(NamedTuple):
-    """Something to differentiate in, and the operator that it makes."""
+    """Variable to differentiate with respect to, and the operator as a function of it."""
 
     variable: Any  # pytree of float64 arrays
-    direction: Any  # likewise, the one of the central difference
+    direction: Any  # pytree of the same structure, the direction of the central difference
     operator: Callable[[Any], LinearOperator]
 
 
 def matrix_problem(n: int) -> Problem:
-    """A dense symmetric matrix with outliers 10, 9, ... over a bulk in (-1, 1)."""
+    """Create a dense symmetric matrix with outliers 10, 9, ... over a bulk in (-1, 1)."""
     rng = np.random.default_rng(0)
     basis, _ = np.linalg.qr(rng.normal(size=(n, n)))
     eigenvalues = np.concatenate([10.0 - np.arange(PAIRS + 2), rng.uniform(-1, 1, n - PAIRS - 2)])
@@ -43,7 +44,7 @@ def matrix_problem(n: int) -> Problem:
 
 
 def hessian_problem(widths: Sequence[int], examples: int) -> Problem:
-    """The Hessian of a tanh network's squared error, differentiated in the parameters."""
+    """Create the Hessian of a tanh network's squared error, as a function of the parameters."""
     rng = np.random.default_rng(1)
     draw = lambda: [rng.normal(size=shape) / shape[0] ** 0.5 for shape in itertools.pairwise(widths)]
     inputs, targets = rng.normal(size=(examples, widths[0])), rng.normal(size=(examples, widths[-1]))
@@ -61,20 +62,20 @@ def hessian_problem(widths: Sequence[int], examples: int) -> Problem:
 
 
 def of_eigenvalues(result: EigenResult) -> jax.Array:
-    """A smooth loss of the eigenvalues alone."""
+    """Compute a smooth loss of the eigenvalues alone."""
     return jnp.sum(jnp.sin(result.eigenvalues))
 
 
 def of_eigenvectors(result: EigenResult) -> jax.Array:
-    """A smooth loss of the eigenvectors that their signs do not change: sum_ij v_ij^4, as localised as they are."""
+    """Compute the loss sum_ij v_ij^4 of the eigenvectors, which is independent of their signs."""
     return sum(jnp.sum(leaf**4) for leaf in jax.tree.leaves(result.eigenvectors))
 
 
 def counted(op: LinearOperator, counts: list[int]) -> LinearOperator:
-    """The same operator, which notes every product as it happens."""
+    """Wrap an operator so that every matvec is counted at run time."""
 
     def apply(v):
-        # An argument of its own for each vector: without one, a vmapped product would count as one.
+        # The argument depends on each vector: otherwise a vmapped matvec would count once.
         jax.debug.callback(lambda _: counts.append(1), jax.tree.leaves(v)[0].ravel()[0])
         return op(v)
 
@@ -82,7 +83,7 @@ def counted(op: LinearOperator, counts: list[int]) -> LinearOperator:
 
 
 def products(problem: Problem, loss: Callable, variable: Any, krylov_dim: int) -> tuple[int, int]:
-    """Products of a forward pass, and of a forward and a backward one."""
+    """Count the matvecs of a forward pass, and of a forward and a backward pass."""
     counts: list[int] = []
 
     def value(variable):
@@ -96,7 +97,7 @@ def products(problem: Problem, loss: Callable, variable: Any, krylov_dim: int) -
 
 
 def relative_error(problem: Problem, value: Callable, gradient: Any) -> float:
-    """Of the directional derivative, against a central difference of fourth order."""
+    """Compute the relative error of the directional derivative against a fourth-order central difference."""
     along = lambda t: value(jax.tree.map(lambda x, d: jnp.asarray(x + t * STEP * d), *problem[:2]))
     difference = (8 * (along(1) - along(-1)) - (along(2) - along(-2))) / (12 * STEP)
     products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradient, problem.direction)
@@ -104,7 +105,7 @@ def relative_error(problem: Problem, value: Callable, gradient: Any) -> float:
 
 
 def measure(name: str, problem: Problem, loss: Callable, krylov_dims: tuple[int, int], repeats: int) -> dict[str, Any]:
-    """One row: cost in float32, accuracy in float64 from a larger basis."""
+    """Return one row: the cost in float32, and the accuracy in float64 with a larger basis."""
     solve = lambda variable, krylov_dim: loss(
         lanczos(problem.operator(variable), PAIRS, which="LA", krylov_dim=krylov_dim)
     )
@@ -133,7 +134,7 @@ def measure(name: str, problem: Problem, loss: Callable, krylov_dims: tuple[int,
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and errors and record them."""
     args = timing.arguments(__doc__, 9, argv)
     size, widths, examples = (30, (4, 3, 2), 8) if args.quick else (500, (64, 24, 10), 256)
     problems = {

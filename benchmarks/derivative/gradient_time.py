@@ -1,16 +1,16 @@
-"""Claim: the gradient of a loss of five eigenvectors takes less time from `eigsh` than from others.
+"""Claim: the gradient of a loss of five eigenvectors takes less time from `eigsh` than from other methods.
 
-Side by side and interleaved, of the loss sum_ij w_ij v_ij^2 in float32, forward and backward in one program:
+Timed in turn, for the loss sum_ij w_ij v_ij^2 in float32, with forward and backward pass in one program:
 
     eigsh      this library: restarted Lanczos, and the implicit linear systems
-    unrolled   jax.grad through a Lanczos iteration with full reorthogonalisation, written here
+    unrolled   jax.grad through a Lanczos iteration with full reorthogonalization, written here
     matfree    the same iteration with matfree's adjoint of it
     eigh       jnp.linalg.eigh of the dense matrix, all eigenvectors
     lobpcg     torch.lobpcg, with torch's backward pass
 
-The two Lanczos iterations get the least multiple of ten steps that reaches eigsh's tolerance. `temporary_MB` is what
-the compiler sets aside beside arguments and results (torch tells none). `error` is that of the gradient against dense
-float64, relative. Packages that are not installed, or fail, are named and left out.
+The two Lanczos iterations take the smallest multiple of ten steps that reaches the tolerance of eigsh. `temporary_MB`
+is the temporary memory beside arguments and results; torch reports none. `error` is the relative error of the gradient
+against dense float64. Packages that are not installed, or fail, are named and omitted.
 
     python -m benchmarks.derivative.gradient_time
 """
@@ -35,7 +35,7 @@ _MOST_STEPS = 400
 
 
 class Problem(NamedTuple):
-    """A symmetric matrix A(theta), one end of it, and the gradient of the loss in theta."""
+    """Symmetric matrix A(theta), the wanted end of its spectrum, and the weights of the loss."""
 
     name: str
     theta: np.ndarray  # float64: the matrix itself, or the potential on a grid
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
 
 
 def dense_problem(n: int) -> Problem:
-    """A matrix whose top stands apart: 12, 11, .. over a bulk in (-1, 1)."""
+    """Create a matrix with separated largest eigenvalues 12, 11, ... over a bulk in (-1, 1)."""
     rng = np.random.default_rng(0)
     basis, _ = np.linalg.qr(rng.normal(size=(n, n)))
     eigenvalues = np.concatenate([12.0 - np.arange(PAIRS + 2), rng.uniform(-1, 1, n - PAIRS - 2)])
@@ -58,7 +58,7 @@ def dense_problem(n: int) -> Problem:
 
 
 def grid_problem(sides: tuple[int, int]) -> Problem:
-    """Minus the Laplacian on a grid and a potential, which is the variable; matrix-free where a method is."""
+    """Create minus the Laplacian on a grid plus a potential, the variable; matrix-free if the method allows it."""
     rng = np.random.default_rng(1)
     n = math.prod(sides)
     laplacian = spectra.grid_laplacian(sides)[0].toarray()
@@ -74,7 +74,7 @@ def grid_problem(sides: tuple[int, int]) -> Problem:
 
 
 def dense_gradient(problem: Problem) -> np.ndarray:
-    """By all eigenpairs in float64: sum_i sum_j x_j <x_j, xbar_i> / (lambda_i - lambda_j) x_i^T, symmetric part."""
+    """Compute the symmetric part of sum_i sum_j x_j <x_j, xbar_i> / (lambda_i - lambda_j) x_i^T in float64."""
     with jax.enable_x64(True):
         matrix = np.asarray(problem.dense(jnp.asarray(problem.theta)))
     values, vectors = np.linalg.eigh(matrix)
@@ -88,26 +88,26 @@ def dense_gradient(problem: Problem) -> np.ndarray:
 
 
 def in_theta(gradient: np.ndarray, problem: Problem) -> np.ndarray:
-    """The gradient in the variable, of one in the matrix (where the method knows no other), symmetric."""
+    """Convert a gradient to one in the variable: the diagonal for a potential, else the symmetric part."""
     if problem.theta.ndim == 1:
         return np.diagonal(gradient) if gradient.ndim == 2 else gradient
     return (gradient + gradient.T) / 2
 
 
 def loss_of(vectors: Any, weights: Any) -> Any:
-    """Of k rows, whatever their signs."""
+    """Compute the loss of k vectors as rows, independent of their signs."""
     return (weights * vectors**2).sum()
 
 
 def by_eigsh(problem: Problem, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """This library."""
+    """Compute the loss with `eigsh`."""
     operator = theta if theta.ndim == 2 else lambda v: problem.matvec(v, theta)
     result = eigsh(operator, PAIRS, which=problem.which, tol=TOL, v0=start, verify=False)
     return loss_of(result.eigenvectors, weights)
 
 
 def by_unrolled(problem: Problem, steps: int, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """A V = V T by a scan, T = C diag(theta) C^T, and the rows of (V C)^T at one end."""
+    """Compute the loss from A V = V T by a scan, T = C diag(theta) C^T, and the rows of (V C)^T at one end."""
 
     def step(carry, j):
         basis, vector = carry
@@ -128,25 +128,25 @@ def by_unrolled(problem: Problem, steps: int, theta: jax.Array, weights: jax.Arr
 
 
 def by_matfree(problem: Problem, steps: int, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """Matfree's Lanczos, with full reorthogonalisation and its own adjoint."""
+    """Compute the loss with matfree's Lanczos, with full reorthogonalization and its adjoint."""
     decomp, eig = (importlib.import_module(f"matfree.{name}") for name in ("decomp", "eig"))
     solve = eig.eigh_partial(decomp.tridiag_sym(steps, reortho="full", custom_vjp=True))
     return loss_of(solve(problem.matvec, start, theta)[1][wanted(problem)], weights)
 
 
 def by_eigh(problem: Problem, theta: jax.Array, weights: jax.Array, start: jax.Array) -> jax.Array:
-    """All of the dense matrix."""
+    """Compute the loss from all eigenpairs of the dense matrix."""
     del start
     return loss_of(jnp.linalg.eigh(problem.dense(theta))[1].T[wanted(problem)], weights)
 
 
 def wanted(problem: Problem) -> slice:
-    """The k of ascending eigenvalues, the most wanted first."""
+    """Select the k wanted of ascending eigenvalues, the most wanted first."""
     return slice(None, -PAIRS - 1, -1) if problem.which == "LA" else slice(PAIRS)
 
 
 def by_torch(problem: Problem) -> Callable[[], np.ndarray]:
-    """torch.lobpcg of the dense matrix, on the GPU where torch has one; the gradient in the matrix."""
+    """Build the gradient of torch.lobpcg with respect to the dense matrix, on the GPU if torch has one."""
     torch = importlib.import_module("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensor = lambda x: torch.tensor(np.asarray(x), dtype=torch.float32, device=device)
@@ -163,7 +163,7 @@ def by_torch(problem: Problem) -> Callable[[], np.ndarray]:
 
 
 def least_steps(problem: Problem) -> int:
-    """The least multiple of ten after which a Lanczos iteration knows the k pairs to the tolerance."""
+    """Find the smallest multiple of ten Lanczos steps that gives the k pairs to the tolerance."""
     with jax.enable_x64(True):
         matrix = np.asarray(problem.dense(jnp.asarray(problem.theta)))
     most = min(_MOST_STEPS, len(matrix) - 1)
@@ -186,7 +186,7 @@ def least_steps(problem: Problem) -> int:
 
 
 def measure(problem: Problem, packages: Sequence[str], repeats: int) -> list[dict[str, Any]]:
-    """One row for each method."""
+    """Return one row for each method."""
     steps, truth = least_steps(problem), dense_gradient(problem)
     losses = {"eigsh": by_eigsh, "unrolled": functools.partial(by_unrolled, steps=steps), "eigh": by_eigh}
     if "matfree" in packages:
@@ -202,7 +202,7 @@ def measure(problem: Problem, packages: Sequence[str], repeats: int) -> list[dic
         program = by_torch(problem)
         try:
             program()
-        except RuntimeError as error:  # it factorises the characteristic polynomial of the matrix at the matrix
+        except RuntimeError as error:  # torch factorizes a characteristic polynomial at A: may fail
             print(f"torch.lobpcg, {problem.name}: {type(error).__name__}: {error}")
         else:
             programs["lobpcg"], temporary["lobpcg"] = program, None
@@ -226,7 +226,7 @@ def measure(problem: Problem, packages: Sequence[str], repeats: int) -> list[dic
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 7, argv)
     packages = [name for name in ("matfree", "torch") if importlib.util.find_spec(name)]
     print("not installed, left out:", [name for name in ("matfree", "torch") if name not in packages])

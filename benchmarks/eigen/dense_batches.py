@@ -1,9 +1,9 @@
 """Claim: value and gradient of dense `eigh` and `eig` cost no more than JAX's own, whose gradients are not finite.
 
-Batches of small random matrices, float32, under jit: 4096 of 16 x 16, 1024 of 32 x 32. The loss takes eigenvalues and
-eigenvectors; JAX's `eig` is given `enable_eigvec_derivs`. Beside the time, `agree` is the largest difference of the
-two gradients where eigenvalues stand apart, over the largest entry, the median over the matrices; and `finite` how
-many of the gradients are, of as many matrices whose eigenvalues repeat.
+Batches of small random matrices, float32, under jit: 4096 of 16 x 16, 1024 of 32 x 32. The loss uses eigenvalues and
+eigenvectors; JAX's `eig` gets `enable_eigvec_derivs`. `agree` is the largest difference of the two gradients over the
+largest entry, for distinct eigenvalues; the median over the matrices. `finite` counts the finite gradients of matrices
+with repeated eigenvalues.
 
     python -m benchmarks.eigen.dense_batches
 """
@@ -32,7 +32,7 @@ SOLVERS: dict[str, tuple[Function, Function]] = {
 
 
 def value_and_gradient(solve: Function) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Of a loss that no sign or phase of an eigenvector changes."""
+    """Build value and gradient of a loss that is independent of the eigenvectors' signs and phases."""
 
     def loss(matrices: jax.Array) -> jax.Array:
         values, vectors = solve(matrices)
@@ -44,14 +44,14 @@ def value_and_gradient(solve: Function) -> Callable[[jax.Array], tuple[jax.Array
 
 
 def repeated(count: int, size: int, rng: np.random.Generator) -> jax.Array:
-    """Symmetric matrices whose eigenvalues are 1 and 2, many times over, in random bases."""
+    """Draw symmetric matrices whose only eigenvalues are 1 and 2, in random bases."""
     rotations, _ = np.linalg.qr(rng.normal(size=(count, size, size)))
     values = rng.choice([1.0, 2.0], size=(count, 1, size))
     return jnp.asarray((rotations * values) @ rotations.transpose(0, 2, 1), jnp.float32)
 
 
 def compare(name: str, count: int, size: int, repeats: int) -> list[dict[str, Any]]:
-    """One row for each of the two."""
+    """Return one row for each of the two functions."""
     rng = np.random.default_rng(0)
     matrices, degenerate = jnp.asarray(rng.normal(size=(count, size, size)), jnp.float32), repeated(count, size, rng)
     ours, theirs = map(value_and_gradient, SOLVERS[name])
@@ -76,7 +76,7 @@ def compare(name: str, count: int, size: int, repeats: int) -> list[dict[str, An
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Times both on each batch and writes the table."""
+    """Time both functions on each batch and record the table."""
     args = timing.arguments(__doc__, 15, argv)
     batches = QUICK_BATCHES if args.quick else BATCHES
     rows = [row for name in SOLVERS for count, size in batches for row in compare(name, count, size, args.repeats)]

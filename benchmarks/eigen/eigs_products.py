@@ -1,11 +1,11 @@
-"""Claim: `eigs` needs fewer products than ARPACK, on the whole, at an equal basis size and the same true residuals.
+"""Claim: `eigs` needs fewer matvecs than ARPACK, on the whole, at an equal basis size and the same true residuals.
 
-Products until all k pairs have ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned, in float64, over
-eight matrices without symmetry, normal and far from it. Medians over three start vectors, the same for both.
+Matvecs until all k pairs satisfy ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned. Eight
+nonsymmetric matrices in float64, from normal to highly nonnormal. Medians over three start vectors, the same for both.
 
-`eigs` is given tol, and all its products count, that of its audit included. ARPACK stops by tol |theta_i|, so it is
-given tol ||A|| / |theta| for the largest wanted theta, and a third of that until the residuals are small enough; only
-the run that did it counts. Both hold real vectors of a real matrix, so a product is the same thing to both.
+`eigs` is given tol, and all its matvecs count, including those that verify residuals. ARPACK's criterion is
+tol |theta_i|. It is given tol ||A|| / |theta| for the largest wanted theta, then a third of it, until the residuals are
+small enough; only the last run counts. Both store real vectors for a real matrix, so that matvecs are comparable.
 
     python -m benchmarks.eigen.eigs_products
 """
@@ -30,16 +30,16 @@ from eigenjax import eigs
 PAIRS = (1, 5, 10)
 TOLERANCES = (1e-3, 1e-6, 1e-10)
 STARTS = 3
-# ARPACK takes |theta| for at least eps^(2/3).
+# ARPACK uses max(|theta|, eps^(2/3)) in its criterion.
 _LEAST_VALUE = np.finfo(float).eps ** (2 / 3)
 _MOST_TIGHTENINGS = 15
 _MOST_RESTARTS = 300
-# Left and right eigenvectors are known to so many units of rounding times the condition.
+# Rounding error of the eigenvalues relative to ||A||, to be multiplied by their condition.
 _ROUNDING = 1e-12
 
 
 class Problem(NamedTuple):
-    """One matrix, the part of its spectrum that is wanted, and the truth."""
+    """Matrix, the wanted part of its spectrum, and the exact eigenvalues."""
 
     name: str
     which: str
@@ -50,15 +50,15 @@ class Problem(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One solve."""
+    """Result of one solve."""
 
     products: int
-    residual: float  # the worst, recomputed, over ||A||
-    right: bool  # the eigenvalues are those wanted, to within what the tolerance and their condition allow
+    residual: float  # the largest recomputed residual over ||A||
+    right: bool  # True if the eigenvalues are the wanted ones, to within the tolerance times their condition
 
 
 def problems(quick: bool = False) -> Iterator[Problem]:
-    """All of them, one after another; quick ones have some sixty dimensions."""
+    """Yield all problems; with `quick`, of about sixty dimensions."""
     rng = np.random.default_rng(0)
     n = 64 if quick else 576
     side = round(n**0.5)
@@ -73,7 +73,7 @@ def problems(quick: bool = False) -> Iterator[Problem]:
 
 
 def described(name: str, matrix: Any, *ends: str) -> Iterator[Problem]:
-    """A matrix with its eigenvalues and their conditions, for each of the ends."""
+    """Compute the eigenvalues of a matrix and their conditions, and yield a problem for each `which`."""
     dense = matrix.toarray()
     values, left, right = scipy.linalg.eig(dense, left=True, right=True)
     conditions = 1 / np.maximum(np.abs(np.sum(left.conj() * right, axis=0)), np.finfo(float).tiny)
@@ -84,29 +84,29 @@ def described(name: str, matrix: Any, *ends: str) -> Iterator[Problem]:
 
 
 def keys(values: np.ndarray, which: str) -> np.ndarray:
-    """The smaller, the more wanted."""
+    """Return sort keys: the smaller, the more wanted."""
     return {"LM": -np.abs(values), "LR": -values.real, "SR": values.real, "LI": -np.abs(values.imag)}[which]
 
 
 def convection_diffusion(side: int, peclet: float) -> Any:
-    """-Laplacian and a constant wind by central differences on a square, zero boundary."""
+    """Create -Laplacian plus constant convection by central differences on a square, zero boundary."""
     line = lambda wind: scipy.sparse.diags_array(
         [np.full(side - 1, -1 - wind), np.full(side, 2.0), np.full(side - 1, -1 + wind)], offsets=[-1, 0, 1]
     )
     identity = scipy.sparse.eye_array(side)
-    # Two winds and a stretch along one axis: no eigenvalue is double.
+    # Different convection and scale along the axes: no eigenvalue is double.
     return scipy.sparse.kron(line(peclet), identity) + 1.1 * scipy.sparse.kron(identity, line(peclet / 2))
 
 
 def random_sparse(n: int) -> Any:
-    """Normal numbers at random places."""
+    """Draw a sparse matrix with normal entries at random places."""
     return scipy.sparse.random_array(
         (n, n), density=10 / n, rng=np.random.default_rng(3), data_sampler=np.random.default_rng(4).normal
     )
 
 
 def random_walk(side: int) -> Any:
-    """On a square grid, with a drift: rows add up to one. Reflected at the boundary."""
+    """Create the transition matrix of a random walk with drift on a square grid, reflected at the boundary."""
     line = scipy.sparse.diags_array(
         [np.full(side - 1, 0.6), np.zeros(side), np.full(side - 1, 0.4)], offsets=[-1, 0, 1]
     ).tolil()
@@ -116,17 +116,17 @@ def random_walk(side: int) -> Any:
 
 
 def grcar(n: int) -> Any:
-    """-1 below the diagonal, 1 on it and on the three above: conditions up to 1e8 and beyond."""
+    """Create the Grcar matrix: -1 below the diagonal, 1 on it and on the next three; conditions of 1e8 and more."""
     return scipy.sparse.diags_array([-1.0, 1.0, 1.0, 1.0, 1.0], offsets=[-1, 0, 1, 2, 3], shape=(n, n))
 
 
 def orthogonal(n: int) -> Any:
-    """A random rotation: the wanted eigenvalues crowd at +1 and -1 of the unit circle."""
+    """Draw a random rotation: the wanted eigenvalues cluster at +1 and -1 on the unit circle."""
     return scipy.sparse.csr_array(scipy.linalg.qr(np.random.default_rng(5).normal(size=(n, n)))[0])
 
 
 def decaying_pairs(n: int) -> Any:
-    """A normal matrix of conjugate pairs whose moduli decay like j^(-1/2)."""
+    """Create a normal matrix of conjugate pairs with moduli that decay like j^(-1/2)."""
     angles = np.random.default_rng(6).uniform(0.1, np.pi - 0.1, n // 2)
     moduli = np.arange(1, n // 2 + 1) ** -0.5
     turns = np.stack([[np.cos(angles), -np.sin(angles)], [np.sin(angles), np.cos(angles)]])
@@ -135,12 +135,12 @@ def decaying_pairs(n: int) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("k", "which", "krylov_dim"))
 def solve(matrix: Any, start: jax.Array, tol: jax.Array, *, k: int, which: str, krylov_dim: int) -> Any:
-    """The solve under test; one program for all tolerances and starts."""
+    """Run `eigs`, with one program for all tolerances and starts."""
     return eigs(matrix, k, which=which, tol=tol, krylov_dim=krylov_dim, v0=start, verify=False)
 
 
 def run_eigs(problem: Problem, matrix: sparse.BCOO, k: int, tol: float, krylov_dim: int, start: np.ndarray) -> Run:
-    """One solve with `eigs`, of the padded matrix."""
+    """Solve once with `eigs`, with the padded matrix."""
     n = len(start)
     arguments = {"k": k, "which": problem.which, "krylov_dim": krylov_dim}
     result = solve(matrix, jnp.asarray(np.pad(start, (0, matrix.shape[0] - n))), jnp.asarray(tol), **arguments)
@@ -149,7 +149,7 @@ def run_eigs(problem: Problem, matrix: sparse.BCOO, k: int, tol: float, krylov_d
 
 
 def run_arpack(problem: Problem, k: int, tol: float, ncv: int, start: np.ndarray) -> Run:
-    """One solve with ARPACK, its tolerance the loosest that suffices."""
+    """Solve once with ARPACK, with the loosest tolerance that suffices."""
     largest = max(float(np.abs(problem.eigenvalues[:k]).max()), _LEAST_VALUE)
     relative = tol * problem.norm / largest
     for _ in range(_MOST_TIGHTENINGS):
@@ -179,7 +179,7 @@ def _arpack_once(problem: Problem, k: int, tol: float, relative: float, ncv: int
 
 
 def judged(problem: Problem, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:
-    """A solve with its residuals recomputed and its eigenvalues held against the dense ones."""
+    """Recompute the residuals of a solve, and compare its eigenvalues with the dense ones."""
     residuals = np.linalg.norm((problem.matrix @ vectors.T).T - values[:, None] * vectors, axis=1)
     k = len(values)
     found, wanted = np.sort(keys(values, problem.which)), keys(problem.eigenvalues, problem.which)[:k]
@@ -190,7 +190,7 @@ def judged(problem: Problem, values: np.ndarray, vectors: np.ndarray, products: 
 def compare(
     problem: Problem, matrix: sparse.BCOO, pairs: Sequence[int], tolerances: Sequence[float], starts: int
 ) -> list[dict[str, Any]]:
-    """One row for every k and tol; `matrix` is the problem's, padded."""
+    """Return one row for every k and tol; `matrix` is the problem's matrix, padded."""
     n = problem.matrix.shape[0]
     vectors = [np.random.default_rng(100 + i).normal(size=n) for i in range(starts)]
     rows = []
@@ -221,7 +221,7 @@ def compare(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records; --repeats is the number of start vectors."""
+    """Count matvecs and record them; --repeats is the number of start vectors."""
     args = timing.arguments(__doc__, STARTS, argv)
     pairs, tolerances = ((1, 5), (1e-6,)) if args.quick else (PAIRS, TOLERANCES)
     rows = []

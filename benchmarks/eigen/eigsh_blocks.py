@@ -1,8 +1,9 @@
-"""Claim: blocks win where a product with several vectors costs little more than one, and where eigenvalues repeat.
+"""Claim: blocks are faster if a matvec with several vectors costs little more than one, or if eigenvalues repeat.
 
-Seconds of `eigsh` with blocks of 1, 2, 4 and 8 on a dense matrix (a product with one vector reads the whole matrix, and
-so does one with eight), on a network's Hessian over a batch, and on a spectrum in which each eigenvalue stands eight
-times, where a single vector needs `verify` to be right and a block needs no luck. To one true residual, interleaved.
+Seconds of `eigsh` with block sizes 1, 2, 4 and 8 to the same true residual, timed in turn. The operators are a dense
+matrix, a network's Hessian over a batch, and a spectrum with eigenvalues of multiplicity eight. A dense matvec reads
+the whole matrix for one vector or for eight. With eigenvalues of multiplicity eight, a single vector needs `verify` to
+find all copies, and a block of eight does not.
 
     python -m benchmarks.eigen.eigsh_blocks
 """
@@ -23,7 +24,7 @@ TOL = 1e-4
 
 
 class Case(NamedTuple):
-    """A problem and the ways to solve it."""
+    """Problem and the options of `eigsh` to compare."""
 
     name: str
     operator: Any
@@ -33,7 +34,7 @@ class Case(NamedTuple):
 
 
 def dense(eigenvalues: np.ndarray) -> jax.Array:
-    """A full matrix with these eigenvalues."""
+    """Create a full matrix with the given eigenvalues."""
     reflector = np.random.default_rng(0).normal(size=len(eigenvalues))
     reflector /= np.linalg.norm(reflector)
     half = np.eye(len(eigenvalues)) - 2 * np.outer(reflector, reflector)
@@ -41,7 +42,7 @@ def dense(eigenvalues: np.ndarray) -> jax.Array:
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """All of them."""
+    """Yield all cases."""
     n = 200 if quick else 4000
     blocks = tuple({"block_size": b, "verify": False} for b in ((1, 2) if quick else (1, 2, 4, 8)))
     spectrum = np.r_[np.linspace(0, 1, n - 32) ** 2, np.linspace(1.05, 1.4, 32)]
@@ -54,7 +55,7 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 5, argv)
     rows = []
     for case in cases(args.quick):

@@ -1,8 +1,8 @@
-"""Claim: `eigsh` needs no more products than PRIMME at an equal basis size, for the same true residuals.
+"""Claim: `eigsh` needs no more matvecs than PRIMME at an equal basis size, for the same true residuals.
 
-The problems, tolerances, basis sizes and judgement of `eigsh_products`; PRIMME by its GD+k, which it offers where
-products are dear, started from the same vector. Both stop by tol times the largest Ritz value they have seen. PRIMME
-has no both ends ("BE"). The package, `pip install primme`, is compiled; without it our products are listed alone.
+The problems, tolerances, basis sizes and checks of `eigsh_products`. PRIMME uses GD+k, its method for expensive
+matvecs, from the same start vector. Both stop at tol times the largest Ritz value found so far. PRIMME does not compute
+both ends ("BE"). The package, `pip install primme`, is compiled; without it only the matvecs of `eigsh` are listed.
 
     python -m benchmarks.eigen.eigsh_primme
 """
@@ -35,7 +35,7 @@ METHOD = "PRIMME_DEFAULT_MIN_MATVECS"
 
 
 def run_primme(problem: Spectrum, k: int, tol: float, ncv: int, start: np.ndarray) -> Run:
-    """One solve with PRIMME; its products are counted here."""
+    """Solve once with PRIMME, and count its matvecs."""
     primme = importlib.import_module("primme")
     products, n = 0, len(start)
 
@@ -56,7 +56,7 @@ def run_primme(problem: Spectrum, k: int, tol: float, ncv: int, start: np.ndarra
 
 
 def compare(problem: Spectrum, matrix: Any, pairs: Sequence[int], tolerances: Sequence[float], starts: int) -> list:
-    """One row for every k and tol; `matrix` is the problem's, padded."""
+    """Return one row for every k and tol; `matrix` is the problem's matrix, padded."""
     n, is_there = problem.matrix.shape[0], importlib.util.find_spec("primme") is not None
     vectors = [np.random.default_rng(100 + i).normal(size=n) for i in range(starts)]
     rows = []
@@ -87,7 +87,7 @@ def compare(problem: Spectrum, matrix: Any, pairs: Sequence[int], tolerances: Se
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records; --repeats is the number of start vectors."""
+    """Count matvecs and record them; --repeats is the number of start vectors."""
     args = timing.arguments(__doc__, STARTS, argv)
     pairs, tolerances = ((1, 5), (1e-6,)) if args.quick else (PAIRS, TOLERANCES)
     rows = []

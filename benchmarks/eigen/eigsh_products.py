@@ -1,13 +1,13 @@
-"""Claim: `eigsh` needs no more products than ARPACK at an equal basis size, for the same true residuals.
+"""Claim: `eigsh` needs no more matvecs than ARPACK at an equal basis size, for the same true residuals.
 
-Products until all k pairs have ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned, in float64, over
-a dozen kinds of spectrum; and beside those of one Krylov space that is never restarted (full orthogonalisation, the
-optimum from one start vector): with a basis of 4 k vectors, at most 1.1 times as many. Medians over three start
-vectors, the same for all.
+Matvecs until all k pairs satisfy ||A v - theta v|| <= tol ||A||, recomputed from the vectors returned, in float64, on a
+dozen kinds of spectrum. Medians over three start vectors, the same for all. They are also compared with one Krylov
+space without restarts (full orthogonalization, the optimum from one start vector): with a basis of 4 k vectors `eigsh`
+needs at most 1.1 times as many.
 
-`eigsh` is given tol, and all its products count, those of its audit included. ARPACK stops by tol |theta_i|, so it is
-given tol ||A|| / |theta| for the largest wanted theta, and a third of that until the residuals are small enough; only
-the run that did it counts.
+`eigsh` is given tol, and all its matvecs count, including those that verify residuals. ARPACK's criterion is
+tol |theta_i|. It is given tol ||A|| / |theta| for the largest wanted theta, then a third of it, until the residuals are
+small enough; only the last run counts.
 
     python -m benchmarks.eigen.eigsh_products
 """
@@ -31,47 +31,48 @@ from eigenjax import eigsh
 PAIRS = (1, 5, 10, 20)
 TOLERANCES = (1e-3, 1e-6, 1e-10)
 STARTS = 3
-# ARPACK takes |theta| for at least eps^(2/3).
+# ARPACK uses max(|theta|, eps^(2/3)) in its criterion.
 _LEAST_VALUE = np.finfo(float).eps ** (2 / 3)
 _MOST_TIGHTENINGS = 60
 _LARGEST_SPACE = 1500
 
 
 class Run(NamedTuple):
-    """One solve."""
+    """Result of one solve."""
 
     products: int
-    residual: float  # the worst, recomputed, over ||A||
-    right: bool  # the eigenvalues are those wanted, to within the tolerance
+    residual: float  # the largest recomputed residual over ||A||
+    right: bool  # True if the eigenvalues are the wanted ones, to within the tolerance
 
 
 def basis_size(k: int) -> int:
-    """The default of `eigsh`."""
+    """Return the default krylov_dim of `eigsh`."""
     return max(2 * k + 10, 20)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which", "krylov_dim"))
 def solve(matrix: Any, start: jax.Array, tol: jax.Array, *, k: int, which: str, krylov_dim: int) -> Any:
-    """The solve under test; one program for all tolerances and starts."""
+    """Run `eigsh`, with one program for all tolerances and starts."""
     return eigsh(matrix, k, which=which, tol=tol, krylov_dim=krylov_dim, v0=start, verify=False)
 
 
 def padded(matrix: Any, n: int, nse: int) -> Any:
-    """The matrix with zero rows and columns to make n, so that problems share a program.
+    """Pad a matrix with zero rows and columns to n, so that problems share a program.
 
-    A start vector that is zero there stays so: the Krylov space, and the count, are those of the matrix itself.
+    The start vector is zero in the padding and stays zero: the Krylov space, and the count, are those of the matrix
+    itself.
     """
     if isinstance(matrix, np.ndarray):
         return jnp.asarray(np.pad(matrix, (0, n - len(matrix))))
     coo = matrix.tocoo()
     fill = nse - coo.nnz
-    # Indices beyond the shape are how BCOO pads.
+    # BCOO pads with indices beyond the shape.
     indices = np.pad(np.stack(coo.coords, axis=1), ((0, fill), (0, 0)), constant_values=n)
     return sparse.BCOO((jnp.asarray(np.pad(coo.data, (0, fill))), jnp.asarray(indices, jnp.int32)), shape=(n, n))
 
 
 def padded_alike(everything: Iterable[Spectrum]) -> Iterator[tuple[Spectrum, Any]]:
-    """Each problem with its matrix, the sparse ones of one shape and the dense ones of another."""
+    """Yield each problem with its matrix, padded to one shape for sparse and to another for dense matrices."""
     everything = list(everything)
     for dense in (False, True):
         alike = [problem for problem in everything if isinstance(problem.matrix, np.ndarray) == dense]
@@ -82,7 +83,7 @@ def padded_alike(everything: Iterable[Spectrum]) -> Iterator[tuple[Spectrum, Any
 
 
 def run_eigsh(problem: Spectrum, matrix: Any, k: int, tol: float, krylov_dim: int, start: np.ndarray) -> Run:
-    """One solve with `eigsh`, of the padded matrix."""
+    """Solve once with `eigsh`, with the padded matrix."""
     arguments = {"k": k, "which": problem.which, "krylov_dim": krylov_dim}
     n = len(start)
     result = solve(matrix, jnp.asarray(np.pad(start, (0, matrix.shape[0] - n))), jnp.asarray(tol), **arguments)
@@ -92,7 +93,7 @@ def run_eigsh(problem: Spectrum, matrix: Any, k: int, tol: float, krylov_dim: in
 
 
 def run_arpack(problem: Spectrum, k: int, tol: float, ncv: int, start: np.ndarray) -> Run:
-    """One solve with ARPACK, its tolerance the loosest that suffices."""
+    """Solve once with ARPACK, with the loosest tolerance that suffices."""
     largest = max(float(np.abs(problem.wanted(k)).max()), _LEAST_VALUE)
     relative = tol * problem.norm / largest
     for _ in range(_MOST_TIGHTENINGS):
@@ -122,7 +123,7 @@ def _arpack_once(problem: Spectrum, k: int, tol: float, relative: float, ncv: in
 
 
 def judged(problem: Spectrum, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:
-    """A solve with its residuals recomputed and its eigenvalues held against the dense ones."""
+    """Recompute the residuals of a solve, and compare its eigenvalues with the dense ones."""
     residuals = np.linalg.norm((problem.matrix @ vectors.T).T - values[:, None] * vectors, axis=1)
     errors = np.abs(np.sort(values) - problem.wanted(len(values)))
     allowed = (tol + 1e-12) * problem.norm
@@ -130,9 +131,9 @@ def judged(problem: Spectrum, values: np.ndarray, vectors: np.ndarray, products:
 
 
 def unrestarted(problem: Spectrum, start: np.ndarray) -> dict[tuple[int, float], float]:
-    """The smallest Krylov spaces that hold k pairs to within tol, for every k and tol; inf where none looked at does.
+    """Find the smallest Krylov spaces with k pairs to within tol, for every k and tol; inf if none tried has them.
 
-    Lanczos with two passes of full orthogonalisation; sizes beyond 100 are looked at in steps of one in a hundred.
+    Uses Lanczos with two passes of full orthogonalization. Sizes beyond 100 are tried in steps of one percent.
     """
     needed: dict[tuple[int, float], float] = {(k, tol): np.inf for k in PAIRS for tol in TOLERANCES}
     dimension = min(len(start), _LARGEST_SPACE)
@@ -159,7 +160,7 @@ def unrestarted(problem: Spectrum, start: np.ndarray) -> dict[tuple[int, float],
 
 
 def _ends(diagonal: np.ndarray, offdiagonal: np.ndarray, which: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values and coefficients, those that may be wanted at least."""
+    """Compute the Ritz values and coefficients at the ends of the spectrum that may be wanted."""
     m = len(diagonal)
     if which not in ("LA", "SA") or m <= PAIRS[-1]:
         return scipy.linalg.eigh_tridiagonal(diagonal, offdiagonal)
@@ -177,13 +178,13 @@ def _wanted(values: np.ndarray, which: str, k: int) -> np.ndarray:
 def compare(
     problem: Spectrum, matrix: Any, pairs: Sequence[int], tolerances: Sequence[float], starts: int
 ) -> list[dict[str, Any]]:
-    """One row for every k and tol; `matrix` is the problem's, padded."""
+    """Return one row for every k and tol; `matrix` is the problem's matrix, padded."""
     n = problem.matrix.shape[0]
     vectors = [np.random.default_rng(100 + i).normal(size=n) for i in range(starts)]
     optimum = [unrestarted(problem, start) for start in vectors]
     median = lambda run: statistics.median(run(start) for start in vectors)
     rows = []
-    # ARPACK takes BE for two pairs and more.
+    # ARPACK accepts BE for two pairs or more.
     for k in pairs[problem.which == "BE" :]:
         m = basis_size(k)
         for tol in tolerances:
@@ -217,7 +218,7 @@ def compare(
 
 
 def summary(rows: Sequence[dict[str, Any]], column: str) -> str:
-    """The geometric mean of a ratio, and its worst rows."""
+    """Format the geometric mean of a ratio, and its largest rows."""
     kept = sorted(rows, key=lambda row: -row[column])
     mean = float(np.exp(np.mean([np.log(row[column]) for row in kept])))
     worst = "\n".join(f"  {row[column]:.2f}  {row['problem']}, k={row['k']}, tol={row['tol']}" for row in kept[:12])
@@ -225,7 +226,7 @@ def summary(rows: Sequence[dict[str, Any]], column: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records; --repeats is the number of start vectors."""
+    """Count matvecs and record them; --repeats is the number of start vectors."""
     args = timing.arguments(__doc__, STARTS, argv)
     pairs, tolerances = ((1, 5), (1e-6,)) if args.quick else (PAIRS, TOLERANCES)
     rows = []

@@ -1,12 +1,14 @@
-"""Claim: `eigsh` is faster than what else finds a network's top eigenpairs, and costs little beside its products.
+"""Claim: `eigsh` is faster than other packages for a network's top eigenpairs, and costs little beyond its matvecs.
 
-First, seconds until the top k pairs of the Hessian of a trained digits network (64-256-256-10 tanh, 85,002 parameters,
-float32; and a convolutional one of 9,930, on 600 examples) have recomputed residuals of at most 1e-4 ||A||: `eigsh`,
-compiled, beside SciPy's ARPACK around a jitted product, matfree, and hessian-eigenthings (of the first network), which
-are not adaptive and are told the best number of steps in hindsight. What is not installed is named. Second, the time
-of `eigsh(krylov_dim=32)` over that of a bare scan of as many products of a perceptron (1.03 M parameters; 768 examples,
-and 3072, because a product's time grows with them and what is around it does not), and what the compiler sets aside,
-in vectors of its parameters.
+First, the seconds until the top k pairs of a network's Hessian have recomputed residuals of at most 1e-4 ||A||. The
+networks are trained on digits: 64-256-256-10 tanh with 85,002 parameters in float32, and a convolutional one of 9,930
+on 600 examples. Compiled `eigsh` is compared with SciPy's ARPACK around a jitted matvec, matfree, and (first network)
+hessian-eigenthings. The latter two are not adaptive and get the best number of steps in hindsight. Packages that are
+not installed are named.
+
+Second, the time of `eigsh(krylov_dim=32)` over that of a bare scan of as many matvecs, and the temporary memory in
+vectors, for a perceptron of 1.03 M parameters. It has 768 or 3072 examples, because only the matvec's time grows with
+them.
 
     python -m benchmarks.eigen.eigsh_time
 """
@@ -39,18 +41,18 @@ TOL = 1e-4
 PAIRS = (5, 10)
 KRYLOV_DIM, PAIRS_OF_OVERHEAD = 32, 5
 
-Pairs = tuple[np.ndarray, np.ndarray, int]  # (k,) values, (k, n) vectors, products
+Pairs = tuple[np.ndarray, np.ndarray, int]  # (k,) values, (k, n) vectors, matvecs
 Program = Callable[[], Pairs]
 
 
 @functools.partial(jax.jit, static_argnames=("k", "krylov_dim"))
 def solve(op: LinearOperator, *, k: int, krylov_dim: int | None = None, tol: float = TOL) -> Any:
-    """The solve under test."""
+    """Run `eigsh`."""
     return eigsh(op, k, tol=tol, krylov_dim=krylov_dim, verify=False)
 
 
 def ours(network: Network, k: int) -> Iterator[Program]:
-    """Adaptive: one setting will do."""
+    """Yield the program of `eigsh`, which is adaptive: one setting suffices."""
     op = network.operator
 
     def program():
@@ -62,7 +64,7 @@ def ours(network: Network, k: int) -> Iterator[Program]:
 
 
 def arpack(network: Network, k: int) -> Iterator[Program]:
-    """Adaptive, but by |theta_i|: the loosest tolerance that suffices, in hindsight."""
+    """Yield programs of ARPACK from the loosest tolerance on, because its criterion is relative to |theta_i|."""
     op = network.operator
 
     def program(tol):
@@ -83,7 +85,7 @@ def arpack(network: Network, k: int) -> Iterator[Program]:
 
 
 def matfree(network: Network, k: int) -> Iterator[Program]:
-    """One Krylov space with full reorthogonalisation, jitted; sizes one by one."""
+    """Yield programs of one Krylov space with full reorthogonalization, jitted, one for each size."""
     from matfree import decomp, eig
 
     op = network.operator
@@ -103,7 +105,7 @@ def matfree(network: Network, k: int) -> Iterator[Program]:
 
 
 def hessian_eigenthings(network: Network, k: int) -> Iterator[Program]:
-    """The same network in PyTorch; one Krylov space, sizes one by one."""
+    """Yield programs of one Krylov space for the same network in PyTorch, one for each size."""
     if network.images.shape[1] != network.params[0]["kernel"].shape[0]:
         raise NotImplementedError("written for perceptrons")
     import torch
@@ -112,7 +114,7 @@ def hessian_eigenthings(network: Network, k: int) -> Iterator[Program]:
     layers: list[Any] = []
     for layer in network.params:
         linear = torch.nn.Linear(*layer["kernel"].shape)
-        # Stored as JAX does, so that flat vectors agree once the order of the two is turned.
+        # PyTorch stores the transposed kernel and orders kernel and bias differently; `_from_torch` undoes this.
         linear.weight.data = torch.from_numpy(np.array(layer["kernel"].T))
         linear.bias.data = torch.from_numpy(np.array(layer["bias"]))
         layers += [linear, torch.nn.Tanh()]
@@ -130,7 +132,7 @@ def hessian_eigenthings(network: Network, k: int) -> Iterator[Program]:
 
 
 def _from_torch(vectors: np.ndarray, params: list[dict[str, jax.Array]]) -> np.ndarray:
-    """(k, n) with each layer as kernel^T, bias, to bias, kernel, as JAX orders them."""
+    """Convert (k, n) vectors from PyTorch's order, kernel^T and bias of each layer, to JAX's, bias and kernel."""
     parts, position = [], 0
     for layer in params:
         fan_in, fan_out = layer["kernel"].shape
@@ -154,14 +156,14 @@ SOLVERS = {
 
 
 def worst_residual(op: LinearOperator, pairs: Pairs) -> float:
-    """Of the pairs returned, recomputed, over the largest eigenvalue."""
+    """Recompute the largest residual of the pairs, relative to the largest eigenvalue."""
     values, vectors, _ = pairs
     images = np.stack([np.asarray(product(op, jnp.asarray(v))) for v in vectors])
     return float(np.linalg.norm(images - values[:, None] * vectors, axis=1).max() / np.abs(values).max())
 
 
 def first_that_suffices(op: LinearOperator, programs: Iterator[Program]) -> Program:
-    """The cheapest setting with residuals small enough; the last, if none has them."""
+    """Find the cheapest setting whose residuals are small enough; return the last if there is none."""
     for program in programs:
         if worst_residual(op, program()) <= TOL:
             break
@@ -169,7 +171,7 @@ def first_that_suffices(op: LinearOperator, programs: Iterator[Program]) -> Prog
 
 
 def compare(network: Network, k: int, repeats: int) -> list[dict[str, Any]]:
-    """One row for each package that is there."""
+    """Return one row for each installed package."""
     op = network.operator
     programs = {}
     for name, (settings, packages) in SOLVERS.items():
@@ -192,7 +194,7 @@ def compare(network: Network, k: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def overhead(widths: Sequence[int], examples: int, repeats: int) -> list[dict[str, Any]]:
-    """Two rows: a bare scan of products, and the solve that takes as many."""
+    """Return two rows: a bare scan of matvecs, and a solve with the same number."""
     op = network_hessian(widths, examples)
     vector = jax.tree.map(jnp.ones_like, op.varying)
     run = functools.partial(solve, op, k=PAIRS_OF_OVERHEAD, krylov_dim=min(KRYLOV_DIM, op.size))
@@ -235,7 +237,7 @@ def _row(problem: str, program: str, sizes: tuple[int, int], products: int, meas
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 5, argv)
     networks = [perceptron(*(((64, 16, 10), 64, 5) if args.quick else ((64, 256, 256, 10), 1797, 100)))]
     networks += [] if args.quick else [convolutional(16, 600, 100)]

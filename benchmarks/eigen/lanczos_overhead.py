@@ -1,9 +1,9 @@
-"""Claim: a Lanczos solve costs little beside its Hessian products, and holds little beside one basis.
+"""Claim: a Lanczos solve costs little beyond its Hessian matvecs, and holds little beyond one basis.
 
-Time of `lanczos(k=5, krylov_dim=32)` over that of a bare scan of as many Hessian products of the same multilayer
-perceptron (1.03 M parameters), with reorthogonalisation and without; and what the compiler sets aside for temporaries,
-counted in vectors of the size of the parameters, of which the basis is 32. A product's time grows with the examples,
-what is around it does not: so for 768 of them, and for 3072.
+Time of `lanczos(k=5, krylov_dim=32)`, with and without reorthogonalization, over that of a bare scan of as many Hessian
+matvecs of the same multilayer perceptron (1.03 M parameters). The compiler's temporary memory is counted in vectors of
+the size of the parameters; the basis has 32 of them. The network has 768 or 3072 examples, because only the matvec's
+time grows with them.
 
     python -m benchmarks.eigen.lanczos_overhead
 """
@@ -24,7 +24,7 @@ QUICK_WIDTHS, QUICK_EXAMPLES = (64, 32, 10), (16,)
 
 
 def loss(params: list[dict[str, jax.Array]], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Softmax cross-entropy of a tanh network."""
+    """Compute the softmax cross-entropy of a tanh network."""
     hidden, labels = batch
     for layer in params[:-1]:
         hidden = jnp.tanh(hidden @ layer["kernel"] + layer["bias"])
@@ -33,7 +33,7 @@ def loss(params: list[dict[str, jax.Array]], batch: tuple[jax.Array, jax.Array])
 
 
 def network_hessian(widths: Sequence[int], examples: int) -> LinearOperator:
-    """The Hessian at random parameters and random data: its cost does not depend on what it has learned."""
+    """Create the Hessian at random parameters and data: its cost does not depend on training."""
     keys = jax.random.split(jax.random.key(0), len(widths) + 1)
     params = [
         {"kernel": jax.random.normal(key, (fan_in, fan_out)) / fan_in**0.5, "bias": jnp.zeros(fan_out)}
@@ -45,24 +45,24 @@ def network_hessian(widths: Sequence[int], examples: int) -> LinearOperator:
 
 @functools.partial(jax.jit, static_argnames="count")
 def bare_products(op: LinearOperator, vector: Any, factor: jax.Array, *, count: int) -> Any:
-    """So many products of a vector with c H; c keeps the numbers in range."""
+    """Apply c H to a vector `count` times; c keeps the numbers in range."""
     advance = lambda v, _: (jax.tree.map(lambda image: factor * image, op(v)), None)
     return jax.lax.scan(advance, vector, length=count)[0]
 
 
 @functools.partial(jax.jit, static_argnames="reorthogonalize")
 def solve(op: LinearOperator, *, reorthogonalize: bool = True) -> Any:
-    """The solve under test."""
+    """Run `lanczos`."""
     return lanczos(op, PAIRS, krylov_dim=KRYLOV_DIM, reorthogonalize=reorthogonalize)
 
 
 def temporaries(lowered: Any, vector_bytes: int) -> float:
-    """What the compiled program sets aside, in vectors."""
+    """Return the temporary memory of the compiled program in vectors."""
     return lowered.compile().memory_analysis().temp_size_in_bytes / vector_bytes
 
 
 def measure(widths: Sequence[int], examples: int, repeats: int) -> list[dict[str, Any]]:
-    """One row for each program, at so many examples."""
+    """Return one row for each program, with the given number of examples."""
     op = network_hessian(widths, examples)
     vector = jax.tree.map(jnp.ones_like, op.varying)
     result = solve(op)
@@ -99,7 +99,7 @@ def measure(widths: Sequence[int], examples: int, repeats: int) -> list[dict[str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 5, argv)
     widths, sizes = (QUICK_WIDTHS, QUICK_EXAMPLES) if args.quick else (WIDTHS, EXAMPLES)
     rows = [row for examples in sizes for row in measure(widths, examples, args.repeats)]

@@ -1,14 +1,14 @@
 """Claim: with default options `eigsh` misses no copy of a repeated eigenvalue, and its error bounds hold.
 
-A thousand matrices of 120 dimensions, randomly rotated where they are not graphs: eigenvalues of multiplicity 2 to 6
-inside the set that is wanted and across its edge, clusters of width 1e-6, matrices of low rank, graphs of 2 to 12
-components, grids, rings and tori; in float32 and in float64; LA, SA, LM, BE and near a number, for 2, 5 and 12 pairs.
-Against dense float64 `eigh`, of results whose status is CONVERGED:
+A thousand matrices of 120 dimensions, in random bases unless they are graphs. They have eigenvalues of multiplicity 2
+to 6 inside the wanted set and across its edge, clusters of width 1e-6, or low rank; the graphs have 2 to 12 components,
+or are grids, rings and tori. In float32 and float64, for LA, SA, LM, BE and interior eigenvalues, with 2, 5 and 12
+pairs. Results with status CONVERGED are compared with dense float64 `eigh`:
 
-- the eigenvalues are those wanted, each as often as it is there, to within tol ||A|| and rounding;
-- of all pairs, with the search and without, no eigenvalue is farther from one of the matrix than its `error_bounds`.
+- the eigenvalues are the wanted ones with their multiplicities, to within tol ||A|| and rounding;
+- with and without the missed-pair search, every value lies within its `error_bounds` of an eigenvalue of the matrix.
 
-The exit status is 1 if any of this fails. What did not converge, or could not be verified, is counted.
+The exit status is 1 if any of this fails. Solves that did not converge, or could not be verified, are counted.
 
     python -m benchmarks.eigen.planted_spectra
 """
@@ -30,18 +30,18 @@ LANES = 5  # of each of seven families, five ends and three numbers of pairs, in
 PAIRS = (2, 5, 12)
 ENDS = ("LA", "SA", "LM", "BE", "sigma")
 DTYPES = ("float32", "float64")
-# eigvalsh is off by a few units of rounding of the norm.
+# Rounding error of eigvalsh relative to the norm.
 _TRUTH = 20 * np.finfo(float).eps
 
 
 def rotated(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A matrix with these eigenvalues."""
+    """Create a matrix with the given eigenvalues in a random basis."""
     basis = np.linalg.qr(rng.normal(size=(len(values), len(values))))[0]
     return (basis * values) @ basis.T
 
 
 def with_copies(rng: np.random.Generator, k: int) -> np.ndarray:
-    """Groups of 1 to 6 copies from the largest down, over a bulk: some inside the k wanted, one across their edge."""
+    """Draw groups of 1 to 6 copies from the largest down, over a bulk, some of them across the edge of the k wanted."""
     groups, total = [], 0
     while total < k + 3:
         groups.append(int(rng.integers(1, 7)))
@@ -51,27 +51,27 @@ def with_copies(rng: np.random.Generator, k: int) -> np.ndarray:
 
 
 def both_ends(rng: np.random.Generator, _k: int) -> np.ndarray:
-    """Copies at both ends, and of equal magnitude."""
+    """Draw copies at both ends, and of equal magnitude."""
     places = np.repeat(rng.uniform(1.2, 4.0, 5), rng.integers(2, 7, 5))
     values = np.r_[places, -places[rng.permutation(len(places))]][: N // 2]
     return rotated(np.r_[values, rng.uniform(-1, 1, N - len(values))], rng)
 
 
 def clustered(rng: np.random.Generator, _k: int) -> np.ndarray:
-    """Groups of 2 to 6 within 1e-6."""
+    """Draw groups of 2 to 6 eigenvalues within 1e-6."""
     sizes = rng.integers(2, 7, 6)
     groups = np.repeat(np.linspace(2, 4, 6), sizes) + 1e-6 * rng.uniform(-0.5, 0.5, sizes.sum())
     return rotated(np.r_[groups, -groups[::2], rng.uniform(-1, 1, N - len(groups) - len(groups[::2]))], rng)
 
 
 def low_rank(rng: np.random.Generator, _k: int) -> np.ndarray:
-    """Three to twenty eigenvalues, the others zero."""
+    """Draw three to twenty nonzero eigenvalues; the others are zero."""
     rank = int(rng.integers(3, 21))
     return rotated(np.r_[rng.normal(size=rank), np.zeros(N - rank)], rng)
 
 
 def components(rng: np.random.Generator, _k: int) -> np.ndarray:
-    """The Laplacian of a graph of 2 to 12 components, each of which brings a zero."""
+    """Create the Laplacian of a graph of 2 to 12 components, each with an eigenvalue zero."""
     count = int(rng.integers(2, 13))
     label = np.sort(np.r_[np.repeat(np.arange(count), 8), rng.integers(count, size=N - 8 * count)])
     edges = np.triu(rng.uniform(size=(N, N)) < 0.5, 1) & (label[:, None] == label[None, :])
@@ -80,7 +80,7 @@ def components(rng: np.random.Generator, _k: int) -> np.ndarray:
 
 
 def lattice(rng: np.random.Generator, _k: int) -> np.ndarray:
-    """A grid, a ring or a torus."""
+    """Create the Laplacian of a grid, a ring or a torus."""
     line = lambda n: 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     ring = lambda n: 2 * np.eye(n) - np.roll(np.eye(n), 1, 0) - np.roll(np.eye(n), -1, 0)
     square = lambda part: np.kron(part(10), np.eye(10)) + np.kron(np.eye(10), part(10))
@@ -90,14 +90,14 @@ def lattice(rng: np.random.Generator, _k: int) -> np.ndarray:
     chosen = int(rng.integers(5))
     if chosen < 3:
         return whole[chosen]
-    # The rest of the dimensions is a cluster in the middle of the spectrum.
+    # The remaining dimensions are a cluster in the middle of the spectrum.
     full = 4.03 * np.eye(N)
     full[:100, :100] = small[chosen - 3]
     return full
 
 
 def scaled(rng: np.random.Generator, k: int) -> np.ndarray:
-    """Any of the above in other units."""
+    """Draw from any other family and scale the matrix."""
     return 10.0 ** rng.uniform(-12, 12) * (with_copies, both_ends, low_rank, lattice)[rng.integers(4)](rng, k)
 
 
@@ -108,7 +108,7 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 @functools.partial(jax.jit, static_argnames=("k", "end", "verify"))
 def solve(matrices: jax.Array, sigmas: jax.Array, *, k: int, end: str, verify: bool) -> Any:
-    """A batch of solves, keys of their own."""
+    """Solve a batch of problems, each with its own key."""
 
     def one(matrix, sigma, key):
         options = {"sigma": sigma} if end == "sigma" else {"which": end}
@@ -118,7 +118,7 @@ def solve(matrices: jax.Array, sigmas: jax.Array, *, k: int, end: str, verify: b
 
 
 def wanted(eigenvalues: np.ndarray, end: str, sigma: float, k: int) -> np.ndarray:
-    """The k eigenvalues asked for, ascending by value (of LM and sigma, of the distances)."""
+    """Return the k wanted eigenvalues, ascending (for LM and sigma, the distances in ascending order)."""
     ascending = np.sort(eigenvalues)
     if end == "LM":
         return np.sort(np.abs(ascending))[-k:]
@@ -129,7 +129,7 @@ def wanted(eigenvalues: np.ndarray, end: str, sigma: float, k: int) -> np.ndarra
 
 
 def counts(matrices: np.ndarray, result: Any, end: str, sigmas: np.ndarray, k: int) -> dict[str, Any]:
-    """What is right and wrong in a batch."""
+    """Count correct and wrong results in a batch."""
     eps = float(np.finfo(matrices.dtype).eps)
     row = dict.fromkeys(("solves", "converged", "missed", "pairs", "outside", "matvecs"), 0)
     for lane, matrix in enumerate(matrices.astype(np.float64)):
@@ -152,7 +152,7 @@ def counts(matrices: np.ndarray, result: Any, end: str, sigmas: np.ndarray, k: i
 
 
 def batch(k: int, lanes: int, dtype: str, seed: int) -> dict[str, np.ndarray]:
-    """Matrices of every family."""
+    """Draw matrices of every family."""
     rng = np.random.default_rng(seed)
     draw = lambda family: np.stack([family(rng, k) for _ in range(lanes)])
     symmetric = lambda x: ((x + x.transpose(0, 2, 1)) / 2).astype(dtype)
@@ -160,7 +160,7 @@ def batch(k: int, lanes: int, dtype: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def count(lanes: int, pairs: Sequence[int], ends: Sequence[str]) -> list[dict[str, Any]]:
-    """One row for each family, precision and end."""
+    """Return one row for each family, precision and `which`."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for dtype in DTYPES:
         with jax.enable_x64(dtype == "float64"):
@@ -188,13 +188,13 @@ def count(lanes: int, pairs: Sequence[int], ends: Sequence[str]) -> list[dict[st
 
 
 def _inside(matrix: np.ndarray) -> float:
-    """A number between the second and the third quarter of the spectrum."""
+    """Draw a shift between the second and the third quartile of the spectrum."""
     values = np.linalg.eigvalsh(matrix.astype(np.float64))
     return float(0.3 * values[len(values) // 3] + 0.7 * values[len(values) // 3 + 1])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts, records, and fails if a claim does."""
+    """Count and record results; exit with status 1 if a claim fails."""
     args = timing.arguments(__doc__, 1, argv)
     rows = count(1, PAIRS[:1], ENDS[:1]) if args.quick else count(LANES, PAIRS, ENDS)
     timing.record("planted_spectra", rows, args)

@@ -1,10 +1,9 @@
-"""Claim: the products spent buy true residuals, beside ARPACK at an equal basis size, on four kinds of spectrum.
+"""Claim: the matvecs spent give true residuals, compared with ARPACK at an equal basis size, on four kinds of spectrum.
 
-ARPACK is `scipy.sparse.linalg.eigsh` around a jitted product, restarted until it converges; `lanczos` is one Krylov
-space of the same size, never restarted, so that it cannot converge where the wanted eigenvalues are close (the
-Laplacian): that is what its `converged` says, and what `found` below must agree with. Power iteration may spend 100
-products a pair. All in float32, the largest magnitudes, to residuals of 1e-4 ||A||; a residual is recomputed from the
-vectors returned, not taken from the solver.
+ARPACK is `scipy.sparse.linalg.eigsh` around a jitted matvec, restarted until it converges. `lanczos` is one Krylov
+space of the same size without restarts. It cannot converge if the wanted eigenvalues are close (the Laplacian); its
+`converged` reports this and must agree with `found`. Power iteration may spend 100 matvecs per pair. All compute the
+largest magnitudes in float32 to residuals of 1e-4 ||A||. Residuals are recomputed from the vectors returned.
 
     python -m benchmarks.eigen.products
 """
@@ -27,16 +26,16 @@ TOL = 1e-4
 
 
 class Pairs(NamedTuple):
-    """What every algorithm is asked for, on flat vectors, and what it says of itself."""
+    """Pairs of flat vectors returned by an algorithm, and the number that it reports as converged."""
 
     values: np.ndarray  # (k,)
     vectors: np.ndarray  # (k, n)
     products: int
-    claimed: int  # pairs called converged
+    claimed: int  # number of pairs reported as converged
 
 
 def outliers(n: int) -> LinearOperator:
-    """Ten large eigenvalues, 10 to 100, over a bulk in (-0.1, 1): the spectrum of a network's Hessian in caricature."""
+    """Create ten eigenvalues from 10 to 100 over a bulk in (-0.1, 1), a model of a network's Hessian."""
     rng = np.random.default_rng(0)
     basis, _ = np.linalg.qr(rng.normal(size=(n, n)))
     eigenvalues = np.concatenate([np.linspace(10, 100, 10), rng.uniform(-0.1, 1, n - 10)])
@@ -45,33 +44,33 @@ def outliers(n: int) -> LinearOperator:
 
 
 def wishart(n: int) -> LinearOperator:
-    """X X^T / n of an n x n matrix of normal numbers: no outliers, an edge at 4."""
+    """Create X X^T / n of an n x n matrix of normal numbers: no outliers, an edge at 4."""
     sample = np.random.default_rng(1).normal(size=(n, n))
     return as_operator(jnp.asarray(sample @ sample.T / n, jnp.float32))
 
 
 def laplacian(width: int, height: int) -> LinearOperator:
-    """The five-point Laplacian of a grid with zero boundary; the sides differ, so that no eigenvalue is double."""
+    """Create the five-point Laplacian of a grid with zero boundary and unequal sides: no eigenvalue is double."""
     second_difference = lambda n: 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     matrix = np.kron(second_difference(width), np.eye(height)) + np.kron(np.eye(width), second_difference(height))
     return as_operator(jnp.asarray(matrix, jnp.float32))
 
 
 def digits(steps: int, examples: int) -> LinearOperator:
-    """The Hessian of a network that learned to read digits, on some of them."""
+    """Create the Hessian of a network trained on digits, over some of them."""
     problem = digits_problem(jax.random.key(0), num_steps=steps)
     return hessian(problem.loss, problem.params, jax.tree.map(lambda x: x[:examples], problem.data))
 
 
 @jax.jit
 def product(op: LinearOperator, flat: jax.Array) -> jax.Array:
-    """A v on flat vectors, for those who know no others."""
+    """Compute a matvec on flat vectors, for packages without pytrees."""
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), op.structure))
     return ravel_pytree(op(unravel(flat)))[0]
 
 
 def arpack(op: LinearOperator, k: int, basis_size: int) -> Pairs:
-    """SciPy around the same jitted product, counted."""
+    """Run SciPy's ARPACK around the same jitted matvec, and count matvecs."""
     products = 0
 
     def matvec(v):
@@ -89,7 +88,7 @@ def arpack(op: LinearOperator, k: int, basis_size: int) -> Pairs:
 
 
 def flat_pairs(result: Any) -> Pairs:
-    """An EigenResult, raveled."""
+    """Flatten the eigenvectors of an EigenResult."""
     vectors = jax.vmap(lambda v: ravel_pytree(v)[0])(result.eigenvectors)
     return Pairs(
         np.asarray(result.eigenvalues), np.asarray(vectors), int(result.num_matvecs), int(result.converged.sum())
@@ -97,7 +96,7 @@ def flat_pairs(result: Any) -> Pairs:
 
 
 def solvers(op: LinearOperator, k: int) -> dict[str, Callable[[], Pairs]]:
-    """The four, at the basis size that both SciPy and eigenjax take by default."""
+    """Return the four solvers, with the default basis size of both SciPy and eigenjax."""
     basis_size = min(op.size, max(2 * k + 1, 20))
     power = functools.partial(deflated_power_iteration, op, k, max_iter=100, tol=TOL)
     return {
@@ -109,11 +108,11 @@ def solvers(op: LinearOperator, k: int) -> dict[str, Callable[[], Pairs]]:
 
 
 def compare(name: str, op: LinearOperator, k: int, repeats: int) -> list[dict[str, Any]]:
-    """One row for each algorithm on one problem."""
+    """Return one row for each algorithm on one problem."""
     programs = solvers(op, k)
     timings = timing.interleaved(programs, repeats)
     found = {algorithm: program() for algorithm, program in programs.items()}
-    # Ritz values are never larger: the largest of all algorithms is ||A|| to more digits than are wanted here.
+    # Ritz values are at most ||A||: the largest of all algorithms approximates it with sufficient accuracy.
     norm = max(float(np.abs(pairs.values).max(initial=0.0)) for pairs in found.values())
     rows = []
     for algorithm, pairs in found.items():
@@ -133,13 +132,13 @@ def compare(name: str, op: LinearOperator, k: int, repeats: int) -> list[dict[st
 
 
 def residual_norms(op: LinearOperator, pairs: Pairs) -> np.ndarray:
-    """||A v - lambda v|| of every pair, one product each."""
+    """Compute ||A v - lambda v|| of every pair, with one matvec each."""
     images = np.asarray([product(op, jnp.asarray(v)) for v in pairs.vectors]).reshape(pairs.vectors.shape)
     return np.linalg.norm(images - pairs.values[:, None] * pairs.vectors, axis=1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and residuals and record them."""
     args = timing.arguments(__doc__, 3, argv)
     problems = {
         "10 outliers": outliers(60 if args.quick else 1000),

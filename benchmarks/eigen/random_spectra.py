@@ -1,14 +1,14 @@
 """Claim: `eigsh` marks nothing wrong as converged, on a thousand random spectra.
 
-Five pairs of matrices of 60 to 100 dimensions, randomly rotated: clustered, repeated, graded over twelve decades, of
-low rank, tiny, huge and uniform spectra; in float32 and in float64, for LA and LM, with `verify` and without, vmapped,
-with default options. Against dense float64 `eigh`:
+Five pairs of matrices of 60 to 100 dimensions in random bases: clustered, repeated, graded over twelve decades, of low
+rank, tiny, huge and uniform spectra. In float32 and float64, for LA and LM, with `verify` and without, vmapped, with
+default options. Compared with dense float64 `eigh`:
 
 - every pair marked converged has a true residual of at most tol ||A|| and rounding, the vectors are orthonormal, and
-  no eigenvalue is served twice;
-- with `verify`, pairs all marked converged are the ones wanted.
+  no eigenvalue is returned twice;
+- with `verify`, if all pairs are marked converged they are the wanted ones.
 
-The exit status is 1 if any of this fails. What is not promised is counted: pairs that did not converge within the
+The exit status is 1 if any of this fails. The following is counted only: pairs that did not converge within the
 default budget (at least 99 in 100 should), and pairs missed without `verify`.
 
     python -m benchmarks.eigen.random_spectra
@@ -36,7 +36,7 @@ Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
 class Batch(NamedTuple):
-    """Matrices of one family, size and precision, and the truth of them as they are after rounding."""
+    """Matrices of one family, size and precision, and their eigenvalues after rounding to that precision."""
 
     matrices: np.ndarray  # (lanes, n, n) in the working precision
     eigenvalues: np.ndarray  # (lanes, n) float64
@@ -44,46 +44,46 @@ class Batch(NamedTuple):
 
 
 def clustered(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A few centres, 1e-7 to 1e-2 apart around each."""
+    """Draw a few centers, with eigenvalues 1e-7 to 1e-2 apart around each."""
     centres = rng.normal(size=rng.integers(2, 8))
     return rng.choice(centres, n) + 10.0 ** rng.uniform(-7, -2) * rng.normal(size=n)
 
 
 def repeated(rng: np.random.Generator, n: int) -> np.ndarray:
-    """A few values only."""
+    """Draw eigenvalues with only a few different values."""
     return rng.choice(rng.normal(size=rng.integers(2, 12)), n)
 
 
 def graded(rng: np.random.Generator, n: int) -> np.ndarray:
-    """1 to 1e-12, of either sign or positive."""
+    """Draw eigenvalues from 1 to 1e-12, of either sign or positive."""
     return np.logspace(0, -12, n) * (rng.choice([-1, 1], n) if rng.integers(2) else 1)
 
 
 def low_rank(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Three to a third of n that are not zero."""
+    """Draw three to n / 3 nonzero eigenvalues."""
     rank = rng.integers(3, n // 3)
     return np.r_[rng.normal(size=rank), np.zeros(n - rank)]
 
 
 def uniform(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Between -1 and 1, or 0 and 1."""
+    """Draw eigenvalues between -1 and 1, or between 0 and 1."""
     return rng.uniform(-rng.integers(2), 1, n)
 
 
 def scaled(low: float, high: float) -> dict[str, Draw]:
-    """The same spectra in other units: any of the above."""
+    """Return two families, tiny and huge: the other spectra multiplied by `low` and by `high`."""
     draw = lambda size: lambda rng, n: size * [clustered, repeated, low_rank, uniform][rng.integers(4)](rng, n)
     return {"tiny": draw(low), "huge": draw(high)}
 
 
 def families(dtype: str) -> dict[str, Draw]:
-    """By name."""
+    """Return the families of spectra by name."""
     plain = (clustered, repeated, graded, low_rank, uniform)
     return {draw.__name__: draw for draw in plain} | scaled(1e-20 if dtype == "float32" else 1e-30, 1e18)
 
 
 def batch(draw: Draw, n: int, dtype: str, lanes: int, seed: int) -> Batch:
-    """Spectra in random bases."""
+    """Draw matrices with random spectra in random bases."""
     rng = np.random.default_rng(seed)
     bases = np.linalg.qr(rng.normal(size=(lanes, n, n)))[0]
     spectra = np.stack([draw(rng, n) for _ in range(lanes)])
@@ -95,13 +95,13 @@ def batch(draw: Draw, n: int, dtype: str, lanes: int, seed: int) -> Batch:
 
 @functools.partial(jax.jit, static_argnames=("which", "verify"))
 def solve(matrices: jax.Array, *, which: str, verify: bool) -> Any:
-    """A batch of solves with default options, keys of their own."""
+    """Solve a batch with default options, each matrix with its own key."""
     keys = jax.random.split(jax.random.key(1), matrices.shape[0])
     return jax.vmap(lambda a, key: eigsh(a, PAIRS, which=which, verify=verify, key=key))(matrices, keys)
 
 
 def judge(problems: Batch, result: Any, which: str, verify: bool) -> dict[str, int]:
-    """Counts of what was found, over the lanes of a batch."""
+    """Count correct and wrong results over the matrices of a batch."""
     result = jax.device_get(result)
     eps = float(np.finfo(problems.matrices.dtype).eps)
     tol, rounding = eps**0.5, 4 * problems.matrices.shape[-1] ** 0.5 * eps
@@ -126,7 +126,7 @@ def judge(problems: Batch, result: Any, which: str, verify: bool) -> dict[str, i
 
 
 def unmatched(values: np.ndarray, eigenvalues: np.ndarray, slack: float) -> int:
-    """How many values have no eigenvalue of their own within slack."""
+    """Count the values without a separate eigenvalue within slack."""
     position, alone = 0, 0
     for value in np.sort(values):
         position += int(np.searchsorted(eigenvalues[position:], value - slack))
@@ -138,13 +138,13 @@ def unmatched(values: np.ndarray, eigenvalues: np.ndarray, slack: float) -> int:
 
 
 def is_wanted(values: np.ndarray, eigenvalues: np.ndarray, which: str, slack: float) -> bool:
-    """Whether these are the most wanted ones, each to within slack; of LM, in magnitude."""
+    """Return True if the values are the most wanted ones, each to within slack; for LM, in magnitude."""
     order = (lambda x: np.sort(x)[::-1]) if which == "LA" else (lambda x: np.sort(np.abs(x))[::-1])
     return bool(np.all(np.abs(order(values) - order(eigenvalues)[:PAIRS]) <= slack))
 
 
 def count(sizes: Sequence[int], lanes: int) -> list[dict[str, Any]]:
-    """One row for each family, precision, end and choice of verify."""
+    """Return one row for each family, precision, `which` and choice of verify."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for dtype in DTYPES:
         with jax.enable_x64(dtype == "float64"):
@@ -173,7 +173,7 @@ def _empty(name: str, dtype: str, which: str, verify: bool, counts: dict[str, in
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts, records, and fails if a claim does."""
+    """Count and record results; exit with status 1 if a claim fails."""
     args = timing.arguments(__doc__, 1, argv)
     rows = count(SIZES[:1], 2) if args.quick else count(SIZES, LANES)
     timing.record("random_spectra", rows, args)

@@ -1,9 +1,9 @@
-"""Claim: the search for missed pairs, on by default in `eigsh`, costs half of what the solve itself does, on the whole.
+"""Claim: the missed-pair search, on by default in `eigsh`, costs half of the solve's matvecs, on the whole.
 
-Products of a call with default options over those of the same call with `verify=False`, on the spectra of
-`eigsh_products`; and beside those of `scipy.sparse.linalg.eigsh` with its own defaults (to rounding, where `eigsh`
-solves to the square root of it), which makes no search. Medians over three keys or start vectors. Looser tolerances
-too: the search costs much the same, and the solve less.
+Matvecs of a call with default options over those of the same call with `verify=False`, on the spectra of
+`eigsh_products`. They are also compared with `scipy.sparse.linalg.eigsh` with its defaults, which makes no search and
+solves to eps, where `eigsh` solves to its square root. Medians over three keys or start vectors. With looser tolerances
+the search costs about the same, and the solve less.
 
     python -m benchmarks.eigen.verify_products
 """
@@ -24,14 +24,14 @@ from benchmarks.support.spectra import Spectrum, problems
 from eigenjax import Status, eigsh
 
 PAIRS = (1, 5, 10, 20)
-# The last one is the default of `eigsh`.
+# The last tolerance is the default of `eigsh`.
 TOLERANCES = (1e-3, 1e-6, float(np.finfo(float).eps ** 0.5))
 STARTS = 3
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which", "verify"))
 def solve(matrix: Any, keys: jax.Array, tol: jax.Array, *, k: int, which: str, verify: bool) -> Any:
-    """Products and statuses of a solve from each of the keys."""
+    """Return the matvecs and statuses of a solve from each of the keys."""
 
     def one(key):
         result = eigsh(matrix, k, which=which, key=key, tol=tol, verify=verify)
@@ -41,12 +41,12 @@ def solve(matrix: Any, keys: jax.Array, tol: jax.Array, *, k: int, which: str, v
 
 
 def as_jax(matrix: Any) -> Any:
-    """The matrix, dense or sparse."""
+    """Convert a dense or sparse matrix to JAX."""
     return jnp.asarray(matrix) if isinstance(matrix, np.ndarray) else sparse.BCSR.from_scipy_sparse(matrix)
 
 
 def scipy_products(problem: Spectrum, k: int, start: np.ndarray) -> int:
-    """Products of SciPy's call with its defaults."""
+    """Count the matvecs of SciPy's call with its defaults."""
     products = 0
 
     def matvec(v):
@@ -60,11 +60,11 @@ def scipy_products(problem: Spectrum, k: int, start: np.ndarray) -> int:
 
 
 def compare(problem: Spectrum, pairs: Sequence[int], tolerances: Sequence[float], starts: int) -> list[dict[str, Any]]:
-    """Count products for every k and tol, a row each."""
+    """Count matvecs for every k and tol, a row each."""
     n = problem.matrix.shape[0]
     matrix, keys = as_jax(problem.matrix), jax.random.split(jax.random.key(0), starts)
     rows = []
-    # SciPy takes BE for two pairs and more.
+    # SciPy accepts BE for two pairs or more.
     for k in pairs[problem.which == "BE" :]:
         vectors = [np.random.default_rng(100 + i).normal(size=n) for i in range(starts)]
         arpack = statistics.median(scipy_products(problem, k, start) for start in vectors)
@@ -92,12 +92,12 @@ def compare(problem: Spectrum, pairs: Sequence[int], tolerances: Sequence[float]
 
 
 def mean(rows: Sequence[dict[str, Any]], column: str) -> float:
-    """The geometric mean."""
+    """Compute the geometric mean of a column."""
     return float(np.exp(np.mean([np.log(row[column]) for row in rows])))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records; --repeats is the number of keys."""
+    """Count matvecs and record them; --repeats is the number of keys."""
     args = timing.arguments(__doc__, STARTS, argv)
     pairs, tolerances = ((1, 5), TOLERANCES[-1:]) if args.quick else (PAIRS, TOLERANCES)
     rows = []
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             found = compare(problem, pairs, tolerances, args.repeats)
             print(timing.table(found), flush=True)
             rows += found
-            # The programs of all problems together would exhaust the memory maps of a process.
+            # Together, the programs of all problems would exceed the limit of memory maps of a process.
             jax.clear_caches()
     timing.record("verify_products", rows, args)
     for tol in dict.fromkeys(row["tol"] for row in rows):

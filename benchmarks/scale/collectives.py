@@ -1,12 +1,17 @@
-"""Claim: beside the product's own, a step sends a few small sums between devices, and no vector is ever whole.
+"""Claim: besides the matvec's own collectives, a step sends a few small sums between devices; no vector is replicated.
 
-Each program is compiled for 8 simulated devices, 4 x 2: the parameters of a residual network lie over the first axis
-and are gathered a layer at a time, its examples over both (FSDP). Of each loop that takes products: the all-reduces of
-a step (`step`), of a pass of Gram-Schmidt within it (`passes`; one pass is the rule, two after a restart; of the linear
-solves of a gradient, the norm of one solution), of what is seldom due (`rare`), and the product's own collectives.
-`others` are all-gathers, all-to-alls and permutes outside the product, anywhere in the program. `largest` is the
-largest all-reduce outside it, in vectors. `share`: the temporaries of a device, less those of a product, in parts of
-what one device alone would need over the devices that share the parameters; 0 where it was not computed.
+Each program is compiled for 8 simulated devices, 4 x 2. The parameters of a residual network are sharded over the first
+axis and gathered one layer at a time, its examples over both axes (FSDP). For each loop with matvecs the columns are:
+
+- `step`: the all-reduces of a step;
+- `passes`: those of a Gram-Schmidt pass within it (one pass is typical, two follow a restart); in the linear solves of
+  a gradient, the norm of one solution;
+- `rare`: those of operations that seldom run;
+- `product`: the collectives of the matvec;
+- `others`: all-gathers, all-to-alls and permutes outside the matvec, anywhere in the program;
+- `largest`: the largest all-reduce outside the matvec, in vectors;
+- `share`: the temporaries of a device without those of a matvec, relative to those of one device alone divided by the
+  number of devices that share the parameters; 0 if it was not computed.
 
     python -m benchmarks.scale.collectives
 """
@@ -39,7 +44,7 @@ MEASURED = ("eigsh", "eigsh, gradient")
 
 
 def gradient(op_of: Callable, params: Any, batch: Any) -> Any:
-    """Of a loss of eigenvalues and of eigenvectors."""
+    """Compute the gradient of a loss of eigenvalues and eigenvectors."""
 
     def objective(params):
         result = eigsh(op_of(params, batch), 2, krylov_dim=12, verify=False)
@@ -49,13 +54,13 @@ def gradient(op_of: Callable, params: Any, batch: Any) -> Any:
 
 
 def tracked(op: LinearOperator) -> Any:
-    """One update of a tracker."""
+    """Run one update of a tracker."""
     tracker = spectrum_tracker(2)
     return tracker.update(op, tracker.init(op))
 
 
 def of_operator(solve: Callable[[LinearOperator], Any]) -> Callable:
-    """A program of parameters and batch, from one of their operator."""
+    """Convert a program of an operator to a program of parameters and batch."""
     return lambda op_of, params, batch: solve(op_of(params, batch))
 
 
@@ -78,19 +83,19 @@ PROGRAMS = {
 
 
 def compiled(name: str, problem: Sharded) -> Any:
-    """The program on the problem's devices."""
+    """Compile the program for the problem's devices."""
     op_of = lambda params, batch: compiled_program.named(hessian(problem.loss, params, batch))
     with jax.set_mesh(problem.mesh):
         return jax.jit(functools.partial(PROGRAMS[name], op_of)).lower(problem.params, problem.batch).compile()
 
 
 def temporaries(program: Any) -> int:
-    """Bytes that a device sets aside beside arguments and results."""
+    """Return the bytes of a device's memory beside arguments and results."""
     return program.memory_analysis().temp_size_in_bytes
 
 
 def of_one_product(problem: Sharded) -> int:
-    """Likewise for a product alone."""
+    """Return the bytes of a device's memory beside arguments and results, for one matvec."""
     product = lambda params, batch: hessian(problem.loss, params, batch)(params)
     with jax.set_mesh(problem.mesh):
         return temporaries(jax.jit(product).lower(problem.params, problem.batch).compile())
@@ -98,19 +103,19 @@ def of_one_product(problem: Sharded) -> int:
 
 @functools.cache
 def alone(name: str) -> int:
-    """What one device sets aside for the solver."""
+    """Return the bytes of the solver's temporaries on one device."""
     single = sharded_problem.fully_sharded("auto", (1, 1))
     return temporaries(compiled(name, single)) - of_one_product(single)
 
 
 def share(name: str, mode: str, program: Any) -> float:
-    """What a device sets aside for the solver, in parts of its due."""
+    """Compute a device's memory for the solver relative to its share of the memory on one device."""
     together = sharded_problem.fully_sharded(mode)
     return (temporaries(program) - of_one_product(together)) / (alone(name) / together.parts)
 
 
 def rows_of(name: str, mode: str, problem: Sharded, program: Any, *, with_share: bool) -> list[dict[str, Any]]:
-    """A row for each loop of a compiled program that takes products."""
+    """Return a row for each loop of a compiled program that contains matvecs."""
     text = program.as_text()
     own = [one for one in compiled_program.collectives(text) if not one.is_product]
     vector = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(problem.params))
@@ -139,12 +144,12 @@ def rows_of(name: str, mode: str, problem: Sharded, program: Any, *, with_share:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compiles and counts."""
+    """Compile the programs, and count and record their collectives."""
     args = timing.arguments(__doc__, 1, argv)
     rows = []
     for name in list(PROGRAMS)[:1] if args.quick else PROGRAMS:
         with_share = name in MEASURED and not args.quick
-        # The others are compiled for Explicit axes by the tests.
+        # The tests compile the other programs for Explicit axes.
         for mode in sharded_problem.MODES if name == "eigsh" and not args.quick else ("auto",):
             problem = sharded_problem.fully_sharded(mode)
             rows += rows_of(name, mode, problem, compiled(name, problem), with_share=with_share)

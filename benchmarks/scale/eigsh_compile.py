@@ -1,7 +1,7 @@
-"""Claim: `eigsh` compiles in seconds, however many pairs are asked for, and once.
+"""Claim: `eigsh` compiles in seconds for any number of pairs, and only once.
 
-Time to trace and lower, and to compile, `eigsh` of a dense matrix of 1,000 dimensions, in a `jit` made for the purpose,
-for k = 1, 10, 50; and the programs compiled by a second call with other numbers, start vector and tolerance: none.
+Time to trace and lower, and to compile, `eigsh` of a dense matrix of 1,000 dimensions in a fresh `jit`, for k = 1, 10
+and 50. A second call with another matrix, start vector and tolerance must compile no program.
 
     python -m benchmarks.scale.eigsh_compile
 """
@@ -21,13 +21,13 @@ from eigenjax import eigsh
 
 
 def matrix(n: int, seed: int) -> jax.Array:
-    """Random and symmetric."""
+    """Draw a random symmetric matrix."""
     sample = np.random.default_rng(seed).normal(size=(n, n))
     return jnp.asarray(sample + sample.T, jnp.float32)
 
 
 def fresh_program(k: int) -> Callable:
-    """A jitted `eigsh` that shares nothing with another but what jax itself keeps."""
+    """Create a new jitted `eigsh`, which shares only JAX's own caches with other ones."""
 
     def program(a, start, tol):
         return eigsh(a, k, v0=start, tol=tol)
@@ -36,7 +36,7 @@ def fresh_program(k: int) -> Callable:
 
 
 def compile_seconds(k: int, n: int) -> tuple[float, float]:
-    """To trace and lower, and to compile, with nothing kept from before."""
+    """Measure the seconds to trace and lower, and to compile, without cached programs."""
     jax.clear_caches()
     arguments = matrix(n, 0), jnp.ones(n), jnp.float32(1e-3)
     start = time.perf_counter()
@@ -47,7 +47,7 @@ def compile_seconds(k: int, n: int) -> tuple[float, float]:
 
 
 def compiled_by_second_call(k: int, n: int) -> int:
-    """Programs compiled by a call with other numbers, after one that compiled."""
+    """Count the programs compiled by a second call with other numbers."""
     program = fresh_program(k)
     calls = [
         functools.partial(program, matrix(n, seed), jnp.full(n, 1.0 + seed), jnp.float32(1e-3 / (1 + seed)))
@@ -63,13 +63,13 @@ def compiled_by_second_call(k: int, n: int) -> int:
 
     jax.monitoring.register_event_duration_secs_listener(note)
     jax.block_until_ready(calls[1]())
-    # There is no public way to be rid of a listener; this one hears no more.
+    # JAX has no public function to remove a listener: this one ignores later events.
     listening[0] = False
     return len(events)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 3, argv)
     n, counts = (100, (1,)) if args.quick else (1000, (1, 10, 50))
     rows = []

@@ -1,8 +1,8 @@
-"""Claim: `eigsh` holds the vectors that its docstring says, at any size, and fewer where it is told to.
+"""Claim: `eigsh` holds as many vectors as its docstring says at any size, and fewer with the options that reduce them.
 
-What the compiler sets aside beside arguments and results, in vectors, for a diagonal operator of 10^7 dimensions in
-float32 with k = 10, however the basis is kept; what the docstring promises; and, of the first ones, the memory that a
-process takes more while it solves, by the system's own account.
+Temporary memory beside arguments and results, in vectors, next to the number that the docstring states. The operator is
+diagonal of 10^7 dimensions in float32, k = 10, and all storages of the basis are compared. For the first cases also the
+increase of the process's resident memory during the solve, as the operating system reports it.
 
     python -m benchmarks.scale.eigsh_memory
 """
@@ -19,7 +19,7 @@ from benchmarks.support import timing
 from eigenjax import eigsh
 
 K = 10
-# (krylov_dim, basis, basis_dtype), and the vectors promised in terms of m = krylov_dim and k.
+# (krylov_dim, basis, basis_dtype), and the documented number of vectors in terms of m = krylov_dim and k.
 KINDS = (
     (30, "device", None, lambda m, k: m + max(k, m / 5) + 4),
     (30, "device", "bfloat16", lambda m, k: 0.9 * m + 2 * k + 5),
@@ -30,30 +30,30 @@ KINDS = (
 
 
 def program(krylov_dim: int, basis: str, basis_dtype: str | None) -> Callable:
-    """A solve that takes the diagonal."""
+    """Create a solve as a function of the diagonal."""
     kept = {"krylov_dim": krylov_dim, "basis": basis} | ({} if basis_dtype is None else {"basis_dtype": basis_dtype})
-    # Two cycles: the memory is that of any number.
+    # Two restart cycles: the memory does not depend on their number.
     return jax.jit(
         lambda diagonal: eigsh(lambda v: diagonal * v, K, v0=diagonal, max_matvecs=2 * krylov_dim, verify=False, **kept)
     )
 
 
 def temporary_vectors(n: int, krylov_dim: int, basis: str, basis_dtype: str | None) -> float:
-    """What is set aside beside arguments and results, in vectors of n float32."""
+    """Return the temporary memory beside arguments and results, in vectors of n float32."""
     shape = jax.ShapeDtypeStruct((n,), jnp.float32)
     compiled = program(krylov_dim, basis, basis_dtype).lower(shape).compile()
     return compiled.memory_analysis().temp_size_in_bytes / (4 * n)
 
 
 def resident_vectors(n: int, krylov_dim: int, basis: str, basis_dtype: str | None) -> float:
-    """How much the peak of a process of its own rises in a solve, in vectors of n float32."""
+    """Measure the increase of a new process's peak memory in a solve, in vectors of n float32."""
     dtype = "-" if basis_dtype is None else basis_dtype
     command = [sys.executable, "-m", "benchmarks.scale.eigsh_memory", "--solve", str(n), str(krylov_dim), basis, dtype]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def solve(n: int, krylov_dim: int, basis: str, basis_dtype: str | None) -> None:
-    """Prints how many vectors the peak rises by."""
+    """Run a solve and print the increase of the peak memory in vectors."""
     compiled = program(krylov_dim, basis, basis_dtype).lower(jax.ShapeDtypeStruct((n,), jnp.float32)).compile()
     diagonal = jax.block_until_ready(jnp.linspace(0, 1, n) ** 3)
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -63,7 +63,7 @@ def solve(n: int, krylov_dim: int, basis: str, basis_dtype: str | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure memory and record it."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["--solve"]:
         solve(int(argv[1]), int(argv[2]), argv[3], None if argv[4] == "-" else argv[4])

@@ -1,8 +1,9 @@
-"""Claim: what a solve on hundreds of devices will need is known beforehand, on a machine that has none of them.
+"""Claim: the memory and traffic of a solve on hundreds of devices are estimated in advance, without these devices.
 
-`estimate` of the Hessian of the transformer of `large_operator`, k = 10, from shapes alone: compiled for as many
-simulated devices, nothing run, no array made. Parameters are split over all devices along their longest axis, the
-examples (one for each device, of 64 tokens) likewise. In GB of one device; `network` is what one product moves.
+`estimate` of the Hessian of the transformer of `large_operator`, k = 10, from shapes alone: the program is compiled for
+simulated devices, nothing runs and no array is created. Parameters are sharded over all devices along their longest
+axis, and the examples along theirs (one for each device, of 64 tokens). All columns are in GB of one device; `network`
+is what one matvec sends.
 
     python -m benchmarks.scale.estimates
 """
@@ -24,14 +25,14 @@ from benchmarks.support import timing
 from eigenjax.vectors.tree import size
 
 K = 10
-# By devices.
+# Shapes by the number of devices.
 SHAPES = {1: Shape(1024, 12, 48_000), 16: Shape(2048, 24, 51_200), 256: Shape(4096, 48, 51_200)}
 QUICK = {1: Shape(128, 2, 640), 4: Shape(128, 2, 640)}
 _GB = 1e9
 
 
 def estimated(num_devices: int, shape: Shape) -> dict[str, Any]:
-    """One row; in a process that has so many devices."""
+    """Return one row, in a process with the given number of devices."""
     mesh = jax.make_mesh((num_devices,), ("all",), axis_types=(AxisType.Auto,))
     spread = NamedSharding(mesh, PartitionSpec("all"))
     tokens = jax.ShapeDtypeStruct((num_devices, TOKENS + 1), jnp.int32, sharding=spread)
@@ -51,7 +52,7 @@ def estimated(num_devices: int, shape: Shape) -> dict[str, Any]:
 
 
 def in_a_process(num_devices: int, quick: bool) -> dict[str, Any]:
-    """The row of a new process, because the number of simulated devices is fixed when one begins."""
+    """Return one row from a new process, because the number of simulated devices is fixed at its start."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
     shape = (QUICK if quick else SHAPES)[num_devices]
     program = "import json; from benchmarks.scale.estimates import *; "
@@ -64,7 +65,7 @@ def in_a_process(num_devices: int, quick: bool) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Estimates and records."""
+    """Estimate the memory and record it."""
     args = timing.arguments(__doc__, 1, argv)
     rows = [in_a_process(num_devices, args.quick) for num_devices in (QUICK if args.quick else SHAPES)]
     timing.record("estimates", rows, args)

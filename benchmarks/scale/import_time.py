@@ -1,7 +1,7 @@
 """Claim: importing eigenjax takes at most 1.2 times as long as importing jax alone.
 
-Each import happens in an interpreter of its own, timed inside it, so that starting Python counts for neither. The
-two are measured in turn, and the ratio is the median over neighbouring pairs.
+Each import runs in a new interpreter and is timed inside it, which excludes the start of Python. The two are measured
+in turn, and the ratio is the median over neighboring pairs.
 
     python -m benchmarks.scale.import_time
 """
@@ -17,14 +17,14 @@ TARGET = 1.2
 
 
 def import_seconds(package: str) -> float:
-    """Seconds that `import package` takes in a fresh interpreter."""
+    """Measure the seconds of `import package` in a fresh interpreter."""
     code = f"import time; start = time.perf_counter(); import {package}; print(time.perf_counter() - start)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(finished.stdout)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records."""
+    """Measure times and record them."""
     args = timing.arguments(__doc__, 15, argv)
     programs = {package: functools.partial(import_seconds, package) for package in ("jax", "eigenjax")}
     # The first round also writes the bytecode.

@@ -1,9 +1,9 @@
 """Claim: a solve for three eigenpairs of a 200-million-parameter transformer, on two cores, takes less than 20 GB.
 
-A decoder with its layers stacked in a `lax.scan`, the loss of one sequence of 64 tokens, parameters in float32;
-`eigsh(k=3, which="LM", basis="recompute")` holds 2 k + 6 vectors, and no basis. `predicted` is what the compiler says
-of arguments, results and temporaries, `peak` the most that the process that solved it ever held, by the system's own
-account, in GB. `residual` is recomputed here, relative to the largest eigenvalue; `tol` is what was asked.
+A decoder with its layers stacked in a `lax.scan`, the loss of one sequence of 64 tokens, parameters in float32.
+`eigsh(k=3, which="LM", basis="recompute")` holds 2 k + 6 vectors and no basis. In GB, `predicted` is the compiler's
+memory of arguments, results and temporaries, and `peak` the peak memory of the process, as the operating system reports
+it. `residual` is recomputed here, relative to the largest eigenvalue; `tol` is the tolerance of the solve.
 
     python -m benchmarks.scale.large_operator                 # 200 million, minutes
     python -m benchmarks.scale.large_operator --millions 20
@@ -31,19 +31,19 @@ _GB = 1e9
 
 
 class Shape(NamedTuple):
-    """Of a transformer."""
+    """Sizes of a transformer."""
 
     width: int
     layers: int
     vocabulary: int
 
 
-# By millions of parameters.
+# Shapes by millions of parameters.
 SHAPES = {2: Shape(128, 6, 6_400), 20: Shape(320, 10, 24_000), 200: Shape(1024, 12, 48_000)}
 
 
 def structure(shape: Shape) -> PyTree:
-    """Of the parameters: each leaf of all layers at once."""
+    """Return the shapes of the parameters, each leaf with a leading axis of layers."""
     width, layers, vocabulary = shape
     leaf = lambda *axes: jax.ShapeDtypeStruct(axes, jnp.float32)
     return {
@@ -59,7 +59,7 @@ def structure(shape: Shape) -> PyTree:
 
 
 def loss(params: PyTree, tokens: jax.Array) -> jax.Array:
-    """Mean cross-entropy of each token but the first, given those before; tokens are (examples, TOKENS + 1)."""
+    """Compute the mean cross-entropy of each token but the first; tokens are (examples, TOKENS + 1)."""
     embedding = params["embedding"]
 
     @jax.checkpoint
@@ -88,7 +88,7 @@ def _normalized(x: jax.Array) -> jax.Array:
 
 
 def initial(shape: Shape) -> PyTree:
-    """Parameters as they are at the start of training: of unit variance forward."""
+    """Draw initial parameters that give activations of unit variance."""
     leaves, treedef = jax.tree.flatten(structure(shape))
     draw = jax.jit(lambda key, like: jax.random.normal(key, like.shape) * like.shape[-2] ** -0.5, static_argnums=1)
     params = treedef.unflatten([draw(jax.random.key(i), leaf) for i, leaf in enumerate(leaves)])
@@ -98,7 +98,7 @@ def initial(shape: Shape) -> PyTree:
 
 
 def compiled(shape: Shape) -> Any:
-    """The solve, of parameters and tokens."""
+    """Compile the solve as a function of parameters and tokens."""
     tokens = jax.ShapeDtypeStruct((1, TOKENS + 1), jnp.int32)
 
     def solve(params, tokens):
@@ -108,14 +108,14 @@ def compiled(shape: Shape) -> Any:
 
 
 def predicted(program: Any) -> float:
-    """GB of arguments, results and temporaries."""
+    """Return the GB of arguments, results and temporaries."""
     memory = program.memory_analysis()
     parts = (memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes)
     return sum(parts) / _GB
 
 
 def solve(millions: int) -> dict[str, Any]:
-    """Solves it in this process, whose peak is then that of the solve."""
+    """Run the solve in this process, whose peak memory then belongs to it."""
     shape = SHAPES[millions]
     program, params = compiled(shape), initial(shape)
     tokens = jax.random.randint(jax.random.key(7), (1, TOKENS + 1), 0, shape.vocabulary, jnp.int32)
@@ -146,7 +146,7 @@ def solve(millions: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Solves in a process of its own, and records."""
+    """Run the solve in a new process and record it."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--millions", type=int, default=200, choices=sorted(SHAPES), help="parameters")
     options.add_argument("--predict", action="store_true", help="compile, and print the memory it will take")

@@ -1,10 +1,10 @@
-"""Claim: many processes, each with devices of its own, find what one process finds, to rounding.
+"""Claim: several processes, each with its own devices, compute the same results as one process, up to rounding.
 
-Processes on this machine are joined by `jax.distributed.initialize`, over loopback, with the gloo collectives of the
-CPU backend; parameters lie sharded over the devices of all of them. Compared with one process on one device: the
-eigenvalues of `eigsh` and of `lanczos`, the vectors of `eigsh` (their signs are fixed), its gradient, and what `run`
-gives of streamed data, with checkpoints that all processes write together. `difference` is the largest of a number
-over the largest number.
+Processes on this machine are joined by `jax.distributed.initialize` over loopback, with the gloo collectives of the CPU
+backend. Parameters are sharded over the devices of all processes. The results are compared with those of one process on
+one device: the eigenvalues of `eigsh` and of `lanczos`, the vectors of `eigsh` (their signs are fixed), its gradient,
+and the result of `run` on streamed data, with checkpoints that all processes write together. `difference` is the
+largest difference of two numbers over the largest number.
 
     python -m benchmarks.scale.processes --processes 2 --devices 2
 """
@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# Seconds that the workers may take; they wait for each other, and one that fails must not hold the others for ever.
+# Time limit of the workers in seconds: if one fails, the others would wait for it forever.
 _LIMIT = 900
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of a worker: so many simulated devices of a CPU, and the flags of the launcher (the last of a kind holds)."""
+    """Return the environment of a worker: the number of simulated CPU devices, and the launcher's flags."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 
 
 def launch(processes: int, devices: int, folder: Path) -> dict[str, Any]:
-    """Runs the workers, and gives what the first of them found."""
+    """Run the workers, and return the results of the first one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,11 +68,11 @@ def launch(processes: int, devices: int, folder: Path) -> dict[str, Any]:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """What each process does: the same program, on its part of the arrays."""
+    """Run the same program in each process, on its part of the arrays."""
     import jax
 
     if arguments.processes > 1:
-        # The launcher's choice, not the library's: on accelerators nothing of this is needed.
+        # The CPU backend needs these options; accelerators need none of them.
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{arguments.port}", arguments.processes, arguments.index)
     from benchmarks.support.process_problem import solved
@@ -83,7 +83,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def compare(processes: int, devices: int) -> list[dict[str, Any]]:
-    """A row for each thing that was computed twice."""
+    """Return a row for each result."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as name:
@@ -98,7 +98,7 @@ def compare(processes: int, devices: int) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Launches the workers, or is one."""
+    """Launch the workers, or run as one of them."""
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--devices", type=int, default=2, help="of each process")

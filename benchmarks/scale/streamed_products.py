@@ -1,9 +1,9 @@
-"""Claim: a product that streams its data from memory-mapped files should take at most 1.15 times as long as in memory.
+"""Claim: a matvec with data streamed from memory-mapped files should take at most 1.15 times as long as in memory.
 
-The Hessian of a network, the same examples and the same batches: `hessian(..., batch_size=b)` holds all data on the
-device, `stream` reads them from disk (by now, from the system's cache of it) batch by batch, for one vector and for
-a block of four. `difference` is that of the two products over their norm; `reads` counts passes over the data for one
-call; `device_batches` is the most batches that were on the device at once.
+The Hessian of a network with the same examples and batches: `hessian(..., batch_size=b)` holds all data on the device,
+`stream` reads them batch by batch from disk (here, from the operating system's file cache). Each takes one vector and a
+block of four. `difference` is that of the two results over their norm; `reads` counts passes over the data for one
+call; `device_batches` is the largest number of batches on the device at a time.
 
     python -m benchmarks.scale.streamed_products
 """
@@ -27,14 +27,14 @@ QUICK_WIDTHS, QUICK_EXAMPLES, QUICK_BATCH = (8, 16, 4), 50, 16
 
 
 def network(widths: Sequence[int]) -> PyTree:
-    """Weights and biases."""
+    """Draw weights and biases."""
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=shape) / shape[0] ** 0.5 for shape in itertools.pairwise(widths)]
     return [(jnp.asarray(w, jnp.float32), jnp.zeros(w.shape[1], jnp.float32)) for w in weights]
 
 
 def loss(params: PyTree, batch: PyTree) -> jax.Array:
-    """Cross-entropy of a network with tanh."""
+    """Compute the cross-entropy of a tanh network."""
     hidden, labels = batch
     for weight, bias in params[:-1]:
         hidden = jnp.tanh(hidden @ weight + bias)
@@ -43,7 +43,7 @@ def loss(params: PyTree, batch: PyTree) -> jax.Array:
 
 
 class Counted:
-    """Batches, how often they were read, and how many of them lived on the device at once."""
+    """Batches that count how often they are read, and how many are on the device at a time."""
 
     def __init__(self, batches: Any):
         self.batches, self.reads, self.most = batches, 0, 0
@@ -57,7 +57,7 @@ class Counted:
 
 
 def stored(folder: Path, widths: Sequence[int], examples: int) -> tuple[Path, Path]:
-    """Inputs and labels as files."""
+    """Write inputs and labels to files."""
     rng = np.random.default_rng(1)
     np.save(folder / "inputs.npy", rng.normal(size=(examples, widths[0])).astype(np.float32))
     np.save(folder / "labels.npy", rng.integers(0, widths[-1], size=examples).astype(np.int32))
@@ -65,7 +65,7 @@ def stored(folder: Path, widths: Sequence[int], examples: int) -> tuple[Path, Pa
 
 
 def compare(programs: dict[str, Callable[[], PyTree]], counted: Counted, vectors: int, repeats: int) -> list[dict]:
-    """One row for each way."""
+    """Return one row for each program."""
     memory, disk = (jax.device_get(program()) for program in programs.values())
     counted.reads = counted.most = 0
     programs["streamed"]()
@@ -88,7 +88,7 @@ def compare(programs: dict[str, Callable[[], PyTree]], counted: Counted, vectors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Times both ways and writes the table."""
+    """Time both programs and record the table."""
     args = timing.arguments(__doc__, 7, argv)
     widths, examples, batch = (QUICK_WIDTHS, QUICK_EXAMPLES, QUICK_BATCH) if args.quick else (WIDTHS, EXAMPLES, BATCH)
     params = network(widths)
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         multiply = jax.jit(lambda op, rows: jax.vmap(op.mv)(rows))
         for count in (1, 4):
             block = jax.tree.map(lambda x: jnp.stack([x] * count), params)  # noqa: B023, called at once
-            # A single vector is not multiplied as a block of one.
+            # A single vector is not passed as a block of one.
             one = jax.jit(lambda op, rows: jax.tree.map(lambda x: x[None], op.mv(jax.tree.map(lambda x: x[0], rows))))
             in_memory = one if count == 1 else multiply
             programs = {

@@ -1,9 +1,9 @@
-"""Claim: with twice the parameters on twice the devices, a device holds the same and sends the same, from two on.
+"""Claim: with twice the parameters on twice the devices, each device holds and sends the same, from two devices on.
 
-A network whose hidden units lie over 1, 2, 4 and 8 simulated devices, with as many more of them: `bytes` is what a
-device holds of arguments, results and temporaries, `sent` the bytes of all collectives of a Lanczos step on a device,
-the product's own among them (its outputs, whose number is the same), `own` those of the solver. One device alone has
-another program, whose temporaries XLA packs differently.
+A network whose hidden units are sharded over 1, 2, 4 and 8 simulated devices, in proportion to their number. `bytes` is
+the memory of arguments, results and temporaries on a device. `sent` counts the bytes of all collectives of a Lanczos
+step on a device, and `own` those of the solver. The matvec's collectives are its outputs, whose number is constant.
+On one device the program is different, and XLA allocates its temporaries differently.
 
     python -m benchmarks.scale.weak_scaling
 """
@@ -20,7 +20,7 @@ DEVICES = (1, 2, 4, 8)
 
 
 def row(mode: str, devices: int, width: int) -> dict[str, Any]:
-    """What a solve is, compiled for so many devices."""
+    """Return the memory and traffic of a solve compiled for the given number of devices."""
     problem = sharded_problem.model_parallel(mode, devices, width=width * devices)
 
     def solve(params, batch):
@@ -43,7 +43,7 @@ def row(mode: str, devices: int, width: int) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compiles and counts."""
+    """Compile the programs, and count and record their bytes."""
     args = timing.arguments(__doc__, 1, argv)
     modes = ("auto",) if args.quick else tuple(sharded_problem.MODES)
     rows = [

@@ -1,12 +1,12 @@
-"""Claim: `svds` needs no more products than SciPy's with ARPACK at an equal basis size, for the same true residuals.
+"""Claim: `svds` needs no more matvecs than SciPy's with ARPACK at an equal basis size, for the same true residuals.
 
-Products with A and A^H together until all k triplets have (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2) <= tol ||A||,
-recomputed from the vectors returned, in float64. Medians over three start vectors, the same for both.
+Matvecs with A and A^H together until all k triplets satisfy (||A v - s u||^2 + ||A^H u - s v||^2)^(1/2) <= tol ||A||.
+Residuals are recomputed from the vectors returned, in float64. Medians over three start vectors, the same for both.
 
-`svds` is given tol, and all its products count, those of its audit included. ARPACK iterates with A^H A (A A^H where A
-is wide) and stops by tol times the square of a singular value; it is given tol and a third of that until the residuals
-are small enough, and only the run that did it counts. `floor` is where that ends: the residual below which it cannot
-go, or 0 where every tolerance was reached.
+`svds` is given tol, and all its matvecs count, including those that verify residuals. ARPACK iterates with A^H A (with
+A A^H for wide A), and its criterion is tol times the square of a singular value. It is given tol, then a third of it,
+until the residuals are small enough; only the last run counts. `floor` is the smallest residual that ARPACK can reach,
+or 0 if it reaches every tolerance.
 
     python -m benchmarks.singular.svds_products
 """
@@ -31,7 +31,7 @@ _MOST_TIGHTENINGS = 30
 
 
 class Problem(NamedTuple):
-    """A matrix and its singular values."""
+    """Matrix with its singular values."""
 
     name: str
     matrix: np.ndarray
@@ -39,20 +39,20 @@ class Problem(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One solve."""
+    """Result of one solve."""
 
     products: int
-    residual: float  # the worst, recomputed, over ||A||
-    error: float  # of the worst singular value, over ||A||
+    residual: float  # the largest recomputed residual over ||A||
+    error: float  # the largest error of a singular value over ||A||
 
 
 def basis_size(k: int) -> int:
-    """The default of `svds`."""
+    """Return the default krylov_dim of `svds`."""
     return max(2 * k + 10, 20)
 
 
 def problems(quick: bool) -> Iterator[Problem]:
-    """All of them; quick ones are an eighth of the size."""
+    """Yield all problems; with `quick`, at an eighth of their size."""
     p, n = (120, 80) if quick else (960, 640)
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((p, n))
@@ -71,39 +71,40 @@ def problems(quick: bool) -> Iterator[Problem]:
 
 
 def problem(name: str, matrix: np.ndarray) -> Problem:
-    """A matrix by its name."""
+    """Compute the singular values of a named matrix."""
     return Problem(f"{name}, {matrix.shape[0]} x {matrix.shape[1]}", matrix, np.linalg.svd(matrix, compute_uv=False))
 
 
 def rotated(name: str, values: np.ndarray, p: int, rng: np.random.Generator) -> Problem:
-    """These singular values with random vectors; copies are told apart by a thousandth."""
+    """Create a matrix with random singular vectors; copies of a singular value differ by a thousandth."""
     values = values * (1 - 1e-3 * np.arange(len(values)) / len(values))
     left, right = (np.linalg.qr(rng.standard_normal((rows, len(values))))[0] for rows in (p, len(values)))
     return problem(name, (left * values) @ right.T)
 
 
 def grid_differences(height: int, width: int) -> np.ndarray:
-    """(edges, nodes) of a grid: its singular values are the roots of the Laplacian's eigenvalues."""
+    """Create the (edges, nodes) differences of a grid: its Gram matrix is the graph Laplacian."""
     line = lambda n: np.eye(n)[1:] - np.eye(n)[:-1]
     return np.r_[np.kron(line(height), np.eye(width)), np.kron(np.eye(height), line(width))]
 
 
 def bipartite(p: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Counts of words in documents, in caricature: rates fall off like 1 / rank on both sides."""
+    """Draw word counts of documents, with rates that decrease like 1 / rank on both sides."""
     rates = 200.0 / np.add.outer(np.arange(p), np.arange(n) + 10.0)
     return rng.poisson(np.minimum(rates, 5)).astype(float)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "krylov_dim"))
 def solve(matrix: jax.Array, start: jax.Array, tol: jax.Array, *, k: int, krylov_dim: int) -> Any:
-    """The solve under test; one program for all tolerances, starts and problems of one shape."""
+    """Run `svds`, with one program for all tolerances, starts and problems of one shape."""
     return svds(matrix, k, tol=tol, krylov_dim=krylov_dim, v0=start, verify=False)
 
 
 def run_svds(problem: Problem, k: int, tol: float, start: np.ndarray, shape: tuple[int, int]) -> Run:
-    """One solve with `svds`, of the matrix with zero rows and columns to make it of this shape.
+    """Solve once with `svds`, with the matrix padded by zero rows and columns to the given shape.
 
-    A start vector that is zero there stays so: the Krylov spaces, and the count, are those of the matrix itself.
+    The start vector is zero in the padding and stays zero: the Krylov spaces, and the count, are those of the matrix
+    itself.
     """
     p, n = problem.matrix.shape
     matrix = np.pad(problem.matrix, ((0, shape[0] - p), (0, shape[1] - n)))
@@ -114,7 +115,7 @@ def run_svds(problem: Problem, k: int, tol: float, start: np.ndarray, shape: tup
 
 
 def run_arpack(problem: Problem, k: int, tol: float, start: np.ndarray) -> Run:
-    """One solve with ARPACK, its tolerance the loosest that suffices."""
+    """Solve once with ARPACK, with the loosest tolerance that suffices."""
     relative = tol
     for _ in range(_MOST_TIGHTENINGS):
         run = _arpack_once(problem, k, relative, start)
@@ -147,7 +148,7 @@ def _arpack_once(problem: Problem, k: int, relative: float, start: np.ndarray) -
 
 
 def judged(problem: Problem, left: np.ndarray, values: np.ndarray, right: np.ndarray, products: int) -> Run:
-    """A solve with its residuals recomputed and its values held against the dense ones."""
+    """Recompute the residuals of a solve, and compare its values with the dense ones."""
     there = np.linalg.norm(right @ problem.matrix.T - values[:, None] * left, axis=1)
     back = np.linalg.norm(left @ problem.matrix - values[:, None] * right, axis=1)
     norm = problem.values[0]
@@ -156,7 +157,7 @@ def judged(problem: Problem, left: np.ndarray, values: np.ndarray, right: np.nda
 
 
 def compare(problem: Problem, shape: tuple[int, int], pairs: Any, tolerances: Any, starts: int) -> list[dict[str, Any]]:
-    """One row for every k and tol."""
+    """Return one row for every k and tol."""
     vectors = [np.random.default_rng(100 + i).standard_normal(problem.matrix.shape[1]) for i in range(starts)]
     rows = []
     for k in pairs:
@@ -184,7 +185,7 @@ def compare(problem: Problem, shape: tuple[int, int], pairs: Any, tolerances: An
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records; --repeats is the number of start vectors."""
+    """Count matvecs and record them; --repeats is the number of start vectors."""
     args = timing.arguments(__doc__, STARTS, argv)
     pairs, tolerances = ((1, 5), (1e-6,)) if args.quick else (PAIRS, TOLERANCES)
     rows = []

@@ -1,10 +1,11 @@
-"""Claim: ten probes of eighty steps give a spectrum's distribution to within 0.03, wherever a Krylov space can see it.
+"""Claim: ten probes of eighty steps give a spectrum's distribution to within 0.03, if a Krylov space can resolve it.
 
-The Kolmogorov distance sup |F^(x) - F(x)| between `SpectralDensity.cdf` and the eigenvalues, in float64: the median
-and the worst over keys. Both sides of each step count, and what lies within 100 units of rounding of ||A|| is one
-place. `near` is the same where x may be off by 1e-3 ||A||: a distribution is held against all that the true one is
-within that. Trained networks are far from 0.03: nine tenths of their eigenvalues lie within 1e-3 of the largest around
-zero, in all shapes, which eighty steps cannot tell apart; rows with more steps and with pairs known follow.
+The Kolmogorov distance sup |F^(x) - F(x)| between `SpectralDensity.cdf` and the eigenvalues, in float64: the median and
+the largest over keys. Both sides of each jump count, and values within 100 eps ||A|| count as equal. In `near`, x may
+be shifted by up to 1e-3 ||A||.
+
+Trained networks are far from 0.03. Nine tenths of their eigenvalues lie around zero, within 1e-3 of the largest, and
+eighty steps cannot resolve their distribution. Further rows use more steps, and known pairs.
 
     python -m benchmarks.spectrum.spectral_density
 """
@@ -28,7 +29,7 @@ ROUNDING = 100 * np.finfo(float).eps
 
 
 def spectra(n: int) -> dict[str, np.ndarray]:
-    """By name, n eigenvalues each."""
+    """Return spectra by name, n eigenvalues each."""
     rng = np.random.default_rng(0)
     normal = rng.standard_normal((n, n))
     steps = np.arange(1.0, n + 1)
@@ -48,7 +49,7 @@ def spectra(n: int) -> dict[str, np.ndarray]:
 
 
 def network(steps: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """The eigenvalues of the Hessian of a tanh network that learned the digits with Adam, by dense `eigh`."""
+    """Compute the Hessian's eigenvalues of a tanh network trained on digits with Adam, by dense `eigh`."""
     images, labels = load_digits(return_X_y=True)
     images, labels = jnp.asarray(images / 16), jnp.asarray(labels)
     keys = jax.random.split(jax.random.key(1), len(sizes))
@@ -69,7 +70,7 @@ def network(steps: int, sizes: tuple[int, ...]) -> np.ndarray:
         updates, state = optimizer.update(jax.grad(loss)(params), state)
         return (optax.apply_updates(params, updates), state), None
 
-    # Adam counts its steps in integers.
+    # Adam's step counter is an integer, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
         (params, _), _ = jax.jit(lambda carry: jax.lax.scan(one, carry, length=steps))((params, optimizer.init(params)))
     dense = to_dense(hessian(loss, params))
@@ -78,7 +79,7 @@ def network(steps: int, sizes: tuple[int, ...]) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "known"))
 def distribution(values: jax.Array, key: jax.Array, *, num_probes: int, krylov_dim: int, known: int) -> Any:
-    """The estimate for a diagonal operator: probes on a sphere see the same in any basis."""
+    """Estimate the density of a diagonal operator: probes on a sphere are invariant to the basis."""
     op = as_operator(lambda v: values * v, like=values)
     pairs = None
     if known:
@@ -89,12 +90,12 @@ def distribution(values: jax.Array, key: jax.Array, *, num_probes: int, krylov_d
     return spectral_density(op, key=key, num_probes=num_probes, krylov_dim=krylov_dim, deflate=pairs)
 
 
-# Compiled once for all of one shape.
+# Compiled once for all results of one shape.
 share_below = jax.jit(lambda found, x: found.cdf(x))
 
 
 def distance(found: Any, values: np.ndarray, slack: float) -> float:
-    """The Kolmogorov distance, where x may be off by slack ||A||."""
+    """Compute the Kolmogorov distance, where x may be shifted by slack ||A||."""
     values = np.sort(values)
     slack *= np.abs(values).max()
     worst = 0.0
@@ -107,7 +108,7 @@ def distance(found: Any, values: np.ndarray, slack: float) -> float:
 
 
 def row(name: str, values: np.ndarray, keys: int, probes: int = 10, steps: int = 80, known: int = 0) -> dict[str, Any]:
-    """One spectrum, over some keys."""
+    """Return one row: one spectrum, with several keys."""
     options = {"num_probes": probes, "krylov_dim": steps, "known": known}
     found = [distribution(jnp.asarray(values), jax.random.key(seed), **options) for seed in range(keys)]
     distances = [distance(one, values, ROUNDING) for one in found]
@@ -124,7 +125,7 @@ def row(name: str, values: np.ndarray, keys: int, probes: int = 10, steps: int =
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records; --repeats is the number of keys."""
+    """Measure distances and record them; --repeats is the number of keys."""
     args = timing.arguments(__doc__, KEYS, argv)
     sizes = (64, 2, 10) if args.quick else (64, 24, 16, 10)
     with jax.enable_x64(True):

@@ -1,11 +1,11 @@
-"""Claim: at the same number of products, `trace` and `diagonal` are at least as accurate as matfree's estimators.
+"""Claim: at the same number of matvecs, `trace` and `diagonal` are at least as accurate as matfree's estimators.
 
-The mean of |error| over keys, in float64, relative to the trace (`diagonal`: of the norm of the error, relative to the
-norm of the diagonal), and the root mean square of error / standard error, 1 where the error is as it says. `ratio` is
-the mean error over that of the same method in matfree at the same products (hutchinson, xtrace, xdiag), `torch_ratio`
-over that in hessian-eigenthings (hutchinson, hutch++); null where a package has no such method or is not installed
-(`pip install matfree hessian-eigenthings torch`). `over_hutchinson` is the error of our Hutchinson over it (the
-diagonal is another quantity: there it means nothing).
+`error` is the mean of |error| over keys, in float64, relative to the trace; for `diagonal`, the norm of the error
+relative to the norm of the diagonal. `scale` is the root mean square of error / standard error: 1 if the standard error
+is correct. `ratio` is the mean error over that of the same method in matfree with as many matvecs (hutchinson, xtrace,
+xdiag), and `torch_ratio` over that in hessian-eigenthings (hutchinson, hutch++). They are null if a package has no such
+method or is not installed (`pip install matfree hessian-eigenthings torch`). `over_hutchinson` is the error of our
+Hutchinson estimator over `error`; it has no meaning for the diagonal.
 
     python -m benchmarks.spectrum.trace_estimators
 """
@@ -27,7 +27,7 @@ METHODS = ("hutchinson", "hutch++", "xtrace", "xdiag")
 
 
 def matrices(n: int) -> dict[str, np.ndarray]:
-    """Spectra with random eigenvectors, and a matrix that is nearly diagonal."""
+    """Create matrices with random eigenvectors, and one that is nearly diagonal."""
     rng = np.random.default_rng(0)
     vectors, _ = np.linalg.qr(rng.standard_normal((n, n)))
     rotated = lambda values: (vectors * values) @ vectors.T
@@ -45,7 +45,7 @@ def matrices(n: int) -> dict[str, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnames=("method", "products"))
 def ours(matrix: jax.Array, keys: jax.Array, *, method: str, products: int) -> Any:
-    """Estimates and standard errors over the keys."""
+    """Compute estimates and standard errors over the keys."""
     estimate = diagonal if method == "xdiag" else functools.partial(trace, method=method)
     found = jax.lax.map(lambda key: estimate(matrix, key=key, num_matvecs=products), keys)
     return found.estimate, found.standard_error
@@ -53,7 +53,7 @@ def ours(matrix: jax.Array, keys: jax.Array, *, method: str, products: int) -> A
 
 @functools.cache
 def theirs(method: str, products: int, n: int) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """matfree's, as its documentation recommends: signs for Hutchinson and the diagonal, the sphere for XTrace."""
+    """Build matfree's estimator as documented: signs for Hutchinson and the diagonal, the sphere for XTrace."""
     if importlib.util.find_spec("matfree") is None or method == "hutch++":
         return None
     from matfree import stochtrace
@@ -71,7 +71,7 @@ def theirs(method: str, products: int, n: int) -> Callable[[jax.Array, jax.Array
 
 
 def in_torch(matrix: np.ndarray, method: str, products: int, count: int) -> np.ndarray | None:
-    """Estimates of hessian-eigenthings, from the seeds 0, 1, ..."""
+    """Compute estimates of hessian-eigenthings, with the seeds 0, 1, ..."""
     if method not in ("hutchinson", "hutch++") or importlib.util.find_spec("hessian_eigenthings") is None:
         return None
     import hessian_eigenthings as package
@@ -84,7 +84,7 @@ def in_torch(matrix: np.ndarray, method: str, products: int, count: int) -> np.n
 
 
 def row(name: str, matrix: np.ndarray, method: str, products: int, keys: jax.Array) -> dict[str, Any]:
-    """One method on one matrix."""
+    """Return one row: one method on one matrix."""
     truth = np.diag(matrix) if method == "xdiag" else np.trace(matrix)
     size = np.linalg.norm(truth)
     mean_error = lambda found: float(np.mean(np.abs(found - truth) if np.ndim(truth) == 0 else norms(found - truth)))
@@ -108,12 +108,12 @@ def row(name: str, matrix: np.ndarray, method: str, products: int, keys: jax.Arr
 
 
 def norms(rows: np.ndarray) -> np.ndarray:
-    """Of each row."""
+    """Compute the norm of each row."""
     return np.linalg.norm(rows, axis=1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and records; --repeats is the number of keys."""
+    """Measure errors and record them; --repeats is the number of keys."""
     args = timing.arguments(__doc__, KEYS, argv)
     n, budgets = (60, (12,)) if args.quick else (500, (20, 60, 140))
     rows = []

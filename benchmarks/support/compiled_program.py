@@ -1,8 +1,8 @@
-"""What a compiled program sends from device to device, and how often: read from the text of the program.
+"""Collectives of a compiled program, with the loops that contain them, read from the text of the program.
 
-XLA's text has one instruction a line, in computations; a `while` names its body. Each collective is found with the
-loops it is in. The operator's own ones are told from the solver's by the name scope `PRODUCT`, in which `named` takes
-the products: XLA keeps the names of what an instruction came from.
+XLA's text has one instruction per line, in computations; a `while` names its body. The name scope `PRODUCT`, in which
+`named` computes the matvecs, distinguishes the operator's collectives from the solver's: XLA keeps the scope in the
+name of each instruction.
 """
 
 import re
@@ -21,7 +21,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
 _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-# Of an adjoint that JAX derives, the name is transpose(the_product).
+# In an adjoint derived by JAX, the name is transpose(the_product).
 _OF_PRODUCT = re.compile(rf"[/(]{PRODUCT}[/)]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
@@ -30,51 +30,51 @@ _BYTES |= {"c64": 8, "c128": 16, "s16": 2, "u16": 2}
 
 
 class Collective(NamedTuple):
-    """One instruction that moves numbers between devices."""
+    """Instruction that sends data between devices."""
 
     kind: str
-    bytes: int  # of what one device gets
-    loops: tuple[str, ...]  # the bodies it is in, the outermost first
-    is_product: bool  # the operator's own
+    bytes: int  # bytes that one device receives
+    loops: tuple[str, ...]  # the loop bodies that contain it, the outermost first
+    is_product: bool  # True if it belongs to the operator
 
 
 class Loop(NamedTuple):
-    """A loop that takes products, a step at each turn."""
+    """Loop with matvecs in its body."""
 
     path: tuple[str, ...]
-    step: tuple[Collective, ...]  # at each turn, beside the product's own
-    passes: tuple[Collective, ...]  # at each turn of the loop within that sends most: a pass of Gram-Schmidt
-    rare: tuple[Collective, ...]  # in other loops within, and deeper still: at a breakdown
-    product: tuple[Collective, ...]  # the product's own
-    is_innermost: bool  # no such loop within
+    step: tuple[Collective, ...]  # in each iteration, besides those of the matvec
+    passes: tuple[Collective, ...]  # in the nested loop with the most collectives: a Gram-Schmidt pass
+    rare: tuple[Collective, ...]  # in other nested loops, at any depth: at a breakdown
+    product: tuple[Collective, ...]  # those of the matvec
+    is_innermost: bool  # True if no nested loop has matvecs
 
 
 def named(op: Any, like: PyTree = None) -> Any:
-    """The operator, its products taken under the name `PRODUCT`."""
+    """Wrap an operator so that its matvecs are in the name scope `PRODUCT`."""
 
     def product(vector):
         with jax.named_scope(PRODUCT):
-            # What is made of the vector for the product alone is then made of this, and has its name.
+            # The barrier keeps computations that only prepare the vector for the matvec inside the name scope.
             return op(jax.lax.optimization_barrier(vector))
 
     return as_operator(product, like=op.structure if like is None else like)
 
 
 def collectives(text: str) -> list[Collective]:
-    """All of a program's, those in a loop once."""
+    """List all collectives of a program; those in a loop are listed once."""
     computations, entry = _parsed(text)
     return list(_walk(computations, entry, ()))
 
 
 def product_loops(text: str) -> list[Loop]:
-    """The loops that take products at each turn, such as the steps of a Krylov space; not those within a product."""
+    """List the loops with matvecs in the body, such as the steps of a Krylov space; not loops within a matvec."""
     computations, entry = _parsed(text)
     found = list(_walk(computations, entry, ()))
     paths = sorted({path for path in _bodies(computations, entry, ()) if _takes_products(computations[path[-1]])})
     loops = []
     for path in paths:
         inside = [one for one in found if one.loops[: len(path)] == path]
-        # What belongs to a loop of products within is that one's.
+        # Collectives of a nested loop with matvecs belong to that loop.
         nested = [other for other in paths if other != path and other[: len(path)] == path]
         inside = [one for one in inside if not any(one.loops[: len(other)] == other for other in nested)]
         own = [one for one in inside if not one.is_product]
@@ -124,7 +124,7 @@ def _walk(computations: dict[str, list[_Instruction]], name: str, loops: tuple[s
     for line in computations.get(name, ()):
         kind = line.opcode.removesuffix("-start")
         if kind in KINDS:
-            # A name without a path is that of an argument, such as a parameter, which only products gather.
+            # A name without a path is an argument, such as a parameter, which only matvecs gather.
             is_product = _of_product(line) or (bool(line.op_name) and "/" not in line.op_name)
             yield Collective(kind, line.bytes, loops, is_product)
         elif line.opcode == "while":

@@ -1,4 +1,4 @@
-"""What `processes` computes: a network's Hessian whose parameters lie over all devices of all processes."""
+"""Problem of the benchmark `processes`: a network's Hessian, sharded over all devices of all processes."""
 
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,24 @@ BATCH = 8
 
 
 def loss(params: PyTree, batch: PyTree) -> jax.Array:
-    """Mean squared error."""
+    """Compute the mean squared error."""
     hidden = jnp.tanh(batch[0] @ params["inner"] + params["bias"])
     return jnp.mean((hidden @ params["outer"] - batch[1]) ** 2)
 
 
 def objective(params: PyTree, batch: PyTree) -> jax.Array:
-    """A loss of eigenvalues and of eigenvectors."""
+    """Compute a loss of eigenvalues and eigenvectors."""
     result = eigsh(hessian(loss, params, batch), 2, krylov_dim=12)
     return jnp.sum(result.eigenvalues) + jnp.sum(result.eigenvectors["bias"] ** 2)
 
 
 def solved(checkpoints: Path) -> dict[str, Any]:
-    """Every result as numbers."""
+    """Compute every result, as lists of numbers."""
     rng = np.random.default_rng(0)
     host = {name: (0.5 * rng.normal(size=shape)).astype(np.float32) for name, shape in SHAPES.items()}
     data = (rng.normal(size=(20, 6)).astype(np.float32), rng.normal(size=(20, 4)).astype(np.float32))
     mesh = jax.make_mesh((jax.device_count(),), ("model",), (AxisType.Auto,))
-    # Each process gives its own part of a global array.
+    # Each process provides its own part of a global array.
     place = lambda x, spec: jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda part: x[part])
     params = {name: place(x, SPECS[name]) for name, x in host.items()}
     batch = jax.tree.map(lambda x: place(x, P()), data)
@@ -47,7 +47,7 @@ def solved(checkpoints: Path) -> dict[str, Any]:
     streamed = stream(loss, params, batches, sharding=NamedSharding(mesh, P()))
     options = {"krylov_dim": 12, "every": 5, "checkpoint_dir": checkpoints, "progress": False}
     long = run(streamed, 3, **options)
-    # Ended before: read from the disk by all processes.
+    # This run is complete on disk: all processes read its result.
     again = run(stream(loss, params, batches, sharding=NamedSharding(mesh, P())), 3, **options)
     results = {
         "eigsh, eigenvalues": top.eigenvalues,

@@ -1,4 +1,4 @@
-"""What `collectives` and `weak_scaling` compile: networks whose parameters and examples lie over many devices."""
+"""Problems of `collectives` and `weak_scaling`: networks with parameters and examples sharded over many devices."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,16 +14,16 @@ MODES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
 class Sharded(NamedTuple):
-    """A loss of parameters and a batch, the mesh they lie on, and how."""
+    """Loss of parameters and a batch, with their mesh and shardings."""
 
     loss: Callable[[PyTree, PyTree], jax.Array]
     mesh: Mesh
-    params: PyTree  # of shapes with shardings
+    params: PyTree  # shapes with shardings
     batch: PyTree
-    parts: int  # each device has so great a part of the parameters
+    parts: int  # number of devices that share the parameters
 
     def placed(self, params: PyTree, batch: PyTree) -> tuple[PyTree, PyTree]:
-        """Numbers, sharded as they are meant to be."""
+        """Shard arrays of parameters and examples as the problem requires."""
         put = lambda x, like: jax.device_put(x, like.sharding)
         return jax.tree.map(put, (params, batch), (self.params, self.batch))
 
@@ -31,14 +31,16 @@ class Sharded(NamedTuple):
 def fully_sharded(
     mode: str, sizes: tuple[int, int] = (4, 2), *, layers: int = 2, width: int = 64, examples: int = 32
 ) -> Sharded:
-    """A residual network: parameters over "fsdp", gathered a layer at a time, examples over all devices.
+    """Create a residual network with parameters sharded over "fsdp" and examples over all devices.
+
+    Parameters are gathered one layer at a time.
 
     Args:
         mode: "auto" or "explicit", the kind of the mesh's axes.
-        sizes: of the axes "fsdp" and "data".
-        layers: residual ones, in a scan.
-        width: of the hidden part of each.
-        examples: in the batch.
+        sizes: sizes of the axes "fsdp" and "data".
+        layers: number of residual layers, in a scan.
+        width: width of the hidden part of each layer.
+        examples: number of examples in the batch.
     """
     devices = jax.devices()[: sizes[0] * sizes[1]]
     mesh = jax.make_mesh(sizes, ("fsdp", "data"), axis_types=(MODES[mode],) * 2, devices=devices)
@@ -59,7 +61,7 @@ def fully_sharded(
         inputs, targets = batch
 
         def layer(hidden, weights):
-            # FSDP: the whole of one layer's weights, on every device, for as long as they are used.
+            # FSDP: every device gathers one layer's weights for as long as they are used.
             weights = jax.tree.map(whole, weights)
             return hidden + jnp.tanh(hidden @ weights["up"] + weights["bias"][None]) @ weights["down"], None
 
@@ -70,7 +72,7 @@ def fully_sharded(
 
 
 def model_parallel(mode: str, devices: int, *, width: int, examples: int = 32) -> Sharded:
-    """A network whose hidden units lie over the devices: what a product sends does not depend on their number."""
+    """Create a network with hidden units sharded over the devices: traffic is independent of their number."""
     mesh = jax.make_mesh((devices,), ("model",), axis_types=(MODES[mode],), devices=jax.devices()[:devices])
     place = lambda shape, *axes: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*axes)))
     params = {
@@ -91,7 +93,7 @@ def model_parallel(mode: str, devices: int, *, width: int, examples: int = 32) -
 
 
 def numbers(problem: Sharded, seed: int = 0) -> tuple[Any, Any]:
-    """Arbitrary parameters and examples, on one device."""
+    """Draw parameters and examples on one device."""
     leaves, treedef = jax.tree.flatten((problem.params, problem.batch))
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     draw = lambda key, leaf: 0.5 * jax.random.normal(key, leaf.shape, leaf.dtype)

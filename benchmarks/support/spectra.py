@@ -1,7 +1,7 @@
-"""The matrices that solvers are compared on: a dozen kinds of spectrum, in float64, with their eigenvalues.
+"""Test matrices of the solvers: a dozen kinds of spectrum, in float64, with their eigenvalues.
 
-A Krylov method meets a matrix through its eigenvalues and the start vector's components alone, so spectra that are
-made up are diagonal matrices: with a random start they are as hard as rotated ones, and a product costs nothing.
+The convergence of a Krylov method depends only on the eigenvalues and the components of the start vector. Constructed
+spectra are therefore diagonal matrices: with a random start vector they are as hard as rotated ones, at cheap matvecs.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from eigenjax.report.inputs.digits import digits_problem
 
 
 class Spectrum(NamedTuple):
-    """One matrix, the end of it that is wanted, and the truth."""
+    """Matrix, the wanted end of its spectrum, and the exact eigenvalues."""
 
     name: str
     which: str
@@ -27,11 +27,11 @@ class Spectrum(NamedTuple):
 
     @property
     def norm(self) -> float:
-        """||A||."""
+        """Compute ||A||."""
         return float(np.abs(self.eigenvalues[[0, -1]]).max())
 
     def wanted(self, k: int) -> np.ndarray:
-        """The k eigenvalues asked for, ascending; of BE, the odd one is a large one."""
+        """Return the k wanted eigenvalues, ascending; for BE and odd k, one more from the upper end."""
         if self.which == "BE":
             return np.sort(np.r_[self.eigenvalues[: k // 2], self.eigenvalues[len(self.eigenvalues) - (k + 1) // 2 :]])
         order = {"LA": -self.eigenvalues, "SA": self.eigenvalues, "LM": -np.abs(self.eigenvalues)}[self.which]
@@ -39,7 +39,7 @@ class Spectrum(NamedTuple):
 
 
 def problems(quick: bool = False) -> Iterator[Spectrum]:
-    """All of them, one after another; quick ones have a hundred or two of dimensions."""
+    """Yield all problems; with `quick`, of 100 to 200 dimensions."""
     shrink = 5 if quick else 1
     n = 2000 // shrink**2 if quick else 2000
     plane = (60 // shrink, 70 // shrink)
@@ -57,24 +57,27 @@ def problems(quick: bool = False) -> Iterator[Spectrum]:
 
 
 def spectra(name: str, matrix_and_truth: tuple[Any, np.ndarray], *ends: str) -> Iterator[Spectrum]:
-    """One matrix, for each of the ends of its spectrum."""
+    """Yield a problem for each `which`."""
     matrix, eigenvalues = matrix_and_truth
     for which in ends:
         yield Spectrum(name, which, matrix, np.sort(eigenvalues))
 
 
 def dense_truth(matrix: Any) -> tuple[Any, np.ndarray]:
-    """A matrix and its eigenvalues."""
+    """Return a matrix and its eigenvalues."""
     return matrix, np.linalg.eigvalsh(matrix.toarray() if scipy.sparse.issparse(matrix) else matrix)
 
 
 def diagonal(eigenvalues: np.ndarray) -> tuple[Any, np.ndarray]:
-    """A diagonal matrix and its eigenvalues."""
+    """Return a diagonal matrix and its eigenvalues."""
     return scipy.sparse.diags(eigenvalues).tocsr(), eigenvalues
 
 
 def grid_laplacian(sides: tuple[int, ...], weights: tuple[float, ...] | None = None) -> tuple[Any, np.ndarray]:
-    """Zero boundary; sum over the axes of weight times the second difference. Sides differ: no eigenvalue is double."""
+    """Create a weighted sum of second differences along the axes of a grid, with zero boundary.
+
+    The sides differ, so that no eigenvalue is double.
+    """
     weights = weights or (1.0,) * len(sides)
     matrix, eigenvalues = scipy.sparse.csr_array((1, 1)), np.zeros(1)
     for n, weight in zip(sides, weights, strict=True):
@@ -87,7 +90,7 @@ def grid_laplacian(sides: tuple[int, ...], weights: tuple[float, ...] | None = N
 
 
 def graph_laplacian(edges: np.ndarray, n: int) -> scipy.sparse.csr_array:
-    """Degree less adjacency of the largest connected part, so that the eigenvalue 0 is simple."""
+    """Create degrees minus adjacency of the largest connected part, so that the eigenvalue 0 is simple."""
     ones = np.ones(len(edges))
     adjacency = scipy.sparse.coo_array((ones, tuple(edges.T)), shape=(n, n)).tocsr()
     adjacency = adjacency + adjacency.T
@@ -97,20 +100,20 @@ def graph_laplacian(edges: np.ndarray, n: int) -> scipy.sparse.csr_array:
 
 
 def random_graph(n: int, degree: float) -> scipy.sparse.csr_array:
-    """Every edge is there with the same probability."""
+    """Draw a graph in which every edge has the same probability."""
     rng = np.random.default_rng(1)
     edges = np.unique(np.sort(rng.integers(n, size=(int(n * degree / 2), 2)), axis=1), axis=0)
     return graph_laplacian(edges[edges[:, 0] < edges[:, 1]], n)
 
 
 def geometric_graph(n: int, radius: float) -> scipy.sparse.csr_array:
-    """Points of the unit square, joined where they are close."""
+    """Draw points in the unit square, and join those that are close."""
     points = np.random.default_rng(2).uniform(size=(n, 2))
     return graph_laplacian(scipy.spatial.cKDTree(points).query_pairs(radius, output_type="ndarray"), n)
 
 
 def random_sparse(n: int, density: float) -> scipy.sparse.csr_array:
-    """Normal numbers at random places, symmetric."""
+    """Draw a symmetric sparse matrix with normal entries at random places."""
     half = scipy.sparse.random_array(
         (n, n), density=density / 2, rng=np.random.default_rng(3), data_sampler=np.random.default_rng(4).normal
     )
@@ -118,26 +121,29 @@ def random_sparse(n: int, density: float) -> scipy.sparse.csr_array:
 
 
 def outliers(n: int) -> np.ndarray:
-    """A network's Hessian in caricature: ten from 8 to 100, a bulk that thins out like exp(-x), a tenth negative."""
+    """Draw a model of a network's spectrum: ten from 8 to 100, a bulk with density exp(-x), a tenth negative."""
     bulk = np.random.default_rng(6).exponential(size=n - 10) * np.where(np.arange(n - 10) % 10, 0.5, -0.2)
     return np.r_[np.geomspace(8, 100, 10), bulk]
 
 
 def clusters(n: int) -> np.ndarray:
-    """Six groups of five, 1e-4 apart within, over a uniform bulk."""
+    """Draw six groups of five, 1e-4 apart within each, over a uniform bulk."""
     groups = np.arange(10.0, 4.0, -1.0)[:, None] + 1e-4 * np.arange(5)
     return np.r_[groups.ravel(), np.random.default_rng(7).uniform(0, 4, n - 30)]
 
 
 def wishart(n: int) -> np.ndarray:
-    """X X^T / n: no outliers, an edge at 4."""
+    """Create X X^T / n: no outliers, an edge at 4."""
     sample = np.random.default_rng(8).normal(size=(n, n))
     return sample @ sample.T / n
 
 
 def digits_hessian(quick: bool) -> np.ndarray:
-    """That of the trained digits network in all layers but the first: 1,450 parameters (quick: the last, 250)."""
-    # Flax initialises in float32, whatever it is shown.
+    """Compute the Hessian of the trained digits network in all layers but the first.
+
+    It has 1,450 parameters; with `quick` only those of the last layer, 250.
+    """
+    # Flax initializes in float32 for any dtype of the inputs.
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         problem = digits_problem(jax.random.key(0), dtype=np.float64, num_steps=4 if quick else 100)
         layers = problem.params["params"]

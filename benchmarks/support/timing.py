@@ -1,7 +1,7 @@
-"""The one place where time is measured and a result is written down.
+"""Timing of programs and recording of results, shared by all benchmarks.
 
-Programs are timed in turn, A B A B, within one run: what else the machine does meets them alike, and the ratio of
-two neighbours means more than that of two medians taken minutes apart. Every call is waited for.
+Programs are timed in turn, A B A B, within one run: a change in the machine's load affects all of them alike. The ratio
+of two neighboring times is more reliable than that of two medians taken minutes apart. Every call is waited for.
 """
 
 import argparse
@@ -24,16 +24,16 @@ _PACKAGES = ("eigenjax", "jax", "jaxlib", "numpy", "scipy", "flax", "optax")
 
 
 class Timing(NamedTuple):
-    """What was measured of one program, in seconds."""
+    """Times of one program, in seconds."""
 
     median: float
     minimum: float
     maximum: float
-    samples: tuple[float, ...]  # in the order they were taken
+    samples: tuple[float, ...]  # in the order of measurement
 
 
 def seconds(program: Callable[[], Any]) -> float:
-    """Wall time of one call, until all of its arrays are there."""
+    """Measure the wall time of one call, until all of its arrays are ready."""
     start = time.perf_counter()
     jax.block_until_ready(program())
     return time.perf_counter() - start
@@ -45,13 +45,13 @@ def interleaved(
     warmup: int = 1,
     measure: Callable[[Callable[[], Any]], float] = seconds,
 ) -> dict[str, Timing]:
-    """Times each program `repeats` times, in turn, after `warmup` rounds that are thrown away (they compile).
+    """Time each program `repeats` times, in turn, after `warmup` discarded rounds, which compile.
 
     Args:
         programs: by name, functions of no arguments.
-        repeats: rounds that count.
-        warmup: rounds that do not.
-        measure: seconds of one call; for a program that holds its own clock, one that returns what it says.
+        repeats: number of rounds that count.
+        warmup: number of rounds that do not.
+        measure: function that returns the seconds of one call; replace it for a program that measures its own time.
     """
     samples: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(warmup + repeats):
@@ -61,12 +61,12 @@ def interleaved(
 
 
 def ratio(numerator: Timing, denominator: Timing) -> float:
-    """The median over rounds of the ratio of two programs timed in the same rounds."""
+    """Compute the median over rounds of the ratio of two programs timed in the same rounds."""
     return statistics.median(a / b for a, b in zip(numerator.samples, denominator.samples, strict=True))
 
 
 def arguments(description: str | None, repeats: int, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line that all benchmarks share: --repeats, --quick, --out."""
+    """Parse the command line that all benchmarks share: --repeats, --quick, --out."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=None, help=f"rounds of timing (default {repeats}, quick: 2)")
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, measures nothing")
@@ -79,15 +79,15 @@ def arguments(description: str | None, repeats: int, argv: Sequence[str] | None)
 
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> Path:
-    """Prints the rows as a table and writes them, with all that they depend on, to <name>-<device kind>.json.
+    """Print the rows as a table and write them, with versions and arguments, to <name>-<device kind>.json.
 
     Args:
-        name: of the benchmark.
-        rows: of numbers, strings and truth values, all with the same keys.
-        args: the command line, as `arguments` gave it.
+        name: name of the benchmark.
+        rows: dicts of numbers, strings and booleans, all with the same keys.
+        args: the parsed command line, from `arguments`.
 
     Returns:
-        The path written. The file is whole or not there.
+        The path written. The file is written completely or not at all.
     """
     print(f"{name} on {device_kind()}" + (" (quick: no measurement)" if args.quick else ""))
     print(table(rows))
@@ -95,15 +95,15 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespac
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> Path:
-    """Writes the rows, with all that they depend on, to <name>-<device kind>.json, and prints nothing.
+    """Write the rows, with versions and arguments, to <name>-<device kind>.json, without printing.
 
     Args:
-        name: of the benchmark.
-        rows: of numbers, strings and truth values, all with the same keys.
-        args: the command line, as `arguments` gave it.
+        name: name of the benchmark.
+        rows: dicts of numbers, strings and booleans, all with the same keys.
+        args: the parsed command line, from `arguments`.
 
     Returns:
-        The path written. The file is whole or not there.
+        The path written. The file is written completely or not at all.
     """
     document = {
         "name": name,
@@ -126,7 +126,7 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], args: argparse.Namespace
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under their keys, numbers to the right, four digits each."""
+    """Format the rows under their keys, with numbers right-aligned to four digits."""
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [isinstance(value, int | float) for value in rows[0].values()]
@@ -135,7 +135,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def device_kind() -> str:
-    """What the default device calls itself."""
+    """Return the name of the default device."""
     return jax.devices()[0].device_kind
 
 

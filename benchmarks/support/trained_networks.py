@@ -1,4 +1,4 @@
-"""Small networks that have learned scikit-learn's digits: what `eigsh_time` makes Hessians of."""
+"""Small networks trained on scikit-learn's digits, for the Hessians of `eigsh_time`."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ SIDE = 8
 
 
 class Network(NamedTuple):
-    """Parameters, the data that they were trained on, and the mean loss of both."""
+    """Parameters, training data, and the mean loss as a function of both."""
 
     name: str
     params: list[dict[str, jax.Array]]
@@ -26,24 +26,24 @@ class Network(NamedTuple):
 
     @property
     def operator(self) -> LinearOperator:
-        """Its Hessian."""
+        """Create the Hessian of the loss."""
         return hessian(self.loss, self.params, (self.images, self.labels))
 
 
 def perceptron(widths: Sequence[int], examples: int, steps: int) -> Network:
-    """Tanh between layers."""
+    """Train a perceptron with tanh between layers."""
     return _trained("digits", list(itertools.pairwise(widths)), loss, examples, steps)
 
 
 def convolutional(features: int, examples: int, steps: int) -> Network:
-    """Two layers of 3 x 3, the second at half the resolution, tanh after each, and a dense one."""
+    """Train two 3 x 3 convolutions with tanh, the second at half the resolution, and a dense layer."""
     dense = (SIDE // 2) ** 2 * 2 * features
     shapes = [(3, 3, 1, features), (3, 3, features, 2 * features), (dense, 10)]
     return _trained("convolutional digits", shapes, convolutional_loss, examples, steps)
 
 
 def convolutional_loss(params: list[dict[str, jax.Array]], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Softmax cross-entropy of the convolutional network."""
+    """Compute the softmax cross-entropy of the convolutional network."""
     images, labels = batch
     hidden = images.reshape(-1, SIDE, SIDE, 1)
     for stride, layer in enumerate(params[:-1], 1):
@@ -56,7 +56,7 @@ def convolutional_loss(params: list[dict[str, jax.Array]], batch: tuple[jax.Arra
 
 
 def _trained(name: str, shapes: Sequence[tuple[int, ...]], loss: Callable, examples: int, steps: int) -> Network:
-    """By Adam, from kernels of these shapes."""
+    """Train a network with kernels of these shapes by Adam."""
     import optax
     from sklearn.datasets import load_digits
 
@@ -74,7 +74,7 @@ def _trained(name: str, shapes: Sequence[tuple[int, ...]], loss: Callable, examp
         updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
         return optax.apply_updates(params, updates), state
 
-    # Adam counts its steps in integers. A step at a time: convolutions are slow in loops on a CPU.
+    # Adam's step counter is an integer, which strict promotion refuses. Convolutions are slow in loops on a CPU.
     with jax.numpy_dtype_promotion("standard"):
         state = optimizer.init(params)
         for _ in range(steps):

@@ -1,11 +1,11 @@
-"""Claim: a tracker follows three eigenvalues through a real training run at about a product a pair, within 1%.
+"""Claim: a tracker follows three eigenvalues through a training run at about one matvec per pair, within 1%.
 
-A network learns scikit-learn's digits for 1,000 steps: full-batch gradient descent with a step at the edge of
-stability, Adam on the full batch, Adam on minibatches with a step that shakes the Hessian. `spectrum_tracker(3)`
-follows the top or the bottom of the full-data Hessian; beside it, at every 50th step, `eigsh` from nowhere to 1e-5.
-The errors are relative to each eigenvalue, and to the norm of the Hessian, as the tolerance is: at the bottom, where
-eigenvalues are a hundredth of that and close together, only the second means anything. The floor is k + 1 = 4
-products an update.
+A network is trained on scikit-learn's digits for 1,000 steps: by full-batch gradient descent at the edge of stability,
+by full-batch Adam, and by Adam on minibatches with a learning rate that changes the Hessian rapidly.
+`spectrum_tracker(3)` follows the largest or the lowest eigenvalues of the full-data Hessian. At every 50th step,
+`eigsh` from a random start to 1e-5 gives the reference. Errors are relative to each eigenvalue, and to the norm of the
+Hessian, as the tolerance is. The lowest eigenvalues are clustered and a hundredth of the norm: for them only the second
+error is meaningful. An update needs at least k + 1 = 4 matvecs.
 
     python -m benchmarks.training.tracker
 """
@@ -27,7 +27,7 @@ WIDTHS = (64, 16, 16, 10)
 
 
 class Training(NamedTuple):
-    """How a network learns."""
+    """Training method of the network."""
 
     name: str
     optimizer: optax.GradientTransformation
@@ -52,7 +52,7 @@ CASES = (
 
 
 def digits(count: int) -> tuple[jax.Array, jax.Array]:
-    """The first images and their labels."""
+    """Load the first `count` images and their labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -60,7 +60,7 @@ def digits(count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def network(key: jax.Array) -> list[dict[str, jax.Array]]:
-    """The parameters of a tanh network."""
+    """Draw the initial parameters of a tanh network."""
     keys = jax.random.split(key, len(WIDTHS) - 1)
     shapes = list(itertools.pairwise(WIDTHS))
     kernel = lambda key, shape: jax.random.normal(key, shape) / shape[0] ** 0.5
@@ -68,7 +68,7 @@ def network(key: jax.Array) -> list[dict[str, jax.Array]]:
 
 
 def loss(params: Any, batch: Any) -> jax.Array:
-    """The mean cross-entropy."""
+    """Compute the mean cross-entropy."""
     outputs, labels = batch
     for layer in params[:-1]:
         outputs = jnp.tanh(outputs @ layer["w"] + layer["b"])
@@ -77,7 +77,10 @@ def loss(params: Any, batch: Any) -> jax.Array:
 
 
 def training_steps(training: Training, data: Any, tracker: SpectrumTracker | None, steps: int) -> Callable:
-    """`carry, key -> carry, metrics` of so many steps, compiled; the metrics are of the parameters before each step."""
+    """Compile a function `carry, key -> carry, metrics` of `steps` training steps.
+
+    The metrics describe the parameters before each step.
+    """
     follow = (lambda _, state: (state, {})) if tracker is None else tracker.update
 
     def step(carry, key):
@@ -94,7 +97,7 @@ def training_steps(training: Training, data: Any, tracker: SpectrumTracker | Non
 
 
 def follow(training: Training, which: str, every: int, data: Any, checks: int) -> dict[str, Any]:
-    """One row: products of the updates, and errors at every check."""
+    """Return one row: the matvecs of the updates, and the errors at every check."""
     tracker = spectrum_tracker(PAIRS, which=which, every=every)
     params = network(jax.random.key(0))
     state = tracker.init(hessian(loss, params, data), jax.random.key(1))
@@ -133,7 +136,7 @@ def follow(training: Training, which: str, every: int, data: Any, checks: int) -
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Counts and records."""
+    """Count matvecs and record them."""
     args = timing.arguments(__doc__, 1, argv)
     data = digits(128 if args.quick else 512)
     rows = [follow(*case, data=data, checks=2 if args.quick else 20) for case in (CASES[:1] if args.quick else CASES)]

@@ -1,7 +1,7 @@
-"""The command line's report of a spectrum: `command` runs it.
+"""Report of a spectrum, as written by the command line: `command` runs it.
 
-`inputs/` is the problem to analyze, `analysis/` the computations, `pictures/` the plots, and `output/` the files
+`inputs/` holds the problem to analyze, `analysis/` the computations, `pictures/` the plots, and `output/` the files
 and the HTML page.
 
-Imports everything below it.
+Imports every other folder of the package.
 """

@@ -1,4 +1,4 @@
-"""The command `spectrum`, from a request to a folder: problem, operator, solvers, tables, files, pictures, a page."""
+"""Command `spectrum`: from a request to a folder of tables, files, pictures and an HTML page."""
 
 import contextlib
 import os
@@ -37,38 +37,38 @@ from eigenjax.vectors.tree import PyTree
 _SOLVERS = {"lanczos": solve_by_lanczos, "power": solve_by_power}
 _DEFAULT_KRYLOV_DIM = 150
 PAGE, EIGENPAIRS = "report.html", "eigenpairs.npz"
-# All that a report may have; which of them depends on the problem and the options.
+# All pictures that a report may contain. The problem and the options decide which of them are drawn.
 _PICTURES = ("eigenvalues", "landscape", "training", "density", "layers", "convergence")
 
 
 class Request(NamedTuple):
-    """What a person asked for: the options of the command line, under their names."""
+    """Options of the command line, each a field of the same name."""
 
-    problem: str = "digits"
-    k: int = 10
-    which: str = "LA"
-    algorithm: str = "both"
-    seed: int = 0
-    dtype: str = "float32"
-    krylov_dim: int | None = None
-    max_iter: int = 5000
-    momentum: float = 0.98
-    tol: float = 1e-5
-    batch_size: int | None = None
-    out: str = "eigenjax-out"
-    operator: str = "hessian"
-    without: tuple[str, ...] = ()
-    formats: tuple[str, ...] = ("png",)
+    problem: str = "digits"  # "digits" or "package.module:function"
+    k: int = 10  # number of pairs
+    which: str = "LA"  # part of the spectrum: "LA", "SA", "LM" or "BE"
+    algorithm: str = "both"  # "lanczos", "power" or "both"
+    seed: int = 0  # seed of the initial parameters and of the start vectors
+    dtype: str = "float32"  # dtype of parameters and data
+    krylov_dim: int | None = None  # dimension of the Krylov space; None chooses it from k
+    max_iter: int = 5000  # matvecs per pair of the power iteration, at most
+    momentum: float = 0.98  # momentum of the power iteration
+    tol: float = 1e-5  # relative tolerance of the residuals
+    batch_size: int | None = None  # examples at a time; None for all at once
+    out: str = "eigenjax-out"  # folder to write
+    operator: str = "hessian"  # "hessian", "gauss-newton" or "fisher"
+    without: tuple[str, ...] = ()  # names of the additional analyses to omit
+    formats: tuple[str, ...] = ("png",)  # file formats of the pictures: "png", "svg", "pdf"
 
 
 def report_spectrum(request: Request) -> None:
-    """Computes a spectrum, shows it, and leaves a folder with the numbers and pictures.
+    """Compute a spectrum, print it, and write a folder with the numbers and pictures.
 
     Args:
-        request: of which every option has a default.
+        request: the options; each has a default.
 
     Raises:
-        ReportError: if it cannot be done; then no file is left behind.
+        ReportError: if the report cannot be made; then no file is left behind.
     """
     start = time.perf_counter()
     require("rich", "matplotlib", *(digits.PACKAGES if request.problem == "digits" else ()))
@@ -102,7 +102,7 @@ def report_spectrum(request: Request) -> None:
 
 
 def _expected(request: Request) -> tuple[str, ...]:
-    """All names that the files of a report may have."""
+    """Return all file names that a report may contain."""
     names = [name for name in _PICTURES if name not in request.without]
     return (PAGE, CONTENTS, EIGENPAIRS, *(f"{name}.{kind}" for name in names for kind in request.formats))
 
@@ -119,7 +119,7 @@ def _problem(request: Request, progress: Progress) -> Problem:
 
 @contextlib.contextmanager
 def _importing_from_here() -> Iterator[None]:
-    # `python -m` looks for modules in the working folder, an installed script does not: here both do.
+    # `python -m` imports from the working folder, an installed script does not. Make both do so.
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
@@ -134,7 +134,7 @@ def _as_arrays(tree: PyTree, dtype: jnp.dtype) -> PyTree:
         is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         return jnp.asarray(leaf, dtype) if is_floating else jnp.asarray(leaf)
 
-    # Numbers too large for the dtype become Inf, and are refused by name.
+    # Numbers too large for the dtype become Inf; `check_finite` names them later.
     with np.errstate(over="ignore"):
         return jax.tree.map(convert, tree)
 
@@ -168,10 +168,10 @@ def _solve(
     op: LinearOperator, settings: Settings, request: Request, programs: Programs, progress: Progress
 ) -> dict[str, Solve]:
     names = _SOLVERS if request.algorithm == "both" else (request.algorithm,)
-    # The trained parameters came from the seed itself; the start vectors must not repeat their random numbers.
-    # "rbg" compiles in half the time, and start vectors need no more than to be random.
+    # The initial parameters use the seed itself: the start vectors must not repeat their random numbers.
+    # "rbg" compiles in half the time, and its quality is sufficient for start vectors.
     key = jax.random.fold_in(jax.random.key(request.seed, impl="rbg"), 1)
-    # As one layer of itself, where layers are to follow: their programs are then compiled here.
+    # Treat the whole operator as one layer if layers follow, so that they reuse the compiled programs.
     as_layer = extras.LAYERS not in request.without and len(layers_of(op)) > 1
     operators = {"lanczos": whole(op) if as_layer else op, "power": op}
     return {name: _SOLVERS[name](operators[name], settings, key, progress, programs) for name in names}
@@ -230,7 +230,7 @@ def _survey(problem: Problem, solve: Solve, batch_size: int | None) -> tuple[Lan
     result = next(iter(solve.results.values()))
     eigenvalues = np.asarray(result.eigenvalues)[:2]
     if not np.all(np.isfinite(eigenvalues)):
-        # Directions that are no numbers lead nowhere; the table and the file say what happened.
+        # Eigenvectors with NaN or Inf define no directions. The table and the file report the failure.
         return None, eigenvalues
     directions = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), result.eigenvectors)
     return survey(problem, eigenvalues, directions, batch_size=batch_size), eigenvalues

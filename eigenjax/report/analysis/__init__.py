@@ -1,4 +1,4 @@
-"""The computations of a report: eigenpairs, layers, the loss landscape, and tables of them.
+"""Computations of a report: eigenpairs, layers, the loss landscape, and tables of them.
 
 Imports `report.inputs` and the library.
 """

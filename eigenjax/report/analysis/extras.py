@@ -1,6 +1,6 @@
-"""What a report has beside the eigenpairs: the density, the layers, the Gauss-Newton matrix.
+"""Additional analyses of a report: the spectral density, the layers, and the Gauss-Newton matrix.
 
-None of them is what was asked for first: one that fails is told of, in progress and report, and the rest goes on.
+They come second to the eigenpairs: a failure is reported as a note, and the other analyses continue.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,19 @@ from eigenjax.spectrum import SpectralDensity, spectral_density
 DENSITY, LAYERS, GAUSS_NEWTON = "density", "layers", "gauss-newton"
 NAMES = (DENSITY, LAYERS, GAUSS_NEWTON)
 
-# The chance in the density falls with the number of parameters too: a few probes are enough of a network.
+# The standard error of the density decreases with the number of parameters: a network needs few probes.
 NUM_PROBES, DENSITY_DIM = 4, 80
-# Its pairs stand apart more than those of the Hessian, which has a bulk around zero with both signs.
+# The Gauss-Newton matrix has larger gaps than the Hessian, whose bulk around zero has both signs.
 GAUSS_NEWTON_DIM = 60
 
 
 class Additions(NamedTuple):
-    """What there is; None for what was not wanted, does not apply or has failed."""
+    """Results of the additional analyses; None for one that was not requested, does not apply or failed."""
 
-    density: SpectralDensity | None
-    layers: LayerSpectra | None
-    gauss_newton: Solve | None
-    notes: dict[str, str]  # by name: why something is missing, where a person might expect it
+    density: SpectralDensity | None  # of the whole spectrum
+    layers: LayerSpectra | None  # largest eigenvalues of each layer's block
+    gauss_newton: Solve | None  # largest eigenvalues of the Gauss-Newton matrix
+    notes: dict[str, str]  # by name of the analysis: the reason why it is missing
 
 
 def measure(
@@ -49,29 +49,29 @@ def measure(
     programs: Programs,
     progress: Progress,
 ) -> Additions:
-    """Measures everything that is wanted and applies.
+    """Run all additional analyses that are requested and apply to the problem.
 
     Args:
-        op: whose pairs were found.
-        problem: it came from.
-        settings: of the pairs.
-        largest: magnitude of an eigenvalue; NaN or Inf if products are not finite: then there is nothing to measure.
-        without: of `NAMES`, what is not wanted.
-        beside_hessian: whether `op` is the Hessian, beside which the Gauss-Newton matrix is of interest.
-        batch_size: examples at a time.
-        seed: of the start vectors.
-        programs: compiled so far.
-        progress: told of everything.
+        op: the operator whose pairs were computed.
+        problem: the problem that the operator comes from.
+        settings: the settings of the eigenpair solves.
+        largest: largest magnitude of an eigenvalue found. With NaN or Inf no analysis is run.
+        without: names from `NAMES` of the analyses to omit.
+        beside_hessian: True if `op` is the Hessian, which is then compared with the Gauss-Newton matrix.
+        batch_size: examples at a time; None for all at once.
+        seed: seed of the start vectors.
+        programs: the programs compiled so far.
+        progress: display of each analysis.
 
     Returns:
-        The additions. Cost: `NUM_PROBES` times `DENSITY_DIM`, `layers.MAX_PRODUCTS` and `GAUSS_NEWTON_DIM` products
-        at most, or settings.krylov_dim in place of a dimension, where that is less.
+        The results. Cost: at most `NUM_PROBES * DENSITY_DIM`, `layers.MAX_PRODUCTS` and
+        `max(GAUSS_NEWTON_DIM, 2 * k)` matvecs. A smaller `settings.krylov_dim` replaces either dimension.
     """
     notes = dict.fromkeys(without, "left out, as asked for by --without")
     if not np.isfinite(largest):
         notes |= dict.fromkeys(NAMES, "left out: products with the operator are not finite")
         return Additions(None, None, None, notes)
-    # Other numbers than those of training and of the solves' start vectors.
+    # Random numbers independent of those of the training and of the solves' start vectors.
     key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), 2)
     k = next(iter(settings.groups.values()))
     which = {
@@ -93,7 +93,7 @@ def measure(
 def _attempt(name: str, function: Callable[[], Any], notes: dict[str, str], progress: Progress) -> Any:
     try:
         return function()
-    except Exception as error:  # whatever it is, the pairs have been found and are to be kept
+    except Exception as error:  # no failure here may lose the eigenpairs
         notes[name] = f"failed: {in_one_line(error)}"
         progress.say(f"{name}: {notes[name]}")
         return None
@@ -103,7 +103,7 @@ def _density(op: LinearOperator, key: jax.Array, krylov_dim: int, progress: Prog
     krylov_dim = min(krylov_dim, op.size)
     with progress.stage("density", 1) as update:
         update(0, f"{NUM_PROBES * krylov_dim} products to be taken")
-        # As one program, which compiles in less time than its parts.
+        # One program compiles in less time than its parts.
         density = jax.jit(lambda op, key: spectral_density(op, key=key, num_probes=NUM_PROBES, krylov_dim=krylov_dim))(
             op, key
         )

@@ -1,10 +1,10 @@
-"""The loss along and across eigenvectors: what the curvature looks like from where the parameters stand.
+"""Loss on lines along eigenvectors, and on the plane of two of them, through the parameters.
 
-With unit directions v_1, v_2 and small t,
+For a unit eigenvector v_i and small t,
 
     L(p + t v_i) = L(p) + t <g, v_i> + t^2 lambda_i / 2 + O(t^3)
 
-so that the loss and this parabola, drawn together, show at a glance whether lambda_i is right.
+so that a plot of the loss together with this parabola shows whether lambda_i is correct.
 """
 
 import functools
@@ -21,40 +21,40 @@ from eigenjax.vectors.tree import PyTree
 NUM_ALONG = 65
 NUM_ACROSS = 33
 
-# Steps go so far that the parabola rises by this share of the loss.
+# The lines extend to where the quadratic term equals this multiple of the loss.
 RISE = 2.0
 
 
 class Slice(NamedTuple):
-    """The loss along one eigenvector."""
+    """Loss along one eigenvector."""
 
     positions: np.ndarray  # (m,) distances t
-    losses: np.ndarray  # (m,)
-    parabola: np.ndarray  # (m,) the second-order prediction
+    losses: np.ndarray  # (m,) L(p + t v)
+    parabola: np.ndarray  # (m,) L(p) + t <g, v> + t^2 lambda / 2
 
 
 class Landscape(NamedTuple):
-    """The loss along each of one or two eigenvectors, and across the plane of two."""
+    """Loss along one or two eigenvectors, and on the plane of two."""
 
-    slices: list[Slice]
+    slices: list[Slice]  # one for each direction
     plane: np.ndarray | None  # (m, m) losses, first axis along the second direction; None for one direction
-    axes: tuple[np.ndarray, ...]  # positions of the plane's points along each direction
-    center: float  # the loss at the parameters
+    axes: tuple[np.ndarray, ...]  # (m,) positions of the plane's points, one array for each direction
+    center: float  # loss at the parameters
 
 
 def survey(
     problem: Problem, eigenvalues: np.ndarray, directions: PyTree, *, batch_size: int | None = None
 ) -> Landscape:
-    """Evaluates the loss on lines and on the plane through the parameters.
+    """Evaluate the loss on lines and on the plane through the parameters.
 
     Args:
         problem: the loss, parameters and data.
-        eigenvalues: (d,) of the directions, one or two; they set how far the lines go.
-        directions: d unit vectors of the Hessian's structure.
+        eigenvalues: (d,) eigenvalues of the directions, one or two; they set the length of the lines.
+        directions: d unit vectors of the Hessian's structure, with a leading axis d on every leaf.
         batch_size: examples at a time; None for all at once.
 
     Returns:
-        The landscape; `NUM_ALONG` losses a line and `NUM_ACROSS` squared in the plane.
+        The landscape, with `NUM_ALONG` losses on each line and `NUM_ACROSS` squared on the plane.
 
     Example:
         >>> bowl = Problem(lambda w: 1.0 + w[0] ** 2 + 2 * w[1] ** 2, jnp.zeros(2))
@@ -103,7 +103,7 @@ def _slopes(problem: Problem, directions: PyTree, batch_size: int | None) -> np.
 
 
 def _batches(data: PyTree, batch_size: int | None) -> list[tuple[float, PyTree]]:
-    """Parts of the data, each with its share of the examples."""
+    """List the batches of the data, each with its fraction of the examples."""
     count = num_examples(data) or 1
     batches = list(batches_of(data, batch_size))
     return [((num_examples(batch) or 1) / count, batch) for batch in batches]
@@ -111,7 +111,7 @@ def _batches(data: PyTree, batch_size: int | None) -> list[tuple[float, PyTree]]
 
 @functools.partial(jax.jit, static_argnums=0)
 def _losses_of_batch(loss: Callable, params: PyTree, batch: PyTree, directions: PyTree, points: jax.Array):
-    # One point at a time: all at once would need the activations of every point.
+    # One point at a time: evaluating all at once would hold the activations of every point in memory.
     return jax.lax.map(lambda point: _call(loss, _moved(params, directions, point), batch), points)
 
 
@@ -127,7 +127,7 @@ def _call(loss: Callable, params: PyTree, batch: PyTree) -> jax.Array:
 
 
 def _moved(params: PyTree, directions: PyTree, point: jax.Array) -> PyTree:
-    # Leaves that the Hessian does not act on, integers for one, are None among the directions.
+    # Leaves that the Hessian does not act on, such as integers, are None in the directions.
     def move(direction, leaf):
         if direction is None:
             return leaf

@@ -1,13 +1,13 @@
-"""The spectra of all layers, by the programs that the whole was solved with.
+"""Largest eigenvalues of the diagonal blocks of all layers, with one compiled program for all of them.
 
-`block_spectra` compiles a program for every shape of layer, which is what a person would wait for. Here
+`block_spectra` compiles a program for every shape of layer, and compilation dominates its time. Here
 
     B_l = P_l A P_l + c (I - P_l),    P_l the projection on layer l
 
-is one operator for all layers, the whole (P = I) among them, with P_l in truth values that are data: all are solved by
-one compiled program. The eigenvalues of B_l are those of the layer's block, and c. Those of the block are at least the
-lowest of A (Cauchy), so that with c below that the largest of B_l are the layer's, however many one asks for, up to
-the layer's size. The price: products with all of A, and vectors of its size.
+has the same structure for all layers and for A itself (P = I). P_l is given by boolean arrays, which are data: one
+compiled program solves for all layers. The eigenvalues of B_l are those of the layer's block, and c. By Cauchy
+interlacing the block's eigenvalues are at least the lowest of A. With c below it, the largest eigenvalues of B_l are
+those of the block, up to the size of the layer. The cost: each matvec is one with all of A, and vectors have its size.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Products that all layers together may take: the pairs of the whole are the main thing.
+# Largest number of matvecs for all layers together.
 MAX_PRODUCTS = 2000
-# With fewer products than this a layer's first pairs have hardly begun to converge.
+# Fewest matvecs for one layer: with fewer, its first pairs do not converge.
 LEAST_PRODUCTS = 30
-# How far c lies below the lowest eigenvalue, which is known approximately only.
+# c is -_MARGIN times the largest magnitude found, because the lowest eigenvalue is known only approximately.
 _MARGIN = 1.25
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LayerOperator(LinearOperator):
-    """P A P + c (I - P), with P in truth values for the leaves.
+    """Operator P A P + c (I - P), with the projection P given by one boolean for each leaf.
 
     Example:
         >>> from eigenjax.operators.convert import as_operator
@@ -47,17 +47,17 @@ class LayerOperator(LinearOperator):
         {'a': Array([1.], dtype=float32), 'b': Array([-3.], dtype=float32)}
     """
 
-    inner: LinearOperator
-    kept: PyTree  # () bool for each leaf
-    outside: jax.Array  # () c
+    inner: LinearOperator  # A
+    kept: PyTree  # () bool for each leaf: True if P keeps it
+    outside: jax.Array  # () eigenvalue c on the other leaves
 
     @property
     def structure(self) -> PyTree:
-        """That of A."""
+        """Shapes and dtypes of the vectors, the same as those of A."""
         return self.inner.structure
 
     def mv(self, vector: PyTree) -> PyTree:
-        """A product with all of A."""
+        """Compute P A P v + c (I - P) v with one matvec of A."""
         part = jax.tree.map(lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)), self.kept, vector)
         image = self.inner.mv(part)
         choose = lambda keep, inside, x: jnp.where(keep, inside, self.outside.astype(x.dtype) * x)
@@ -65,20 +65,22 @@ class LayerOperator(LinearOperator):
 
 
 class LayerSpectra(NamedTuple):
-    """What was found of the layers."""
+    """Largest eigenvalues of the layers' blocks."""
 
-    results: dict[str, EigenResult]  # by the layer's name; eigenvectors are left out
-    sizes: dict[str, int]  # parameters
-    left_out: list[str]  # layers for which there were no products left
+    results: dict[str, EigenResult]  # by the layer's name; eigenvectors are None
+    sizes: dict[str, int]  # number of parameters, by the layer's name
+    left_out: list[str]  # names of the layers that exceed the limit on matvecs
 
 
 def whole(op: LinearOperator) -> LayerOperator:
-    """An operator as the one layer that holds everything."""
+    """Wrap an operator as a single layer that contains all leaves."""
     return _part(op, [True] * len(jax.tree.leaves(op.structure)), 0.0)
 
 
 def layers_of(op: LinearOperator) -> dict[str, tuple[bool, ...]]:
-    """Which leaves belong to each layer: those with the same parent, or each by itself where all have the same one.
+    """Map each layer to the leaves that belong to it.
+
+    Leaves with the same parent form a layer. If all leaves have the same parent, each is a layer by itself.
 
     >>> from eigenjax.operators.convert import as_operator
     >>> layers_of(as_operator(lambda v: v, like={"a": jnp.ones(1), "b": jnp.ones(2)}))
@@ -91,19 +93,20 @@ def layers_of(op: LinearOperator) -> dict[str, tuple[bool, ...]]:
 def solve_layers(
     op: LinearOperator, programs: Programs, *, k: int, krylov_dim: int, largest: float, tol: float, update: Update
 ) -> LayerSpectra:
-    """The k largest eigenvalues of each layer's block.
+    """Compute the k largest eigenvalues of each layer's diagonal block.
 
     Args:
-        op: the whole.
-        programs: that have solved `whole(op)` with the same krylov_dim need not be compiled again.
-        k: pairs of each layer; as many as there are of one with fewer parameters.
-        krylov_dim: products of a layer at most; fewer where there are many layers.
-        largest: magnitude of an eigenvalue of the whole.
+        op: the operator of all parameters.
+        programs: compiled programs; those that solved `whole(op)` with the same krylov_dim are reused.
+        k: number of pairs of each layer; all pairs of a layer with fewer parameters.
+        krylov_dim: largest number of matvecs for one layer; fewer if there are many layers.
+        largest: largest magnitude of an eigenvalue of `op`.
         tol: a pair is converged when its residual is at most tol times the largest |eigenvalue| of B_l.
-        update: told of every layer.
+        update: called as `update(completed, note)` after each layer.
 
     Returns:
-        The results. Cost: at most `MAX_PRODUCTS` products; layers beyond are left out, the smallest first.
+        The results. Cost: at most about `MAX_PRODUCTS` matvecs. The smallest layers are left out if that is not
+        enough for all.
     """
     named = layers_of(op)
     sizes = {name: tree.size(split(op.structure, kept)[0]) for name, kept in named.items()}
@@ -133,7 +136,7 @@ def _part(op: LinearOperator, kept: Any, outside: float) -> LayerOperator:
 
 
 def _solve(op: LayerOperator, programs: Programs, k: int, krylov_dim: int, most: int, tol: float) -> EigenResult:
-    # Of this kind a key compiles in half the time; the start vectors of layers may be the same.
+    # The "rbg" implementation compiles in half the time; the layers may share their start vector.
     state, done, looks = begin_lanczos(programs, op, jax.random.key(0, impl="rbg"), krylov_dim), 0, 0
     while True:
         chunk = min(LANCZOS_CHUNK, most - done)
@@ -146,7 +149,7 @@ def _solve(op: LayerOperator, programs: Programs, k: int, krylov_dim: int, most:
 
 
 def _first(result: EigenResult, count: int) -> EigenResult:
-    # Beyond the layer's own size every further one is c.
+    # All eigenvalues beyond the layer's size are c.
     host = result._replace(eigenvectors=None)
     host = jax.tree.map(np.asarray, host)
     cut = {name: getattr(host, name)[:count] for name in ("eigenvalues", "residuals", "converged")}

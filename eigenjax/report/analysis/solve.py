@@ -1,4 +1,4 @@
-"""The solvers, run as a person watches: a host loop over compiled chunks of the same `step` that a scan would take."""
+"""Solvers of a report with progress display: a host loop over compiled chunks of the solvers' `step` functions."""
 
 import functools
 import time
@@ -14,36 +14,36 @@ from eigenjax.report.inputs.progress import Progress
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric import lanczos, power_iteration
 
-# The end of the spectrum that is shown beside the wanted one: how negative the curvature gets.
+# Number of lowest eigenvalues shown in addition to the requested pairs: the most negative curvature.
 NUM_LOWEST = 5
 
-# A look at the pairs, one product, follows every chunk until all have converged.
+# A convergence check, which costs one matvec, follows every chunk until all pairs have converged.
 LANCZOS_CHUNK = 5
 _POWER_CHUNK = 100
 
 
 class Settings(NamedTuple):
-    """What both algorithms are asked for."""
+    """Settings of both algorithms."""
 
-    groups: dict[str, int]  # how many pairs of each `which`, the wanted ones first
-    krylov_dim: int
-    max_iter: int
-    momentum: float
-    tol: float
+    groups: dict[str, int]  # number of pairs by `which`, the requested ones first
+    krylov_dim: int  # dimension of the Krylov space
+    max_iter: int  # matvecs per pair of the power iteration, at most
+    momentum: float  # momentum of the power iteration
+    tol: float  # relative tolerance of the residuals
 
 
 class Solve(NamedTuple):
-    """What one algorithm found and what it spent."""
+    """Results and cost of one algorithm."""
 
     results: dict[str, EigenResult]  # by `which`, on the host
-    num_matvecs: int  # all products, those for the progress display included
-    seconds: float
-    compile_seconds: float  # of these
-    looks: list[tuple[int, np.ndarray]]  # products spent and (k,) residuals of the wanted pairs then; Lanczos only
+    num_matvecs: int  # all matvecs, including those of the progress display
+    seconds: float  # wall time
+    compile_seconds: float  # part of `seconds` spent on compilation
+    looks: list[tuple[int, np.ndarray]]  # convergence checks of Lanczos: matvecs and (k,) residuals at each
 
 
 def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
-    """The k pairs asked for, and a few of the lowest where these are not among them already.
+    """Map each `which` to a number of pairs: the k requested, and a few of the lowest for "LA" and "LM".
 
     >>> wanted_groups("LA", 10, 3010)
     {'LA': 10, 'SA': 5}
@@ -62,18 +62,18 @@ def solve_by_lanczos(
     programs: "Programs",
     title: str = "lanczos",
 ) -> Solve:
-    """All groups from one Krylov space, finalized once for each.
+    """Compute all groups of pairs from one Krylov space by the Lanczos method.
 
     Args:
-        op: symmetric.
-        settings: krylov_dim and tol count here.
-        key: of the start vector.
-        progress: told of every chunk.
-        programs: compiled so far; those of this solve are added.
-        title: of the stage.
+        op: symmetric operator.
+        settings: the settings; only groups, krylov_dim and tol are used.
+        key: random key of the start vector.
+        progress: display of each chunk of steps.
+        programs: the programs compiled so far; those of this solve are added.
+        title: title of the stage in the progress display.
 
     Returns:
-        The pairs. Cost: krylov_dim products and a few that vouch for residuals.
+        The pairs. Cost: krylov_dim matvecs, and one for each verification of the residuals.
     """
     clock = _Clock(programs)
     (which, k), *_ = settings.groups.items()
@@ -102,36 +102,36 @@ def solve_by_lanczos(
 
 
 def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:
-    """The state before the first product."""
+    """Initialize the Lanczos solver state."""
     return programs.run(_lanczos_init, op, key, krylov_dim=krylov_dim)
 
 
 def advance_lanczos(programs: "Programs | _Clock", op: LinearOperator, state: Any, count: int) -> Any:
-    """The state after so many products more."""
+    """Take `count` Lanczos steps, of one matvec each."""
     return programs.run(_lanczos_steps, op, state, jnp.int32(count))
 
 
 def look_at_lanczos(
     programs: "Programs | _Clock", op: LinearOperator, state: Any, tol: float, *, k: int, which: str
 ) -> EigenResult:
-    """The pairs that a state holds; costs a product, which vouches for their residuals."""
+    """Compute the Ritz pairs of a solver state, with residuals verified by one matvec."""
     return programs.run(_lanczos_finalize, op, state, tol, k=k, which=which)
 
 
 def solve_by_power(
     op: LinearOperator, settings: Settings, key: jax.Array, progress: Progress, programs: "Programs"
 ) -> Solve:
-    """Each group by a deflated power iteration of its own.
+    """Compute each group of pairs by a separate deflated power iteration.
 
     Args:
-        op: symmetric.
-        settings: max_iter, momentum and tol count here.
-        key: of the start vectors.
-        progress: told of every chunk.
-        programs: compiled so far; those of this solve are added.
+        op: symmetric operator.
+        settings: the settings; only groups, max_iter, momentum and tol are used.
+        key: random key of the start vectors.
+        progress: display of each chunk of steps.
+        programs: the programs compiled so far; those of this solve are added.
 
     Returns:
-        The pairs. Cost: at most max_iter products a pair.
+        The pairs. Cost: at most max_iter matvecs per pair.
     """
     clock = _Clock(programs)
     results = {}
@@ -143,8 +143,8 @@ def solve_by_power(
 
 def _power_group(op, settings: Settings, key, which: str, update: Callable, clock: "_Clock") -> EigenResult:
     k = settings.groups[which]
-    # The lowest of A are the largest of -A: both ends, with room for as many pairs, are then one program, and
-    # compiling is what a person waits for.
+    # The lowest eigenvalues of A are minus the largest of -A. With storage for the same number of pairs, both ends
+    # share one compiled program, and compilation takes most of the time.
     sign, side = (-1.0, "LA") if which == "SA" else (1.0, which)
     signed, options = sign * op, {"which": side, "max_iter": settings.max_iter}
     update(0, "compiling")
@@ -159,7 +159,7 @@ def _power_group(op, settings: Settings, key, which: str, update: Callable, cloc
 
 
 def _first_pairs(state: power_iteration.PowerState, k: int) -> power_iteration.PowerState:
-    # As if there had been room for k only; what a chunk did beyond them stays in the count of products.
+    # A chunk may find more than k pairs: drop those, but keep their matvecs in the count.
     return state._replace(
         basis=jax.tree.map(lambda leaf: leaf[:k], state.basis),
         projection=state.projection[:k, :k],
@@ -175,14 +175,14 @@ def _standing(found: Sequence[EigenResult]) -> str:
 
 
 class Programs:
-    """Functions compiled, each once for the shapes it was called with; solves that are alike share them."""
+    """Cache of compiled functions, by their static options and the shapes of their arguments."""
 
     def __init__(self):
         self.compile_seconds = 0.0
         self._compiled: dict[Any, Callable] = {}
 
     def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
-        """Calls a function to the end, compiled for its static options."""
+        """Call a function compiled for its static options, and wait for the result."""
         name = (function, tuple(static.items()))
         name += (jax.tree.structure(arguments), *map(jnp.shape, jax.tree.leaves(arguments)))
         if name not in self._compiled:
@@ -193,7 +193,7 @@ class Programs:
 
 
 class _Clock:
-    """Tells compiling from computing in one solve."""
+    """Timer of one solve, with compilation counted separately."""
 
     def __init__(self, programs: Programs):
         self._programs, self._start, self._compiled_before = programs, time.perf_counter(), programs.compile_seconds
@@ -225,7 +225,7 @@ def _power_init(op, key, *, k):
 
 def _power_steps(op, state, tol, momentum, *, which, max_iter):
     advance = lambda state: power_iteration.step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum)
-    # A step after the last pair costs nothing.
+    # A step after the last pair takes no matvec.
     return jax.lax.fori_loop(0, _POWER_CHUNK, lambda _, state: advance(state), state)
 
 

@@ -1,4 +1,4 @@
-"""The eigenvalues as a table on standard output; plain text when that is a pipe or a file."""
+"""Tables of the eigenvalues on standard output, as plain text if it is a pipe or a file."""
 
 import numpy as np
 
@@ -14,11 +14,11 @@ TITLES = {
 
 
 def print_tables(solves: dict[str, Solve], operator: str = "Hessian", console=None) -> None:
-    """Prints one table for each end of the spectrum, then what each algorithm spent and how it ended.
+    """Print one table for each part of the spectrum, then the cost and the status of each algorithm.
 
     Args:
-        solves: by the name of the algorithm, each with the same groups of results.
-        operator: what the products are with.
+        solves: results by the name of the algorithm, each with the same groups.
+        operator: name of the operator.
         console: a `rich.console.Console`; by default a new one on standard output.
     """
     from rich.console import Console
@@ -32,7 +32,10 @@ def print_tables(solves: dict[str, Solve], operator: str = "Hessian", console=No
 
 
 def disagreement(results: list[EigenResult]) -> np.ndarray | None:
-    """How far two algorithms are apart, (k,) relative to the larger eigenvalue of each pair; None for one alone."""
+    """Compute the difference of two algorithms' eigenvalues, (k,) relative to the larger magnitude of each two.
+
+    Returns None unless there are two results.
+    """
     if len(results) != 2:
         return None
     first, second = (np.asarray(result.eigenvalues, dtype=np.float64) for result in results)

@@ -1,4 +1,4 @@
-"""The problem of a report: a user's function or the built-in digits, its operators, and errors in it.
+"""Problem of a report: a user's function or the built-in digits, its operators, and checks of its values.
 
-Imports `vectors` and `operators`.
+Imports `vectors`, `operators` and `solvers`.
 """

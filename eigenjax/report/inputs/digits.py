@@ -1,10 +1,10 @@
-"""The problem that comes with the package: a small network that learned to read scikit-learn's 1797 digits.
+"""Built-in problem: a small network trained to classify scikit-learn's 1797 digits.
 
     64 pixels -> 24 tanh -> 24 tanh -> 24 tanh -> 10 classes
 
-trained by full-batch gradient descent on the softmax cross-entropy, with the largest eigenvalue of the Hessian
-recorded as it goes: it climbs to the edge 2 / learning_rate, above which gradient descent is unstable, and stays near
-it (Cohen et al. 2021). Training ends while it is still there, where the negative curvature is well worth a look.
+Full-batch gradient descent minimizes the softmax cross-entropy, and the largest eigenvalue of the Hessian is recorded.
+It rises to 2 / learning_rate, above which gradient descent is unstable, and stays near it (Cohen et al. 2021).
+Training ends in this regime, where the Hessian has clearly negative eigenvalues.
 """
 
 import functools
@@ -22,7 +22,7 @@ from eigenjax.solvers.symmetric.lanczos import lanczos
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Packages that are needed here and nowhere in the core.
+# Optional packages that this problem needs.
 PACKAGES = ("flax", "optax", "sklearn")
 
 HIDDEN = (24, 24, 24)
@@ -40,18 +40,18 @@ def digits_problem(
     num_steps: int = NUM_STEPS,
     update: Update | None = None,
 ) -> Problem:
-    """Trains the network and hands it over with its data and the history of its curvature.
+    """Train the network and return it with its data and the history of its largest eigenvalue.
 
     Args:
-        key: of the initial parameters.
-        dtype: of parameters and images.
-        num_steps: of gradient descent.
-        update: told of every record, as `Progress.stage` does it.
+        key: random key of the initial parameters.
+        dtype: dtype of parameters and images.
+        num_steps: steps of gradient descent.
+        update: called as `update(completed, note)` at every record; None for no calls.
 
     Returns:
         The problem: 3010 parameters, 1797 examples.
 
-    Cost: a second or two; a dozen Hessian products per record.
+    Cost: one or two seconds; twelve Hessian matvecs per record.
     """
     model, loss_of_output, loss, optimizer, train = _pieces()
     images, labels = _images(dtype)
@@ -61,7 +61,7 @@ def digits_problem(
 
 
 def accuracy(problem: Problem) -> float:
-    """The share of the training images that the network reads rightly."""
+    """Compute the fraction of the training images that the network classifies correctly."""
     images, labels = problem.data
     assert problem.model is not None
     return float(jnp.mean(jnp.argmax(problem.model(problem.params, images), axis=-1) == labels))
@@ -69,7 +69,7 @@ def accuracy(problem: Problem) -> float:
 
 @functools.cache
 def _pieces():
-    # Made once, so that static functions stay the same and nothing is compiled twice.
+    # Cached, so that static function arguments keep their identity and nothing is compiled twice.
     import optax
     from flax import linen
 
@@ -97,7 +97,7 @@ def _images(dtype: Any) -> tuple[jax.Array, jax.Array]:
 def _sharpness(loss: Callable) -> Callable:
     def sharpness(params, data, start):
         op = hessian(loss, params, data)
-        # The key is for breakdowns, which there are none of; of this kind it compiles in half the time.
+        # Only a breakdown uses the key, and none occurs here. The "rbg" implementation compiles in half the time.
         key = jax.random.key(0, impl="rbg")
         result = lanczos(op, k=1, which="LA", krylov_dim=_KRYLOV_DIM, v0=start, key=key)
         return result.eigenvalues[0], tree.row(result.eigenvectors, 0)
@@ -118,7 +118,7 @@ def _training(loss: Callable, optimizer: Any) -> Callable:
     @jax.jit
     def train(params, state, data, start, num_steps):
         params, state = jax.lax.fori_loop(0, num_steps, lambda _, carry: one(carry, data), (params, state))
-        # The eigenvector moves slowly in training: the last one is most of the next.
+        # The eigenvector changes slowly during training: the previous one is a good start vector.
         eigenvalue, start = sharpness(params, data, start)
         return params, state, start, loss(params, data), eigenvalue
 

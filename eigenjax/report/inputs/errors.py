@@ -1,18 +1,18 @@
-"""What the command line cannot do for a person, in one line, and the check for packages that are not there."""
+"""Errors of the command line as one-line messages, and the check for missing packages."""
 
 import importlib.util
 import traceback
 
 
 class ReportError(ValueError):
-    """A request that cannot be met: the message is one line and names the remedy."""
+    """Error for a request that cannot be met: the message is one line and names the remedy."""
 
 
 def require(*packages: str) -> None:
-    """Refuses early where an optional package is missing.
+    """Raise an error if an optional package is missing.
 
     Args:
-        *packages: names to import.
+        *packages: import names of the packages.
 
     Raises:
         ReportError: names the missing packages and how to install them.
@@ -31,7 +31,7 @@ def require(*packages: str) -> None:
 
 
 def in_one_line(error: BaseException) -> str:
-    r"""An exception as one line: its type, the first line of its message, and where it was raised.
+    r"""Format an exception as one line: its type, the first line of its message, and where it was raised.
 
     >>> in_one_line(ValueError("too short\nby far"))
     'ValueError: too short'

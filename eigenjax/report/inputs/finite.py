@@ -1,4 +1,4 @@
-"""Refusal of a problem that is not finite at its parameters: its Hessian has no eigenvalues."""
+"""Check that a problem is finite at its parameters; otherwise its Hessian has no eigenvalues."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -12,23 +12,23 @@ from eigenjax.report.inputs.errors import ReportError, in_one_line
 from eigenjax.report.inputs.problem import Problem, batches_of
 from eigenjax.vectors.tree import PyTree
 
-# Of the parts that are not finite, so many are named.
+# Number of nonfinite arrays that an error message names.
 _NAMED = 3
 
 
 def check_finite(problem: Problem, *, batch_size: int | None = None) -> None:
-    """Refuses parameters that are not finite, and a loss or a gradient that is not finite at them.
+    """Raise an error if the parameters, or the loss or its gradient at them, are not finite.
 
-    Data may hold NaN or Inf that a loss masks: they are named where the loss or its gradient is not finite.
+    Data may contain NaN or Inf that the loss masks. They are named only if the loss or its gradient is not finite.
 
     Args:
-        problem: with arrays as leaves.
+        problem: the loss, parameters and data, with arrays as leaves.
         batch_size: examples at a time; None for all at once.
 
     Raises:
         ReportError: names what is not finite.
 
-    Cost: one loss and gradient.
+    Cost: one evaluation of the loss and its gradient.
 
     Example:
         >>> check_finite(Problem(lambda w: jnp.sum(jnp.log(w)), jnp.array([1.0, 0.0])))
@@ -41,7 +41,7 @@ def check_finite(problem: Problem, *, batch_size: int | None = None) -> None:
         raise ReportError(
             f"{_named(found)}: give the parameters of a training that did not diverge, within the range of --dtype"
         )
-    # Whatever the settings for debugging: NaN is an answer here.
+    # Override JAX's debugging settings: here a NaN must be reported, not raised.
     with jax.debug_nans(False), jax.debug_infs(False):
         for place, batch in enumerate(batches_of(problem.data, batch_size)):
             among = "" if batch_size is None else f" of examples {place * batch_size} and following"
@@ -69,12 +69,12 @@ def _check_batch(problem: Problem, batch: PyTree, among: str) -> None:
 def _loss_and_gradient(loss: Callable, params: PyTree, batch: PyTree) -> tuple[jax.Array, PyTree]:
     arguments = (params,) if batch is None else (params, batch)
     value, gradient = jax.value_and_grad(loss, allow_int=True)(*arguments)
-    # Integers have derivatives of a dtype that does not leave a program.
+    # Derivatives with respect to integers have dtype float0, which a compiled program cannot return.
     return value, jax.tree.map(lambda g: None if g.dtype == jax.dtypes.float0 else g, gradient)
 
 
 def _not_finite(tree: PyTree, name: str) -> Iterator[str]:
-    """For each leaf with numbers that are not finite, a clause with their count and the first of them."""
+    """Yield, for each leaf with nonfinite numbers, a clause with their count and the first of them."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue

@@ -1,4 +1,4 @@
-"""A problem's operator that was asked for by name: the Hessian, the Gauss-Newton matrix or the Fisher information."""
+"""Operators of a problem by name: the Hessian, the Gauss-Newton matrix or the Fisher information matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,20 @@ NAMES = {
 
 
 def operator_of(problem: Problem, name: str = "hessian", *, batch_size: int | None = None) -> LinearOperator:
-    """The operator of this name, once it was seen to have products; costs an abstract trace.
+    """Build the operator with the given name, and trace one matvec abstractly to check it.
 
     Args:
-        problem: with a model and, for the Gauss-Newton matrix, a loss of its outputs.
-        name: "hessian", "gauss-newton", or "fisher": the exact one, categorical for integer targets, else Gaussian.
+        problem: the loss, parameters and data. The Fisher and Gauss-Newton matrices also need a model, the
+            Gauss-Newton matrix a loss of its outputs.
+        name: "hessian", "gauss-newton" or "fisher". The Fisher matrix is the exact one, with a categorical
+            likelihood for integer targets and a Gaussian likelihood otherwise.
         batch_size: examples at a time; None for all at once.
 
     Returns:
         The operator.
 
     Raises:
-        ReportError: if the problem lacks what it needs, or it cannot be taken.
+        ReportError: if the problem lacks a part that the operator needs, or the matvec cannot be traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,7 +59,7 @@ def operator_of(problem: Problem, name: str = "hessian", *, batch_size: int | No
 
 
 def lacking(problem: Problem, name: str) -> str | None:
-    """What the problem does not have and this operator needs; None if it has all."""
+    """Name the part of the problem that the operator needs and the problem lacks; None if it has all."""
     if name == "hessian":
         return None
     if problem.model is None:
@@ -69,7 +71,7 @@ def lacking(problem: Problem, name: str) -> str | None:
 
 
 def likelihood_of(problem: Problem) -> str:
-    """Of the Fisher information: that of labels for integer targets, else that of values with unit variance."""
+    """Choose the likelihood of the Fisher matrix: categorical for integer targets, else Gaussian with unit variance."""
     targets = jax.tree.leaves(problem.data[1])
     is_label = all(jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in targets)
     return "categorical" if is_label else "gaussian"

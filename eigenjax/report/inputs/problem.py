@@ -1,4 +1,4 @@
-"""A problem: the loss, parameters and data whose curvature is wanted, and how a person's own is found by its name."""
+"""Problem: the loss, parameters and data whose curvature is analyzed, and loading a user's problem by name."""
 
 import functools
 import importlib
@@ -14,20 +14,20 @@ from eigenjax.vectors.tree import PyTree
 
 
 class History(NamedTuple):
-    """What was seen of the curvature while a network trained: t records of one training."""
+    """Record of the loss and the curvature during training, at t steps of one run."""
 
     steps: Any
-    """(t,) optimiser steps taken."""
+    """(t,) optimizer steps taken."""
     losses: Any
-    """(t,) the training loss."""
+    """(t,) training losses."""
     eigenvalues: Any
-    """(t,) the largest eigenvalue of the Hessian."""
+    """(t,) largest eigenvalues of the Hessian."""
     learning_rate: float | None = None
-    """Of plain gradient descent, which is stable while the largest eigenvalue is below 2 / learning_rate."""
+    """Step size of plain gradient descent, stable while the largest eigenvalue is below 2 / learning_rate."""
 
 
 class Problem(NamedTuple):
-    """A loss, its parameters and its data: what `python -m eigenjax spectrum --problem` asks of a function.
+    """Loss, parameters and data, as returned by the function named in `python -m eigenjax spectrum --problem`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -39,32 +39,32 @@ class Problem(NamedTuple):
     loss: Callable
     """loss(params) -> scalar, or loss(params, data) -> scalar, the mean over the data's examples."""
     params: PyTree
-    """A pytree of arrays."""
+    """Pytree of arrays."""
     data: PyTree = None
-    """A pytree of arrays with a leading axis of examples; None for a loss of the parameters alone."""
+    """Pytree of arrays with a leading axis of examples; None for a loss of the parameters alone."""
     model: Callable | None = None
-    """model(params, inputs) -> outputs, for the Gauss-Newton and the Fisher matrix; the Hessian needs none."""
+    """model(params, inputs) -> outputs, for the Gauss-Newton and Fisher matrices; the Hessian needs none."""
     loss_of_output: Callable | None = None
     """loss_of_output(outputs, targets) -> scalar mean, for the Gauss-Newton matrix."""
     history: History | None = None
-    """Of the training, where one was kept: it is drawn as the eigenvalue against the training step."""
+    """Record of the training, drawn as the largest eigenvalue against the training step; None for no picture."""
 
     def arguments(self) -> tuple[PyTree, ...]:
-        """What the loss takes: the parameters, and the data where there are any."""
+        """Return the arguments of the loss: the parameters, and the data unless they are None."""
         return (self.params,) if self.data is None else (self.params, self.data)
 
 
 def load_problem(name: str) -> Problem:
-    """Calls a function named `package.module:function`, which takes nothing and returns a `Problem`.
+    """Call the function named `package.module:function`, which takes no arguments and returns a `Problem`.
 
     Args:
-        name: of the function; its module must be importable.
+        name: name of the function; its module must be importable.
 
     Returns:
-        The problem, once its loss was seen to give a scalar.
+        The problem, after checking that its loss is a scalar.
 
     Raises:
-        ReportError: if the name, the module, the function or its result is not what it should be.
+        ReportError: if the name, the module, the function or its result is invalid.
 
     Example:
         >>> load_problem("json")
@@ -91,7 +91,7 @@ def load_problem(name: str) -> Problem:
 
 
 def _hashable(function: Callable | None) -> Callable | None:
-    """The function under another name where it cannot be told apart by its hash, as programs are."""
+    """Wrap a function that has no hash, because compiled programs are cached by the hash of their functions."""
     try:
         hash(function)
     except TypeError:
@@ -101,7 +101,7 @@ def _hashable(function: Callable | None) -> Callable | None:
 
 
 def check_problem(problem: Problem) -> None:
-    """Refuses a problem whose loss does not give one floating-point number; costs one abstract trace.
+    """Raise an error for a problem whose loss is not one floating-point number; costs one abstract trace.
 
     >>> check_problem(Problem(lambda w: 2 * w, jnp.ones(3)))
     Traceback (most recent call last):
@@ -149,7 +149,7 @@ def _check_history(history: Any) -> None:
 
 
 def num_parameters(params: PyTree) -> int:
-    """How many floating-point numbers the parameters hold: the Hessian is that large.
+    """Count the floating-point numbers in the parameters: the dimension of the Hessian.
 
     >>> num_parameters({"kernel": jnp.ones((2, 3)), "steps": jnp.zeros((), int)})
     6
@@ -165,7 +165,7 @@ def num_parameters(params: PyTree) -> int:
 
 
 def num_examples(data: PyTree) -> int | None:
-    """The length of the leading axis that all arrays of the data share; None without data.
+    """Return the length of the leading axis that all arrays of the data share; None without data.
 
     >>> num_examples((jnp.ones((5, 2)), jnp.zeros(5, int))), num_examples(None)
     (5, None)
@@ -180,7 +180,7 @@ def num_examples(data: PyTree) -> int | None:
 
 
 def batches_of(data: PyTree, batch_size: int | None) -> Iterator[PyTree]:
-    """Consecutive parts of the data, the last one smaller if it must be; all of it for a batch_size of None.
+    """Yield consecutive batches of the data, the last one possibly smaller; all data if batch_size is None.
 
     >>> [len(batch) for batch in batches_of(jnp.ones((5, 2)), 2)], list(batches_of(None, 2))
     ([2, 2, 1], [None])
@@ -200,7 +200,7 @@ def _find(name: str) -> Callable:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A package that the module itself lacks is another matter, and its name is in the message.
+        # The message names the module that is missing: this one, or one that it imports.
         raise ReportError(f"--problem {name}: {error}") from error
     except Exception as error:
         raise ReportError(f"--problem {name}: importing {module_name} failed: {in_one_line(error)}") from error

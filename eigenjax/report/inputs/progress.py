@@ -1,6 +1,6 @@
-"""Progress bars for a person at a terminal, plain lines for everything else.
+"""Progress bars on a terminal, plain lines elsewhere.
 
-Bars and lines go to standard error, so that a table on standard output can be kept by itself.
+Bars and lines go to standard error, so that standard output contains only the tables.
 """
 
 import contextlib
@@ -11,28 +11,28 @@ Update = Callable[[int, str], None]
 
 
 class Progress:
-    """Tells how far each stage of the work is; silent about stages that never started."""
+    """Display of the progress of each stage of a report."""
 
     def __init__(self, console=None):
-        """Writes to a `rich.console.Console`, by default a new one on standard error."""
+        """Write to a `rich.console.Console`, by default a new one on standard error."""
         from rich.console import Console
 
         self.console = Console(stderr=True, highlight=False) if console is None else console
 
     def say(self, line: str) -> None:
-        """One line of plain text, never wrapped and never coloured."""
+        """Print one line of plain text, never wrapped and never colored."""
         self.console.print(line, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Update]:
-        r"""Shows one stage of `total` pieces of work, as a bar or, without a terminal, as one line at its end.
+        r"""Show one stage of `total` units of work, as a bar or, without a terminal, as one line at its end.
 
         Args:
-            title: a word or two.
-            total: how many pieces.
+            title: name of the stage, one or two words.
+            total: number of units.
 
         Yields:
-            `update(completed, note)`, to be called now and then.
+            A function `update(completed, note)`, to be called after each part of the work.
 
         Example:
             >>> import io
@@ -60,7 +60,7 @@ class Progress:
         from rich import progress
         from rich.table import Column
 
-        # Together 80 columns, with notes of up to 46.
+        # The columns add up to 80 characters with a note of 46.
         return progress.Progress(
             progress.TextColumn("{task.description:<9}", table_column=Column(no_wrap=True)),
             progress.BarColumn(bar_width=14),

@@ -1,4 +1,4 @@
-"""The files of a report: the folder and its manifest, records as JSON, the HTML page.
+"""Files of a report: the folder and its manifest, records as JSON, the HTML page.
 
 Imports `report.inputs`, `report.analysis` and `report.pictures`.
 """

@@ -1,4 +1,4 @@
-"""A folder of results that appears whole or not at all, and in which only files of ours are ever replaced."""
+"""Results folder that is written completely or not at all, and in which only files of a report are replaced."""
 
 import contextlib
 import itertools
@@ -20,26 +20,26 @@ def staged(
     expected: Iterable[str] = (),
     placed: Callable[[str | os.PathLike], None] = lambda _: None,
 ) -> Iterator[pathlib.Path]:
-    """Gives a scratch folder whose files move to `out` when the block ends well, and vanish when it does not.
+    """Provide a scratch folder whose files move to `out` if the block succeeds, and are deleted if it fails.
 
-    Entering already proves that `out` can be written, before minutes are spent. A file in `out` is replaced or
-    deleted only if an earlier report wrote it and it has not changed since: the hashes in `spectrum.json` tell.
-    Files of an earlier report that the new one does not have are deleted.
+    On entry this checks that `out` can be written, before the computation starts. A file in `out` is replaced or
+    deleted only if an earlier report wrote it and its hash still equals the one in `spectrum.json`.
+    Files of an earlier report that the new report does not contain are deleted.
 
     Args:
-        out: the folder to fill; it and its parents are made where they are missing.
-        expected: names that the block may write. What stands in their way is refused on entering.
-        placed: called at the end with the folder that holds the files.
+        out: the folder to fill; it and its missing parents are created.
+        expected: file names that the block may write. Entry fails if `out` contains other files with these names.
+        placed: called at the end with the folder that contains the files.
 
     Yields:
         An empty folder on the same file system.
 
     Raises:
-        ReportError: if `out` is a file, cannot be written, or holds under an expected name what is not ours.
+        ReportError: if `out` is a file, cannot be written, or contains an expected name that no report wrote.
 
     Warns:
-        RuntimeWarning: if at the end something is in the way that was not refused on entering. The results then stay
-            whole, in a folder of their own, which the warning names.
+        RuntimeWarning: if a file that appeared during the block has the name of a result. All results then stay
+            together in a separate folder, which the warning names.
 
     Example:
         >>> parent = pathlib.Path(tempfile.mkdtemp())
@@ -76,7 +76,7 @@ def _refusing(out: str | os.PathLike) -> Iterator[None]:
 
 
 def _check_free(target: pathlib.Path, names: Iterable[str]) -> None:
-    # A name that no folder can have shows here, not after the work.
+    # An invalid path raises an error here, before the computation.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         target.lstat()
     if is_there(target) and not target.is_dir():
@@ -92,14 +92,14 @@ def _check_free(target: pathlib.Path, names: Iterable[str]) -> None:
 
 
 def _blocked(target: pathlib.Path, names: Iterable[str]) -> list[str]:
-    """Of these names, those under which there is something that is not ours."""
+    """List the names that exist in the folder but were not written by a report."""
     there = [name for name in names if is_there(target / name)]
     own = own_files(target) if there else frozenset()
     return [name for name in there if name not in own]
 
 
 def _make_scratch(target: pathlib.Path, undo: contextlib.ExitStack) -> pathlib.Path:
-    # Within an existing target, because its parent may be read-only or on another file system.
+    # Inside an existing target, because its parent may be read-only or on another file system.
     parent = target if target.exists() else target.parent
     for folder in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
         folder.mkdir()
@@ -115,14 +115,14 @@ def _remove_if_empty(folder: pathlib.Path) -> None:
 
 
 def _move(scratch: pathlib.Path, target: pathlib.Path) -> list[str]:
-    """Puts the files in their place; or moves nothing, and returns the names under which something else stands."""
+    """Move the files to the target; if other files have their names, move nothing and return those names."""
     if not is_there(target):
         scratch.chmod(0o777 & ~_umask())
         scratch.rename(target)
         return []
     if not target.is_dir():
         return [target.name]
-    # The list last: it never names what is not there.
+    # The manifest is moved last, so that it never lists a missing file.
     names = sorted((path.name for path in scratch.iterdir()), key=lambda name: (name == CONTENTS, name))
     own = own_files(target)
     blocked = [name for name in names if is_there(target / name) and name not in own]
@@ -137,7 +137,7 @@ def _move(scratch: pathlib.Path, target: pathlib.Path) -> list[str]:
 
 
 def _keep_apart(scratch: pathlib.Path, target: pathlib.Path, blocked: list[str]) -> pathlib.Path:
-    """Makes the scratch folder the place of the results, which may have taken hours; returns its new path."""
+    """Rename the scratch folder to a visible name, so that the results are not lost; return its new path."""
     places = (scratch.with_name(f"eigenjax-report-{number}") for number in itertools.count(1))
     place = next(path for path in places if not is_there(path))
     scratch.chmod(0o777 & ~_umask())
@@ -152,7 +152,7 @@ def _keep_apart(scratch: pathlib.Path, target: pathlib.Path, blocked: list[str])
 
 
 def _umask() -> int:
-    # mkdtemp makes private folders; a report is as readable as any other file of the person's.
+    # mkdtemp creates private folders; a report gets the permissions of the user's other files.
     mask = os.umask(0)
     os.umask(mask)
     return mask

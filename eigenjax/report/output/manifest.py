@@ -1,7 +1,7 @@
-"""Proof of which files in a folder are a report's own: a hash of each as written, kept in `spectrum.json`.
+"""Manifest of a report: the hash of each file as written, stored in `spectrum.json`.
 
-A name in a list proves nothing: a file of another program may hold such a list, and a file of ours may have been
-edited since. A file is ours if its bytes still have the hash that an intact list of ours gives for its name.
+A list of names would not be enough: another program may write such a list, and a user may edit a file of a report.
+A file belongs to the report if its hash equals the one that an unchanged manifest gives for its name.
 """
 
 import hashlib
@@ -11,18 +11,18 @@ import pathlib
 import stat
 from typing import Any
 
-# Lists the files of a report under "files", and their hashes under "manifest".
+# This file lists the files of a report under "files", and their hashes under "manifest".
 CONTENTS = "spectrum.json"
 FORMAT = "eigenjax report, 1"
-# The list cannot hold its own hash: its hash is that of its text with this in the hash's place.
+# The file cannot contain its own hash: its hash is that of its text with this placeholder instead.
 _BLANK = "0" * 64
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Adds the hashes of all files to the list of a finished report; a folder without a list is left as it is.
+    """Add the hashes of all files to `spectrum.json` of a finished report; without that file, do nothing.
 
     Args:
-        folder: of plain files; `spectrum.json` in it holds a dict, as JSON.
+        folder: a folder of plain files; `spectrum.json` in it contains a JSON object.
     """
     path = folder / CONTENTS
     document = _document(path)
@@ -36,13 +36,13 @@ def seal(folder: pathlib.Path) -> None:
 
 
 def own_files(folder: pathlib.Path) -> frozenset[str]:
-    """Names of the files in a folder that a report of ours wrote and nobody has changed since.
+    """Return the names of the files in a folder that a report wrote and that are unchanged.
 
     Args:
-        folder: any folder, or a path where there is none.
+        folder: any folder, or a path that does not exist.
 
     Returns:
-        Plain names of regular files; none without an intact list.
+        Names of regular files; empty without an unchanged `spectrum.json`.
 
     Example:
         >>> import tempfile
@@ -59,12 +59,12 @@ def own_files(folder: pathlib.Path) -> frozenset[str]:
 
 
 def is_there(path: pathlib.Path) -> bool:
-    """Whether anything has this path, a link to nothing included."""
+    """Return True if the path exists, including a broken symbolic link."""
     return os.path.lexists(path)
 
 
 def _intact_list(path: pathlib.Path) -> dict[str, str]:
-    """Hashes by name, of a list that has its own hash still; else none."""
+    """Read the hashes by file name from a manifest whose own hash is correct; else return an empty dict."""
     document = _document(path)
     manifest = None if document is None else document.get("manifest")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -86,7 +86,7 @@ def _document(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _has_hash(folder: pathlib.Path, name: str, wanted: str) -> bool:
-    # Only plain names: a list never reaches outside its folder.
+    # Only plain names: a manifest must not refer to files outside its folder.
     if pathlib.PurePath(name).name != name or "\0" in name:
         return False
     try:
@@ -96,7 +96,7 @@ def _has_hash(folder: pathlib.Path, name: str, wanted: str) -> bool:
 
 
 def _is_plain_file(path: pathlib.Path) -> bool:
-    """Not a folder, and not a link: what a link leads to is somebody else's."""
+    """Return True for a regular file that is not a link: the target of a link does not belong to the report."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: pictures within it, a style sheet of its own, no scripts."""
+"""Report as one self-contained HTML page, with embedded pictures and style sheet, and without scripts."""
 
 import html
 import importlib.resources
@@ -10,10 +10,10 @@ from eigenjax.report.output import page_tables
 from eigenjax.report.output.panels import Panel
 from eigenjax.report.output.svg import inline_svg
 
-# Nothing may be fetched or run, whatever a name in a problem says.
+# Forbid loading and running anything, even if a name in a problem contains HTML.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-# The sections in their order, and what a reader should know of them.
+# Titles of the sections, in order; `_ABOUT` explains some of them.
 _SECTIONS = {
     "pairs": "Eigenpairs",
     "convergence": "How they were found",
@@ -37,23 +37,23 @@ _ABOUT = {
 
 
 def write_page(path: pathlib.Path, document: Mapping[str, Any], panels: Mapping[str, list[Panel]]) -> None:
-    """Writes the page.
+    """Write the HTML page to a file.
 
     Args:
-        path: of the file.
-        document: what `spectrum.json` holds.
-        panels: pictures by the section they belong to.
+        path: path of the file.
+        document: the contents of `spectrum.json`.
+        panels: lists of pictures by the name of their section.
     """
-    # Names may hold halves of letters, which no encoding has.
+    # Names may contain unpaired surrogates, which UTF-8 cannot encode.
     path.write_text(page(document, panels), encoding="utf-8", errors="replace")
 
 
 def page(document: Mapping[str, Any], panels: Mapping[str, list[Panel]]) -> str:
-    """The page as text; every word of a problem, a layer or an option is escaped.
+    """Format the page as HTML, with all names of problems, layers and options escaped.
 
     Args:
-        document: what `spectrum.json` holds.
-        panels: pictures by the section they belong to.
+        document: the contents of `spectrum.json`.
+        panels: lists of pictures by the name of their section.
 
     Returns:
         HTML.
@@ -76,7 +76,7 @@ def page(document: Mapping[str, Any], panels: Mapping[str, list[Panel]]) -> str:
 
 
 def _section(name: str, document: Mapping[str, Any], panels: list[Panel]) -> Iterable[str]:
-    """A section, with a line for what is missing; nothing at all where there is nothing to say."""
+    """Yield the HTML of a section, with a note if it failed or was omitted; nothing if it is empty."""
     tables, note = page_tables.of_section(name, document), document["notes"].get(name)
     if not (tables or panels or note):
         return
@@ -87,7 +87,7 @@ def _section(name: str, document: Mapping[str, Any], panels: list[Panel]) -> Ite
     elif name in _ABOUT:
         yield f'<p class="about">{_ABOUT[name]}</p>'
     if panels:
-        # A narrow table stands beside a picture that is alone, where the page is wide.
+        # On a wide page a narrow table is placed beside a single picture.
         beside, below = (tables, []) if name in _BESIDE else ([], tables)
         tables = below
         yield '<div class="pictures">'

@@ -1,4 +1,4 @@
-"""The numbers of a report as HTML: the summary on top, the tables of its sections, and with what it was made."""
+"""Numbers of a report as HTML: the summary on top, the tables of the sections, and the details of the run."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ _NAMES = {"lanczos": "Lanczos", "power": "deflated power iteration"}
 
 
 def summary(document: Mapping[str, Any]) -> Iterable[str]:
-    """What was looked at, the numbers that matter most, and whether they can be trusted."""
+    """Yield the HTML of the summary: the problem, the main numbers, and the status of each solve."""
     problem, algorithms = document["problem"], document["algorithms"]
     examples = "no data" if problem["num_examples"] is None else f"{problem['num_examples']:,} examples"
     where = f"{document['device']['count']} x {document['device']['kind']}"
@@ -33,7 +33,7 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
 
 
 def of_section(name: str, document: Mapping[str, Any]) -> list[str]:
-    """The tables of a section; none where there is nothing."""
+    """Return the HTML tables of a section; an empty list if it has none."""
     if name not in _TABLES:
         return []
     key, make = _TABLES[name]
@@ -41,7 +41,7 @@ def of_section(name: str, document: Mapping[str, Any]) -> list[str]:
 
 
 def details(document: Mapping[str, Any]) -> Iterable[str]:
-    """The arguments, versions, the device, the parameters' leaves and the files."""
+    """Yield the HTML of the details: arguments, versions, device, the parameters' leaves, and files."""
     yield '<section id="details">\n<h2>How this was made</h2>'
     arguments = [(name, _plain(value)) for name, value in document["arguments"].items()]
     yield table("Arguments", ("", ""), arguments, texts=2)
@@ -57,7 +57,7 @@ def details(document: Mapping[str, Any]) -> Iterable[str]:
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, texts: int = 1) -> str:
-    """A table that scrolls by itself where the page is narrower; the first `texts` columns are words.
+    """Format an HTML table that scrolls if the page is narrower; the first `texts` columns are left-aligned text.
 
     >>> table("", (), [("<a>", 3)])
     '<div class="table"><table><tr><td class="text">&lt;a&gt;</td><td>3</td></tr></table></div>'
@@ -195,7 +195,7 @@ def _plain(value: Any) -> str:
     return "by default" if value is None else str(value)
 
 
-# By the section: what of the document it is made of, and the tables.
+# By section: the key of its entry in the document, and the function that makes its tables.
 _TABLES = {
     "pairs": ("algorithms", _pairs),
     "convergence": ("algorithms", _spent),

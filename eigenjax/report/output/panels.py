@@ -1,4 +1,4 @@
-"""Which pictures a report has, each on axes of its own, so that a page can place them as its width allows."""
+"""Pictures of a report's page, each in a separate figure, so that the page arranges them by its width."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from eigenjax.report.pictures.eigenvalues import allowed, title_of
 
 
 class Panel(NamedTuple):
-    """A picture and what is to be seen in it."""
+    """Picture with its caption."""
 
-    name: str  # of its own within the page
-    caption: str
-    axes: Any  # of matplotlib, alone in their figure
+    name: str  # unique within the page
+    caption: str  # text below the picture
+    axes: Any  # matplotlib axes, the only ones in their figure
 
 
 def draw_panels(
@@ -29,18 +29,18 @@ def draw_panels(
     eigenvalues: np.ndarray,
     history: History | None,
 ) -> dict[str, list[Panel]]:
-    """Draws all pictures there are numbers for.
+    """Draw all pictures for which there are results.
 
     Args:
-        solves: by the name of the algorithm.
-        tol: of the residuals.
-        additions: beside the pairs.
-        landscape: as surveyed; None for none.
-        eigenvalues: of its directions.
-        history: of the training; None for none.
+        solves: results by the name of the algorithm.
+        tol: relative tolerance of the residuals.
+        additions: results of the additional analyses.
+        landscape: the loss around the parameters; None if it was not evaluated.
+        eigenvalues: (d,) eigenvalues of the directions of the landscape.
+        history: record of the training; None if there is none.
 
     Returns:
-        The pictures by the section they belong to.
+        Lists of pictures by the name of their section.
     """
     panels = {"pairs": _pairs(solves, tol), "convergence": _convergence(solves, additions, tol)}
     if additions.density is not None:
@@ -119,9 +119,9 @@ def _training(history: History) -> list[Panel]:
     ]
 
 
-# What is saved as a file of its own beside the page, for slides and papers; the others are put together for it.
+# Only these pictures of the page are also saved as files; `command` draws combined figures of the others.
 def save_pictures(panels: dict[str, list[Panel]], save: Callable[[str, Any], None]) -> None:
-    """Gives the figures of the sections that are files too: `save(name, figure)`."""
+    """Call `save(name, figure)` for each picture of the page that is also saved as a file."""
     for name in ("density", "layers", "convergence"):
         for panel in panels.get(name, []):
             save(name, panel.axes.figure)

@@ -1,4 +1,4 @@
-"""The numbers of a report as files: `spectrum.json` for reading, `eigenpairs.npz` for going on with."""
+"""Numbers of a report as files: `spectrum.json` with all results, `eigenpairs.npz` with the eigenvectors."""
 
 import datetime
 import importlib.metadata
@@ -22,9 +22,9 @@ from eigenjax.result import EigenResult, Status
 from eigenjax.spectrum import SpectralDensity
 from eigenjax.vectors.tree import PyTree
 
-# Units of rounding of the largest eigenvalue, within which a Rayleigh quotient is that of the product as computed.
+# Rounding errors of a Rayleigh quotient are at most this times eps times the largest eigenvalue.
 _ROUNDING = 4.0
-# Where the distribution of all eigenvalues is tabulated, from the lowest to the largest.
+# Number of points at which the distribution of all eigenvalues is tabulated, from the lowest to the largest.
 _NUM_PLACES = 13
 
 _PACKAGES = ("eigenjax", "jax", "jaxlib", "numpy", "flax", "optax", "scikit-learn", "matplotlib")
@@ -41,20 +41,20 @@ def document_of(
     seconds: float,
     files: list[str],
 ) -> dict[str, Any]:
-    """Everything that was found, and what it was found with, as `spectrum.json` and the page hold it.
+    """Collect all results, arguments and versions, as `spectrum.json` and the page contain them.
 
     Args:
-        arguments: of the command, by name.
-        problem: whose curvature it was.
-        op: the operator.
-        solves: by the name of the algorithm.
-        additions: what there is beside the pairs.
-        loss: at the parameters, where it was evaluated.
-        seconds: of the whole run.
-        files: all the names in the folder, so that a later run knows which to replace.
+        arguments: arguments of the command, by name.
+        problem: the problem.
+        op: its operator.
+        solves: results by the name of the algorithm.
+        additions: results of the additional analyses.
+        loss: loss at the parameters; None if it was not evaluated.
+        seconds: wall time of the whole run.
+        files: all file names in the folder.
 
     Returns:
-        Dicts, lists, texts and numbers; None for what is no finite number.
+        Nested dicts and lists of strings and numbers; None in place of NaN and Inf.
     """
     document = {
         "arguments": arguments,
@@ -81,23 +81,23 @@ def document_of(
 
 
 def write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
-    """Writes `spectrum.json`."""
+    """Write a document as JSON, without NaN and Inf."""
     path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_eigenpairs(path: pathlib.Path, solve: Solve) -> None:
-    """Writes the pairs of one algorithm, eigenvectors as rows of n numbers.
+    """Write the pairs of one algorithm as an npz file, with eigenvectors as rows of n numbers.
 
-    The wanted group gives `eigenvalues` (k,), `eigenvectors` (k, n), `residuals` and `converged`; the lowest pairs,
-    where they are another group, the same with `lowest_` before the name. `layout` is JSON text: for each leaf, in the
-    order of the numbers in a row, its path, shape and offset.
+    The arrays of the requested pairs are `eigenvalues` (k,), `eigenvectors` (k, n), `residuals` and `converged`.
+    If the lowest pairs are a separate group, their arrays have the prefix `lowest_`. `layout` is JSON text: for each
+    leaf, in the order of the numbers in a row, its path, shape and offset.
 
     Args:
-        path: of the file.
-        solve: its first group is the wanted one.
+        path: path of the file.
+        solve: results of the algorithm; the first group holds the requested pairs.
 
     Example:
-        Of `pairs = numpy.load(path)`, the part of the sharpest eigenvector that belongs to one leaf:
+        From `pairs = numpy.load(path)`, extract one leaf of the first eigenvector:
 
             leaf = json.loads(str(pairs["layout"]))[0]
             size = math.prod(leaf["shape"])
@@ -115,7 +115,7 @@ def write_eigenpairs(path: pathlib.Path, solve: Solve) -> None:
 
 
 def rows(vectors: PyTree) -> np.ndarray:
-    """A basis as a matrix (k, n), leaf after leaf.
+    """Concatenate the leaves of a basis to a matrix (k, n).
 
     >>> rows({"bias": np.zeros((2, 1)), "kernel": np.ones((2, 2, 2))}).shape
     (2, 5)
@@ -124,7 +124,7 @@ def rows(vectors: PyTree) -> np.ndarray:
 
 
 def layout(vectors: PyTree) -> list[dict[str, Any]]:
-    """Where each leaf of a basis lies in the rows of its matrix.
+    """List the path, shape and offset of each leaf of a basis within a row of its matrix.
 
     >>> layout({"bias": np.zeros((2, 1)), "kernel": np.ones((2, 2, 2))})
     [{'path': 'bias', 'shape': [1], 'offset': 0}, {'path': 'kernel', 'shape': [2, 2], 'offset': 1}]
@@ -140,17 +140,17 @@ def layout(vectors: PyTree) -> list[dict[str, Any]]:
 
 
 def error_bounds(result: EigenResult, operator_norm: float = 0.0) -> np.ndarray:
-    """Bound the errors of eigenvalues by their residuals, and by the rounding of the largest eigenvalue."""
+    """Bound the errors of eigenvalues by the residual, or by the rounding error of the largest eigenvalue."""
     values = np.asarray(result.eigenvalues)
     largest = max(operator_norm, float(np.max(np.abs(values.astype(np.float64)))))
     return np.maximum(np.asarray(result.residuals, np.float64), _ROUNDING * np.finfo(values.dtype).eps * largest)
 
 
 def error_estimates(result: EigenResult, which: str, operator_norm: float = 0.0) -> np.ndarray:
-    """Estimate the errors of eigenvalues: the residual r, or r^2 / gap where a pair stands apart (Kato-Temple).
+    """Estimate the errors of eigenvalues by the residual r, or by r^2 / gap for a separated pair (Kato-Temple).
 
-    Of the largest or the lowest eigenvalues the gap is that to the others found, and there is none for the last pair,
-    whose further neighbor is not known. It would be a bound if all eigenvalues were known.
+    The gap is the smallest distance to another eigenvalue found, less its residual. The last of the largest or lowest
+    pairs has no gap, because its next neighbor is unknown. The estimate is a bound if no eigenvalue is missing.
 
     >>> residuals, flags = np.array([1e-3, 1e-3, 1e-3]), np.ones(3, bool)
     >>> print(error_estimates(EigenResult(np.array([3.0, 2.0, 1.0]), None, residuals, flags, 0, 9), "LA").round(7))
@@ -170,7 +170,7 @@ def error_estimates(result: EigenResult, which: str, operator_norm: float = 0.0)
 
 
 def plain(value: Any) -> Any:
-    """Arrays as lists, and None for what JSON has no number for.
+    """Convert arrays to lists, and NaN and Inf to None, for JSON.
 
     >>> plain({"a": np.array([1.0, np.nan]), "b": (np.int32(2), True)})
     {'a': [1.0, None], 'b': [2, True]}
@@ -251,6 +251,6 @@ def _versions() -> dict[str, str]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            # A checkout on the path, or an extra that this run had no need of.
+            # The package is not installed: a source checkout, or an extra that this run does not need.
             continue
     return versions

@@ -1,4 +1,4 @@
-"""A figure as SVG within a page, in the colours of its light and dark side, and as files of its own."""
+"""Figures as inline SVG, in the colors of the page's light or dark theme, and as files."""
 
 import html
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 from eigenjax.report.pictures import canvas
 
-# The page's style sheet gives each a value on either side.
+# The page's style sheet gives each variable a value for the light and the dark theme.
 _VARIABLES = {
     canvas.BLUE: "var(--blue)",
     canvas.ORANGE: "var(--orange)",
@@ -19,20 +19,20 @@ _VARIABLES = {
     canvas.GREY: "var(--grey)",
     canvas.GRID: "var(--grid)",
 }
-# What would name an address outside, or a date: a page is to be itself alone, and the same for the same numbers.
+# Omit external addresses and dates, so that the page is self-contained and the same numbers give the same bytes.
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def inline_svg(figure: Any, name: str, label: str) -> str:
-    """An `svg` element: texts as shapes, as wide as the page allows, with names of its own for all its parts.
+    """Format a figure as an `svg` element that scales with the page, with text as shapes and unique ids.
 
     Args:
-        figure: of matplotlib.
-        name: of letters, digits and "-", of this picture alone within its page.
-        label: what is to be seen, for those who cannot.
+        figure: a matplotlib figure.
+        name: name of the picture, unique within its page, of letters, digits and "-".
+        label: description of the picture, for screen readers.
 
     Returns:
-        HTML.
+        The `svg` element as HTML text.
 
     Example:
         >>> svg = inline_svg(canvas.new_figure(2, 1), "empty", "nothing < something")
@@ -41,12 +41,12 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
     """
     text = _svg(figure, transparent=True)
     text = text[text.index("<svg") :]
-    # One for all pictures is in the page's style sheet.
+    # The page's style sheet contains these rules once for all pictures.
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = _renamed(text, name)
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
-    # Its size is that of its place: only the ratio of its sides, in viewBox, is its own.
+    # The page sets the size: only the aspect ratio, in viewBox, stays.
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height|version|xmlns(:\w+)?)="[^"]*"', "", head)
     rest = rest.replace("xlink:href", "href")
@@ -54,12 +54,12 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
 
 
 def save_figure(figure: Any, path: pathlib.Path, formats: Sequence[str]) -> None:
-    """Saves a figure in each format, the same bytes for the same numbers.
+    """Save a figure in each format; the same numbers give the same bytes.
 
     Args:
-        figure: of matplotlib.
-        path: of the files, without what each format adds to it.
-        formats: of "png", "svg" and "pdf".
+        figure: a matplotlib figure.
+        path: path of the files without their suffix.
+        formats: any of "png", "svg" and "pdf".
     """
     for kind in formats:
         target = path.with_name(f"{path.name}.{kind}")
@@ -77,7 +77,7 @@ def _svg(figure: Any, **options: Any) -> str:
 
 
 def _renamed(text: str, name: str) -> str:
-    """Some names are random, others the same in every picture: here each is the picture's and a number."""
+    """Replace the ids of an SVG, random or shared by all pictures, by the picture's name and a number."""
     names = {old: f"{name}-{number}" for number, old in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', text)))}
     replace = lambda match: match[1] + names.get(match[2], match[2]) + match[3]
     return re.sub(r'(\bid="|href="#|url\(#)([^")]+)("|\))', replace, text)

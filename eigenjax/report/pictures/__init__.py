@@ -1,6 +1,6 @@
-"""Pictures of spectra: each function takes numbers and, if given, the axes to draw them on, and returns the axes.
+"""Pictures of spectra: each function draws numbers on the given or on new matplotlib axes, and returns the axes.
 
-Figures are made of matplotlib's objects alone: no window, no global state. Without `axes` a new figure is made,
+No function opens a window or changes matplotlib's global state. Without `axes` a new figure is created, which is
 `axes.figure`:
 
     axes = draw_density(spectral_density(op, key=key))

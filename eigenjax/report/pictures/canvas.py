@@ -1,4 +1,4 @@
-"""What all pictures share: their colours, new figures, the dress of axes, and the check of what is to be drawn."""
+"""Shared parts of all pictures: colors, new figures, the style of axes, and the check of arguments."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ import numpy as np
 
 from eigenjax.report.pictures.words import literal
 
-# Told apart by all common kinds of colour vision, and in grey; the first two are used first.
+# Distinguishable with all common kinds of color vision, and in grayscale; used in this order.
 BLUE, ORANGE, GREEN, PURPLE = "#1f5fa8", "#d9661f", "#1b8a6b", "#8f55ad"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE)
-# Of text and lines that carry no data. A page with a dark side replaces these, and the above, by name.
+# Colors of text and of lines without data. The HTML page replaces all of these colors in its dark theme.
 INK, GREY, GRID = "#222222", "#707070", "#dddddd"
 
 DPI = 150
-# Beyond this ratio of the largest to the smallest, positive numbers are drawn on a logarithmic axis.
+# Positive numbers whose ratio of largest to smallest exceeds this are drawn on a logarithmic axis.
 WIDE = 30.0
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A `matplotlib.figure.Figure` of so many inches, known to no window.
+    """Create a `matplotlib.figure.Figure` of the given size in inches, without a window.
 
     Raises:
-        ImportError: names the pip extra, where matplotlib is missing.
+        ImportError: if matplotlib is missing; names the pip extra.
     """
     try:
         from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def axes_or_new(axes: Any, width: float = 4.6, height: float = 3.5) -> Any:
-    """The axes given, or those of a new figure."""
+    """Return the given axes, or the axes of a new figure for None."""
     if axes is None:
         return new_figure(width, height).subplots()
     if not (hasattr(axes, "plot") and hasattr(axes, "set_yscale")):
@@ -40,7 +40,7 @@ def axes_or_new(axes: Any, width: float = 4.6, height: float = 3.5) -> Any:
 
 
 def figure_or_new(figure: Any, width: float, height: float) -> Any:
-    """The figure given, or a new one."""
+    """Return the given figure, or a new one for None."""
     if figure is None:
         return new_figure(width, height)
     if not hasattr(figure, "subplots"):
@@ -49,7 +49,7 @@ def figure_or_new(figure: Any, width: float, height: float) -> Any:
 
 
 def dress(axes: Any, *, title: str | None = None, x: str | None = None, y: str | None = None, grid: bool = True) -> Any:
-    """Grid, colours and texts, once everything is drawn; returns the axes."""
+    """Set the grid, colors and texts of axes after everything is drawn; return the axes."""
     if grid:
         axes.grid(visible=True, color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -66,14 +66,14 @@ def dress(axes: Any, *, title: str | None = None, x: str | None = None, y: str |
 
 
 def legend(axes: Any, **options: Any) -> None:
-    """A legend without a box, where there is anything to tell apart."""
+    """Add a legend without a box if the axes have any labels."""
     if axes.get_legend_handles_labels()[0]:
         drawn = axes.legend(labelcolor=INK, **{"frameon": False, **options})
         literal(drawn.get_texts())
 
 
 def scale_by_decades(axis: Any) -> None:
-    """Numbers 1, 2 and 5 of each decade on a logarithmic axis, written out: of a few decades only."""
+    """Label 1, 2 and 5 of each decade of a logarithmic axis in full; meant for few decades."""
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -82,7 +82,7 @@ def scale_by_decades(axis: Any) -> None:
 
 
 def numbers(name: str, values: Any, *, ndim: tuple[int, ...] = (1,)) -> np.ndarray:
-    """An argument as an array of real float64, or an error that names it.
+    """Convert an argument to an array of float64, or raise an error that names the argument.
 
     >>> numbers("residuals", [1, 2])
     array([1., 2.])
@@ -104,7 +104,7 @@ def numbers(name: str, values: Any, *, ndim: tuple[int, ...] = (1,)) -> np.ndarr
 
 
 def paired(name: str, values: np.ndarray, against: str, other: np.ndarray) -> None:
-    """Refuses two arguments whose leading axes differ."""
+    """Raise an error if the leading axes of two arguments differ in length."""
     if len(values) != len(other):
         raise ValueError(
             f"{name} has {len(values)} rows and {against} {len(other)}: give one of {name} for each of {against}"
@@ -112,7 +112,7 @@ def paired(name: str, values: np.ndarray, against: str, other: np.ndarray) -> No
 
 
 def is_wide(values: np.ndarray) -> bool:
-    """Whether a logarithmic axis suits them: all positive, over more than a decade and a half."""
+    """Return True if a logarithmic axis suits the values: all positive, and the largest over `WIDE` times the least."""
     finite = values[np.isfinite(values)]
     return bool(finite.size and finite.min() > 0 and finite.max() > WIDE * finite.min())
 

@@ -1,4 +1,4 @@
-"""Residuals against products: how a solver has come to its pairs."""
+"""Convergence history of a solver: residuals against matvecs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,31 +8,31 @@ import numpy as np
 from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import word
 
-# Residuals that are zero are drawn here: a logarithm has no zero, and no rounding is as small.
+# Zero residuals are drawn here, below any rounding error, because a logarithmic axis has no zero.
 _ZERO = 1e-32
 
 
 def draw_convergence(
     histories: Mapping[str, tuple[Any, Any]], *, tolerance: float | None = None, axes: Any = None
 ) -> Any:
-    """Residuals against the products spent, on a logarithmic axis.
+    """Draw residuals against matvecs on a logarithmic axis.
 
     Args:
-        histories: of each solver, by its name, the pair (products, residuals): (t,) products spent at t looks, and
-            the residuals seen there, (t,) or (t, k) of k pairs; then the worst is drawn strongly and each faintly.
-            Inf and NaN are left out.
-        tolerance: up to which residual a pair counts as converged; None draws none.
-        axes: to draw on; None makes a figure.
+        histories: for each solver, by name, a pair (products, residuals) from t convergence checks: (t,) matvecs
+            taken so far, and (t,) or (t, k) residuals of k pairs. For k pairs, the largest residual is a thick line,
+            and each pair a thin one. Inf and NaN are omitted.
+        tolerance: residual up to which a pair counts as converged; None draws no line.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError: if histories is no dict.
-        ValueError: if it is empty, or products and residuals do not fit.
+        TypeError: if histories is not a dict.
+        ValueError: if it is empty, or products and residuals differ in length.
 
     Example:
-        The steps of a solver, from a loop on the host:
+        Draw the steps of a solver, from a loop on the host:
 
         >>> import eigenjax, jax.numpy as jnp
         >>> from eigenjax.solvers import lanczos
@@ -66,7 +66,7 @@ def draw_convergence(
     else:
         axes.set_xlim(left=0)
     axes.set_yscale("log")
-    # Beneath: lines of k pairs for each solver leave no corner free.
+    # Below the axes: the lines of k pairs for each solver leave no corner free.
     canvas.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
     title, x, y = "Convergence: each pair, and the worst", "products with the operator", "residual  ‖A v - λ v‖"
     return canvas.dress(axes, title=title, x=x, y=y)
@@ -85,6 +85,6 @@ def _looks(name: str, history: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]
 def _draw_one(axes: Any, name: str, products: np.ndarray, residuals: np.ndarray, color: str) -> None:
     if residuals.shape[1] > 1:
         axes.plot(products, residuals, color=color, linewidth=0.7, alpha=0.45)
-    # A pair of which nothing is known yet makes the worst unknown: a gap.
+    # If any pair has no residual yet, the largest residual is NaN, which draws a gap.
     mark = {"marker": "o", "markersize": 3.5} if len(products) <= 60 else {}
     axes.plot(products, residuals.max(axis=1), color=color, linewidth=1.8, label=word(name), **mark)

@@ -1,4 +1,4 @@
-"""The density of a whole spectrum on a logarithmic axis, outliers as lines."""
+"""Spectral density on a logarithmic axis, with outliers as lines."""
 
 from typing import Any
 
@@ -7,33 +7,33 @@ import numpy as np
 from eigenjax.report.pictures import canvas
 from eigenjax.spectrum.density import SpectralDensity
 
-# Points of the curve: more than a picture has pixels across.
+# Number of points of the curve: more than the picture has pixels across.
 _NUM_POINTS = 1025
-# Decades shown below the peak: one eigenvalue of a hundred thousand still shows as a line.
+# Decades shown below the peak: one eigenvalue out of a hundred thousand is still visible.
 _DECADES = 5.0
-# The standard deviation of the curve, as a share of the spread: with widths of their own the nodes make a comb of it.
+# Standard deviation of the kernels relative to the spread of the nodes: with narrower ones the curve is a comb.
 _SMOOTHING = 1 / 200
-# A node is an outlier if it is an eigenvalue to this share of the spread of all nodes, and stands so far from others.
+# A node is an outlier if its residual is at most the first, and its gap larger than the second, times the spread.
 _RESOLVED, _APART = 1e-3, 1e-2
 
 
 def draw_density(
     found: SpectralDensity, *, eigenvalues: Any = None, width: float | None = None, axes: Any = None
 ) -> Any:
-    """The density of a spectrum on a logarithmic axis; eigenvalues that stand apart are lines.
+    """Draw the density of a spectrum on a logarithmic axis, with outliers as vertical lines.
 
     Args:
-        found: as `spectral_density` returns it.
-        eigenvalues: (k,) known ones, to be marked; None marks the nodes that are eigenvalues and stand apart.
-        width: the standard deviation of the curve's kernels; None is a 200th of the spread of the nodes.
-        axes: to draw on; None makes a figure.
+        found: a spectral density, as returned by `spectral_density`.
+        eigenvalues: (k,) known eigenvalues to mark; None marks the nodes that are separated eigenvalues.
+        width: standard deviation of the curve's Gaussian kernels; None is 1/200 of the spread of the nodes.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError: if `found` is no `SpectralDensity`.
-        ValueError: if it is not finite, or the width not positive.
+        TypeError: if `found` is not a `SpectralDensity`.
+        ValueError: if it is not finite, or the width is not positive.
 
     Example:
         >>> import eigenjax, jax, jax.numpy as jnp
@@ -59,7 +59,7 @@ def draw_density(
     axes.plot(grid, np.where(curve > floor, curve, np.nan), color=canvas.BLUE, linewidth=1.4, label="density")
     _draw_lines(axes, found, eigenvalues, grid, curve, floor)
     axes.set_yscale("log")
-    # With room for the legend above the curve.
+    # Leave room for the legend above the curve.
     axes.set_ylim(floor, 20 * peak)
     axes.set_xlim(low, high)
     canvas.legend(axes, loc="upper right", fontsize="small")
@@ -69,7 +69,9 @@ def draw_density(
 
 
 def outliers(found: SpectralDensity) -> np.ndarray:
-    """Ascending, the nodes that are eigenvalues to a thousandth of the spread, and a hundredth of it from all others.
+    """Select the nodes that are separated eigenvalues, in ascending order.
+
+    Their residual is at most 1/1000, and their distance to all other nodes more than 1/100, of the spread of the nodes.
 
     >>> import jax, jax.numpy as jnp
     >>> from eigenjax import spectral_density

@@ -1,4 +1,4 @@
-"""Eigenvalues and their residuals, one result or two algorithms over each other."""
+"""Pictures of eigenvalues and their residuals, of one result or of several on the same axes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import literal, word
 from eigenjax.result import EigenResult
 
-# A circle and a cross fit into each other: where both are seen, both agree.
+# A cross fits inside a circle: coinciding marks show that two results agree.
 _MARKS = (
     {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.6, "color": canvas.BLUE},
     {"marker": "x", "markersize": 6, "markeredgewidth": 1.8, "color": canvas.ORANGE},
@@ -22,18 +22,21 @@ NAMES = {"lanczos": "Lanczos", "power": "deflated power iteration"}
 
 
 def draw_eigenvalues(results: Mapping[str, EigenResult], *, title: str | None = None, axes: Any = None) -> Any:
-    """Eigenvalues by their number; those of several results over each other, what has not converged in a square.
+    """Draw eigenvalues against their index, for several results on the same axes.
+
+    Eigenvalues that have not converged are marked by a square.
 
     Args:
-        results: by the name of what found them, four at most.
-        title: of the picture; None says how many there are.
-        axes: to draw on; None makes a figure.
+        results: results by the name of the solver, at most four.
+        title: title of the picture; None states the number of eigenvalues.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: for no result, or more than four.
+        TypeError: if results is not a dict.
+        ValueError: if it is empty, or has more than four results.
 
     Example:
         >>> import eigenjax, jax.numpy as jnp
@@ -63,19 +66,20 @@ def draw_eigenvalues(results: Mapping[str, EigenResult], *, title: str | None = 
 def draw_residuals(
     results: Mapping[str, EigenResult], *, tolerance: float | None = None, error_bounds: bool = False, axes: Any = None
 ) -> Any:
-    """Residuals by the number of the pair on a logarithmic axis, with what is allowed.
+    """Draw residuals against the index of the pair on a logarithmic axis, with the tolerance.
 
     Args:
-        results: by the name of what found them, four at most.
-        tolerance: up to which residual a pair counts as converged; None draws none.
-        error_bounds: also the bounds on the eigenvalues, of results that have them, as dots.
-        axes: to draw on; None makes a figure.
+        results: results by the name of the solver, at most four.
+        tolerance: residual up to which a pair counts as converged; None draws no line.
+        error_bounds: also draw the error bounds of the eigenvalues as dots, for results that have them.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: for no result, or more than four.
+        TypeError: if results is not a dict.
+        ValueError: if it is empty, or has more than four results.
 
     Example:
         >>> import eigenjax, jax.numpy as jnp
@@ -102,12 +106,12 @@ def draw_residuals(
 
 
 def draw_solves(solves: Mapping[str, Solve], *, tol: float, figure: Any = None) -> Any:
-    """Eigenvalues of both algorithms over each other, and below them their residuals against what tol allows.
+    """Draw the eigenvalues of all algorithms on the same axes, and below them the residuals and the tolerance.
 
     Args:
-        solves: by the name of the algorithm, each with the same groups of results.
+        solves: results by the name of the algorithm, each with the same groups.
         tol: a pair is converged when its residual is at most tol times the largest |eigenvalue|.
-        figure: to draw in; None makes one.
+        figure: matplotlib figure to draw in; None creates one.
 
     Returns:
         The figure.
@@ -131,13 +135,13 @@ def draw_solves(solves: Mapping[str, Solve], *, tol: float, figure: Any = None) 
 
 
 def title_of(which: str, results: Mapping[str, EigenResult]) -> str:
-    """What a group of results holds, as a title."""
+    """Format the title of a group of results."""
     title = TITLES[which].format(k=len(next(iter(results.values())).eigenvalues))
     return title[0].upper() + title[1:]
 
 
 def allowed(solves: Mapping[str, Solve], tol: float) -> float:
-    """The residual up to which a pair counts as converged: of all groups, which one run has judged together."""
+    """Compute the residual up to which a pair counts as converged: tol times the largest |eigenvalue| of all groups."""
     return tol * max(float(np.max(np.abs(r.eigenvalues))) for s in solves.values() for r in s.results.values())
 
 
@@ -170,7 +174,7 @@ def _count(axes: Any, results: Mapping[str, EigenResult]) -> None:
 
 
 def _positive(residuals: np.ndarray) -> np.ndarray:
-    # A logarithm has no zero: what is exact is drawn at the smallest number of the dtype's rounding.
+    # A logarithmic axis has no zero: smaller residuals are drawn at eps squared.
     return np.maximum(residuals, np.finfo(residuals.dtype).eps ** 2)
 
 

@@ -1,4 +1,4 @@
-"""The loss along eigenvectors and across the plane of two."""
+"""Pictures of the loss along eigenvectors and on the plane of two."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from eigenjax.report.pictures import canvas
 
 
 def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: Any = None) -> Any:
-    """The loss along an eigenvector, with the parabola that slope and eigenvalue predict.
+    """Draw the loss along an eigenvector, with the parabola that slope and eigenvalue predict.
 
     Args:
-        line: as `eigenjax.report.analysis.landscape.survey` gives it.
-        eigenvalue: of the direction.
-        number: of the direction, for the texts.
-        axes: to draw on; None makes a figure.
+        line: one of the slices returned by `eigenjax.report.analysis.landscape.survey`.
+        eigenvalue: eigenvalue of the direction.
+        number: index of the direction, for the texts.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
@@ -34,11 +34,11 @@ def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: An
 
 
 def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
-    """The loss on the plane of two eigenvectors, as a map; the parameters are in the middle.
+    """Draw a contour map of the loss on the plane of two eigenvectors, with the parameters in the middle.
 
     Args:
-        landscape: as `eigenjax.report.analysis.landscape.survey` gives it, of two directions.
-        axes: to draw on; None makes a figure.
+        landscape: landscape of two directions, returned by `eigenjax.report.analysis.landscape.survey`.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
@@ -53,7 +53,7 @@ def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
     axes = canvas.axes_or_new(axes)
     first, second = landscape.axes
     low, high = landscape.plane.min(), landscape.plane.max()
-    # Closer where the loss is low, which is where the shape of the bottom shows.
+    # Denser where the loss is low, to resolve the shape of the minimum.
     levels = low + (high - low) * np.linspace(0, 1, 25) ** 2 if high > low else 24
     filled = axes.contourf(first, second, landscape.plane, levels=levels, cmap="viridis")
     axes.contour(first, second, landscape.plane, levels=levels, colors="white", linewidths=0.4, alpha=0.5)
@@ -68,12 +68,12 @@ def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
 
 
 def draw_landscape(landscape: Landscape, eigenvalues: Any, *, figure: Any = None) -> Any:
-    """The loss along each eigenvector with the parabola that its eigenvalue predicts, and across both.
+    """Draw the loss along each eigenvector with the predicted parabola, and on the plane of both.
 
     Args:
-        landscape: as `eigenjax.report.analysis.landscape.survey` gives it.
-        eigenvalues: (d,) of its directions.
-        figure: to draw in; None makes one.
+        landscape: landscape returned by `eigenjax.report.analysis.landscape.survey`.
+        eigenvalues: (d,) eigenvalues of its directions.
+        figure: matplotlib figure to draw in; None creates one.
 
     Returns:
         The figure.

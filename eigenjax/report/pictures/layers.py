@@ -1,4 +1,4 @@
-"""The spectra of all layers, one row for each."""
+"""Picture of the eigenvalues of all layers, one row for each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,24 +9,25 @@ from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import literal, word
 from eigenjax.result import EigenResult
 
-# Characters of a name that leave room for its row.
+# Longest name of a layer, in characters.
 _LONGEST = 24
-# Inches: of a row, and of what stands around them.
+# Heights in inches: of a row, of the space around the rows, and of the smallest figure.
 _ROW, _AROUND, _LEAST = 0.3, 1.3, 2.6
 
 
 def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
-    """Eigenvalues of each layer's block in a row of its own, the first layer on top.
+    """Draw the eigenvalues of each layer's diagonal block in a separate row, the first layer on top.
 
     Args:
-        results: by the name of the layer, as `block_spectra` returns them; long names are shortened.
-        axes: to draw on; None makes a figure as high as it has to be.
+        results: results by the name of the layer, as returned by `block_spectra`; long names are shortened.
+        axes: matplotlib axes to draw on; None creates a figure whose height fits the number of layers.
 
     Returns:
         The axes.
 
     Raises:
-        TypeError: if results is no dict; ValueError: if it is empty.
+        TypeError: if results is not a dict.
+        ValueError: if it is empty.
 
     Example:
         >>> import eigenjax, jax.numpy as jnp
@@ -64,7 +65,7 @@ def draw_layers(results: Mapping[str, EigenResult], *, axes: Any = None) -> Any:
 
 
 def _short(names: list[str]) -> list[str]:
-    """Names without what all begin with, and without their middles where they are long: they share the width.
+    """Shorten names: remove the parents that all share, and the middle of long ones.
 
     >>> _short(["params/encoder/query", "params/decoder/query"])
     ['encoder/query', 'decoder/query']
@@ -74,12 +75,12 @@ def _short(names: list[str]) -> list[str]:
         parts = [part[1:] for part in parts]
     whole = ["/".join(part) or "(all)" for part in parts]
     cut = [word(name, _LONGEST) for name in whole]
-    # Where the middle is what tells them apart, numbers do.
+    # If the shortened names are not unique, prepend numbers.
     return cut if len(set(cut)) == len(cut) else [f"{number}: {name}" for number, name in enumerate(cut, 1)]
 
 
 def _points(results: Mapping[str, EigenResult]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(m,) rows, eigenvalues and flags of all layers."""
+    """Return (m,) row numbers, eigenvalues and converged flags of all layers."""
     counts = [np.size(result.eigenvalues) for result in results.values()]
     together = lambda parts: np.concatenate([np.ravel(np.asarray(part)) for part in parts])
     values = together([result.eigenvalues for result in results.values()]).astype(np.float64)

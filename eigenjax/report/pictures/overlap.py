@@ -1,4 +1,4 @@
-"""How much the spaces of the top eigenvectors have in common, between steps of a training or of anything else."""
+"""Overlaps of the subspaces of the top eigenvectors between steps, for instance of a training run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,21 +12,21 @@ from eigenjax.report.pictures.words import literal, word
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-# Up to so many steps the numbers are written in the squares.
+# Up to this many steps the overlaps are written into the squares, and all steps are labeled.
 _FEW = 8
-# Characters of a step's name.
+# Longest name of a step, in characters.
 _LONGEST = 16
 
 
 def subspace_overlaps(bases: Sequence[PyTree]) -> np.ndarray:
-    """Overlaps of the spaces that bases span: 1 for the same space, 0 for orthogonal ones.
+    """Compute the overlaps of the subspaces spanned by bases: 1 for equal subspaces, 0 for orthogonal ones.
 
         O_st = ||V_s^H V_t||_F^2 / k
 
-    which is the mean cosine squared of the k principal angles; k / n for random spaces.
+    is the mean squared cosine of the k principal angles. It is about k / n for random subspaces.
 
     Args:
-        bases: t of them, each k orthonormal vectors as a solver returns them, with a leading axis k on every leaf.
+        bases: t bases, each of k orthonormal vectors as a solver returns them, with a leading axis k on every leaf.
 
     Returns:
         (t, t) numbers from 0 to 1.
@@ -34,7 +34,7 @@ def subspace_overlaps(bases: Sequence[PyTree]) -> np.ndarray:
     Raises:
         ValueError: for no bases, or if their shapes differ.
 
-    Cost: t (t + 1) / 2 small matrix products; no products with an operator.
+    Cost: t (t + 1) / 2 matrix products (k, n) x (n, k); no matvecs.
 
     Example:
         >>> print(subspace_overlaps([jnp.eye(4)[:2], jnp.eye(4)[1:3]]))
@@ -58,18 +58,18 @@ def subspace_overlaps(bases: Sequence[PyTree]) -> np.ndarray:
 
 
 def draw_overlaps(overlaps: Any, *, steps: Any = None, axes: Any = None) -> Any:
-    """Overlaps of the top eigenspaces between steps, as a map from 0 to 1.
+    """Draw the overlaps of the top eigenspaces between steps, as a map with colors from 0 to 1.
 
     Args:
-        overlaps: (t, t) as `subspace_overlaps` returns them.
-        steps: (t,) what the rows stand for; by default their numbers.
-        axes: to draw on; None makes a figure.
+        overlaps: (t, t) overlaps, as returned by `subspace_overlaps`.
+        steps: (t,) labels of the rows and columns; None numbers them.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: if overlaps are not square, or steps do not fit.
+        ValueError: if overlaps is not square, or the number of steps differs.
 
     Example:
         >>> axes = draw_overlaps([[1.0, 0.5], [0.5, 1.0]], steps=[0, 100])
@@ -98,6 +98,6 @@ def draw_overlaps(overlaps: Any, *, steps: Any = None, axes: Any = None) -> Any:
 
 def _write_numbers(axes: Any, overlaps: np.ndarray) -> None:
     for (row, column), value in np.ndenumerate(overlaps):
-        # Dark numbers where the map is bright.
+        # Dark text on bright squares.
         color = "#111111" if value > 0.6 else "white"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize="small")

@@ -1,4 +1,4 @@
-"""Curvature and loss against the training step."""
+"""Pictures of curvature and loss against the training step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,30 +9,30 @@ from eigenjax.report.inputs.problem import History
 from eigenjax.report.pictures import canvas
 from eigenjax.report.pictures.words import word
 
-# Up to so many records each has its mark.
+# Up to this many records, each has a marker.
 _FEW = 60
-# Up to so many eigenvalues each has its line in the legend.
+# Up to this many eigenvalues, each has an entry in the legend.
 _FEW_LINES = 3
 
 
 def draw_sharpness(
     steps: Any, eigenvalues: Any, *, learning_rate: Any = None, labels: Sequence[str] | None = None, axes: Any = None
 ) -> Any:
-    """Eigenvalues against the training step, with 2 / learning rate, above which gradient descent is unstable.
+    """Draw eigenvalues against the training step, with 2 / learning rate, above which gradient descent is unstable.
 
     Args:
         steps: (t,) training steps.
-        eigenvalues: (t,) of one eigenvalue, (t, k) of several; or a list of t metrics of `spectrum_tracker`, of which
-            each `eigenvalue_i` is drawn. NaN and Inf leave a gap.
-        learning_rate: of plain gradient descent, a number or (t,) of a schedule; None draws no edge.
-        labels: k texts for the legend; by default the number of the eigenvalue.
-        axes: to draw on; None makes a figure.
+        eigenvalues: (t,) values of one eigenvalue, or (t, k) of several; or a list of t dicts of metrics from
+            `spectrum_tracker`, of which each `eigenvalue_i` is drawn. NaN and Inf leave a gap.
+        learning_rate: learning rate of plain gradient descent, a number or (t,) a schedule; None omits the line.
+        labels: k texts for the legend; None numbers the eigenvalues.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: if the lengths do not agree, or learning rates are not positive.
+        ValueError: if the lengths differ, or a learning rate is not positive.
 
     Example:
         >>> axes = draw_sharpness([0, 10, 20], [1.0, 3.5, 4.1], learning_rate=0.5)
@@ -47,7 +47,7 @@ def draw_sharpness(
     texts = _labels(labels, count)
     axes = canvas.axes_or_new(axes)
     for index in range(count):
-        # The first is the sharpness; what follows it steps back.
+        # Emphasize the first eigenvalue, the sharpness; draw the others thinner and paler.
         style = {"color": canvas.BLUE, "alpha": 1.0 if index == 0 else 0.75 - 0.5 * index / count}
         mark = {"marker": "o", "markersize": 3} if len(steps) <= _FEW else {}
         axes.plot(steps, values[:, index], linewidth=1.6 if index == 0 else 1.0, label=texts[index], **style, **mark)
@@ -55,25 +55,25 @@ def draw_sharpness(
         _draw_edge(axes, steps, learning_rate)
     lowest = np.nanmin(values) if np.isfinite(values).any() else 0.0
     bottom, top = min(0.0, 1.1 * float(lowest)), axes.get_ylim()[1]
-    # With room for the legend above curves and edge.
+    # Leave room for the legend above all lines.
     axes.set_ylim(bottom, top + (0.25 * (top - bottom) if learning_rate is not None else 0.0))
     canvas.legend(axes, loc="best", fontsize="small")
     return canvas.dress(axes, title="Curvature in training", x="training step", y="eigenvalue")
 
 
 def draw_losses(steps: Any, losses: Any, *, axes: Any = None) -> Any:
-    """The training loss against the training step, by decades where it is positive.
+    """Draw the training loss against the training step, on a logarithmic axis if all losses are positive.
 
     Args:
         steps: (t,) training steps.
-        losses: (t,).
-        axes: to draw on; None makes a figure.
+        losses: (t,) training losses.
+        axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: if the lengths do not agree.
+        ValueError: if the lengths differ.
 
     Example:
         >>> draw_losses([0, 10, 20], [2.0, 0.5, 0.2]).get_yscale()
@@ -92,11 +92,11 @@ def draw_losses(steps: Any, losses: Any, *, axes: Any = None) -> Any:
 
 
 def draw_training(history: History, *, figure: Any = None) -> Any:
-    """The largest eigenvalue above the loss, against the training step.
+    """Draw the largest eigenvalue and, below it, the loss against the training step.
 
     Args:
-        history: of the training.
-        figure: to draw in; None makes one.
+        history: record of the training.
+        figure: matplotlib figure to draw in; None creates one.
 
     Returns:
         The figure.
@@ -112,7 +112,7 @@ def draw_training(history: History, *, figure: Any = None) -> Any:
 
 
 def _values(eigenvalues: Any) -> np.ndarray:
-    """(t, k), of metrics too."""
+    """Convert eigenvalues, or a list of metrics, to an array (t, k) with NaN in place of Inf."""
     is_metrics = isinstance(eigenvalues, list | tuple) and eigenvalues and isinstance(eigenvalues[0], Mapping)
     if is_metrics:
         names = [f"eigenvalue_{i}" for i in range(len(eigenvalues[0])) if f"eigenvalue_{i}" in eigenvalues[0]]
@@ -130,7 +130,7 @@ def _labels(labels: Sequence[str] | None, count: int) -> Sequence[str]:
     if labels is None and count <= _FEW_LINES:
         return ["largest eigenvalue"] if count == 1 else [f"eigenvalue {index + 1}" for index in range(count)]
     if labels is None:
-        # Texts that begin with "_" are not shown: one line for all that follow the first.
+        # matplotlib omits labels that begin with "_": one entry stands for all eigenvalues after the first.
         return ["eigenvalue 1", f"eigenvalues 2 to {count}", *["_"] * (count - 2)]
     if len(labels) != count:
         raise ValueError(f"labels has {len(labels)} texts for {count} eigenvalues: give one for each")

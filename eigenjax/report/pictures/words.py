@@ -1,26 +1,26 @@
-"""Names in pictures: drawn letter by letter, whatever they hold.
+"""Names in pictures, drawn literally.
 
-matplotlib reads formulas between dollar signs, hides what begins with an underscore from legends, and draws boxes for
-letters that its font lacks. A name of a parameter or of a solver is none of these: it is a word.
+matplotlib typesets text between dollar signs as a formula, omits labels with a leading underscore from legends, and
+draws boxes for characters that its font lacks. Names of parameters and solvers must be drawn as they are.
 """
 
 import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-# Characters of a name in a legend or on an axis that leave room for the picture.
+# Longest name in a legend or on an axis, in characters.
 _LONGEST = 40
 
 
 def word(name: Any, longest: int | None = _LONGEST) -> str:
-    r"""A name as it is drawn: what has no letter in the font is written as Python writes it, long middles are left out.
+    r"""Format a name for a picture: escape characters that the font lacks, and omit the middle of long names.
 
     Args:
-        name: a text, or whatever stands for one.
-        longest: characters; None for all.
+        name: a text, or any object with a `str`.
+        longest: largest number of characters; None for no limit.
 
     Returns:
-        One line, to be drawn by a text that `literal` was called with.
+        One line of text. Call `literal` on the matplotlib text that draws it.
 
     Example:
         >>> word("a$x_1$"), word("_bias"), word("first\nsecond"), word("encoder/layer/query", longest=9)
@@ -29,12 +29,12 @@ def word(name: Any, longest: int | None = _LONGEST) -> str:
     text = "".join(letter if _is_drawn(letter) else _escaped(letter) for letter in str(name))
     if longest is not None and len(text) > longest:
         text = f"{text[: longest // 2 + 1]}…{text[-(longest // 2) :]}"
-    # A space before it, lest it is left out of legends.
+    # matplotlib omits names with a leading underscore from legends: prepend a space.
     return f" {text}" if text.startswith("_") else text
 
 
 def literal(texts: Iterable[Any]) -> None:
-    """Has texts of matplotlib drawn as they are, without formulas."""
+    """Set matplotlib texts to be drawn as they are, without formulas."""
     for text in texts:
         text.set_parse_math(False)
         text.set_usetex(False)
@@ -45,13 +45,13 @@ def _is_drawn(letter: str) -> bool:
 
 
 def _fonts() -> list[Any]:
-    """Those that matplotlib looks for a letter in."""
+    """List the fonts in which matplotlib searches for a character."""
     from matplotlib import font_manager, rcParams
 
     families = rcParams["font.family"]
     fonts = []
     for family in [families] if isinstance(families, str) else families:
-        # One that is not installed is passed over, as where texts are drawn.
+        # Skip a font that is not installed, as matplotlib does.
         with contextlib.suppress(ValueError):
             properties = font_manager.FontProperties(family=[family])
             fonts.append(font_manager.get_font(font_manager.findfont(properties, fallback_to_default=False)))
