@@ -24,7 +24,7 @@ from benchmarks.support import spectra, timing
 from eigenjax import as_operator
 from eigenjax.implicit.systems import complement
 from eigenjax.implicit.systems.pairs import Pairs, pairs_of
-from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_remainder
+from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_recycled
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)
@@ -48,7 +48,7 @@ def problems(quick: bool) -> Iterator[tuple[str, Any, str]]:
 def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, Any]:
     """Run the forward solve, and solve the systems of both losses with and without recycled Ritz pairs."""
     op = as_operator(matrix)
-    result, known = eigsh_and_remainder(op, PAIRS, **_DEFAULTS | {"which": which, "tol": tol, "verify": False})
+    result, known = eigsh_and_recycled(op, PAIRS, **_DEFAULTS | {"which": which, "tol": tol, "verify": False})
     pairs = pairs_of(op, result, which)
     rows = {}
     for loss, rhs in (("random", noise), ("sum v^4", 4 * result.eigenvectors**3)):

@@ -24,7 +24,7 @@ from eigenjax import svds
 from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import Solved
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers.singular.svds import svds_and_remainder
+from eigenjax.solvers.singular.svds import svds_and_recycled
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)
@@ -33,7 +33,7 @@ _TIGHT = 1e-12
 _DEFAULTS = {
     name: option.default
     for name, option in inspect.signature(svds).parameters.items()
-    if name in inspect.signature(svds_and_remainder).parameters and name not in ("op", "k")
+    if name in inspect.signature(svds_and_recycled).parameters and name not in ("op", "k")
 }
 
 
@@ -41,7 +41,7 @@ _DEFAULTS = {
 def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
     """Run the forward solve, and solve the systems with and without recycled triplets, and to a tight tolerance."""
     op = as_rectangular(matrix)
-    result, known = svds_and_remainder(op, PAIRS, **_DEFAULTS | {"tol": tol})
+    result, known = svds_and_recycled(op, PAIRS, **_DEFAULTS | {"tol": tol})
     solved = Solved(op, result.left, result.values, result.right, result.residuals, None, known)
     found, plain = (dilation.iterate(x, bars, None) for x in (solved, solved._replace(known=None)))
     exact = dilation.iterate(solved._replace(adjoint_tol=jnp.asarray(_TIGHT)), bars, None)

@@ -1,7 +1,8 @@
 """Claim: the code is read in short files and functions, and few calls lie between a user and the multiplication.
 
-Lines of a file and of a function's body, arguments of a function, names defined in the modules that `eigsh` imports,
-and frames of the package on the stack: from `eigsh` to the matvec, and from `jax.grad` to a step of conjugate gradients.
+Counts lines of a file and of a function's body, arguments of a function, names defined in the modules that `eigsh`
+imports, and frames of the package on the stack: from `eigsh` to the matvec, and from `jax.grad` to a step of conjugate
+gradients.
 
     python -m benchmarks.scale.reading_cost
 """

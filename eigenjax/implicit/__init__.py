@@ -17,7 +17,7 @@ from eigenjax.solvers.symmetric import lanczos as _lanczos
 from eigenjax.solvers.symmetric import power_iteration as _power
 
 eigs = _differentiable_general(_eigs.eigs)
-eigsh = differentiable(_eigsh.eigsh, knowing=_eigsh.eigsh_and_remainder)
+eigsh = differentiable(_eigsh.eigsh, recycling=_eigsh.eigsh_and_recycled)
 lanczos = differentiable(_lanczos.lanczos)
 deflated_power_iteration = differentiable(_power.deflated_power_iteration)
-svds = _differentiable_triplets(_svds.svds, knowing=_svds.svds_and_remainder)
+svds = _differentiable_triplets(_svds.svds, recycling=_svds.svds_and_recycled)

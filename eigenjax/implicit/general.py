@@ -41,7 +41,7 @@ from eigenjax.operators.complexified import complex_matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.linear import bordered
-from eigenjax.solvers.linear.bordered import Bordered, Solution, Told
+from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
 from eigenjax.vectors import tree
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
@@ -245,7 +245,9 @@ def system_of(solved: Solved) -> Bordered:
     return Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale_of(solved))
 
 
-def solve_bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, transposed: bool) -> tuple[Solution, Told]:
+def solve_bordered(
+    max_iter: int | None, solved: Solved, rhs: Solution, *, transposed: bool
+) -> tuple[Solution, SolveInfo]:
     """Solve the systems once, without derivatives; return the convergence information too."""
     known = jax.lax.stop_gradient(system_of(solved))
     limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)

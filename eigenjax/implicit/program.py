@@ -40,7 +40,7 @@ class Method(NamedTuple):
     """Solver with its static options: the key of a compiled program."""
 
     solver: Callable[..., Any]  # the solver
-    knowing: Callable[..., tuple[Any, Any]] | None  # the same, returning recycled Ritz pairs too
+    recycling: Callable[..., tuple[Any, Any]] | None  # the same, returning recycled Ritz pairs too
     options: tuple[tuple[str, Any], ...]  # static options, sorted by name
     kinds: tuple[type, ...]  # their types
     adjoint_max_iter: int | None  # maximal number of matvecs of a linear system for one pair; None is the default
@@ -53,9 +53,9 @@ class Method(NamedTuple):
 
     def solve_and_keep(self, op: Any, traced: dict[str, Any]) -> tuple[Any, Any]:
         """Run the solver; return its result and recycled Ritz pairs, or None where it has none."""
-        if self.knowing is None:
+        if self.recycling is None:
             return self.solve(op, traced), None
-        return self._replace(solver=self.knowing).solve(op, traced)
+        return self._replace(solver=self.recycling).solve(op, traced)
 
 
 class Bound(NamedTuple):
@@ -78,7 +78,7 @@ def bind(
     args: tuple,
     options: dict[str, Any],
     *,
-    knowing: Callable[..., tuple[Any, Any]] | None = None,
+    recycling: Callable[..., tuple[Any, Any]] | None = None,
     take: Callable[[Any, dict[str, Any]], Any] = square,
 ) -> Bound:
     """Check and sort the arguments of a call of a differentiable solver.
@@ -87,7 +87,7 @@ def bind(
         solver: `solver(op, ...)`.
         args: the positional arguments of the call.
         options: the keyword arguments of the call, including those of the derivative.
-        knowing: a function with the same options, none of them optional, that returns the result and recycled Ritz
+        recycling: a function with the same options, none of them optional, that returns the result and recycled Ritz
             pairs.
         take: (op, options of the solver) -> the operator as a pytree; it may remove options.
 
@@ -127,7 +127,7 @@ def bind(
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
     chosen = dict(static).get("which") if traced.get("sigma") is None else None
-    return Bound(Method(solver, knowing, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
+    return Bound(Method(solver, recycling, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:

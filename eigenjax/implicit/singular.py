@@ -41,18 +41,18 @@ from eigenjax.implicit.systems.dilation import solve_dilation
 from eigenjax.implicit.systems.pairs import without_rounding
 from eigenjax.implicit.systems.tangents import is_zero, no_tangent, tangent_along
 from eigenjax.implicit.systems.triplets import Solved, antihermitian, reciprocal_gaps
-from eigenjax.krylov.recycling import Remainder
+from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-_Known = tuple[SingularResult, Remainder | None]
+_Known = tuple[SingularResult, RecycledPairs | None]
 
 
 def differentiable(
-    solver: Callable[..., SingularResult], *, knowing: Callable[..., tuple[SingularResult, Remainder]]
+    solver: Callable[..., SingularResult], *, recycling: Callable[..., tuple[SingularResult, RecycledPairs]]
 ) -> Callable[..., SingularResult]:
     """Make a solver of singular triplets differentiable in its operator, to any order.
 
@@ -63,7 +63,7 @@ def differentiable(
 
     Args:
         solver: `solver(op, k, *, tol, v0, key, adjoint, **static) -> SingularResult`, a black box.
-        knowing: the same solver, returning recycled triplets too, which save matvecs.
+        recycling: the same solver, returning recycled triplets too, which save matvecs.
 
     Returns:
         The same function with this derivative. Cost besides the forward solve: one pull-back through k matvecs. If the
@@ -74,7 +74,7 @@ def differentiable(
     @named
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any) -> SingularResult:
-        method, derivative, op, traced = bind(solver, args, options, knowing=knowing, take=_rectangular)
+        method, derivative, op, traced = bind(solver, args, options, recycling=recycling, take=_rectangular)
         try:
             result = {"reverse": _solve, "forward": _solve_forward}[derivative](method, False, op, traced)[0]
         except TypeError as error:
@@ -111,7 +111,9 @@ def _forward(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Known, 
     return (result, known if keep else None), _solved(op, result, known, traced)
 
 
-def _solved(op: RectangularOperator, result: SingularResult, known: Remainder | None, traced: dict[str, Any]) -> Solved:
+def _solved(
+    op: RectangularOperator, result: SingularResult, known: RecycledPairs | None, traced: dict[str, Any]
+) -> Solved:
     return Solved(op, result.left, result.values, result.right, result.residuals, traced["adjoint_tol"], known)
 
 

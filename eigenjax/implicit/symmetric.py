@@ -33,18 +33,20 @@ from eigenjax.implicit.program import Method, bind, explain_forward_mode, signat
 from eigenjax.implicit.systems.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.systems.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
 from eigenjax.implicit.systems.tangents import all_zero, image_tangent, is_zero, no_tangent, pull_back
-from eigenjax.krylov.recycling import Remainder
+from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
-_Solved = tuple[EigenResult, Remainder | None]
-_Saved = tuple[Pairs, Remainder | None, jax.Array | None]
+_Solved = tuple[EigenResult, RecycledPairs | None]
+_Saved = tuple[Pairs, RecycledPairs | None, jax.Array | None]
 
 
 def differentiable(
-    solver: Callable[..., EigenResult], *, knowing: Callable[..., tuple[EigenResult, Remainder | None]] | None = None
+    solver: Callable[..., EigenResult],
+    *,
+    recycling: Callable[..., tuple[EigenResult, RecycledPairs | None]] | None = None,
 ) -> Callable[..., EigenResult]:
     """Make a solver of symmetric eigenproblems differentiable in its operator, to any order.
 
@@ -65,7 +67,7 @@ def differentiable(
 
     Args:
         solver: `solver(op, k, **options) -> EigenResult`, a black box.
-        knowing: the same solver, returning recycled Ritz pairs too, which save matvecs.
+        recycling: the same solver, returning recycled Ritz pairs too, which save matvecs.
 
     Returns:
         The same function with this derivative. Cost besides the forward solve: one pull-back through k matvecs. If the
@@ -85,7 +87,7 @@ def differentiable(
     @named
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any) -> EigenResult:
-        method, derivative, op, traced = bind(solver, args, options, knowing=knowing)
+        method, derivative, op, traced = bind(solver, args, options, recycling=recycling)
         try:
             rule = {"reverse": _solve_reverse, "forward": _solve_forward}[derivative]
             result = rule(method, False, op, traced)[0]
@@ -166,7 +168,7 @@ _solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore
 
 
 def _vectors_along(
-    method: Method, pairs: Pairs, known: Remainder | None, inside: jax.Array, outside: PyTree, adjoint_tol: Any
+    method: Method, pairs: Pairs, known: RecycledPairs | None, inside: jax.Array, outside: PyTree, adjoint_tol: Any
 ) -> PyTree:
     """Compute X inside + Z, where Z solves the complement for P outside; the same for tangents and cotangents."""
     if pairs.eigenvalues.shape[0] == pairs.op.size:

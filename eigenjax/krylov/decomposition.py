@@ -19,11 +19,11 @@ from eigenjax.krylov import lanczos_polynomials
 from eigenjax.krylov.lanczos_polynomials import LanczosPolynomials
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import storage, tree
-from eigenjax.vectors.basis_change import places, rotate
+from eigenjax.vectors.basis_change import change_basis, places
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
-from eigenjax.vectors.pseudorandom import arbitrary_vector, successor
+from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
@@ -31,7 +31,7 @@ _AS_IT_IS = Storage()
 # Random directions of `begin`, of expansions and (in `thick_restart`) of restarts have different seeds.
 _BEGINNING, _EXPANDING = 0, 1
 # Each restart adds about one eps of orthogonality error to the basis: reorthonormalize every 8 restarts.
-_RESTARTS_PER_MENDING = 8
+_RESTARTS_BETWEEN_REORTHONORMALIZATIONS = 8
 
 
 class KrylovDecomposition(NamedTuple):
@@ -39,9 +39,9 @@ class KrylovDecomposition(NamedTuple):
 
     basis: PyTree  # (m, ...) V; rows that are not valid are zero
     filled: jax.Array  # (m,) bool, which rows of V are valid
-    directions: PyTree  # (b, ...) D, the residual block
+    residual_block: PyTree  # (b, ...) D, the residual block
     matrix: jax.Array  # (m, m) H
-    couplings: jax.Array  # (b, m) B
+    coupling: jax.Array  # (b, m) B
     defects: jax.Array  # (m,) estimated norms of the columns of E without its part along w
     dropped: PyTree  # w, used if b = 1
     dropped_couplings: jax.Array  # (m,) s
@@ -63,7 +63,7 @@ class KrylovDecomposition(NamedTuple):
     @property
     def block_size(self) -> int:
         """Number of vectors b of the residual block."""
-        return self.couplings.shape[0]
+        return self.coupling.shape[0]
 
 
 def begin(
@@ -86,18 +86,18 @@ def begin(
     levels = zero[None] if levels is None else levels
     levels_dtype = levels.dtype if jnp.iscomplexobj(levels) else dtype
     if b == 1:
-        directions = jax.tree.map(lambda x: x[None], _unit(first, successor(seed, _BEGINNING)))
+        residual_block = jax.tree.map(lambda x: x[None], _unit(first, fold_in(seed, _BEGINNING)))
     else:
         nothing = tree.zero_basis(first, 1)
-        fresh = successor(seed, _BEGINNING)
+        fresh = fold_in(seed, _BEGINNING)
         starts = jax.vmap(_finite_or_zero)(starts)
-        directions = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, fresh).directions
+        residual_block = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, fresh).residual_block
     return KrylovDecomposition(
         basis=storage.zero_basis(first, krylov_dim, kept),
         filled=jnp.zeros(krylov_dim, bool),
-        directions=directions,
+        residual_block=residual_block,
         matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
-        couplings=jnp.zeros((b, krylov_dim), dtype),
+        coupling=jnp.zeros((b, krylov_dim), dtype),
         defects=jnp.zeros(krylov_dim, zero.dtype),
         dropped=jax.tree.map(jnp.zeros_like, first),
         dropped_couplings=jnp.zeros(krylov_dim, dtype),
@@ -115,7 +115,7 @@ def begin(
 
 def proposed(state: KrylovDecomposition) -> PyTree:
     """Return the (b, ...) vectors of the next matvecs: D, rounded to the storage of V."""
-    return jax.vmap(lambda x: storage.rounded(state.basis, x))(state.directions)
+    return jax.vmap(lambda x: storage.rounded(state.basis, x))(state.residual_block)
 
 
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
@@ -131,20 +131,20 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
     b = state.block_size
     rows = _free_rows(state.filled, b)
     basis = state.basis
-    directions = proposed(state)
+    residual_block = proposed(state)
     for i in range(b):
-        basis = storage.set_row(basis, rows[i], tree.row(directions, i))
-    taken = jnp.zeros_like(state.couplings)
+        basis = storage.set_row(basis, rows[i], tree.row(residual_block, i))
+    taken = jnp.zeros_like(state.coupling)
     if b == 1:
-        images, taken = _recurrence(tree.row(images, 0), basis, state, rows[0], tree.row(directions, 0))
+        images, taken = _recurrence(tree.row(images, 0), basis, state, rows[0], tree.row(residual_block, 0))
     grown = _orthonormalize(basis, images, taken, state.operator_norm, fresh_seed(state))
     columns = grown.columns
     return KrylovDecomposition(
         basis=basis,
         filled=state.filled.at[rows].set(True),
-        directions=grown.directions,
+        residual_block=grown.residual_block,
         matrix=state.matrix.at[:, rows].set(columns.T).at[rows, :].set(jnp.conj(columns)),
-        couplings=jnp.zeros_like(state.couplings).at[:, rows].set(grown.triangle),
+        coupling=jnp.zeros_like(state.coupling).at[:, rows].set(grown.triangle),
         defects=state.defects,
         dropped=state.dropped,
         dropped_couplings=state.dropped_couplings,
@@ -162,23 +162,23 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
 
 def fresh_seed(state: KrylovDecomposition) -> jax.Array:
     """Return the seed of the random directions of the next expansion."""
-    return successor(successor(state.seed, _EXPANDING), state.num_matvecs)
+    return fold_in(fold_in(state.seed, _EXPANDING), state.num_matvecs)
 
 
 def compress(
-    state: KrylovDecomposition, coefficients: jax.Array, couplings: jax.Array, dropped: jax.Array
+    state: KrylovDecomposition, coefficients: jax.Array, coupling: jax.Array, dropped: jax.Array
 ) -> KrylovDecomposition:
     """Replace V by V C, for a restart.
 
     Args:
         state: decomposition with m rows.
         coefficients: (m, p) C; its columns are orthonormal, or zero if fewer vectors are kept.
-        couplings: (b, p) coupling of V C to D, or to the block that will replace D.
+        coupling: (b, p) coupling of V C to D, or to the block that will replace D.
         dropped: (p,) norms of the terms of A V C that are dropped on purpose, without those along `state.dropped`.
     """
     if not storage.is_narrow(state.basis):  # else the error of the storage is larger
-        coefficients = _mended(state, coefficients)
-    basis, rows = rotate(state.basis, coefficients)
+        coefficients = _reorthonormalized(state, coefficients)
+    basis, rows = change_basis(state.basis, coefficients)
     projected = matmul(jnp.conj(coefficients).T, state.matrix, coefficients)
     defects = jnp.hypot(combined_defects(state, coefficients), dropped)
     place = places(rows, state.filled.shape[0])
@@ -190,7 +190,7 @@ def compress(
         basis=basis,
         filled=there,
         matrix=jnp.pad(projected, (0, 1))[place[:, None], place],
-        couplings=jnp.pad(couplings, ((0, 0), (0, 1)))[:, place],
+        coupling=jnp.pad(coupling, ((0, 0), (0, 1)))[:, place],
         polynomials=state.polynomials._replace(rows=jnp.pad(values, ((0, 0), (0, 0), (0, 1)))[:, :, place]),
         defects=defects,
         dropped_couplings=jnp.pad(along_dropped, (0, 1))[place],
@@ -206,19 +206,19 @@ def combined_defects(state: KrylovDecomposition, coefficients: jax.Array) -> jax
     return jax.vmap(tree.norm, in_axes=1)(jnp.abs(coefficients) * state.defects[:, None])
 
 
-def _mended(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
+def _reorthonormalized(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
     """Return C (3 I - C^H G C) / 2 with G = V^H V every 8 restarts, which reorthonormalizes V C; else C."""
 
     def mend(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(state.basis), coefficients)
         return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
-    due = state.num_restarts % _RESTARTS_PER_MENDING == _RESTARTS_PER_MENDING - 1
+    due = state.num_restarts % _RESTARTS_BETWEEN_REORTHONORMALIZATIONS == _RESTARTS_BETWEEN_REORTHONORMALIZATIONS - 1
     return apply_when(due, mend, coefficients)
 
 
 class _Orthonormalized(NamedTuple):
-    directions: PyTree  # (b, ...) the new residual block
+    residual_block: PyTree  # (b, ...) the new residual block
     columns: jax.Array  # (b, m) all coefficients along V, including those removed before
     triangle: jax.Array  # (b, b) coupling of the new block to the rows of the matvecs
     operator_norm: jax.Array  # () norm estimate
@@ -232,7 +232,7 @@ def _orthonormalize(
     dtype = tree.accumulation_dtype(images)
 
     def add(i, grown):
-        before = () if b == 1 else (grown.directions,)
+        before = () if b == 1 else (grown.residual_block,)
 
         def norm_with(coefficients, rest_norm):
             # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
@@ -240,7 +240,7 @@ def _orthonormalize(
             return jnp.maximum(grown.operator_norm, tree.norm(parts))
 
         is_nothing = lambda taken, rest_norm: rest_norm <= breakdown_length(norm_with(taken, rest_norm))
-        image, fresh = tree.row(images, i), successor(seed, i)
+        image, fresh = tree.row(images, i), fold_in(seed, i)
         rest, replaced = orthogonalize_or_replace(fresh, basis, image, *before, is_nothing=is_nothing)
         length = jnp.where(replaced, 0, rest.norm)
         triangle = grown.triangle.at[i, i].set(length.astype(dtype))
@@ -248,14 +248,14 @@ def _orthonormalize(
             above = jnp.arange(b, dtype=jnp.int32) < i
             triangle = triangle.at[:, i].add(jnp.where(above, rest.coefficients[m:], 0))
         return _Orthonormalized(
-            directions=tree.set_row(grown.directions, i, normalize(rest.vector, rest.norm)),
+            residual_block=tree.set_row(grown.residual_block, i, normalize(rest.vector, rest.norm)),
             columns=grown.columns.at[i].set(taken[i] + rest.coefficients[:m]),
             triangle=triangle,
             operator_norm=norm_with(rest.coefficients, length),
         )
 
     nothing = _Orthonormalized(
-        directions=jax.tree.map(jnp.zeros_like, images),
+        residual_block=jax.tree.map(jnp.zeros_like, images),
         columns=jnp.zeros((b, m), dtype),
         triangle=jnp.zeros((b, b), dtype),
         operator_norm=operator_norm,
@@ -271,7 +271,7 @@ def _recurrence(
     previous = storage.row(basis, state.last_row)
     alpha = tree.inner(vector, image).real
     image = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -state.last_length, previous)
-    taken = jnp.zeros_like(state.couplings).at[0, row].set(alpha.astype(state.couplings.dtype))
+    taken = jnp.zeros_like(state.coupling).at[0, row].set(alpha.astype(state.coupling.dtype))
     taken = taken.at[0, state.last_row].add(state.last_length.astype(taken.dtype))
     return jax.tree.map(lambda x: x[None], image), taken
 

@@ -36,7 +36,7 @@ class LanczosPolynomials(NamedTuple):
 
     levels: jax.Array  # (L,) the numbers lambda
     rows: jax.Array  # (L, b, m) P_V; 0 for rows that count as orthogonal to u
-    directions: jax.Array  # (L, b, b) P_D
+    residual_block: jax.Array  # (L, b, b) P_D
     lost: jax.Array  # () bool, a random vector, of unknown components, has replaced one of several vectors
 
 
@@ -58,11 +58,11 @@ def extend(
         columns: (b, m) C, transposed.
         triangle: (b, b) T, upper triangular; 0 on the diagonal if a random vector replaced a negligible one.
     """
-    directions = polynomials.directions
-    values = polynomials.rows.at[:, :, rows].set(directions)
-    levels = polynomials.levels.astype(directions.dtype)[:, None, None]
+    residual_block = polynomials.residual_block
+    values = polynomials.rows.at[:, :, rows].set(residual_block)
+    levels = polynomials.levels.astype(residual_block.dtype)[:, None, None]
     matmul = lambda a, b: jnp.matmul(a, b.astype(a.dtype), precision=jax.lax.Precision.HIGHEST)
-    right = levels * directions - matmul(values, columns.T)
+    right = levels * residual_block - matmul(values, columns.T)
     diagonal = jnp.diag(triangle)
     replaced = diagonal == 0
     if triangle.shape[0] == 1:
@@ -73,12 +73,12 @@ def extend(
         new = jax.vmap(solve)(right)
     new = jnp.where(replaced[None, None], 0, new)
     lost = polynomials.lost | (jnp.any(replaced) & ~jnp.all(replaced))
-    return polynomials._replace(rows=clipped(values), directions=clipped(new), lost=lost)
+    return polynomials._replace(rows=clipped(values), residual_block=clipped(new), lost=lost)
 
 
 def amplitudes(polynomials: LanczosPolynomials) -> jax.Array:
     """Compute sigma_min(P), (L,): the component of the start along a missed eigenvector at most is its inverse."""
-    values = jnp.concatenate([polynomials.rows, polynomials.directions], axis=2)
+    values = jnp.concatenate([polynomials.rows, polynomials.residual_block], axis=2)
     if values.shape[1] == 1:
         least = jax.vmap(tree.norm)(values)
     else:

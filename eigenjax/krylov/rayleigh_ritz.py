@@ -25,7 +25,7 @@ from eigenjax.vectors.matmul import matmul
 # the farthest wanted value, so that it is not an eigenvalue.
 _OFFSET = 0.0217
 # Number of additional pairs in the Rayleigh-Ritz step that selects the k pairs nearest to sigma.
-EXTRA_NEAR = 2
+EXTRA_INTERIOR = 2
 # A triangular factor with a diagonal entry below this times eps is singular: clamp smaller diagonal entries to this.
 _SINGULAR = 1.0
 # A vector with more than this share of its weight on rows that are not valid is not valid.
@@ -60,8 +60,8 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     """
     m = state.matrix.shape[0]
     valid = jnp.arange(m, dtype=jnp.int32) < state.num_filled
-    shifted, couplings = _scaled(state, target)
-    tall = jnp.concatenate([shifted, couplings])
+    shifted, coupling = _scaled(state, target)
+    tall = jnp.concatenate([shifted, coupling])
     inverse = _inverse(jnp.linalg.qr(tall, mode="r"))
     reciprocals, vectors = jnp.linalg.eigh(matmul(jnp.conj(inverse).T, shifted, inverse))
     vectors = matmul(inverse, vectors)
@@ -72,7 +72,7 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     coefficients, _ = jnp.linalg.qr(vectors)
 
     matrix = jnp.where(state.filled[:, None] & state.filled[None, :], state.matrix, 0)
-    k = min(k + EXTRA_NEAR, m)
+    k = min(k + EXTRA_INTERIOR, m)
     nearest = coefficients[:, :k]
     values, rotation, _ = ritz.masked_eigh(matmul(jnp.conj(nearest).T, matrix, nearest), valid[:k])
     by_distance = jnp.argsort(jnp.where(valid[:k], jnp.abs(values - sigma), jnp.inf), stable=True)
@@ -106,17 +106,17 @@ def harmonic_directions(
     translation = translation - matmul(coefficients, matmul(jnp.conj(coefficients).T, translation))
     identity = jnp.eye(state.block_size, dtype=translation.dtype)
     factor = jnp.linalg.cholesky(identity + matmul(jnp.conj(translation).T, translation))
-    couplings = matmul(jnp.conj(translation).T, state.matrix, coefficients) + matmul(state.couplings, coefficients)
+    coupling = matmul(jnp.conj(translation).T, state.matrix, coefficients) + matmul(state.coupling, coefficients)
     solve = lambda rhs: jax.scipy.linalg.solve_triangular(factor, rhs, lower=True)
     along = jnp.conj(solve(jnp.concatenate([jnp.conj(translation).T, identity], axis=1))).T
     m = state.matrix.shape[0]
-    return along[:m], along[m:], solve(couplings)
+    return along[:m], along[m:], solve(coupling)
 
 
 def _residuals(state: KrylovDecomposition, coefficients: jax.Array, *inside: jax.Array) -> jax.Array:
     # One norm of all terms, because a separate norm for each takes a large part of the compile time of an extraction.
     defects = (jnp.abs(coefficients) * state.defects[:, None], matmul(state.dropped_couplings, coefficients)[None])
-    return jax.vmap(tree.norm, in_axes=1)((matmul(state.couplings, coefficients), *inside, *defects))
+    return jax.vmap(tree.norm, in_axes=1)((matmul(state.coupling, coefficients), *inside, *defects))
 
 
 def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,13 +129,13 @@ def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, j
     shifted = jnp.where(
         filled, state.matrix - target.astype(state.matrix.dtype) * jnp.eye(m, dtype=state.matrix.dtype), 0
     )
-    couplings = jnp.where(state.filled, state.couplings, 0)
-    largest = jnp.maximum(jnp.max(jnp.abs(shifted)), jnp.max(jnp.abs(couplings)))
+    coupling = jnp.where(state.filled, state.coupling, 0)
+    largest = jnp.maximum(jnp.max(jnp.abs(shifted)), jnp.max(jnp.abs(coupling)))
     _, exponent = jnp.frexp(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
     factor = jnp.ldexp(jnp.ones_like(largest), -exponent).astype(shifted.dtype)
     beyond = jnp.diag(jnp.where(state.filled, 0, 2.0 * m).astype(shifted.dtype))
     finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
-    return finite(shifted) * factor + beyond, finite(couplings) * factor
+    return finite(shifted) * factor + beyond, finite(coupling) * factor
 
 
 def _inverse(triangle: jax.Array) -> jax.Array:

@@ -26,17 +26,17 @@ from eigenjax.vectors.tree import PyTree
 DROPPED = 100.0
 
 
-class Remainder(NamedTuple):
+class RecycledPairs(NamedTuple):
     """Recycled Ritz pairs: orthonormal u_j = V c_j with A u_j = theta_j u_j + sum_b d_b s_bj; c_j = 0 if absent."""
 
     basis: PyTree  # (m, ...) V, orthonormal or zero rows
     coefficients: jax.Array  # (m, q), column j is c_j
     values: jax.Array  # (q,) theta
-    directions: PyTree  # (b, ...) d, unit vectors or zero, orthogonal to V
-    couplings: jax.Array  # (b, q) s
+    residual_block: PyTree  # (b, ...) d, unit vectors or zero, orthogonal to V
+    coupling: jax.Array  # (b, q) s
 
 
-def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainder:
+def recycled_pairs(state: KrylovDecomposition, found: Extraction, k: int) -> RecycledPairs:
     """Return the Ritz pairs of a decomposition after the k wanted ones.
 
     Args:
@@ -52,11 +52,11 @@ def remainder(state: KrylovDecomposition, found: Extraction, k: int) -> Remainde
     eps = jnp.finfo(state.operator_norm.dtype).eps
     lost = combined_defects(state, coefficients) > DROPPED * eps * state.operator_norm
     coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~lost, coefficients, 0)
-    directions, couplings = state.directions, matmul(state.couplings, coefficients)
+    residual_block, coupling = state.residual_block, matmul(state.coupling, coefficients)
     if state.block_size == 1:
         beside = orthogonalize(state.basis, state.dropped)
         unit = normalize(beside.vector, beside.norm)
-        directions = jax.tree.map(lambda d, w: jnp.concatenate([d, w[None]]), directions, unit)
+        residual_block = jax.tree.map(lambda d, w: jnp.concatenate([d, w[None]]), residual_block, unit)
         along = beside.norm.astype(coefficients.dtype) * matmul(state.dropped_couplings, coefficients)
-        couplings = jnp.concatenate([couplings, along[None]])
-    return Remainder(state.basis, coefficients, found.values[k:], directions, couplings)
+        coupling = jnp.concatenate([coupling, along[None]])
+    return RecycledPairs(state.basis, coefficients, found.values[k:], residual_block, coupling)

@@ -29,24 +29,24 @@ _LEAST_KEPT = 0.5
 _MOST_KEPT = 0.8
 
 
-def most_kept(k: int, krylov_dim: int, block_size: int) -> int:
+def max_keep(k: int, krylov_dim: int, block_size: int) -> int:
     """Return the maximum of the vectors kept, static: it leaves room for a block, and for two if possible."""
     roomy = min(int(_MOST_KEPT * krylov_dim), krylov_dim - 2 * block_size)
     return max(roomy, min(k + 1, krylov_dim - block_size))
 
 
-def num_kept(values: jax.Array, num_filled: jax.Array, k: int, most: int, before: jax.Array) -> jax.Array:
+def num_keep(values: jax.Array, num_filled: jax.Array, k: int, most: int, before: jax.Array) -> jax.Array:
     """Return the number p of vectors to keep, () int32.
 
     Args:
         values: (m,) approximate eigenvalues, the most wanted first.
         num_filled: () int32, number of valid values.
         k: number of wanted pairs.
-        most: maximum of p, from `most_kept`.
+        most: maximum of p, from `max_keep`.
         before: (2,) int32, numbers of vectors that the last two restarts kept.
 
     >>> values = jnp.array([9.0, 8.9, 8.8, 8.7, 8.6, 2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0])
-    >>> print(num_kept(values, jnp.array(16), 1, most=12, before=jnp.array([9, 8])))
+    >>> print(num_keep(values, jnp.array(16), 1, most=12, before=jnp.array([9, 8])))
     8
     """
     m = values.shape[0]

@@ -5,12 +5,12 @@ from typing import NamedTuple
 from eigenjax.vectors.storage import Storage
 
 
-class Goal(NamedTuple):
+class SolveSpec(NamedTuple):
     """Checked options of a restarted solve; static."""
 
     k: int  # number of wanted pairs
     which: str  # one of ritz.WHICH; not used with a sigma
-    near: bool  # interior eigenvalues, the nearest to a sigma, are wanted
+    interior: bool  # interior eigenvalues, the nearest to a sigma, are wanted
     verify: bool  # whether a missed-pair search follows convergence
     max_matvecs: int  # maximum number of matvecs
     kept: Storage = Storage()  # storage of the basis

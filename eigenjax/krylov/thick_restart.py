@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from eigenjax.krylov import lanczos_polynomials
 from eigenjax.krylov.decomposition import KrylovDecomposition, combined_defects, compress
 from eigenjax.krylov.lanczos_polynomials import LanczosPolynomials
-from eigenjax.krylov.rayleigh_ritz import EXTRA_NEAR, Extraction, harmonic_directions
-from eigenjax.krylov.restart_size import most_kept, num_kept
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR, Extraction, harmonic_directions
+from eigenjax.krylov.restart_size import max_keep, num_keep
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
-from eigenjax.vectors.pseudorandom import arbitrary_vector, successor
+from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.tree import PyTree
 
 # Number from which the seeds of random directions of restarts are derived; `decomposition` uses 0 and 1.
@@ -23,55 +23,55 @@ _SPOILED = 0.3
 
 
 def kept_coefficients(
-    state: KrylovDecomposition, found: Extraction, goal: Goal, fresh: jax.Array, bound: jax.Array
+    state: KrylovDecomposition, found: Extraction, spec: SolveSpec, fresh: jax.Array, bound: jax.Array
 ) -> jax.Array:
     """Return (m, p) C, the coefficients of the vectors to keep, the most wanted first; unused columns are zero.
 
     Args:
         state: the decomposition.
         found: its approximate pairs.
-        goal: options, with k, which and near.
+        spec: options, with k, which and near.
         fresh: () bool, a random direction follows.
         bound: () bound on the residuals of wanted pairs.
     """
-    b, m = state.couplings.shape
+    b, m = state.coupling.shape
     # Harmonic pairs that are mixed by a Rayleigh-Ritz step are kept together: a part has no common residual.
-    wanted = goal.k + EXTRA_NEAR - 1 if goal.near else goal.k
-    most = most_kept(wanted, m, b)
+    wanted = spec.k + EXTRA_INTERIOR - 1 if spec.interior else spec.k
+    most = max_keep(wanted, m, b)
     index = jnp.arange(most, dtype=jnp.int32)
-    kept = index < num_kept(found.values, state.num_filled, wanted, most, state.kept)
-    locked = index < goal.k
-    if not goal.near:
-        locked = locked | (kept & _stand_apart(found, goal, bound)[:most])
+    kept = index < num_keep(found.values, state.num_filled, wanted, most, state.kept)
+    locked = index < spec.k
+    if not spec.interior:
+        locked = locked | (kept & _stand_apart(found, spec, bound)[:most])
     return jnp.where(jnp.where(fresh, locked, kept), found.coefficients[:, :most], 0)
 
 
-def _stand_apart(found: Extraction, goal: Goal, bound: jax.Array) -> jax.Array:
+def _stand_apart(found: Extraction, spec: SolveSpec, bound: jax.Array) -> jax.Array:
     """Return which unwanted pairs may be kept beside a random direction, (m,) bool; they speed up the search.
 
     Their dropped residuals perturb a pair that the search finds. Their component along its eigenvector is at most
     residual / gap, with the gap to the wanted values. So the perturbation is at most residual^2 / gap.
     """
-    values = jnp.abs(found.values) if goal.which == "LM" else found.values
-    gaps = jnp.min(jnp.abs(values[:, None] - values[None, : goal.k]), axis=1)
+    values = jnp.abs(found.values) if spec.which == "LM" else found.values
+    gaps = jnp.min(jnp.abs(values[:, None] - values[None, : spec.k]), axis=1)
     return jnp.square(found.residuals) <= _SPOILED * bound * gaps
 
 
 def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.Array) -> KrylovDecomposition:
     """Replace the residual block by the one that continues the kept harmonic Ritz vectors."""
-    along_basis, along_directions, couplings = harmonic_directions(state, coefficients, target)
-    directions = jax.tree.map(
-        jnp.add, storage.combine(along_basis, state.basis), tree.combine(along_directions, state.directions)
+    along_basis, along_directions, coupling = harmonic_directions(state, coefficients, target)
+    residual_block = jax.tree.map(
+        jnp.add, storage.combine(along_basis, state.basis), tree.combine(along_directions, state.residual_block)
     )
     polynomials = state.polynomials
     of_dtype = lambda x: x.astype(polynomials.rows.dtype)
     values = matmul(polynomials.rows, of_dtype(along_basis))
-    values += matmul(polynomials.directions, of_dtype(along_directions))
+    values += matmul(polynomials.residual_block, of_dtype(along_directions))
     # For `restart`, which multiplies by C; the columns of C are orthonormal.
     return state._replace(
-        directions=directions,
-        couplings=matmul(couplings, jnp.conj(coefficients).T),
-        polynomials=polynomials._replace(directions=values),
+        residual_block=residual_block,
+        coupling=matmul(coupling, jnp.conj(coefficients).T),
+        polynomials=polynomials._replace(residual_block=values),
     )
 
 
@@ -94,27 +94,27 @@ def restart(
         levels: (L,) numbers at which the polynomials of a random direction are evaluated.
         translated: whether the residual block comes from `translate`, orthonormal up to rounding; static.
     """
-    couplings = matmul(state.couplings, coefficients)
+    coupling = matmul(state.coupling, coefficients)
     if state.block_size == 1 and not translated:
         # All residuals are along the one direction, which becomes w. Only the norms of the terms along the previous w
         # are kept.
         lost = jnp.abs(matmul(state.dropped_couplings, coefficients))
         state = state._replace(
-            dropped=tree.where(fresh, tree.row(state.directions, 0), state.dropped),
-            dropped_couplings=jnp.where(fresh, state.couplings[0], state.dropped_couplings),
+            dropped=tree.where(fresh, tree.row(state.residual_block, 0), state.dropped),
+            dropped_couplings=jnp.where(fresh, state.coupling[0], state.dropped_couplings),
         )
     else:
         # The residuals contain the earlier defects, which `compress` adds again.
         residuals = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
         lost = _without(residuals, combined_defects(state, coefficients))
-    new = compress(state, coefficients, jnp.where(fresh, 0, couplings), jnp.where(fresh, lost, 0))
+    new = compress(state, coefficients, jnp.where(fresh, 0, coupling), jnp.where(fresh, lost, 0))
     if translated:
-        directions = _orthonormal(new, state.directions, fresh)
+        residual_block = _orthonormal(new, state.residual_block, fresh)
     else:
-        directions = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.directions)
+        residual_block = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.residual_block)
     values = begin_search(new, levels)
     polynomials = jax.tree.map(lambda x, y: jnp.where(fresh, x, y), values, new.polynomials)
-    return new._replace(directions=directions, polynomials=polynomials)
+    return new._replace(residual_block=residual_block, polynomials=polynomials)
 
 
 def outside(state: KrylovDecomposition, restarting: jax.Array) -> KrylovDecomposition:
@@ -126,7 +126,7 @@ def outside(state: KrylovDecomposition, restarting: jax.Array) -> KrylovDecompos
 
 def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolynomials:
     """Return polynomials of a missed-pair search: the residual block is its start, and the basis is locked."""
-    b, m = state.couplings.shape
+    b, m = state.coupling.shape
     return lanczos_polynomials.start(levels, m, b, state.polynomials.rows.dtype)
 
 
@@ -136,18 +136,18 @@ def _without(hypotenuse: jax.Array, part: jax.Array) -> jax.Array:
     return hypotenuse * jnp.sqrt((1 - share) * (1 + share))
 
 
-def fresh_directions(state: KrylovDecomposition, directions: PyTree) -> PyTree:
+def fresh_directions(state: KrylovDecomposition, residual_block: PyTree) -> PyTree:
     """Draw random directions, orthonormal and orthogonal to the basis, shaped like those given."""
-    return _orthonormal(state, directions, None)
+    return _orthonormal(state, residual_block, None)
 
 
-def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Array | None) -> PyTree:
+def _orthonormal(state: KrylovDecomposition, residual_block: PyTree, fresh: jax.Array | None) -> PyTree:
     """Orthonormalize directions against the basis; they are random if `fresh` holds or is None, else the given ones."""
-    seed = successor(successor(state.seed, _RESTARTING), state.num_restarts)
-    structure = tree.structure_of(tree.row(directions, 0))
+    seed = fold_in(fold_in(state.seed, _RESTARTING), state.num_restarts)
+    structure = tree.structure_of(tree.row(residual_block, 0))
 
     def clean(i, rows):
-        drawn = lambda _: arbitrary_vector(successor(seed, i), structure)
+        drawn = lambda _: arbitrary_vector(fold_in(seed, i), structure)
         direction = drawn(None) if fresh is None else apply_when(fresh, drawn, tree.row(rows, i))
         # Later rows are not orthogonal to it yet, and are ignored.
         earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
@@ -155,7 +155,7 @@ def _orthonormal(state: KrylovDecomposition, directions: PyTree, fresh: jax.Arra
         return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
 
     b = state.block_size
-    return clean(0, directions) if b == 1 else jax.lax.fori_loop(0, b, clean, directions)
+    return clean(0, residual_block) if b == 1 else jax.lax.fori_loop(0, b, clean, residual_block)
 
 
 def _before(i: jax.Array, rows: jax.Array) -> jax.Array:

@@ -101,9 +101,9 @@ def estimate(
     checks.check_solve("estimate", k, op.size, which, block_size, krylov_dim, max_matvecs)
     if mesh is not None and not isinstance(mesh, Mesh):
         raise TypeError(f"estimate got mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh, or None")
-    near = which == "SM"
+    interior = which == "SM"
     options = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
-    plan = planned(op, k, **options, block_size=block_size, near=near, verify=False, kept=Storage())
+    plan = planned(op, k, **options, block_size=block_size, interior=interior, verify=False, kept=Storage())
     placed = jax.tree.map(lambda leaf: _placed(leaf, mesh), op)
     vector = _like(placed.structure, mesh, plan.block_size)
     compiled = jax.jit(_products).lower(placed, vector).compile()
@@ -120,7 +120,7 @@ def estimate(
         solver_bytes=solver_bytes,
         total_bytes=operator_bytes + product_bytes + solver_bytes,
         network_bytes=moved_bytes(compiled.as_text() or "") // plan.block_size,
-        num_matvecs=(min(_AT_LEAST * k, plan.goal.max_matvecs), plan.goal.max_matvecs),
+        num_matvecs=(min(_AT_LEAST * k, plan.spec.max_matvecs), plan.spec.max_matvecs),
     )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import tree
-from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
+from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.tree import PyTree
 
 # Number of inner products with fixed vectors that represent a matvec.
@@ -37,7 +37,7 @@ def _sketch(op: LinearOperator) -> tuple[PyTree, jax.Array]:
     structure = tree.working_structure(op.structure)
     seed = jnp.asarray(_SEED, jnp.uint32)
     image = matvec(op, arbitrary_vector(seed, structure))
-    along = lambda i: tree.inner(arbitrary_vector(successor(seed, i), structure), image)
+    along = lambda i: tree.inner(arbitrary_vector(fold_in(seed, i), structure), image)
     numbers = jax.lax.map(along, jnp.arange(1, _SKETCH + 1, dtype=jnp.uint32))
     numbers = jnp.real(numbers) + jnp.imag(numbers)
     return image, jnp.append(numbers, tree.norm(image).astype(numbers.dtype))

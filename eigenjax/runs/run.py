@@ -110,7 +110,7 @@ def run(
     checks.check_solve("run", k, op.size, which, block_size, krylov_dim, max_matvecs)
     _check_every(every)
     directory = checks.checked_directory(checkpoint_dir)
-    near = sigma is not None or which == "SM"
+    interior = sigma is not None or which == "SM"
     plan = planned(
         op,
         k,
@@ -119,7 +119,7 @@ def run(
         krylov_dim=krylov_dim,
         max_matvecs=max_matvecs,
         block_size=block_size,
-        near=near,
+        interior=interior,
         verify=verify,
         kept=Storage(),
         random_start=v0 is None,
@@ -145,7 +145,7 @@ def _run(
         if isinstance(op, Stream) and jax.process_index() == 0:  # the process whose data the record describes
             op.expected = found[1].get("epoch")
     wanted = tells and jax.process_index() == 0
-    with progress_shown(wanted, plan.goal.k, plan.goal.max_matvecs) as show:
+    with progress_shown(wanted, plan.spec.k, plan.spec.max_matvecs) as show:
         _go_on(solve, op, folder, {"identity": identity}, every, show if tells else None)
     result = solve.finish()
     if folder and folder.has_failed and not folder.has_saved:
@@ -191,14 +191,14 @@ def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[
 
 def _identity(op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, numbers: jax.Array) -> dict[str, Any]:
     arguments = {
-        "k": plan.goal.k,
-        "which": plan.goal.which,
+        "k": plan.spec.k,
+        "which": plan.spec.which,
         "tol": float(plan.tol),
         "krylov_dim": plan.krylov_dim,
-        "max_matvecs": plan.goal.max_matvecs,
+        "max_matvecs": plan.spec.max_matvecs,
         "block_size": plan.block_size,
         "sigma": None if sigma is None else float(sigma),
-        "verify": plan.goal.verify,
+        "verify": plan.spec.verify,
         "streamed": isinstance(op, Stream),
     }
     return fingerprint.identity(op.structure, numbers, arguments, key, v0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eigenjax.arguments import on_device
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.runs.shown import shown
@@ -50,7 +50,7 @@ class OperatorSolve:
 
     def advance(self, until: int) -> Standing:
         """Run to the first convergence check at which `until` matvecs are spent, at least one check."""
-        program = _compiled(_advance, self._plan.goal, self.shardings, rest=1)
+        program = _compiled(_advance, self._plan.spec, self.shardings, rest=1)
         self.state, standing = program(self._op, self.state, self._known, _moved(until), **self._numbers)
         return jax.device_get(standing)
 
@@ -59,7 +59,7 @@ class OperatorSolve:
         return self._finished(self._op)
 
     def _finished(self, op: LinearOperator) -> EigenResult:
-        finalize = _compiled(_finalize, self._plan.goal, None, rest=0)
+        finalize = _compiled(_finalize, self._plan.spec, None, rest=0)
         return finalize(op, self.state, self._references, **self._numbers)
 
 
@@ -72,7 +72,7 @@ class StreamSolve(OperatorSolve):
 
     def advance(self, until: int) -> Standing:
         """Run until `until` matvecs are spent, at least one block."""
-        program = _compiled(_absorb, self._plan.goal, self.shardings, rest=1)
+        program = _compiled(_absorb, self._plan.spec, self.shardings, rest=1)
         while True:
             images = self._stream.products(_propose(self.state))
             self.state, standing = program(self._op, self.state, images, **self._numbers)
@@ -91,7 +91,7 @@ class StreamSolve(OperatorSolve):
         result = self._finished(shown(structure, table, images))
         if int(result.num_matvecs) - int(self.state.krylov.num_matvecs) <= 1:
             return result
-        b, k = self._plan.block_size, self._plan.goal.k
+        b, k = self._plan.block_size, self._plan.spec.k
         for start in range(0, k, b):
             rows = jax.tree.map(lambda x: x[start : start + b], vectors)  # noqa: B023, called at once
             table, images = _stacked(table, rows), _stacked(images, self._stream.products(rows))
@@ -115,19 +115,19 @@ def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState
     mesh = jax.tree.leaves(shardings)[0].mesh
     rows = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
     everywhere = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
-    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, directions=rows, dropped=shardings))
+    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, residual_block=rows, dropped=shardings))
 
 
-def _compiled(program: Any, fixed: Plan | Goal, shardings: RestartedState | None, *, rest: int) -> Any:
+def _compiled(program: Any, fixed: Plan | SolveSpec, shardings: RestartedState | None, *, rest: int) -> Any:
     """Compile a program; its first result, the state, is sharded by `shardings`, and `rest` more results follow."""
     leaves, treedef = jax.tree.flatten(shardings)
     return _remembered(program, fixed, tuple(leaves), treedef, rest)
 
 
 @functools.lru_cache(maxsize=32)
-def _remembered(program: Any, fixed: Plan | Goal, leaves: tuple, treedef: Any, rest: int) -> Any:
+def _remembered(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, rest: int) -> Any:
     shardings = jax.tree.unflatten(treedef, leaves)
-    name = "plan" if isinstance(fixed, Plan) else "goal"
+    name = "plan" if isinstance(fixed, Plan) else "spec"
     # The state is updated in place: two copies of it would be two bases.
     donated = 1 if program in (_advance, _absorb) else None
     results = None if shardings is None else (shardings, *[None] * rest)
@@ -142,31 +142,31 @@ def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple
 
 
 def _advance(
-    op: LinearOperator, state: RestartedState, known: Any, until: Any, *, tol: Any, sigma: Any, goal: Goal
+    op: LinearOperator, state: RestartedState, known: Any, until: Any, *, tol: Any, sigma: Any, spec: SolveSpec
 ) -> tuple[RestartedState, Standing]:
-    step = lambda state: restarted_lanczos.step(op, state, goal, tol=tol, sigma=sigma, known=known)
+    step = lambda state: restarted_lanczos.step(op, state, spec, tol=tol, sigma=sigma, known=known)
     state = jax.lax.while_loop(lambda s: ~s.done & (s.krylov.num_matvecs < until), step, state)
-    return state, _standing(op, state, goal, tol)
+    return state, _standing(op, state, spec, tol)
 
 
 def _absorb(
-    op: LinearOperator, state: RestartedState, images: PyTree, *, tol: Any, sigma: Any, goal: Goal
+    op: LinearOperator, state: RestartedState, images: PyTree, *, tol: Any, sigma: Any, spec: SolveSpec
 ) -> tuple[RestartedState, Standing]:
-    state = restarted_lanczos.absorb(op, state, images, goal, tol=tol, sigma=sigma)
-    return state, _standing(op, state, goal, tol)
+    state = restarted_lanczos.absorb(op, state, images, spec, tol=tol, sigma=sigma)
+    return state, _standing(op, state, spec, tol)
 
 
 def _finalize(
-    op: LinearOperator, state: RestartedState, references: Any, *, tol: Any, sigma: Any, goal: Goal
+    op: LinearOperator, state: RestartedState, references: Any, *, tol: Any, sigma: Any, spec: SolveSpec
 ) -> EigenResult:
-    return finalize(op, state, goal, tol=tol, sigma=sigma, references=references)
+    return finalize(op, state, spec, tol=tol, sigma=sigma, references=references)
 
 
 _propose = jax.jit(restarted_lanczos.propose)
 
 
-def _standing(op: LinearOperator, state: RestartedState, goal: Goal, tol: Any) -> Standing:
-    residuals = state.found.residuals[: goal.k]
+def _standing(op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: Any) -> Standing:
+    residuals = state.found.residuals[: spec.k]
     bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
     num_converged = jnp.sum(residuals <= bound, dtype=jnp.int32)
     return Standing(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)

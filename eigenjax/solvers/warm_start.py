@@ -15,7 +15,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
-from eigenjax.vectors.pseudorandom import arbitrary_rows, arbitrary_signs, successor
+from eigenjax.vectors.pseudorandom import arbitrary_rows, arbitrary_signs, fold_in
 from eigenjax.vectors.tree import PyTree
 
 # A row whose remainder after orthogonalization against earlier rows is below this is linearly dependent on them.
@@ -72,13 +72,13 @@ def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:
 def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, seed: jax.Array) -> PyTree:
     """Return the (b, ...) start vectors of a solve: sums of the vectors of v0, in turn, with random signs."""
     structure = tree.working_structure(op.structure)
-    drawn = arbitrary_rows(successor(seed, 0), structure, block_size)
+    drawn = arbitrary_rows(fold_in(seed, 0), structure, block_size)
     if rows is None:
         return drawn
     count = jax.tree.leaves(rows)[0].shape[0]
     if count == 1:
         return tree.set_rows(drawn, 0, rows)
-    signs = arbitrary_signs(successor(seed, 1), count, jnp.float32)
+    signs = arbitrary_signs(fold_in(seed, 1), count, jnp.float32)
     place = jnp.arange(count, dtype=jnp.int32) % block_size
     weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32)[None, :], signs[:, None], 0)
     sums = tree.combine(weights.astype(tree.accumulation_dtype(rows)), rows)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.training.matching import continued_tracks, match
@@ -19,7 +19,7 @@ from eigenjax.training.simultaneous import Pairs, advanced, products, ritz_pairs
 from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.pseudorandom import successor
+from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.signs import fix_signs
 
 # Least number of basis vectors of a search.
@@ -51,17 +51,17 @@ def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState
     """Measure the pairs of an operator, from the rows of a state."""
     q = state.tracks.shape[0]
     count = jnp.minimum(state.num_active + 1, q)
-    seed = successor(state.seed, state.num_matvecs)
+    seed = fold_in(state.seed, state.num_matvecs)
     images = products(op, state.rows, count if plan.grows else None)
     pairs = ritz_pairs(state.rows, images, count, plan.which)
     finite = ~jnp.any(jnp.isnan(pairs.residuals))
     found = Found(pairs, _extended(plan.which, state, pairs), count)
     tracked = jnp.arange(q, dtype=jnp.int32) < state.num_active
     lacking = finite & jnp.any(tracked & ~_is_good(plan, op, found))
-    goal = _goal(plan, op.size)
-    if goal is not None:
-        look = functools.partial(_searched, plan, op, state.num_active, goal, successor(seed, _SEARCHING))
-        found = apply_when(lacking, look, found)
+    spec = _goal(plan, op.size)
+    if spec is not None:
+        check_convergence = functools.partial(_searched, plan, op, state.num_active, spec, fold_in(seed, _SEARCHING))
+        found = apply_when(lacking, check_convergence, found)
     found, tracks, num_tracks = _identified(state, found, tracked)
     k, pairs = plan.max_k, found.pairs
     num_active = _resized(plan, pairs.values, state.num_active)
@@ -73,12 +73,12 @@ def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState
         active=tracked[:k],
         tracks=tracks,
         next_eigenvalue=_after(pairs.values, state.num_active, no_value(plan.which)),
-        rows=advanced(pairs, num_active, plan.which, found.far_end, successor(seed, _STIRRING)),
+        rows=advanced(pairs, num_active, plan.which, found.far_end, fold_in(seed, _STIRRING)),
         far_end=found.far_end,
         norm_estimate=scale_of(pairs, found.far_end),
         num_active=num_active,
         num_tracks=num_tracks,
-        searched=lacking if goal is not None else jnp.zeros((), bool),
+        searched=lacking if spec is not None else jnp.zeros((), bool),
     )
     measured = tree.where(finite, measured, _without_values(state, jnp.sum(found.pairs.residuals)))
     return measured._replace(num_matvecs=state.num_matvecs + found.num_matvecs)
@@ -112,11 +112,11 @@ def first_followed(plan: Plan, op: LinearOperator, state: TrackerState) -> Track
     )
 
 
-def _goal(plan: Plan, size: int) -> Goal | None:
+def _goal(plan: Plan, size: int) -> SolveSpec | None:
     """Return the options of a search; None if the budget is too small for one."""
     rest = plan.matvecs_per_update - min(plan.max_k + 1, size) - _AUDIT
-    goal = Goal(k=plan.max_k, which=plan.which, near=False, verify=False, max_matvecs=rest)
-    return goal if rest >= plan.max_k else None
+    spec = SolveSpec(k=plan.max_k, which=plan.which, interior=False, verify=False, max_matvecs=rest)
+    return spec if rest >= plan.max_k else None
 
 
 def _krylov_dim(plan: Plan, size: int) -> int:
@@ -131,11 +131,11 @@ def _is_good(plan: Plan, op: LinearOperator, found: Found) -> jax.Array:
 
 
 def _searched(
-    plan: Plan, op: LinearOperator, num_active: jax.Array, goal: Goal, seed: jax.Array, known: Found
+    plan: Plan, op: LinearOperator, num_active: jax.Array, spec: SolveSpec, seed: jax.Array, known: Found
 ) -> Found:
     """Run a search, and return its pairs unless the known ones are better; the matvecs of both are counted."""
     dim = _krylov_dim(plan, op.size)
-    found = search(op, known.pairs.vectors, num_active, goal=goal, krylov_dim=dim, tol=plan.tol, seed=seed)
+    found = search(op, known.pairs.vectors, num_active, spec=spec, krylov_dim=dim, tol=plan.tol, seed=seed)
     active = jnp.arange(found.pairs.values.shape[0], dtype=jnp.int32) < num_active
     worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
     is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(known.pairs))

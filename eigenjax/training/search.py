@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.solvers.symmetric import restarted_lanczos
@@ -14,7 +14,7 @@ from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import starting_block
 from eigenjax.training.simultaneous import Pairs
 from eigenjax.vectors import storage, tree
-from eigenjax.vectors.pseudorandom import successor
+from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.tree import PyTree
 
 # A search continues to this fraction of tol. It then separates eigenvalues that differ by one or two tol, and the next
@@ -35,7 +35,7 @@ def search(
     rows: PyTree,
     num_active: jax.Array,
     *,
-    goal: Goal,
+    spec: SolveSpec,
     krylov_dim: int,
     tol: float,
     seed: jax.Array,
@@ -46,7 +46,7 @@ def search(
         op: the operator.
         rows: (q, ...) approximate eigenvectors; the Krylov space of their sum recovers each of them.
         num_active: () int32, number of pairs that have to converge.
-        goal: options of the solve, for K pairs.
+        spec: options of the solve, for K pairs.
         krylov_dim: number of basis vectors.
         tol: tolerance of the pairs; the search continues to a fraction of it.
         seed: key of all pseudo-random numbers.
@@ -55,23 +55,23 @@ def search(
         K pairs with true residuals and, if q = K + 1, the next Ritz pair.
     """
     q = jax.tree.leaves(rows)[0].shape[0]
-    starts = starting_block(op, rows, 1, successor(seed, 0))
-    state = restarted_lanczos.init(starts, goal, krylov_dim=krylov_dim, first_look=goal.k, seed=successor(seed, 1))
-    active = jnp.arange(goal.k, dtype=jnp.int32) < num_active
+    starts = starting_block(op, rows, 1, fold_in(seed, 0))
+    state = restarted_lanczos.init(starts, spec, krylov_dim=krylov_dim, first_check=spec.k, seed=fold_in(seed, 1))
+    active = jnp.arange(spec.k, dtype=jnp.int32) < num_active
 
     def goes_on(state):
         bound = stopping_tolerance(op, tol, state.scale.dtype, _SHARE) * state.scale
-        enough = jnp.all((state.found.residuals[: goal.k] <= bound) | ~active)
+        enough = jnp.all((state.found.residuals[: spec.k] <= bound) | ~active)
         return ~state.done & ~enough
 
-    step = lambda state: restarted_lanczos.step(op, state, goal, tol=_SHARE * tol, sigma=0.0)
+    step = lambda state: restarted_lanczos.step(op, state, spec, tol=_SHARE * tol, sigma=0.0)
     state = jax.lax.while_loop(goes_on, step, state)
-    result = finalize(op, state, goal, tol=tol, sigma=0.0)
+    result = finalize(op, state, spec, tol=tol, sigma=0.0)
     values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals
-    if q > goal.k:
-        values, vectors, residuals = _with_next((values, vectors, residuals), state, goal.k)
+    if q > spec.k:
+        values, vectors, residuals = _with_next((values, vectors, residuals), state, spec.k)
     nothing = jax.tree.map(jnp.zeros_like, vectors)
-    return Found(Pairs(values, vectors, nothing, residuals), _far_end(state, goal.which), result.num_matvecs)
+    return Found(Pairs(values, vectors, nothing, residuals), _far_end(state, spec.which), result.num_matvecs)
 
 
 def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState, k: int):

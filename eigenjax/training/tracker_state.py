@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from eigenjax import printing
 from eigenjax.operators.base import LinearOperator
 from eigenjax.vectors import tree
-from eigenjax.vectors.pseudorandom import arbitrary_rows, seed_of, successor
+from eigenjax.vectors.pseudorandom import arbitrary_rows, fold_in, seed_of
 from eigenjax.vectors.tree import PyTree
 
 # Track number of a pair that has none.
@@ -77,7 +77,7 @@ def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: 
     seed = seed_of(key)
     count = min(max_k + 1, op.size)
     structure = tree.working_structure(op.structure)
-    rows = jax.vmap(_unit)(arbitrary_rows(successor(seed, 0), structure, count))
+    rows = jax.vmap(_unit)(arbitrary_rows(fold_in(seed, 0), structure, count))
     dtype = tree.real_dtype(tree.accumulation_dtype(structure))
     return TrackerState(
         eigenvalues=jnp.full(max_k, no_value(which), dtype),
@@ -92,7 +92,7 @@ def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: 
         norm_estimate=jnp.zeros((), dtype),
         num_active=jnp.full((), k, jnp.int32),
         num_tracks=jnp.zeros((), jnp.int32),
-        seed=successor(seed, 1),
+        seed=fold_in(seed, 1),
         num_steps=jnp.zeros((), jnp.int32),
         num_matvecs=jnp.zeros((), jnp.int32),
         searched=jnp.zeros((), bool),

@@ -21,7 +21,7 @@ from eigenjax.vectors.tree import PyTree
 _GROUPS = 4
 
 
-def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
+def change_basis(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
     """Replace the vectors of a basis by linear combinations of them, in place.
 
     Args:
@@ -33,7 +33,7 @@ def rotate(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Array]:
         eight times, and p / 4 vectors are held beside it.
 
     Example:
-        >>> basis, rows = rotate(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.6], [0.8]]))
+        >>> basis, rows = change_basis(jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.6], [0.8]]))
         >>> print(rows, jnp.abs(basis[rows] - jnp.array([0.6, 0.8])) < 1e-6)
         [1] [[ True  True]]
     """

@@ -46,15 +46,15 @@ def _folded(words: jax.Array) -> jax.Array:
     """Hash all words of a key to a seed; compiled, so that no number is moved to the device implicitly."""
     seed = jnp.asarray([0, 0], jnp.uint32)
     for position in range(words.size):
-        seed = successor(seed ^ words.reshape(-1)[position], position)
+        seed = fold_in(seed ^ words.reshape(-1)[position], position)
     return seed
 
 
-def successor(seed: jax.Array, number: Any) -> jax.Array:
+def fold_in(seed: jax.Array, number: Any) -> jax.Array:
     """Derive another seed for each number.
 
     >>> first = seed_of(jax.random.key(0))
-    >>> print((successor(first, 1) != first).all(), (successor(first, 1) != successor(first, 2)).all())
+    >>> print((fold_in(first, 1) != first).all(), (fold_in(first, 1) != fold_in(first, 2)).all())
     True True
     """
     # Two different counters, so that the two words of a seed are unrelated.
@@ -75,12 +75,12 @@ def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
     """
     leaves, treedef = jax.tree.flatten(structure)
     seed = seed_of(key)
-    return jax.tree.unflatten(treedef, [_numbers(successor(seed, i), leaf) for i, leaf in enumerate(leaves)])
+    return jax.tree.unflatten(treedef, [_numbers(fold_in(seed, i), leaf) for i, leaf in enumerate(leaves)])
 
 
 def arbitrary_rows(seed: jax.Array, structure: PyTree, count: int) -> PyTree:
     """Draw `count` pseudo-random vectors, with a leading axis."""
-    seeds = jax.vmap(lambda i: successor(seed, i))(jnp.arange(count, dtype=jnp.uint32))
+    seeds = jax.vmap(lambda i: fold_in(seed, i))(jnp.arange(count, dtype=jnp.uint32))
     return jax.vmap(lambda seed: arbitrary_vector(seed, structure))(seeds)
 
 
@@ -109,7 +109,7 @@ def positions(leaf: Any) -> jax.Array:
     return index
 
 
-# The number from which `successor` derives the seed of imaginary parts.
+# The number from which `fold_in` derives the seed of imaginary parts.
 _IMAGINARY = 1
 # 2^32 over the golden ratio: separates small counters and a seed of zeros.
 _GOLDEN = 0x9E3779B9
@@ -119,7 +119,7 @@ def _numbers(seed: jax.Array, leaf: Any) -> jax.Array:
     real = _uniform(seed, leaf)
     if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return real
-    return jax.lax.complex(real, _uniform(successor(seed, _IMAGINARY), leaf))
+    return jax.lax.complex(real, _uniform(fold_in(seed, _IMAGINARY), leaf))
 
 
 def _uniform(seed: jax.Array, leaf: Any) -> jax.Array:

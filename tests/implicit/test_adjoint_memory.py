@@ -10,13 +10,13 @@ import pytest
 from eigenjax import as_operator, eigsh
 from eigenjax.implicit.systems import complement
 from eigenjax.implicit.systems.pairs import pairs_of
-from eigenjax.solvers.symmetric.eigsh import eigsh_and_remainder
+from eigenjax.solvers.symmetric.eigsh import eigsh_and_recycled
 
 K = 10
 DEFAULTS = {
     name: option.default
     for name, option in inspect.signature(eigsh).parameters.items()
-    if name in inspect.signature(eigsh_and_remainder).parameters and name not in ("op", "k")
+    if name in inspect.signature(eigsh_and_recycled).parameters and name not in ("op", "k")
 }
 
 
@@ -59,7 +59,7 @@ def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, definite, r
     rhs[1] = 0
 
     def solved():
-        result, known = eigsh_and_remainder(
+        result, known = eigsh_and_recycled(
             as_operator(jnp.asarray(matrix)), k, **DEFAULTS | {"which": which, "tol": tol}
         )
         pairs = pairs_of(as_operator(jnp.asarray(matrix)), result, which)

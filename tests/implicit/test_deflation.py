@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 from eigenjax import as_operator
 from eigenjax.implicit.systems import complement, deflation
 from eigenjax.implicit.systems.pairs import Pairs, own_gaps, pairs_of
-from eigenjax.krylov.recycling import Remainder
-from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_remainder
+from eigenjax.krylov.recycling import RecycledPairs
+from eigenjax.solvers.symmetric.eigsh import eigsh, eigsh_and_recycled
 
 SIZE, K = 60, 3
 DEFAULTS = {name: p.default for name, p in inspect.signature(eigsh).parameters.items() if name not in ("op", "k")}
@@ -32,10 +32,10 @@ def laplacian(rng, is_complex):
 def both_ways(matrix, rhs, definite=False, **options):
     """The pairs, the part eliminated, and the solutions found without and with it."""
     op = as_operator(matrix)
-    result, known = eigsh_and_remainder(op, K, **DEFAULTS | {"which": "SA", "krylov_dim": 16} | options)
+    result, known = eigsh_and_recycled(op, K, **DEFAULTS | {"which": "SA", "krylov_dim": 16} | options)
     pairs = pairs_of(op, result)
     solve = functools.partial(complement.iterate, pairs, rhs, adjoint_tol=1e-10, max_iter=None, definite=definite)
-    return result, known, deflation.elimination(pairs, known), solve(known=None), solve(known=known)
+    return result, known, deflation.deflate(pairs, known), solve(known=None), solve(known=known)
 
 
 @pytest.mark.parametrize(("is_complex", "block_size"), [(False, 1), (True, 2)])
@@ -49,7 +49,7 @@ def test_the_solutions_are_those_of_a_dense_solve_in_fewer_products(is_complex, 
     leftover = np.asarray(known.basis).T @ np.asarray(known.coefficients)
     there = np.linalg.norm(leftover, axis=0) > 0.5
     assert there.sum() >= 8
-    images = leftover * np.asarray(known.values) + np.asarray(known.directions).T @ np.asarray(known.couplings)
+    images = leftover * np.asarray(known.values) + np.asarray(known.residual_block).T @ np.asarray(known.coupling)
     assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-13)
     assert np.any(used.used)
 
@@ -85,7 +85,7 @@ def test_what_a_restart_has_dropped_is_not_believed(rng):
     solve = jax.jit(functools.partial(both_ways, tol=1e-4, verify=True))
     _, known, _, _, _ = solve(jnp.asarray(matrix), jnp.asarray(rng.normal(size=(K, SIZE))))
     leftover = np.asarray(known.basis).T @ np.asarray(known.coefficients)
-    images = leftover * np.asarray(known.values) + np.asarray(known.directions).T @ np.asarray(known.couplings)
+    images = leftover * np.asarray(known.values) + np.asarray(known.residual_block).T @ np.asarray(known.coupling)
     there = np.linalg.norm(leftover, axis=0) > 0.5
     assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-11)
 
@@ -134,11 +134,11 @@ def test_what_would_make_the_system_larger_than_the_operator_is_not_eliminated()
     # S E^-1 S^H = 0.3^2 / gap, against the norm of the operator, 2.
     values = jnp.array([1.0, 1.9, 1.99])
     pairs = Pairs(as_operator(jnp.eye(6)), jnp.array([2.0]), jnp.eye(6)[:1], jnp.array([1e-12]), None)
-    known = Remainder(
+    known = RecycledPairs(
         values=values,
         coefficients=jnp.eye(3),
-        couplings=jnp.full((1, 3), 0.3),
-        directions=jnp.eye(6)[5:],
+        coupling=jnp.full((1, 3), 0.3),
+        residual_block=jnp.eye(6)[5:],
         basis=jnp.eye(6)[2:5],
     )
-    assert deflation.elimination(pairs, known).used.tolist() == [[True, True, False]]
+    assert deflation.deflate(pairs, known).used.tolist() == [[True, True, False]]

@@ -62,8 +62,8 @@ def susceptibility(num_spins, g):
     operator = jax.jit(lambda g: jax.vmap(chain(num_spins)(g))(jnp.eye(2**num_spins)))
     dense, field = np.asarray(operator(g)), np.asarray(operator(1.0) - operator(0.0))
     values, vectors = np.linalg.eigh(dense)
-    couplings = vectors.T[1:] @ (field @ vectors[:, 0])
-    return np.sum((couplings / (values[1:] - values[0])) ** 2)
+    coupling = vectors.T[1:] @ (field @ vectors[:, 0])
+    return np.sum((coupling / (values[1:] - values[0])) ** 2)
 
 
 @pytest.mark.parametrize("mode", [pytest.param("reverse", marks=pytest.mark.slow), "forward"])

@@ -12,7 +12,7 @@ from eigenjax import svds
 from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import Solved
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers.singular.svds import svds_and_remainder
+from eigenjax.solvers.singular.svds import svds_and_recycled
 
 K = 3
 STEP = 1e-4  # of a fourth-order difference
@@ -214,7 +214,7 @@ def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_product
     def solved(matrix, bars, is_wide):
         options = {"krylov_dim": None, "max_matvecs": None, "v0": None, "key": None, "verify": False}
         op = as_rectangular(matrix.T if is_wide else matrix)
-        result, known = svds_and_remainder(op, k, tol=1e-6, **options)
+        result, known = svds_and_recycled(op, k, tol=1e-6, **options)
         given = Solved(op, result.left, result.values, result.right, result.residuals, None, known)
         bars = bars[::-1] if is_wide else bars
         return result, [dilation.iterate(x, bars, None) for x in (given, given._replace(known=None))]

@@ -28,10 +28,10 @@ def restarted(op, state, kept):
     """Keeps the largest Ritz pairs, and fills the basis again."""
     coefficients = ritz_pairs(state, "LA").coefficients[:, :kept]
     state = decomposition.compress(
-        state, coefficients, state.couplings @ coefficients, jnp.zeros(kept, state.defects.dtype)
+        state, coefficients, state.coupling @ coefficients, jnp.zeros(kept, state.defects.dtype)
     )
     b = state.block_size
-    steps = (state.couplings.shape[1] - kept) // b
+    steps = (state.coupling.shape[1] - kept) // b
     return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
@@ -39,7 +39,7 @@ def restarted(op, state, kept):
 def compressed(state, coefficients, kept):
     coefficients = coefficients[:, :kept]
     dropped = jnp.zeros(kept, state.defects.dtype)
-    return decomposition.compress(state, coefficients, state.couplings @ coefficients, dropped)
+    return decomposition.compress(state, coefficients, state.coupling @ coefficients, dropped)
 
 
 def starting(rng, block_size, dtype=float):
@@ -51,15 +51,15 @@ def assert_decomposes(state, matrix, num_filled, tolerance=1e-12):
     """A V = V H + D^T B, H = V^H A V, all of V and D orthonormal, rows not filled zero."""
     filled = np.asarray(state.filled)
     assert filled.sum() == num_filled == int(state.num_filled)
-    basis, directions, projected, couplings = (
-        np.asarray(x) for x in (state.basis, state.directions, state.matrix, state.couplings)
+    basis, residual_block, projected, coupling = (
+        np.asarray(x) for x in (state.basis, state.residual_block, state.matrix, state.coupling)
     )
     assert (basis[~filled] == 0).all()
     assert (projected[~filled] == 0).all()
-    assert (couplings[:, ~filled] == 0).all()
-    rows = np.concatenate([basis[filled], directions])
+    assert (coupling[:, ~filled] == 0).all()
+    rows = np.concatenate([basis[filled], residual_block])
     np.testing.assert_allclose(rows.conj() @ rows.T, np.eye(len(rows)), rtol=0, atol=tolerance)
-    right = basis.T @ projected + directions.T @ couplings
+    right = basis.T @ projected + residual_block.T @ coupling
     np.testing.assert_allclose((matrix @ basis.T)[:, filled], right[:, filled], rtol=0, atol=10 * tolerance)
     in_basis = basis.conj() @ matrix @ basis.T
     np.testing.assert_allclose(projected, in_basis, rtol=0, atol=10 * tolerance)
@@ -114,8 +114,8 @@ def test_the_identity_gives_fresh_directions_without_coupling(block_size, scale,
     state = grown(jnp.asarray(matrix), starting(rng, block_size), 3)
     assert bool(state.broken_down)
     # In a block nothing but the rounding that is left of an image couples the fresh directions.
-    assert (np.abs(np.asarray(state.couplings)) <= 1e-16 * scale * (block_size > 1)).all()
-    scaled = state._replace(matrix=state.matrix / scale, couplings=state.couplings / scale)
+    assert (np.abs(np.asarray(state.coupling)) <= 1e-16 * scale * (block_size > 1)).all()
+    scaled = state._replace(matrix=state.matrix / scale, coupling=state.coupling / scale)
     assert_decomposes(scaled, np.eye(N), 3 * block_size)
 
 
@@ -140,7 +140,7 @@ def test_a_block_that_meets_an_invariant_subspace_goes_on_at_full_rank(float64, 
     state = grown(jnp.asarray(matrix), starting(rng, 3), 3)
     assert_decomposes(state, matrix, 9)
     assert bool(state.broken_down)
-    assert (np.abs(np.asarray(state.couplings)) < 1e-12).all()
+    assert (np.abs(np.asarray(state.coupling)) < 1e-12).all()
 
 
 def defect_after(restarts, matrix, start):

@@ -36,13 +36,13 @@ def grown(expand, matrix, starts, levels, steps):
 @jax.jit
 def kept(state, coefficients):
     zeros = jnp.zeros(coefficients.shape[1], state.defects.dtype)
-    return decomposition.compress(state, coefficients, state.couplings @ coefficients, zeros)
+    return decomposition.compress(state, coefficients, state.coupling @ coefficients, zeros)
 
 
 def assert_holds(state, vector, weights, level=0):
     """<u, v_j> = sum_s p_sj(lambda) <u, s_s> for all rows and directions."""
-    values = np.concatenate([np.asarray(state.polynomials.rows), np.asarray(state.polynomials.directions)], axis=2)
-    basis = np.concatenate([np.asarray(state.basis), np.asarray(state.directions)])
+    values = np.concatenate([np.asarray(state.polynomials.rows), np.asarray(state.polynomials.residual_block)], axis=2)
+    basis = np.concatenate([np.asarray(state.basis), np.asarray(state.residual_block)])
     held = basis @ vector.conj()
     np.testing.assert_allclose(weights @ values[level], held, rtol=1e-8, atol=1e-12)
     # So nobody can hold more of the start than the polynomials admit.
@@ -75,7 +75,7 @@ def test_a_locked_vector_is_left_out(rotated, rng):
     state = decomposition.expand(op, state)  # an eigenvector: what comes next is random
     assert state.broken_down
     state = state._replace(polynomials=begin_search(state, jnp.asarray([5.0])), broken_down=jnp.zeros((), bool))
-    start = np.asarray(state.directions[0])
+    start = np.asarray(state.residual_block[0])
     for _ in range(4):
         state = decomposition.expand(op, state)
     assert_holds(state, vectors[:, -2], np.array([start @ vectors[:, -2]]))

@@ -66,9 +66,9 @@ def test_harmonic_pairs_are_those_of_scipys_pencil(block_size, steps, is_complex
     filled = block_size * steps
     for target in (SIGMA, -1.3):
         found = nearest(state, SIGMA, target)
-        projected, couplings = np.asarray(state.matrix)[:filled, :filled], np.asarray(state.couplings)[:, :filled]
+        projected, coupling = np.asarray(state.matrix)[:filled, :filled], np.asarray(state.coupling)[:, :filled]
         shifted = projected - target * np.eye(filled)
-        reciprocals, vectors = scipy.linalg.eigh(shifted, shifted @ shifted + couplings.conj().T @ couplings)
+        reciprocals, vectors = scipy.linalg.eigh(shifted, shifted @ shifted + coupling.conj().T @ coupling)
         wanted, _ = np.linalg.qr(vectors[:, np.argsort(-np.abs(reciprocals))[: K + 2]])
         ours = np.asarray(found.coefficients)[:filled, : K + 2]
         np.testing.assert_allclose(ours @ ours.conj().T, wanted @ wanted.conj().T, rtol=0, atol=1e-9)
@@ -96,18 +96,18 @@ def test_harmonic_coefficients_are_orthonormal_and_residuals_true(block_size, st
 def test_a_decomposition_near_a_number_survives_its_restarts(block_size, rotated):
     matrix = rotated(SPECTRUM)
     op = as_operator(jnp.asarray(matrix))
-    goal = restarted_lanczos.Goal(k=K, which="LA", near=True, verify=False, max_matvecs=10_000)
+    spec = restarted_lanczos.SolveSpec(k=K, which="LA", interior=True, verify=False, max_matvecs=10_000)
     starts = jax.random.normal(jax.random.key(0), (block_size, N), jnp.float64)
-    state = restarted_lanczos.init(starts, goal, krylov_dim=M, first_look=K, seed=seed_of(jax.random.key(1)))
-    step = jax.jit(lambda op, state: restarted_lanczos.step(op, state, goal, tol=1e-12, sigma=SIGMA))
+    state = restarted_lanczos.init(starts, spec, krylov_dim=M, first_check=K, seed=seed_of(jax.random.key(1)))
+    step = jax.jit(lambda op, state: restarted_lanczos.step(op, state, spec, tol=1e-12, sigma=SIGMA))
     for _ in range(40):
         state = step(op, state)
     held = state.krylov
     assert int(held.num_restarts) >= 4
-    basis, directions = np.asarray(held.basis), np.asarray(held.directions)
-    rows = np.concatenate([basis[np.asarray(held.filled)], directions])
+    basis, residual_block = np.asarray(held.basis), np.asarray(held.residual_block)
+    rows = np.concatenate([basis[np.asarray(held.filled)], residual_block])
     np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), rtol=0, atol=1e-12)
-    defect = matrix @ basis.T - basis.T @ np.asarray(held.matrix) - directions.T @ np.asarray(held.couplings)
+    defect = matrix @ basis.T - basis.T @ np.asarray(held.matrix) - residual_block.T @ np.asarray(held.coupling)
     np.testing.assert_allclose(defect, 0, atol=1e-10)
 
 

@@ -19,10 +19,17 @@ MOST_UNITS = 45
 def test_restarts_do_not_add_up_to_a_loss_of_orthonormality():
     line = 2 * np.eye(200) - np.eye(200, k=1) - np.eye(200, k=-1)
     op = as_operator(jnp.asarray(line, jnp.float32))
-    options = {"krylov_dim": 6, "max_matvecs": 4000, "block_size": 1, "near": False, "verify": False, "kept": Storage()}
+    options = {
+        "krylov_dim": 6,
+        "max_matvecs": 4000,
+        "block_size": 1,
+        "interior": False,
+        "verify": False,
+        "kept": Storage(),
+    }
     plan = planned(op, 2, which="SA", tol=1e-12, **options)
     state, _, _ = begin(op, plan, None, seed_of(None))
-    step = jax.jit(functools.partial(restarted_lanczos.step, goal=plan.goal, tol=plan.tol, sigma=0.0))
+    step = jax.jit(functools.partial(restarted_lanczos.step, spec=plan.spec, tol=plan.tol, sigma=0.0))
     worst = 0.0
     while not state.done:
         state = step(op, state)

@@ -70,7 +70,7 @@ def served(folder):
         thread.join()
 
 
-def look(browser, folder, address, *options):
+def check_convergence(browser, folder, address, *options):
     """What a headless browser makes of a page, and all that it complains of."""
     # Of no use to a page, and complained of where there is no desktop.
     quiet = ("--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-background-networking")
@@ -90,7 +90,7 @@ def measured(browser, folder, text, *options, width):
     (site / "copy.html").write_text(free.replace("</body>", f"{SCRIPT}</body>"))
     (site / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
     with served(site) as (address, asked):
-        dom, complaints = look(browser, folder, f"{address}/frame.html", *options)
+        dom, complaints = check_convergence(browser, folder, f"{address}/frame.html", *options)
     assert asked[:2] == ["/frame.html", "/copy.html"]
     return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", dom)[1])), complaints, asked[2:]
 
@@ -107,7 +107,7 @@ def contrast(first, second):
 
 
 def test_the_page_itself_opens_without_a_complaint(browser, made_report, tmp_path):
-    dom, complaints = look(browser, tmp_path, (made_report[0] / "report.html").as_uri())
+    dom, complaints = check_convergence(browser, tmp_path, (made_report[0] / "report.html").as_uri())
     assert complaints == []
     assert "<h1>Spectrum of the Hessian</h1>" in dom
     assert dom.count("<svg") == 13

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax.vectors.basis_change import rotate
+from eigenjax.vectors.basis_change import change_basis
 
 SIZES = [(1, 1), (2, 1), (5, 5), (6, 4), (20, 12), (20, 13), (33, 26), (30, 3)]
 N = 50
@@ -21,7 +21,7 @@ def orthonormal(generator, m, p, *, is_complex=False):
 
 @functools.partial(jax.jit)
 def rotated_rows(basis, coefficients):
-    return rotate(basis, coefficients)
+    return change_basis(basis, coefficients)
 
 
 def assert_turned(basis, coefficients, tolerance):
@@ -90,6 +90,6 @@ def test_orthonormal_rows_stay_orthonormal(rng):
 def test_a_donated_basis_is_turned_in_place_beside_a_quarter_of_the_vectors(m, p):
     n = 100_000
     shapes = jax.ShapeDtypeStruct((m, n), jnp.float32), jax.ShapeDtypeStruct((m, p), jnp.float32)
-    program = jax.jit(rotate, donate_argnums=0).lower(*shapes).compile()
+    program = jax.jit(change_basis, donate_argnums=0).lower(*shapes).compile()
     vectors = program.memory_analysis().temp_size_in_bytes / (4 * n)
     assert vectors <= -(-p // 4) + 1

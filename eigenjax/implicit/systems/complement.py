@@ -35,10 +35,10 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.implicit.systems import deflation, stages
-from eigenjax.implicit.systems.deflation import Elimination
+from eigenjax.implicit.systems.deflation import Deflation
 from eigenjax.implicit.systems.groups import in_groups, in_turn
 from eigenjax.implicit.systems.pairs import Pairs, cluster_coupling
-from eigenjax.krylov.recycling import Remainder
+from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.base import matvec
 from eigenjax.solvers.linear.conjugate_gradients import conjugate_gradients_together
 from eigenjax.solvers.linear.minres import LinearSolution, minres_together
@@ -69,7 +69,7 @@ def solve_complement(
     inside: jax.Array,
     rhs: PyTree,
     *,
-    known: Remainder | None,
+    known: RecycledPairs | None,
     adjoint_tol: Any,
     max_iter: int | None,
     definite: bool,
@@ -120,7 +120,7 @@ def iterate(
     pairs: Pairs,
     rhs: PyTree,
     *,
-    known: Remainder | None = None,
+    known: RecycledPairs | None = None,
     adjoint_tol: Any,
     max_iter: int | None,
     definite: bool = False,
@@ -132,7 +132,7 @@ def iterate(
     # A given tolerance bounds residuals; the default bounds errors, times the gap.
     by_error = adjoint_tol is None and pairs.gaps is not None
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
-    part = None if known is None else deflation.elimination(pairs, known)
+    part = None if known is None else deflation.deflate(pairs, known)
     size = _side_by_side(pairs, definite)
 
     def solve(first, rhs, targets):
@@ -154,7 +154,7 @@ def _side_by_side(pairs: Pairs, definite: bool) -> int:
 
 def _solve(
     pairs: Pairs,
-    part: Elimination | None,
+    part: Deflation | None,
     rhs: PyTree,
     stop_at: Callable[[jax.Array], jax.Array],
     *,

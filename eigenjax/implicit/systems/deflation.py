@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from eigenjax.implicit.systems.groups import in_groups
 from eigenjax.implicit.systems.pairs import CLUSTER_ROUNDING, Pairs
-from eigenjax.krylov.recycling import Remainder
+from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
@@ -34,18 +34,18 @@ from eigenjax.vectors.tree import PyTree
 _GROWTH = 1.0
 
 
-class Elimination(NamedTuple):
+class Deflation(NamedTuple):
     """Deflation of k systems: U, its coupling, and the systems it applies to."""
 
     basis: PyTree  # (m, ...) V; U = V C
     coefficients: jax.Array  # (m, q) C; zero columns where there is no vector
-    directions: PyTree  # (b, ...) D
-    couplings: jax.Array  # (b, q) S
+    residual_block: PyTree  # (b, ...) D
+    coupling: jax.Array  # (b, q) S
     inverses: jax.Array  # (k, q) diagonals of E_i^-1; zero where a vector is not deflated
     used: jax.Array  # (k, q) bool, this vector is deflated from this system
 
 
-def elimination(pairs: Pairs, known: Remainder) -> Elimination:
+def deflate(pairs: Pairs, known: RecycledPairs) -> Deflation:
     """Select the recycled Ritz vectors that can be deflated from each of the k systems.
 
     A theta that cannot be distinguished from lambda_i is not deflated from system i: this system is numerically
@@ -57,26 +57,26 @@ def elimination(pairs: Pairs, known: Remainder) -> Elimination:
     sizes = scale if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
     gaps = eigenvalues[:, None] - known.values[None, :]
     width = residuals + CLUSTER_ROUNDING * jnp.finfo(scale.dtype).eps * sizes
-    growth = jnp.sum(jnp.square(jnp.abs(known.couplings)), axis=0)
+    growth = jnp.sum(jnp.square(jnp.abs(known.coupling)), axis=0)
     stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth[None, :] <= _GROWTH * scale * jnp.abs(gaps))
     there = jnp.any(known.coefficients != 0, axis=0)
     usable = stands_apart & there[None, :]
-    return Elimination(
+    return Deflation(
         known.basis,
         known.coefficients,
-        known.directions,
-        jnp.where(there, known.couplings, 0),
-        jnp.where(usable, 1 / jnp.where(usable, gaps, 1), 0).astype(known.couplings.dtype),
+        known.residual_block,
+        jnp.where(there, known.coupling, 0),
+        jnp.where(usable, 1 / jnp.where(usable, gaps, 1), 0).astype(known.coupling.dtype),
         usable,
     )
 
 
-def inside(known: Elimination, block: PyTree) -> jax.Array:
+def inside(known: Deflation, block: PyTree) -> jax.Array:
     """Compute <U, z_i>, (k, q)."""
     return _times(jnp.conj(known.coefficients).T, tree.gram(known.basis, block)).T
 
 
-def without(known: Elimination, block: PyTree) -> PyTree:
+def without(known: Deflation, block: PyTree) -> PyTree:
     """Compute z_i - U U^H z_i."""
 
     def outside(few):
@@ -87,27 +87,27 @@ def without(known: Elimination, block: PyTree) -> PyTree:
     return in_groups(outside, (known.used, block))[1]
 
 
-def subtract_schur_term(known: Elimination, images: PyTree, block: PyTree) -> PyTree:
+def subtract_schur_term(known: Deflation, images: PyTree, block: PyTree) -> PyTree:
     """Subtract D S E_i^-1 S^H <D, y_i> from the given vectors."""
     return _add_along_directions(known, images, -known.inverses * coupled(known, block))
 
 
-def reduced(known: Elimination, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
+def reduced(known: Deflation, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
     """Compute b_i - U <U, b_i> + D S E_i^-1 <U, b_i> for b_i orthogonal to X."""
     return _add_along_directions(known, without(known, rhs), known.inverses * inside_rhs)
 
 
-def components(known: Elimination, inside_rhs: jax.Array, block: PyTree) -> jax.Array:
+def components(known: Deflation, inside_rhs: jax.Array, block: PyTree) -> jax.Array:
     """Compute c_i = E_i^-1 (<U, b_i> + S^H <D, y_i>), (k, q)."""
     return masked(known, known.inverses * (inside_rhs + coupled(known, block)))
 
 
-def completed(known: Elimination, components: jax.Array, block: PyTree) -> PyTree:
+def completed(known: Deflation, components: jax.Array, block: PyTree) -> PyTree:
     """Compute z_i = y_i + U c_i."""
     return jax.tree.map(jnp.add, block, _along_basis(known, components))
 
 
-def masked(known: Elimination, numbers: jax.Array) -> jax.Array:
+def masked(known: Deflation, numbers: jax.Array) -> jax.Array:
     """Set (k, q) numbers to zero for vectors that are not deflated."""
     return jnp.where(known.used, numbers, 0)
 
@@ -116,18 +116,18 @@ def masked(known: Elimination, numbers: jax.Array) -> jax.Array:
 _times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _along_basis(known: Elimination, numbers: jax.Array) -> PyTree:
+def _along_basis(known: Deflation, numbers: jax.Array) -> PyTree:
     return tree.combine(_times(known.coefficients, numbers.T), known.basis)
 
 
-def _add_along_directions(known: Elimination, block: PyTree, numbers: jax.Array) -> PyTree:
+def _add_along_directions(known: Deflation, block: PyTree, numbers: jax.Array) -> PyTree:
     # One by one, as they are few: a matrix product would be stored besides the block.
     add = jax.vmap(tree.add_scaled, in_axes=(0, 0, None))
-    for i, factors in enumerate(_times(known.couplings, masked(known, numbers).T)):
-        block = add(block, factors, tree.row(known.directions, i))
+    for i, factors in enumerate(_times(known.coupling, masked(known, numbers).T)):
+        block = add(block, factors, tree.row(known.residual_block, i))
     return block
 
 
-def coupled(known: Elimination, block: PyTree) -> jax.Array:
+def coupled(known: Deflation, block: PyTree) -> jax.Array:
     """Compute S^H <D, y_i>, (k, q)."""
-    return _times(jnp.conj(known.couplings).T, tree.gram(known.directions, block)).T
+    return _times(jnp.conj(known.coupling).T, tree.gram(known.residual_block, block)).T

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from eigenjax.implicit.systems import complement
 from eigenjax.implicit.systems.pairs import Pairs, own_gaps
 from eigenjax.implicit.systems.triplets import Solved, positive, scale_of
-from eigenjax.krylov.recycling import Remainder
+from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.base import matvec as symmetric_matvec
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
@@ -148,15 +148,15 @@ def _pairs(solved: Solved, reduced: "_Reduced", right: PyTree) -> Pairs:
     return Pairs(reduced, jnp.square(values), right, residuals, gaps, sizes=values * jnp.max(values))
 
 
-def _squared(known: Remainder | None, scale: jax.Array) -> Remainder | None:
+def _squared(known: RecycledPairs | None, scale: jax.Array) -> RecycledPairs | None:
     """Convert recycled triplets of A to recycled Ritz pairs of A^H A over the square of the scale."""
     if known is None:
         return None
     known = jax.lax.stop_gradient(known)
     values = known.values / scale
     # Not the values over the scale again: the compiler merges two divisions into one by a square that underflows.
-    couplings = known.couplings / scale.astype(known.couplings.dtype) * values.astype(known.couplings.dtype)[None, :]
-    return known._replace(values=jnp.square(values), couplings=couplings)
+    coupling = known.coupling / scale.astype(known.coupling.dtype) * values.astype(known.coupling.dtype)[None, :]
+    return known._replace(values=jnp.square(values), coupling=coupling)
 
 
 @jax.tree_util.register_dataclass

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.implicit.systems import deflation
-from eigenjax.implicit.systems.deflation import Elimination
+from eigenjax.implicit.systems.deflation import Deflation
 from eigenjax.solvers.linear import conjugate_gradients, minres
 from eigenjax.solvers.linear.minres import LinearSolution
 from eigenjax.vectors import tree
@@ -36,14 +36,14 @@ _GONE = 1e-4
 class _Parts(NamedTuple):
     """Deflation of stage 2: z = x + U c."""
 
-    known: Elimination  # the deflation, with the vectors used
+    known: Deflation  # the deflation, with the vectors used
     inside: jax.Array  # (k, q) <U, r> - S^H <D, x'> at the start of the stage
     before: jax.Array  # (k, q) u at the start of the stage
 
 
 def solve(
     system: Callable[[PyTree], PyTree],
-    known: Elimination,
+    known: Deflation,
     rhs: PyTree,
     *,
     targets: Callable[[jax.Array], jax.Array],
@@ -111,7 +111,7 @@ def _components(parts: _Parts, x: PyTree) -> jax.Array:
 _State = conjugate_gradients.State | minres.State
 
 
-def _turned(state: _State, known: Elimination) -> tuple[_State, _Parts]:
+def _turned(state: _State, known: Deflation) -> tuple[_State, _Parts]:
     """Project the current state for stage 2, in the systems that use deflation."""
     # Both for a residual of unit norm.
     inside = deflation.inside(known, state.rest)

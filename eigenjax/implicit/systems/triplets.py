@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.implicit.systems.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
-from eigenjax.krylov.recycling import Remainder
+from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.vectors.tree import PyTree
 
@@ -20,7 +20,7 @@ class Solved(NamedTuple):
     right: PyTree  # V, with a leading axis k on every leaf
     residuals: jax.Array  # (k,) residuals of the triplets
     adjoint_tol: jax.Array | None  # () relative residual of the linear systems; None derives it from the triplets
-    known: Remainder | None = None  # recycled triplets, of the smaller side
+    known: RecycledPairs | None = None  # recycled triplets, of the smaller side
 
 
 def reciprocal_gaps(solved: Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:

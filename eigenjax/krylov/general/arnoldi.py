@@ -28,7 +28,7 @@ _DROPPED = 64.0
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
     """Move d into V with one matvec; this needs a free row."""
     row = jnp.argmin(state.filled).astype(jnp.int32)  # the first free row
-    vector = tree.row(state.directions, 0)
+    vector = tree.row(state.residual_block, 0)
     basis = tree.set_row(state.basis, row, vector)
     # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
     norm_with = lambda coefficients, left: jnp.maximum(state.operator_norm, tree.norm((coefficients, left)))
@@ -38,9 +38,9 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
     return state._replace(
         basis=basis,
         filled=state.filled.at[row].set(True),
-        directions=jax.tree.map(lambda x: x[None], normalize(rest.vector, rest.norm)),
-        matrix=state.matrix.at[row].set(state.couplings[0]).at[:, row].set(rest.coefficients),
-        couplings=jnp.zeros_like(state.couplings).at[0, row].set(length.astype(state.couplings.dtype)),
+        residual_block=jax.tree.map(lambda x: x[None], normalize(rest.vector, rest.norm)),
+        matrix=state.matrix.at[row].set(state.coupling[0]).at[:, row].set(rest.coefficients),
+        coupling=jnp.zeros_like(state.coupling).at[0, row].set(length.astype(state.coupling.dtype)),
         operator_norm=norm_with(rest.coefficients, length),
         broken_down=state.broken_down | replaced,
         polynomials=lanczos_polynomials.extend(
@@ -66,11 +66,11 @@ def restart(
     coefficients = jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, vectors.coefficients[:, :most], 0)
     images = matmul(state.matrix, coefficients)
     outside = images - matmul(coefficients, jnp.conj(coefficients).T, images)
-    couplings = matmul(state.couplings, coefficients)
-    dropped = jax.vmap(tree.norm, in_axes=1)((outside, jnp.where(fresh, couplings, 0)))
+    coupling = matmul(state.coupling, coefficients)
+    dropped = jax.vmap(tree.norm, in_axes=1)((outside, jnp.where(fresh, coupling, 0)))
     unit = jnp.finfo(dropped.dtype).eps * state.operator_norm
     dropped = jnp.where(dropped > _DROPPED * unit, dropped, 0)
-    new = compress(state, coefficients, jnp.where(fresh, 0, couplings), dropped)
-    directions = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.directions)
+    new = compress(state, coefficients, jnp.where(fresh, 0, coupling), dropped)
+    residual_block = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.residual_block)
     searching = tree.where(fresh, begin_search(new, levels), new.polynomials)
-    return new._replace(broken_down=state.broken_down, directions=directions, polynomials=searching)
+    return new._replace(broken_down=state.broken_down, residual_block=residual_block, polynomials=searching)

@@ -198,7 +198,7 @@ def _residuals(
     state: KrylovDecomposition, compact: jax.Array, values: jax.Array, vectors: jax.Array, place: jax.Array
 ) -> jax.Array:
     matmul = lambda a, b: jnp.matmul(a.astype(b.dtype), b, precision=jax.lax.Precision.HIGHEST)
-    outside = jnp.abs(matmul(state.couplings[0, place], vectors))
+    outside = jnp.abs(matmul(state.coupling[0, place], vectors))
     inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values[None, :])
     inside = jnp.where(inside > _ROUNDING * jnp.finfo(inside.dtype).eps * state.operator_norm, inside, 0)
     defects = combined_defects(state._replace(defects=state.defects[place]), vectors)

@@ -25,7 +25,7 @@ from eigenjax.krylov.golub_kahan.bidiagonal_polynomials import BidiagonalPolynom
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, matvec
 from eigenjax.vectors import tree
-from eigenjax.vectors.basis_change import rotate
+from eigenjax.vectors.basis_change import change_basis
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import (
@@ -36,13 +36,13 @@ from eigenjax.vectors.orthogonalize import (
     random_direction,
     underflow,
 )
-from eigenjax.vectors.pseudorandom import arbitrary_vector, successor
+from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.tree import PyTree
 
 # Random directions of `begin`, of either side and of restarts have different seeds.
 _BEGINNING, _LEFT, _RIGHT, _RESTARTING = range(4)
 # Each restart adds about one eps of orthogonality error to the bases: reorthonormalize every 8 restarts.
-_RESTARTS_PER_MENDING = 8
+_RESTARTS_BETWEEN_REORTHONORMALIZATIONS = 8
 
 
 class Bidiagonalization(NamedTuple):
@@ -54,7 +54,7 @@ class Bidiagonalization(NamedTuple):
     right_filled: jax.Array  # (m,) bool, which rows of V are valid, as many as of U
     direction: PyTree  # d, the next vector
     matrix: jax.Array  # (m, m) B
-    couplings: jax.Array  # (m,) g
+    coupling: jax.Array  # (m,) g
     defects: jax.Array  # (m,) estimated norms of the columns of E
     last_row: jax.Array  # () int32, the row of U that d is coupled to, if it is only one ...
     last_length: jax.Array  # () ... and that coupling; 0 if d is coupled to several rows, or none
@@ -84,7 +84,7 @@ def begin(
         seed: seed of all random directions.
         num_levels: number of levels at which the polynomials are evaluated; static.
     """
-    fresh = successor(seed, _BEGINNING)
+    fresh = fold_in(seed, _BEGINNING)
     # Zeros of a drawn vector, because plain zeros would lose the sharding.
     u = jax.tree.map(jnp.zeros_like, arbitrary_vector(fresh, tree.working_structure(op.codomain)))
     dtype = tree.accumulation_dtype((u, start))
@@ -100,7 +100,7 @@ def begin(
         right_filled=jnp.zeros(krylov_dim, bool),
         direction=direction,
         matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
-        couplings=jnp.zeros(krylov_dim, dtype),
+        coupling=jnp.zeros(krylov_dim, dtype),
         defects=jnp.zeros(krylov_dim, zero.dtype),
         last_row=jnp.zeros((), jnp.int32),
         last_length=zero,
@@ -121,7 +121,7 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
 
     V <- [V d],    alpha u = (I - U U^H) A d,    U <- [U u],    beta d = (I - V V^H) A^H u
     """
-    left_seed, right_seed = (successor(successor(state.seed, side), state.num_matvecs) for side in (_LEFT, _RIGHT))
+    left_seed, right_seed = (fold_in(fold_in(state.seed, side), state.num_matvecs) for side in (_LEFT, _RIGHT))
     left_row, right_row = (jnp.argmin(filled).astype(jnp.int32) for filled in (state.left_filled, state.right_filled))
     right = tree.set_row(state.right, right_row, state.direction)
     # The part that the recurrence predicts is subtracted first; the full orthogonalization then needs one pass.
@@ -140,7 +140,7 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
         right_filled=state.right_filled.at[right_row].set(True),
         direction=back.vector,
         matrix=state.matrix.at[:, right_row].set(column),
-        couplings=jnp.zeros_like(state.couplings).at[left_row].set(back.length.astype(dtype)),
+        coupling=jnp.zeros_like(state.coupling).at[left_row].set(back.length.astype(dtype)),
         defects=state.defects,
         last_row=left_row,
         last_length=back.length,
@@ -175,14 +175,14 @@ def compress(
         fresh: () bool: the coupling to d is dropped, and a random d is drawn.
         levels: (L,) numbers at which the polynomials of a random direction are evaluated.
     """
-    P = _mended(state, state.left, left_coefficients)
-    Q = _mended(state, state.right, right_coefficients)
-    left, left_rows = rotate(state.left, P)
-    right, right_rows = rotate(state.right, Q)
-    couplings, projected = matmul(state.couplings, P), matmul(jnp.conj(P).T, state.matrix, Q)
-    dropped = jnp.where(fresh, jnp.abs(couplings), 0)
+    P = _reorthonormalized(state, state.left, left_coefficients)
+    Q = _reorthonormalized(state, state.right, right_coefficients)
+    left, left_rows = change_basis(state.left, P)
+    right, right_rows = change_basis(state.right, Q)
+    coupling, projected = matmul(state.coupling, P), matmul(jnp.conj(P).T, state.matrix, Q)
+    dropped = jnp.where(fresh, jnp.abs(coupling), 0)
     defects = jnp.hypot(combined_defects(state, P), dropped)
-    drawn = successor(successor(state.seed, _RESTARTING), state.num_restarts)
+    drawn = fold_in(fold_in(state.seed, _RESTARTING), state.num_restarts)
     values, uncoupled = state.polynomials, state._replace(last_length=jnp.zeros_like(state.last_length))
     turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
     continued = values._replace(left=turned(left_rows, values.left, P), right=turned(right_rows, values.right, Q))
@@ -194,7 +194,7 @@ def compress(
         right_filled=jnp.zeros_like(state.right_filled).at[right_rows].set(jnp.any(Q != 0, axis=0)),
         direction=apply_when(fresh, draw, state.direction),
         matrix=jnp.zeros_like(state.matrix).at[left_rows[:, None], right_rows].set(projected),
-        couplings=jnp.zeros_like(state.couplings).at[left_rows].set(jnp.where(fresh, 0, couplings)),
+        coupling=jnp.zeros_like(state.coupling).at[left_rows].set(jnp.where(fresh, 0, coupling)),
         defects=jnp.zeros_like(state.defects).at[left_rows].set(defects),
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
@@ -206,7 +206,7 @@ def compress(
 
 def begin_search(state: Bidiagonalization, levels: jax.Array) -> BidiagonalPolynomials:
     """Return polynomials of a search: the last inserted random vector is its start, and the bases are locked."""
-    m = state.couplings.shape[0]
+    m = state.coupling.shape[0]
     return bidiagonal_polynomials.start(levels, m, state.matrix.dtype, state.last_row, state.last_length)
 
 
@@ -215,14 +215,14 @@ def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> 
     return jax.vmap(tree.norm, in_axes=1)(jnp.abs(left_coefficients) * state.defects[:, None])
 
 
-def _mended(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
+def _reorthonormalized(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
     """Return C (3 I - C^H G C) / 2, G the Gram matrix of the basis, every 8 restarts; it reorthonormalizes the rows."""
 
     def mend(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(basis).astype(coefficients.dtype), coefficients)
         return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
-    due = state.num_restarts % _RESTARTS_PER_MENDING == _RESTARTS_PER_MENDING - 1
+    due = state.num_restarts % _RESTARTS_BETWEEN_REORTHONORMALIZATIONS == _RESTARTS_BETWEEN_REORTHONORMALIZATIONS - 1
     return apply_when(due, mend, coefficients)
 
 

@@ -26,7 +26,7 @@ def extract(space: Bidiagonalization) -> Triplets:
     B is scaled to entries of order one by a power of two. NaN and Inf are replaced by zero, because LAPACK may not
     return from them; the caller detects them separately.
     """
-    m = space.couplings.shape[0]
+    m = space.coupling.shape[0]
     filled = space.left_filled[:, None] & space.right_filled[None, :]
     matrix = jnp.where(jnp.isfinite(space.matrix) & filled, space.matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
@@ -39,5 +39,5 @@ def extract(space: Bidiagonalization) -> Triplets:
     num_filled = space.num_filled
     P, values, Q = (jnp.roll(x, num_filled - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
     valid = jnp.arange(m, dtype=jnp.int32) < num_filled
-    residuals = jnp.hypot(jnp.abs(matmul(space.couplings, P)), bidiagonalization.combined_defects(space, P))
+    residuals = jnp.hypot(jnp.abs(matmul(space.coupling, P)), bidiagonalization.combined_defects(space, P))
     return Triplets(jnp.ldexp(jnp.where(valid, values, 0), exponent), P, Q, jnp.where(valid, residuals, jnp.inf))

@@ -85,10 +85,10 @@ def solve_by_lanczos(
             chunk = min(LANCZOS_CHUNK, settings.krylov_dim - done)
             state, done = advance_lanczos(clock, op, state, chunk), done + chunk
             if done >= k and done < settings.krylov_dim and not is_done:
-                look = look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
-                spent += int(look.num_matvecs) - done
-                seen.append((done, np.asarray(look.residuals)))
-                standing, is_done = _standing([look]), bool(np.all(look.converged))
+                check_convergence = look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
+                spent += int(check_convergence.num_matvecs) - done
+                seen.append((done, np.asarray(check_convergence.residuals)))
+                standing, is_done = _standing([check_convergence]), bool(np.all(check_convergence.converged))
             update(done, f"{done} products{standing}")
         results = {
             which: look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
@@ -97,8 +97,8 @@ def solve_by_lanczos(
         update(done, f"{done} products{_standing(list(results.values()))}")
     if not is_done:
         seen.append((done, np.asarray(results[which].residuals)))
-    audits = sum(int(result.num_matvecs) - done for result in results.values())
-    return clock.solve(results, done + spent + audits, seen)
+    num_verifications = sum(int(result.num_matvecs) - done for result in results.values())
+    return clock.solve(results, done + spent + num_verifications, seen)
 
 
 def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:

@@ -47,7 +47,7 @@ def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any, share: float = 
     return jnp.maximum(share * tolerance(tol, dtype), rounding_unit(op))
 
 
-def judge(
+def with_status(
     op: LinearOperator,
     result: EigenResult,
     *,

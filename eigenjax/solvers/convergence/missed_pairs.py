@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.krylov.solve_spec import Goal
-from eigenjax.solvers.convergence.search_targets import Aims, Bounds
+from eigenjax.krylov.solve_spec import SolveSpec
+from eigenjax.solvers.convergence.search_targets import Bounds, SearchTargets
 
 # A search may find only one copy, so that k searches may be needed; after this many the solve gives up.
 _SEARCHES_PER_PAIR, _MORE_SEARCHES = 2, 4
@@ -43,7 +43,7 @@ def begun(search: Search) -> Search:
 
 def advance(
     search: Search,
-    goal: Goal,
+    spec: SolveSpec,
     values: jax.Array,
     *,
     same: jax.Array,
@@ -55,7 +55,7 @@ def advance(
 
     Args:
         search: state before the check.
-        goal: options, with k and verify.
+        spec: options, with k and verify.
         values: (k,) values found at the check.
         same: () bool, the values equal those from before the running search.
         converged: () bool, these k pairs have converged.
@@ -65,7 +65,7 @@ def advance(
     # A search that found something is always followed by another.
     ends = search.running & converged & (exhausted | excluded | ~same)
     nothing_new = ends & same
-    asked_for = converged & ~search.running & (goal.verify | exhausted)
+    asked_for = converged & ~search.running & (spec.verify | exhausted)
     goes_on = asked_for | (ends & ~same) | (exhausted & ~nothing_new)
     first = converged & jnp.isinf(search.at_first[0])
     return Search(
@@ -82,19 +82,19 @@ class Check(NamedTuple):
     """Missed-pair search after a convergence check."""
 
     search: Search
-    aims: Aims  # targets of the search that runs or begins
+    targets: SearchTargets  # targets of the search that runs or begins
     remaining: jax.Array  # () log of the factor that residuals must fall by or, in a search, polynomials must grow by
     begins_here: jax.Array  # () bool, a search begins at the random vector that is already in the space
 
 
 def check(
     search: Search,
-    goal: Goal,
+    spec: SolveSpec,
     values: jax.Array,
     residuals: jax.Array,
     amplitudes: jax.Array,
-    aims: Aims,
-    new_aims: Aims,
+    targets: SearchTargets,
+    new_aims: SearchTargets,
     bounds: Bounds,
     exhausted: jax.Array,
 ) -> Check:
@@ -102,11 +102,11 @@ def check(
 
     Args:
         search: state before the check.
-        goal: options, with k and verify.
+        spec: options, with k and verify.
         values: (k,) values found at the check.
         residuals: (k,) their residuals.
         amplitudes: (L,) amplitudes of the polynomials of the space.
-        aims: targets of the running search.
+        targets: targets of the running search.
         new_aims: targets of a search that begins at this check.
         bounds: bounds on the residuals.
         exhausted: () bool, the space is invariant: an uncoupled random vector continues it already.
@@ -117,12 +117,12 @@ def check(
     of_copies = jnp.minimum(bounds.residual * jnp.sqrt(2 * searches), bounds.locked)
     allowed = jnp.where(search.running, jnp.where(known, bounds.locked, of_copies), bounds.residual)
     converged = jnp.all(residuals <= allowed)
-    growth_left = jnp.max(jnp.log(jnp.maximum(aims.needed, 1) / jnp.maximum(amplitudes, 1)))
+    growth_left = jnp.max(jnp.log(jnp.maximum(targets.needed, 1) / jnp.maximum(amplitudes, 1)))
     state = {"same": jnp.all(known), "converged": converged, "excluded": growth_left <= 0, "exhausted": exhausted}
-    after = advance(search, goal, values, **state)
+    after = advance(search, spec, values, **state)
     begins_here = exhausted & after.running
     begins = after.starts | begins_here
-    chosen = Aims(*(jnp.where(begins, x, y) for x, y in zip(new_aims, aims, strict=True)))
+    chosen = SearchTargets(*(jnp.where(begins, x, y) for x, y in zip(new_aims, targets, strict=True)))
     at_least = jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny)
     remaining = jnp.max(jnp.log(at_least / jnp.where(allowed > 0, allowed, 1)))
     remaining = jnp.where(search.running & converged, growth_left, remaining)

@@ -17,7 +17,7 @@ from eigenjax.vectors.tree import PyTree
 AUDIT_TOLERANCE = 12.0
 
 
-def vouched_residuals(
+def residuals_to_verify(
     op: LinearOperator,
     eigenvalues: jax.Array,
     vectors: PyTree,
@@ -54,14 +54,14 @@ def vouched_residuals(
         along = tree.combine(signs.astype(eigenvalues.dtype) * eigenvalues, vectors)
         return tree.add_scaled(along, jnp.sum(signs.astype(phases.dtype) * phases), direction)
 
-    return audited_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, seed)
+    return verified_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, seed)
 
 
-def audited_residuals(
+def verified_residuals(
     op: LinearOperator,
     eigenvalues: jax.Array,
     vectors: PyTree,
-    claimed: jax.Array,
+    estimated: jax.Array,
     predict: Callable[[jax.Array], PyTree],
     operator_norm: jax.Array,
     seed: jax.Array,
@@ -74,7 +74,7 @@ def audited_residuals(
         op: the operator.
         eigenvalues: (k,) the lambda_i.
         vectors: k unit vectors v_i.
-        claimed: (k,) estimated residual norms.
+        estimated: (k,) estimated residual norms.
         predict: (k,) signs s -> the prediction of A (sum_i s_i v_i) by the method.
         operator_norm: () norm estimate of A.
         seed: seed of the signs.
@@ -100,12 +100,12 @@ def audited_residuals(
         expected = tree.where(first, predicted, tree.scale(eigenvalues[pair], vector))
         length = tree.norm(tree.add_scaled(matvec(op, vector), -1.0, expected))
         discrepancy = jnp.where(first, length / k**0.5, discrepancy)
-        believed = (discrepancy <= bound) | ~jnp.isfinite(discrepancy)
-        residuals = jnp.where(first, jnp.hypot(claimed, discrepancy), residuals.at[pair].set(length))
-        return i + 1, jnp.where(believed, 1, 1 + k).astype(jnp.int32), discrepancy, residuals
+        estimates = (discrepancy <= bound) | ~jnp.isfinite(discrepancy)
+        residuals = jnp.where(first, jnp.hypot(estimated, discrepancy), residuals.at[pair].set(length))
+        return i + 1, jnp.where(estimates, 1, 1 + k).astype(jnp.int32), discrepancy, residuals
 
-    claimed, end = claimed.astype(eigenvalues.dtype), jnp.asarray(needed).astype(jnp.int32)
-    start = (jnp.int32(0), end, jnp.zeros((), claimed.dtype), claimed)
+    estimated, end = estimated.astype(eigenvalues.dtype), jnp.asarray(needed).astype(jnp.int32)
+    start = (jnp.int32(0), end, jnp.zeros((), estimated.dtype), estimated)
     spent, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], turn, start)
     return residuals, discrepancy, spent
 

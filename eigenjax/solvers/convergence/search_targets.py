@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.solvers.convergence.residuals import rounding_unit
 
@@ -30,17 +30,17 @@ class Bounds(NamedTuple):
     scale: jax.Array  # () the largest |Ritz value| seen, the norm estimate
 
 
-def bounds_of(op: Any, goal: Goal, tol: Any, scale: jax.Array, lost: float = 0.0) -> Bounds:
+def bounds_of(op: Any, spec: SolveSpec, tol: Any, scale: jax.Array, lost: float = 0.0) -> Bounds:
     """Return the bounds for the tolerance of a solve.
 
     Args:
         op: the operator.
-        goal: options, with verify.
+        spec: options, with verify.
         tol: tolerance relative to the scale, or None.
         scale: () the largest |Ritz value| seen, the norm estimate.
         lost: rounding error of the storage of the basis, relative to the scale.
     """
-    share = VERIFIED_SHARE if goal.verify else 1.0
+    share = VERIFIED_SHARE if spec.verify else 1.0
     residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
     absolute = lambda relative: jnp.maximum(relative, lost) * scale
@@ -74,26 +74,26 @@ def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: j
     )
 
 
-class Aims(NamedTuple):
+class SearchTargets(NamedTuple):
     """Targets of the missed-pair search: the levels it tests, and the amplitudes that end it."""
 
     levels: jax.Array  # (L,) numbers at which the polynomials are evaluated
     needed: jax.Array  # (L,) amplitudes of the polynomials that exclude a missed eigenvalue there
 
 
-def aims_of(
-    goal: Goal,
+def targets_of(
+    spec: SolveSpec,
     values: jax.Array,
     worst: jax.Array,
     bounds: Bounds,
     *,
     size: int,
     sigma: jax.Array | float = 0.0,
-) -> Aims:
+) -> SearchTargets:
     """Return the targets of a search that begins when these values have been found.
 
     Args:
-        goal: options, with k, which, near and random_start.
+        spec: options, with k, which, near and random_start.
         values: (k,) values found.
         worst: () the largest of their residuals.
         bounds: bounds on residuals and eigenvalues.
@@ -102,9 +102,9 @@ def aims_of(
     """
     distance = far_enough(bounds)
     number = jnp.asarray(sigma).astype(distance.dtype)
-    missed_before = probability_missed(goal, worst, distance)
-    needed = needed_amplitudes(goal, values, size, slack=bounds.eigenvalue, sigma=number, missed_before=missed_before)
-    return Aims(levels(goal, values, distance, number), needed)
+    missed_before = probability_missed(spec, worst, distance)
+    needed = needed_amplitudes(spec, values, size, slack=bounds.eigenvalue, sigma=number, missed_before=missed_before)
+    return SearchTargets(levels(spec, values, distance, number), needed)
 
 
 def far_enough(bounds: Bounds) -> jax.Array:
@@ -113,55 +113,55 @@ def far_enough(bounds: Bounds) -> jax.Array:
     return jnp.sqrt(bounds.eigenvalue / scale) * bounds.scale
 
 
-def probability_missed(goal: Goal, worst: jax.Array, distance: jax.Array) -> jax.Array:
+def probability_missed(spec: SolveSpec, worst: jax.Array, distance: jax.Array) -> jax.Array:
     """Estimate the probability, (), that a solve missed an eigenvector at this distance that is no copy.
 
     With a random start, a Ritz vector has a component along it only if the residual is at least the component times
     the distance.
     """
-    if not goal.random_start:
+    if not spec.random_start:
         return jnp.ones_like(worst)
     return jnp.minimum(worst / jnp.where(distance > 0, distance, 1), 1)
 
 
-def no_aims(num: int, dtype: Any, real_dtype: Any) -> Aims:
+def no_targets(num: int, dtype: Any, real_dtype: Any) -> SearchTargets:
     """Return the targets before any search."""
-    return Aims(jnp.zeros(num, dtype), jnp.zeros(num, real_dtype))
+    return SearchTargets(jnp.zeros(num, dtype), jnp.zeros(num, real_dtype))
 
 
-def levels(goal: Goal, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
+def levels(spec: SolveSpec, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
     """Return the (L,) numbers at which a missed eigenvalue is searched.
 
     These are the k wanted values, which may have missing copies, and one more on each side where a more wanted
     eigenvalue may lie. The latter is more wanted than all found values by the given distance, so it is no copy.
 
-    >>> goal = Goal(k=2, which="LA", near=False, verify=True, max_matvecs=10)
-    >>> print(levels(goal, jnp.array([3.0, 2.0]), jnp.float32(0.5), jnp.float32(0.0)))
+    >>> spec = SolveSpec(k=2, which="LA", interior=False, verify=True, max_matvecs=10)
+    >>> print(levels(spec, jnp.array([3.0, 2.0]), jnp.float32(0.5), jnp.float32(0.0)))
     [3.  2.  2.5]
     """
-    return jnp.concatenate([values, _beyond(goal, values, distance, sigma)])
+    return jnp.concatenate([values, _beyond(spec, values, distance, sigma)])
 
 
-def _beyond(goal: Goal, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
-    if goal.near:
+def _beyond(spec: SolveSpec, values: jax.Array, distance: jax.Array, sigma: jax.Array) -> jax.Array:
+    if spec.interior:
         radius = jnp.maximum(jnp.max(jnp.abs(values - sigma)) - distance, 0)
         return jnp.stack([sigma - radius, sigma + radius])
-    if goal.which == "LM":
+    if spec.which == "LM":
         radius = jnp.min(jnp.abs(values)) + distance
         return jnp.stack([radius, -radius])
-    if goal.which == "SA":
+    if spec.which == "SA":
         return (jnp.max(values) - distance)[None]
-    highest = (jnp.min(values[::2] if goal.which == "BE" else values) + distance)[None]
+    highest = (jnp.min(values[::2] if spec.which == "BE" else values) + distance)[None]
     # For k = 1 the pair is the largest one: there is no other end.
-    if goal.which == "LA" or goal.k == 1:
+    if spec.which == "LA" or spec.k == 1:
         return highest
     return jnp.concatenate([highest, (jnp.max(values[1::2]) - distance)[None]])
 
 
-def num_levels(goal: Goal) -> int:
+def num_levels(spec: SolveSpec) -> int:
     """Return L, the number of levels that `levels` returns."""
     zero = jax.ShapeDtypeStruct((), jnp.float32)
-    return jax.eval_shape(lambda z: levels(goal, jnp.zeros(goal.k, z.dtype), z, z), zero).shape[0]
+    return jax.eval_shape(lambda z: levels(spec, jnp.zeros(spec.k, z.dtype), z, z), zero).shape[0]
 
 
 def amplitude_of_certainty(size: int) -> float:
@@ -176,12 +176,12 @@ def amplitude_of_certainty(size: int) -> float:
 
 
 def needed_amplitudes(
-    goal: Goal, values: jax.Array, size: int, *, slack: jax.Array, sigma: jax.Array, missed_before: jax.Array
+    spec: SolveSpec, values: jax.Array, size: int, *, slack: jax.Array, sigma: jax.Array, missed_before: jax.Array
 ) -> jax.Array:
     """Return the (L,) polynomial amplitudes at which a search has excluded a missed eigenvalue at each level.
 
     Args:
-        goal: options, with k, which and near.
+        spec: options, with k, which and near.
         values: (k,) wanted values.
         size: n.
         slack: () error bound of an eigenvalue.
@@ -190,19 +190,19 @@ def needed_amplitudes(
 
     A copy of a value that is as wanted as the last one, to within the slack, displaces no result: it needs 0.
 
-    >>> goal = Goal(k=2, which="LA", near=False, verify=True, max_matvecs=10)
+    >>> spec = SolveSpec(k=2, which="LA", interior=False, verify=True, max_matvecs=10)
     >>> options = {"slack": jnp.float32(0.1), "sigma": jnp.float32(0.0), "missed_before": jnp.float32(1e-2)}
-    >>> print(needed_amplitudes(goal, jnp.array([3.0, 2.0]), 10000, **options).round(-2))
+    >>> print(needed_amplitudes(spec, jnp.array([3.0, 2.0]), 10000, **options).round(-2))
     [1.e+08 0.e+00 1.e+06]
     """
     certain = amplitude_of_certainty(size)
-    if goal.which == "BE" and not goal.near:
-        high = jnp.arange(goal.k, dtype=jnp.int32) % 2 == 0
+    if spec.which == "BE" and not spec.interior:
+        high = jnp.arange(spec.k, dtype=jnp.int32) % 2 == 0
         ranks = jnp.where(high, values - jnp.min(values[::2]), jnp.max(values[1::2], initial=-jnp.inf) - values)
     else:
         wanted = {"LA": values, "SA": -values, "LM": jnp.abs(values)}
-        keys = -jnp.abs(values - sigma) if goal.near else wanted[goal.which]
+        keys = -jnp.abs(values - sigma) if spec.interior else wanted[spec.which]
         ranks = keys - jnp.min(keys)
     copies = jnp.where(ranks > slack, certain, 0)
-    others = jnp.full(num_levels(goal) - goal.k, certain, values.dtype) * missed_before
+    others = jnp.full(num_levels(spec) - spec.k, certain, values.dtype) * missed_before
     return jnp.concatenate([copies.astype(values.dtype), others.astype(values.dtype)])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eigenjax import arguments
 from eigenjax.krylov import ritz
 from eigenjax.krylov.general import general_ritz
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.complexified import is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -16,7 +16,7 @@ from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.convergence.judgement import default_tolerance
 from eigenjax.solvers.general import krylov_schur
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
-from eigenjax.vectors.pseudorandom import seed_of, successor
+from eigenjax.vectors.pseudorandom import fold_in, seed_of
 from eigenjax.vectors.tree import PyTree
 
 # Basis vectors by default: 2 k + 10, and at least this number.
@@ -114,10 +114,10 @@ def eigs(
     real = is_real(op.structure)
     general_ritz.check_which(which)
     krylov_dim = _checked_dim(krylov_dim, k, op.size)
-    goal = Goal(
+    spec = SolveSpec(
         k=k,
         which=which,
-        near=False,
+        interior=False,
         verify=bool(verify),
         max_matvecs=checked_budget(max_matvecs, krylov_dim, op.size),
         random_start=v0 is None,
@@ -125,11 +125,11 @@ def eigs(
     seed = seed_of(key)
     if isinstance(v0, EigenResult) and real:
         v0 = _real_rows(v0)
-    starts = starting_block(op, start_rows(op, v0), 1, successor(seed, 0))
-    state = krylov_schur.init(starts, goal, krylov_dim=krylov_dim, seed=successor(seed, 1))
-    advance = lambda state: krylov_schur.step(op, state, goal, tol=tol)
+    starts = starting_block(op, start_rows(op, v0), 1, fold_in(seed, 0))
+    state = krylov_schur.init(starts, spec, krylov_dim=krylov_dim, seed=fold_in(seed, 1))
+    advance = lambda state: krylov_schur.step(op, state, spec, tol=tol)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    return krylov_schur.finalize(op, state, goal, tol=tol)
+    return krylov_schur.finalize(op, state, spec, tol=tol)
 
 
 def _real_rows(result: EigenResult) -> PyTree:

@@ -31,7 +31,7 @@ from eigenjax.krylov.general.general_ritz import (
     wanted_keys,
 )
 from eigenjax.krylov.general.schur import complex_dtype
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.krylov.thick_restart import begin_search
 from eigenjax.operators import complexified
 from eigenjax.operators.base import LinearOperator
@@ -39,7 +39,7 @@ from eigenjax.operators.complexified import complex_matvec, is_real
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wait
-from eigenjax.solvers.convergence.judgement import judge
+from eigenjax.solvers.convergence.judgement import with_status
 from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
@@ -63,63 +63,63 @@ class KrylovSchurState(NamedTuple):
     krylov: KrylovDecomposition  # the decomposition A V = V H + d b^H
     found: GeneralRitz  # Ritz pairs of the last convergence check
     vectors: SchurBasis  # Schur basis of the decomposition, if the last check needed it
-    next_look: jax.Array  # () int32, basis rows at the next convergence check
+    next_check: jax.Array  # () int32, basis rows at the next convergence check
     distance: jax.Array  # () log(residual / bound) of the worst pair at the last check; inf at first
-    last_look: jax.Array  # () int32, matvecs at the last check
+    last_check: jax.Array  # () int32, matvecs at the last check
     search: missed_pairs.Search  # state of the missed-pair search
-    aims: search_targets.Aims  # levels and bounds of the running search
+    targets: search_targets.SearchTargets  # levels and bounds of the running search
     done: jax.Array  # () bool, the solve is over
 
 
-def init(starts: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> KrylovSchurState:
+def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, seed: jax.Array) -> KrylovSchurState:
     """Initialize the state before the first matvec.
 
     Args:
         starts: (1, ...) the start vector.
-        goal: the static options of the solve.
+        spec: the static options of the solve.
         krylov_dim: m, the number of basis vectors besides the next one.
         seed: seed of all random directions.
     """
     dtype = tree.accumulation_dtype(starts)
-    aims = search_targets.no_aims(goal.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
-    state = decomposition.begin(starts, krylov_dim, seed, levels=aims.levels)
+    targets = search_targets.no_targets(spec.k + NUM_BOUNDARY, complex_dtype(dtype), tree.real_dtype(dtype))
+    state = decomposition.begin(starts, krylov_dim, seed, levels=targets.levels)
     zero = jnp.zeros_like(state.operator_norm)
     return KrylovSchurState(
         krylov=state,
         found=no_pairs(krylov_dim, complex_dtype(state.matrix.dtype), zero.dtype),
         vectors=no_basis(krylov_dim, state.matrix.dtype),
-        next_look=jnp.asarray(min(goal.k + _BEYOND, krylov_dim), jnp.int32),
+        next_check=jnp.asarray(min(spec.k + _BEYOND, krylov_dim), jnp.int32),
         distance=zero + jnp.inf,
-        last_look=jnp.zeros((), jnp.int32),
-        search=missed_pairs.no_search(goal.k, aims.levels.dtype),
-        aims=aims,
-        done=jnp.asarray(goal.max_matvecs < 1),
+        last_check=jnp.zeros((), jnp.int32),
+        search=missed_pairs.no_search(spec.k, targets.levels.dtype),
+        targets=targets,
+        done=jnp.asarray(spec.max_matvecs < 1),
     )
 
 
-def step(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
+def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
     """Expand until the next convergence check, make the check, and restart if necessary."""
     m = state.krylov.filled.shape[0]
 
     def goes_on(part):
-        has_room = (part.num_filled < m) & (part.num_matvecs < goal.max_matvecs)
-        return (part.num_filled < state.next_look) & has_room & ~part.broken_down
+        has_room = (part.num_filled < m) & (part.num_matvecs < spec.max_matvecs)
+        return (part.num_filled < state.next_check) & has_room & ~part.broken_down
 
     # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
     grown = jax.lax.while_loop(goes_on, lambda part: arnoldi.expand(op, part), first)
-    state = look(op, state._replace(krylov=grown), goal, tol=tol)
+    state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol)
     if m < op.size:
-        most = max(goal.k + 1, m - LONGEST_WAIT)
+        most = max(spec.k + 1, m - LONGEST_WAIT)
         fresh = state.search.starts
-        kept = num_kept(state.vectors, goal.k, most)
-        kept = jnp.where(fresh, undivided(state.vectors, goal.k, most), kept)
-        turn = lambda part: arnoldi.restart(part, state.vectors, kept, most, fresh, state.aims.levels)
+        kept = num_keep(state.vectors, spec.k, most)
+        kept = jnp.where(fresh, undivided(state.vectors, spec.k, most), kept)
+        turn = lambda part: arnoldi.restart(part, state.vectors, kept, most, fresh, state.targets.levels)
         restarting = ((state.krylov.num_filled == m) | fresh) & ~state.done
         state = state._replace(
             krylov=apply_when(restarting, turn, state.krylov), search=missed_pairs.begun(state.search)
         )
-    return state._replace(next_look=state.next_look + state.krylov.num_filled)
+    return state._replace(next_check=state.next_check + state.krylov.num_filled)
 
 
 class _Extraction(NamedTuple):
@@ -131,55 +131,55 @@ class _Extraction(NamedTuple):
     residuals: jax.Array  # (k,) residuals of the wanted pairs, or of their span if that is larger and would be locked
 
 
-def look(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> KrylovSchurState:
-    """Make a convergence check: extract pairs, test them and schedule the next check (`next_look` is relative here)."""
+def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
+    """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     part = state.krylov
     m, spent = part.filled.shape[0], part.num_matvecs
     complete = part.num_filled >= op.size
-    found, vectors, bounds, residuals = _extract(op, state, goal, tol)
-    values = found.values[: goal.k]
+    found, vectors, bounds, residuals = _extract(op, state, spec, tol)
+    values = found.values[: spec.k]
     check = missed_pairs.check(
         state.search,
-        goal,
+        spec,
         values,
         residuals,
         lanczos_polynomials.amplitudes(part.polynomials),
-        state.aims,
-        _aims(op, goal, values, jnp.max(found.residuals[: goal.k]), bounds),
+        state.targets,
+        _targets(op, spec, values, jnp.max(found.residuals[: spec.k]), bounds),
         bounds,
         part.broken_down & ~complete,
     )
-    polynomials = tree.where(check.begins_here, begin_search(part, check.aims.levels), part.polynomials)
+    polynomials = tree.where(check.begins_here, begin_search(part, check.targets.levels), part.polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed. A search proves nothing about locked
     # pairs that restarts have perturbed.
     spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
-    given_up = spoiled | missed_pairs.has_given_up(check.search, goal.k)
+    given_up = spoiled | missed_pairs.has_given_up(check.search, spec.k)
     finished = check.search.satisfied | given_up if m < op.size else False
     most = max(LONGEST_WAIT, m // _WAITING_SHARE)
-    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, most=most)
+    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_check, most=most)
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
         found=found,
         vectors=vectors,
-        next_look=jnp.maximum(wait, goal.k - part.num_filled),
+        next_check=jnp.maximum(wait, spec.k - part.num_filled),
         distance=check.remaining,
-        last_look=spent,
+        last_check=spent,
         search=check.search,
-        aims=check.aims,
-        done=finished | complete | (spent >= goal.max_matvecs) | ~jnp.isfinite(part.operator_norm),
+        targets=check.targets,
+        done=finished | complete | (spent >= spec.max_matvecs) | ~jnp.isfinite(part.operator_norm),
     )
 
 
-def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) -> _Extraction:
+def _extract(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, tol: Any) -> _Extraction:
     """Compute the pairs, bounds on their residuals by the eigenvalues' condition, and the Schur vectors if needed."""
-    part, k = state.krylov, goal.k
-    found = ritz_pairs(part, goal.which, real=is_real(op.structure))
-    bounds = search_targets.bounds_of(op, goal, tol, part.operator_norm)
+    part, k = state.krylov, spec.k
+    found = ritz_pairs(part, spec.which, real=is_real(op.structure))
+    bounds = search_targets.bounds_of(op, spec, tol, part.operator_norm)
     residuals = found.residuals[:k]
     candidates = jnp.all(residuals <= bounds.locked)
     full = part.num_filled == part.filled.shape[0]
-    vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, goal.which), state.vectors)
-    if not goal.verify:
+    vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, spec.which), state.vectors)
+    if not spec.verify:
         return _Extraction(found, vectors, bounds, residuals)
     bounds = search_targets.bounds_by_condition(
         op, bounds, largest_condition(found, k, bounds.locked), found.values[:k]
@@ -189,7 +189,7 @@ def _extract(op: LinearOperator, state: KrylovSchurState, goal: Goal, tol: Any) 
     return _Extraction(found, vectors, bounds, jnp.maximum(residuals, span))
 
 
-def num_kept(vectors: SchurBasis, k: int, most: int) -> jax.Array:
+def num_keep(vectors: SchurBasis, k: int, most: int) -> jax.Array:
     """Compute the number of Schur vectors that a restart retains, () int32; conjugate pairs stay together."""
     m = vectors.second.shape[0]
     return undivided(vectors, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
@@ -199,27 +199,27 @@ def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int) ->
     """Compute () the norm of A Q - Q (Q^H A Q) for the Schur vectors Q that a search locks."""
     m = vectors.second.shape[0]
     locked = jnp.arange(m, dtype=jnp.int32) < (undivided(vectors, k, m) if k < m else k)
-    return tree.norm(jnp.where(locked, matmul(part.couplings[0], vectors.coefficients), 0))
+    return tree.norm(jnp.where(locked, matmul(part.coupling[0], vectors.coefficients), 0))
 
 
-def _aims(
-    op: LinearOperator, goal: Goal, values: jax.Array, worst: jax.Array, bounds: search_targets.Bounds
-) -> search_targets.Aims:
+def _targets(
+    op: LinearOperator, spec: SolveSpec, values: jax.Array, worst: jax.Array, bounds: search_targets.Bounds
+) -> search_targets.SearchTargets:
     """Compute levels and bounds of a search that follows these values: their copies, and more wanted eigenvalues."""
     distance, real = search_targets.far_enough(bounds), is_real(op.structure)
-    keys = wanted_keys(values, goal.which, real=real)
+    keys = wanted_keys(values, spec.which, real=real)
     certain = search_targets.amplitude_of_certainty(op.size)
     copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
-    others = certain * search_targets.probability_missed(goal, worst, distance)
-    points = boundary(values, goal.which, distance, bounds.scale, real=real)
+    others = certain * search_targets.probability_missed(spec, worst, distance)
+    points = boundary(values, spec.which, distance, bounds.scale, real=real)
     levels = jnp.concatenate([values, points.astype(values.dtype)])
-    return search_targets.Aims(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
+    return search_targets.SearchTargets(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
 
 
-def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: Any) -> EigenResult:
+def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> EigenResult:
     """Compute the result of a state with verified residuals, at one matvec, or more if that one contradicts them."""
-    k, part = goal.k, state.krylov
-    bound = search_targets.bounds_of(op, goal, tol, part.operator_norm).locked
+    k, part = spec.k, state.krylov
+    bound = search_targets.bounds_of(op, spec, tol, part.operator_norm).locked
     # An interrupted search may contain pairs that have not converged: the converged ones are returned instead.
     unfinished = state.search.running & ~state.search.satisfied
     found = tree.where(unfinished, converged_first(state.found, bound), state.found)
@@ -229,14 +229,14 @@ def finalize(op: LinearOperator, state: KrylovSchurState, goal: Goal, *, tol: An
     nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
     # The decomposition lacks the parts that a search dropped: each residual is then recomputed.
     searched = state.search.running | (state.search.num_searches > 0)
-    claimed = jnp.where(there, residuals, 0)
-    audit = lambda _: _audited(op, part, values, vectors, coefficients, claimed, searched)
-    residuals, discrepancy, audits = apply_when(jnp.any(there), audit, nothing_audited)
+    estimated = jnp.where(there, residuals, 0)
+    audit = lambda _: _audited(op, part, values, vectors, coefficients, estimated, searched)
+    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), audit, nothing_audited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + audits)
-    verified = (part.num_filled >= op.size) | state.search.satisfied if goal.verify else True
+    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + num_verifications)
+    verified = (part.num_filled >= op.size) | state.search.satisfied if spec.verify else True
     finite = jnp.isfinite(part.operator_norm)
-    result = judge(
+    result = with_status(
         op, result, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
     )
     recovered = missed_pairs.num_recovered(state.search, values, 2 * jnp.max(residuals))
@@ -249,7 +249,7 @@ def _audited(
     values: jax.Array,
     vectors: PyTree,
     coefficients: jax.Array,
-    claimed: jax.Array,
+    estimated: jax.Array,
     searched: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the estimated residuals if one matvec confirms A V c = V H c + d b^H c, else recompute each of them.
@@ -265,7 +265,7 @@ def _audited(
     signs = arbitrary_signs(part.seed, count, columns.dtype)
     c = matmul(columns, signs)
     predicted = tree.combine(matmul(part.matrix, c), part.basis)
-    predicted = tree.add_scaled(predicted, matmul(part.couplings[0], c), tree.row(part.directions, 0))
+    predicted = tree.add_scaled(predicted, matmul(part.coupling[0], c), tree.row(part.residual_block, 0))
     image = decomposition.matvec(op, tree.combine(c, part.basis))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
     confirmed = (discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
@@ -277,5 +277,5 @@ def _audited(
 
     # A loop, so that confirmed residuals cost no matvec, under vmap too.
     turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
-    residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(claimed, discrepancy))
+    residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(estimated, discrepancy))
     return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)

@@ -59,7 +59,7 @@ class Solution(NamedTuple):
     multipliers: jax.Array  # (k,) mu
 
 
-class Told(NamedTuple):
+class SolveInfo(NamedTuple):
     """Convergence information of the k solves."""
 
     whole: jax.Array  # (k,) ||(f, h, right-hand side of the complement)||, the norm that residuals are relative to
@@ -98,7 +98,9 @@ def apply_adjoint(system: Bordered, vectors: Solution) -> Solution:
     return Solution(*jax.vmap(one)(system.eigenvalues, system.vectors, *vectors))
 
 
-def solve(system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool) -> tuple[Solution, Told]:
+def solve(
+    system: Bordered, rhs: Solution, *, tol: jax.Array, max_iter: int, transposed: bool
+) -> tuple[Solution, SolveInfo]:
     """Solve K_i (w_i, mu_i) = (f_i, h_i), or the same with K_i^H, for all i; return the convergence information too.
 
     Args:
@@ -139,7 +141,7 @@ class _Parts(NamedTuple):
     max_iter: int  # static, maximal number of GMRES matvecs for one system
 
 
-def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
+def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, SolveInfo]:
     basis = parts.basis
     part = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
     inside = tree.combine(part.small, basis)
@@ -149,7 +151,7 @@ def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solut
     return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), told._replace(left_out=part.left_out)
 
 
-def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, Told]:
+def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, SolveInfo]:
     product = functools.partial(complex_matvec, parts.system.op)
     outside, told = _outside(parts, product, value, f, f, h, tol)
     rest = tree.project(parts.basis, jax.tree.map(jnp.add, f, product(outside)))
@@ -182,12 +184,12 @@ def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
     return _Inside(found[:k], found[k], tree.norm(jnp.where(known, 0, numbers)))
 
 
-def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[PyTree, Told]:
+def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[PyTree, SolveInfo]:
     """Solve the system on the complement."""
     nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
     whole = tree.norm((f, h, rest))
     if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
-        return jax.tree.map(jnp.zeros_like, rest), Told(whole, nothing, none, nothing)  # there is no complement
+        return jax.tree.map(jnp.zeros_like, rest), SolveInfo(whole, nothing, none, nothing)  # there is no complement
     away = functools.partial(_away, parts.basis)
     # At every matvec: rounding would bring the eigenvectors back.
     shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
@@ -195,7 +197,7 @@ def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[
     target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
     restart = min(_RESTART, parts.system.op.size)
     found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
-    return away(found.solution), Told(whole, target, found.num_matvecs, nothing)
+    return away(found.solution), SolveInfo(whole, target, found.num_matvecs, nothing)
 
 
 def _away(basis: PyTree, x: PyTree) -> PyTree:

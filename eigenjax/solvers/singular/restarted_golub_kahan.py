@@ -24,15 +24,15 @@ import jax.numpy as jnp
 from eigenjax.krylov.golub_kahan import bidiagonal_polynomials, bidiagonalization
 from eigenjax.krylov.golub_kahan.bidiagonalization import Bidiagonalization
 from eigenjax.krylov.golub_kahan.ritz_triplets import Triplets, extract
-from eigenjax.krylov.restart_size import most_kept, num_kept
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.restart_size import max_keep, num_keep
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import rows_to_wait
-from eigenjax.solvers.convergence.judgement import judge
-from eigenjax.solvers.convergence.residuals import audited_residuals
+from eigenjax.solvers.convergence.judgement import with_status
+from eigenjax.solvers.convergence.residuals import verified_residuals
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
@@ -46,25 +46,25 @@ class SolveState(NamedTuple):
     space: Bidiagonalization  # the decomposition A V = U B, A^H U = V B^H + d g
     found: Triplets  # triplets of the last convergence check
     scale: jax.Array  # () the largest singular value seen, a lower bound of ||A||
-    next_look: jax.Array  # () int32, basis rows at the next convergence check
+    next_check: jax.Array  # () int32, basis rows at the next convergence check
     distance: jax.Array  # () log(residual / bound) of the worst triplet at the last check; inf at first
-    last_look: jax.Array  # () int32, matvecs at the last check
+    last_check: jax.Array  # () int32, matvecs at the last check
     search: missed_pairs.Search  # state of the missed-pair search
-    aims: search_targets.Aims  # levels and bounds of the running search
+    targets: search_targets.SearchTargets  # levels and bounds of the running search
     done: jax.Array  # () bool, the solve is over
 
 
-def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int, seed: jax.Array) -> SolveState:
+def init(op: RectangularOperator, start: PyTree, spec: SolveSpec, *, krylov_dim: int, seed: jax.Array) -> SolveState:
     """Initialize the state before the first matvec.
 
     Args:
         op: A, at least as tall as wide.
         start: a vector of its domain in working dtypes.
-        goal: the static options of the solve, with `which` "LA" and `near` False.
+        spec: the static options of the solve, with `which` "LA" and `interior` False.
         krylov_dim: m, the number of vectors of each basis.
         seed: seed of all random directions.
     """
-    num_levels = search_targets.num_levels(goal)
+    num_levels = search_targets.num_levels(spec)
     space = bidiagonalization.begin(op, start, krylov_dim, seed, num_levels=num_levels)
     zero, m = space.operator_norm, krylov_dim
     identity = jnp.eye(m, dtype=space.matrix.dtype)
@@ -72,75 +72,77 @@ def init(op: RectangularOperator, start: PyTree, goal: Goal, *, krylov_dim: int,
         space=space,
         found=Triplets(jnp.zeros(m, zero.dtype), identity, identity, jnp.full(m, jnp.inf, zero.dtype)),
         scale=zero,
-        next_look=jnp.asarray(goal.k, jnp.int32),
+        next_check=jnp.asarray(spec.k, jnp.int32),
         distance=zero + jnp.inf,
-        last_look=jnp.zeros((), jnp.int32),
-        search=missed_pairs.no_search(goal.k, zero.dtype),
-        aims=search_targets.no_aims(num_levels, zero.dtype, zero.dtype),
-        done=jnp.asarray(goal.max_matvecs < 2),
+        last_check=jnp.zeros((), jnp.int32),
+        search=missed_pairs.no_search(spec.k, zero.dtype),
+        targets=search_targets.no_targets(num_levels, zero.dtype, zero.dtype),
+        done=jnp.asarray(spec.max_matvecs < 2),
     )
 
 
-def step(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) -> SolveState:
+def step(op: RectangularOperator, state: SolveState, spec: SolveSpec, *, tol: Any) -> SolveState:
     """Expand until the next convergence check, make the check, and restart if necessary."""
     m, n = state.found.values.shape[0], op.shape[1]
 
     def goes_on(space):
-        has_room = (space.num_filled < m) & (space.num_matvecs + 2 <= goal.max_matvecs)
-        return (space.num_filled < state.next_look) & has_room & ~space.broken_down
+        has_room = (space.num_filled < m) & (space.num_matvecs + 2 <= spec.max_matvecs)
+        return (space.num_filled < state.next_check) & has_room & ~space.broken_down
 
     # Clear the breakdown flag: the last check handled it.
     first = state.space._replace(broken_down=jnp.zeros((), bool))
     grown = jax.lax.while_loop(goes_on, lambda space: bidiagonalization.expand(op, space), first)
-    state = look(op, state._replace(space=grown), goal, tol=tol)
+    state = check_convergence(op, state._replace(space=grown), spec, tol=tol)
     if m < n:
         restarting = ((state.space.num_filled == m) | state.search.starts) & ~state.done
-        restart = lambda space: _restart(space, state.found, goal, state.search.starts, state.aims.levels)
+        restart = lambda space: _restart(space, state.found, spec, state.search.starts, state.targets.levels)
         space = apply_when(restarting, restart, state.space)
         state = state._replace(space=space, search=missed_pairs.begun(state.search))
-    return state._replace(next_look=state.next_look + state.space.num_filled)
+    return state._replace(next_check=state.next_check + state.space.num_filled)
 
 
-def look(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any) -> SolveState:
-    """Make a convergence check: extract triplets, test them, schedule the next check (`next_look` is relative here)."""
+def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpec, *, tol: Any) -> SolveState:
+    """Extract and test the triplets, and schedule the next convergence check (`next_check` is relative here)."""
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
     scale = jnp.maximum(state.scale, found.values[0])
-    bounds = search_targets.bounds_of(Dilation(op), goal, tol, scale)
+    bounds = search_targets.bounds_of(Dilation(op), spec, tol, scale)
     complete = space.num_filled >= n
-    values, residuals = found.values[: goal.k], found.residuals[: goal.k]
+    values, residuals = found.values[: spec.k], found.residuals[: spec.k]
     check = missed_pairs.check(
         state.search,
-        goal,
+        spec,
         values,
         residuals,
         bidiagonal_polynomials.amplitudes(space.polynomials),
-        state.aims,
-        search_targets.aims_of(goal, values, jnp.max(residuals), bounds, size=n),
+        state.targets,
+        search_targets.targets_of(spec, values, jnp.max(residuals), bounds, size=n),
         bounds,
         space.broken_down & ~complete,
     )
     search = check.search
     polynomials = tree.where(
-        check.begins_here, bidiagonalization.begin_search(space, check.aims.levels), space.polynomials
+        check.begins_here, bidiagonalization.begin_search(space, check.targets.levels), space.polynomials
     )
     # The basis spans the whole space of a small operator: nothing can be missed.
-    finished = search.satisfied | missed_pairs.has_given_up(search, goal.k) if m < n else False
-    wait = rows_to_wait(state.distance, check.remaining, (space.num_matvecs - state.last_look) // 2)
+    finished = search.satisfied | missed_pairs.has_given_up(search, spec.k) if m < n else False
+    wait = rows_to_wait(state.distance, check.remaining, (space.num_matvecs - state.last_check) // 2)
     return state._replace(
         space=space._replace(polynomials=polynomials),
         found=found,
         scale=scale,
-        aims=check.aims,
-        next_look=jnp.maximum(wait, goal.k - space.num_filled),
+        targets=check.targets,
+        next_check=jnp.maximum(wait, spec.k - space.num_filled),
         distance=check.remaining,
-        last_look=space.num_matvecs,
+        last_check=space.num_matvecs,
         search=search,
-        done=finished | complete | (space.num_matvecs + 2 > goal.max_matvecs) | ~jnp.isfinite(space.operator_norm),
+        done=finished | complete | (space.num_matvecs + 2 > spec.max_matvecs) | ~jnp.isfinite(space.operator_norm),
     )
 
 
-def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any, sign_by_left: bool) -> EigenResult:
+def finalize(
+    op: RectangularOperator, state: SolveState, spec: SolveSpec, *, tol: Any, sign_by_left: bool
+) -> EigenResult:
     """Compute the result of a state with verified residuals.
 
     Cost: one matvec each with A and A^H, or k + 1 each if the first contradict the recurrence.
@@ -148,57 +150,57 @@ def finalize(op: RectangularOperator, state: SolveState, goal: Goal, *, tol: Any
     Args:
         op: A.
         state: a finished state.
-        goal: the static options of the solve.
+        spec: the static options of the solve.
         tol: relative tolerance on the residuals; None is sqrt(eps).
         sign_by_left: fix the signs by the left vectors instead of the right ones; static.
 
     Returns:
         The eigenpairs of the dilation [[0, A], [A^H, 0]]; its vectors are (left, right).
     """
-    k, found, space = goal.k, state.found, state.space
+    k, found, space = spec.k, state.found, state.space
     values, residuals, P = found.values[:k], found.residuals[:k], found.left_coefficients[:, :k]
     left, right, phases = _signed(
         tree.combine(P, space.left), tree.combine(found.right_coefficients[:, :k], space.right), sign_by_left
     )
     there = jnp.isfinite(residuals)
     # The defects are left out: the verification finds them if they are still present.
-    couplings = (matmul(space.couplings, P)) * phases.astype(P.dtype)
+    coupling = (matmul(space.coupling, P)) * phases.astype(P.dtype)
 
     def predict(signs):
         """Predict A and A^H applied to sum_i signs_i (u_i, v_i) by the decomposition."""
         along = signs.astype(values.dtype) * values
-        beside = jnp.sum(signs.astype(couplings.dtype) * couplings)
+        beside = jnp.sum(signs.astype(coupling.dtype) * coupling)
         return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), beside, space.direction)
 
     def audit(_):
-        believed = jnp.where(there, jnp.abs(couplings), 0)
-        return audited_residuals(Dilation(op), values, (left, right), believed, predict, state.scale, space.seed)
+        estimates = jnp.where(there, jnp.abs(coupling), 0)
+        return verified_residuals(Dilation(op), values, (left, right), estimates, predict, state.scale, space.seed)
 
     unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
-    residuals, discrepancy, audits = apply_when(jnp.any(there), audit, unaudited)
+    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), audit, unaudited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    num_matvecs = space.num_matvecs + 2 * audits
+    num_matvecs = space.num_matvecs + 2 * num_verifications
     result = EigenResult(values, (left, right), residuals, there, jnp.int32(0), num_matvecs)
-    return judge(
+    return with_status(
         Dilation(op),
         result,
         tol=tol,
         scale=state.scale,
         discrepancy=discrepancy,
         finite=jnp.isfinite(space.operator_norm),
-        verified=(space.num_filled >= op.shape[1]) | state.search.satisfied if goal.verify else True,
+        verified=(space.num_filled >= op.shape[1]) | state.search.satisfied if spec.verify else True,
     )
 
 
 def _restart(
-    space: Bidiagonalization, found: Triplets, goal: Goal, fresh: jax.Array, levels: jax.Array
+    space: Bidiagonalization, found: Triplets, spec: SolveSpec, fresh: jax.Array, levels: jax.Array
 ) -> Bidiagonalization:
     """Restart with the triplets worth retaining, or only with the wanted ones before a random direction."""
     m = found.values.shape[0]
-    most = most_kept(goal.k, m, 1)
+    most = max_keep(spec.k, m, 1)
     largest = jnp.where(found.values[0] > 0, found.values[0], 1)
     growth = jnp.square(found.values / largest)
-    kept = jnp.where(fresh, goal.k, num_kept(growth, space.num_filled, goal.k, most, space.kept))
+    kept = jnp.where(fresh, spec.k, num_keep(growth, space.num_filled, spec.k, most, space.kept))
     is_kept = jnp.arange(most, dtype=jnp.int32) < kept
     P, Q = (jnp.where(is_kept, x[:, :most], 0) for x in (found.left_coefficients, found.right_coefficients))
     return bidiagonalization.compress(space, P, Q, fresh, levels)

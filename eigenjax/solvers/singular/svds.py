@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.krylov.golub_kahan.recycled_triplets import remainder_of_triplets
-from eigenjax.krylov.recycling import Remainder
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.golub_kahan.recycled_triplets import recycled_triplets
+from eigenjax.krylov.recycling import RecycledPairs
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
 from eigenjax.operators.rectangular import Dilation, as_rectangular, matvec
@@ -16,7 +16,7 @@ from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.convergence.judgement import default_tolerance
 from eigenjax.solvers.singular import restarted_golub_kahan
 from eigenjax.vectors import tree
-from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
+from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.tree import PyTree
 
 # Basis vectors on each side by default: 2 k + 10, and at least this number.
@@ -106,10 +106,10 @@ def svds(
     """
     op = as_rectangular(op, like=v0, adjoint=adjoint)
     options = {"krylov_dim": krylov_dim, "max_matvecs": max_matvecs, "v0": v0, "key": key, "verify": verify}
-    return svds_and_remainder(op, k, tol=tol, **options)[0]
+    return svds_and_recycled(op, k, tol=tol, **options)[0]
 
 
-def svds_and_remainder(
+def svds_and_recycled(
     op: RectangularOperator,
     k: int,
     *,
@@ -119,7 +119,7 @@ def svds_and_remainder(
     v0: PyTree,
     key: jax.Array | None,
     verify: bool,
-) -> tuple[SingularResult, Remainder]:
+) -> tuple[SingularResult, RecycledPairs]:
     """Compute the result of `svds` and the recycled triplets of its Krylov space: of A, or of A^H if A is wide."""
     tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
@@ -127,7 +127,7 @@ def svds_and_remainder(
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
     max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), products_per_step=2)
     seed = seed_of(key)
-    start_seed = successor(seed, 0)
+    start_seed = fold_in(seed, 0)
     start = _start_vector(op, v0, start_seed)
     # The bases can span the smaller of the two spaces.
     is_wide = p < n
@@ -137,17 +137,22 @@ def svds_and_remainder(
         start = matvec(op, start)
     elif is_wide:
         start = arbitrary_vector(start_seed, tree.working_structure(op.codomain))
-    goal = Goal(
-        k=k, which="LA", near=False, verify=bool(verify), max_matvecs=max_matvecs - to_start, random_start=v0 is None
+    spec = SolveSpec(
+        k=k,
+        which="LA",
+        interior=False,
+        verify=bool(verify),
+        max_matvecs=max_matvecs - to_start,
+        random_start=v0 is None,
     )
-    state = restarted_golub_kahan.init(tall, start, goal, krylov_dim=krylov_dim, seed=successor(seed, 1))
-    advance = lambda state: restarted_golub_kahan.step(tall, state, goal, tol=tol)
+    state = restarted_golub_kahan.init(tall, start, spec, krylov_dim=krylov_dim, seed=fold_in(seed, 1))
+    advance = lambda state: restarted_golub_kahan.step(tall, state, spec, tol=tol)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    found = restarted_golub_kahan.finalize(tall, state, goal, tol=tol, sign_by_left=is_wide)
+    found = restarted_golub_kahan.finalize(tall, state, spec, tol=tol, sign_by_left=is_wide)
     left, right = found.eigenvectors[::-1] if is_wide else found.eigenvectors
     num_matvecs = found.num_matvecs + jnp.int32(to_start)
     result = SingularResult(left, found.eigenvalues, right, found.residuals, found.converged, found.status, num_matvecs)
-    return result, remainder_of_triplets(state.space, state.found, k)
+    return result, recycled_triplets(state.space, state.found, k)
 
 
 def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTree:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from eigenjax.krylov import ritz
-from eigenjax.krylov.recycling import Remainder, remainder
+from eigenjax.krylov.recycling import RecycledPairs, recycled_pairs
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric import restarted_lanczos
@@ -140,7 +140,7 @@ def eigsh(
 
     Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
-    return eigsh_and_remainder(
+    return eigsh_and_recycled(
         op,
         k,
         which=which,
@@ -159,7 +159,7 @@ def eigsh(
     )[0]
 
 
-def eigsh_and_remainder(
+def eigsh_and_recycled(
     op: Any,
     k: int,
     *,
@@ -176,11 +176,11 @@ def eigsh_and_remainder(
     basis: str,
     basis_dtype: Any,
     max_basis_bytes: int | None,
-) -> tuple[EigenResult, Remainder | None]:
+) -> tuple[EigenResult, RecycledPairs | None]:
     """Compute the result of `eigsh` and the recycled Ritz pairs of its Krylov space; None where there are none."""
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
-    near = sigma is not None or which == "SM"
+    interior = sigma is not None or which == "SM"
     own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size)
     if preconditioner is not None:
         own |= {"basis": None if basis == "device" else basis, "basis_dtype": basis_dtype}
@@ -197,7 +197,7 @@ def eigsh_and_remainder(
     check_positive("block_size", block_size)
     kept = checked_storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
-        least = min(least_dim(k, block_size, near), op.size)
+        least = min(least_dim(k, block_size, interior), op.size)
         krylov_dim = fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
     plan = planned(
         op,
@@ -207,19 +207,19 @@ def eigsh_and_remainder(
         krylov_dim=krylov_dim,
         max_matvecs=max_matvecs,
         block_size=block_size,
-        near=near,
+        interior=interior,
         verify=verify,
         kept=kept,
         random_start=v0 is None,
     )
     state, known, references = begin(op, plan, v0, seed_of(key))
     number = 0.0 if sigma is None else sigma
-    advance = lambda state: restarted_lanczos.step(op, state, plan.goal, tol=plan.tol, sigma=number, known=known)
+    advance = lambda state: restarted_lanczos.step(op, state, plan.spec, tol=plan.tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    result = finalize(op, state, plan.goal, tol=plan.tol, sigma=number, references=references)
+    result = finalize(op, state, plan.spec, tol=plan.tol, sigma=number, references=references)
     # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.
-    is_exact = plan.goal.kept == Storage() and not near
-    return result, remainder(state.krylov, state.found, k) if is_exact else None
+    is_exact = plan.spec.kept == Storage() and not interior
+    return result, recycled_pairs(state.krylov, state.found, k) if is_exact else None
 
 
 def _unusual(block_size: Any) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
 from eigenjax.krylov.decomposition import KrylovDecomposition
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
-from eigenjax.solvers.convergence.judgement import judge
-from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, audited_residuals, rounding_unit
+from eigenjax.solvers.convergence.judgement import with_status
+from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit, verified_residuals
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import RayleighRitz, known_vectors, rayleigh_ritz
 from eigenjax.vectors import storage, tree
@@ -26,24 +26,24 @@ from eigenjax.vectors.tree import PyTree
 def finalize(
     op: LinearOperator,
     state: RestartedState,
-    goal: Goal,
+    spec: SolveSpec,
     *,
     tol: Any,
     sigma: Any = 0.0,
     references: PyTree | None = None,
 ) -> EigenResult:
     """Compute the result of a state with verified residuals, at one matvec, or k + 1 if that one contradicts them."""
-    k = goal.k
+    k = spec.k
     values, residuals = state.found.values[:k], state.found.residuals[:k]
     coefficients = state.found.coefficients[:, :k]
     vectors = storage.combine(coefficients, state.krylov.basis)
     if storage.is_narrow(state.krylov.basis):
-        pairs = _polished(op, vectors, goal, sigma)
+        pairs = _polished(op, vectors, spec, sigma)
         vectors, _ = fix_signs(pairs.vectors, references=references)
         spent, scale = state.krylov.num_matvecs + k, jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
         there = jnp.isfinite(residuals)
         result = EigenResult(pairs.values, vectors, pairs.residuals, there, jnp.int32(0), spent)
-        return _judged(op, result, state, goal, tol, scale, jnp.zeros_like(scale))
+        return _with_status(op, result, state, spec, tol, scale, jnp.zeros_like(scale))
     vectors, phases = fix_signs(vectors, references=references)
     there = jnp.isfinite(residuals)
 
@@ -56,54 +56,54 @@ def finalize(
     def predict(signs):
         turned = signs.astype(phases.dtype) * phases
         image = storage.combine(matmul(images, turned), part.basis)
-        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.directions))
+        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.residual_block))
         return tree.add_scaled(image, matmul(beside, turned), outside)
 
     # The defects are left out: the verification finds them if they are still present.
     inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
-    claimed = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
+    estimated = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
 
-    needed = ~state.vouched & jnp.any(there)
-    believed = jnp.where(needed, jnp.where(there, claimed, 0), residuals)
+    needed = ~state.residuals_verified & jnp.any(there)
+    estimates = jnp.where(needed, jnp.where(there, estimated, 0), residuals)
     seed, turns = state.krylov.seed, state.krylov.num_restarts
     norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of a small Krylov space may be far below
-    residuals, discrepancy, audits = audited_residuals(
-        op, values, vectors, believed, predict, norm, seed, turns, needed
+    residuals, discrepancy, num_verifications = verified_residuals(
+        op, values, vectors, estimates, predict, norm, seed, turns, needed
     )
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + audits)
-    return _judged(op, result, state, goal, tol, state.scale, discrepancy)
+    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + num_verifications)
+    return _with_status(op, result, state, spec, tol, state.scale, discrepancy)
 
 
 def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
     """Compute the (b, k) components of A V C along D, the part of w outside of V and D, and its length."""
-    along = matmul(part.couplings, coefficients)
-    rest = orthogonalize(part.basis, part.dropped, part.directions)
+    along = matmul(part.coupling, coefficients)
+    rest = orthogonalize(part.basis, part.dropped, part.residual_block)
     on_directions = rest.coefficients[part.filled.shape[0] :]
     along = along + on_directions[:, None] * matmul(part.dropped_couplings, coefficients)[None, :]
     return along, rest.vector, rest.norm
 
 
-def _judged(
+def _with_status(
     op: LinearOperator,
     result: EigenResult,
     state: RestartedState,
-    goal: Goal,
+    spec: SolveSpec,
     tol: Any,
     scale: jax.Array,
     discrepancy: jax.Array,
 ) -> EigenResult:
     finite = jnp.isfinite(state.krylov.operator_norm)
     complete = state.krylov.num_filled >= op.size
-    verified = complete | state.search.satisfied if goal.verify else jnp.ones((), bool)
-    result = judge(
+    verified = complete | state.search.satisfied if spec.verify else jnp.ones((), bool)
+    result = with_status(
         op,
         result,
         tol=tol,
         scale=scale,
         discrepancy=discrepancy,
         finite=finite,
-        lost=goal.kept.unit,
+        lost=spec.kept.unit,
         verified=verified,
     )
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))
@@ -114,11 +114,11 @@ def _judged(
     return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
 
 
-def _polished(op: LinearOperator, vectors: PyTree, goal: Goal, sigma: Any) -> RayleighRitz:
+def _polished(op: LinearOperator, vectors: PyTree, spec: SolveSpec, sigma: Any) -> RayleighRitz:
     """Compute the Ritz pairs of vectors combined from rounded rows, in the wanted order, at k matvecs.
 
     The eigenvalue error is quadratic in the vector error.
     """
     pairs = rayleigh_ritz(op, known_vectors(vectors).rows)
-    order = ritz.pair_order(pairs.values, goal.which, sigma if goal.near else None)
+    order = ritz.pair_order(pairs.values, spec.which, sigma if spec.interior else None)
     return RayleighRitz(pairs.values[order], jax.tree.map(lambda x: x[order], pairs.vectors), pairs.residuals[order])

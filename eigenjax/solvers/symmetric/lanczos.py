@@ -28,8 +28,8 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import default_tolerance, judge
-from eigenjax.solvers.convergence.residuals import vouched_residuals
+from eigenjax.solvers.convergence.judgement import default_tolerance, with_status
+from eigenjax.solvers.convergence.residuals import residuals_to_verify
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.solvers.symmetric.ghosts import distinct_ritz_vectors
 from eigenjax.vectors import tree
@@ -40,7 +40,7 @@ from eigenjax.vectors.orthogonalize import (
     underflow,
     unless_broken_down,
 )
-from eigenjax.vectors.pseudorandom import seed_of, successor
+from eigenjax.vectors.pseudorandom import fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
@@ -71,7 +71,7 @@ def init(
         key: typed key of all random directions; None is `jax.random.key(0)`.
     """
     seed = seed_of(key)
-    start = start_vector(op, v0, successor(seed, 0))
+    start = start_vector(op, v0, fold_in(seed, 0))
     length = tree.norm(start)
     zeros = jnp.zeros(krylov_dim, length.dtype)
     return LanczosState(
@@ -83,14 +83,14 @@ def init(
         operator_norm=jnp.zeros_like(length),
         broken_down=~((length > underflow(length)) & jnp.isfinite(length)),
         step=jnp.zeros((), jnp.int32),
-        seed=successor(seed, 1),
+        seed=fold_in(seed, 1),
     )
 
 
 def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = True) -> LanczosState:
     """Take one step with one matvec: v_{j+1}, alpha_{j+1} and the direction after it; at most m steps."""
     j = state.step
-    fresh = successor(state.seed, j)
+    fresh = fold_in(state.seed, j)
     vector = unless_broken_down(fresh, state.basis, state.direction, state.length, state.broken_down)
     coupling = jnp.where((j == 0) | state.broken_down, 0, state.length)
     basis = tree.set_row(state.basis, j, vector)
@@ -155,7 +155,7 @@ def finalize(
     vectors, phases = fix_signs(
         tree.combine(coefficients[:, chosen] / lengths[None, chosen], state.basis), given_start(op, v0)
     )
-    residuals, discrepancy, audits = vouched_residuals(
+    residuals, discrepancy, num_verifications = residuals_to_verify(
         op,
         values[chosen],
         vectors,
@@ -164,9 +164,9 @@ def finalize(
         state.operator_norm,
         state.seed,
     )
-    return judge(
+    return with_status(
         op,
-        EigenResult(values[chosen], vectors, residuals, distinct[chosen], jnp.int32(0), state.step + audits),
+        EigenResult(values[chosen], vectors, residuals, distinct[chosen], jnp.int32(0), state.step + num_verifications),
         tol=tol,
         scale=jnp.max(jnp.where(filled, jnp.abs(values), 0)),
         discrepancy=discrepancy,

@@ -29,7 +29,7 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import default_tolerance, judge, tolerance
+from eigenjax.solvers.convergence.judgement import default_tolerance, tolerance, with_status
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
@@ -140,7 +140,7 @@ def finalize(op: LinearOperator, state: LobpcgState, k: int, tol: Any = None, v0
     residuals = state.residuals[:k]
     # A pair counts as converged only if those before it have converged.
     reached = jnp.cumprod(residuals <= tolerance(tol, residuals.dtype) * state.largest) > 0
-    return judge(
+    return with_status(
         op,
         EigenResult(state.values[:k], vectors, residuals, reached, jnp.int32(0), state.num_matvecs),
         tol=tol,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
-from eigenjax.krylov.rayleigh_ritz import EXTRA_NEAR
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.convergence.judgement import default_tolerance
@@ -15,7 +15,7 @@ from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import KnownVectors, is_several, known_vectors, start_rows, starting_block
 from eigenjax.vectors import storage
-from eigenjax.vectors.pseudorandom import successor
+from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
@@ -31,7 +31,7 @@ _ENOUGH = 200
 class Plan(NamedTuple):
     """Checked options of a restarted solve."""
 
-    goal: Goal  # the static options
+    spec: SolveSpec  # the static options
     tol: Any  # relative tolerance on the residuals
     krylov_dim: int  # m, static
     block_size: int  # b, static
@@ -46,22 +46,22 @@ def planned(
     krylov_dim: Any,
     max_matvecs: Any,
     block_size: Any,
-    near: bool,
+    interior: bool,
     verify: bool,
     kept: Storage,
     random_start: bool = True,
 ) -> Plan:
     """Check the options of `eigsh` and replace None by defaults; only structure and size of `op` are used."""
     ritz.check_count(k, op.size)
-    if not near:
+    if not interior:
         ritz.check_which(which)
     check_positive("block_size", block_size)
-    krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, near)
+    krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, interior)
     max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
-    goal = Goal(
+    spec = SolveSpec(
         k=k,
         which=which,
-        near=near,
+        interior=interior,
         verify=bool(verify),
         max_matvecs=max_matvecs,
         kept=kept,
@@ -69,23 +69,23 @@ def planned(
     )
     if tol is None:
         tol = max(default_tolerance(op), kept.unit)
-    return Plan(goal, tol, krylov_dim, block_size)
+    return Plan(spec, tol, krylov_dim, block_size)
 
 
 def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
     """Return the state before the first matvec, the eigenvectors given in v0, and the vectors that signs follow."""
-    goal = plan.goal
+    spec = plan.spec
     rows = start_rows(op, v0)
     known = None
     # A search needs room to restart; without room the space is filled, and the result is complete.
-    can_search = not goal.verify or plan.krylov_dim < op.size
-    believable = is_several(op, v0) and can_search and plan.block_size == 1 and goal.kept == Storage()
-    if believable and jax.tree.leaves(rows)[0].shape[0] >= goal.k:
+    can_search = not spec.verify or plan.krylov_dim < op.size
+    believable = is_several(op, v0) and can_search and plan.block_size == 1 and spec.kept == Storage()
+    if believable and jax.tree.leaves(rows)[0].shape[0] >= spec.k:
         known = known_vectors(rows)
-    starts = starting_block(op, rows if known is None else known.rows, plan.block_size, successor(seed, 0))
-    first_look = goal.k if known is None else 1
+    starts = starting_block(op, rows if known is None else known.rows, plan.block_size, fold_in(seed, 0))
+    first_check = spec.k if known is None else 1
     state = restarted_lanczos.init(
-        starts, goal, krylov_dim=plan.krylov_dim, first_look=first_look, seed=successor(seed, 1)
+        starts, spec, krylov_dim=plan.krylov_dim, first_check=first_check, seed=fold_in(seed, 1)
     )
     return state, known, rows
 
@@ -133,22 +133,22 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value}: give 1 or more")
 
 
-def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, near: bool) -> tuple[int, int]:
+def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, interior: bool) -> tuple[int, int]:
     """Return (m, b); the block size is 1 if the basis can span the whole space."""
     if krylov_dim is None:
-        least = max(4 * k + 20, _LEAST_DIM_NEAR) if near else max(2 * k + 10, _LEAST_DIM)
+        least = max(4 * k + 20, _LEAST_DIM_NEAR) if interior else max(2 * k + 10, _LEAST_DIM)
         krylov_dim = max(least, k + 3 * block_size)
     else:
         check_positive("krylov_dim", krylov_dim)
-        least = min(least_dim(k, block_size, near), size)
+        least = min(least_dim(k, block_size, interior), size)
         if krylov_dim < least:
-            where = " near a number" if near else ""
+            where = " near a number" if interior else ""
             raise ValueError(
                 f"krylov_dim={krylov_dim}: k={k} pairs{where} and a block of {block_size} need krylov_dim >= {least}"
             )
     return (size, 1) if krylov_dim + block_size > size else (krylov_dim, block_size)
 
 
-def least_dim(k: int, block_size: int, near: bool) -> int:
+def least_dim(k: int, block_size: int, interior: bool) -> int:
     """Return the smallest basis that holds the wanted pairs and leaves room to expand after a restart."""
-    return k + block_size + (EXTRA_NEAR if near else 0)
+    return k + block_size + (EXTRA_INTERIOR if interior else 0)

@@ -27,13 +27,13 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import judge, tolerance
+from eigenjax.solvers.convergence.judgement import tolerance, with_status
 from eigenjax.solvers.convergence.residuals import true_residuals
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize, random_direction
-from eigenjax.vectors.pseudorandom import seed_of, successor
+from eigenjax.vectors.pseudorandom import fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
@@ -74,12 +74,12 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         key: typed key of the start vectors; None is `jax.random.key(0)`.
     """
     seed = seed_of(key)
-    start = start_vector(op, v0, successor(seed, 0))
+    start = start_vector(op, v0, fold_in(seed, 0))
     basis, length = tree.zero_basis(start, k), tree.norm(start)
     structure = tree.structure_of(start)
     unusable = ~((length > 0) & jnp.isfinite(length))
     vector = apply_when(
-        unusable, lambda _: random_direction(successor(seed, 1), basis, structure), normalize(start, length)
+        unusable, lambda _: random_direction(fold_in(seed, 1), basis, structure), normalize(start, length)
     )
     zero = jnp.zeros_like(length)
     return PowerState(
@@ -94,7 +94,7 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         operator_norm=zero,
         largest=zero,
         num_matvecs=jnp.zeros((), jnp.int32),
-        seed=successor(seed, 2),
+        seed=fold_in(seed, 2),
     )
 
 
@@ -135,7 +135,7 @@ def finalize(
     vectors, _ = fix_signs(tree.combine(coefficients[:, order], state.basis), given_start(op, v0))
     residuals = true_residuals(op, eigenvalues, vectors)
     num_matvecs = state.num_matvecs + eigenvalues.shape[0]
-    return judge(
+    return with_status(
         op,
         EigenResult(eigenvalues, vectors, residuals, done, jnp.int32(0), num_matvecs),
         tol=tol,
@@ -217,25 +217,25 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
     state = state._replace(
         operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)), num_matvecs=state.num_matvecs + 1
     )
-    on_the_way = lambda state: _judged(state, image, which, max_iter, tol, momentum)
+    on_the_way = lambda state: _with_status(state, image, which, max_iter, tol, momentum)
     if which == "LM":
         return on_the_way(state)
     probed = lambda state: _probed(state, image, state.num_matvecs == _num_probes(which))
     return apply_when(~probing, on_the_way, apply_when(probing, probed, state))
 
 
-def _judged(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
+def _with_status(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
     """Test the iterate with its matvec; advance it or start the next pair."""
     theta = tree.inner(state.vector, image).real
-    couplings = tree.project(state.basis, image)
+    coupling = tree.project(state.basis, image)
     state = state._replace(largest=jnp.maximum(state.largest, jnp.abs(theta)), iteration=state.iteration + 1)
-    image = tree.add_scaled(image, -1.0, tree.combine(couplings, state.basis))
+    image = tree.add_scaled(image, -1.0, tree.combine(coupling, state.basis))
     residual = tree.norm(tree.add_scaled(image, -theta, state.vector))
     bound = _MARGIN * tolerance(tol, theta.dtype) * state.largest
     converged = (residual <= bound) & (jnp.abs(theta - state.eigenvalue) <= bound)
     moved = _move(state, image, theta, which, momentum)
     done = converged | (state.iteration >= max_iter)
-    moved = apply_when(done, lambda _: _next_pair(state, theta, residual, couplings), moved)
+    moved = apply_when(done, lambda _: _next_pair(state, theta, residual, coupling), moved)
     # NaN ends the solve: further matvecs would be wasted.
     last = jnp.full_like(moved.num_pairs, state.residuals.shape[0])
     return moved._replace(num_pairs=jnp.where(jnp.isfinite(theta), moved.num_pairs, last))
@@ -248,7 +248,7 @@ def _num_probes(which: str) -> int:
 
 def _begin_probing(state: PowerState) -> PowerState:
     """Replace the start vector by a random one and save it."""
-    probe = random_direction(successor(state.seed, _PROBES), state.basis, tree.structure_of(state.vector))
+    probe = random_direction(fold_in(state.seed, _PROBES), state.basis, tree.structure_of(state.vector))
     return state._replace(vector=probe, previous=state.vector)
 
 
@@ -278,8 +278,8 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
     )
 
 
-def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, couplings: jax.Array) -> PowerState:
-    column = couplings.at[state.num_pairs].set(theta.astype(couplings.dtype))
+def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, coupling: jax.Array) -> PowerState:
+    column = coupling.at[state.num_pairs].set(theta.astype(coupling.dtype))
     basis = tree.set_row(state.basis, state.num_pairs, state.vector)
     return state._replace(
         basis=basis,
@@ -287,7 +287,7 @@ def _next_pair(state: PowerState, theta: jax.Array, residual: jax.Array, couplin
         residuals=state.residuals.at[state.num_pairs].set(residual),
         num_pairs=state.num_pairs + 1,
         iteration=jnp.zeros_like(state.iteration),
-        vector=random_direction(successor(state.seed, state.num_matvecs), basis, tree.structure_of(state.vector)),
+        vector=random_direction(fold_in(state.seed, state.num_matvecs), basis, tree.structure_of(state.vector)),
         previous=jax.tree.map(jnp.zeros_like, state.previous),
         eigenvalue=jnp.full_like(theta, jnp.inf),
     )

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from eigenjax.krylov import decomposition, lanczos_polynomials, ritz
 from eigenjax.krylov.decomposition import KrylovDecomposition
 from eigenjax.krylov.rayleigh_ritz import Extraction, harmonic_pairs, ritz_pairs, stand_off
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.krylov.thick_restart import begin_search, kept_coefficients, outside, restart, translate
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.convergence import missed_pairs, search_targets
@@ -42,28 +42,28 @@ class RestartedState(NamedTuple):
     found: Extraction  # Ritz pairs of the last convergence check
     scale: jax.Array  # () the largest |Ritz value| so far, a lower bound of ||A||
     target: jax.Array  # () the shift of the harmonic pairs found; 0 without a sigma
-    next_look: jax.Array  # () int32, basis rows at the next convergence check
+    next_check: jax.Array  # () int32, basis rows at the next convergence check
     distance: jax.Array  # () log(residual / bound) of the worst pair at the last check; inf at first
-    last_look: jax.Array  # () int32, matvecs at the last check
+    last_check: jax.Array  # () int32, matvecs at the last check
     search: missed_pairs.Search  # state of the missed-pair search
-    aims: search_targets.Aims  # levels and bounds of the running search
-    vouched: jax.Array  # () bool, the residuals are true, not estimated
+    targets: search_targets.SearchTargets  # levels and bounds of the running search
+    residuals_verified: jax.Array  # () bool, the residuals are true, not estimated
     done: jax.Array  # () bool, the solve is over
 
 
-def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: jax.Array) -> RestartedState:
+def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, first_check: int, seed: jax.Array) -> RestartedState:
     """Initialize the state before the first matvec.
 
     Args:
         starts: (b, ...) start vectors.
-        goal: the static options of the solve.
+        spec: the static options of the solve.
         krylov_dim: m, the number of basis vectors besides the b of the residual block.
-        first_look: number of basis rows at the first convergence check.
+        first_check: number of basis rows at the first convergence check.
         seed: seed of all random directions.
     """
     real_dtype = tree.real_dtype(tree.accumulation_dtype(starts))
-    aims = search_targets.no_aims(search_targets.num_levels(goal), real_dtype, real_dtype)
-    state = decomposition.begin(starts, krylov_dim, seed, goal.kept, levels=aims.levels)
+    targets = search_targets.no_targets(search_targets.num_levels(spec), real_dtype, real_dtype)
+    state = decomposition.begin(starts, krylov_dim, seed, spec.kept, levels=targets.levels)
     zero = jnp.zeros_like(state.operator_norm)
     m = krylov_dim
     return RestartedState(
@@ -73,25 +73,31 @@ def init(starts: PyTree, goal: Goal, *, krylov_dim: int, first_look: int, seed: 
         ),
         scale=zero,
         target=zero,
-        next_look=jnp.asarray(first_look, jnp.int32),
+        next_check=jnp.asarray(first_check, jnp.int32),
         distance=zero + jnp.inf,
-        last_look=jnp.zeros((), jnp.int32),
-        search=missed_pairs.no_search(goal.k, zero.dtype),
-        aims=aims,
-        vouched=jnp.zeros((), bool),
-        done=jnp.asarray(goal.max_matvecs < state.block_size),
+        last_check=jnp.zeros((), jnp.int32),
+        search=missed_pairs.no_search(spec.k, zero.dtype),
+        targets=targets,
+        residuals_verified=jnp.zeros((), bool),
+        done=jnp.asarray(spec.max_matvecs < state.block_size),
     )
 
 
 def step(
-    op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any, known: KnownVectors | None = None
+    op: LinearOperator,
+    state: RestartedState,
+    spec: SolveSpec,
+    *,
+    tol: Any,
+    sigma: Any,
+    known: KnownVectors | None = None,
 ) -> RestartedState:
     """Expand until the next convergence check, make the check, and restart if necessary.
 
     Args:
         op: the operator.
         state: the state to advance.
-        goal: the static options of the solve.
+        spec: the static options of the solve.
         tol: relative tolerance on the residuals; None is sqrt(eps).
         sigma: () the shift, used if goal.near.
         known: k or more given vectors whose signed sum is the start vector. If the first matvec shows that they are
@@ -99,9 +105,9 @@ def step(
     """
     # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
-    goes_on = lambda part: _has_to_grow(part, state.next_look, goal)
+    goes_on = lambda part: _has_to_grow(part, state.next_check, spec)
     grown = jax.lax.while_loop(goes_on, lambda part: decomposition.expand(op, part), first)
-    return _settle(op, state._replace(krylov=grown), goal, tol=tol, sigma=sigma, known=known)
+    return _settle(op, state._replace(krylov=grown), spec, tol=tol, sigma=sigma, known=known)
 
 
 def propose(state: RestartedState) -> PyTree:
@@ -110,121 +116,129 @@ def propose(state: RestartedState) -> PyTree:
 
 
 def absorb(
-    op: LinearOperator, state: RestartedState, images: PyTree, goal: Goal, *, tol: Any, sigma: Any
+    op: LinearOperator, state: RestartedState, images: PyTree, spec: SolveSpec, *, tol: Any, sigma: Any
 ) -> RestartedState:
     """Advance the state by the (b, ...) matvecs of the proposed vectors, with the convergence check if one is due.
 
     Only the structure of the operator is used: `propose` and `absorb` together are `step`.
     """
     state = state._replace(krylov=decomposition.absorb(state.krylov, images))
-    is_due = ~_has_to_grow(state.krylov, state.next_look, goal)
-    return apply_when(is_due, lambda state: _settle(op, state, goal, tol=tol, sigma=sigma, known=None), state)
+    is_due = ~_has_to_grow(state.krylov, state.next_check, spec)
+    return apply_when(is_due, lambda state: _settle(op, state, spec, tol=tol, sigma=sigma, known=None), state)
 
 
-def _has_to_grow(part: KrylovDecomposition, next_look: jax.Array, goal: Goal) -> jax.Array:
+def _has_to_grow(part: KrylovDecomposition, next_check: jax.Array, spec: SolveSpec) -> jax.Array:
     """Return () bool: there is room, and no convergence check is due."""
-    b, m = part.couplings.shape
-    has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= goal.max_matvecs)
-    return (part.num_filled < next_look) & has_room & ~part.broken_down
+    b, m = part.coupling.shape
+    has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= spec.max_matvecs)
+    return (part.num_filled < next_check) & has_room & ~part.broken_down
 
 
 def _settle(
-    op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any, known: KnownVectors | None
+    op: LinearOperator, state: RestartedState, spec: SolveSpec, *, tol: Any, sigma: Any, known: KnownVectors | None
 ) -> RestartedState:
     """Make the convergence check and the restart that it asks for."""
-    b, m = state.krylov.couplings.shape
-    state = look(op, state, goal, tol=tol, sigma=sigma)
+    b, m = state.krylov.coupling.shape
+    state = check_convergence(op, state, spec, tol=tol, sigma=sigma)
     if known is not None:
-        bound = _bounds(op, goal, tol, state.scale).residual
-        length = tree.norm(state.krylov.couplings)
-        outside = distance_from(known.rows, tree.row(state.krylov.directions, 0), length)
+        bound = _bounds(op, spec, tol, state.scale).residual
+        length = tree.norm(state.krylov.coupling)
+        outside = distance_from(known.rows, tree.row(state.krylov.residual_block, 0), length)
         is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & known.independent
-        state = apply_when(is_close, lambda state: _try_known(op, state, goal, known, bound, tol, sigma), state)
+        state = apply_when(is_close, lambda state: _try_known(op, state, spec, known, bound, tol, sigma), state)
     if m < op.size:
         is_full = state.krylov.num_filled + b > m
         restarting = (is_full | state.search.starts) & ~state.done
-        bound = _bounds(op, goal, tol, state.scale).residual
-        state = state._replace(krylov=_restart(state, goal, restarting, bound), search=missed_pairs.begun(state.search))
-    return state._replace(next_look=state.next_look + state.krylov.num_filled)
+        bound = _bounds(op, spec, tol, state.scale).residual
+        state = state._replace(krylov=_restart(state, spec, restarting, bound), search=missed_pairs.begun(state.search))
+    return state._replace(next_check=state.next_check + state.krylov.num_filled)
 
 
-def _restart(state: RestartedState, goal: Goal, restarting: jax.Array, bound: jax.Array) -> KrylovDecomposition:
+def _restart(state: RestartedState, spec: SolveSpec, restarting: jax.Array, bound: jax.Array) -> KrylovDecomposition:
     part = state.krylov
-    coefficients = kept_coefficients(part, state.found, goal, state.search.starts, bound)
-    if goal.near:
+    coefficients = kept_coefficients(part, state.found, spec, state.search.starts, bound)
+    if spec.interior:
         # A separate step, so that the last read of the basis precedes its basis change in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
     elif part.block_size == 1:
         part = outside(part, restarting)
-    fresh, found, levels = state.search.starts, state.found, state.aims.levels
-    turn = lambda part: restart(part, coefficients, found, fresh, levels, translated=goal.near)
+    fresh, found, levels = state.search.starts, state.found, state.targets.levels
+    turn = lambda part: restart(part, coefficients, found, fresh, levels, translated=spec.interior)
     return apply_when(restarting, turn, part)
 
 
-def look(op: LinearOperator, state: RestartedState, goal: Goal, *, tol: Any, sigma: Any) -> RestartedState:
-    """Make a convergence check: extract pairs, test them and schedule the next check (`next_look` is relative here)."""
-    found, target = _extract(state, goal, sigma)
-    b, m = state.krylov.couplings.shape
+def check_convergence(
+    op: LinearOperator, state: RestartedState, spec: SolveSpec, *, tol: Any, sigma: Any
+) -> RestartedState:
+    """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
+    found, target = _extract(state, spec, sigma)
+    b, m = state.krylov.coupling.shape
     num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
-    bounds = _bounds(op, goal, tol, scale)
+    bounds = _bounds(op, spec, tol, scale)
     complete = num_filled >= op.size
     exhausted = state.krylov.broken_down & ~complete
-    values, residuals = found.values[: goal.k], found.residuals[: goal.k]
+    values, residuals = found.values[: spec.k], found.residuals[: spec.k]
     check = missed_pairs.check(
         state.search,
-        goal,
+        spec,
         values,
         residuals,
         lanczos_polynomials.amplitudes(state.krylov.polynomials),
-        state.aims,
-        search_targets.aims_of(goal, values, jnp.max(residuals), bounds, size=op.size, sigma=sigma),
+        state.targets,
+        search_targets.targets_of(spec, values, jnp.max(residuals), bounds, size=op.size, sigma=sigma),
         bounds,
         exhausted,
     )
     polynomials = state.krylov.polynomials
-    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.aims.levels), polynomials)
+    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.targets.levels), polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed.
-    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, goal.k) if m < op.size else False
-    out_of_budget = spent + b > goal.max_matvecs
-    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_look, least=b)
+    finished = check.search.satisfied | missed_pairs.has_given_up(check.search, spec.k) if m < op.size else False
+    out_of_budget = spent + b > spec.max_matvecs
+    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_check, least=b)
     return state._replace(
         krylov=state.krylov._replace(polynomials=polynomials),
         found=found,
         scale=scale,
         target=target,
-        aims=check.aims,
-        next_look=jnp.maximum(wait, goal.k - num_filled),
+        targets=check.targets,
+        next_check=jnp.maximum(wait, spec.k - num_filled),
         distance=check.remaining,
-        last_look=spent,
+        last_check=spent,
         search=check.search,
         done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
     )
 
 
-def _bounds(op: LinearOperator, goal: Goal, tol: Any, scale: jax.Array) -> search_targets.Bounds:
-    return search_targets.bounds_of(op, goal, tol, scale, _LOST * goal.kept.unit)
+def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, scale: jax.Array) -> search_targets.Bounds:
+    return search_targets.bounds_of(op, spec, tol, scale, _LOST * spec.kept.unit)
 
 
-def _extract(state: RestartedState, goal: Goal, sigma: Any) -> tuple[Extraction, jax.Array]:
-    if not goal.near:
-        return ritz_pairs(state.krylov, goal.which), state.target
+def _extract(state: RestartedState, spec: SolveSpec, sigma: Any) -> tuple[Extraction, jax.Array]:
+    if not spec.interior:
+        return ritz_pairs(state.krylov, spec.which), state.target
     number = jnp.asarray(sigma).astype(state.scale.dtype)
     looked_before = jnp.isfinite(state.found.residuals[0])
-    target = jnp.where(looked_before, stand_off(number, state.found.values[: goal.k]), number)
-    return harmonic_pairs(state.krylov, number, target, goal.k), target
+    target = jnp.where(looked_before, stand_off(number, state.found.values[: spec.k]), number)
+    return harmonic_pairs(state.krylov, number, target, spec.k), target
 
 
 def _try_known(
-    op: LinearOperator, state: RestartedState, goal: Goal, known: KnownVectors, bound: jax.Array, tol: Any, sigma: Any
+    op: LinearOperator,
+    state: RestartedState,
+    spec: SolveSpec,
+    known: KnownVectors,
+    bound: jax.Array,
+    tol: Any,
+    sigma: Any,
 ) -> RestartedState:
     """End the solve with the Ritz pairs of the given vectors if they have converged."""
     pairs = rayleigh_ritz(op, known.rows)
-    order = ritz.pair_order(pairs.values, goal.which, sigma if goal.near else None)[: goal.k]
+    order = ritz.pair_order(pairs.values, spec.which, sigma if spec.interior else None)[: spec.k]
     scale = jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
     success = jnp.all(pairs.residuals[order] <= bound)
     m = state.found.values.shape[0]
-    padded = lambda x, fill: jnp.full(m, fill, x.dtype).at[: goal.k].set(x[order])
+    padded = lambda x, fill: jnp.full(m, fill, x.dtype).at[: spec.k].set(x[order])
     values, residuals = padded(pairs.values, 0), padded(pairs.residuals, jnp.inf)
     dtype = state.krylov.matrix.dtype
     basis = tree.set_rows(
@@ -232,30 +246,30 @@ def _try_known(
     )
     part = state.krylov._replace(
         basis=basis,
-        filled=jnp.arange(m, dtype=jnp.int32) < goal.k,
+        filled=jnp.arange(m, dtype=jnp.int32) < spec.k,
         matrix=jnp.diag(values.astype(dtype)),
-        couplings=jnp.zeros_like(state.krylov.couplings),
+        coupling=jnp.zeros_like(state.krylov.coupling),
         last_length=jnp.zeros_like(state.krylov.last_length),
     )
     search = missed_pairs.advance(
         state.search,
-        goal,
-        values[: goal.k],
+        spec,
+        values[: spec.k],
         same=jnp.zeros((), bool),
         converged=success,
         excluded=jnp.zeros((), bool),
         exhausted=jnp.zeros((), bool),
     )
     found = Extraction(values, jnp.eye(m, dtype=dtype), residuals)
-    worst, bounds = jnp.max(pairs.residuals[order]), _bounds(op, goal, tol, scale)
-    aims = search_targets.aims_of(goal, values[: goal.k], worst, bounds, size=op.size, sigma=sigma)
+    worst, bounds = jnp.max(pairs.residuals[order]), _bounds(op, spec, tol, scale)
+    targets = search_targets.targets_of(spec, values[: spec.k], worst, bounds, size=op.size, sigma=sigma)
     ended = state._replace(
         krylov=part,
         found=found,
         scale=scale,
-        aims=aims,
+        targets=targets,
         search=search,
-        vouched=~search.running,
+        residuals_verified=~search.running,
         done=~search.running,
     )
     count = pairs.values.shape[0]

@@ -34,13 +34,13 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import default_tolerance, judge, tolerance
+from eigenjax.solvers.convergence.judgement import default_tolerance, tolerance, with_status
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
-from eigenjax.vectors.pseudorandom import arbitrary_vector, seed_of, successor
+from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
@@ -78,8 +78,8 @@ class TwoPassState(NamedTuple):
 def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key: Any = None) -> TwoPassState:
     """Initialize the state with room for krylov_dim steps; a v0 of zero or nonfinite norm is ignored."""
     seed = seed_of(key)
-    start = start_vector(op, v0, successor(seed, 0))
-    length, fresh = tree.norm(start), lambda x: arbitrary_vector(successor(seed, 1), x)
+    start = start_vector(op, v0, fold_in(seed, 0))
+    length, fresh = tree.norm(start), lambda x: arbitrary_vector(fold_in(seed, 1), x)
     start = apply_when(~((length > 0) & jnp.isfinite(length)), fresh, normalize(start, length))
     start = normalize(start, tree.norm(start))
     zero, none, room = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
@@ -155,7 +155,7 @@ def finalize(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = 
     residuals = jax.lax.map(lambda pair: miss(*pair), (values, rotation.T))
     vectors, _ = fix_signs(tree.combine(rotation, basis), given_start(op, v0))
     num_matvecs = jnp.where(state.replaying, state.stop, 0) + state.step + k
-    return judge(
+    return with_status(
         op,
         EigenResult(values, vectors, residuals, jnp.ones(k, bool), jnp.int32(0), num_matvecs),
         tol=tol,
@@ -227,8 +227,8 @@ def _look(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPass
     values, vectors, residuals, genuine = _genuine_pairs(state, rounding)
     chosen, scale = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
     found = genuine[chosen]
-    claimed = found & (residuals[chosen] <= _MARGIN * tolerance(tol, scale.dtype) * scale)
-    turn = (jnp.sum(claimed) == k) | (state.length == 0) | (j >= most)
+    estimated = found & (residuals[chosen] <= _MARGIN * tolerance(tol, scale.dtype) * scale)
+    turn = (jnp.sum(estimated) == k) | (state.length == 0) | (j >= most)
     later = jnp.minimum(j + jnp.maximum(_LOOK_STEPS, j // _LOOK_GROWTH), most)
     return state._replace(
         direction=tree.where(turn, state.start, state.direction),
@@ -282,7 +282,7 @@ def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTre
         before, rest = tree.norm(vector), orthogonalize(basis, vector)
         collapsed = rest.norm <= _COLLAPSED * jnp.finfo(before.dtype).eps * before
         # A fixed seed, because any random direction will do.
-        unit = unless_broken_down(successor(seed_of(None), i), basis, rest.vector, rest.norm, collapsed)
+        unit = unless_broken_down(fold_in(seed_of(None), i), basis, rest.vector, rest.norm, collapsed)
         return tree.set_row(basis, i, unit), tree.set_row(vectors, i, matvec(op, unit))
 
     return jax.lax.fori_loop(0, k, make_row, (jax.tree.map(jnp.zeros_like, vectors), vectors))

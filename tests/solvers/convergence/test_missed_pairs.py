@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eigenjax import Status, as_operator, eigs, eigsh, svds
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence import search_targets
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.plan import begin, planned
@@ -129,10 +129,17 @@ def test_copies_of_singular_values_and_of_general_eigenvalues_are_found(rotated,
 def searching(matrix, k, which, tol):
     """The states of a solve from the beginning of its search on."""
     op = as_operator(jnp.asarray(matrix))
-    options = {"krylov_dim": 16, "max_matvecs": 2000, "block_size": 1, "near": False, "verify": True, "kept": Storage()}
+    options = {
+        "krylov_dim": 16,
+        "max_matvecs": 2000,
+        "block_size": 1,
+        "interior": False,
+        "verify": True,
+        "kept": Storage(),
+    }
     plan = planned(op, k, which=which, tol=tol, **options)
     state, _, _ = begin(op, plan, None, seed_of(None))
-    step = jax.jit(functools.partial(restarted_lanczos.step, goal=plan.goal, tol=plan.tol, sigma=0.0))
+    step = jax.jit(functools.partial(restarted_lanczos.step, spec=plan.spec, tol=plan.tol, sigma=0.0))
     while not state.done:
         state = step(op, state)
         if state.search.running:
@@ -163,14 +170,14 @@ def test_residuals_of_locked_pairs_hold_what_was_dropped_of_them():
 
 
 def test_levels_are_the_values_wanted_and_beyond():
-    goal = Goal(k=3, which="BE", near=False, verify=True, max_matvecs=10)
+    spec = SolveSpec(k=3, which="BE", interior=False, verify=True, max_matvecs=10)
     values = jnp.array([5.0, -2.0, 4.0])
-    levels = search_targets.levels(goal, values, jnp.float32(0.5), jnp.float32(0))
+    levels = search_targets.levels(spec, values, jnp.float32(0.5), jnp.float32(0))
     np.testing.assert_allclose(levels, [5, -2, 4, 4.5, -2.5])
     options = {"slack": jnp.float32(0.1), "sigma": jnp.float32(0), "missed_before": jnp.float32(1e-3)}
-    needed = search_targets.needed_amplitudes(goal, values, 100, **options)
+    needed = search_targets.needed_amplitudes(spec, values, 100, **options)
     # A copy of the largest takes the place of 4, one of the last of either end takes nobody's.
     np.testing.assert_allclose(needed, [1e7, 0, 0, 1e4, 1e4])
-    near = Goal(k=2, which="LA", near=True, verify=True, max_matvecs=10)
-    levels = search_targets.levels(near, jnp.array([1.1, 0.7]), jnp.float32(0.05), jnp.float32(1))
+    interior = SolveSpec(k=2, which="LA", interior=True, verify=True, max_matvecs=10)
+    levels = search_targets.levels(interior, jnp.array([1.1, 0.7]), jnp.float32(0.05), jnp.float32(1))
     np.testing.assert_allclose(levels, [1.1, 0.7, 0.75, 1.25], rtol=1e-6)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator
-from eigenjax.krylov.solve_spec import Goal
-from eigenjax.solvers.convergence.residuals import rounding_unit, true_residuals, vouched_residuals
+from eigenjax.krylov.solve_spec import SolveSpec
+from eigenjax.solvers.convergence.residuals import residuals_to_verify, rounding_unit, true_residuals
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.vectors.pseudorandom import seed_of
@@ -15,8 +15,8 @@ from eigenjax.vectors.pseudorandom import seed_of
 VALUES = np.array([5.0, 3.0, 2.0, 1.0, -1.0, -4.0])
 
 
-def vouched(matrix, values, vectors, coefficients, direction):
-    return vouched_residuals(
+def residuals_verified(matrix, values, vectors, coefficients, direction):
+    return residuals_to_verify(
         as_operator(jnp.asarray(matrix, jnp.float32)),
         jnp.asarray(values, jnp.float32),
         jnp.asarray(vectors, jnp.float32),
@@ -36,7 +36,7 @@ def pairs(rotated):
 
 
 def test_exact_pairs_cost_one_product(pairs):
-    residuals, discrepancy, products = vouched(*pairs, np.zeros(3), np.zeros(6))
+    residuals, discrepancy, products = residuals_verified(*pairs, np.zeros(3), np.zeros(6))
     assert int(products) == 1
     assert float(discrepancy) < 1e-5
     assert (np.asarray(residuals) < 1e-5).all()
@@ -45,7 +45,7 @@ def test_exact_pairs_cost_one_product(pairs):
 def test_claims_that_hold_are_believed(pairs):
     # The recurrence says A v = theta v + c d: take a theta that is off by c, and d = v of the one pair.
     matrix, values, vectors = pairs
-    residuals, _, products = vouched(matrix, values - [0, 0, 0.25], vectors, [0, 0, 0.25], vectors[2])
+    residuals, _, products = residuals_verified(matrix, values - [0, 0, 0.25], vectors, [0, 0, 0.25], vectors[2])
     assert int(products) == 1
     np.testing.assert_allclose(residuals, [0, 0, 0.25], atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_claims_that_hold_are_believed(pairs):
 def test_claims_that_do_not_hold_are_recomputed(pairs):
     matrix, values, vectors = pairs
     lopsided = matrix + 0.1 * np.eye(6, k=2)
-    residuals, discrepancy, products = vouched(lopsided, values, vectors, np.zeros(3), np.zeros(6))
+    residuals, discrepancy, products = residuals_verified(lopsided, values, vectors, np.zeros(3), np.zeros(6))
     assert int(products) == 4
     expected = np.linalg.norm(vectors @ lopsided.T - values[:, None] * vectors, axis=1)
     np.testing.assert_allclose(residuals, expected, rtol=1e-4)
@@ -62,14 +62,16 @@ def test_claims_that_do_not_hold_are_recomputed(pairs):
 
 def test_one_wrong_claim_among_right_ones_is_found(pairs):
     matrix, values, vectors = pairs
-    residuals, _, products = vouched(matrix, values + np.array([0, 1e-3, 0]), vectors, np.zeros(3), np.zeros(6))
+    residuals, _, products = residuals_verified(
+        matrix, values + np.array([0, 1e-3, 0]), vectors, np.zeros(3), np.zeros(6)
+    )
     assert int(products) == 4
     np.testing.assert_allclose(residuals, [0, 1e-3, 0], atol=1e-5)
 
 
 def test_only_the_lane_in_doubt_is_counted_as_recomputed(pairs):
     matrix, values, vectors = pairs
-    solve = lambda a: vouched(a, values, vectors, np.zeros(3), np.zeros(6))
+    solve = lambda a: residuals_verified(a, values, vectors, np.zeros(3), np.zeros(6))
     residuals, _, products = jax.vmap(solve)(
         jnp.stack([jnp.asarray(matrix), jnp.asarray(matrix + 0.1 * np.eye(6, k=2))])
     )
@@ -79,7 +81,7 @@ def test_only_the_lane_in_doubt_is_counted_as_recomputed(pairs):
 
 def test_nan_is_not_chased(pairs):
     matrix, values, vectors = pairs
-    residuals, _, products = vouched(matrix * np.nan, values, vectors, np.zeros(3), np.zeros(6))
+    residuals, _, products = residuals_verified(matrix * np.nan, values, vectors, np.zeros(3), np.zeros(6))
     assert int(products) == 1
     assert np.isnan(residuals).all()
 
@@ -105,12 +107,12 @@ def test_a_restarted_solve_is_audited_by_one_product():
     # Its basis has been turned some times, by what an eigensolver of small matrices returns.
     n, k = 400, 10
     values = jnp.asarray(np.random.default_rng(5).standard_normal(n), jnp.float32)
-    op, goal = as_operator(jnp.diag(values)), Goal(k=k, which="LM", near=False, verify=False, max_matvecs=2000)
-    step = jax.jit(lambda op, state: restarted_lanczos.step(op, state, goal, tol=1e-5, sigma=0.0))
-    end = jax.jit(lambda op, state: finalize(op, state, goal, tol=1e-5))
+    op, spec = as_operator(jnp.diag(values)), SolveSpec(k=k, which="LM", interior=False, verify=False, max_matvecs=2000)
+    step = jax.jit(lambda op, state: restarted_lanczos.step(op, state, spec, tol=1e-5, sigma=0.0))
+    end = jax.jit(lambda op, state: finalize(op, state, spec, tol=1e-5))
     for seed in range(3):
         start = jnp.asarray(np.random.default_rng(seed).standard_normal((1, n)), jnp.float32)
-        state = restarted_lanczos.init(start, goal, krylov_dim=30, first_look=k, seed=seed_of(jax.random.key(seed)))
+        state = restarted_lanczos.init(start, spec, krylov_dim=30, first_check=k, seed=seed_of(jax.random.key(seed)))
         while not bool(state.done):
             state = step(op, state)
         assert int(state.krylov.num_restarts) >= 2

@@ -11,7 +11,7 @@ import scipy.linalg
 from eigenjax import Status, as_operator, eigs
 from eigenjax.krylov import decomposition
 from eigenjax.krylov.general.general_ritz import converged_first, no_pairs, ritz_pairs, schur_basis
-from eigenjax.krylov.solve_spec import Goal
+from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.general import krylov_schur
 from eigenjax.vectors.pseudorandom import seed_of
 
@@ -39,13 +39,13 @@ def far_from_normal():
 
 @functools.cache
 def stepping(steps):
-    goal = Goal(k=4, which="LM", near=False, verify=True, max_matvecs=500, random_start=True)
+    spec = SolveSpec(k=4, which="LM", interior=False, verify=True, max_matvecs=500, random_start=True)
 
     @jax.jit
     def run(matrix, start):
         op = as_operator(matrix)
-        state = krylov_schur.init(start[None], goal, krylov_dim=20, seed=seed_of(None))
-        advance = lambda _, state: krylov_schur.step(op, state, goal, tol=None)
+        state = krylov_schur.init(start[None], spec, krylov_dim=20, seed=seed_of(None))
+        advance = lambda _, state: krylov_schur.step(op, state, spec, tol=None)
         return jax.lax.fori_loop(0, steps, advance, state)
 
     return run
@@ -56,9 +56,9 @@ def test_restarts_and_searches_drop_no_more_than_is_converged():
         start = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
         part = stepping(60)(jnp.asarray(matrix.astype(np.float32)), jnp.asarray(start)).krylov
         assert int(part.num_restarts) >= 1
-        basis, residue = np.asarray(part.basis, np.float64), np.asarray(part.directions, np.float64)
+        basis, residue = np.asarray(part.basis, np.float64), np.asarray(part.residual_block, np.float64)
         # A V = V H + d b^H
-        predicted = np.asarray(part.matrix, np.float64).T @ basis + np.outer(part.couplings[0], residue)
+        predicted = np.asarray(part.matrix, np.float64).T @ basis + np.outer(part.coupling[0], residue)
         off = np.linalg.norm(basis @ matrix.T - predicted, axis=1)
         # The tolerance: what a search locks has converged to it.
         assert off.max() <= np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)

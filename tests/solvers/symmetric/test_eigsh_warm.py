@@ -66,8 +66,8 @@ def test_exact_eigenvectors_cost_a_product_each_and_one(matrix, exact, rng, chec
 def test_copies_that_the_vectors_given_lack_are_found(rotated, check_result):
     matrix = rotated([50, 50, 41, 33, 33, 20, *np.linspace(-0.5, 2, N - 6)])
     one_copy = jnp.asarray(np.linalg.eigh(matrix)[1].T[::-1][[0, 2, 3, 5, 6]])
-    believed = solve(matrix, v0=one_copy)
-    np.testing.assert_allclose(believed.eigenvalues, [50, 41, 33, 20, np.linalg.eigvalsh(matrix)[-7]], atol=1e-8)
+    estimates = solve(matrix, v0=one_copy)
+    np.testing.assert_allclose(estimates.eigenvalues, [50, 41, 33, 20, np.linalg.eigvalsh(matrix)[-7]], atol=1e-8)
     result = solve(matrix, v0=one_copy, verify=True)
     check_result(result, matrix, which="LA", tol=1e-8, complete=True)
     assert result.num_recovered == 2
@@ -106,8 +106,8 @@ def test_several_vectors_that_are_no_basis_do_no_harm(name, matrix, exact, rng, 
 
 def test_vectors_nearly_right_are_improved_not_believed(matrix, exact, rng, check_result):
     # Off by 1e-3: their Ritz values are right to 1e-5, and would pass for eigenvalues.
-    near = exact[:K] + 1e-3 * rng.standard_normal((K, N)) / np.sqrt(N)
-    result = solve(matrix, v0=jnp.asarray(near))
+    interior = exact[:K] + 1e-3 * rng.standard_normal((K, N)) / np.sqrt(N)
+    result = solve(matrix, v0=jnp.asarray(interior))
     check_result(result, matrix, which="LA", tol=1e-8, complete=True)
 
 
