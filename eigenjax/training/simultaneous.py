@@ -67,12 +67,12 @@ def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pa
     """Compute the Ritz pairs of the first `count` rows, without orthogonal rows and without further matvecs."""
     filled = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
     gram, projected = tree.gram(rows, rows), tree.gram(rows, images)
-    lengths, residual_block, there = ritz.masked_eigh(_hermitian(gram), filled)
+    lengths, directions, there = ritz.masked_eigh(_hermitian(gram), filled)
     limit = _DEPENDENT * jnp.finfo(lengths.dtype).eps
     kept = there & (lengths > limit)
     # G = U L U^H and T = U L^(-1/2): then T^H G T = I.
-    root = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0).astype(residual_block.dtype)
-    whitened = residual_block * root[None, :]
+    root = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0).astype(directions.dtype)
+    whitened = directions * root[None, :]
     small = _multiply(jnp.conj(whitened).T, _multiply(projected, whitened))
     values, vectors, valid = ritz.masked_eigh(_hermitian(small), kept)
     order = ritz.wanted_order(values, which, valid)

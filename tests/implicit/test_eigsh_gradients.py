@@ -26,8 +26,8 @@ def spread(seed):
     """A matrix whose wanted eigenvalues stand apart, a direction and another."""
     generator = np.random.default_rng(seed)
     vectors, _ = np.linalg.qr(generator.standard_normal((SIZE, SIZE)))
-    residual_block = generator.standard_normal((2, SIZE, SIZE))
-    return (vectors * SPECTRUM) @ vectors.T, *(d + d.T for d in residual_block)
+    directions = generator.standard_normal((2, SIZE, SIZE))
+    return (vectors * SPECTRUM) @ vectors.T, *(d + d.T for d in directions)
 
 
 def loss_of(values, vectors, xp):
@@ -68,12 +68,12 @@ def central_difference(function, theta, direction):
 
 @pytest.mark.parametrize("name", ["LA", pytest.param("sigma", marks=pytest.mark.slow)])
 def test_the_gradient_of_many_matrices_at_once_is_that_of_dense_numpy(name):
-    thetas, residual_block, _ = (np.stack(x) for x in zip(*(spread(seed) for seed in range(4)), strict=True))
+    thetas, directions, _ = (np.stack(x) for x in zip(*(spread(seed) for seed in range(4)), strict=True))
     values = [dense_loss_near(theta, name)(theta) for theta in thetas]
     found, gradients = jax.jit(jax.vmap(jax.value_and_grad(functools.partial(loss, **OPTIONS[name]))))(thetas)
     assert_allclose(found, values, rtol=0, atol=1e-10)
-    slopes = np.sum(np.asarray(gradients) * residual_block, axis=(1, 2))
-    for slope, theta, direction in zip(slopes, thetas, residual_block, strict=True):
+    slopes = np.sum(np.asarray(gradients) * directions, axis=(1, 2))
+    for slope, theta, direction in zip(slopes, thetas, directions, strict=True):
         expected = central_difference(dense_loss_near(theta, name), theta, direction)
         assert abs(expected) > 1e-2, "the direction shows nothing"
         assert_allclose(slope, expected, rtol=TOLERANCE)

@@ -35,7 +35,7 @@ def draw_convergence(
         Draw the steps of a solver, from a loop on the host:
 
         >>> import eigenjax, jax.numpy as jnp
-        >>> from eigenjax.solvers import lanczos
+        >>> from eigenjax.solvers.symmetric import lanczos
         >>> op = eigenjax.as_operator(jnp.diag(jnp.linspace(0.0, 1.0, 200) ** 4))
         >>> state, looks = lanczos.init(op, krylov_dim=40), []
         >>> for products in range(1, 41):
