@@ -22,7 +22,7 @@ from benchmarks.singular import svds_products
 from benchmarks.support import timing
 from eigenjax import svds
 from eigenjax.implicit.systems import dilation
-from eigenjax.implicit.systems.triplets import Solved
+from eigenjax.implicit.systems.triplets import SolvedTriplets
 from eigenjax.operators.rectangular import as_rectangular
 from eigenjax.solvers.singular.svds import svds_and_recycled
 
@@ -42,7 +42,7 @@ def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
     """Run the forward solve, and solve the systems with and without recycled triplets, and to a tight tolerance."""
     op = as_rectangular(matrix)
     result, known = svds_and_recycled(op, PAIRS, **_DEFAULTS | {"tol": tol})
-    solved = Solved(op, result.left, result.values, result.right, result.residuals, None, known)
+    solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, known)
     found, plain = (dilation.iterate(x, bars, None) for x in (solved, solved._replace(known=None)))
     exact = dilation.iterate(solved._replace(adjoint_tol=jnp.asarray(_TIGHT)), bars, None)
     return {"result": result, "found": found, "plain": plain, "exact": exact}

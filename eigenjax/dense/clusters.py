@@ -25,7 +25,7 @@ from eigenjax.operators.convert import refuse_stream
 
 # Rounding splits a repeated eigenvalue by a few eps times the largest one (measured: at most 15 eps for n up to 60).
 # At a gap of 32 eps, derivatives of functions of the invariant subspace still have two digits.
-_ROUNDING = 32.0
+_CLUSTER_ROUNDING = 32.0
 # Cotangent entries below 32 * eps * (the sum of their two column lengths) count as rounding error.
 ROUNDING_OF_PRODUCTS = 32.0
 _SUPPORTED = ("float32", "float64", "complex64", "complex128")
@@ -60,7 +60,7 @@ def relative_tolerance(function: str, degeneracy_tol: Any, a: jax.Array, *, unit
     """
     dtype = jnp.finfo(a.dtype).dtype
     if degeneracy_tol is None:
-        usual = _ROUNDING * max(a.shape[-2:]) ** 0.5
+        usual = _CLUSTER_ROUNDING * max(a.shape[-2:]) ** 0.5
         degeneracy_tol = (usual if units is None else units) * float(jnp.finfo(dtype).eps)
     remedy = "give one number from 0 up, relative to the largest, or None"
     arguments.check_number(function, "degeneracy_tol", degeneracy_tol, least=0.0, remedy=remedy)

@@ -29,7 +29,7 @@ from eigenjax.dense.clusters import (
 from eigenjax.dense.phases import phases_of_columns
 
 # Rounding moves an eigenvalue by a few eps times the norm of A, times its condition number.
-_ROUNDING = 8.0
+_SPLIT_ROUNDING = 8.0
 # A pivot of U^H V (columns of unit norm) below 8 * eps belongs to a defective eigenvalue.
 _DEFECTIVE = 8.0
 
@@ -96,7 +96,7 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
     """
     _refuse_tpu()
     a = as_matrices(a, "a")
-    tol = relative_tolerance("eig", degeneracy_tol, a, units=_ROUNDING)
+    tol = relative_tolerance("eig", degeneracy_tol, a, units=_SPLIT_ROUNDING)
     return _eig_normalized(a, tol, degeneracy_tol is None)
 
 

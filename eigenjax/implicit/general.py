@@ -165,7 +165,7 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
 
     residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
     # A left vector whose own eigenvalue is uncertain by a large part of ||A|| gives no condition.
-    known = residuals * conditions <= _KNOWN * scale_of(solved)
+    known = residuals * conditions <= _KNOWN * general_norm_estimate(solved)
     return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
 
 
@@ -219,7 +219,7 @@ def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, 
     nothing = 0 * jax.vmap(tree.inner)(result.eigenvectors, images)
     along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
     moved = jax.vmap(_at_fixed_phase)(result.eigenvectors, along.vectors)
-    values = scale_of(solved).astype(result.eigenvalues.dtype) * along.multipliers
+    values = general_norm_estimate(solved).astype(result.eigenvalues.dtype) * along.multipliers
     return result, still._replace(eigenvalues=values, eigenvectors=moved)
 
 
@@ -237,12 +237,12 @@ def _weights(max_iter: int | None, solved: Solved, vectors_bar: PyTree, values_b
 
 def adjoint_rhs(solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> Solution:
     """Build the right-hand sides of the bordered systems from cotangents that `before_normalization` returned."""
-    return Solution(vectors_bar, scale_of(solved).astype(values_bar.dtype) * values_bar)
+    return Solution(vectors_bar, general_norm_estimate(solved).astype(values_bar.dtype) * values_bar)
 
 
 def system_of(solved: Solved) -> Bordered:
     """Build the bordered systems of the pairs."""
-    return Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, scale_of(solved))
+    return Bordered(solved.op, solved.eigenvalues, solved.vectors, solved.residuals, general_norm_estimate(solved))
 
 
 def solve_bordered(
@@ -265,7 +265,7 @@ def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: b
     return jax.lax.custom_linear_solve(apply, rhs, plain, transposed)
 
 
-def scale_of(solved: Solved) -> jax.Array:
+def general_norm_estimate(solved: Solved) -> jax.Array:
     """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
     largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
     return jnp.where(largest > 0, largest, 1)

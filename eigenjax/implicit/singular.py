@@ -40,7 +40,7 @@ from eigenjax.implicit.program import Method, bind, explain_forward_mode, signat
 from eigenjax.implicit.systems.dilation import solve_dilation
 from eigenjax.implicit.systems.pairs import without_rounding
 from eigenjax.implicit.systems.tangents import is_zero, no_tangent, tangent_along
-from eigenjax.implicit.systems.triplets import Solved, antihermitian, reciprocal_gaps
+from eigenjax.implicit.systems.triplets import SolvedTriplets, antihermitian, reciprocal_gaps
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
@@ -104,7 +104,7 @@ def _solve(method: Method, keep: bool, op: RectangularOperator, traced: dict[str
     return method.solve_and_keep(op, traced) if keep else (method.solve(op, traced), None)
 
 
-def _forward(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Known, Solved]:
+def _forward(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Known, SolvedTriplets]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Call the rule, not the solver: this makes the second derivative right.
     result, known = _solve(method, True, op, traced)
@@ -113,11 +113,11 @@ def _forward(method: Method, keep: bool, op: Any, traced: Any) -> tuple[_Known, 
 
 def _solved(
     op: RectangularOperator, result: SingularResult, known: RecycledPairs | None, traced: dict[str, Any]
-) -> Solved:
-    return Solved(op, result.left, result.values, result.right, result.residuals, traced["adjoint_tol"], known)
+) -> SolvedTriplets:
+    return SolvedTriplets(op, result.left, result.values, result.right, result.residuals, traced["adjoint_tol"], known)
 
 
-def _backward(method: Method, keep: bool, solved: Solved, cotangents: Any) -> tuple[RectangularOperator, None]:
+def _backward(method: Method, keep: bool, solved: SolvedTriplets, cotangents: Any) -> tuple[RectangularOperator, None]:
     # The recycled triplets only accelerate the solve: their cotangent is zero, returned or not.
     del keep
     cotangent: SingularResult = cotangents[0]
@@ -176,7 +176,7 @@ def _both_images(op: RectangularOperator, *, left: PyTree, right: PyTree) -> PyT
     return jax.vmap(functools.partial(matvec, op))(right), jax.vmap(functools.partial(adjoint_matvec, op))(left)
 
 
-def _within(solved: Solved, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
+def _within(solved: SolvedTriplets, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
     """Compute (k, k) M without the term of the singular values."""
     aU, aV = (antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
     between, across = reciprocal_gaps(solved, aU.dtype)

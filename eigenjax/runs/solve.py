@@ -135,7 +135,7 @@ def _remembered(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: A
 
 
 def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple[RestartedState, Any, Any]:
-    state, known, references = planning.begin(op, plan, v0, seed)
+    state, known, references = planning.initialize_solve(op, plan, v0, seed)
     # Without weak types, the first call of `_advance` and all others are one program.
     strong = lambda x: jax.lax.convert_element_type(x, x.dtype)
     return jax.tree.map(strong, state), known, references

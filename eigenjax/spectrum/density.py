@@ -29,7 +29,7 @@ from eigenjax.spectrum.probing.quadrature import gauss_quadrature, tridiagonals
 # On a grid, a line is as wide as the grid spacing, but at most this fraction of the gap to its neighbor.
 _SHARE_OF_GAP = 0.25
 # Nodes within c * eps * ||A|| of each other coincide; a node so close above x counts as at x.
-_ROUNDING = 4.0
+_NODE_ROUNDING = 4.0
 
 
 class SpectralDensity(NamedTuple):
@@ -213,7 +213,7 @@ def _bars(found: SpectralDensity) -> Bars:
 def _rounding(found: SpectralDensity) -> jax.Array:
     """Return the distance below which two nodes coincide, ()."""
     limits = jnp.finfo(found.nodes.dtype)
-    return jnp.maximum(_ROUNDING * limits.eps * jnp.max(jnp.abs(found.nodes)), limits.tiny / limits.eps)
+    return jnp.maximum(_NODE_ROUNDING * limits.eps * jnp.max(jnp.abs(found.nodes)), limits.tiny / limits.eps)
 
 
 def _check_width(width: Any) -> None:

@@ -31,7 +31,7 @@ from eigenjax.vectors.tree import PyTree
 # A component of the start vector along a Ritz vector below c * eps is rounding error.
 _WEIGHTLESS = 64.0
 # An eigenvalue below c * eps times the largest may be zero.
-_ROUNDING = 16.0
+_POSITIVE_ROUNDING = 16.0
 # Largest matrix that is computed densely if the budget allows.
 _MOST_DENSE = 2048
 
@@ -210,7 +210,7 @@ def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple
 
 def _is_poor(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Test if a value with weight is negative, or zero to rounding."""
-    floor = _ROUNDING * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    floor = _POSITIVE_ROUNDING * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     return jnp.any((weights > 0) & (values <= floor))
 
 

@@ -21,14 +21,14 @@ from eigenjax.solvers.convergence.judgement import tolerance
 from eigenjax.solvers.start import given_start
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.probes import checked_int
-from eigenjax.spectrum.probing.quadrature import follow, held_back, ritz_pairs, steps_before_breakdown
+from eigenjax.spectrum.probing.quadrature import follow, held_back, steps_before_breakdown, tridiagonal_ritz_pairs
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
 # Rounding error of the Ritz values and of the sum over the basis: about c * eps times the largest |f|.
-_ROUNDING = 10.0
+_FUNCTION_ROUNDING = 10.0
 
 
 class FunctionResult(NamedTuple):
@@ -96,7 +96,7 @@ def matrix_function(
     if jnp.iscomplexobj(coefficients) and not jnp.issubdtype(op.dtype, jnp.complexfloating):
         raise TypeError(f"f has complex values, and the operator's vectors are {op.dtype}: make the operator complex")
     vector = tree.scale(length, tree.combine(coefficients, state.basis))
-    rounding = _ROUNDING * jnp.finfo(length.dtype).eps * size
+    rounding = _FUNCTION_ROUNDING * jnp.finfo(length.dtype).eps * size
     # The error after one step is unknown, unless the step exhausts the space.
     alone = (count == 1) & (state.offdiagonal[0] != 0)
     change = jnp.where(alone, jnp.inf, tree.norm(coefficients - before))
@@ -114,7 +114,7 @@ def _krylov_space(op: LinearOperator, start: PyTree, *, krylov_dim: int) -> Lanc
 
 def _first_column(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:
     """Compute f(T) e_1 (m,) from the first rows of T, and the largest |f|."""
-    values, vectors, valid = ritz_pairs(state, count)
+    values, vectors, valid = tridiagonal_ritz_pairs(state, count)
     images = checked_values(f, values)
     weights = jnp.where(valid, images * vectors[0].astype(images.dtype), 0)
     column = jnp.matmul(vectors.astype(images.dtype), weights, precision=jax.lax.Precision.HIGHEST)

@@ -15,7 +15,14 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.training.matching import continued_tracks, match
 from eigenjax.training.search import Found, search
-from eigenjax.training.simultaneous import Pairs, advanced, products, ritz_pairs, scale_of, scaled
+from eigenjax.training.simultaneous import (
+    TrackedPairs,
+    advanced,
+    block_ritz_pairs,
+    products,
+    scaled,
+    tracked_norm_estimate,
+)
 from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
@@ -30,7 +37,7 @@ _AUDIT = 1
 _SEARCHING, _STIRRING = 0, 1
 
 
-class Plan(NamedTuple):
+class TrackerSpec(NamedTuple):
     """Options of a tracker, checked; static."""
 
     k: int  # pairs at the start
@@ -47,18 +54,18 @@ class Plan(NamedTuple):
         return self.max_k > self.k
 
 
-def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState:
+def measure(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> TrackerState:
     """Measure the pairs of an operator, from the rows of a state."""
     q = state.tracks.shape[0]
     count = jnp.minimum(state.num_active + 1, q)
     seed = fold_in(state.seed, state.num_matvecs)
     images = products(op, state.rows, count if plan.grows else None)
-    pairs = ritz_pairs(state.rows, images, count, plan.which)
+    pairs = block_ritz_pairs(state.rows, images, count, plan.which)
     finite = ~jnp.any(jnp.isnan(pairs.residuals))
     found = Found(pairs, _extended(plan.which, state, pairs), count)
     tracked = jnp.arange(q, dtype=jnp.int32) < state.num_active
     lacking = finite & jnp.any(tracked & ~_is_good(plan, op, found))
-    spec = _goal(plan, op.size)
+    spec = _search_spec(plan, op.size)
     if spec is not None:
         check_convergence = functools.partial(_searched, plan, op, state.num_active, spec, fold_in(seed, _SEARCHING))
         found = apply_when(lacking, check_convergence, found)
@@ -75,7 +82,7 @@ def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState
         next_eigenvalue=_after(pairs.values, state.num_active, no_value(plan.which)),
         rows=advanced(pairs, num_active, plan.which, found.far_end, fold_in(seed, _STIRRING)),
         far_end=found.far_end,
-        norm_estimate=scale_of(pairs, found.far_end),
+        norm_estimate=tracked_norm_estimate(pairs, found.far_end),
         num_active=num_active,
         num_tracks=num_tracks,
         searched=lacking if spec is not None else jnp.zeros((), bool),
@@ -84,7 +91,7 @@ def measure(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState
     return measured._replace(num_matvecs=state.num_matvecs + found.num_matvecs)
 
 
-def first_followed(plan: Plan, op: LinearOperator, state: TrackerState) -> TrackerState:
+def first_followed(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> TrackerState:
     """Compute Rayleigh quotient, residual and convergence flag of the first pair's vector, at one matvec.
 
     ||A|| is not measured here. Its estimate is that of the last update, reduced in proportion if ||A v|| is smaller,
@@ -112,26 +119,26 @@ def first_followed(plan: Plan, op: LinearOperator, state: TrackerState) -> Track
     )
 
 
-def _goal(plan: Plan, size: int) -> SolveSpec | None:
+def _search_spec(plan: TrackerSpec, size: int) -> SolveSpec | None:
     """Return the options of a search; None if the budget is too small for one."""
     rest = plan.matvecs_per_update - min(plan.max_k + 1, size) - _AUDIT
     spec = SolveSpec(k=plan.max_k, which=plan.which, interior=False, verify=False, max_matvecs=rest)
     return spec if rest >= plan.max_k else None
 
 
-def _krylov_dim(plan: Plan, size: int) -> int:
+def _krylov_dim(plan: TrackerSpec, size: int) -> int:
     dim = max(2 * plan.max_k + 10, _LEAST_DIM) if plan.krylov_dim is None else plan.krylov_dim
     return size if dim + 1 > size else dim
 
 
-def _is_good(plan: Plan, op: LinearOperator, found: Found) -> jax.Array:
+def _is_good(plan: TrackerSpec, op: LinearOperator, found: Found) -> jax.Array:
     """Compare the residuals with the tolerance, (q,) bool."""
     tol = stopping_tolerance(op, plan.tol, found.far_end.dtype)
-    return found.pairs.residuals <= tol * scale_of(found.pairs, found.far_end)
+    return found.pairs.residuals <= tol * tracked_norm_estimate(found.pairs, found.far_end)
 
 
 def _searched(
-    plan: Plan, op: LinearOperator, num_active: jax.Array, spec: SolveSpec, seed: jax.Array, known: Found
+    plan: TrackerSpec, op: LinearOperator, num_active: jax.Array, spec: SolveSpec, seed: jax.Array, known: Found
 ) -> Found:
     """Run a search, and return its pairs unless the known ones are better; the matvecs of both are counted."""
     dim = _krylov_dim(plan, op.size)
@@ -140,7 +147,7 @@ def _searched(
     worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
     is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(known.pairs))
     # A Ritz value is never beyond the eigenvalue of its rank, so a search must reach the known values again.
-    slack = plan.tol * scale_of(found.pairs, found.far_end)
+    slack = plan.tol * tracked_norm_estimate(found.pairs, found.far_end)
     reached = _outwards(found.pairs.values, plan.which) >= _outwards(known.pairs.values, plan.which) - slack
     is_better &= jnp.all(reached | ~active)
     chosen = tree.where(is_better, found, known)
@@ -163,7 +170,7 @@ def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[
     return found._replace(pairs=found.pairs._replace(vectors=vectors, residual_vectors=turned)), tracks, num_tracks
 
 
-def _resized(plan: Plan, values: jax.Array, num_active: jax.Array) -> jax.Array:
+def _resized(plan: TrackerSpec, values: jax.Array, num_active: jax.Array) -> jax.Array:
     """Increase the number of pairs if the last one is beyond the threshold, decrease it if the last but one is not."""
     if plan.threshold is None:
         return num_active
@@ -177,7 +184,7 @@ def _resized(plan: Plan, values: jax.Array, num_active: jax.Array) -> jax.Array:
     return num_active + grows.astype(jnp.int32) - shrinks.astype(jnp.int32)
 
 
-def _extended(which: str, state: TrackerState, pairs: Pairs) -> jax.Array:
+def _extended(which: str, state: TrackerState, pairs: TrackedPairs) -> jax.Array:
     """Return the known far end of the spectrum, or a Ritz value beyond it, ()."""
     there = jnp.isfinite(pairs.residuals)
     if which == "SA":

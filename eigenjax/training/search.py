@@ -12,7 +12,7 @@ from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import starting_block
-from eigenjax.training.simultaneous import Pairs
+from eigenjax.training.simultaneous import TrackedPairs
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.tree import PyTree
@@ -25,7 +25,7 @@ _SHARE = 0.1
 class Found(NamedTuple):
     """Result of a search."""
 
-    pairs: Pairs  # residual vectors are zero
+    pairs: TrackedPairs  # residual vectors are zero
     far_end: jax.Array  # () the unwanted end of the spectrum
     num_matvecs: jax.Array  # () int32, number of matvecs
 
@@ -71,7 +71,7 @@ def search(
     if q > spec.k:
         values, vectors, residuals = _with_next((values, vectors, residuals), state, spec.k)
     nothing = jax.tree.map(jnp.zeros_like, vectors)
-    return Found(Pairs(values, vectors, nothing, residuals), _far_end(state, spec.which), result.num_matvecs)
+    return Found(TrackedPairs(values, vectors, nothing, residuals), _far_end(state, spec.which), result.num_matvecs)
 
 
 def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState, k: int):

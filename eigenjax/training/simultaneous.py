@@ -46,7 +46,7 @@ _FRESH = 0.1
 _multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class Pairs(NamedTuple):
+class TrackedPairs(NamedTuple):
     """Up to q approximate pairs in the order of `which`; invalid ones come last."""
 
     values: jax.Array  # (q,) Ritz values
@@ -63,7 +63,7 @@ def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTre
     return jax.lax.fori_loop(0, count, one, jax.tree.map(jnp.zeros_like, rows))
 
 
-def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pairs:
+def block_ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> TrackedPairs:
     """Compute the Ritz pairs of the first `count` rows, without orthogonal rows and without further matvecs."""
     filled = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
     gram, projected = tree.gram(rows, rows), tree.gram(rows, images)
@@ -81,10 +81,10 @@ def ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> Pa
     vectors = tree.combine(coefficients, rows)
     residual_vectors = _added(tree.combine(coefficients, images), -values, vectors)
     residuals = jax.vmap(tree.norm)(residual_vectors)
-    return Pairs(values, vectors, residual_vectors, jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf))
+    return TrackedPairs(values, vectors, residual_vectors, jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf))
 
 
-def advanced(pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array, seed: jax.Array) -> PyTree:
+def advanced(pairs: TrackedPairs, num_active: jax.Array, which: str, far_end: jax.Array, seed: jax.Array) -> PyTree:
     """Compute the rows to measure next: unit vectors, the first num_active of them pairs, then the guard vector.
 
     Args:
@@ -96,7 +96,7 @@ def advanced(pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array
     """
     q = pairs.values.shape[0]
     index = jnp.arange(q, dtype=jnp.int32)
-    scale = scale_of(pairs, far_end)
+    scale = tracked_norm_estimate(pairs, far_end)
     shift, guard_shift = _shifts(pairs, num_active, which, far_end, scale)
     distance = pairs.values - shift
     # 1 / (theta - sigma), limited to the longest step allowed.
@@ -111,13 +111,13 @@ def advanced(pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array
     return _stirred(rows, num_active, seed) if q > 1 else rows
 
 
-def scale_of(pairs: Pairs, far_end: jax.Array) -> jax.Array:
+def tracked_norm_estimate(pairs: TrackedPairs, far_end: jax.Array) -> jax.Array:
     """Return the largest known |Ritz value|, a lower bound on ||A||, ()."""
     return jnp.maximum(jnp.max(jnp.abs(pairs.values)), jnp.abs(far_end))
 
 
 def _shifts(
-    pairs: Pairs, num_active: jax.Array, which: str, far_end: jax.Array, scale: jax.Array
+    pairs: TrackedPairs, num_active: jax.Array, which: str, far_end: jax.Array, scale: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return the shift of the pairs, amid the unwanted spectrum, and that of the guard vector, at its far end."""
     last = jnp.minimum(num_active, pairs.values.shape[0] - 1)

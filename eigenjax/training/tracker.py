@@ -18,8 +18,8 @@ from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import Status
-from eigenjax.training.measurement import Plan, first_followed, measure
-from eigenjax.training.tracker_state import TrackerState, begin
+from eigenjax.training.measurement import TrackerSpec, first_followed, measure
+from eigenjax.training.tracker_state import TrackerState, initial_state
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 
@@ -139,14 +139,14 @@ def spectrum_tracker(
     return SpectrumTracker(init, update)
 
 
-def _init(plan: Plan, op: Any, key: jax.Array | None) -> TrackerState:
+def _init(plan: TrackerSpec, op: Any, key: jax.Array | None) -> TrackerState:
     op = _operator("init of spectrum_tracker", op, None)
     if key is not None and not isinstance(key, jax.Array):
         raise TypeError(
             f"init of spectrum_tracker got key={shown(key)}: give a typed key, such as jax.random.key(0), or None"
         )
     ritz.check_count(plan.max_k, op.size, "spectrum_tracker")
-    return begin(op, key, plan.k, plan.max_k, plan.which)
+    return initial_state(op, key, plan.k, plan.max_k, plan.which)
 
 
 def _operator(function: str, op: Any, like: Any) -> LinearOperator:
@@ -161,7 +161,7 @@ def _operator(function: str, op: Any, like: Any) -> LinearOperator:
         return as_operator(op, like=like)
 
 
-def _check_state(plan: Plan, state: Any) -> None:
+def _check_state(plan: TrackerSpec, state: Any) -> None:
     if not isinstance(state, TrackerState):
         what = "the pair that update returns" if isinstance(state, tuple) else type(state).__name__
         raise TypeError(
@@ -176,7 +176,9 @@ def _check_state(plan: Plan, state: Any) -> None:
         )
 
 
-def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) -> tuple[TrackerState, dict[str, Any]]:
+def _update(
+    plan: TrackerSpec, every: int, between: str, op: Any, state: TrackerState
+) -> tuple[TrackerState, dict[str, Any]]:
     """Update the state by one training step, with a measurement if one is due."""
     op = jax.lax.stop_gradient(op)
     check_vector(tree.row(state.rows, 0), tree.working_structure(op.structure), name="the state's vector")
@@ -192,7 +194,7 @@ def _update(plan: Plan, every: int, between: str, op: Any, state: TrackerState) 
     return state, _metrics(plan, state, age, state.num_matvecs - before)
 
 
-def _metrics(plan: Plan, state: TrackerState, age: jax.Array, spent: jax.Array) -> dict[str, jax.Array]:
+def _metrics(plan: TrackerSpec, state: TrackerState, age: jax.Array, spent: jax.Array) -> dict[str, jax.Array]:
     """Collect the metrics in a flat dict of scalars."""
     each = {"eigenvalue": state.eigenvalues, "residual": state.residuals, "converged": state.converged}
     each |= {"track": state.tracks} | ({"active": state.active} if plan.grows else {})
@@ -209,7 +211,9 @@ def _metrics(plan: Plan, state: TrackerState, age: jax.Array, spent: jax.Array) 
     }
 
 
-def _checked_plan(k: Any, which: str, budget: Any, tol: Any, max_k: Any, threshold: Any, krylov_dim: Any) -> Plan:
+def _checked_plan(
+    k: Any, which: str, budget: Any, tol: Any, max_k: Any, threshold: Any, krylov_dim: Any
+) -> TrackerSpec:
     """Check the options of a tracker, and fill in the defaults."""
     _check_positive("k", k)
     ritz.check_which(which, "spectrum_tracker")
@@ -245,7 +249,7 @@ def _checked_plan(k: Any, which: str, budget: Any, tol: Any, max_k: Any, thresho
             raise ValueError(f"spectrum_tracker got krylov_dim={krylov_dim}: {room} pairs need {room + 1} or more")
     # With one pair, "BE" is the upper end.
     which = "LA" if which == "BE" and k == 1 else which
-    return Plan(k, room, which, budget, float(tol), None if threshold is None else float(threshold), krylov_dim)
+    return TrackerSpec(k, room, which, budget, float(tol), None if threshold is None else float(threshold), krylov_dim)
 
 
 def _check_positive(name: str, value: Any) -> None:

@@ -72,7 +72,7 @@ def no_value(which: str) -> float:
     return math.inf if which == "SA" else -math.inf
 
 
-def begin(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: str) -> TrackerState:
+def initial_state(op: LinearOperator, key: jax.Array | None, k: int, max_k: int, which: str) -> TrackerState:
     """Create the state before the first matvec: pseudo-random rows, no values."""
     seed = seed_of(key)
     count = min(max_k + 1, op.size)

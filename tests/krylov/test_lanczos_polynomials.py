@@ -98,7 +98,7 @@ def test_those_of_both_bases_are_what_they_hold_of_singular_vectors(is_complex, 
     matrix = (rows * singular) @ columns.conj().T
     start = orthonormal(rng, N, 1, is_complex)[:, 0]
     op = as_rectangular(jnp.asarray(matrix))
-    state = bidiagonalization.begin(op, jnp.asarray(start), M, seed_of(None), num_levels=1)
+    state = bidiagonalization.initialize(op, jnp.asarray(start), M, seed_of(None), num_levels=1)
     state = state._replace(polynomials=bidiagonalization.begin_search(state, jnp.asarray([singular[-1]])))
     for _ in range(STEPS):
         state = bidiagonalization.expand(op, state)

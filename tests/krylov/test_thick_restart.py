@@ -8,7 +8,7 @@ import numpy as np
 
 from eigenjax import as_operator
 from eigenjax.solvers.symmetric import restarted_lanczos
-from eigenjax.solvers.symmetric.plan import begin, planned
+from eigenjax.solvers.symmetric.plan import initialize_solve, planned
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
@@ -28,7 +28,7 @@ def test_restarts_do_not_add_up_to_a_loss_of_orthonormality():
         "kept": Storage(),
     }
     plan = planned(op, 2, which="SA", tol=1e-12, **options)
-    state, _, _ = begin(op, plan, None, seed_of(None))
+    state, _, _ = initialize_solve(op, plan, None, seed_of(None))
     step = jax.jit(functools.partial(restarted_lanczos.step, spec=plan.spec, tol=plan.tol, sigma=0.0))
     worst = 0.0
     while not state.done:

@@ -100,16 +100,16 @@ def test_the_same_key_gives_the_same_bits_and_a_state_survives_a_checkpoint(tmp_
                 state, metrics = TRACKER.update(as_operator(matrix), through(state))
         return state, metrics
 
-    begin = lambda: TRACKER.init(jnp.eye(N), jax.random.key(3))
-    once, metrics = run(begin(), 0, 8)
-    again, _ = run(begin(), 0, 8)
-    flattened, _ = run(begin(), 0, 8, lambda state: jax.tree.unflatten(*jax.tree.flatten(state)[::-1]))
+    initial_state = lambda: TRACKER.init(jnp.eye(N), jax.random.key(3))
+    once, metrics = run(initial_state(), 0, 8)
+    again, _ = run(initial_state(), 0, 8)
+    flattened, _ = run(initial_state(), 0, 8, lambda state: jax.tree.unflatten(*jax.tree.flatten(state)[::-1]))
     jax.tree.map(assert_array_equal, once, again)
     jax.tree.map(assert_array_equal, once, flattened)
     assert all(jnp.shape(value) == () for value in metrics.values())
 
     checkpoint = pytest.importorskip("orbax.checkpoint")
-    half, _ = run(begin(), 0, 4)
+    half, _ = run(initial_state(), 0, 4)
     with checkpoint.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "state", half)
         checkpointer.wait_until_finished()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eigenjax import printing
 
 # The residual of a recurrence and the true one differ by less than this times eps.
-_ROUNDING = 100.0
+_ATTAINABLE_ROUNDING = 100.0
 
 
 class AdjointInfo(NamedTuple):
@@ -55,7 +55,7 @@ def judged(
         products: number of matvecs per step.
         gauge: () the dropped part of the cotangent.
     """
-    attainable = _ROUNDING * jnp.finfo(whole.dtype).eps * (whole + reach)
+    attainable = _ATTAINABLE_ROUNDING * jnp.finfo(whole.dtype).eps * (whole + reach)
     relative = lambda x: jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1), 0)
     return AdjointInfo(
         # NaN compares False: not converged.

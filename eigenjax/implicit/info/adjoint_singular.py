@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from eigenjax.implicit.gauge import before_phases
 from eigenjax.implicit.info.adjoint_info import AdjointInfo, judged
 from eigenjax.implicit.systems import dilation
-from eigenjax.implicit.systems.triplets import Solved, antihermitian, positive, reciprocal_gaps, scale_of
+from eigenjax.implicit.systems.triplets import (
+    SolvedTriplets,
+    antihermitian,
+    positive,
+    reciprocal_gaps,
+    triplet_norm_estimate,
+)
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.result import SingularResult
@@ -23,7 +29,7 @@ def information(
     """Compute the `AdjointInfo` of singular triplets."""
     if adjoint_tol is not None:
         adjoint_tol = jnp.asarray(adjoint_tol).astype(result.residuals.dtype)
-    solved = Solved(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
+    solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
     given = (cotangent.left, cotangent.right) if isinstance(cotangent, SingularResult) else tuple(cotangent)
     check_vector(given, tree.structure_of((result.left, result.right)), name="the cotangent of the singular vectors")
     # Right before left: the right vectors fix the phases.
@@ -41,14 +47,14 @@ def information(
         jax.vmap(tree.norm)(misses),
         whole=whole,
         targets=found.targets,
-        reach=scale_of(solved) * jax.vmap(tree.norm)(found.vectors),
+        reach=triplet_norm_estimate(solved) * jax.vmap(tree.norm)(found.vectors),
         steps=found.num_steps,
         products=2,
         gauge=gauge,
     )
 
 
-def _dropped(solved: Solved, bars: Any) -> jax.Array:
+def _dropped(solved: SolvedTriplets, bars: Any) -> jax.Array:
     """Compute the part of the cotangents without a derivative: rotations in clusters, and vectors of the value zero."""
     pairs = zip((solved.left, solved.right), bars, strict=True)
     left, right = (antihermitian(tree.gram(vectors, bar)) for vectors, bar in pairs)

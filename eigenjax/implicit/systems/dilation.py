@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from eigenjax.implicit.systems import complement
 from eigenjax.implicit.systems.pairs import Pairs, own_gaps
-from eigenjax.implicit.systems.triplets import Solved, positive, scale_of
+from eigenjax.implicit.systems.triplets import SolvedTriplets, positive, triplet_norm_estimate
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.base import matvec as symmetric_matvec
@@ -43,7 +43,7 @@ from eigenjax.vectors.tree import PyTree
 _NEGLIGIBLE = 16.0
 
 
-class Solution(NamedTuple):
+class TripletSolution(NamedTuple):
     """Solutions z_i = (x_i, y_i) of k systems, with convergence information."""
 
     vectors: PyTree  # (x, y), with a leading axis k on every leaf
@@ -52,14 +52,14 @@ class Solution(NamedTuple):
     num_steps: jax.Array  # (k,) int32, matvecs with A, and as many with A^H
 
 
-def solve_dilation(solved: Solved, bars: PyTree, max_iter: int | None) -> PyTree:
+def solve_dilation(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> PyTree:
     """Compute (X, Y) for all triplets together, differentiable to any order in both directions.
 
     With a norm estimate c of A, the system is [P (s_i - H) P + c (I - P)] z_i = P zbar_i for P = diag(P_U, P_V). It has
     the same solution, is symmetric and nonsingular, and holds to first order when A, U and V vary. A derivative of z_i
     may leave the range of P, which the singular system would exclude.
     """
-    scale, inside = scale_of(solved), functools.partial(_inside, solved)
+    scale, inside = triplet_norm_estimate(solved), functools.partial(_inside, solved)
 
     def apply(z):
         return jax.tree.map(lambda x, y: x + scale.astype(x.dtype) * y, shifted(solved, z), inside(z))
@@ -79,12 +79,12 @@ def solve_dilation(solved: Solved, bars: PyTree, max_iter: int | None) -> PyTree
     return masked(outside(solved, whole))
 
 
-def outside(solved: Solved, z: PyTree) -> PyTree:
+def outside(solved: SolvedTriplets, z: PyTree) -> PyTree:
     """Compute P z for k pairs of vectors."""
     return complement.project_out(solved.left, z[0]), complement.project_out(solved.right, z[1])
 
 
-def shifted(solved: Solved, z: PyTree) -> PyTree:
+def shifted(solved: SolvedTriplets, z: PyTree) -> PyTree:
     """Compute P (s_i - H) P z_i."""
     z = outside(solved, z)
     images = jax.vmap(functools.partial(symmetric_matvec, Dilation(solved.op)))(z)
@@ -92,14 +92,14 @@ def shifted(solved: Solved, z: PyTree) -> PyTree:
     return outside(solved, jax.vmap(rest)(solved.values, z, images))
 
 
-def iterate(solved: Solved, bars: PyTree, max_iter: int | None) -> Solution:
+def iterate(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> TripletSolution:
     """Compute the solutions on the complement, without derivatives, by systems on the smaller side."""
     is_wide = solved.op.shape[0] < solved.op.shape[1]
     other_way = (lambda pair: pair[::-1]) if is_wide else (lambda pair: pair)
     op = AdjointMap(solved.op) if is_wide else solved.op
     left, right = other_way((solved.left, solved.right))
     f, g = other_way(outside(solved, bars))
-    reduced = _Reduced(op, left, scale_of(solved))
+    reduced = _Reduced(op, left, triplet_norm_estimate(solved))
     values, floors = solved.values / reduced.scale, _floors(bars)
     if op.shape[1] == values.shape[0]:  # the span is all of the smaller side
         y, none = jax.tree.map(jnp.zeros_like, g), jnp.zeros_like(values)
@@ -110,11 +110,17 @@ def iterate(solved: Solved, bars: PyTree, max_iter: int | None) -> Solution:
     x = jax.vmap(tree.scale)(inverses, jax.tree.map(jnp.add, f, jax.vmap(reduced.forward)(y)))
     y = jax.vmap(functools.partial(tree.scale, 1 / reduced.scale))(y)
     work = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
-    return Solution(other_way((x, y)), residuals, targets, jnp.where(work, steps + 1, 0))
+    return TripletSolution(other_way((x, y)), residuals, targets, jnp.where(work, steps + 1, 0))
 
 
 def _of_smaller_side(
-    solved: Solved, reduced: "_Reduced", right: PyTree, f: PyTree, g: PyTree, floors: jax.Array, max_iter: int | None
+    solved: SolvedTriplets,
+    reduced: "_Reduced",
+    right: PyTree,
+    f: PyTree,
+    g: PyTree,
+    floors: jax.Array,
+    max_iter: int | None,
 ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
     """Compute `y` times the scale, with residuals and targets of the whole systems, and steps."""
     values = solved.values / reduced.scale
@@ -133,7 +139,7 @@ def _of_smaller_side(
     return y, found.residual * of_whole, asked * of_whole, found.num_matvecs
 
 
-def _pairs(solved: Solved, reduced: "_Reduced", right: PyTree) -> Pairs:
+def _pairs(solved: SolvedTriplets, reduced: "_Reduced", right: PyTree) -> Pairs:
     """Build the eigenpairs of A^H A over the square of the scale."""
     values, residuals = solved.values / reduced.scale, solved.residuals / reduced.scale
     gaps, nearest = None, jnp.zeros_like(values[0])
@@ -186,7 +192,7 @@ class _Reduced(LinearOperator):
         return tree.scale(1 / self.scale, adjoint_matvec(self.map, vector))
 
 
-def _inside(solved: Solved, z: PyTree) -> PyTree:
+def _inside(solved: SolvedTriplets, z: PyTree) -> PyTree:
     """Project k pairs of vectors onto the spans of U and V."""
     spans = zip((solved.left, solved.right), z, strict=True)
     return tuple(tree.combine(tree.gram(vectors, block), vectors) for vectors, block in spans)

@@ -11,7 +11,7 @@ from eigenjax.operators.maps import RectangularOperator
 from eigenjax.vectors.tree import PyTree
 
 
-class Solved(NamedTuple):
+class SolvedTriplets(NamedTuple):
     """Forward results that the backward pass needs."""
 
     op: RectangularOperator  # A
@@ -23,7 +23,7 @@ class Solved(NamedTuple):
     known: RecycledPairs | None = None  # recycled triplets, of the smaller side
 
 
-def reciprocal_gaps(solved: Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def reciprocal_gaps(solved: SolvedTriplets, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Compute (k, k) 1 / (s_i - s_j), zero within clusters, and 1 / (s_i + s_j), zero where both values are zero."""
     values, width = solved.values, width_of(solved)
     widths = width[:, None] + width[None, :]
@@ -31,18 +31,18 @@ def reciprocal_gaps(solved: Solved, dtype: Any) -> tuple[jax.Array, jax.Array]:
     return between.astype(dtype), _reciprocal(values[None, :] + values[:, None], widths).astype(dtype)
 
 
-def width_of(solved: Solved) -> jax.Array:
+def width_of(solved: SolvedTriplets) -> jax.Array:
     """Compute (k,) the uncertainty of each value, from its residual and rounding."""
     unit = CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
     return jax.lax.stop_gradient(CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
 
 
-def positive(solved: Solved) -> jax.Array:
+def positive(solved: SolvedTriplets) -> jax.Array:
     """Return (k,) one, or zero for a value that may be zero, where no derivative is defined outside the span."""
     return (solved.values > 2 * width_of(solved)).astype(solved.values.dtype)
 
 
-def scale_of(solved: Solved) -> jax.Array:
+def triplet_norm_estimate(solved: SolvedTriplets) -> jax.Array:
     """Compute () the norm estimate: the largest singular value, or one if that is zero."""
     largest = jax.lax.stop_gradient(jnp.max(solved.values))
     return jnp.where(largest > 0, largest, 1)

@@ -17,7 +17,7 @@ from eigenjax.krylov.general.triangular import solve_shifted, triangular_eigenve
 
 # Imaginary parts below this times eps times the largest entry count as zero. Real eigenvalues that differ by less count
 # as repeated.
-_ROUNDING = 16.0
+_CONJUGATE_ROUNDING = 16.0
 # Steps of the alternating minimization; the first one achieves nearly all of it.
 _STEPS = 2
 # Among the real and imaginary parts of c orthonormal vectors, projected, the longest has norm 1 / sqrt(2 c) or more. If
@@ -43,7 +43,7 @@ def conjugate_pairs(form: Schur, valid: jax.Array) -> tuple[jax.Array, jax.Array
         index of the conjugate of each, its own index for a real one.
     """
     values, vectors = eigenpairs(form, valid)
-    unit = _ROUNDING * jnp.finfo(values.real.dtype).eps * jnp.max(jnp.abs(form.triangular))
+    unit = _CONJUGATE_ROUNDING * jnp.finfo(values.real.dtype).eps * jnp.max(jnp.abs(form.triangular))
     is_real = jnp.abs(values.imag) <= unit
     partner = _partners(values, valid, is_real)
     alone = partner == _index(values)

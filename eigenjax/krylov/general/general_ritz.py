@@ -23,7 +23,7 @@ WHICH = ("LM", "LR", "SR", "LI")
 # Number of points on the boundary of the region of more wanted eigenvalues.
 NUM_BOUNDARY = 9
 # Residuals of eigenvectors in the projected problem are rounding up to this times eps ||A||.
-_ROUNDING = 64.0
+_COUPLING_ROUNDING = 64.0
 
 
 class GeneralRitz(NamedTuple):
@@ -93,7 +93,7 @@ def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Arra
     return jax.lax.complex(jnp.full_like(along, across), along)
 
 
-def ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:
+def general_ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:
     """Compute the Ritz pairs of a decomposition, at the cost of one Schur form."""
     m = state.filled.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
@@ -200,6 +200,6 @@ def _residuals(
     matmul = lambda a, b: jnp.matmul(a.astype(b.dtype), b, precision=jax.lax.Precision.HIGHEST)
     outside = jnp.abs(matmul(state.coupling[0, place], vectors))
     inside = jax.vmap(tree.norm, in_axes=1)(matmul(compact, vectors) - vectors * values[None, :])
-    inside = jnp.where(inside > _ROUNDING * jnp.finfo(inside.dtype).eps * state.operator_norm, inside, 0)
+    inside = jnp.where(inside > _COUPLING_ROUNDING * jnp.finfo(inside.dtype).eps * state.operator_norm, inside, 0)
     defects = combined_defects(state._replace(defects=state.defects[place]), vectors)
     return jnp.hypot(jnp.hypot(outside, inside), defects)

@@ -39,7 +39,7 @@ from eigenjax.vectors.orthogonalize import (
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.tree import PyTree
 
-# Random directions of `begin`, of either side and of restarts have different seeds.
+# Random directions of `initialize`, of either side and of restarts have different seeds.
 _BEGINNING, _LEFT, _RIGHT, _RESTARTING = range(4)
 # Each restart adds about one eps of orthogonality error to the bases: reorthonormalize every 8 restarts.
 _RESTARTS_BETWEEN_REORTHONORMALIZATIONS = 8
@@ -72,7 +72,7 @@ class Bidiagonalization(NamedTuple):
         return jnp.sum(self.right_filled, dtype=jnp.int32)
 
 
-def begin(
+def initialize(
     op: RectangularOperator, start: PyTree, krylov_dim: int, seed: jax.Array, *, num_levels: int = 1
 ) -> Bidiagonalization:
     """Create a decomposition without valid rows; d is the normalized start vector.

@@ -24,7 +24,7 @@ from eigenjax.vectors.tree import PyTree
 # Number of examples that a loss is evaluated on, divisible by four for quarters.
 _FEW = 8
 # Values of a loss count as equal up to the larger of 1e-3 and 16 * eps, relative to the largest.
-_ROUNDING, _EPSILONS = 1e-3, 16
+_SUM_ROUNDING, _EPSILONS = 1e-3, 16
 
 # Programs that passed the check, whose result depends on the program and hardly on the numbers.
 _passed: weakref.WeakSet[TracedFunction] = weakref.WeakSet()
@@ -87,7 +87,7 @@ def mistake_of(function: Callable, params: PyTree, data: PyTree, *, thorough: bo
     if not all(np.all(np.isfinite(x)) for x in (whole, *halves, *quarters)):
         return None
     largest = max(float(np.max(np.abs(x))) for x in (whole, *halves))
-    bound = largest * max(_ROUNDING, _EPSILONS * float(jnp.finfo(whole.dtype).eps))
+    bound = largest * max(_SUM_ROUNDING, _EPSILONS * float(jnp.finfo(whole.dtype).eps))
     near = lambda x, y: bool(np.all(np.abs(np.asarray(x, float) - np.asarray(y, float)) <= bound))
     if np.ndim(whole):
         joined = np.concatenate(halves)

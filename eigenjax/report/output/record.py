@@ -23,7 +23,7 @@ from eigenjax.spectrum import SpectralDensity
 from eigenjax.vectors.tree import PyTree
 
 # Rounding errors of a Rayleigh quotient are at most this times eps times the largest eigenvalue.
-_ROUNDING = 4.0
+_VALUE_ROUNDING = 4.0
 # Number of points at which the distribution of all eigenvalues is tabulated, from the lowest to the largest.
 _NUM_PLACES = 13
 
@@ -143,7 +143,7 @@ def error_bounds(result: EigenResult, operator_norm: float = 0.0) -> np.ndarray:
     """Bound the errors of eigenvalues by the residual, or by the rounding error of the largest eigenvalue."""
     values = np.asarray(result.eigenvalues)
     largest = max(operator_norm, float(np.max(np.abs(values.astype(np.float64)))))
-    return np.maximum(np.asarray(result.residuals, np.float64), _ROUNDING * np.finfo(values.dtype).eps * largest)
+    return np.maximum(np.asarray(result.residuals, np.float64), _VALUE_ROUNDING * np.finfo(values.dtype).eps * largest)
 
 
 def error_estimates(result: EigenResult, which: str, operator_norm: float = 0.0) -> np.ndarray:
@@ -165,7 +165,7 @@ def error_estimates(result: EigenResult, which: str, operator_norm: float = 0.0)
     gaps = apart.min(axis=1)
     gaps[-1] = 0.0
     narrow = np.where(gaps > residuals, residuals**2 / np.where(gaps > 0, gaps, 1.0), residuals)
-    rounding = _ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps
+    rounding = _VALUE_ROUNDING * np.finfo(np.asarray(result.eigenvalues).dtype).eps
     return np.maximum(narrow, rounding * max(operator_norm, float(np.max(np.abs(values)))))
 
 

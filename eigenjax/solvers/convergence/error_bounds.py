@@ -15,7 +15,7 @@ from eigenjax.result import EigenResult
 
 # The error of an eigenvalue is at least this times the machine epsilon times the largest Ritz value, however small its
 # residual.
-_ROUNDING = 4.0
+_RESIDUAL_ROUNDING = 4.0
 
 
 def with_error_bounds(
@@ -47,7 +47,7 @@ def with_error_bounds(
     # An infinite distance means that nothing is known about a neighbor.
     wide = (nearest > residuals) & jnp.isfinite(nearest)
     quadratic = jnp.where(wide, residuals * (residuals / jnp.where(wide, nearest, 1)), residuals)
-    least = _ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
+    least = _RESIDUAL_ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
     estimates = jnp.maximum(quadratic, least)
     bounds = jnp.where(complete, estimates, residuals) + rounding
     return result._replace(error_bounds=bounds, error_estimates=estimates, gap=gap)

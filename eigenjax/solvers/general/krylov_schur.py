@@ -22,10 +22,10 @@ from eigenjax.krylov.general.general_ritz import (
     SchurBasis,
     boundary,
     converged_first,
+    general_ritz_pairs,
     largest_condition,
     no_basis,
     no_pairs,
-    ritz_pairs,
     schur_basis,
     undivided,
     wanted_keys,
@@ -173,7 +173,7 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
 def _extract(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, tol: Any) -> _Extraction:
     """Compute the pairs, bounds on their residuals by the eigenvalues' condition, and the Schur vectors if needed."""
     part, k = state.krylov, spec.k
-    found = ritz_pairs(part, spec.which, real=is_real(op.structure))
+    found = general_ritz_pairs(part, spec.which, real=is_real(op.structure))
     bounds = search_targets.bounds_of(op, spec, tol, part.operator_norm)
     residuals = found.residuals[:k]
     candidates = jnp.all(residuals <= bounds.locked)

@@ -65,7 +65,7 @@ def init(op: RectangularOperator, start: PyTree, spec: SolveSpec, *, krylov_dim:
         seed: seed of all random directions.
     """
     num_levels = search_targets.num_levels(spec)
-    space = bidiagonalization.begin(op, start, krylov_dim, seed, num_levels=num_levels)
+    space = bidiagonalization.initialize(op, start, krylov_dim, seed, num_levels=num_levels)
     zero, m = space.operator_norm, krylov_dim
     identity = jnp.eye(m, dtype=space.matrix.dtype)
     return SolveState(

@@ -16,10 +16,10 @@ from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.solvers.symmetric.lobpcg import lobpcg
 from eigenjax.solvers.symmetric.plan import (
-    begin,
     check_positive,
     checked_storage,
     fitting_dim,
+    initialize_solve,
     least_dim,
     planned,
     refuse,
@@ -212,7 +212,7 @@ def eigsh_and_recycled(
         kept=kept,
         random_start=v0 is None,
     )
-    state, known, references = begin(op, plan, v0, seed_of(key))
+    state, known, references = initialize_solve(op, plan, v0, seed_of(key))
     number = 0.0 if sigma is None else sigma
     advance = lambda state: restarted_lanczos.step(op, state, plan.spec, tol=plan.tol, sigma=number, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)

@@ -72,7 +72,9 @@ def planned(
     return Plan(spec, tol, krylov_dim, block_size)
 
 
-def begin(op: Any, plan: Plan, v0: Any, seed: jax.Array) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
+def initialize_solve(
+    op: Any, plan: Plan, v0: Any, seed: jax.Array
+) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
     """Return the state before the first matvec, the eigenvectors given in v0, and the vectors that signs follow."""
     spec = plan.spec
     rows = start_rows(op, v0)

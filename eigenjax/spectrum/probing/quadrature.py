@@ -81,7 +81,7 @@ def steps_before_breakdown(state: LanczosState) -> jax.Array:
     return jnp.where(jnp.any(zero), jnp.argmax(zero) + 1, zero.shape[0]).astype(jnp.int32)
 
 
-def ritz_pairs(state: LanczosState, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def tridiagonal_ritz_pairs(state: LanczosState, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute values (m,), vectors in columns (m, m) and valid entries (m,) of T's first rows; NaN if a matvec was."""
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     values, vectors, valid = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, count)
@@ -92,7 +92,7 @@ def ritz_pairs(state: LanczosState, count: jax.Array) -> tuple[jax.Array, jax.Ar
 def gauss_quadrature(state: LanczosState, count: jax.Array | None = None) -> Quadrature:
     """Compute the quadrature by the first rows of T; None takes all that belong to the start vector."""
     count = steps_before_breakdown(state) if count is None else count
-    values, vectors, valid = ritz_pairs(state, count)
+    values, vectors, valid = tridiagonal_ritz_pairs(state, count)
     weights = jnp.where(valid, jnp.square(vectors[0]), 0)
     residuals = jnp.where(valid, jnp.abs(state.offdiagonal[count - 1] * vectors[count - 1]), 0)
     return Quadrature(values, weights, residuals)

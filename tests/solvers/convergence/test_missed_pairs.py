@@ -11,7 +11,7 @@ from eigenjax import Status, as_operator, eigs, eigsh, svds
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence import search_targets
 from eigenjax.solvers.symmetric import restarted_lanczos
-from eigenjax.solvers.symmetric.plan import begin, planned
+from eigenjax.solvers.symmetric.plan import initialize_solve, planned
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
@@ -138,7 +138,7 @@ def searching(matrix, k, which, tol):
         "kept": Storage(),
     }
     plan = planned(op, k, which=which, tol=tol, **options)
-    state, _, _ = begin(op, plan, None, seed_of(None))
+    state, _, _ = initialize_solve(op, plan, None, seed_of(None))
     step = jax.jit(functools.partial(restarted_lanczos.step, spec=plan.spec, tol=plan.tol, sigma=0.0))
     while not state.done:
         state = step(op, state)

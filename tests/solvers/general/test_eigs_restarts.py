@@ -10,7 +10,7 @@ import scipy.linalg
 
 from eigenjax import Status, as_operator, eigs
 from eigenjax.krylov import decomposition
-from eigenjax.krylov.general.general_ritz import converged_first, no_pairs, ritz_pairs, schur_basis
+from eigenjax.krylov.general.general_ritz import converged_first, general_ritz_pairs, no_pairs, schur_basis
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.general import krylov_schur
 from eigenjax.vectors.pseudorandom import seed_of
@@ -69,7 +69,7 @@ def test_every_cut_of_the_schur_basis_is_invariant(name):
     matrix = jnp.asarray(far_from_normal()[name].astype(np.float32)[:20, :20])
     part = decomposition.begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None))
     part = part._replace(filled=jnp.ones(20, bool), matrix=matrix)
-    basis = jax.jit(lambda part: schur_basis(part, ritz_pairs(part, "LM", real=True), "LM"))(part)
+    basis = jax.jit(lambda part: schur_basis(part, general_ritz_pairs(part, "LM", real=True), "LM"))(part)
     vectors, small = np.asarray(basis.coefficients, np.float64), np.asarray(matrix, np.float64)
     unit = np.finfo(np.float32).eps * np.linalg.norm(small, 2)
     assert np.abs(vectors.T @ vectors - np.eye(20)).max() < 1e-6
