@@ -17,8 +17,8 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.runs.shown import shown
 from eigenjax.runs.stream import Stream
-from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.solvers.convergence.residuals import audited_vector
+from eigenjax.solvers.convergence.status import stopping_tolerance
 from eigenjax.solvers.symmetric import plan as planning
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize

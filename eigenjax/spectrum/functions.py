@@ -17,7 +17,7 @@ from eigenjax import printing
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.solvers.convergence.judgement import tolerance
+from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.start import given_start
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.probes import checked_int

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.solvers.convergence.judgement import stopping_tolerance
+from eigenjax.solvers.convergence.status import stopping_tolerance
 from eigenjax.training.matching import continued_tracks, match
 from eigenjax.training.search import Found, search
 from eigenjax.training.simultaneous import (

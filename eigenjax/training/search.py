@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
-from eigenjax.solvers.convergence.judgement import stopping_tolerance
+from eigenjax.solvers.convergence.status import stopping_tolerance
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState

@@ -17,7 +17,7 @@ from eigenjax.vectors.tree import PyTree
 AUDIT_TOLERANCE = 12.0
 
 
-def residuals_to_verify(
+def recurrence_residuals(
     op: LinearOperator,
     eigenvalues: jax.Array,
     vectors: PyTree,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.solvers.convergence.judgement import stopping_tolerance
 from eigenjax.solvers.convergence.residuals import rounding_unit
+from eigenjax.solvers.convergence.status import stopping_tolerance
 
 # Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
 # this over sqrt(n).

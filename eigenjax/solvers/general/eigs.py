@@ -13,7 +13,7 @@ from eigenjax.operators.complexified import is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.budget import checked_budget
-from eigenjax.solvers.convergence.judgement import default_tolerance
+from eigenjax.solvers.convergence.status import default_tolerance
 from eigenjax.solvers.general import krylov_schur
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
 from eigenjax.vectors.pseudorandom import fold_in, seed_of

@@ -39,8 +39,8 @@ from eigenjax.operators.complexified import complex_matvec, is_real
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wait
-from eigenjax.solvers.convergence.judgement import with_status
 from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit
+from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
@@ -233,11 +233,11 @@ def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, to
     audit = lambda _: _audited(op, part, values, vectors, coefficients, estimated, searched)
     residuals, discrepancy, num_verifications = apply_when(jnp.any(there), audit, nothing_audited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), part.num_matvecs + num_verifications)
+    pairs = CandidatePairs(values, vectors, residuals, there, part.num_matvecs + num_verifications)
     verified = (part.num_filled >= op.size) | state.search.satisfied if spec.verify else True
     finite = jnp.isfinite(part.operator_norm)
     result = with_status(
-        op, result, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
+        op, pairs, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
     )
     recovered = missed_pairs.num_recovered(state.search, values, 2 * jnp.max(residuals))
     return result._replace(num_probes=state.search.num_searches, num_recovered=recovered)

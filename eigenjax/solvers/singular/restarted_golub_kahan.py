@@ -31,8 +31,8 @@ from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import rows_to_wait
-from eigenjax.solvers.convergence.judgement import with_status
 from eigenjax.solvers.convergence.residuals import verified_residuals
+from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.matmul import matmul
@@ -180,10 +180,9 @@ def finalize(
     residuals, discrepancy, num_verifications = apply_when(jnp.any(there), audit, unaudited)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     num_matvecs = space.num_matvecs + 2 * num_verifications
-    result = EigenResult(values, (left, right), residuals, there, jnp.int32(0), num_matvecs)
     return with_status(
         Dilation(op),
-        result,
+        CandidatePairs(values, (left, right), residuals, there, num_matvecs),
         tol=tol,
         scale=state.scale,
         discrepancy=discrepancy,

@@ -13,7 +13,7 @@ from eigenjax.operators.maps import AdjointMap, RectangularOperator
 from eigenjax.operators.rectangular import Dilation, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.budget import checked_budget
-from eigenjax.solvers.convergence.judgement import default_tolerance
+from eigenjax.solvers.convergence.status import default_tolerance
 from eigenjax.solvers.singular import restarted_golub_kahan
 from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of

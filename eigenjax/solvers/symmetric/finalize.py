@@ -12,8 +12,8 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
-from eigenjax.solvers.convergence.judgement import with_status
 from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit, verified_residuals
+from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import RayleighRitz, known_vectors, rayleigh_ritz
 from eigenjax.vectors import storage, tree
@@ -42,8 +42,8 @@ def finalize(
         vectors, _ = fix_signs(pairs.vectors, references=references)
         spent, scale = state.krylov.num_matvecs + k, jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
         there = jnp.isfinite(residuals)
-        result = EigenResult(pairs.values, vectors, pairs.residuals, there, jnp.int32(0), spent)
-        return _with_status(op, result, state, spec, tol, scale, jnp.zeros_like(scale))
+        candidates = CandidatePairs(pairs.values, vectors, pairs.residuals, there, spent)
+        return _with_status(op, candidates, state, spec, tol, scale, jnp.zeros_like(scale))
     vectors, phases = fix_signs(vectors, references=references)
     there = jnp.isfinite(residuals)
 
@@ -71,8 +71,9 @@ def finalize(
         op, values, vectors, estimates, predict, norm, seed, turns, needed
     )
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    result = EigenResult(values, vectors, residuals, there, jnp.int32(0), state.krylov.num_matvecs + num_verifications)
-    return _with_status(op, result, state, spec, tol, state.scale, discrepancy)
+    num_matvecs = state.krylov.num_matvecs + num_verifications
+    candidates = CandidatePairs(values, vectors, residuals, there, num_matvecs)
+    return _with_status(op, candidates, state, spec, tol, state.scale, discrepancy)
 
 
 def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
@@ -86,7 +87,7 @@ def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.A
 
 def _with_status(
     op: LinearOperator,
-    result: EigenResult,
+    pairs: CandidatePairs,
     state: RestartedState,
     spec: SolveSpec,
     tol: Any,
@@ -98,7 +99,7 @@ def _with_status(
     verified = complete | state.search.satisfied if spec.verify else jnp.ones((), bool)
     result = with_status(
         op,
-        result,
+        pairs,
         tol=tol,
         scale=scale,
         discrepancy=discrepancy,

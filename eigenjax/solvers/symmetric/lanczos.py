@@ -28,8 +28,8 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import default_tolerance, with_status
-from eigenjax.solvers.convergence.residuals import residuals_to_verify
+from eigenjax.solvers.convergence.residuals import recurrence_residuals
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.solvers.symmetric.ghosts import distinct_ritz_vectors
 from eigenjax.vectors import tree
@@ -155,7 +155,7 @@ def finalize(
     vectors, phases = fix_signs(
         tree.combine(coefficients[:, chosen] / lengths[None, chosen], state.basis), given_start(op, v0)
     )
-    residuals, discrepancy, num_verifications = residuals_to_verify(
+    residuals, discrepancy, num_verifications = recurrence_residuals(
         op,
         values[chosen],
         vectors,
@@ -166,7 +166,7 @@ def finalize(
     )
     return with_status(
         op,
-        EigenResult(values[chosen], vectors, residuals, distinct[chosen], jnp.int32(0), state.step + num_verifications),
+        CandidatePairs(values[chosen], vectors, residuals, distinct[chosen], state.step + num_verifications),
         tol=tol,
         scale=jnp.max(jnp.where(filled, jnp.abs(values), 0)),
         discrepancy=discrepancy,

@@ -29,8 +29,8 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import default_tolerance, tolerance, with_status
 from eigenjax.solvers.convergence.residuals import rounding_unit
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_status
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize
@@ -142,7 +142,7 @@ def finalize(op: LinearOperator, state: LobpcgState, k: int, tol: Any = None, v0
     reached = jnp.cumprod(residuals <= tolerance(tol, residuals.dtype) * state.largest) > 0
     return with_status(
         op,
-        EigenResult(state.values[:k], vectors, residuals, reached, jnp.int32(0), state.num_matvecs),
+        CandidatePairs(state.values[:k], vectors, residuals, reached, state.num_matvecs),
         tol=tol,
         scale=state.largest,
         discrepancy=state.discrepancy,

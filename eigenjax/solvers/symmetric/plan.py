@@ -10,7 +10,7 @@ from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.budget import checked_budget
-from eigenjax.solvers.convergence.judgement import default_tolerance
+from eigenjax.solvers.convergence.status import default_tolerance
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import KnownVectors, is_several, known_vectors, start_rows, starting_block

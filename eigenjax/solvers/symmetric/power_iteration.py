@@ -27,8 +27,8 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import tolerance, with_status
 from eigenjax.solvers.convergence.residuals import true_residuals
+from eigenjax.solvers.convergence.status import CandidatePairs, tolerance, with_status
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
@@ -137,7 +137,7 @@ def finalize(
     num_matvecs = state.num_matvecs + eigenvalues.shape[0]
     return with_status(
         op,
-        EigenResult(eigenvalues, vectors, residuals, done, jnp.int32(0), num_matvecs),
+        CandidatePairs(eigenvalues, vectors, residuals, done, num_matvecs),
         tol=tol,
         scale=jnp.maximum(state.largest, jnp.max(jnp.abs(eigenvalues))),
         discrepancy=jnp.zeros_like(state.largest),
@@ -217,14 +217,14 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
     state = state._replace(
         operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)), num_matvecs=state.num_matvecs + 1
     )
-    on_the_way = lambda state: _with_status(state, image, which, max_iter, tol, momentum)
+    on_the_way = lambda state: _tested(state, image, which, max_iter, tol, momentum)
     if which == "LM":
         return on_the_way(state)
     probed = lambda state: _probed(state, image, state.num_matvecs == _num_probes(which))
     return apply_when(~probing, on_the_way, apply_when(probing, probed, state))
 
 
-def _with_status(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
+def _tested(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
     """Test the iterate with its matvec; advance it or start the next pair."""
     theta = tree.inner(state.vector, image).real
     coupling = tree.project(state.basis, image)

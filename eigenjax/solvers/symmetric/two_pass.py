@@ -34,8 +34,8 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.judgement import default_tolerance, tolerance, with_status
 from eigenjax.solvers.convergence.residuals import rounding_unit
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_status
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
@@ -157,7 +157,7 @@ def finalize(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = 
     num_matvecs = jnp.where(state.replaying, state.stop, 0) + state.step + k
     return with_status(
         op,
-        EigenResult(values, vectors, residuals, jnp.ones(k, bool), jnp.int32(0), num_matvecs),
+        CandidatePairs(values, vectors, residuals, jnp.ones(k, bool), num_matvecs),
         tol=tol,
         scale=jnp.maximum(state.scale, jnp.max(jnp.abs(values))),
         discrepancy=jnp.maximum(tree.norm(matrix - adjoint), state.drift),

@@ -7,7 +7,7 @@ import pytest
 
 from eigenjax import as_operator
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.solvers.convergence.residuals import residuals_to_verify, rounding_unit, true_residuals
+from eigenjax.solvers.convergence.residuals import recurrence_residuals, rounding_unit, true_residuals
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.vectors.pseudorandom import seed_of
@@ -16,7 +16,7 @@ VALUES = np.array([5.0, 3.0, 2.0, 1.0, -1.0, -4.0])
 
 
 def residuals_verified(matrix, values, vectors, coefficients, direction):
-    return residuals_to_verify(
+    return recurrence_residuals(
         as_operator(jnp.asarray(matrix, jnp.float32)),
         jnp.asarray(values, jnp.float32),
         jnp.asarray(vectors, jnp.float32),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eigenjax import Status
-from eigenjax.solvers.convergence.judgement import default_tol
+from eigenjax.solvers.convergence.status import default_tol
 from eigenjax.solvers.symmetric.lobpcg import _orthonormal_rest, lobpcg
 
 # Of k = 5, the block: one guard.

@@ -1,6 +1,6 @@
 """Convergence flags and status of a result."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,23 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.vectors import tree
+from eigenjax.vectors.tree import PyTree
 
 # Residuals below this times eps ||A|| are as small as the arithmetic allows.
 _ROUNDING_FLOOR = 64.0
 # By default, residuals below this times the machine epsilon of the narrowest leaf are converged: a matvec that rounds
 # to 16 bits at each layer has an error of about one such epsilon.
 _NARROW_UNITS = 4.0
+
+
+class CandidatePairs(NamedTuple):
+    """Pairs of a finished solve, before their residuals are compared with the tolerance."""
+
+    values: jax.Array  # (k,)
+    vectors: PyTree  # (k, ...)
+    residuals: jax.Array  # (k,) ||A v - lambda v||
+    valid: jax.Array  # (k,) bool, the pair exists and is no copy of another
+    num_matvecs: jax.Array  # () matvecs of the solve
 
 
 def default_tol(dtype: Any) -> float:
@@ -49,7 +60,7 @@ def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any, share: float = 
 
 def with_status(
     op: LinearOperator,
-    result: EigenResult,
+    pairs: CandidatePairs,
     *,
     tol: Any,
     scale: jax.Array,
@@ -58,11 +69,11 @@ def with_status(
     lost: float = 0.0,
     verified: jax.Array | bool = True,
 ) -> EigenResult:
-    """Set `converged` and `status`; if a matvec is not finite, set all numbers to NaN.
+    """Return pairs with `converged` and `status`; if a matvec is not finite, all numbers are NaN.
 
     Args:
         op: the operator.
-        result: result with `converged` True for candidates, that is, for pairs that are no copies of others.
+        pairs: pairs of the solve.
         tol: tolerance relative to `scale`; None is `default_tol`.
         scale: () the largest |Ritz value| seen, the norm estimate.
         discrepancy: () ||A v - (the prediction of the recurrence)||.
@@ -70,11 +81,11 @@ def with_status(
         lost: rounding error of the storage of the vectors, relative to their norm.
         verified: () bool, the missed-pair search has ended, or is not requested.
     """
-    tol = tolerance(tol, result.residuals.dtype)
-    finite = finite & jnp.all(jnp.isfinite(result.residuals) | ~result.converged)
-    converged = result.converged & (result.residuals <= tol * scale) & finite
+    residuals = pairs.residuals
+    finite = finite & jnp.all(jnp.isfinite(residuals) | ~pairs.valid)
+    converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype) * scale) & finite
     unit = rounding_unit(op)
-    at_rounding = jnp.all(converged | (result.residuals <= max(_ROUNDING_FLOOR * unit, lost) * scale))
+    at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, lost) * scale))
     inconsistent = discrepancy > unit**0.5 * scale
     status = jnp.select(
         [~finite, jnp.all(converged) & verified, jnp.all(converged), inconsistent, at_rounding],
@@ -91,11 +102,11 @@ def with_status(
         jnp.int32(Status.NOT_CONVERGED),
     )
     or_nan = lambda x: jnp.where(finite, x, jnp.nan)
-    return result._replace(
-        eigenvalues=or_nan(result.eigenvalues),
-        eigenvectors=jax.tree.map(or_nan, result.eigenvectors),
-        residuals=or_nan(result.residuals),
+    return EigenResult(
+        eigenvalues=or_nan(pairs.values),
+        eigenvectors=jax.tree.map(or_nan, pairs.vectors),
+        residuals=or_nan(residuals),
         converged=converged,
         status=status,
-        num_matvecs=result.num_matvecs.astype(jnp.int32),
+        num_matvecs=pairs.num_matvecs.astype(jnp.int32),
     )
