@@ -195,9 +195,10 @@ def lanczos(
 
     Args:
         op: symmetric or Hermitian operator, anything that `as_operator` takes. A bare callable needs `v0` or `like`.
-        k: number of pairs; static.
+        k: number of pairs; static. The default is more than that of `eigsh`, because one Krylov space has them all.
         krylov_dim: m, the number of matvecs and of basis vectors, at most n; static. None is min(n, max(2 k + 1, 20)).
-        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends; static.
+        which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends; static. The default
+            is "LM", because both ends of a Krylov space converge first.
         reorthogonalize: False uses the bare recurrence; static. It saves two reads of the basis per step, and loses
             orthogonality as soon as a pair converges. Vectors of close eigenvalues are then orthogonal only up to their
             residuals. Copies ("ghosts") are removed. Set it to False if reading memory dominates the cost.
