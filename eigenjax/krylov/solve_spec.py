@@ -13,5 +13,5 @@ class SolveSpec(NamedTuple):
     interior: bool  # interior eigenvalues, the nearest to a sigma, are wanted
     verify: bool  # whether a missed-pair search follows convergence
     max_matvecs: int  # maximum number of matvecs
-    kept: Storage = Storage()  # storage of the basis
+    storage: Storage = Storage()  # storage of the basis
     random_start: bool = True  # whether the start vectors are random, not given by the caller

@@ -103,7 +103,7 @@ def estimate(
         raise TypeError(f"estimate got mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh, or None")
     interior = which == "SM"
     options = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
-    plan = planned(op, k, **options, block_size=block_size, interior=interior, verify=False, kept=Storage())
+    plan = planned(op, k, **options, block_size=block_size, interior=interior, verify=False, storage=Storage())
     placed = jax.tree.map(lambda leaf: _placed(leaf, mesh), op)
     vector = _like(placed.structure, mesh, plan.block_size)
     compiled = jax.jit(_products).lower(placed, vector).compile()

@@ -121,7 +121,7 @@ def run(
         block_size=block_size,
         interior=interior,
         verify=verify,
-        kept=Storage(),
+        storage=Storage(),
         random_start=v0 is None,
     )
     with contextlib.ExitStack() as stack:

@@ -25,7 +25,7 @@ def test_restarts_do_not_add_up_to_a_loss_of_orthonormality():
         "block_size": 1,
         "interior": False,
         "verify": False,
-        "kept": Storage(),
+        "storage": Storage(),
     }
     plan = planned(op, 2, which="SA", tol=1e-12, **options)
     state, _, _ = initialize_solve(op, plan, None, seed_of(None))

@@ -209,7 +209,7 @@ def eigsh_and_recycled(
         block_size=block_size,
         interior=interior,
         verify=verify,
-        kept=kept,
+        storage=kept,
         random_start=v0 is None,
     )
     state, known, references = initialize_solve(op, plan, v0, seed_of(key))
@@ -218,7 +218,7 @@ def eigsh_and_recycled(
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     result = finalize(op, state, plan.spec, tol=plan.tol, sigma=number, references=references)
     # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.
-    is_exact = plan.spec.kept == Storage() and not interior
+    is_exact = plan.spec.storage == Storage() and not interior
     return result, recycled_pairs(state.krylov, state.found, k) if is_exact else None
 
 

@@ -104,7 +104,7 @@ def _with_status(
         scale=scale,
         discrepancy=discrepancy,
         finite=finite,
-        lost=spec.kept.unit,
+        lost=spec.storage.unit,
         verified=verified,
     )
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))

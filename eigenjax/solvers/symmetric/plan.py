@@ -48,7 +48,7 @@ def planned(
     block_size: Any,
     interior: bool,
     verify: bool,
-    kept: Storage,
+    storage: Storage,
     random_start: bool = True,
 ) -> Plan:
     """Check the options of `eigsh` and replace None by defaults; only structure and size of `op` are used."""
@@ -64,11 +64,11 @@ def planned(
         interior=interior,
         verify=bool(verify),
         max_matvecs=max_matvecs,
-        kept=kept,
+        storage=storage,
         random_start=random_start,
     )
     if tol is None:
-        tol = max(default_tolerance(op), kept.unit)
+        tol = max(default_tolerance(op), storage.unit)
     return Plan(spec, tol, krylov_dim, block_size)
 
 
@@ -81,7 +81,7 @@ def initialize_solve(
     known = None
     # A search needs room to restart; without room the space is filled, and the result is complete.
     can_search = not spec.verify or plan.krylov_dim < op.size
-    believable = is_several(op, v0) and can_search and plan.block_size == 1 and spec.kept == Storage()
+    believable = is_several(op, v0) and can_search and plan.block_size == 1 and spec.storage == Storage()
     if believable and jax.tree.leaves(rows)[0].shape[0] >= spec.k:
         known = known_vectors(rows)
     starts = starting_block(op, rows if known is None else known.rows, plan.block_size, fold_in(seed, 0))

@@ -172,7 +172,7 @@ def deflated_power_iteration(
         momentum: in [0, 1], dimensionless: an estimate of |mu_2 / mu_1| for the first two eigenvalues of B. The b of
             the recurrence is (momentum <v, B v> / 2)^2. 0 is plain power iteration; 0.9 shortens most runs; at most
             0.98 is used.
-        which: "LM" largest magnitude (needs no shift: the default), "LA" largest, "SA" smallest, "BE" both ends; static.
+        which: "LM" largest magnitude (needs no shift: default), "LA" largest, "SA" smallest, "BE" both ends; static.
         v0: start vector of the first pair; the signs of the result follow it. An eigenvector is returned as it is.
         key: typed key of the start vectors; None is `jax.random.key(0)`.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.

@@ -63,7 +63,7 @@ def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, first_check: int, 
     """
     real_dtype = tree.real_dtype(tree.accumulation_dtype(starts))
     targets = search_targets.no_targets(search_targets.num_levels(spec), real_dtype, real_dtype)
-    state = decomposition.begin(starts, krylov_dim, seed, spec.kept, levels=targets.levels)
+    state = decomposition.begin(starts, krylov_dim, seed, spec.storage, levels=targets.levels)
     zero = jnp.zeros_like(state.operator_norm)
     m = krylov_dim
     return RestartedState(
@@ -211,7 +211,7 @@ def check_convergence(
 
 
 def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, scale: jax.Array) -> search_targets.Bounds:
-    return search_targets.bounds_of(op, spec, tol, scale, _LOST * spec.kept.unit)
+    return search_targets.bounds_of(op, spec, tol, scale, _LOST * spec.storage.unit)
 
 
 def _extract(state: RestartedState, spec: SolveSpec, sigma: Any) -> tuple[Extraction, jax.Array]:

@@ -135,7 +135,7 @@ def searching(matrix, k, which, tol):
         "block_size": 1,
         "interior": False,
         "verify": True,
-        "kept": Storage(),
+        "storage": Storage(),
     }
     plan = planned(op, k, which=which, tol=tol, **options)
     state, _, _ = initialize_solve(op, plan, None, seed_of(None))
