@@ -19,7 +19,6 @@ from eigenjax.arguments import check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probing.deflation import complement
 from eigenjax.spectrum.probing.leave_one_out import Sketch, sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
@@ -31,6 +30,8 @@ from eigenjax.spectrum.probing.probes import (
     widened,
 )
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import positive_or_one
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 
@@ -112,7 +113,7 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     if odd:
         # One more sample, in the complement of the whole range.
         signs = random_signs(key_odd, tree.working_structure(op.structure))
-        image = matvec(op, complement(drawn.basis, signs))
+        image = matvec(op, project_out_of_vector(drawn.basis, signs))
         sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs), unit)
     return _mean(base, sums, unit, count + odd, num_matvecs)
 
@@ -136,7 +137,7 @@ def _largest(images: PyTree) -> jax.Array:
     """Return the largest entry, or one if it is zero; squares divided by it neither overflow nor underflow."""
     entries = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(images)]
     largest = jax.lax.stop_gradient(jnp.max(jnp.stack(entries)))
-    return jnp.where(largest > 0, largest, 1)
+    return positive_or_one(largest)
 
 
 def _counted(sums: tuple[PyTree, PyTree], sample: PyTree, unit: jax.Array) -> tuple[PyTree, PyTree]:

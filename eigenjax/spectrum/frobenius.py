@@ -14,6 +14,7 @@ from eigenjax.spectrum.probing.probes import checked_int
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 
@@ -76,7 +77,7 @@ def _frobenius_norm(op: LinearOperator, key: jax.Array, *, num_matvecs: int, pro
     there = squared > 0
     root = jnp.where(there, jnp.sqrt(jnp.where(there, squared, 1)), 0)
     # d sqrt(x) = dx / (2 sqrt(x))
-    error = jnp.where(there, error / jnp.where(there, 2 * root, 1), jnp.sqrt(error))
+    error = safe_divide(error, 2 * root, where=there, otherwise=jnp.sqrt(error))
     norm = unit * root
     return TraceResult(norm, unit * error, jnp.int32(spent), status_of(norm))
 

@@ -20,7 +20,6 @@ from eigenjax.arguments import check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probing.deflation import complement
 from eigenjax.spectrum.probing.leave_one_out import sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
@@ -38,6 +37,7 @@ from eigenjax.spectrum.probing.probes import (
 )
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 # (v, A v) -> () a quadratic form: <v, A v> for the trace, <A v, A v> for the Frobenius norm.
@@ -173,7 +173,7 @@ def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form
     inside = each(lambda row: form(row, matvec(op, row)), basis, probe_batch)
 
     def sample(key):
-        vector = complement(basis, random_signs(key, structure))
+        vector = project_out_of_vector(basis, random_signs(key, structure))
         return form(vector, matvec(op, vector)), tree.inner(vector, vector).real
 
     outside, squares = each(sample, jax.random.split(key_outside, budget - 2 * sketched), probe_batch)
@@ -200,7 +200,7 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
 
 def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
     """Sample the form's trace in the complement of a basis, with a direction uniform on the sphere there."""
-    start = complement(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
+    start = project_out_of_vector(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
     vector = of_length(start, op.size - rank)
     return form(vector, matvec(op, vector))
 

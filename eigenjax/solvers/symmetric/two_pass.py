@@ -39,6 +39,7 @@ from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs
@@ -247,7 +248,7 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     values, vectors, filled = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
     largest = jnp.max(jnp.abs(values))
-    gaps = jnp.abs(values[:, None] - values[None, :]) / jnp.where(largest > 0, largest, 1)
+    gaps = safe_divide(jnp.abs(values[:, None] - values[None, :]), largest)
     first, index = jnp.where(filled, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)
     overlaps, copies = jnp.abs(first), gaps <= rounding
     lesser = (overlaps[:, None] < overlaps[None, :]) | (
@@ -259,7 +260,7 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
     def represent(members):
         weights = jnp.where(members, first[:, None], 0)
         lengths = jnp.sqrt(jnp.sum(jnp.square(weights), axis=0))
-        weights = weights / jnp.where(lengths > 0, lengths, 1)[None, :]
+        weights = safe_divide(weights, lengths[None, :])
         sums = jnp.matmul(vectors, weights, precision=jax.lax.Precision.HIGHEST)
         spread = largest * jnp.sqrt(jnp.sum(jnp.square(weights * jnp.where(copies, 0, gaps)), axis=0))
         return sums, jnp.where(lengths > 0, jnp.hypot(sums[state.step - 1] * state.length, spread), jnp.inf)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from eigenjax.arguments import plain_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.division import positive_or_one
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree
@@ -123,8 +124,7 @@ def mean_and_error(samples: jax.Array, rounding: jax.Array, few: float = FEW) ->
     # The root has no derivative at zero, and no derivative of the error is needed.
     deviations = jax.lax.stop_gradient(samples - mean[None])
     # Divided by the largest deviation, so that squares neither overflow nor underflow.
-    unit = jnp.max(jnp.abs(deviations), axis=0)
-    unit = jnp.where(unit > 0, unit, 1)
+    unit = positive_or_one(jnp.max(jnp.abs(deviations), axis=0))
     spread = unit * jnp.sqrt(jnp.sum(jnp.square(deviations / unit[None]), axis=0) / (count * (count - 1)))
     return mean, jax.lax.stop_gradient(jnp.hypot(widened(count, few) * spread, rounding))
 
