@@ -268,8 +268,7 @@ def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: b
 
 def scale_of(solved: Solved) -> jax.Array:
     """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
-    return positive_or_one(largest)
+    return positive_or_one(jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues))))
 
 
 def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:

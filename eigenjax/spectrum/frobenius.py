@@ -6,11 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_key
+from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probing.probes import checked_int
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.vectors import tree
@@ -57,7 +56,8 @@ def frobenius_norm(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    num_matvecs, probe_batch = checked_int("num_matvecs", num_matvecs, 3), checked_int("probe_batch", probe_batch)
+    num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=3)
+    probe_batch = check_int(None, "probe_batch", probe_batch)
     return _frobenius_norm(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 

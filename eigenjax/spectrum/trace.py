@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import check_key
+from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -24,7 +24,6 @@ from eigenjax.spectrum.probing.leave_one_out import sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    checked_int,
     draw,
     each,
     mean_and_error,
@@ -125,9 +124,9 @@ def trace(
     check_key(key)
     if method not in _LEAST:
         raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, _LEAST))}")
-    least = f", the least that method={method!r} needs"
-    num_matvecs = checked_int("num_matvecs", num_matvecs, _LEAST[method], least)
-    probe_batch = checked_int("probe_batch", probe_batch)
+    why = f", the least that method={method!r} needs"
+    num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=_LEAST[method], why=why)
+    probe_batch = check_int(None, "probe_batch", probe_batch)
     return _trace(op, key, num_matvecs=num_matvecs, method=method, probe_batch=probe_batch)
 
 

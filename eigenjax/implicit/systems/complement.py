@@ -215,8 +215,7 @@ def asked(
 
 def scale_of(pairs: Pairs) -> jax.Array:
     """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues)))
-    return positive_or_one(largest)
+    return positive_or_one(jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues))))
 
 
 def sizes_of(pairs: Pairs) -> jax.Array:

@@ -45,8 +45,7 @@ def positive(solved: Solved) -> jax.Array:
 
 def scale_of(solved: Solved) -> jax.Array:
     """Compute () the norm estimate: the largest singular value, or one if that is zero."""
-    largest = jax.lax.stop_gradient(jnp.max(solved.values))
-    return positive_or_one(largest)
+    return positive_or_one(jax.lax.stop_gradient(jnp.max(solved.values)))
 
 
 def antihermitian(inner: jax.Array) -> jax.Array:

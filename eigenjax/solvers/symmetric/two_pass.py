@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import check_int
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -293,9 +294,7 @@ def _checked_steps(krylov_dim: int | None, max_matvecs: int | None, k: int, size
     if krylov_dim is None:
         krylov_dim = min(max(_STEPS_PER_PAIR * k, _STEPS), _STEPS_PER_DIMENSION * size)
     budget = sys.maxsize if max_matvecs is None else max_matvecs
-    for name, value, least in (("krylov_dim", krylov_dim, k), ("max_matvecs", budget, 0)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-        if value < least:
-            raise ValueError(f"{name}={value}: give {least} or more; k={k} pairs take k steps or more")
+    why = f"; k={k} pairs take k steps or more"
+    krylov_dim = check_int(None, "krylov_dim", krylov_dim, least=k, why=why)
+    budget = check_int(None, "max_matvecs", budget, least=0, why=why)
     return min(krylov_dim, max(0, (budget - k) // 2))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import plain_int
+from eigenjax.arguments import check_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import random_vectors, tree
 from eigenjax.vectors.division import positive_or_one
@@ -138,16 +138,6 @@ def widened(count: int, few: float = FEW) -> float:
     return 1 + few / (count - 1)
 
 
-def checked_int(name: str, value: Any, least: int = 1, why: str = "") -> int:
-    """Convert a value to a Python int; raise an error unless it is an integer and at least `least`."""
-    value = plain_int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-    if value < least:
-        raise ValueError(f"{name}={value}: give {least} or more{why}")
-    return value
-
-
 def checked_ints(**values: Any) -> list[int]:
     """Convert positive integers to Python ints, in the given order."""
-    return [checked_int(name, value) for name, value in values.items()]
+    return [check_int(None, name, value) for name, value in values.items()]
