@@ -66,15 +66,46 @@ def check_key(key: Any) -> None:
         raise TypeError(f"got key={told}: give one typed key, such as key=jax.random.key(0)")
 
 
-def check_int(function: str, name: str, value: Any, *, least: int = 1, why: str = "") -> None:
-    """Raise an error unless a value is an integer, of Python or NumPy, and at least `least`."""
-    if isinstance(value, Tracer):
+def check_int(
+    function: str | None,
+    name: str,
+    value: Any,
+    *,
+    least: int | None = 1,
+    wanted: str = "an int; it is static under jit",
+    why: str = "",
+) -> int:
+    """Convert an integer, of Python or NumPy, to a Python int; raise an error for other values and small ones.
+
+    Args:
+        function: name of the calling function; None if `calls.named` prepends it to the message.
+        name: name of the argument.
+        value: the value.
+        least: smallest allowed value; None allows all.
+        wanted: remedy for a value that is not an integer.
+        why: text behind the remedy for a value that is too small.
+
+    Raises:
+        TypeError: if it is not an integer, or is a bool.
+        ValueError: if it is less than `least`.
+
+    >>> check_int("eigsh", "block_size", np.int8(3))
+    3
+    >>> check_int("eigsh", "block_size", 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: eigsh got block_size=0: give 1 or more
+    """
+    if function and isinstance(value, Tracer):
         raise TypeError(static_remedy(function, name))
-    value = plain_int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{function} got {name}={shown(value)}: give an int; it is static under jit")
-    if value < least:
-        raise ValueError(f"{function} got {name}={value}: give {least} or more{why}")
+    number = plain_int(value)
+    if not isinstance(number, int) or isinstance(number, bool):
+        told = f"{function} got {name}={shown(value)}" if function else f"{name}={value!r}"
+        raise TypeError(f"{told}: give {wanted}")
+    if least is not None and number < least:
+        told = f"{function} got {name}={number}" if function else f"{name}={number}"
+        raise ValueError(f"{told}: give {least} or more{why}")
+    return number
 
 
 def plain_int(value: Any) -> Any:

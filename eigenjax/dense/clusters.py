@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from eigenjax import arguments
 from eigenjax.operators.convert import refuse_stream
+from eigenjax.vectors.division import safe_divide
 
 # Rounding splits a repeated eigenvalue by a few eps times the largest one (measured: at most 15 eps for n up to 60).
 # At a gap of 32 eps, derivatives of functions of the invariant subspace still have two digits.
@@ -80,11 +81,6 @@ def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:
     return number[..., :, None] == number[..., None, :]
 
 
-def quotients(numerators: jax.Array, denominators: jax.Array, left_out: jax.Array) -> jax.Array:
-    """Divide numerators by denominators; entries left out are returned undivided."""
-    return numerators / jnp.where(left_out, jnp.ones_like(denominators), denominators).astype(numerators.dtype)
-
-
 def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, right: jax.Array) -> jax.Array:
     """Solve M T - T M = R outside the clusters and M = R within them, for T = diag(values) + coupling.
 
@@ -108,7 +104,7 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
         outside = m * columns - rows * m + product(m, coupling) - product(coupling, m)
         return jnp.where(inside, m, outside)
 
-    solve = lambda _, right: quotients(right, columns - rows, inside)
+    solve = lambda _, right: safe_divide(right, columns - rows, where=~inside)
     return jax.lax.custom_linear_solve(commutator, right, solve, solve)
 
 

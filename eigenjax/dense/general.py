@@ -27,6 +27,7 @@ from eigenjax.dense.clusters import (
     without_diagonal,
 )
 from eigenjax.dense.phases import phases_of_columns
+from eigenjax.vectors.division import safe_divide
 
 # Rounding moves an eigenvalue by a few eps times the norm of A, times its condition number.
 _SPLIT_ROUNDING = 8.0
@@ -201,7 +202,7 @@ def _clusters(a: jax.Array, values: jax.Array, overlaps: jax.Array | None, tol: 
     """Return (..., n, n) bool: pairs of eigenvalues that rounding cannot separate."""
     norm = jnp.max(jnp.sum(jnp.abs(a), axis=-2), axis=-1, initial=0)[..., None]
     # Divide by the norm, so that squares neither overflow nor underflow.
-    relative = values / jnp.where(norm == 0, jnp.ones_like(norm), norm).astype(values.dtype)
+    relative = safe_divide(values, norm, where=norm != 0)
     gaps = relative[..., None, :] - relative[..., :, None]
     squares = jnp.real(gaps) ** 2 + jnp.imag(gaps) ** 2
     if overlaps is None:
@@ -229,7 +230,7 @@ def _inverse_of_batch(size: int, batched: tuple, *arrays: jax.Array) -> tuple[ja
 def _inverse_of_simple(left: jax.Array, right: jax.Array, _: jax.Array) -> jax.Array:
     overlaps = jnp.sum(jnp.conj(left) * right, axis=-2)
     singular = jnp.abs(overlaps) <= _singular_below(left)
-    scales = jnp.where(singular, jnp.zeros_like(overlaps), 1 / jnp.where(singular, jnp.ones_like(overlaps), overlaps))
+    scales = safe_divide(1, overlaps, where=~singular, otherwise=0)
     return scales[..., :, None] * adjoint(left)
 
 

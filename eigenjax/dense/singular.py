@@ -28,10 +28,10 @@ from eigenjax.dense.clusters import (
     clusters_of_sorted,
     diagonal,
     product,
-    quotients,
     relative_tolerance,
 )
 from eigenjax.dense.phases import phases_of_columns
+from eigenjax.vectors.division import safe_divide
 
 
 class SingularVectors(NamedTuple):
@@ -204,10 +204,10 @@ def _solve(found: _Decomposition, inside, both_null, null, change: jax.Array, aw
 
     def solve(_, right: _Turn) -> _Turn:
         return _Turn(
-            quotients(right.total, columns - rows, inside),
-            quotients(right.relative, columns + rows, both_null),
-            quotients(right.away, columns, null_columns),
-            quotients(right.away_adjoint, rows, null_rows),
+            safe_divide(right.total, columns - rows, where=~inside),
+            safe_divide(right.relative, columns + rows, where=~both_null),
+            safe_divide(right.away, columns, where=~null_columns),
+            safe_divide(right.away_adjoint, rows, where=~null_rows),
         )
 
     without = lambda x, where: jnp.where(where, jnp.zeros_like(x), x)

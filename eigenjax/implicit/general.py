@@ -43,6 +43,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import positive_or_one, safe_divide
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 
@@ -157,7 +158,7 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
     nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
     weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))
     conditions = jax.vmap(tree.norm)(weights)
-    vectors = jax.vmap(lambda x, length: tree.scale(1 / jnp.where(length > 0, length, 1), x))(weights, conditions)
+    vectors = jax.vmap(lambda x, length: tree.scale(safe_divide(1, length), x))(weights, conditions)
 
     def residual(pair):
         value, vector = pair
@@ -267,8 +268,7 @@ def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: b
 
 def general_norm_estimate(solved: Solved) -> jax.Array:
     """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues)))
-    return jnp.where(largest > 0, largest, 1)
+    return positive_or_one(jnp.max(jnp.abs(jax.lax.stop_gradient(solved.eigenvalues))))
 
 
 def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
@@ -284,7 +284,7 @@ def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
     rest = tree.add_scaled(vector_bar, -along.real, vector)
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
-    turn = along.imag / jnp.where(component > 0, component, 1)
+    turn = safe_divide(along.imag, component)
     return tree.add_scaled(rest, jax.lax.complex(jnp.zeros_like(turn), turn), unit)
 
 
@@ -292,7 +292,7 @@ def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
     """Rotate a tangent orthogonal to its vector so that the largest component stays real."""
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
-    turn = tree.inner(unit, tangent).imag / jnp.where(component > 0, component, 1)
+    turn = safe_divide(tree.inner(unit, tangent).imag, component)
     return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(turn), -turn), vector)
 
 

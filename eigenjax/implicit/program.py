@@ -158,12 +158,9 @@ def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeErro
 
 def check_max_iter(adjoint_max_iter: Any) -> None:
     """Raise an error unless the value is a positive int or None."""
-    if adjoint_max_iter is None:
-        return
-    if not isinstance(adjoint_max_iter, int) or isinstance(adjoint_max_iter, bool):
-        raise TypeError(f"adjoint_max_iter={adjoint_max_iter!r}: give an int, or None; it is static under jit")
-    if adjoint_max_iter < 1:
-        raise ValueError(f"adjoint_max_iter={adjoint_max_iter}: give 1 or more, or None")
+    if adjoint_max_iter is not None:
+        wanted = "an int, or None; it is static under jit"
+        arguments.check_int(None, "adjoint_max_iter", adjoint_max_iter, wanted=wanted, why=", or None")
 
 
 def _static(solver: str, name: str, value: Any) -> Any:

@@ -22,6 +22,8 @@ The product of gap and length of nu-TRLan (Yamazaki et al. 2010) measures conver
 import jax
 import jax.numpy as jnp
 
+from eigenjax.vectors.division import safe_divide
+
 # Lost matvecs s: one, and in longer cycles one more for every ten vectors; measured with m = 20 to 80.
 _STARTUP, _STARTUP_SHARE = 1.0, 0.1
 # A restart keeps between these shares of the basis, and all wanted pairs: distant Ritz values carry little information.
@@ -58,8 +60,7 @@ def num_keep(values: jax.Array, num_filled: jax.Array, k: int, most: int, before
     highest, lowest = jax.lax.cummax(values, reverse=True), jax.lax.cummin(values, reverse=True)
     target = values[min(k, m) - 1]
     gap = jnp.maximum(jnp.maximum(target - highest, lowest - target), 0)
-    spread = highest - lowest
-    gamma = jnp.where(spread > 0, gap / jnp.where(spread > 0, spread, 1), 0)
+    gamma = safe_divide(gap, highest - lowest, otherwise=0)
     room = (m - index).astype(gamma.dtype)
     # If there is less room than is lost, a small positive rate.
     lost = _STARTUP + _STARTUP_SHARE * m

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import arguments
+from eigenjax.vectors.division import positive_or_one
 
 WHICH = ("LM", "LA", "SA", "BE")
 _NOT_SYMMETRIC = "; of an operator that is not symmetric, eigs has 'LM', 'LR', 'SR', 'LI'"
@@ -79,7 +80,7 @@ def masked_eigh(matrix: jax.Array, filled: jax.Array) -> tuple[jax.Array, jax.Ar
     """
     matrix = jnp.where(jnp.isfinite(matrix) & filled[:, None] & filled[None, :], matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
-    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
+    _, exponent = jnp.frexp(positive_or_one(largest))
     scaled = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype)
     # Other rows get an eigenvalue beyond the spectrum of the valid ones: it comes last, and its vectors do not mix.
     beyond = jnp.where(filled, 0, norm_bound(scaled)).astype(matrix.dtype)

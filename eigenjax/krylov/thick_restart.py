@@ -11,6 +11,7 @@ from eigenjax.krylov.restart_size import max_keep, num_keep
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
@@ -132,7 +133,7 @@ def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolyno
 
 def _without(hypotenuse: jax.Array, part: jax.Array) -> jax.Array:
     """Compute (a^2 - b^2)^(1/2) of numbers that are not negative, and 0 if b is larger."""
-    share = jnp.minimum(part / jnp.where(hypotenuse > 0, hypotenuse, 1), 1)
+    share = jnp.minimum(safe_divide(part, hypotenuse), 1)
     return hypotenuse * jnp.sqrt((1 - share) * (1 + share))
 
 

@@ -16,6 +16,7 @@ from eigenjax.operators.functions.captured import with_sources
 from eigenjax.operators.host import is_scipy_operator
 from eigenjax.operators.matrices import is_matrix
 from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.division import positive_or_one, safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # Columns that `to_dense` computes at once.
@@ -91,7 +92,7 @@ def _symmetry_error(op: LinearOperator, key: jax.Array) -> jax.Array:
     image_u, image_v = matvec(op, u), matvec(op, v)
     size = tree.norm(image_u) + tree.norm(image_v)
     difference = jnp.abs(tree.inner(u, image_v) - tree.inner(image_u, v))
-    return difference / jnp.where(size > 0, size, 1)
+    return safe_divide(difference, size)
 
 
 class OperatorReport(NamedTuple):
@@ -230,8 +231,7 @@ def _report(product: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, i
     again, image_v = product(u), product(v)
     of_sum, of_zero = product(tree.add_scaled(u, factor, v)), product(tree.scale(0, u))
     u, v, image_u, again, image_v, of_sum, of_zero = map(wide, (u, v, image_u, again, image_v, of_sum, of_zero))
-    size = tree.norm(image_u) + tree.norm(image_v)
-    size = jnp.where(size > 0, size, 1)
+    size = positive_or_one(tree.norm(image_u) + tree.norm(image_v))
     expected = tree.add_scaled(image_u, factor, image_v)
     nonlinear = jnp.maximum(tree.norm(tree.add_scaled(of_sum, -1, expected)), tree.norm(of_zero))
     asymmetric = jnp.abs(tree.inner(u, image_v) - tree.inner(image_u, v))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 
@@ -37,7 +38,7 @@ class ShownOperator(LinearOperator):
         if self.vectors is None:
             return jax.tree.map(jnp.zeros_like, vector)
         lengths = jax.vmap(tree.norm)(self.vectors)
-        along = tree.project(self.vectors, vector) / jnp.where(lengths > 0, lengths, 1)
+        along = safe_divide(tree.project(self.vectors, vector), lengths)
         best = jnp.argmax(jnp.abs(along))
         factor = along[best] / lengths[best]
         return tree.cast_like(tree.scale(factor, tree.row(self.images, best)), vector)

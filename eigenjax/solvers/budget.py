@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from eigenjax.arguments import check_int
+
 # Default maximum of steps: this many for each vector of the basis, or for each dimension of a small operator.
 _STEPS_PER_VECTOR = 100
 _STEPS_PER_DIMENSION = 10
@@ -20,8 +22,4 @@ def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, products_per
     """
     if max_matvecs is None:
         return products_per_step * max(_STEPS_PER_VECTOR * krylov_dim, _STEPS_PER_DIMENSION * min(size, _SMALL))
-    if not isinstance(max_matvecs, int) or isinstance(max_matvecs, bool):
-        raise TypeError(f"max_matvecs={max_matvecs!r}: give an int, or None; it is static under jit")
-    if max_matvecs < 0:
-        raise ValueError(f"max_matvecs={max_matvecs}: give 0 or more")
-    return max_matvecs
+    return check_int(None, "max_matvecs", max_matvecs, least=0, wanted="an int, or None; it is static under jit")

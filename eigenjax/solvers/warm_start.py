@@ -14,7 +14,7 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.result import EigenResult
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
-from eigenjax.vectors.orthogonalize import normalize, orthogonalize
+from eigenjax.vectors.orthogonalize import normalize, orthogonalize, project_out_of_vector
 from eigenjax.vectors.pseudorandom import arbitrary_rows, arbitrary_signs, fold_in
 from eigenjax.vectors.tree import PyTree
 
@@ -110,8 +110,7 @@ def distance_from(rows: PyTree, direction: PyTree, length: jax.Array) -> jax.Arr
 
     For A x with x = sum_i +- x_i / sqrt(q), this is the root mean square of the residuals of the rows.
     """
-    inside = tree.combine(tree.project(rows, direction), rows)
-    return length * tree.norm(tree.add_scaled(direction, -1.0, inside))
+    return length * tree.norm(project_out_of_vector(rows, direction))
 
 
 def rayleigh_ritz(op: LinearOperator, rows: PyTree) -> RayleighRitz:

@@ -15,22 +15,22 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import check_key
+from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probing.deflation import complement
 from eigenjax.spectrum.probing.leave_one_out import Sketch, sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    checked_int,
     draw,
     random_signs,
     unit_vector,
     widened,
 )
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import positive_or_one
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 
@@ -88,8 +88,8 @@ def diagonal(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    num_matvecs = checked_int("num_matvecs", num_matvecs, 2, ", the least that XDiag needs")
-    probe_batch = checked_int("probe_batch", probe_batch)
+    num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=2, why=", the least that XDiag needs")
+    probe_batch = check_int(None, "probe_batch", probe_batch)
     return _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 
@@ -112,7 +112,7 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     if odd:
         # One more sample, in the complement of the whole range.
         signs = random_signs(key_odd, tree.working_structure(op.structure))
-        image = matvec(op, complement(drawn.basis, signs))
+        image = matvec(op, project_out_of_vector(drawn.basis, signs))
         sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs), unit)
     return _mean(base, sums, unit, count + odd, num_matvecs)
 
@@ -135,8 +135,7 @@ def _times_conjugate(x: jax.Array, y: jax.Array) -> jax.Array:
 def _largest(images: PyTree) -> jax.Array:
     """Return the largest entry, or one if it is zero; squares divided by it neither overflow nor underflow."""
     entries = [jnp.max(jnp.abs(x)).astype(jnp.float32) for x in jax.tree.leaves(images)]
-    largest = jax.lax.stop_gradient(jnp.max(jnp.stack(entries)))
-    return jnp.where(largest > 0, largest, 1)
+    return positive_or_one(jax.lax.stop_gradient(jnp.max(jnp.stack(entries))))
 
 
 def _counted(sums: tuple[PyTree, PyTree], sample: PyTree, unit: jax.Array) -> tuple[PyTree, PyTree]:

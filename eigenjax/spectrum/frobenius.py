@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_key
+from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probing.probes import checked_int
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 
@@ -56,7 +56,8 @@ def frobenius_norm(
     """
     op = as_operator(op, like=like)
     check_key(key)
-    num_matvecs, probe_batch = checked_int("num_matvecs", num_matvecs, 3), checked_int("probe_batch", probe_batch)
+    num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=3)
+    probe_batch = check_int(None, "probe_batch", probe_batch)
     return _frobenius_norm(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
 
 
@@ -76,7 +77,7 @@ def _frobenius_norm(op: LinearOperator, key: jax.Array, *, num_matvecs: int, pro
     there = squared > 0
     root = jnp.where(there, jnp.sqrt(jnp.where(there, squared, 1)), 0)
     # d sqrt(x) = dx / (2 sqrt(x))
-    error = jnp.where(there, error / jnp.where(there, 2 * root, 1), jnp.sqrt(error))
+    error = safe_divide(error, 2 * root, where=there, otherwise=jnp.sqrt(error))
     norm = unit * root
     return TraceResult(norm, unit * error, jnp.int32(spent), status_of(norm))
 

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
+from eigenjax.arguments import check_int
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.start import given_start
 from eigenjax.solvers.symmetric.lanczos import LanczosState
-from eigenjax.spectrum.probing.probes import checked_int
 from eigenjax.spectrum.probing.quadrature import follow, held_back, steps_before_breakdown, tridiagonal_ritz_pairs
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import tree
@@ -86,7 +86,7 @@ def matrix_function(
     Source: Druskin and Knizhnerman (1989); Saad (1992).
     """
     op = as_operator(op, like=v if like is None else like)
-    krylov_dim = checked_int("krylov_dim", krylov_dim)
+    krylov_dim = check_int(None, "krylov_dim", krylov_dim)
     start = given_start(op, v)
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
     count = steps_before_breakdown(state)

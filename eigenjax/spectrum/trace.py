@@ -16,16 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import check_key
+from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.spectrum.probing.deflation import complement
 from eigenjax.spectrum.probing.leave_one_out import sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    checked_int,
     draw,
     each,
     mean_and_error,
@@ -38,6 +36,7 @@ from eigenjax.spectrum.probing.probes import (
 )
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 # (v, A v) -> () a quadratic form: <v, A v> for the trace, <A v, A v> for the Frobenius norm.
@@ -125,9 +124,9 @@ def trace(
     check_key(key)
     if method not in _LEAST:
         raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, _LEAST))}")
-    least = f", the least that method={method!r} needs"
-    num_matvecs = checked_int("num_matvecs", num_matvecs, _LEAST[method], least)
-    probe_batch = checked_int("probe_batch", probe_batch)
+    why = f", the least that method={method!r} needs"
+    num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=_LEAST[method], why=why)
+    probe_batch = check_int(None, "probe_batch", probe_batch)
     return _trace(op, key, num_matvecs=num_matvecs, method=method, probe_batch=probe_batch)
 
 
@@ -173,7 +172,7 @@ def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form
     inside = each(lambda row: form(row, matvec(op, row)), basis, probe_batch)
 
     def sample(key):
-        vector = complement(basis, random_signs(key, structure))
+        vector = project_out_of_vector(basis, random_signs(key, structure))
         return form(vector, matvec(op, vector)), tree.inner(vector, vector).real
 
     outside, squares = each(sample, jax.random.split(key_outside, budget - 2 * sketched), probe_batch)
@@ -200,7 +199,7 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
 
 def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
     """Sample the form's trace in the complement of a basis, with a direction uniform on the sphere there."""
-    start = complement(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
+    start = project_out_of_vector(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
     vector = of_length(start, op.size - rank)
     return form(vector, matvec(op, vector))
 

@@ -16,6 +16,7 @@ from jax.core import Tracer
 
 from eigenjax.arguments import check_number, shown
 from eigenjax.calls import explained
+from eigenjax.vectors.division import safe_divide
 
 # Slightly below 2, the stability limit of gradient descent.
 DEFAULT_BOUND = 1.8
@@ -117,6 +118,5 @@ def _check_real(words: str, value: Any, remedy: str) -> None:
 
 def _factor(eta: jax.Array, sharpness: jax.Array, bound: float, before: jax.Array) -> jax.Array:
     product = eta * sharpness
-    exceeds = product > bound
-    factor = jnp.where(exceeds, bound / jnp.where(exceeds, product, 1), 1)
+    factor = safe_divide(bound, product, where=product > bound, otherwise=1)
     return jnp.where(jnp.isfinite(product), factor, before).astype(jnp.float32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from eigenjax.arguments import check_bool, check_int, plain_int
+from eigenjax.arguments import check_bool, check_int
 from eigenjax.calls import explained
 from eigenjax.implicit import eigsh
 from eigenjax.operators.checks import prefixed
@@ -69,9 +69,8 @@ def sharpness_penalty(
     Source: Lancaster (1964), On eigenvalues of matrices dependent on a parameter.
     """
     check_bool("sharpness_penalty", "has_aux", has_aux)
-    max_matvecs = plain_int(max_matvecs)
     if max_matvecs is not None:
-        check_int("sharpness_penalty", "max_matvecs", max_matvecs)
+        max_matvecs = check_int("sharpness_penalty", "max_matvecs", max_matvecs)
     with prefixed("sharpness_penalty"):
         op = as_operator(op, like=example_vector(vector_of(v0)) if like is None else like)
         result = eigsh(op, 1, which="LA", tol=tol, max_matvecs=max_matvecs, v0=v0, key=key, verify=False)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_int, plain_int, shown
+from eigenjax.arguments import check_int, shown
 from eigenjax.calls import explained
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.checks import check_arrays, prefixed
@@ -72,8 +72,7 @@ def spectral_norm(
 
     Source: Miyato et al. (2018), Spectral normalization for generative adversarial networks.
     """
-    num_steps = plain_int(num_steps)
-    check_int("spectral_norm", "num_steps", num_steps)
+    num_steps = check_int("spectral_norm", "num_steps", num_steps)
     if key is not None and not isinstance(key, jax.Array):
         raise TypeError(f"spectral_norm got key={shown(key)}: give a typed key, such as jax.random.key(0), or None")
     v0 = v0.right if isinstance(v0, SpectralNorm) else v0

@@ -119,7 +119,7 @@ def spectrum_tracker(
     """
     k, matvecs_per_update, max_k, krylov_dim, every = map(plain_int, (k, matvecs_per_update, max_k, krylov_dim, every))
     plan = _checked_plan(k, which, matvecs_per_update, tol, max_k, threshold, krylov_dim)
-    _check_positive("every", every)
+    check_int("spectrum_tracker", "every", every)
     check_choice("spectrum_tracker", "between", between, _BETWEEN)
     # Compiled, so that a training loop that is not jitted as a whole is not slow.
     measured = jax.jit(functools.partial(_update, plan, every, between))
@@ -215,7 +215,7 @@ def _checked_plan(
     k: Any, which: str, budget: Any, tol: Any, max_k: Any, threshold: Any, krylov_dim: Any
 ) -> TrackerSpec:
     """Check the options of a tracker, and fill in the defaults."""
-    _check_positive("k", k)
+    check_int("spectrum_tracker", "k", k)
     ritz.check_which(which, "spectrum_tracker")
     check_number("spectrum_tracker", "tol", tol, least=0.0, remedy="give a number from 0 up, such as 1e-2")
     check_number(
@@ -228,7 +228,7 @@ def _checked_plan(
             f"spectrum_tracker got max_k={max_k}, threshold={threshold}: a number of pairs that grows needs both"
         )
     if max_k is not None:
-        _check_positive("max_k", max_k)
+        check_int("spectrum_tracker", "max_k", max_k)
         if max_k <= k or which == "BE":
             raise ValueError(
                 f"spectrum_tracker got max_k={max_k}, which={which!r}: give more than k={k}, and one end of the "
@@ -237,20 +237,16 @@ def _checked_plan(
     room = max_k or k
     if budget is None:
         budget = _PER_PAIR * room + _BESIDE
-    _check_positive("matvecs_per_update", budget)
+    check_int("spectrum_tracker", "matvecs_per_update", budget)
     if budget < room + 1:
         raise ValueError(
             f"spectrum_tracker got matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} products at "
             "least"
         )
     if krylov_dim is not None:
-        _check_positive("krylov_dim", krylov_dim)
+        check_int("spectrum_tracker", "krylov_dim", krylov_dim)
         if krylov_dim < room + 1:
             raise ValueError(f"spectrum_tracker got krylov_dim={krylov_dim}: {room} pairs need {room + 1} or more")
     # With one pair, "BE" is the upper end.
     which = "LA" if which == "BE" and k == 1 else which
     return TrackerSpec(k, room, which, budget, float(tol), None if threshold is None else float(threshold), krylov_dim)
-
-
-def _check_positive(name: str, value: Any) -> None:
-    check_int("spectrum_tracker", name, value)

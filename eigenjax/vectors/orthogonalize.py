@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.pseudorandom import arbitrary_vector
 from eigenjax.vectors.tree import PyTree
 
@@ -123,9 +124,28 @@ def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> tuple[PyTree, jax.Ar
     before = tree.norm(vector)
     for rows, along in zip(bases, coefficients, strict=True):
         vector = tree.add_scaled(vector, -1.0, storage.combine(along, rows))
-    share = tree.norm(coefficients) / jnp.where(before == 0, 1, before)
+    share = safe_divide(tree.norm(coefficients), before, where=before != 0)
     after = before * jnp.sqrt(jnp.maximum((1 - share) * (1 + share), 0))
     return vector, after, jnp.concatenate(coefficients), share > _UNSAFE_SHARE
+
+
+def project_out(basis: PyTree, block: PyTree) -> PyTree:
+    """Apply I - X X^H to several vectors, once, with orthonormal rows X.
+
+    >>> print(project_out(jnp.eye(3)[:1], jnp.ones((2, 3))))
+    [[0. 1. 1.]
+     [0. 1. 1.]]
+    """
+    return jax.tree.map(jnp.subtract, block, tree.combine(tree.gram(basis, block), basis))
+
+
+def project_out_of_vector(basis: PyTree, vector: PyTree) -> PyTree:
+    """Apply I - X X^H to one vector, once, with orthonormal rows X.
+
+    >>> print(project_out_of_vector(jnp.eye(3)[:1], jnp.ones(3)))
+    [0. 1. 1.]
+    """
+    return tree.add_scaled(vector, -1.0, tree.combine(tree.project(basis, vector), basis))
 
 
 def breakdown_length(operator_norm: jax.Array) -> jax.Array:

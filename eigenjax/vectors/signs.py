@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree
 
@@ -105,8 +106,7 @@ def at_largest(vector: PyTree) -> PyTree:
 
 
 def _phase(numbers: jax.Array) -> jax.Array:
-    modulus = jnp.abs(numbers)
-    return jnp.where(modulus > 0, jnp.conj(numbers) / jnp.where(modulus > 0, modulus, 1).astype(numbers.dtype), 1)
+    return safe_divide(jnp.conj(numbers), jnp.abs(numbers), otherwise=1)
 
 
 def _rotate(vectors: PyTree, phases: jax.Array) -> PyTree:

@@ -23,6 +23,7 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.operators.rectangular import as_rectangular
 from eigenjax.result import EigenResult, SingularResult
 from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import project_out
 
 
 @functools.partial(jax.jit, static_argnames=("adjoint_max_iter", "which"))
@@ -39,8 +40,8 @@ def _adjoint_info(
         pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.OUTERMOST
     )
 
-    solutions = complement.project_out(pairs.vectors, found.solution)
-    rhs = complement.project_out(pairs.vectors, vectors_bar)
+    solutions = project_out(pairs.vectors, found.solution)
+    rhs = project_out(pairs.vectors, vectors_bar)
     misses = jax.tree.map(
         lambda b, z, image: b - _spread(pairs.eigenvalues, z) * z + image,
         rhs,
@@ -50,7 +51,7 @@ def _adjoint_info(
     norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
     floors = complement.negligible(vectors_bar)
     return judged(
-        jax.vmap(tree.norm)(complement.project_out(pairs.vectors, misses)),
+        jax.vmap(tree.norm)(project_out(pairs.vectors, misses)),
         whole=whole,
         targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),
         reach=complement.scale_of(pairs) * norms,

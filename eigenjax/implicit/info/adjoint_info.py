@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
+from eigenjax.vectors.division import safe_divide
 
 # The residual of a recurrence and the true one differ by less than this times eps.
 _ATTAINABLE_ROUNDING = 100.0
@@ -56,7 +57,7 @@ def judged(
         gauge: () the dropped part of the cotangent.
     """
     attainable = _ATTAINABLE_ROUNDING * jnp.finfo(whole.dtype).eps * (whole + reach)
-    relative = lambda x: jnp.where(whole > 0, x / jnp.where(whole > 0, whole, 1), 0)
+    relative = lambda x: safe_divide(x, whole, otherwise=0)
     return AdjointInfo(
         # NaN compares False: not converged.
         converged=misses <= jnp.maximum(targets, attainable),

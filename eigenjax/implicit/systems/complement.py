@@ -43,6 +43,8 @@ from eigenjax.operators.base import matvec
 from eigenjax.solvers.linear.conjugate_gradients import conjugate_gradients_together
 from eigenjax.solvers.linear.minres import LinearSolution, minres_together
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import positive_or_one, safe_divide
+from eigenjax.vectors.orthogonalize import project_out
 from eigenjax.vectors.tree import PyTree
 
 # For pairs selected by these rules the shifted operator is definite on the complement.
@@ -196,7 +198,7 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
         else:
             # No gap within A exceeds 2 ||A||, and one below the residuals is not certain.
             known = jnp.clip(gaps, jnp.max(residuals), 2 * scale)
-            share = jnp.minimum(1, residuals / jnp.where(known > 0, known, 1))
+            share = jnp.minimum(1, safe_divide(residuals, known))
             allowed = of_each * known * tree.norm(share * norms)
         return jnp.maximum(jnp.maximum(allowed, unit * norms), floors)
 
@@ -207,14 +209,13 @@ def asked(
     found: LinearSolution, pairs: Pairs, solutions: PyTree, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any
 ) -> jax.Array:
     """Compute (k,) targets of the residuals, which are larger than the targets of errors."""
-    longer = jnp.where(found.judged > 0, found.residual / jnp.where(found.judged > 0, found.judged, 1), 1)
+    longer = safe_divide(found.residual, found.judged, otherwise=1)
     return targets(pairs, lengths, floors, adjoint_tol)(tree.norms(solutions)) * longer
 
 
 def scale_of(pairs: Pairs) -> jax.Array:
     """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues)))
-    return jnp.where(largest > 0, largest, 1)
+    return positive_or_one(jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues))))
 
 
 def sizes_of(pairs: Pairs) -> jax.Array:
@@ -227,11 +228,6 @@ def negligible(rhs: PyTree) -> jax.Array:
     """Compute (k,) norms below which a projected right-hand side is rounding of a vector within the span of X."""
     lengths = tree.norms(jax.lax.stop_gradient(rhs))
     return _NEGLIGIBLE * jnp.finfo(lengths.dtype).eps * lengths
-
-
-def project_out(vectors: PyTree, block: PyTree) -> PyTree:
-    """Apply P = I - X X^H to several vectors."""
-    return jax.tree.map(jnp.subtract, block, tree.combine(tree.gram(vectors, block), vectors))
 
 
 def _shifted(pairs: Pairs, z: PyTree) -> PyTree:

@@ -28,6 +28,7 @@ from eigenjax.implicit.systems.groups import in_groups
 from eigenjax.implicit.systems.pairs import CLUSTER_ROUNDING, Pairs
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # S E^-1 S^H must not exceed this times ||A||, or the deflation would lose digits by its growth.
@@ -66,7 +67,7 @@ def deflate(pairs: Pairs, known: RecycledPairs) -> Deflation:
         known.coefficients,
         known.residual_block,
         jnp.where(there, known.coupling, 0),
-        jnp.where(usable, 1 / jnp.where(usable, gaps, 1), 0).astype(known.coupling.dtype),
+        safe_divide(1, gaps, where=usable, otherwise=0).astype(known.coupling.dtype),
         usable,
     )
 

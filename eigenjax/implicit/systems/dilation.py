@@ -37,6 +37,8 @@ from eigenjax.operators.base import matvec as symmetric_matvec
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
 from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.orthogonalize import project_out, project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 # A right-hand side of the reduced system below this times eps of the vector that it is projected from is zero.
@@ -81,7 +83,7 @@ def solve_dilation(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -
 
 def outside(solved: SolvedTriplets, z: PyTree) -> PyTree:
     """Compute P z for k pairs of vectors."""
-    return complement.project_out(solved.left, z[0]), complement.project_out(solved.right, z[1])
+    return project_out(solved.left, z[0]), project_out(solved.right, z[1])
 
 
 def shifted(solved: SolvedTriplets, z: PyTree) -> PyTree:
@@ -106,7 +108,7 @@ def iterate(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> Tripl
         residuals, targets, steps = none, none, jnp.zeros(values.shape, jnp.int32)
     else:
         y, residuals, targets, steps = _of_smaller_side(solved, reduced, right, f, g, floors, max_iter)
-    inverses = positive(solved) / jnp.where(solved.values > 0, solved.values, 1)
+    inverses = safe_divide(positive(solved), solved.values)
     x = jax.vmap(tree.scale)(inverses, jax.tree.map(jnp.add, f, jax.vmap(reduced.forward)(y)))
     y = jax.vmap(functools.partial(tree.scale, 1 / reduced.scale))(y)
     work = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
@@ -125,17 +127,17 @@ def _of_smaller_side(
     """Compute `y` times the scale, with residuals and targets of the whole systems, and steps."""
     values = solved.values / reduced.scale
     rhs = jax.tree.map(jnp.add, jax.vmap(tree.scale)(values, g), jax.vmap(reduced.backward)(f))
-    rhs = complement.project_out(right, rhs)
+    rhs = project_out(right, rhs)
     lengths = tree.norms(rhs)
     there = (lengths > values * floors) & (positive(solved) > 0)
     rhs = jax.vmap(tree.scale)(there.astype(values.dtype), rhs)
     pairs, known = _pairs(solved, reduced, right), _squared(solved.known, reduced.scale)
-    of_reduced = jnp.where(there, values * jnp.hypot(tree.norms(f), tree.norms(g)) / jnp.where(there, lengths, 1), 0)
+    of_reduced = safe_divide(values * jnp.hypot(tree.norms(f), tree.norms(g)), lengths, where=there, otherwise=0)
     tol = None if solved.adjoint_tol is None else solved.adjoint_tol * of_reduced
     found = complement.iterate(pairs, rhs, known=known, adjoint_tol=tol, max_iter=max_iter, definite=True)
-    y = complement.project_out(right, found.solution)
+    y = project_out(right, found.solution)
     asked = complement.asked(found, pairs, y, jnp.where(there, lengths, 0), jnp.zeros_like(lengths), tol)
-    of_whole = jnp.where(there, 1 / jnp.where(there, values, 1), 0)
+    of_whole = safe_divide(1, values, where=there, otherwise=0)
     return y, found.residual * of_whole, asked * of_whole, found.num_matvecs
 
 
@@ -185,7 +187,7 @@ class _Reduced(LinearOperator):
     def forward(self, vector: PyTree) -> PyTree:
         """Compute P_U A v over the scale."""
         image = tree.scale(1 / self.scale, matvec(self.map, vector))
-        return tree.add_scaled(image, -1.0, tree.combine(tree.project(self.left, image), self.left))
+        return project_out_of_vector(self.left, image)
 
     def backward(self, vector: PyTree) -> PyTree:
         """Compute A^H u over the scale."""

@@ -22,6 +22,7 @@ from eigenjax.implicit.systems.tangents import image_tangent
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # Two eigenvalues closer than this times the sum of their residuals are not distinguished by the forward solve ...
@@ -97,7 +98,7 @@ def divided_by_gaps(pairs: Pairs, numerators: jax.Array) -> jax.Array:
     """
     apart = ~same_cluster(pairs.eigenvalues, pairs.residuals)
     gaps = pairs.eigenvalues[None, :] - pairs.eigenvalues[:, None]
-    factors = jnp.where(apart, 1 / jnp.where(apart, gaps, 1), 0).astype(numerators.dtype)
+    factors = safe_divide(1, gaps, where=apart, otherwise=0).astype(numerators.dtype)
     coupling = cluster_coupling(pairs)
     multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     quotients = factors * numerators

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from eigenjax.implicit.systems.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.maps import RectangularOperator
+from eigenjax.vectors.division import positive_or_one, safe_divide
 from eigenjax.vectors.tree import PyTree
 
 
@@ -44,8 +45,7 @@ def positive(solved: SolvedTriplets) -> jax.Array:
 
 def triplet_norm_estimate(solved: SolvedTriplets) -> jax.Array:
     """Compute () the norm estimate: the largest singular value, or one if that is zero."""
-    largest = jax.lax.stop_gradient(jnp.max(solved.values))
-    return jnp.where(largest > 0, largest, 1)
+    return positive_or_one(jax.lax.stop_gradient(jnp.max(solved.values)))
 
 
 def antihermitian(inner: jax.Array) -> jax.Array:
@@ -55,5 +55,4 @@ def antihermitian(inner: jax.Array) -> jax.Array:
 
 def _reciprocal(numbers: jax.Array, width: jax.Array) -> jax.Array:
     """Compute 1 / x, or zero where |x| does not exceed its uncertainty."""
-    apart = jnp.abs(numbers) > width
-    return jnp.where(apart, 1 / jnp.where(apart, numbers, 1), 0)
+    return safe_divide(1, numbers, where=jnp.abs(numbers) > width, otherwise=0)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.general.schur import Schur
 from eigenjax.krylov.general.triangular import solve_shifted, triangular_eigenvectors
+from eigenjax.vectors.division import safe_divide
 
 # Imaginary parts below this times eps times the largest entry count as zero. Real eigenvalues that differ by less count
 # as repeated.
@@ -146,7 +147,7 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
 
 def _normalized(columns: jax.Array) -> jax.Array:
     lengths = jnp.linalg.norm(columns, axis=0)
-    return columns / jnp.where(lengths > 0, lengths, 1)[None, :]
+    return safe_divide(columns, lengths[None, :])
 
 
 def _index(values: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov.general.schur import hessenberg, reflected, scaling, without_negligible
+from eigenjax.vectors.division import safe_divide
 
 # Maximum of sweeps for each eigenvalue, on average; one or two are typical.
 _SWEEPS_PER_VALUE = 20
@@ -151,7 +152,7 @@ def _shifted_column(matrix: jax.Array, first: jax.Array, last: jax.Array, stalle
     square = half * half + b * c
     root = jnp.sqrt(jnp.abs(square))
     away = half + jnp.where(half < 0, -root, root)
-    nearer = d - jnp.where(away != 0, b * c / jnp.where(away != 0, away, 1), 0)
+    nearer = d - safe_divide(b * c, away, where=away != 0, otherwise=0)
     real, imaginary = jnp.where(square < 0, d + half, nearer), jnp.where(square < 0, root, 0)
     p, q, r, s = _entries(matrix, first)
     head = (p - real) * (p - real) + imaginary * imaginary + q * r

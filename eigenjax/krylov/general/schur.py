@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import accumulation_dtype
 
 # Entries below the diagonal are zero if they are at most this times eps times the largest entry: a sweep adds rounding
@@ -122,9 +123,8 @@ def reorder(form: Schur, ranks: jax.Array) -> Schur:
         # (T_12, T_22 - T_11) is the eigenvector of T_22 in the plane of the two; e_1 if both are zero.
         along, across = jnp.diag(triangular, 1), values[1:] - values[:-1]
         length = jnp.hypot(jnp.abs(along), jnp.abs(across))
-        safe = jnp.where(length > 0, length, 1).astype(values.dtype)
-        cosine = jnp.where(first, jnp.where(length > 0, along / safe, 1), 1)
-        sine = jnp.where(first & (length > 0), across / safe, 0)
+        cosine = jnp.where(first, safe_divide(along, length, otherwise=1), 1)
+        sine = jnp.where(first & (length > 0), safe_divide(across, length), 0)
         diagonal = jnp.ones_like(values).at[:-1].multiply(cosine).at[1:].multiply(jnp.conj(cosine))
         rotation = jnp.diag(diagonal) + jnp.diag(sine, -1) - jnp.diag(jnp.conj(sine), 1)
         triangular = jnp.triu(_matmul(jnp.conj(rotation).T, _matmul(triangular, rotation)))
@@ -178,14 +178,11 @@ def reflected(
         pivot: () int32, index of the unit vector.
     """
     # Scaled to order one, because squares of tiny numbers would underflow.
-    largest = jnp.max(jnp.abs(vector))
-    vector = vector / jnp.where(largest > 0, largest, 1).astype(vector.dtype)
+    vector = safe_divide(vector, jnp.max(jnp.abs(vector)))
     length, head = jnp.linalg.norm(vector), vector[pivot]
-    modulus = jnp.abs(head)
-    phase = jnp.where(modulus > 0, head / jnp.where(modulus > 0, modulus, 1).astype(head.dtype), 1)
+    phase = safe_divide(head, jnp.abs(head), otherwise=1)
     normal = vector.at[pivot].add(phase * length.astype(phase.dtype))
-    size = jnp.linalg.norm(normal)
-    normal = normal / jnp.where(size > 0, size, 1).astype(normal.dtype)
+    normal = safe_divide(normal, jnp.linalg.norm(normal))
     matrix = matrix - 2 * jnp.outer(normal, _matmul(jnp.conj(normal), matrix))
     matrix = matrix - 2 * jnp.outer(_matmul(matrix, normal), jnp.conj(normal))
     return matrix, unitary - 2 * jnp.outer(_matmul(unitary, normal), jnp.conj(normal))
@@ -244,7 +241,7 @@ def _shift(matrix: jax.Array, last: jax.Array, stalled: jax.Array) -> jax.Array:
     root = jnp.sqrt(half * half + b * c)
     root = jnp.where((half * jnp.conj(root)).real < 0, -root, root)
     away = half + root
-    regular = d - jnp.where(away != 0, b * c / jnp.where(away != 0, away, 1), 0)
+    regular = d - safe_divide(b * c, away, where=away != 0, otherwise=0)
     made_up = d + jnp.asarray(_EXCEPTIONAL, d.dtype) * jnp.abs(c).astype(d.dtype)
     return jnp.where(stalled % _STALLED == _STALLED - 1, made_up, regular)
 

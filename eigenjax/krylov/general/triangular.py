@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from eigenjax.vectors.division import positive_or_one, safe_divide
+
 # Differences of eigenvalues below this times eps times the largest entry count as zero.
 _COINCIDENT = 1.0
 # Eigenvalues are repeated if they differ by at most this times eps. Two of these are uncoupled if the matrix couples
@@ -37,7 +39,7 @@ def triangular_eigenvectors(triangular: jax.Array, least_gap: jax.Array | float 
     m = triangular.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
     largest = jnp.max(jnp.abs(triangular))
-    unit = jnp.finfo(largest.dtype).eps * jnp.where(largest > 0, largest, 1)
+    unit = jnp.finfo(largest.dtype).eps * positive_or_one(largest)
     closest = jnp.maximum(_COINCIDENT * unit, least_gap)
 
     def quotient(row, columns, gaps):
@@ -68,7 +70,7 @@ def conditions(triangular: jax.Array, least_gap: jax.Array | float = 0.0) -> jax
     left = triangular_eigenvectors(jnp.conj(triangular).T[::-1, ::-1], least_gap)[::-1, ::-1]
     # A right eigenvector ends in the row of its eigenvalue, a left one begins there.
     overlaps = jnp.abs(jnp.diag(right)) * jnp.abs(jnp.diag(left))
-    return jnp.where(overlaps > 0, 1 / jnp.where(overlaps > 0, overlaps, 1), jnp.inf)
+    return safe_divide(1, overlaps, otherwise=jnp.inf)
 
 
 def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) -> jax.Array:
@@ -84,7 +86,7 @@ def solve_shifted(triangular: jax.Array, shifts: jax.Array, columns: jax.Array) 
     """
     index = jnp.arange(triangular.shape[0], dtype=jnp.int32)
     largest = jnp.max(jnp.abs(triangular))
-    least = _COINCIDENT * jnp.finfo(largest.dtype).eps * jnp.where(largest > 0, largest, 1)
+    least = _COINCIDENT * jnp.finfo(largest.dtype).eps * positive_or_one(largest)
 
     def quotient(row, columns):
         gaps = triangular[row, row] - shifts

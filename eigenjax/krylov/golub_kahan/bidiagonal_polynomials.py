@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.lanczos_polynomials import clipped
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 
 
 class BidiagonalPolynomials(NamedTuple):
@@ -40,7 +41,7 @@ def start(
     """
     nothing = jnp.zeros((levels.shape[0], num_rows), dtype)
     is_left = last_length > 0
-    of_direction = jnp.where(is_left, levels / jnp.where(is_left, last_length, 1), 1).astype(dtype)
+    of_direction = safe_divide(levels, last_length, otherwise=1).astype(dtype)
     left = nothing.at[:, last_row].set(is_left.astype(dtype))
     return BidiagonalPolynomials(levels, left, nothing, of_direction)
 
@@ -61,7 +62,7 @@ def extend(
     """
     dtype = values.left.dtype
     levels = values.levels.astype(dtype)
-    divide = lambda x, length: jnp.where(length > 0, x / jnp.where(length > 0, length, 1).astype(dtype), 0)
+    divide = lambda x, length: safe_divide(x, length, otherwise=0)
     matmul = lambda a, b: jnp.matmul(a, b.astype(dtype), precision=jax.lax.Precision.HIGHEST)
     right = values.right.at[:, rows[1]].set(values.direction)
     new_left = divide(levels * values.direction - matmul(values.left, columns[0]), lengths[0])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from eigenjax.krylov import ritz
 from eigenjax.krylov.golub_kahan import bidiagonalization
 from eigenjax.krylov.golub_kahan.bidiagonalization import Bidiagonalization
+from eigenjax.vectors.division import positive_or_one
 from eigenjax.vectors.matmul import matmul
 
 
@@ -30,7 +31,7 @@ def extract(space: Bidiagonalization) -> Triplets:
     filled = space.left_filled[:, None] & space.right_filled[None, :]
     matrix = jnp.where(jnp.isfinite(space.matrix) & filled, space.matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
-    _, exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))
+    _, exponent = jnp.frexp(positive_or_one(largest))
     matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype)
     # Other rows are paired at a value beyond the valid ones: these pairs come first, and their vectors do not mix.
     left, right = (jnp.where(f, 0, jnp.cumsum(~f, dtype=jnp.int32)) for f in (space.left_filled, space.right_filled))

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from eigenjax.vectors.division import safe_divide
+
 # The next check comes after this share of the steps that the current rate predicts, because convergence accelerates ...
 _PATIENCE = 0.5
 # ... and after at most this many rows.
@@ -26,5 +28,5 @@ def rows_to_wait(
     """
     rate = (before - distance) / jnp.maximum(steps, 1).astype(distance.dtype)
     known = jnp.isfinite(rate) & (rate > 0)
-    expected = jnp.where(known, _PATIENCE * distance / jnp.where(known, rate, 1), least)
+    expected = safe_divide(_PATIENCE * distance, rate, where=known, otherwise=least)
     return jnp.clip(expected, least, max(least, most)).astype(jnp.int32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.rayleigh_ritz import Extraction
 from eigenjax.result import EigenResult
+from eigenjax.vectors.division import safe_divide
 
 # The error of an eigenvalue is at least this times the machine epsilon times the largest Ritz value, however small its
 # residual.
@@ -46,7 +47,7 @@ def with_error_bounds(
     nearest = jnp.minimum(nearest, jnp.min(jnp.where(jnp.eye(k, dtype=bool), jnp.inf, apart), axis=1))
     # An infinite distance means that nothing is known about a neighbor.
     wide = (nearest > residuals) & jnp.isfinite(nearest)
-    quadratic = jnp.where(wide, residuals * (residuals / jnp.where(wide, nearest, 1)), residuals)
+    quadratic = jnp.where(wide, residuals * safe_divide(residuals, nearest, where=wide), residuals)
     least = _RESIDUAL_ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
     estimates = jnp.maximum(quadratic, least)
     bounds = jnp.where(complete, estimates, residuals) + rounding

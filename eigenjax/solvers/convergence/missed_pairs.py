@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.search_targets import Bounds, SearchTargets
+from eigenjax.vectors.division import safe_divide
 
 # A search may find only one copy, so that k searches may be needed; after this many the solve gives up.
 _SEARCHES_PER_PAIR, _MORE_SEARCHES = 2, 4
@@ -124,7 +125,7 @@ def check(
     begins = after.starts | begins_here
     chosen = SearchTargets(*(jnp.where(begins, x, y) for x, y in zip(new_aims, targets, strict=True)))
     at_least = jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny)
-    remaining = jnp.max(jnp.log(at_least / jnp.where(allowed > 0, allowed, 1)))
+    remaining = jnp.max(jnp.log(safe_divide(at_least, allowed)))
     remaining = jnp.where(search.running & converged, growth_left, remaining)
     return Check(after, chosen, remaining, begins_here)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import stopping_tolerance
+from eigenjax.vectors.division import safe_divide
 
 # Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
 # this over sqrt(n).
@@ -109,8 +110,7 @@ def targets_of(
 
 def far_enough(bounds: Bounds) -> jax.Array:
     """Return sqrt(tol) ||A||, (): the distance at which missed eigenvalues that are no copies are searched."""
-    scale = jnp.where(bounds.scale > 0, bounds.scale, 1)
-    return jnp.sqrt(bounds.eigenvalue / scale) * bounds.scale
+    return jnp.sqrt(safe_divide(bounds.eigenvalue, bounds.scale)) * bounds.scale
 
 
 def probability_missed(spec: SolveSpec, worst: jax.Array, distance: jax.Array) -> jax.Array:
@@ -121,7 +121,7 @@ def probability_missed(spec: SolveSpec, worst: jax.Array, distance: jax.Array) -
     """
     if not spec.random_start:
         return jnp.ones_like(worst)
-    return jnp.minimum(worst / jnp.where(distance > 0, distance, 1), 1)
+    return jnp.minimum(safe_divide(worst, distance), 1)
 
 
 def no_targets(num: int, dtype: Any, real_dtype: Any) -> SearchTargets:

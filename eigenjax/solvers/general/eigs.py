@@ -146,5 +146,5 @@ def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     if krylov_dim is None:
         return min(max(2 * k + 10, _LEAST_DIM), size)
     least = min(k + _ROOM, size)
-    arguments.check_int("eigs", "krylov_dim", krylov_dim, least=least, why=f": k={k} pairs need krylov_dim >= {least}")
-    return min(krylov_dim, size)
+    why = f": k={k} pairs need krylov_dim >= {least}"
+    return min(arguments.check_int("eigs", "krylov_dim", krylov_dim, least=least, why=why), size)

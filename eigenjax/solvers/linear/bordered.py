@@ -26,7 +26,8 @@ from eigenjax.operators.complexified import complex_matvec, on_complex
 from eigenjax.operators.functions.convolutions import fast_in_loops
 from eigenjax.solvers.linear.gmres import gmres
 from eigenjax.vectors import tree
-from eigenjax.vectors.orthogonalize import normalize, orthogonalize
+from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.orthogonalize import normalize, orthogonalize, project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 # An eigenvector that keeps less than this share of its norm beside those before it is not projected out: the remainder
@@ -129,7 +130,7 @@ def residuals(system: Bordered, rhs: Solution, found: Solution) -> jax.Array:
 
     def one(value, f, w):
         image = tree.add_scaled(adjoint_matvec(system.op, w), -jnp.conj(value), w)
-        return tree.norm(_away(basis, jax.tree.map(jnp.add, f, image)))
+        return tree.norm(project_out_of_vector(basis, jax.tree.map(jnp.add, f, image)))
 
     return jax.vmap(one)(system.eigenvalues, rhs.vectors, found.vectors)
 
@@ -177,7 +178,7 @@ def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
     unit = _CLUSTER_ROUNDING * jnp.finfo(values.dtype).eps
     width = _CLUSTER_RESIDUALS * residual / scale + unit * jnp.max(values)
     known = values > width
-    inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0).astype(rest.dtype)
+    inverse = safe_divide(1, values, where=known, otherwise=0).astype(rest.dtype)
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     numbers = product(jnp.conj(left).T, jnp.append(rest, h))
     found = product(jnp.conj(right).T, inverse * numbers / scale.astype(rest.dtype))
@@ -190,7 +191,7 @@ def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[
     whole = tree.norm((f, h, rest))
     if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
         return jax.tree.map(jnp.zeros_like, rest), SolveInfo(whole, nothing, none, nothing)  # there is no complement
-    away = functools.partial(_away, parts.basis)
+    away = functools.partial(project_out_of_vector, parts.basis)
     # At every matvec: rounding would bring the eigenvectors back.
     shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
     projected = away(rest)
@@ -198,11 +199,6 @@ def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[
     restart = min(_RESTART, parts.system.op.size)
     found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
     return away(found.solution), SolveInfo(whole, target, found.num_matvecs, nothing)
-
-
-def _away(basis: PyTree, x: PyTree) -> PyTree:
-    """Project a vector onto the orthogonal complement of orthonormal rows."""
-    return tree.add_scaled(x, -1.0, tree.combine(tree.project(basis, x), basis))
 
 
 def _orthonormal(vectors: PyTree) -> PyTree:

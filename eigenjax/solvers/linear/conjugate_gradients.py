@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from eigenjax.solvers.linear.minres import LinearSolution
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.tree import PyTree
 
@@ -157,7 +158,7 @@ def _step(
     # NaN is not singular: it propagates into the solution, where it is visible.
     singular = moves & (quotient <= null)
     on = moves & ~singular
-    alpha = jnp.where(on, 1 / jnp.where(on, curvature, 1), 0)
+    alpha = safe_divide(1, curvature, where=on, otherwise=0)
     solution = _added(state.solution, alpha * state.residual, state.direction)
     target = targets(solution)
     # Compute the target first: else XLA would keep the direction for it, and write the next one beside it.

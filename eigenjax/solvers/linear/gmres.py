@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from eigenjax.solvers.linear.minres import LinearSolution
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.tree import PyTree
 
@@ -125,8 +126,7 @@ def _step(operator: Callable[[PyTree], PyTree], state: _Cycle) -> _Cycle:
     # One rotation of the rows j and j + 1 annihilates the last entry.
     pair = jax.lax.dynamic_slice(column, (j,), (2,))
     length = tree.norm(pair)
-    safe = jnp.where(length > 0, length, 1).astype(pair.dtype)
-    cosine, sine = jnp.where(length > 0, pair[0] / safe, 1), pair[1] / safe
+    cosine, sine = safe_divide(pair[0], length, otherwise=1), safe_divide(pair[1], length)
     plane = jnp.stack([jnp.stack([jnp.conj(cosine), jnp.conj(sine)]), jnp.stack([-sine, cosine])])
 
     def turned(rows):

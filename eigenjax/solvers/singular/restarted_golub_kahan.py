@@ -35,6 +35,7 @@ from eigenjax.solvers.convergence.residuals import verified_residuals
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
@@ -197,8 +198,7 @@ def _restart(
     """Restart with the triplets worth retaining, or only with the wanted ones before a random direction."""
     m = found.values.shape[0]
     most = max_keep(spec.k, m, 1)
-    largest = jnp.where(found.values[0] > 0, found.values[0], 1)
-    growth = jnp.square(found.values / largest)
+    growth = jnp.square(safe_divide(found.values, found.values[0]))
     kept = jnp.where(fresh, spec.k, num_keep(growth, space.num_filled, spec.k, most, space.kept))
     is_kept = jnp.arange(most, dtype=jnp.int32) < kept
     P, Q = (jnp.where(is_kept, x[:, :most], 0) for x in (found.left_coefficients, found.right_coefficients))

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import check_int
 from eigenjax.krylov.golub_kahan.recycled_triplets import recycled_triplets
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.krylov.solve_spec import SolveSpec
@@ -123,7 +124,7 @@ def svds_and_recycled(
     """Compute the result of `svds` and the recycled triplets of its Krylov space: of A, or of A^H if A is wide."""
     tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
-    _check_count(k, p, n)
+    k = _checked_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
     max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), products_per_step=2)
     seed = seed_of(key)
@@ -168,19 +169,19 @@ def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTre
     return v0
 
 
-def _check_count(k: Any, p: int, n: int) -> None:
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"k={k!r}: give an int, the number of triplets wanted; it is static under jit")
+def _checked_count(k: Any, p: int, n: int) -> int:
+    k = check_int(None, "k", k, least=None, wanted="an int, the number of triplets wanted; it is static under jit")
     if not 1 <= k <= min(p, n):
         raise ValueError(f"k={k}: the operator is {p} x {n}, so choose 1 <= k <= {min(p, n)}")
+    return k
 
 
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     """Return the number of vectors in each basis: m, or the size of the smaller space."""
     if krylov_dim is None:
-        krylov_dim = max(2 * k + 10, _LEAST_DIM)
-    elif not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):
-        raise TypeError(f"krylov_dim={krylov_dim!r}: give an int, or None; it is static under jit")
-    elif krylov_dim < min(k + 1, size):
+        return min(max(2 * k + 10, _LEAST_DIM), size)
+    wanted = "an int, or None; it is static under jit"
+    krylov_dim = check_int(None, "krylov_dim", krylov_dim, least=None, wanted=wanted)
+    if krylov_dim < min(k + 1, size):
         raise ValueError(f"krylov_dim={krylov_dim}: k={k} triplets need krylov_dim >= {min(k + 1, size)}")
     return min(krylov_dim, size)

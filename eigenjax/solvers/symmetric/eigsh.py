@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from eigenjax.arguments import check_int
 from eigenjax.krylov import ritz
 from eigenjax.krylov.recycling import RecycledPairs, recycled_pairs
 from eigenjax.operators.convert import as_operator
@@ -16,7 +17,6 @@ from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.solvers.symmetric.lobpcg import lobpcg
 from eigenjax.solvers.symmetric.plan import (
-    check_positive,
     checked_storage,
     fitting_dim,
     initialize_solve,
@@ -194,7 +194,7 @@ def eigsh_and_recycled(
         refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
         return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget), None
-    check_positive("block_size", block_size)
+    block_size = check_int(None, "block_size", block_size)
     kept = checked_storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
         least = min(least_dim(k, block_size, interior), op.size)

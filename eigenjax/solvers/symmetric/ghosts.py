@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import positive_or_one
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.tree import PyTree
 
@@ -34,7 +35,7 @@ def distinct_ritz_vectors(
     rotation = coefficients.astype(products.dtype)
     overlaps = jnp.abs(matmul(rotation.T, products, rotation))
     lengths = jnp.sqrt(jnp.diag(overlaps))
-    safe = jnp.where(lengths > 0, lengths, 1)
+    safe = positive_or_one(lengths)
     overlaps = overlaps / (safe[:, None] * safe[None, :])
     best_first = jnp.argsort(jnp.where(valid, residuals / safe, jnp.inf))
 

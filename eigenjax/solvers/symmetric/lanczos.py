@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import check_int
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -251,8 +252,8 @@ def _projected_matrix(state: LanczosState) -> jax.Array:
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:
     if krylov_dim is None:
         return min(size, max(2 * k + 1, 20))
-    if not isinstance(krylov_dim, int) or isinstance(krylov_dim, bool):
-        raise TypeError(f"krylov_dim={krylov_dim!r}: give an int, the number of vectors held; it is static under jit")
+    wanted = "an int, the number of vectors held; it is static under jit"
+    krylov_dim = check_int(None, "krylov_dim", krylov_dim, least=None, wanted=wanted)
     if krylov_dim < k:
         raise ValueError(f"krylov_dim={krylov_dim} is less than k={k}: m vectors hold m pairs at most; give k or more")
     return min(krylov_dim, size)

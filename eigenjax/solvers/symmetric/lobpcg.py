@@ -33,7 +33,7 @@ from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_status
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
-from eigenjax.vectors.orthogonalize import normalize
+from eigenjax.vectors.orthogonalize import normalize, project_out
 from eigenjax.vectors.pseudorandom import arbitrary_rows, seed_of
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
@@ -275,7 +275,7 @@ def _orthonormal_rest(block: PyTree, basis: PyTree) -> PyTree:
 
     def one_round(_, block):
         block = jax.vmap(normalize)(block, jax.vmap(tree.norm)(block))
-        block = jax.tree.map(jnp.subtract, block, tree.combine(tree.gram(basis, block), basis))
+        block = project_out(basis, block)
         lengths = jax.vmap(tree.norm)(block)
         # Division by Inf turns a row of rounding into zero; NaN stays NaN.
         block = jax.vmap(normalize)(block, jnp.where(lengths > _DEPENDENT * unit, lengths, jnp.inf))

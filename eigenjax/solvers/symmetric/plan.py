@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import check_int
 from eigenjax.krylov import ritz
 from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR
 from eigenjax.krylov.solve_spec import SolveSpec
@@ -55,7 +56,7 @@ def planned(
     ritz.check_count(k, op.size)
     if not interior:
         ritz.check_which(which)
-    check_positive("block_size", block_size)
+    block_size = check_int(None, "block_size", block_size)
     krylov_dim, block_size = _checked_dims(krylov_dim, block_size, k, op.size, interior)
     max_matvecs = checked_budget(max_matvecs, krylov_dim, op.size)
     spec = SolveSpec(
@@ -116,7 +117,7 @@ def checked_storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
 
 def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int, least: int) -> int:
     """Return the number of vectors that fit into a number of bytes, at most max(8 k, 200)."""
-    check_positive("max_basis_bytes", max_basis_bytes)
+    max_basis_bytes = check_int(None, "max_basis_bytes", max_basis_bytes)
     refuse({"krylov_dim": krylov_dim}, "max_basis_bytes, which chooses it")
     fitting = max_basis_bytes // vector_bytes
     if fitting < least:
@@ -127,21 +128,13 @@ def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int
     return min(fitting, max(_PER_PAIR * k, _ENOUGH))
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise an error unless a value is a positive int."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-    if value < 1:
-        raise ValueError(f"{name}={value}: give 1 or more")
-
-
 def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, interior: bool) -> tuple[int, int]:
     """Return (m, b); the block size is 1 if the basis can span the whole space."""
     if krylov_dim is None:
         least = max(4 * k + 20, _LEAST_DIM_NEAR) if interior else max(2 * k + 10, _LEAST_DIM)
         krylov_dim = max(least, k + 3 * block_size)
     else:
-        check_positive("krylov_dim", krylov_dim)
+        krylov_dim = check_int(None, "krylov_dim", krylov_dim)
         least = min(least_dim(k, block_size, interior), size)
         if krylov_dim < least:
             where = " near a number" if interior else ""

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.arguments import check_int
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -39,6 +40,7 @@ from eigenjax.solvers.convergence.status import CandidatePairs, default_toleranc
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs
@@ -247,7 +249,7 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
     beside = jnp.diag(state.offdiagonal[:-1], 1)
     values, vectors, filled = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
     largest = jnp.max(jnp.abs(values))
-    gaps = jnp.abs(values[:, None] - values[None, :]) / jnp.where(largest > 0, largest, 1)
+    gaps = safe_divide(jnp.abs(values[:, None] - values[None, :]), largest)
     first, index = jnp.where(filled, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)
     overlaps, copies = jnp.abs(first), gaps <= rounding
     lesser = (overlaps[:, None] < overlaps[None, :]) | (
@@ -259,7 +261,7 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
     def represent(members):
         weights = jnp.where(members, first[:, None], 0)
         lengths = jnp.sqrt(jnp.sum(jnp.square(weights), axis=0))
-        weights = weights / jnp.where(lengths > 0, lengths, 1)[None, :]
+        weights = safe_divide(weights, lengths[None, :])
         sums = jnp.matmul(vectors, weights, precision=jax.lax.Precision.HIGHEST)
         spread = largest * jnp.sqrt(jnp.sum(jnp.square(weights * jnp.where(copies, 0, gaps)), axis=0))
         return sums, jnp.where(lengths > 0, jnp.hypot(sums[state.step - 1] * state.length, spread), jnp.inf)
@@ -292,9 +294,7 @@ def _checked_steps(krylov_dim: int | None, max_matvecs: int | None, k: int, size
     if krylov_dim is None:
         krylov_dim = min(max(_STEPS_PER_PAIR * k, _STEPS), _STEPS_PER_DIMENSION * size)
     budget = sys.maxsize if max_matvecs is None else max_matvecs
-    for name, value, least in (("krylov_dim", krylov_dim, k), ("max_matvecs", budget, 0)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-        if value < least:
-            raise ValueError(f"{name}={value}: give {least} or more; k={k} pairs take k steps or more")
+    why = f"; k={k} pairs take k steps or more"
+    krylov_dim = check_int(None, "krylov_dim", krylov_dim, least=k, why=why)
+    budget = check_int(None, "max_matvecs", budget, least=0, why=why)
     return min(krylov_dim, max(0, (budget - k) // 2))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 
@@ -42,15 +43,10 @@ class ComplementOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """Return P A P v + c (v - P v)."""
         structure = tree.working_structure(self.structure)
-        outside = complement(self.known, tree.cast_like(vector, structure))
-        image = complement(self.known, matvec(self.inner, outside))
+        outside = project_out_of_vector(self.known, tree.cast_like(vector, structure))
+        image = project_out_of_vector(self.known, matvec(self.inner, outside))
         along = tree.add_scaled(tree.cast_like(vector, structure), -1.0, outside)
         return tree.cast_like(tree.add_scaled(image, self.inside, along), self.structure)
-
-
-def complement(known: PyTree, vector: PyTree) -> PyTree:
-    """Project orthonormal rows out of a vector."""
-    return tree.add_scaled(vector, -1.0, tree.combine(tree.project(known, vector), known))
 
 
 def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from eigenjax.operators.base import LinearOperator
 from eigenjax.spectrum.probing.probes import orthonormal_rows, products
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 
@@ -63,4 +64,4 @@ def _left_out(triangle: jax.Array) -> jax.Array:
         left * (values[-1] / values).astype(left.dtype)[None, :], right, precision=jax.lax.Precision.HIGHEST
     )
     lengths = jax.vmap(tree.norm, in_axes=1)(columns)
-    return columns / jnp.where(lengths > 0, lengths, 1).astype(columns.dtype)[None, :]
+    return safe_divide(columns, lengths[None, :])

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.vectors.division import safe_divide
+
 # Length of a bar beyond the first or last node, as a fraction of the gap on the other side.
 _SHARE_BEYOND = 0.25
 # Width of a line, as a fraction of the distance below which two nodes coincide.
@@ -52,13 +54,12 @@ def bars(nodes: jax.Array, weights: jax.Array, residuals: jax.Array, rounding: j
     left, right = reach(gap_left, gap_right, is_first), reach(gap_right, gap_left, is_last)
     # A single node has no gaps, and its residual is the standard deviation of the measure.
     most = jnp.where(is_first & is_last, residuals, residuals * (residuals / gap))
-    around = weights / jnp.where(is_first & is_last, 1, left + right)
+    around = safe_divide(weights, left + right, where=~(is_first & is_last))
     left, right = (jnp.maximum(jnp.minimum(x, most), _LINE * rounding) for x in (left, right))
     own = weights / (left + right)
     beside = lambda neighbour, is_end: jnp.where(is_end, own, jnp.minimum(around[neighbour], own))
     mass_left, mass_right = beside(on_left, is_first) * left, beside(on_right, is_last) * right
-    total = mass_left + mass_right
-    return Bars(left, right, jnp.where(total > 0, mass_left / jnp.where(total > 0, total, 1), 0.5), gap)
+    return Bars(left, right, safe_divide(mass_left, mass_left + mass_right, otherwise=0.5), gap)
 
 
 def _nearest(distances: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import plain_int
+from eigenjax.arguments import check_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import random_vectors, tree
+from eigenjax.vectors.division import positive_or_one
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree
@@ -123,8 +124,7 @@ def mean_and_error(samples: jax.Array, rounding: jax.Array, few: float = FEW) ->
     # The root has no derivative at zero, and no derivative of the error is needed.
     deviations = jax.lax.stop_gradient(samples - mean[None])
     # Divided by the largest deviation, so that squares neither overflow nor underflow.
-    unit = jnp.max(jnp.abs(deviations), axis=0)
-    unit = jnp.where(unit > 0, unit, 1)
+    unit = positive_or_one(jnp.max(jnp.abs(deviations), axis=0))
     spread = unit * jnp.sqrt(jnp.sum(jnp.square(deviations / unit[None]), axis=0) / (count * (count - 1)))
     return mean, jax.lax.stop_gradient(jnp.hypot(widened(count, few) * spread, rounding))
 
@@ -138,16 +138,6 @@ def widened(count: int, few: float = FEW) -> float:
     return 1 + few / (count - 1)
 
 
-def checked_int(name: str, value: Any, least: int = 1, why: str = "") -> int:
-    """Convert a value to a Python int; raise an error unless it is an integer and at least `least`."""
-    value = plain_int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: give an int; it is static under jit")
-    if value < least:
-        raise ValueError(f"{name}={value}: give {least} or more{why}")
-    return value
-
-
 def checked_ints(**values: Any) -> list[int]:
     """Convert positive integers to Python ints, in the given order."""
-    return [checked_int(name, value) for name, value in values.items()]
+    return [check_int(None, name, value) for name, value in values.items()]

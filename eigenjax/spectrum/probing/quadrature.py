@@ -19,9 +19,11 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.symmetric import lanczos
 from eigenjax.solvers.symmetric.lanczos import LanczosState
-from eigenjax.spectrum.probing.deflation import ComplementOperator, KnownPairs, complement
+from eigenjax.spectrum.probing.deflation import ComplementOperator, KnownPairs
 from eigenjax.spectrum.probing.probes import each, random_sphere
 from eigenjax.vectors import tree
+from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
@@ -54,15 +56,15 @@ def tridiagonals(
     structure = tree.working_structure(op.structure)
     inner = op
     if known is not None:
-        vector = complement(known.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
+        vector = project_out_of_vector(known.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
         # The length is zero, or rounding error, if the known pairs span the whole space.
         length = tree.inner(vector, vector).real
-        value = tree.inner(vector, matvec(op, vector)).real / jnp.where(length > 0, length, 1)
+        value = safe_divide(tree.inner(vector, matvec(op, vector)).real, length)
         inner = ComplementOperator(op, known.vectors, value)
 
     def run(key):
         start = random_sphere(key, structure)
-        start = start if known is None else complement(known.vectors, start)
+        start = start if known is None else project_out_of_vector(known.vectors, start)
         return follow(inner, start, krylov_dim, seed_of(key))._replace(basis=None, direction=None)
 
     return each(run, jax.random.split(key, num_probes), probe_batch)

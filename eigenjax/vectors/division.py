@@ -1,0 +1,39 @@
+"""Division without division by zero, in values and in derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def safe_divide(numerator: Any, denominator: jax.Array, *, where: Any = None, otherwise: Any = None) -> jax.Array:
+    """Divide two arrays; entries with an invalid denominator are replaced, and have no infinite derivative.
+
+    Args:
+        numerator: x.
+        denominator: y; if it is real, it may divide a complex x.
+        where: bool, the valid entries; None for y > 0, which suits a norm, a modulus or a distance.
+        otherwise: value of the other entries; None for x, undivided.
+
+    Returns:
+        x / y where valid. The denominator is replaced by one elsewhere: a derivative through a discarded division by
+        zero would be NaN.
+
+    >>> print(safe_divide(jnp.ones(2), jnp.array([4.0, 0.0])), safe_divide(1, jnp.zeros(()), otherwise=jnp.inf))
+    [0.25 1.  ] inf
+    """
+    valid = denominator > 0 if where is None else where
+    divisor = jnp.where(valid, denominator, 1)
+    if jnp.iscomplexobj(numerator):
+        divisor = divisor.astype(numerator.dtype)
+    quotient = numerator / divisor
+    return quotient if otherwise is None else jnp.where(valid, quotient, otherwise)
+
+
+def positive_or_one(x: jax.Array) -> jax.Array:
+    """Replace numbers that are not positive by one, so that a scale can be divided by.
+
+    >>> print(positive_or_one(jnp.array([2.0, 0.0])))
+    [2. 1.]
+    """
+    return jnp.where(x > 0, x, 1)
