@@ -72,7 +72,7 @@ def full(problem):
 
 
 def schur_vectors(state, radius):
-    """(m, m) C of H = C S C^H and the dimension of the leading subspace: the eigenvalues of magnitude above `radius`."""
+    """(m, m) C of H = C S C^H, and the dimension of the leading subspace: eigenvalues of magnitude above `radius`."""
     H = wide(state.matrix)
     if np.iscomplexobj(H):
         _, vectors, count = scipy.linalg.schur(H, "complex", sort=lambda x: abs(x) > radius)

@@ -1,4 +1,4 @@
-"""The Golub-Kahan decomposition A V = U B, A^H U = V B^H + d g + E, through growth, breakdown and restarts, in NumPy."""
+"""The relations A V = U B and A^H U = V B^H + d g + E through growth, breakdown and restarts, recomputed in NumPy."""
 
 import functools
 

@@ -21,10 +21,9 @@ from eigenjax.vectors.storage import Storage
 MOST_UNITS = 45
 
 N, M, K = 24, 12, 2
-SPECTRUM = np.linspace(-3, 5, N) ** 3 / 25
+SPECTRUM = np.linspace(-3, 5, N)
 # Sums of N products in each matvec and projection, and of M terms in V C, C^H H C and two Gram-Schmidt passes.
 UNITS = N + 4 * M
-BLOCKS = pytest.mark.parametrize("block_size", [1, 2])
 
 
 @jax.jit
@@ -50,8 +49,8 @@ def turned(state, fresh, bound, sigma, interior=False):
     return after, coefficients, found
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def begun(matrix, starts, dtype):
+@jax.jit
+def begun(matrix, starts):
     return grown(matrix, decomposition.begin(starts, M, seed_of(jax.random.key(4))))
 
 
@@ -91,21 +90,27 @@ def assert_spans(state, before, coefficients):
     chex.assert_trees_all_close(wanted @ rows.conj().T @ rows, wanted, rtol=0, atol=atol)
 
 
-@pytest.fixture
-def problem(scalar, block_size, rotated, normal, rng):
-    matrix = rotated(SPECTRUM, is_complex=scalar.kind == "c").astype(scalar)
-    starts = jnp.asarray(normal(rng, (block_size, N), scalar))
-    return matrix, begun(jnp.asarray(matrix), starts, scalar.name)
+SINGLE = ["float32-1", "complex128-1"]
+BLOCKS = ["float64-2", pytest.param("complex64-2", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=SINGLE + BLOCKS)
+def problem(request, rotated, normal, rng):
+    """A matrix, and a full decomposition with a residual block of one vector or of two."""
+    name, block_size = request.param.split("-")
+    dtype, block_size = np.dtype(name), int(block_size)
+    with jax.enable_x64(dtype.name in ("float64", "complex128")):
+        matrix = rotated(SPECTRUM, is_complex=dtype.kind == "c").astype(dtype)
+        yield matrix, begun(jnp.asarray(matrix), jnp.asarray(normal(rng, (block_size, N), dtype)))
 
 
 NO, YES = np.array(False), np.array(True)
 
 
-@BLOCKS
-def test_a_restart_keeps_the_wanted_ritz_vectors_and_the_relation(problem, block_size):
+def test_a_restart_keeps_the_wanted_ritz_vectors_and_the_relation(problem):
     matrix, state = problem
     real = state.defects.dtype
-    after, C, found = turned(state, NO, jnp.zeros((), real), jnp.zeros((), real))
+    after, C, _ = turned(state, NO, jnp.zeros((), real), jnp.zeros((), real))
     filled = np.asarray(after.filled)
     assert K < filled.sum() < M
     assert not np.any(after.defects)
@@ -120,8 +125,7 @@ def test_a_restart_keeps_the_wanted_ritz_vectors_and_the_relation(problem, block
     assert_decomposes(grown(jnp.asarray(matrix), after), matrix)
 
 
-@BLOCKS
-def test_a_random_direction_leaves_the_wanted_pairs_and_records_their_residuals(problem, block_size):
+def test_a_random_direction_leaves_the_wanted_pairs_and_records_their_residuals(problem):
     matrix, state = problem
     real = state.defects.dtype
     after, C, _ = turned(state, YES, jnp.zeros((), real), jnp.zeros((), real))
@@ -134,7 +138,7 @@ def test_a_random_direction_leaves_the_wanted_pairs_and_records_their_residuals(
     norms = np.linalg.norm(dropped, axis=0)[np.asarray(after.filled)]
     atol = UNITS * np.finfo(real).eps * np.linalg.norm(matrix)
     chex.assert_trees_all_close(np.sort(norms), np.sort(lost), rtol=0, atol=atol)
-    assert lost.min() > 100 * atol
+    assert lost.min() > 10 * atol
     # Random, and none of the old directions.
     assert np.linalg.norm(wide(after.residual_block).conj() @ wide(state.residual_block).T, 2) < 0.95
     # A bound that no residual exceeds lets all others stay beside them.
@@ -143,8 +147,8 @@ def test_a_random_direction_leaves_the_wanted_pairs_and_records_their_residuals(
     assert int(beside.num_filled) == int(usual.num_filled)
 
 
-@pytest.mark.parametrize("block_size", [1])
-def test_a_dropped_direction_is_followed_through_later_restarts(problem, block_size):
+@pytest.mark.parametrize("problem", SINGLE, indirect=True)
+def test_a_dropped_direction_is_followed_through_later_restarts(problem):
     matrix, state = problem
     real = state.defects.dtype
     zero = jnp.zeros((), real)
@@ -159,16 +163,18 @@ def test_a_dropped_direction_is_followed_through_later_restarts(problem, block_s
         assert np.any(state.dropped_couplings)
 
 
-@BLOCKS
-def test_harmonic_vectors_are_continued_by_a_translated_block(problem, block_size):
+def test_harmonic_vectors_are_continued_by_a_translated_block(problem):
     matrix, state = problem
     real = state.defects.dtype
-    sigma = jnp.full((), 0.4, real)
+    # In the middle of the widest gap between Ritz values.
+    values = np.linalg.eigvalsh(wide(state.matrix))
+    widest = np.argmax(np.diff(values))
+    middle = values[widest : widest + 2].mean()
+    sigma = jnp.asarray(middle, real)
     after, C, _ = turned(state, NO, jnp.zeros((), real), sigma, interior=True)
     assert K < int(after.num_filled) < M
-    # The shifted matrix, in the equations of the new block, is inverted.
-    condition = np.linalg.cond(wide(state.matrix) - 0.4 * np.eye(M))
-    assert condition < 200
+    # The new block solves systems with H - sigma.
+    condition = np.abs(values - middle).max() / np.abs(values - middle).min()
     assert_decomposes(after, matrix, condition * UNITS)
     assert_spans(after, state, C)
     fresh, _, _ = turned(state, YES, jnp.zeros((), real), sigma, interior=True)

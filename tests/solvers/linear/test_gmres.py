@@ -117,14 +117,32 @@ def test_singular_systems_are_solved_if_compatible(dtype, rng):
     chex.assert_trees_all_close(solution[:10], rhs[:10] / values[:10], rtol=0, atol=atol)
     # The Krylov space has no part outside the range.
     chex.assert_trees_all_close(solution[10:], np.zeros(2), rtol=0, atol=atol)
-    # A nilpotent matrix that maps the right-hand side to zero: nothing is gained, and nothing is divided by zero.
-    shift = jnp.asarray(np.eye(N, k=1), dtype)
-    for b in (np.eye(N)[0], np.eye(N)[1]):
-        lost = solve(shift, jnp.asarray(b, dtype), 0.0)
-        chex.assert_tree_all_finite(lost)
-        true = np.linalg.norm(b - np.eye(N, k=1) @ wide(lost.solution))
-        chex.assert_trees_all_close(float(lost.residual), true, rtol=0, atol=UNITS * np.finfo(dtype).eps)
-        assert true <= 1
+
+
+def test_a_singular_projected_system_leaves_out_what_it_cannot_solve(scalar):
+    # 2 on e_0, and e_2 -> e_1 -> 0: A K is of rank two for the Krylov space K of dimension three, and R singular.
+    matrix = np.zeros((N, N), scalar)
+    matrix[0, 0], matrix[1, 2] = 2, 1
+    for rhs, solution in ((np.eye(N)[0] + np.eye(N)[2], np.eye(N)[0] / 2), (np.eye(N)[2], 0 * np.eye(N)[0])):
+        found = solve(jnp.asarray(matrix), jnp.asarray(rhs.astype(scalar)), 0.0)
+        chex.assert_tree_all_finite(found)
+        atol = UNITS * np.finfo(scalar).eps * 2
+        chex.assert_trees_all_close(float(found.residual), 1.0, rtol=0, atol=atol)  # e_2 is outside the range
+        chex.assert_trees_all_close(
+            wide(found.solution)[0], solution[0] + 0 * wide(found.solution)[0], rtol=0, atol=atol
+        )
+
+
+def test_an_exhausted_space_of_an_incompatible_system_ends_the_cycle(scalar, normal, rng):
+    # Eigenvalues 2, 3 and 0: three vectors span the Krylov space, and what is left of b is outside the range.
+    values = np.repeat([2.0, 3.0, 0.0], 4)
+    vectors = np.linalg.qr(wide(normal(rng, (N, N), scalar)))[0]
+    matrix, rhs = ((vectors * values) @ vectors.conj().T).astype(scalar), normal(rng, N, scalar)
+    found = solve(jnp.asarray(matrix), jnp.asarray(rhs), 0.0, max_iter=1)
+    assert int(found.num_matvecs) == 4
+    smallest = np.linalg.norm(vectors[:, 8:].conj().T @ rhs)
+    rounding = UNITS * np.finfo(scalar).eps * np.linalg.norm(matrix) * np.linalg.norm(rhs)
+    chex.assert_trees_all_close(float(found.residual), smallest, rtol=0, atol=rounding)
 
 
 def test_stagnation_ends_after_one_cycle():
