@@ -74,6 +74,13 @@ def dtype(request):
         yield np.dtype(request.param)
 
 
+@pytest.fixture(params=["float32", "float64", "complex64", "complex128"])
+def scalar(request):
+    """All four working dtypes; float64 enabled for the wide ones."""
+    with jax.enable_x64(request.param in ("float64", "complex128")):
+        yield np.dtype(request.param)
+
+
 @pytest.fixture
 def counted_compilations():
     """How many programs XLA has compiled since the test began."""
@@ -93,6 +100,14 @@ def rotated(eigenvalues, seed=0, *, is_complex=False):
     matrix = (vectors * np.asarray(eigenvalues, float)) @ vectors.conj().T
     matrix = (matrix + matrix.conj().T) / 2
     return matrix if is_complex else matrix.real
+
+
+def normal(generator, shape, dtype):
+    """Standard normal numbers; complex ones have both parts."""
+    numbers = generator.standard_normal(shape)
+    if np.issubdtype(dtype, np.complexfloating):
+        numbers = numbers + 1j * generator.standard_normal(shape)
+    return numbers.astype(dtype)
 
 
 def flat(vectors):
@@ -182,6 +197,11 @@ def _rotated():
 @pytest.fixture(name="check_result", scope="session")
 def _check_result():
     return check_result
+
+
+@pytest.fixture(name="normal", scope="session")
+def _normal():
+    return normal
 
 
 @pytest.fixture(name="flat", scope="session")

@@ -161,7 +161,7 @@ def defect_after(restarts, matrix, start):
 def test_mending_keeps_the_basis_orthonormal_over_many_restarts(rng, rotated, monkeypatch):
     matrix, start = jnp.asarray(rotated(SPECTRUM), jnp.float32), starting(rng, 1, jnp.float32)
     mended = defect_after(60, matrix, start)
-    monkeypatch.setattr(decomposition, "_RESTARTS_PER_MENDING", 10**9)
+    monkeypatch.setattr(decomposition, "_RESTARTS_BETWEEN_REORTHONORMALIZATIONS", 10**9)
     unmended = defect_after(60, matrix, start)
     assert mended <= 20
     assert unmended > 1.5 * mended
