@@ -24,7 +24,7 @@ RESTART = 2 * M
 
 @functools.partial(jax.jit, static_argnames="size")
 def begun(matrix, start, size=M):
-    return bidiagonalization.begin(as_rectangular(matrix), start, size, seed_of(jax.random.key(2)))
+    return bidiagonalization.initialize(as_rectangular(matrix), start, size, seed_of(jax.random.key(2)))
 
 
 @jax.jit
