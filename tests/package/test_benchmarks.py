@@ -70,6 +70,7 @@ COLUMNS = {
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "processes": {"result", "processes", "devices", "difference"},
+    "reading_cost": {"figure", "median", "largest"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
     "streamed_products": {"vectors", "median_s", "ratio", "difference", "reads", "device_batches"},
     "spectral_density": {"spectrum", "median", "worst", "near"},
