@@ -11,10 +11,10 @@ from jax.core import Tracer
 _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 
 
-def shown(value: Any) -> str:
+def brief(value: Any) -> str:
     """Describe a value in a few words, for an error message.
 
-    >>> shown("1e-3"), shown(jnp.ones((2, 3)))
+    >>> brief("1e-3"), brief(jnp.ones((2, 3)))
     ("'1e-3'", 'an array float32[2,3]')
     """
     if isinstance(value, jax.Array | np.ndarray):
@@ -44,7 +44,7 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
     """
     if value is None:
         return
-    told = f"{function} got {name}={shown(value)}: {remedy}"
+    told = f"{function} got {name}={brief(value)}: {remedy}"
     if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(told)
     dtype = jnp.result_type(value)
@@ -62,7 +62,7 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
 def check_key(key: Any) -> None:
     """Raise a TypeError unless a value is one typed key; `calls.explained` prepends the name of the function."""
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
-        told = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else shown(key)
+        told = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else brief(key)
         raise TypeError(f"got key={told}: give one typed key, such as key=jax.random.key(0)")
 
 
@@ -100,7 +100,7 @@ def check_int(
         raise TypeError(static_remedy(function, name))
     number = plain_int(value)
     if not isinstance(number, int) or isinstance(number, bool):
-        told = f"{function} got {name}={shown(value)}" if function else f"{name}={value!r}"
+        told = f"{function} got {name}={brief(value)}" if function else f"{name}={value!r}"
         raise TypeError(f"{told}: give {wanted}")
     if least is not None and number < least:
         told = f"{function} got {name}={number}" if function else f"{name}={number}"
@@ -134,7 +134,7 @@ def check_choice(function: str, name: str, value: Any, choices: tuple[str, ...],
     """Raise an error unless a value is one of the choices; the message lists them, or the one that differs in case."""
     if isinstance(value, str) and value in choices:
         return
-    told = f"{function} got {name}={shown(value)}"
+    told = f"{function} got {name}={brief(value)}"
     if not isinstance(value, str):
         raise TypeError(f"{told}: choose one of {', '.join(map(repr, choices))}")
     meant = [choice for choice in choices if choice.lower() == value.strip().lower()]
@@ -146,7 +146,7 @@ def check_choice(function: str, name: str, value: Any, choices: tuple[str, ...],
 def check_bool(function: str, name: str, value: Any) -> None:
     """Raise a TypeError unless a value is True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{function} got {name}={shown(value)}: give True or False")
+        raise TypeError(f"{function} got {name}={brief(value)}: give True or False")
 
 
 def on_device(value: Any) -> Any:

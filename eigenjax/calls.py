@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from eigenjax.arguments import shown
+from eigenjax.arguments import brief
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -181,7 +181,7 @@ def _misfit(name: str, own: inspect.Signature, args: tuple, options: dict[str, A
     parameters = own.parameters
     for given, value in options.items():
         if given not in parameters:
-            return f"{name} got {given}={shown(value)}: {_translation(name, own, given)}"
+            return f"{name} got {given}={brief(value)}: {_translation(name, own, given)}"
     by_position = [key for key, parameter in parameters.items() if parameter.kind in _POSITIONAL]
     if len(args) > len(by_position):
         return _too_many(name, own, by_position, args)
@@ -212,5 +212,5 @@ def _too_many(name: str, own: inspect.Signature, by_position: list[str], args: t
     value = args[len(by_position)]
     named = [key for key in own.parameters if key not in by_position]
     guess = "which" if isinstance(value, str) and "which" in named else named[0] if len(named) == 1 else None
-    remedy = f"write {guess}={shown(value)}" if guess else f"name the others: {', '.join(f'{key}=' for key in named)}"
-    return f"{name} takes ({', '.join(by_position)}) by position and got {shown(value)} as well: {remedy}"
+    remedy = f"write {guess}={brief(value)}" if guess else f"name the others: {', '.join(f'{key}=' for key in named)}"
+    return f"{name} takes ({', '.join(by_position)}) by position and got {brief(value)} as well: {remedy}"

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from eigenjax import printing
-from eigenjax.arguments import shown
+from eigenjax.arguments import brief
 from eigenjax.calls import explained
 
 
@@ -169,7 +169,7 @@ def raise_if_failed(result: _Result) -> _Result:
     """
     if not isinstance(result, EigenResult | SingularResult):
         raise TypeError(
-            f"raise_if_failed got result={shown(result)}: give what a solver returns, an EigenResult or a "
+            f"raise_if_failed got result={brief(result)}: give what a solver returns, an EigenResult or a "
             "SingularResult; of anything else look at its `converged` or `status`"
         )
     if isinstance(result.status, Tracer):

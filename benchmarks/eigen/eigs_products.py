@@ -145,7 +145,7 @@ def run_eigs(problem: Problem, matrix: sparse.BCOO, k: int, tol: float, krylov_d
     arguments = {"k": k, "which": problem.which, "krylov_dim": krylov_dim}
     result = solve(matrix, jnp.asarray(np.pad(start, (0, matrix.shape[0] - n))), jnp.asarray(tol), **arguments)
     vectors = np.asarray(result.eigenvectors)[:, :n]
-    return judged(problem, np.asarray(result.eigenvalues), vectors, int(result.num_matvecs), tol)
+    return checked_run(problem, np.asarray(result.eigenvalues), vectors, int(result.num_matvecs), tol)
 
 
 def run_arpack(problem: Problem, k: int, tol: float, ncv: int, start: np.ndarray) -> Run:
@@ -175,10 +175,10 @@ def _arpack_once(problem: Problem, k: int, tol: float, relative: float, ncv: int
         )
     except scipy.sparse.linalg.ArpackNoConvergence:
         return Run(products, np.inf, False)
-    return judged(problem, values, vectors.T, products, tol)
+    return checked_run(problem, values, vectors.T, products, tol)
 
 
-def judged(problem: Problem, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:
+def checked_run(problem: Problem, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:
     """Recompute the residuals of a solve, and compare its eigenvalues with the dense ones."""
     residuals = np.linalg.norm((problem.matrix @ vectors.T).T - values[:, None] * vectors, axis=1)
     k = len(values)

@@ -23,7 +23,7 @@ from benchmarks.eigen.eigsh_products import (
     TOLERANCES,
     Run,
     basis_size,
-    judged,
+    checked_run,
     padded_alike,
     run_eigsh,
     summary,
@@ -52,7 +52,7 @@ def run_primme(problem: Spectrum, k: int, tol: float, ncv: int, start: np.ndarra
         )
     except primme.PrimmeError:
         return Run(products, np.inf, False)
-    return judged(problem, values, vectors.T, products, tol)
+    return checked_run(problem, values, vectors.T, products, tol)
 
 
 def compare(problem: Spectrum, matrix: Any, pairs: Sequence[int], tolerances: Sequence[float], starts: int) -> list:

@@ -89,7 +89,7 @@ def run_eigsh(problem: Spectrum, matrix: Any, k: int, tol: float, krylov_dim: in
     result = solve(matrix, jnp.asarray(np.pad(start, (0, matrix.shape[0] - n))), jnp.asarray(tol), **arguments)
     vectors = np.asarray(result.eigenvectors)
     assert not vectors[:, n:].any()
-    return judged(problem, np.asarray(result.eigenvalues), vectors[:, :n], int(result.num_matvecs), tol)
+    return checked_run(problem, np.asarray(result.eigenvalues), vectors[:, :n], int(result.num_matvecs), tol)
 
 
 def run_arpack(problem: Spectrum, k: int, tol: float, ncv: int, start: np.ndarray) -> Run:
@@ -119,10 +119,10 @@ def _arpack_once(problem: Spectrum, k: int, tol: float, relative: float, ncv: in
         )
     except scipy.sparse.linalg.ArpackNoConvergence:
         return Run(products, np.inf, False)
-    return judged(problem, values, vectors.T, products, tol)
+    return checked_run(problem, values, vectors.T, products, tol)
 
 
-def judged(problem: Spectrum, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:
+def checked_run(problem: Spectrum, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:
     """Recompute the residuals of a solve, and compare its eigenvalues with the dense ones."""
     residuals = np.linalg.norm((problem.matrix @ vectors.T).T - values[:, None] * vectors, axis=1)
     errors = np.abs(np.sort(values) - problem.wanted(len(values)))

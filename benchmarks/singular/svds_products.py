@@ -111,7 +111,7 @@ def run_svds(problem: Problem, k: int, tol: float, start: np.ndarray, shape: tup
     start = np.pad(start, (0, shape[1] - n))
     result = solve(jnp.asarray(matrix), jnp.asarray(start), jnp.asarray(tol), k=k, krylov_dim=basis_size(k))
     left, values, right = (np.asarray(x) for x in result[:3])
-    return judged(problem, left[:, :p], values, right[:, :n], int(result.num_matvecs))
+    return checked_run(problem, left[:, :p], values, right[:, :n], int(result.num_matvecs))
 
 
 def run_arpack(problem: Problem, k: int, tol: float, start: np.ndarray) -> Run:
@@ -144,10 +144,10 @@ def _arpack_once(problem: Problem, k: int, relative: float, start: np.ndarray) -
         start = matrix @ start
     left, values, right = scipy.sparse.linalg.svds(operator, k, ncv=basis_size(k), tol=relative, v0=start)
     order = np.argsort(-values)
-    return judged(problem, left.T[order], values[order], right[order], products)
+    return checked_run(problem, left.T[order], values[order], right[order], products)
 
 
-def judged(problem: Problem, left: np.ndarray, values: np.ndarray, right: np.ndarray, products: int) -> Run:
+def checked_run(problem: Problem, left: np.ndarray, values: np.ndarray, right: np.ndarray, products: int) -> Run:
     """Recompute the residuals of a solve, and compare its values with the dense ones."""
     there = np.linalg.norm(right @ problem.matrix.T - values[:, None] * left, axis=1)
     back = np.linalg.norm(left @ problem.matrix - values[:, None] * right, axis=1)

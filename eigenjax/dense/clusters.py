@@ -39,7 +39,7 @@ def as_matrices(a: Any, name: str, *, square: bool = True) -> jax.Array:
         a = jnp.asarray(a)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name} is {arguments.shown(a)}, and a dense array (..., m, n) is needed: of a sparse matrix give "
+            f"{name} is {arguments.brief(a)}, and a dense array (..., m, n) is needed: of a sparse matrix give "
             f"{name}.todense(), of an operator to_dense({name}); eigsh, eigs and svds take both as they are"
         ) from error
     if a.dtype.name not in _SUPPORTED:

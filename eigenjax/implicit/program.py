@@ -170,13 +170,13 @@ def _static(solver: str, name: str, value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
-        raise TypeError(f"{solver} got {name}={arguments.shown(value)}: {_STATIC_REMEDY}") from None
+        raise TypeError(f"{solver} got {name}={arguments.brief(value)}: {_STATIC_REMEDY}") from None
     return value
 
 
 def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
     told = (
-        f"{solver} got preconditioner={arguments.shown(given)}: give M^-1 as an operator, or as a callable v -> M^-1 v"
+        f"{solver} got preconditioner={arguments.brief(given)}: give M^-1 as an operator, or as a callable v -> M^-1 v"
     )
     with prefixed(told):
         return operator_of(given, structure)
@@ -185,10 +185,10 @@ def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
 def _check_arrays(solver: str, options: dict[str, Any]) -> None:
     key, v0 = options.get("key"), options.get("v0")
     if key is not None and not isinstance(key, jax.Array | np.ndarray):
-        raise TypeError(f"{solver} got key={arguments.shown(key)}: give a typed key, such as jax.random.key(0)")
+        raise TypeError(f"{solver} got key={arguments.brief(key)}: give a typed key, such as jax.random.key(0)")
     for leaf in jax.tree.leaves(v0):
         if not isinstance(leaf, int | float | complex | np.generic | np.ndarray | jax.Array):
-            told = f"{solver} got v0 with {arguments.shown(leaf)} in it"
+            told = f"{solver} got v0 with {arguments.brief(leaf)} in it"
             raise TypeError(f"{told}: give arrays shaped like a vector of the operator, or a result of before")
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax.arguments import shown
+from eigenjax.arguments import brief
 from eigenjax.calls import unnamed
 
 
@@ -22,11 +22,11 @@ def check_arrays(function: str, name: str, value: Any, *, remedy: str) -> None:
     """
     leaves = jax.tree_util.tree_flatten_with_path(value)[0]
     if not leaves:
-        raise TypeError(f"{function} got {name}={shown(value)}, which holds no arrays: {remedy}")
+        raise TypeError(f"{function} got {name}={brief(value)}, which holds no arrays: {remedy}")
     for path, leaf in leaves:
         if not _is_numeric(leaf):
             where = name + jax.tree_util.keystr(path)
-            raise TypeError(f"{function} got {where}={shown(leaf)}, which is no array: {remedy}")
+            raise TypeError(f"{function} got {where}={brief(leaf)}, which is no array: {remedy}")
 
 
 def _is_numeric(leaf: Any) -> bool:

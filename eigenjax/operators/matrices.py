@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eigenjax.arguments import shown
+from eigenjax.arguments import brief
 from eigenjax.vectors.tree import PyTree
 
 _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
@@ -86,7 +86,7 @@ def _array(a: Any) -> jax.Array:
             raise TypeError("the matrix is a list that holds text: give numbers")
         if not all(isinstance(entry, _NUMBERS) for entry in entries):
             raise TypeError(
-                f"expected an operator, an (n, n) array or a callable, and got {shown(a)}, which is no array of numbers"
+                f"expected an operator, an (n, n) array or a callable, and got {brief(a)}, which is no array of numbers"
             )
         try:
             is_wide = all(isinstance(entry, int | np.integer) for entry in entries)

@@ -74,20 +74,20 @@ def check_numbers(function: str, which: str, tol: Any, sigma: Any, v0: Any, key:
     arguments.check_number(function, "sigma", sigma, remedy=_SIGMA)
     if sigma is not None and which != "LA":
         raise ValueError(
-            f"{function} got which={which!r} and sigma={arguments.shown(sigma)}: the eigenvalues nearest to sigma are "
+            f"{function} got which={which!r} and sigma={arguments.brief(sigma)}: the eigenvalues nearest to sigma are "
             "found, whatever their side; leave one of them out"
         )
     if v0 is not None:
         check_arrays(function, "v0", v0, remedy="give a vector of the operator, k of them, or a result")
     if key is not None and not isinstance(key, jax.Array):
-        raise TypeError(f"{function} got key={arguments.shown(key)}: give a typed key, such as jax.random.key(0)")
+        raise TypeError(f"{function} got key={arguments.brief(key)}: give a typed key, such as jax.random.key(0)")
 
 
 def checked_directory(checkpoint_dir: Any) -> pathlib.Path | None:
     """Convert an argument to the path of a directory; None stays None."""
     if checkpoint_dir is None:
         return None
-    told = f"run got checkpoint_dir={arguments.shown(checkpoint_dir)}: give the path of a directory, or None"
+    told = f"run got checkpoint_dir={arguments.brief(checkpoint_dir)}: give the path of a directory, or None"
     path = os.fspath(checkpoint_dir) if isinstance(checkpoint_dir, str | os.PathLike) else None
     if not isinstance(path, str):
         raise TypeError(told)
@@ -98,7 +98,7 @@ def checked_directory(checkpoint_dir: Any) -> pathlib.Path | None:
 
 def check_batches(batches: Any) -> None:
     """Raise a TypeError for an iterable that is no source of batches: a path, a mapping, or one array."""
-    told = f"stream got batches={arguments.shown(batches)}"
+    told = f"stream got batches={arguments.brief(batches)}"
     if isinstance(batches, str | bytes | os.PathLike):
         raise TypeError(f"{told}: give memory_mapped_batches(path, batch_size) for arrays on disk")
     if isinstance(batches, Mapping) or (hasattr(batches, "shape") and hasattr(batches, "dtype")):
@@ -111,21 +111,21 @@ def check_stream(loss: Any, batches: Any, weight: Any, sharding: Any) -> None:
     """Raise a TypeError unless the arguments of a stream have valid types."""
     if not callable(loss):
         raise TypeError(
-            f"stream got loss={arguments.shown(loss)}: give loss(params, batch) or curvature(params, batch), then "
+            f"stream got loss={arguments.brief(loss)}: give loss(params, batch) or curvature(params, batch), then "
             "params, then batches"
         )
     check_batches(batches)
     if weight is not None and not callable(weight):
-        raise TypeError(f"stream got weight={arguments.shown(weight)}: give weight(batch) -> float, or None")
+        raise TypeError(f"stream got weight={arguments.brief(weight)}: give weight(batch) -> float, or None")
     if not all(isinstance(one, jax.sharding.Sharding) for one in jax.tree.leaves(sharding)):
-        raise TypeError(f"stream got sharding={arguments.shown(sharding)}: give a jax.sharding.Sharding, or None")
+        raise TypeError(f"stream got sharding={arguments.brief(sharding)}: give a jax.sharding.Sharding, or None")
 
 
 def check_params(params: Any) -> None:
     """Raise a TypeError for parameters that are neither a pytree of arrays nor a module."""
     if params is None or isinstance(params, str | bytes):
         raise TypeError(
-            f"stream got params={arguments.shown(params)}: give a pytree of arrays, the parameters of the loss"
+            f"stream got params={arguments.brief(params)}: give a pytree of arrays, the parameters of the loss"
         )
 
 

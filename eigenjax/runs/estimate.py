@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eigenjax.arguments import plain_int, shown
+from eigenjax.arguments import brief, plain_int
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.checks import prefixed
@@ -100,7 +100,7 @@ def estimate(
     k, krylov_dim, block_size, max_matvecs = map(plain_int, (k, krylov_dim, block_size, max_matvecs))
     checks.check_solve("estimate", k, op.size, which, block_size, krylov_dim, max_matvecs)
     if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(f"estimate got mesh={shown(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh, or None")
+        raise TypeError(f"estimate got mesh={brief(mesh)}: give a jax.sharding.Mesh, such as jax.make_mesh, or None")
     interior = which == "SM"
     options = {"which": which, "tol": None, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs}
     plan = planned(op, k, **options, block_size=block_size, interior=interior, verify=False, storage=Storage())
@@ -132,7 +132,7 @@ def _operator(op: Any, like: PyTree) -> LinearOperator:
         raise TypeError(f"{op.no_operator}; its batches alone: estimate(stream.first_operator(), k)")
     if like is None and callable(op) and not hasattr(op, "mv"):
         raise TypeError(
-            f"estimate got {shown(op)}, which says nothing of its vectors: give an operator, such as "
+            f"estimate got {brief(op)}, which says nothing of its vectors: give an operator, such as "
             "as_operator(f, like=params)"
         )
     with prefixed("estimate"):

@@ -70,7 +70,7 @@ def describe(standing: Standing, k: int, left: tuple[float, bool]) -> str:
 
 
 @contextlib.contextmanager
-def shown(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
+def progress_display(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
     """Provide `show(standing)`, to be called after every convergence check; without `wanted` it does nothing."""
     if not wanted:
         yield lambda _: None

@@ -13,8 +13,7 @@ from eigenjax.operators.checks import prefixed
 from eigenjax.operators.matrices import vector_of
 from eigenjax.result import EigenResult, RunError
 from eigenjax.runs import checkpoint, checks, fingerprint
-from eigenjax.runs.progress import Show
-from eigenjax.runs.progress import shown as progress_shown
+from eigenjax.runs.progress import Show, progress_display
 from eigenjax.runs.solve import OperatorSolve, StreamSolve, vector_shardings
 from eigenjax.runs.stream import Stream
 from eigenjax.solvers.symmetric.plan import Plan, planned
@@ -145,7 +144,7 @@ def _run(
         if isinstance(op, Stream) and jax.process_index() == 0:  # the process whose data the record describes
             op.expected = found[1].get("epoch")
     wanted = tells and jax.process_index() == 0
-    with progress_shown(wanted, plan.spec.k, plan.spec.max_matvecs) as show:
+    with progress_display(wanted, plan.spec.k, plan.spec.max_matvecs) as show:
         _go_on(solve, op, folder, {"identity": identity}, every, show if tells else None)
     result = solve.finish()
     if folder and folder.has_failed and not folder.has_saved:
@@ -206,6 +205,6 @@ def _identity(op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, numbers: jax.A
 
 def _check_every(every: Any) -> None:
     if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"run got every={arguments.shown(every)}: give an int, the products between two checkpoints")
+        raise TypeError(f"run got every={arguments.brief(every)}: give an int, the products between two checkpoints")
     if every < 1:
         raise ValueError(f"run got every={every}: give 1 or more")

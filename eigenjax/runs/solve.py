@@ -15,9 +15,9 @@ from eigenjax.arguments import on_device
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
-from eigenjax.runs.shown import shown
+from eigenjax.runs.sampled_operator import sampled_operator
 from eigenjax.runs.stream import Stream
-from eigenjax.solvers.convergence.residuals import audited_vector
+from eigenjax.solvers.convergence.residuals import verification_vector
 from eigenjax.solvers.convergence.status import stopping_tolerance
 from eigenjax.solvers.symmetric import plan as planning
 from eigenjax.solvers.symmetric import restarted_lanczos
@@ -68,7 +68,7 @@ class StreamSolve(OperatorSolve):
 
     def __init__(self, stream: Stream, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._stream = stream
-        super().__init__(shown(stream.structure), plan, sigma, v0, seed, shardings)
+        super().__init__(sampled_operator(stream.structure), plan, sigma, v0, seed, shardings)
 
     def advance(self, until: int) -> Standing:
         """Run until `until` matvecs are spent, at least one block."""
@@ -85,17 +85,17 @@ class StreamSolve(OperatorSolve):
         # The vectors are needed first, because the matvec for the verification is with a combination of them.
         result = super().finish()
         vectors, structure = result.eigenvectors, self._stream.structure
-        audited = audited_vector(vectors, result.eigenvalues.dtype, self.state.krylov.seed)
-        table = jax.tree.map(lambda x: x[None], audited)
+        combined = verification_vector(vectors, result.eigenvalues.dtype, self.state.krylov.seed)
+        table = jax.tree.map(lambda x: x[None], combined)
         images = self._stream.products(table)
-        result = self._finished(shown(structure, table, images))
+        result = self._finished(sampled_operator(structure, table, images))
         if int(result.num_matvecs) - int(self.state.krylov.num_matvecs) <= 1:
             return result
         b, k = self._plan.block_size, self._plan.spec.k
         for start in range(0, k, b):
             rows = jax.tree.map(lambda x: x[start : start + b], vectors)  # noqa: B023, called at once
             table, images = _stacked(table, rows), _stacked(images, self._stream.products(rows))
-        return self._finished(shown(structure, table, images))
+        return self._finished(sampled_operator(structure, table, images))
 
 
 def vector_shardings(image: PyTree) -> PyTree | None:

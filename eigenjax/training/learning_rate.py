@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax.arguments import check_number, shown
+from eigenjax.arguments import brief, check_number
 from eigenjax.calls import explained
 from eigenjax.vectors.division import safe_divide
 
@@ -96,19 +96,19 @@ def _check_options(learning_rate: Any, bound: Any) -> None:
     _check_real(f"{_NAME} got bound =", bound, remedy)
     check_number(_NAME, "bound", bound, least=0.0, remedy=remedy)
     if not isinstance(bound, Tracer) and not bound > 0:
-        raise ValueError(f"{_NAME} got bound={shown(bound)}: {remedy}")
+        raise ValueError(f"{_NAME} got bound={brief(bound)}: {remedy}")
 
 
 def _check_update(state: Any, sharpness: Any) -> None:
     remedy = 'pass one number, the largest eigenvalue: optimizer.update(..., sharpness=metrics["eigenvalue_0"])'
     if not isinstance(state, ScaleBySharpnessState):
-        raise TypeError(f"{_NAME} got {shown(state)} as state: give that of its init(params), or of its last update")
+        raise TypeError(f"{_NAME} got {brief(state)} as state: give that of its init(params), or of its last update")
     _check_real(f"{_NAME} got sharpness =", sharpness, remedy)
 
 
 def _check_real(words: str, value: Any, remedy: str) -> None:
     """Raise an error unless a value is one real number, traced or not; NaN is one."""
-    told = f"{words} {shown(value)}: {remedy}"
+    told = f"{words} {brief(value)}: {remedy}"
     dtype = jnp.result_type(value) if isinstance(value, _NUMBERS) and not isinstance(value, bool) else None
     if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
         raise TypeError(told)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax.arguments import check_bool, check_number, shown
+from eigenjax.arguments import brief, check_bool, check_number
 from eigenjax.calls import explained
 from eigenjax.operators.checks import check_arrays
 from eigenjax.operators.parts.selection import part_like, path_string
@@ -120,11 +120,11 @@ def _check_options(b2: Any, eps: Any, eps_in_sqrt: Any, path: Any) -> None:
     ):
         check_number("adam_preconditioner", name, value, least=0.0, remedy=remedy)
     if b2 is not None and not isinstance(b2, Tracer) and not b2 < 1:
-        raise ValueError(f"adam_preconditioner got b2={shown(b2)}: give a number from 0 to below 1, or None")
+        raise ValueError(f"adam_preconditioner got b2={brief(b2)}: give a number from 0 to below 1, or None")
     if eps_in_sqrt is not None:
         check_bool("adam_preconditioner", "eps_in_sqrt", eps_in_sqrt)
     if path is not None and not isinstance(path, str):
-        raise TypeError(f"adam_preconditioner got path={shown(path)}: give a string, such as 'inner_states/*', or None")
+        raise TypeError(f"adam_preconditioner got path={brief(path)}: give a string, such as 'inner_states/*', or None")
 
 
 def _check_fits(diagonal: PyTree, state: Any, params: PyTree) -> None:

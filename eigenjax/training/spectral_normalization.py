@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_int, shown
+from eigenjax.arguments import brief, check_int
 from eigenjax.calls import explained
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.checks import check_arrays, prefixed
@@ -74,7 +74,7 @@ def spectral_norm(
     """
     num_steps = check_int("spectral_norm", "num_steps", num_steps)
     if key is not None and not isinstance(key, jax.Array):
-        raise TypeError(f"spectral_norm got key={shown(key)}: give a typed key, such as jax.random.key(0), or None")
+        raise TypeError(f"spectral_norm got key={brief(key)}: give a typed key, such as jax.random.key(0), or None")
     v0 = v0.right if isinstance(v0, SpectralNorm) else v0
     for name, value in (("v0", v0), ("like", like)):
         if value is not None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from eigenjax.arguments import check_choice, check_int, check_number, plain_int, shown
+from eigenjax.arguments import brief, check_choice, check_int, check_number, plain_int
 from eigenjax.calls import explained
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, check_vector
@@ -143,7 +143,7 @@ def _init(plan: TrackerSpec, op: Any, key: jax.Array | None) -> TrackerState:
     op = _operator("init of spectrum_tracker", op, None)
     if key is not None and not isinstance(key, jax.Array):
         raise TypeError(
-            f"init of spectrum_tracker got key={shown(key)}: give a typed key, such as jax.random.key(0), or None"
+            f"init of spectrum_tracker got key={brief(key)}: give a typed key, such as jax.random.key(0), or None"
         )
     ritz.check_count(plan.max_k, op.size, "spectrum_tracker")
     return initial_state(op, key, plan.k, plan.max_k, plan.which)
@@ -154,7 +154,7 @@ def _operator(function: str, op: Any, like: Any) -> LinearOperator:
     is_function = callable(op) and not (isinstance(op, LinearOperator) or hasattr(op, "mv"))
     if is_function and like is None and not hasattr(op, "no_operator"):
         raise TypeError(
-            f"{function} got {shown(op)}, which says nothing of its vectors: give an operator, such as "
+            f"{function} got {brief(op)}, which says nothing of its vectors: give an operator, such as "
             "as_operator(f, like=params)"
         )
     with prefixed(function):
@@ -222,7 +222,7 @@ def _checked_plan(
         "spectrum_tracker", "threshold", threshold, remedy="give one number, such as 2 / learning_rate, or None"
     )
     if tol is None or isinstance(tol, Tracer) or isinstance(threshold, Tracer):
-        raise TypeError(f"spectrum_tracker got tol={shown(tol)}, threshold={shown(threshold)}: give Python numbers")
+        raise TypeError(f"spectrum_tracker got tol={brief(tol)}, threshold={brief(threshold)}: give Python numbers")
     if (max_k is None) != (threshold is None):
         raise ValueError(
             f"spectrum_tracker got max_k={max_k}, threshold={threshold}: a number of pairs that grows needs both"

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from eigenjax.calls import explained
 from eigenjax.implicit.gauge import gauge_residual, vectors_cotangent
 from eigenjax.implicit.info import adjoint_general, adjoint_singular
-from eigenjax.implicit.info.adjoint_info import AdjointInfo, judged
+from eigenjax.implicit.info.adjoint_info import AdjointInfo, solve_info
 from eigenjax.implicit.program import check_max_iter
 from eigenjax.implicit.systems import complement
 from eigenjax.implicit.systems.pairs import pairs_of
@@ -35,7 +35,7 @@ def _adjoint_info(
     whole = jax.vmap(tree.norm)(vectors_bar)
     if pairs.eigenvalues.shape[0] == op.size:  # there is no complement
         nothing, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
-        return judged(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=1, gauge=gauge)
+        return solve_info(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=1, gauge=gauge)
     found = complement.iterate(
         pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.OUTERMOST
     )
@@ -50,7 +50,7 @@ def _adjoint_info(
     )
     norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
     floors = complement.negligible(vectors_bar)
-    return judged(
+    return solve_info(
         jax.vmap(tree.norm)(project_out(pairs.vectors, misses)),
         whole=whole,
         targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eigenjax.implicit.gauge import vectors_cotangent
 from eigenjax.implicit.general import Solved, adjoint_rhs, before_normalization, solve_bordered, system_of
-from eigenjax.implicit.info.adjoint_info import AdjointInfo, judged
+from eigenjax.implicit.info.adjoint_info import AdjointInfo, solve_info
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import is_real
 from eigenjax.result import EigenResult
@@ -35,7 +35,7 @@ def information(
     rhs = adjoint_rhs(solved, vectors_bar, values_bar)
     found, told = solve_bordered(max_iter, solved, rhs, transposed=False)
     known = system_of(solved)
-    return judged(
+    return solve_info(
         bordered.residuals(known, rhs, found),
         whole=told.whole,
         targets=told.target,

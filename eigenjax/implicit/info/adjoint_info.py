@@ -35,7 +35,7 @@ class AdjointInfo(NamedTuple):
     __str__ = printing.table_by("residuals")
 
 
-def judged(
+def solve_info(
     misses: jax.Array,
     *,
     whole: jax.Array,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.implicit.gauge import before_phases
-from eigenjax.implicit.info.adjoint_info import AdjointInfo, judged
+from eigenjax.implicit.info.adjoint_info import AdjointInfo, solve_info
 from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import (
     SolvedTriplets,
@@ -39,11 +39,11 @@ def information(
     if result.values.shape[0] == max(op.shape):  # there is no complement
         nothing = jnp.zeros_like(whole)
         none = jnp.zeros(whole.shape, jnp.int32)
-        return judged(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=2, gauge=gauge)
+        return solve_info(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=2, gauge=gauge)
     bars = jax.vmap(tree.scale)(positive(solved), bars)
     found = dilation.iterate(solved, bars, max_iter)
     misses = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
-    return judged(
+    return solve_info(
         jax.vmap(tree.norm)(misses),
         whole=whole,
         targets=found.targets,

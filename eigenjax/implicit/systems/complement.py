@@ -209,7 +209,7 @@ def asked(
     found: LinearSolution, pairs: Pairs, solutions: PyTree, lengths: jax.Array, floors: jax.Array, adjoint_tol: Any
 ) -> jax.Array:
     """Compute (k,) targets of the residuals, which are larger than the targets of errors."""
-    longer = safe_divide(found.residual, found.judged, otherwise=1)
+    longer = safe_divide(found.residual, found.tested, otherwise=1)
     return targets(pairs, lengths, floors, adjoint_tol)(tree.norms(solutions)) * longer
 
 

@@ -78,4 +78,4 @@ def in_turn(
     (solutions, _), told = jax.lax.scan(one_group, (rhs, jnp.zeros_like(tree.norms(rhs))), lasts)
     # Systems that the last group solved with a zero right-hand side have zeros here: take the others.
     in_order = lambda x: jnp.concatenate([x[-1, : k % size or size], x[:-1][::-1].reshape(-1)])
-    return LinearSolution(solutions, *(in_order(x) for x in (told.residual, told.judged, told.num_matvecs)))
+    return LinearSolution(solutions, *(in_order(x) for x in (told.residual, told.tested, told.num_matvecs)))

@@ -66,7 +66,7 @@ def solve(
 
     def one_round(carry, round_number):
         state, parts = carry
-        unfinished = (method.judged(state) > targets(tree.norms(state.solution))) & ~state.ended
+        unfinished = (method.tested(state) > targets(tree.norms(state.solution))) & ~state.ended
         wanted = (round_number > 0) & unfinished & (state.residual > _GONE * start.residual)
         state, parts = _turned(state, known._replace(used=known.used & wanted[:, None]))
 
@@ -82,7 +82,7 @@ def solve(
     first = (start, _Parts(known, nothing, nothing))
     (end, parts), _ = jax.lax.scan(one_round, first, jnp.arange(2, dtype=jnp.int32))
     solution = deflation.completed(known, _components(parts, end.solution), end.solution)
-    return LinearSolution(solution, end.residual, method.judged(end), end.num_matvecs)
+    return LinearSolution(solution, end.residual, method.tested(end), end.num_matvecs)
 
 
 class _Method(NamedTuple):
@@ -90,7 +90,7 @@ class _Method(NamedTuple):
 
     init: Callable  # rhs -> state
     advance: Callable  # state -> state
-    judged: Callable  # state -> (k,) numbers to compare with the targets
+    tested: Callable  # state -> (k,) numbers to compare with the targets
 
 
 def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
@@ -99,7 +99,7 @@ def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
     return _Method(
         functools.partial(conjugate_gradients.init, operator_norm=operator_norm),
         functools.partial(conjugate_gradients.advance, by_error=by_error),
-        functools.partial(conjugate_gradients.judged, by_error=by_error),
+        functools.partial(conjugate_gradients.tested, by_error=by_error),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from eigenjax.arguments import shown
+from eigenjax.arguments import brief
 from eigenjax.vectors.tree import PyTree
 
 
@@ -82,7 +82,7 @@ def without_aux(function: Callable, name: str) -> Callable:
         value = function(*arguments)
         if not isinstance(value, tuple) or len(value) != 2:
             raise TypeError(
-                f"with has_aux=True {name} must return a pair (value, aux), and returned {shown(value)}: leave has_aux "
+                f"with has_aux=True {name} must return a pair (value, aux), and returned {brief(value)}: leave has_aux "
                 "out, or return such a pair"
             )
         return value[0]

@@ -14,7 +14,7 @@ from eigenjax.vectors.tree import PyTree
 # A matvec and the recurrence differ by a few eps; up to a dozen counts as rounding. Each restart changes the basis by
 # the error of an eigensolver of small matrices: another 3 to 6 eps, in float64 with m = 50. These errors add up like
 # unrelated ones.
-AUDIT_TOLERANCE = 12.0
+VERIFICATION_TOLERANCE = 12.0
 
 
 def recurrence_residuals(
@@ -87,16 +87,16 @@ def verified_residuals(
     """
     k = eigenvalues.shape[0]
     signs = arbitrary_signs(seed, k, eigenvalues.dtype)
-    audited, predicted = audited_vector(vectors, eigenvalues.dtype, seed), predict(signs)
+    combined, predicted = verification_vector(vectors, eigenvalues.dtype, seed), predict(signs)
     turned = jnp.sqrt(1 + jnp.asarray(num_restarts, eigenvalues.dtype))
-    bound = AUDIT_TOLERANCE * turned * rounding_unit(op) * operator_norm
+    bound = VERIFICATION_TOLERANCE * turned * rounding_unit(op) * operator_norm
 
     # One loop for the verification and for the residuals that it may require, so that the matvec is compiled once.
     def turn(carry):
         i, _, discrepancy, residuals = carry
         pair = jnp.maximum(i - 1, 0)
         first = i == 0
-        vector = tree.where(first, audited, tree.row(vectors, pair))
+        vector = tree.where(first, combined, tree.row(vectors, pair))
         expected = tree.where(first, predicted, tree.scale(eigenvalues[pair], vector))
         length = tree.norm(tree.add_scaled(matvec(op, vector), -1.0, expected))
         discrepancy = jnp.where(first, length / k**0.5, discrepancy)
@@ -110,7 +110,7 @@ def verified_residuals(
     return residuals, discrepancy, spent
 
 
-def audited_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:
+def verification_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:
     """Return the sum of the k vectors with random signs, the vector of the verifying matvec."""
     return tree.combine(arbitrary_signs(seed, jax.tree.leaves(vectors)[0].shape[0], dtype), vectors)
 

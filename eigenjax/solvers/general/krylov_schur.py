@@ -39,7 +39,7 @@ from eigenjax.operators.complexified import complex_matvec, is_real
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wait
-from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit
+from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
@@ -226,12 +226,12 @@ def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, to
     values, residuals, coefficients = found.values[:k], found.residuals[:k], found.coefficients[:, :k]
     vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
     there = jnp.isfinite(residuals)
-    nothing_audited = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
+    unverified = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
     # The decomposition lacks the parts that a search dropped: each residual is then recomputed.
     searched = state.search.running | (state.search.num_searches > 0)
     estimated = jnp.where(there, residuals, 0)
-    audit = lambda _: _audited(op, part, values, vectors, coefficients, estimated, searched)
-    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), audit, nothing_audited)
+    verification = lambda _: _verified(op, part, values, vectors, coefficients, estimated, searched)
+    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), verification, unverified)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     pairs = CandidatePairs(values, vectors, residuals, there, part.num_matvecs + num_verifications)
     verified = (part.num_filled >= op.size) | state.search.satisfied if spec.verify else True
@@ -243,7 +243,7 @@ def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, to
     return result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
 
 
-def _audited(
+def _verified(
     op: LinearOperator,
     part: KrylovDecomposition,
     values: jax.Array,
@@ -268,7 +268,7 @@ def _audited(
     predicted = tree.add_scaled(predicted, matmul(part.coupling[0], c), tree.row(part.residual_block, 0))
     image = decomposition.matvec(op, tree.combine(c, part.basis))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
-    confirmed = (discrepancy <= AUDIT_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
+    confirmed = (discrepancy <= VERIFICATION_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
 
     def recompute(i, residuals):
         vector = tree.row(vectors, i)

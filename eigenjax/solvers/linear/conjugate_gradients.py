@@ -88,7 +88,7 @@ def conjugate_gradients_together(
     Source: Hestenes and Stiefel (1952), Methods of conjugate gradients for solving linear systems.
     """
     end = advance(operator, init(rhs, operator_norm), targets=targets, max_iter=max_iter, by_error=by_error)
-    return LinearSolution(end.solution, end.residual, judged(end, by_error), end.num_matvecs)
+    return LinearSolution(end.solution, end.residual, tested(end, by_error), end.num_matvecs)
 
 
 def init(rhs: PyTree, operator_norm: jax.Array | float = 0.0) -> State:
@@ -120,7 +120,7 @@ def advance(
 
     def unfinished(state, target):
         # NaN compares False and ends the loop too.
-        far = judged(state, by_error) > jnp.maximum(target, state.attainable)
+        far = tested(state, by_error) > jnp.maximum(target, state.attainable)
         return far & ~state.ended & (state.num_matvecs < max_iter)
 
     def move(carry):
@@ -132,7 +132,7 @@ def advance(
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), move, start)[0]
 
 
-def judged(state: State, by_error: bool) -> jax.Array:
+def tested(state: State, by_error: bool) -> jax.Array:
     """Return (k,) the numbers to compare with the targets: residuals, or the least residuals in the Krylov spaces."""
     return state.residual / jnp.sqrt(state.square) if by_error else state.residual
 

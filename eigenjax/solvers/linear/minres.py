@@ -32,7 +32,7 @@ class LinearSolution(NamedTuple):
 
     solution: PyTree  # x
     residual: jax.Array  # () ||b - A x||, estimated by the recurrence
-    judged: jax.Array  # () the number compared with the target: the residual, or the least one in the Krylov space
+    tested: jax.Array  # () the number compared with the target: the residual, or the least one in the Krylov space
     num_matvecs: jax.Array  # () int32, number of matvecs
 
 

@@ -173,12 +173,12 @@ def finalize(
         beside = jnp.sum(signs.astype(coupling.dtype) * coupling)
         return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), beside, space.direction)
 
-    def audit(_):
+    def verification(_):
         estimates = jnp.where(there, jnp.abs(coupling), 0)
         return verified_residuals(Dilation(op), values, (left, right), estimates, predict, state.scale, space.seed)
 
-    unaudited = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
-    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), audit, unaudited)
+    unverified = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
+    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), verification, unverified)
     residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
     num_matvecs = space.num_matvecs + 2 * num_verifications
     return with_status(

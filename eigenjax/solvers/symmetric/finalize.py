@@ -12,7 +12,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
-from eigenjax.solvers.convergence.residuals import AUDIT_TOLERANCE, rounding_unit, verified_residuals
+from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit, verified_residuals
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import RayleighRitz, known_vectors, rayleigh_ritz
@@ -110,7 +110,7 @@ def _with_status(
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))
     result = result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
     # The discrepancy that the verification accepts as rounding.
-    units = AUDIT_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(scale.dtype))
+    units = VERIFICATION_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(scale.dtype))
     rounding = units * rounding_unit(op) * scale
     return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
 

@@ -84,7 +84,7 @@ def test_the_least_residual_is_known_and_bounds_the_error(rng):
         found = conjugate_gradients_together(apply, jnp.asarray(rhs), by_error=True, **options)
         least = minres_together(apply, jnp.asarray(rhs), **options)
         true = np.linalg.norm(rhs[0] - matrix @ np.asarray(least.solution[0]))
-        assert_allclose(found.judged[0], true, rtol=1e-6)
-        assert found.judged[0] < found.residual[0]
+        assert_allclose(found.tested[0], true, rtol=1e-6)
+        assert found.tested[0] < found.residual[0]
         error = np.linalg.norm(np.linalg.solve(matrix, rhs[0]) - np.asarray(found.solution[0]))
         assert error <= true / values[0]

@@ -14,11 +14,12 @@ from eigenjax.vectors.tree import PyTree
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class ShownOperator(LinearOperator):
+class SampledOperator(LinearOperator):
     """Operator with A x = c A v for x = c v, v one of the given vectors; zero if there are none.
 
     Example:
-        >>> op = shown(jax.ShapeDtypeStruct((2,), jnp.float32), jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> images = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> op = sampled_operator(jax.ShapeDtypeStruct((2,), jnp.float32), jnp.eye(2), images)
         >>> print(op(jnp.array([0.0, 2.0])))
         [6. 8.]
     """
@@ -44,7 +45,7 @@ class ShownOperator(LinearOperator):
         return tree.cast_like(tree.scale(factor, tree.row(self.images, best)), vector)
 
 
-def shown(structure: PyTree, vectors: PyTree = None, images: PyTree = None) -> ShownOperator:
+def sampled_operator(structure: PyTree, vectors: PyTree = None, images: PyTree = None) -> SampledOperator:
     """Create an operator of this structure from (q, ...) vectors v and their (q, ...) A v."""
     leaves, treedef = jax.tree.flatten(structure)
-    return ShownOperator(vectors, images, tuple(leaves), treedef)
+    return SampledOperator(vectors, images, tuple(leaves), treedef)
