@@ -37,7 +37,6 @@ from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
-from eigenjax.vectors.tree import PyTree
 
 _Solved = tuple[EigenResult, RecycledPairs | None]
 _Saved = tuple[Pairs, RecycledPairs | None, jax.Array | None]
@@ -133,7 +132,7 @@ def _cotangent(method: Method, keep: bool, saved: _Saved, cotangents: Any) -> tu
         numerators = antihermitian_part(pairs.vectors, vectors_bar)
         turning = divided_by_gaps(pairs, without_rounding(numerators, tree.norms(vectors_bar)))
         inside = turning + jnp.diag(values_bar).astype(turning.dtype)
-        weights = _vectors_along(method, pairs, known, inside, vectors_bar, adjoint_tol)
+        weights = solve_complement(pairs, inside, vectors_bar, **_options(method, known, adjoint_tol))
     return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights)), None
 
 
@@ -159,7 +158,9 @@ def _tangent(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[_
     inner = tree.gram(pairs.vectors, images)
     moved = still._replace(
         eigenvalues=jnp.diagonal(inner).real.astype(pairs.eigenvalues.dtype),
-        eigenvectors=_vectors_along(method, pairs, known, divided_by_gaps(pairs, inner), images, traced["adjoint_tol"]),
+        eigenvectors=solve_complement(
+            pairs, divided_by_gaps(pairs, inner), images, **_options(method, known, traced["adjoint_tol"])
+        ),
     )
     return primal, (moved, nothing)
 
@@ -167,11 +168,7 @@ def _tangent(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[_
 _solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
-def _vectors_along(
-    method: Method, pairs: Pairs, known: RecycledPairs | None, inside: jax.Array, outside: PyTree, adjoint_tol: Any
-) -> PyTree:
-    """Compute X inside + Z, where Z solves the complement for P outside; the same for tangents and cotangents."""
-    if pairs.eigenvalues.shape[0] == pairs.op.size:
-        return tree.combine(inside, pairs.vectors)  # there is no complement
+def _options(method: Method, known: RecycledPairs | None, adjoint_tol: Any) -> dict[str, Any]:
+    """Collect the options of the linear systems."""
     options = {"adjoint_tol": adjoint_tol, "max_iter": method.adjoint_max_iter, "definite": method.chosen in OUTERMOST}
-    return solve_complement(pairs, inside, outside, known=jax.lax.stop_gradient(known), **options)
+    return options | {"known": jax.lax.stop_gradient(known)}

@@ -83,7 +83,7 @@ def solve_complement(
     leave the range of P, which the singular system would exclude.
 
     Args:
-        pairs: fewer than n pairs.
+        pairs: all n pairs, which leave no complement, or fewer.
         inside: (k, k) coefficients of the part within the span of X.
         rhs: k vectors b_i.
         known: recycled Ritz pairs of the forward solve, to be deflated.
@@ -92,6 +92,8 @@ def solve_complement(
         definite: the pairs are outermost, so that conjugate gradients apply.
     """
     vectors, scale = pairs.vectors, scale_of(pairs)
+    if pairs.eigenvalues.shape[0] == pairs.op.size:
+        return tree.combine(inside, vectors)
 
     def system(z):
         images = project_out(vectors, _shifted(pairs, project_out(vectors, z)))
@@ -137,12 +139,10 @@ def iterate(
     part = None if known is None else deflation.deflate(pairs, known)
     size = _side_by_side(pairs, definite)
 
-    def solve(first, rhs, targets):
-        of_group = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
-        few = pairs._replace(eigenvalues=of_group(pairs.eigenvalues), sizes=of_group(sizes_of(pairs)))
-        some = part and part._replace(inverses=of_group(part.inverses), used=of_group(part.used))
-        return _solve(few, some, rhs, targets, max_iter=max_iter, definite=definite, by_error=by_error)
-
+    options = {"max_iter": max_iter, "definite": definite, "by_error": by_error}
+    solve = functools.partial(_solve_group, pairs, part, size, **options)
+    if size >= pairs.eigenvalues.shape[0]:
+        return solve(jnp.zeros((), jnp.int32), rhs, stop_at)
     return in_turn(solve, rhs, targets=stop_at, size=size)
 
 
@@ -154,9 +154,11 @@ def _side_by_side(pairs: Pairs, definite: bool) -> int:
     return -(-k // parts)
 
 
-def _solve(
+def _solve_group(
     pairs: Pairs,
     part: Deflation | None,
+    size: int,
+    first: jax.Array,
     rhs: PyTree,
     stop_at: Callable[[jax.Array], jax.Array],
     *,
@@ -164,7 +166,10 @@ def _solve(
     definite: bool,
     by_error: bool,
 ) -> LinearSolution:
-    """Solve some of the systems simultaneously."""
+    """Solve `size` of the systems simultaneously, from the one with index `first`."""
+    of_group = lambda x: jax.lax.dynamic_slice_in_dim(x, first, size)
+    pairs = pairs._replace(eigenvalues=of_group(pairs.eigenvalues), sizes=of_group(sizes_of(pairs)))
+    part = part and part._replace(inverses=of_group(part.inverses), used=of_group(part.used))
     norms = sizes_of(pairs)
     # At every matvec: rounding would bring the eigenvectors back.
     system = lambda z: in_groups(functools.partial(project_out, pairs.vectors), _shifted(pairs, z))

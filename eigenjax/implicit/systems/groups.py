@@ -50,11 +50,9 @@ def in_turn(
             at) -> its solutions. A right-hand side of zero must take no matvec.
         rhs: b_i, with a leading axis k on every leaf.
         targets: the (k,) norms of the solutions, zero while unknown -> the (k,) residuals to stop at.
-        size: number of systems in a group; static.
+        size: number of systems in a group, less than k; static.
     """
     k = jax.tree.leaves(rhs)[0].shape[0]
-    if size >= k:
-        return solve(jnp.zeros((), jnp.int32), rhs, targets)
     lasts = jnp.arange(k, 0, -size, dtype=jnp.int32)
 
     def one_group(carry, last):

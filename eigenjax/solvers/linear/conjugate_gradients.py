@@ -17,6 +17,7 @@ for A with no eigenvalue within mu of zero (bound on the energy: Meurant and Tic
 not on the residual, this takes no more matvecs than MINRES.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -123,13 +124,9 @@ def advance(
         far = tested(state, by_error) > jnp.maximum(target, state.attainable)
         return far & ~state.ended & (state.num_matvecs < max_iter)
 
-    def move(carry):
-        state, moves = carry
-        state, target = _step(operator(state.direction), state, moves, targets)
-        return state, unfinished(state, target)
-
     start = state, unfinished(state, targets(state.solution))
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), move, start)[0]
+    step = functools.partial(_step, operator, targets, unfinished)
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), step, start)[0]
 
 
 def tested(state: State, by_error: bool) -> jax.Array:
@@ -141,15 +138,20 @@ _scaled, _added, _inner = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.v
 
 
 def _step(
-    images: PyTree, state: State, moves: jax.Array, targets: Callable[[PyTree], jax.Array]
+    operator: Callable[[PyTree], PyTree],
+    targets: Callable[[PyTree], jax.Array],
+    unfinished: Callable[[State, jax.Array], jax.Array],
+    carry: tuple[State, jax.Array],
 ) -> tuple[State, jax.Array]:
-    """Advance the systems that move, given A p; return their targets too.
+    """Advance the systems that move, with one matvec for each; return which of them move next.
 
     Across devices this takes two small reductions for all systems, <p, A p> and ||t||. (||t|| from <r, A p> and ||A p||
     would share the first, and lose the digits of a residual that shrinks in one step.)
 
     A paused system is multiplied by ones and zeros, so that each vector is updated in place.
     """
+    state, moves = carry
+    images = operator(state.direction)
     # Normalized residuals keep these within the range of the dtype.
     curvature = _inner(state.direction, images).real
     quotient = jnp.abs(curvature) / state.square
@@ -176,4 +178,4 @@ def _step(
         ended=state.ended | singular,
         num_matvecs=state.num_matvecs + moves.astype(jnp.int32),
     )
-    return stepped, target
+    return stepped, unfinished(stepped, target)
