@@ -48,7 +48,7 @@ def starting(rng, block_size, dtype=float):
 
 
 def assert_decomposes(state, matrix, num_filled, tolerance=1e-12):
-    """Assert A V = V H + D^T B, H = V^H A V, orthonormal V and D, and zeros in rows that are not valid."""
+    """Assert A V = V H + D^T B, H = V^H A V, orthonormal V and D, and zeros in invalid rows."""
     filled = np.asarray(state.filled)
     assert filled.sum() == num_filled == int(state.num_filled)
     basis, residual_block, projected, coupling = (

@@ -1,7 +1,7 @@
 """Acceptance tests: every solver on spectra that are difficult for solvers, against dense float64 arithmetic.
 
-All problems of one size are solved in one batch (vmap) and one by one (jit), so that a solver is compiled twice per
-precision for any number of problems.
+All problems of one size are solved in one batch (vmap) and one by one (jit). Any number of problems therefore takes two
+compilations of a solver for each precision.
 """
 
 import functools

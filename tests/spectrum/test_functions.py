@@ -110,7 +110,7 @@ def test_the_determinant_beside_known_pairs_is_never_lost(rotated, float64):
     matrix = jnp.asarray(rotated(values))
     for which in ("SA", "LA"):
         known = eigsh(matrix, k=5, which=which, tol=1e-11, krylov_dim=50)
-        # One probe, whose Krylov space exhausts the complement of the pairs; the budget is below n, which rules out `eigh`.
+        # One probe exhausts the complement of the pairs. The budget is below n, so that no dense solve runs.
         run = jax.vmap(lambda key, known=known: logdet(matrix, key=key, num_probes=1, krylov_dim=49, deflate=known))
         found = jax.jit(run)(jax.random.split(jax.random.key(1), 40))
         assert np.isfinite(found.estimate).all()
