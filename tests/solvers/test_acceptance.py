@@ -52,8 +52,8 @@ EASY = {
     "triple ten, diagonal",
     "double one",
 }
-# The shift is a lower bound of ||A|| from the iterates: 26 instead of 50 here. The unwanted 50s then decrease by only
-# 0.97 in each step, and 100 steps may be too few.
+# The shift is a lower bound of ||A|| from the iterates: 26 instead of 50 here. The unwanted 50s then shrink
+# by a factor of 0.97 in each step, and 100 steps may be too few.
 SLOWLY = {("power-k5-SA", "two values")}
 # With eigenvalues from 1e-6 to 1e3 the smallest are 1e-9 ||A|| apart: no polynomial of a few thousand degrees
 # separates them to this accuracy.
