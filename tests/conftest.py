@@ -6,9 +6,9 @@ import pathlib
 
 import jaxlib
 
-# Nearly all of the time of the tests is XLA's, which compiles what then runs for milliseconds. Machine code that is
-# not optimised takes it a quarter of that (half in later jaxlibs, which do not know the second flag). Flags set from
-# outside come later, and hold.
+# XLA compilation takes nearly all of the test time; the compiled programs run for milliseconds. Unoptimized machine
+# code takes a quarter of the compile time (half with later jaxlibs, which do not know the second flag). Flags that
+# the caller has set come later in the string and take precedence.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_backend_optimization_level=0",
@@ -26,24 +26,24 @@ from scipy.optimize import linear_sum_assignment
 
 from eigenjax import Status
 
-# A residual may differ from the recomputed one by so many units of rounding of ||A||.
+# A residual may differ from the recomputed one by RESIDUAL_UNITS * eps * ||A||.
 RESIDUAL_UNITS = 50.0
-# Orthonormality that no dtype may fall short of.
+# Largest allowed error of orthonormality for each dtype.
 ORTHONORMALITY = {"float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
-# Of a process under Linux, where the kernel allows 65,530: each compiled program takes about seven.
+# Bound for one process under Linux. The kernel allows 65,530, and each compiled program takes about seven.
 _MAX_MEMORY_MAPPINGS = 20_000
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_are_let_go():
-    # XLA keeps every program that a jitted function has compiled; past the kernel's bound the next one crashes.
+    # XLA keeps every program that a jitted function has compiled. Past the kernel's bound the next compilation crashes.
     yield
     mappings = pathlib.Path("/proc/self/maps")
     if mappings.exists() and mappings.read_bytes().count(b"\n") > _MAX_MEMORY_MAPPINGS:
         jax.clear_caches()
 
 
-# What these run is written as users write it, a bias added to a batch of rows among it.
+# These tests run code as users write it, for example with a bias added to a batch of rows: rank promotion is allowed.
 _RANKS_ARE_PROMOTED = ("test_accelerator_benchmark", "test_benchmarks", "test_notebooks", "report", "runs")
 
 
@@ -56,34 +56,34 @@ def _strict_promotion(request):
 
 @pytest.fixture
 def float64():
-    """Enables float64 for one test."""
+    """Enable float64 for one test."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def rng():
-    """A NumPy generator, the same for every test."""
+    """Return a NumPy generator with the same seed in every test."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
-    """Both working precisions; float64 enabled for the second."""
+    """Return each real dtype, float32 and float64; enable float64 for the second."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
 
 
 @pytest.fixture(params=["float32", "float64", "complex64", "complex128"])
 def scalar(request):
-    """All four working dtypes; float64 enabled for the wide ones."""
+    """Return each of the four working dtypes; enable float64 for float64 and complex128."""
     with jax.enable_x64(request.param in ("float64", "complex128")):
         yield np.dtype(request.param)
 
 
 @pytest.fixture
 def counted_compilations():
-    """How many programs XLA has compiled since the test began."""
+    """Yield a function that returns the number of programs compiled by XLA since the test began."""
     compiled = []
     listen = lambda event, duration, **_: compiled.append(event) if "backend_compile" in event else None
     jax.monitoring.register_event_duration_secs_listener(listen)
@@ -92,7 +92,7 @@ def counted_compilations():
 
 
 def rotated(eigenvalues, seed=0, *, is_complex=False):
-    """A dense float64 symmetric (complex Hermitian) matrix with these eigenvalues and random eigenvectors."""
+    """Construct a dense float64 symmetric (complex Hermitian) matrix with these eigenvalues and random eigenvectors."""
     generator = np.random.default_rng(seed)
     n = len(eigenvalues)
     normal = generator.standard_normal((n, n)) + 1j * is_complex * generator.standard_normal((n, n))
@@ -103,7 +103,7 @@ def rotated(eigenvalues, seed=0, *, is_complex=False):
 
 
 def normal(generator, shape, dtype):
-    """Standard normal numbers; complex ones have both parts."""
+    """Draw standard normal numbers; complex ones have a real and an imaginary part."""
     numbers = generator.standard_normal(shape)
     if np.issubdtype(dtype, np.complexfloating):
         numbers = numbers + 1j * generator.standard_normal(shape)
@@ -111,7 +111,7 @@ def normal(generator, shape, dtype):
 
 
 def flat(vectors):
-    """(k, n) float64 or complex128 rows of a pytree with a leading axis k on every leaf."""
+    """Return the (k, n) float64 or complex128 rows of a pytree with a leading axis k on every leaf."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(vectors)]
     wide = np.complex128 if any(np.iscomplexobj(leaf) for leaf in leaves) else np.float64
     return np.concatenate([leaf.astype(wide).reshape(len(leaf), -1) for leaf in leaves], axis=1)
@@ -119,13 +119,13 @@ def flat(vectors):
 
 @functools.lru_cache(maxsize=100)
 def dense_eigenvalues(data, dtype):
-    """(n,) ascending, of the Hermitian matrix in these bytes."""
+    """Compute the (n,) ascending eigenvalues of the Hermitian matrix with these bytes."""
     entries = np.frombuffer(data, dtype)
     return np.linalg.eigvalsh(entries.reshape(int(len(entries) ** 0.5), -1))
 
 
 def wanted_keys(values, which):
-    """Sorted keys, the most wanted first; those of "LM" do not tell the signs of a tie apart."""
+    """Return the sorted keys, the most wanted first; for "LM" the keys are magnitudes."""
     values = np.sort(np.asarray(values, float))
     if which == "BE":
         ends = [values[::-1][i // 2] if i % 2 == 0 else values[i // 2] for i in range(len(values))]
@@ -134,16 +134,16 @@ def wanted_keys(values, which):
 
 
 def check_result(result, matrix, *, which="LM", tol=None, unit=None, complete=False, accuracy=None):
-    """Holds one EigenResult against the dense matrix it was computed from.
+    """Compare an EigenResult with the dense matrix it was computed from.
 
     Args:
-        result: without batch axes.
-        matrix: (n, n), as the operator holds it; widened to float64 here.
-        which: as of the solve.
-        tol: as of the solve; None is sqrt(eps) of the result's dtype.
-        unit: rounding unit of the operator; None is the eps of the matrix's dtype.
-        complete: whether all k wanted eigenvalues must be there and flagged.
-        accuracy: of complete eigenvalues, relative to ||A||; None is that of the residuals' rounding.
+        result: result without batch axes.
+        matrix: (n, n) matrix in the dtype of the operator; widened to float64 here.
+        which: the `which` of the solve.
+        tol: the `tol` of the solve; None is sqrt(eps) of the result's dtype.
+        unit: machine epsilon of the operator; None is the eps of the matrix's dtype.
+        complete: True if all k wanted eigenvalues must be found and flagged as converged.
+        accuracy: error allowed in complete eigenvalues, relative to ||A||; None is the rounding error of the residuals.
     """
     matrix = np.asarray(matrix)
     unit = np.finfo(matrix.dtype).eps if unit is None else unit
@@ -172,7 +172,7 @@ def check_result(result, matrix, *, which="LM", tol=None, unit=None, complete=Fa
 
 
 def assert_each_counted_once(values, residuals, truth, slack):
-    """Each value has an eigenvalue of its own within its bound: none serves two beyond its multiplicity."""
+    """Assert that distinct eigenvalues, counted with multiplicity, lie within the error bound of the values."""
     if len(values):
         bound = np.sqrt(np.sum(residuals**2)) + slack
         too_far = np.abs(values[:, None] - truth[None, :]) > bound
@@ -181,7 +181,7 @@ def assert_each_counted_once(values, residuals, truth, slack):
 
 
 def assert_in_order(values, which):
-    """The most wanted first."""
+    """Assert that the most wanted value comes first."""
     if which == "BE":
         np.testing.assert_array_equal(values, wanted_keys(values, which))
     else:

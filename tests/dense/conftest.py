@@ -1,4 +1,4 @@
-"""Fourth-order differences, and random matrices with the spectra that are asked for."""
+"""Fixtures of the dense tests: fourth-order differences, and random matrices with given spectra."""
 
 import types
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-# Of a fourth-order difference: truncation h^4 against rounding eps / h, and eps / h^2 for a second one.
+# Steps of fourth-order differences: h^4 truncation against eps / h rounding, and eps / h^2 for second differences.
 STEP, SECOND_STEP = 1e-3, 3e-3
 
 
@@ -22,12 +22,12 @@ def second_difference(function, at, direction, step=SECOND_STEP):
 
 
 def derivatives(loss):
-    """A compiled (x, direction, *data) -> first derivatives (reverse, forward), second (reverse, forward, mixed)."""
+    """Compile (x, direction, *data) -> value, first derivatives (reverse, forward), second (also mixed)."""
 
     @jax.jit
     def all_of_them(x, direction, *data):
         of_x = lambda x: loss(x, *data)
-        # JAX's gradient g means d loss = Re sum g dA.
+        # A JAX gradient g means d loss = Re sum g dA.
         along = lambda function: lambda x: jnp.real(jnp.sum(jax.grad(function)(x) * direction))
         tangent = lambda function: lambda x: jax.jvp(function, (x,), (direction,))[1]
         slope = along(of_x)
@@ -38,7 +38,7 @@ def derivatives(loss):
 
 
 def assert_derivatives(compiled, truth, x, direction, *data, first=1e-6, second=1e-4):
-    """Compares value and derivatives with those of an independent function in NumPy."""
+    """Compare value and derivatives with those of an independent NumPy function."""
     value, slopes, curvatures = compiled(jnp.asarray(x), jnp.asarray(direction), *map(jnp.asarray, data))
     of_x = lambda x: truth(x, *data)
     slope, curvature = central_difference(of_x, x, direction), second_difference(of_x, x, direction)
@@ -50,7 +50,7 @@ def assert_derivatives(compiled, truth, x, direction, *data, first=1e-6, second=
 
 @pytest.fixture
 def check():
-    """What derivatives are compared with."""
+    """Provide the comparison functions of this module."""
     return types.SimpleNamespace(
         central_difference=central_difference,
         second_difference=second_difference,
@@ -61,7 +61,7 @@ def check():
 
 @pytest.fixture
 def draw(rng):
-    """Random arrays, real or complex; and `draw.rotation(n)`, orthogonal or unitary."""
+    """Provide random real or complex arrays, and `draw.rotation(n)`, an orthogonal or unitary matrix."""
 
     class Draw:
         def __call__(self, *shape, complex_entries=False):

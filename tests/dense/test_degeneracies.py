@@ -1,4 +1,4 @@
-"""Derivatives are finite on a thousand matrices with repeated, zero and defective eigenvalues, in every dtype."""
+"""Finite derivatives on a thousand matrices with repeated, zero and defective eigenvalues, in every dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ LOSSES = {"eigh": eigh_loss, "eig": eig_loss, "svd": svd_loss}
 
 
 def planted(rng, draw, dtype):
-    """One matrix: a few distinct eigenvalues, a few of them 0, in a random or in no basis, at any scale."""
+    """Draw one matrix at a random scale: few distinct eigenvalues, some of them 0, diagonal or in a random basis."""
     values = rng.choice([-1.0, 0.0, 1.0, 2.0], size=SIZE) * 10.0 ** rng.integers(-3, 4)
     complex_entries = np.issubdtype(dtype, np.complexfloating)
     kind = rng.integers(6)

@@ -1,4 +1,4 @@
-"""eig: values against NumPy, derivatives against differences of NumPy's, finite where there are none."""
+"""Eigenvalues of `eig` against NumPy, derivatives against differences of NumPy, finite derivatives everywhere."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ SPECTRA = {
 
 
 def projector_loss(values, vectors, planted, weights, probe, xp):
-    """Of sum_i weights_i P_i, P_i the spectral projector at the planted value nearest, and sum_i weights_i lambda_i."""
+    """Compute a loss of sum_i weights_i P_i and sum_i weights_i lambda_i, for the spectral projectors P_i."""
     nearest = xp.argmin(xp.abs(values[:, None] - planted.astype(complex)[None, :]), axis=1)
     weights = weights[nearest].astype(complex)
     mixed = (vectors * weights[None, :]) @ xp.linalg.inv(vectors)
@@ -39,7 +39,7 @@ def test_derivatives_of_what_the_subspaces_determine(complex_entries, check, dra
 
 
 def dominant_component_loss(a, weights, xp, solve):
-    """sum |v_0|^2 weights of the eigenvector of largest |eigenvalue|; of a pair, the one in the upper half plane."""
+    """Compute sum |v_0|^2 weights for the dominant eigenvector; of a pair, the one with positive imaginary part."""
     values, vectors = solve(a)
     order = xp.abs(values) + 1e-9 * values.imag
     vector = vectors[:, xp.argmax(order)]
@@ -54,7 +54,7 @@ def test_all_entries_of_the_gradient_of_the_dominant_eigenvector(size, check, dr
     batched = jax.jit(jax.vmap(gradient))
     truth = lambda a: dominant_component_loss(a, weights, np, np.linalg.eig)
     matrices, is_real = [], []
-    while len(matrices) < 4:  # two whose dominant eigenvalue is real, two of a complex pair
+    while len(matrices) < 4:  # two with a real dominant eigenvalue, two with a complex pair
         a = draw(size, size)
         values = np.linalg.eigvals(a)
         dominant = abs(values[np.argmax(abs(values))].imag) < 1e-12
@@ -99,7 +99,7 @@ def test_values_of_a_batch(dtype_name, draw):
         assert_allclose(values, np.asarray(jnp.linalg.eigvals(a)), atol=unit)
         gradient = jax.jit(jax.grad(lambda a: jnp.sum(eig(a).eigenvalues ** 2).real))(a)
         assert gradient.dtype == dtype_name
-        assert_allclose(gradient, 2 * np.swapaxes(a, 1, 2), atol=20 * unit)  # of tr A^2
+        assert_allclose(gradient, 2 * np.swapaxes(a, 1, 2), atol=20 * unit)  # the gradient of tr A^2
 
 
 def test_condition_numbers_tell_of_a_defective_eigenvalue(draw):
@@ -114,14 +114,14 @@ def test_condition_numbers_tell_of_a_defective_eigenvalue(draw):
 
 @pytest.mark.usefixtures("float64")
 def test_a_defective_eigenvalue_leaves_the_others_exact():
-    # By inverting the matrix of eigenvectors all would be lost.
+    # An inverse of the matrix of eigenvectors would lose the derivatives of all eigenvalues.
     gradient = jax.jit(jax.jacrev(lambda a: eig(a).eigenvalues.real))
     jordan = jnp.array([[2.0, 1.0, 1.0], [0.0, 2.0, 1.0], [0.0, 0.0, 3.0]])
     slopes = gradient(jordan)
     assert np.all(np.isfinite(slopes))
-    # u^H = (0, 0, 1), v = (2, 1, 1): d lambda_3 = u^H dA v.
+    # The derivative of lambda_3 is d lambda_3 = u^H dA v, with u^H = (0, 0, 1) and v = (2, 1, 1).
     assert_allclose(slopes[2], [[0, 0, 0], [0, 0, 0], [2, 1, 1]], atol=1e-14)
-    # A change of 1e-8 splits the double eigenvalue by 1e-4; its mean is as smooth as ever.
+    # A change of 1e-8 splits the double eigenvalue by 1e-4; the mean of the two remains smooth.
     basis = np.linalg.qr(np.arange(9.0).reshape(3, 3) + np.eye(3))[0]
     split = basis @ jordan.at[1, 0].set(-1e-8) @ basis.T
     slopes = gradient(split)

@@ -1,4 +1,4 @@
-"""svd: values against NumPy, derivatives against differences of NumPy's, finite where singular values repeat."""
+"""Singular values of `svd` against NumPy, derivatives against differences of NumPy, finite at repeated values."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 
 from eigenjax import svd
 
-# Descending, and weights that are equal within each cluster, zero for the null ones.
+# Descending singular values, and weights that are equal within each cluster and zero for zero singular values.
 SPECTRA = {
     "distinct": ([4.0, 2.5, 1.5, 0.7], [1.0, -0.5, 2.0, 0.3]),
     "repeated": ([3.0, 3.0, 1.0, 1.0], [1.5, 1.5, -0.5, -0.5]),
@@ -19,7 +19,7 @@ SHAPES = [(6, 4, False), (4, 6, True), (4, 4, False)]
 
 
 def subspace_loss(u, s, vh, weights, probe, xp):
-    """Of sum weights_i u_i v_i^H, sum weights_i u_i u_i^H, sum weights_i v_i v_i^H and sum weights_i s_i."""
+    """Compute a loss of sum weights_i M_i, M_i = u_i v_i^H, u_i u_i^H or v_i v_i^H, and of sum weights_i s_i."""
     u_weighted, v = u * weights.astype(u.dtype)[None, :], vh.conj().T
     left, right = u_weighted @ u.conj().T, (v * weights.astype(v.dtype)[None, :]) @ vh
     cross = xp.real(xp.sum((u_weighted @ vh) * probe))

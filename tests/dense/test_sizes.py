@@ -1,4 +1,4 @@
-"""First and second derivatives over sizes from 1 to 60, real and complex, of spectra with repeated eigenvalues."""
+"""First and second derivatives at sizes from 1 to 60, real and complex, for spectra with repeated eigenvalues."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SIZES = [1, 2, 3, 5, 17, 60]
 
 
 def loss(function, a, xp):
-    """Of the invariant subspace of eigenvalues above 1/2 (all of them 1, 2 or 3), and their sum."""
+    """Compute a loss of the invariant subspace of eigenvalues above 1/2 (each 1, 2 or 3), and of their sum."""
     n = a.shape[-1]
     hermitian = (a + a.conj().T) / 2
     probe = xp.cos(xp.arange(n * n, dtype=float)).reshape(n, n)

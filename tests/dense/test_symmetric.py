@@ -1,4 +1,4 @@
-"""eigh: values against NumPy, derivatives against differences of NumPy's, finite at repeated eigenvalues."""
+"""Eigenvalues of `eigh` against NumPy, derivatives against differences of NumPy, finite at repeated eigenvalues."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from eigenjax import eigh
 
 SIZE = 6
-# Ascending, and weights that are equal within each cluster.
+# Ascending eigenvalues, and weights that are equal within each cluster.
 SPECTRA = {
     "distinct": ([-2.0, -1.0, 0.5, 1.0, 2.5, 4.0], [1.0, -0.5, 2.0, 0.3, 0.0, 1.5]),
     "double and triple": ([-2.0, 1.0, 1.0, 1.0, 4.0, 4.0], [0.0, 2.0, 2.0, 2.0, -1.0, -1.0]),
@@ -25,7 +25,7 @@ def hermitian(a):
 
 
 def subspace_loss(values, vectors, weights, probe, xp):
-    """Of sum_i weights_i v_i v_i^H and sum_i weights_i lambda_i: what clusters of equal weights determine."""
+    """Compute a loss of sum_i weights_i v_i v_i^H and sum_i weights_i lambda_i, defined if clusters share a weight."""
     mixed = (vectors * weights.astype(vectors.dtype)[None, :]) @ vectors.conj().T
     return xp.sum(xp.abs(mixed * probe) ** 2) + xp.real(xp.trace(mixed @ probe)) + xp.sum(weights * values) ** 2
 
@@ -61,7 +61,7 @@ def test_generalised_in_both_matrices(complex_entries, check, draw):
         a = factor @ draw.with_spectrum(values, complex_entries) @ factor.conj().T
         probe, direction = (draw.hermitian(SIZE, SIZE, complex_entries=complex_entries) for _ in range(2))
         one = np.asarray(1.0, zero.dtype)
-        # In a, with b fixed; and in b, with a fixed.
+        # The derivative in a with b fixed, then in b with a fixed.
         check.assert_derivatives(compiled, truth, a, direction, weights, probe, one, b, zero)
         check.assert_derivatives(compiled, truth, b, direction / 10, weights, probe, 0 * one, zero, a)
 
@@ -76,7 +76,7 @@ def test_eigenvectors_one_by_one(check, draw):
 
 @pytest.mark.usefixtures("float64")
 def test_the_separated_vector_beside_a_double_eigenvalue():
-    # d v = (4 - 1)^-1 P dA v; the gradient is its symmetric part.
+    # The derivative is d v = (4 - 1)^-1 P dA v; the gradient is its symmetric part.
     matrix = jnp.diag(jnp.array([4.0, 1.0, 1.0]))
 
     def component(a):
@@ -90,7 +90,7 @@ def test_the_separated_vector_beside_a_double_eigenvalue():
         return vectors @ vectors.T
 
     expected = np.zeros((3, 3, 3, 3))
-    for i in (1, 2):  # dP = -(E v v^T / 3 + transpose) on the coupling of e_0 and e_i
+    for i in (1, 2):  # dP = -(E v v^T / 3 + transpose) for a perturbation E that couples e_0 and e_i
         expected[0, i, 0, i] = expected[0, i, i, 0] = expected[i, 0, 0, i] = expected[i, 0, i, 0] = -1 / 6
     assert_allclose(jax.jit(jax.jacrev(projector))(matrix), expected, atol=1e-15)
     assert_allclose(jax.jit(jax.jacfwd(projector))(matrix), expected, atol=1e-15)
@@ -98,7 +98,7 @@ def test_the_separated_vector_beside_a_double_eigenvalue():
 
 @pytest.mark.usefixtures("float64")
 def test_within_the_tolerance_exact_to_the_gap_beyond_it_to_rounding_over_the_gap(check, draw):
-    # The default keeps eigenvalues 1e-10 apart: what tells them apart is defined, at the price of eps / gap.
+    # The default separates eigenvalues 1e-10 apart: derivatives of single vectors are defined, with error eps / gap.
     values, weights = map(np.asarray, SPECTRA["nearly so"])
     matrix, probe, direction = draw.with_spectrum(values), draw.hermitian(SIZE, SIZE), draw.hermitian(SIZE, SIZE)
     slope = jax.jit(
@@ -114,7 +114,7 @@ def test_within_the_tolerance_exact_to_the_gap_beyond_it_to_rounding_over_the_ga
 
 @pytest.mark.usefixtures("float64")
 def test_what_cannot_be_told_within_a_cluster_is_what_the_docstring_says():
-    # exp(A) at A = 2: the parts give the diagonal of its derivative, and f'' |E_ij|^2 is missing in a trace.
+    # For exp(A) at A = 2 I the result is the diagonal of the derivative; the trace lacks the term f'' |E_ij|^2.
     change = jnp.array([[0.3, 0.5], [0.5, -0.2]])
     along = lambda function: lambda t: function(2 * jnp.eye(2) + t * change)
 

@@ -1,4 +1,4 @@
-"""What a reverse pass sets aside, by the compiler's account: vectors beside what the forward pass keeps for it."""
+"""Temporary memory of a reverse pass as the compiler reports it, in vectors, beside the saved forward results."""
 
 import inspect
 
@@ -21,7 +21,7 @@ DEFAULTS = {
 
 
 def temporary_vectors(size, **options):
-    """Of the backward pass alone, given what the forward one kept and the cotangents of the eigenvectors."""
+    """Count the temporary vectors of the backward pass, given the saved forward results and eigenvector cotangents."""
     solve = lambda diagonal: eigsh(lambda v: diagonal * v, K, v0=diagonal, krylov_dim=24, **options).eigenvectors
     diagonal, cotangents = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size,), (K, size)))
     backward = jax.eval_shape(lambda diagonal: jax.vjp(solve, diagonal)[1], diagonal)
@@ -77,7 +77,7 @@ def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, definite, r
     for whole, parts in zip(at_once, in_turn, strict=True):
         assert np.linalg.norm(project(pairs, whole.solution) - exact) <= 2 * allowed
         assert np.linalg.norm(project(pairs, parts.solution) - exact) <= 2 * allowed
-        # One stops by what is known of the others, which comes in another order.
+        # The stopping test of one system depends on results of the others, which come in another order here.
         assert np.max(np.abs(np.asarray(whole.num_matvecs - parts.num_matvecs))) <= 1
         assert parts.num_matvecs[1] == 0
 

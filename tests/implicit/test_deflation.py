@@ -1,4 +1,4 @@
-"""Ritz vectors left over by a solve, eliminated from the linear systems: the same solutions in fewer products."""
+"""Deflation of the linear systems by recycled Ritz vectors: the same solutions with fewer matvecs."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def laplacian(rng, is_complex):
-    """Of a path, its vectors rotated: the eigenvalues crowd at the end that is wanted."""
+    """Construct the Laplacian of a path in a random basis: the wanted eigenvalues are clustered."""
     noise = rng.normal(size=(SIZE, SIZE)) + 1j * is_complex * rng.normal(size=(SIZE, SIZE))
     vectors, _ = np.linalg.qr(noise if is_complex else noise.real)
     matrix = (vectors * (2 - 2 * np.cos(np.pi * np.arange(1, SIZE + 1) / (SIZE + 1)))) @ vectors.conj().T
@@ -30,7 +30,7 @@ def laplacian(rng, is_complex):
 
 
 def both_ways(matrix, rhs, definite=False, **options):
-    """The pairs, the part eliminated, and the solutions found without and with it."""
+    """Return the pairs, the recycled pairs, the deflation, and the solutions without and with it."""
     op = as_operator(matrix)
     result, known = eigsh_and_recycled(op, K, **DEFAULTS | {"which": "SA", "krylov_dim": 16} | options)
     pairs = pairs_of(op, result)
@@ -42,7 +42,7 @@ def both_ways(matrix, rhs, definite=False, **options):
 def test_the_solutions_are_those_of_a_dense_solve_in_fewer_products(is_complex, block_size, rng):
     matrix = laplacian(rng, is_complex)
     rhs = rng.normal(size=(K, SIZE)).astype(matrix.dtype)
-    # A search of blocks keeps account of what it drops by norms only.
+    # A missed-pair search with blocks records dropped components only as norms.
     solve = jax.jit(functools.partial(both_ways, tol=1e-9, block_size=block_size, verify=block_size == 1))
     result, known, used, plain, found = solve(jnp.asarray(matrix), jnp.asarray(rhs))
 
@@ -69,7 +69,7 @@ def test_a_copy_of_a_wanted_eigenvalue_is_not_divided_by(rng):
     assert_allclose(result.eigenvalues, values[:K], atol=1e-9)
     copy = np.argmin(np.abs(np.asarray(known.values) + 1.0))
     assert_allclose(known.values[copy], -1.0, atol=1e-6)
-    # Not from the system of that eigenvalue, and from the others.
+    # The copy is deflated from the systems of other eigenvalues, not from those of its own eigenvalue.
     assert_allclose(used.used[:, copy], [True, True, False])
     assert np.all(used.inverses[~np.asarray(used.used)] == 0)
     outside = np.eye(SIZE) - np.asarray(result.eigenvectors).T @ np.asarray(result.eigenvectors)
@@ -80,7 +80,7 @@ def test_a_copy_of_a_wanted_eigenvalue_is_not_divided_by(rng):
 
 
 def test_what_a_restart_has_dropped_is_not_believed(rng):
-    # A probe for missed pairs drops what it does not keep: the columns that this concerns are left out, or exact.
+    # A missed-pair search drops vectors. Recycled columns that this affects are omitted; the others are exact.
     matrix = laplacian(rng, False)
     solve = jax.jit(functools.partial(both_ways, tol=1e-4, verify=True))
     _, known, _, _, _ = solve(jnp.asarray(matrix), jnp.asarray(rng.normal(size=(K, SIZE))))
@@ -131,7 +131,7 @@ def test_no_eigenvalue_left_out_is_nearer_than_the_gaps_say(which):
 
 
 def test_what_would_make_the_system_larger_than_the_operator_is_not_eliminated():
-    # S E^-1 S^H = 0.3^2 / gap, against the norm of the operator, 2.
+    # The entry S E^-1 S^H = 0.3^2 / gap is compared with the operator norm, 2.
     values = jnp.array([1.0, 1.9, 1.99])
     pairs = Pairs(as_operator(jnp.eye(6)), jnp.array([2.0]), jnp.eye(6)[:1], jnp.array([1e-12]), None)
     known = RecycledPairs(

@@ -1,4 +1,4 @@
-"""Gradients through eigsh, restarts and all, against central differences of dense numpy in float64."""
+"""Gradients of restarted `eigsh` against central differences of dense NumPy in float64."""
 
 import functools
 
@@ -12,7 +12,7 @@ from eigenjax import as_operator, eigsh
 
 SIZE, K = 24, 2
 SIGMA = 0.35
-STEP = 1e-4  # of a fourth-order difference
+STEP = 1e-4  # step of a fourth-order difference
 TOLERANCE = 1e-6
 SPECTRUM = np.concatenate([[6.0, 4.5, 3.2], np.linspace(-3, 2, SIZE - 3)])
 
@@ -23,7 +23,7 @@ OPTIONS = {"LA": {"which": "LA"}, "SA": {"which": "SA"}, "sigma": {"sigma": SIGM
 
 
 def spread(seed):
-    """A matrix whose wanted eigenvalues stand apart, a direction and another."""
+    """Construct a matrix with well-separated wanted eigenvalues, and two symmetric directions."""
     generator = np.random.default_rng(seed)
     vectors, _ = np.linalg.qr(generator.standard_normal((SIZE, SIZE)))
     directions = generator.standard_normal((2, SIZE, SIZE))
@@ -49,9 +49,9 @@ def dense_pairs(theta, name):
 
 
 def dense_loss_near(theta, name):
-    """The loss as a function of matrices nearby, with the signs that the vectors of theta have as eigsh gives them."""
+    """Return the loss as a function of nearby matrices, with the signs that `eigsh` gives to the vectors at theta."""
     _, vectors = dense_pairs(theta, name)
-    # The largest component is positive; where two are as large, a difference must not turn the vector.
+    # The largest component is positive. If two are equally large, a difference must not flip the sign.
     vectors = vectors * np.sign(vectors[np.arange(K), np.abs(vectors).argmax(axis=1)])[:, None]
 
     def dense_loss(other):
@@ -89,7 +89,7 @@ def test_the_gradient_of_the_gradient_is_that_of_dense_numpy():
         return jnp.sum(jax.grad(loss)(theta) * direction)
 
     second = np.sum(np.asarray(slope_along(theta)) * other)
-    # The same number, without one product of ours: a difference of differences.
+    # An independent value without JAX: a difference of differences.
     wider = lambda function, t, d: (
         sum(w * function(t + s * 1e-2 * d) for s, w in zip((2, 1, -1, -2), (-1, 8, -8, 1), strict=True)) / (12 * 1e-2)
     )
@@ -117,7 +117,7 @@ def test_a_warm_start_gets_zero_cotangents_and_leaves_the_gradient_as_it_is():
 
 @pytest.mark.parametrize("k", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_cluster_gives_finite_gradients_and_the_separated_vector_its_own(k):
-    # dv = (4 - 1)^-1 P dA v in closed form, whatever is made of the double eigenvalue beside it.
+    # The derivative is dv = (4 - 1)^-1 P dA v in closed form; the double eigenvalue beside it does not matter.
     gradient = jax.jit(jax.grad(lambda a: eigsh(a, k).eigenvectors[0, 1]))
     found = gradient(jnp.diag(jnp.array([4.0, 1.0, 1.0])))
     assert_allclose(found, [[0, 1 / 6, 0], [1 / 6, 0, 0], [0, 0, 0]], atol=1e-12)
@@ -126,7 +126,7 @@ def test_a_cluster_gives_finite_gradients_and_the_separated_vector_its_own(k):
 
 
 def test_the_eigenvalues_of_a_pair_of_equals_have_the_gradient_of_their_sum():
-    # tr of the leading block of a cluster {4, 4}: smooth, and its gradient is the projector on the cluster.
+    # The trace over a cluster {4, 4} is smooth, and its gradient is the projector on the eigenspace.
     generator = np.random.default_rng(2)
     vectors, _ = np.linalg.qr(generator.standard_normal((SIZE, SIZE)))
     values = np.concatenate([[4.0, 4.0], np.linspace(-1, 2, SIZE - 2)])

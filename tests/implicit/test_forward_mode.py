@@ -1,4 +1,4 @@
-"""derivative="forward": jvp, jacfwd, jax.hessian and grad, against central differences of dense numpy in float64."""
+"""Rule derivative="forward": jvp, jacfwd, jax.hessian and grad, against central differences in float64 NumPy."""
 
 import functools
 
@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from eigenjax import deflated_power_iteration, eigsh, lanczos
 
 SIZE, K = 8, 2
-# Of a fourth-order difference: ten times as large, its own error in the second derivative is 1e-4.
+# Step of a fourth-order difference. At ten times this step the second derivative has a truncation error of 1e-4.
 STEP = 1e-3
 MODES = ("forward", "reverse")
 SPECTRUM = np.array([5.0, 3.7, 2.1, 1.2, 0.4, -0.5, -1.3, -2.0])
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def family(rng, *, complex_entries=False):
-    """A(s, t) = A + s B + t (C + t B / 3), Hermitian."""
+    """Return the Hermitian family A(s, t) = A + s B + t (C + t B / 3)."""
 
     def draw():
         a = rng.normal(size=(SIZE, SIZE)) + 1j * complex_entries * rng.normal(size=(SIZE, SIZE))
@@ -32,7 +32,7 @@ def family(rng, *, complex_entries=False):
 
 
 def loss_of(values, vectors, weights, xp):
-    """Of eigenvalues and eigenvectors; no sign or phase changes it."""
+    """Compute a loss of eigenvalues and eigenvectors that is invariant to signs and phases."""
     overlaps = xp.abs(vectors @ weights) ** 2
     return xp.sum(xp.sin(overlaps) * xp.arange(1.0, K + 1)[:, None]) + xp.sum(xp.cos(values)) + values[0] * values[1]
 
@@ -43,7 +43,7 @@ def dense_loss(matrices, weights, s):
 
 
 def dense_derivatives(function, at):
-    """Gradient and Hessian by central differences of fourth order, one within another."""
+    """Compute gradient and Hessian by nested central differences of fourth order."""
     weights = {2: -1 / 12, 1: 8 / 12, -1: -8 / 12, -2: 1 / 12}
     unit = np.eye(len(at))
 
@@ -93,7 +93,7 @@ def test_grad_of_a_matrix_is_symmetric_and_that_of_the_reverse_rule(rng):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cluster_has_exact_derivatives_of_losses_of_its_projector_in_both_orders(mode, rng):
-    """Eigenvalues {4, 4, 2 | 1, 0, -1}: k = 3 holds a cluster, a pair that stands apart, and leaves a complement."""
+    """Check k = 3 of the eigenvalues {4, 4, 2 | 1, 0, -1}: a cluster, a simple eigenvalue and a complement."""
     rotation, _ = np.linalg.qr(rng.normal(size=(6, 6)))
     base = (rotation * np.array([4.0, 4.0, 2.0, 1.0, 0.0, -1.0])) @ rotation.T
     base, b, weights = (base + base.T) / 2, rng.normal(size=(6, 6)), rng.normal(size=(6, 6))

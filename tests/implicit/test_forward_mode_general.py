@@ -1,4 +1,4 @@
-"""derivative="forward" of svds and eigs: jacfwd, jax.hessian, grad, against central differences of dense numpy."""
+"""Rule derivative="forward" of `svds` and `eigs`: jacfwd, jax.hessian, grad, against NumPy central differences."""
 
 import functools
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def family(rng, base):
-    """A(s, t) = A + s B + t (C + t B / 3)."""
+    """Return the family A(s, t) = A + s B + t (C + t B / 3)."""
     b, c = (rng.normal(size=base.shape) / 4 for _ in range(2))
     if np.iscomplexobj(base):
         b, c = b + 1j * rng.normal(size=base.shape) / 4, c + 1j * rng.normal(size=base.shape) / 4
@@ -25,7 +25,7 @@ def family(rng, base):
 
 
 def triplets_loss(left, values, right, weights, xp):
-    """Of everything but the phase that a pair of vectors shares."""
+    """Compute a loss of singular triplets that is invariant to the common phase of a pair of vectors."""
     first, second = weights
     across = xp.einsum("ki,ij,kj->k", left.conj(), first, right)
     inside = xp.abs(left[0].conj() @ (second @ right[1])) ** 2 + xp.abs(right.conj() @ first.conj().T[:, 0]) @ values
@@ -38,7 +38,7 @@ def dense_triplets(matrices, weights, s):
 
 
 def pairs_loss(values, vectors, weights, xp):
-    """Of values, vectors, and the phase that they are given."""
+    """Compute a loss of eigenvalues and eigenvectors that depends on the phase of the vectors."""
     of_values = xp.sum(xp.sin(values.real) + values.imag**2)
     return of_values + xp.sum(xp.sin(weights[0] * vectors.real) + xp.cos(1 + weights[1] * vectors.imag))
 
@@ -53,7 +53,7 @@ def dense_pairs(matrices, weights, s):
 
 
 def check(loss, dense, points, every):
-    """Of every mode and order, or of tangents alone, which compile sooner."""
+    """Compare all modes and orders with differences, or jacfwd alone, which compiles faster."""
     forward, reverse = (functools.partial(loss, derivative=mode) for mode in ("forward", "reverse"))
     firsts = (jax.jacfwd(forward), jax.grad(forward), jax.grad(reverse))[: 3 if every else 1]
     seconds = (jax.hessian(forward),)[: 1 if every else 0]
@@ -102,7 +102,7 @@ def test_every_mode_and_order_of_general_pairs(is_complex, every, rng):
     n = 6
     transform = np.eye(n) + 0.3 * rng.normal(size=(n, n)) + 0.3j * is_complex * rng.normal(size=(n, n))
     blocks = np.diag([0.0, 0.0, 2.0, -1.4, 1.0, 0.3]) + 0j
-    # A pair 2 +- 2.2i on top: complex eigenvectors of a real matrix.
+    # A dominant pair 2 +- 2.2i: complex eigenvectors of a real matrix.
     blocks[:2, :2] = [[2.0, 2.2], [-2.2, 2.0]]
     if is_complex:
         blocks[0, 0] += 0.9

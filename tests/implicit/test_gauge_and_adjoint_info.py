@@ -1,4 +1,4 @@
-"""Gauge_residual and adjoint_info: what a gradient cannot say of itself."""
+"""Diagnostics of a gradient: `gauge_residual` and `adjoint_info`."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def clustered(rng, *, complex_entries=False):
-    """Eigenvalues 6, 6, 6, 4 over a bulk in (-2, 2), and these values."""
+    """Return a matrix with eigenvalues 6, 6, 6, 4 above the others in [-2, 2], and these eigenvalues."""
     noise = rng.normal(size=(SIZE, SIZE)) + 1j * complex_entries * rng.normal(size=(SIZE, SIZE))
     vectors, _ = np.linalg.qr(noise if complex_entries else noise.real)
     values = np.concatenate([[6.0, 6.0, 6.0, 4.0], np.linspace(2, -2, SIZE - 4)])
@@ -48,7 +48,7 @@ def test_the_gauge_residual_is_zero_for_projectors_and_half_the_slope_of_a_turn_
 
     h = 1e-5
     phases = (1.0, 1j) if complex_entries else (1.0,)
-    # The largest slope over phases is that of the modulus.
+    # The maximum of the slope over phases is that of the modulus.
     slope = lambda i, j, phase: (turned(h, i, j, phase) - turned(-h, i, j, phase)) / (2 * h)
     slopes = [np.linalg.norm([slope(i, j, phase) for phase in phases]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert_allclose(residual(of_one), max(slopes) / 2, rtol=1e-6)
@@ -61,7 +61,7 @@ def test_a_loss_of_the_phase_has_a_derivative_and_a_cotangent_of_the_whole_resul
     assert gauge_residual(result, of_phase) < 1e-14
     several = lanczos(matrix, K, which="LA", krylov_dim=SIZE)
     free = jax.grad(lambda x: jnp.sum(jnp.abs(x[3]) ** 4))(several.eigenvectors)
-    # Of one vector of a cluster not even the phase is defined.
+    # For one vector of a cluster, not even the phase is defined.
     of_phase = jax.grad(lambda x: jnp.imag(x[1, 0] * jnp.conj(x[1, 1])))(several.eigenvectors)
     whole = EigenResult(*[None] * 6)._replace(eigenvalues=jnp.ones(K), eigenvectors=of_phase)
     assert gauge_residual(several, free) < 1e-14
@@ -114,7 +114,7 @@ def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_
     n, k = 100, 2
     weights, direction = rng.normal(size=(2, n, n))
     ones = lambda j: np.diag(np.ones(n - abs(j)), j)
-    grcar = sum(ones(j) for j in range(4)) - ones(-1)  # eigenvalues with conditions up to 1e10
+    grcar = sum(ones(j) for j in range(4)) - ones(-1)  # eigenvalues with condition numbers up to 1e10
     loss = lambda x: jnp.sum(weights[:k] * jnp.abs(x) ** 2)
 
     @jax.jit
@@ -124,7 +124,7 @@ def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_
         return info, jnp.sum(jax.grad(lambda a: loss(eigs(a, k, verify=False).eigenvectors))(matrix) * direction)
 
     def error(matrix, slope):
-        """Against dense bordered systems, of numpy's pairs."""
+        """Return the relative error against dense bordered systems of NumPy eigenpairs."""
         values, vectors = np.linalg.eig(matrix)
         expected = 0.0
         for i, weight in zip(np.argsort(-np.abs(values) - 1e-9 * values.imag)[:k], weights, strict=False):
@@ -158,7 +158,7 @@ def test_of_triplets_it_tells_how_the_solves_went(rng):
     assert info.gauge == 0
     cut = adjoint_info(matrix, result, cotangent, adjoint_max_iter=2)
     assert not np.any(cut.converged)
-    # Two steps each, and one more to reduce a system to the smaller side and back.
+    # Each system takes two iterations, and one matvec to reduce it to the smaller side and back.
     assert cut.num_matvecs == 2 * (2 + 1) * K
     twice = jnp.eye(SIZE, 20) * jnp.array([[3.0, 3.0, *np.linspace(2, 0.1, 18)]])
     of_one = adjoint_info(twice, svds(twice, 3), jax.tree.map(lambda x: x[:3], cotangent))

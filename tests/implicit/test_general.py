@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from eigenjax import as_operator, eigs
 from eigenjax.implicit.general import left_eigenvectors
 
-# Of a fourth-order difference: truncation h^4 against rounding eps / h.
+# Step of a fourth-order difference: h^4 truncation against eps / h rounding.
 STEP = 1e-4
 TOLERANCE = 1e-6
 SLOW = pytest.mark.slow
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def matrix_with(dominant, n, seed=0):
-    """Random (n, n), its dominant eigenvalue real or one of a pair, the next ones not too near."""
+    """Draw a random (n, n) matrix with a real or complex dominant eigenvalue and well-separated eigenvalues."""
     for attempt in range(seed * 1000, seed * 1000 + 1000):
         matrix = np.random.default_rng(attempt).normal(size=(n, n))
         values = np.linalg.eigvals(matrix)
@@ -40,7 +40,7 @@ def difference(function, theta, direction):
 
 
 def reference(weights, matrix):
-    """sum_j c_j |v_j|^2 of the dominant eigenvector, by numpy."""
+    """Compute sum_j c_j |v_j|^2 of the dominant eigenvector with NumPy."""
     values, vectors = np.linalg.eig(matrix)
     dominant = vectors[:, np.argmax(np.abs(values))]
     return np.sum(weights * np.abs(dominant) ** 2) / np.linalg.norm(dominant) ** 2
@@ -61,7 +61,7 @@ def test_every_entry_of_a_batch_of_four(n):
 
 
 def loss_of(result, weights):
-    """Of everything: values, vectors, and the phase that they are given."""
+    """Compute a loss of eigenvalues and eigenvectors that depends on the phase of the vectors."""
     (vectors,) = jax.tree.leaves(result.eigenvectors)
     of_values = jnp.sum(jnp.sin(result.eigenvalues.real) + result.eigenvalues.imag**2)
     return of_values + jnp.sum(jnp.sin(weights[0] * vectors.real) + jnp.cos(1 + weights[1] * vectors.imag))
@@ -99,7 +99,7 @@ def test_complex_operators(rng):
 
 
 def convection_diffusion(field, n):
-    """v -> -(D v')' + c v' + f v on a line, zero boundary, with a diffusion and a source in every cell."""
+    """Return v -> -(D v')' + c v' + f v on a line, zero boundary, with parameters for diffusion, wind and source."""
 
     def product(v):
         padded = jnp.pad(v, 1)
@@ -125,7 +125,7 @@ def test_a_matrix_free_operator_with_fields_of_parameters(rng):
 
 
 def test_a_matrix_is_not_taken_for_symmetric():
-    # d lambda / dA = u v^T / (u^T v), in closed form.
+    # The derivative is d lambda / dA = u v^T / (u^T v) in closed form.
     matrix = np.array([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [0.0, 0.2, 1.0]])
     values, left, right = scipy.linalg.eig(matrix, left=True)
     i = np.argmax(np.abs(values))
@@ -169,7 +169,7 @@ def test_v0_gets_a_zero_cotangent_and_options_of_the_adjoint_are_told(rng):
 
 @SLOW
 def test_a_large_gradient_takes_fewer_products_than_dimensions(rng):
-    # The complement is solved in Krylov spaces, restarted: not by brute force.
+    # The complement is solved in restarted Krylov spaces, not densely.
     n = 200
     matrix = np.diag(np.r_[3.0, 2.5, np.linspace(-1, 1, n - 2)]) + 0.02 * np.triu(rng.normal(size=(n, n)), 1)
     weights, direction = rng.normal(size=(2, 2, n)), jnp.asarray(rng.normal(size=(n, n)))
@@ -185,7 +185,7 @@ def test_a_large_gradient_takes_fewer_products_than_dimensions(rng):
     loss = lambda a: loss_of(eigs(operator(a), 2, tol=1e-11), weights)
     gradient = jax.jit(jax.grad(loss))(jnp.asarray(matrix))
     jax.effects_barrier()
-    # Transposed products are not called, and so not counted.
+    # The callback does not run for transposed matvecs: they are not counted.
     assert len(calls) < n
     assert_allclose(
         jnp.sum(gradient * direction), difference(jax.jit(loss), jnp.asarray(matrix), direction), rtol=TOLERANCE

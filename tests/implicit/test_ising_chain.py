@@ -1,4 +1,4 @@
-"""The ground state of the transverse-field Ising chain (Xie, Liu and Wang 2020), matrix-free, through both modes.
+"""Ground state of the transverse-field Ising chain (Xie, Liu and Wang 2020), matrix-free, in both modes.
 
 H = - sum_j sz_j sz_{j+1} - g sum_j sx_j,    periodic
 """
@@ -13,12 +13,12 @@ from eigenjax import as_operator, eigsh
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-# At g = 1 and N = 10: E0 / N and its first and second derivative in g.
+# Values at g = 1 and N = 10: E0 / N and its first and second derivative in g.
 KNOWN = (-1.2784906443, -0.6392453221, -0.8947920801)
 
 
 def chain(num_spins):
-    """G -> H(g), a function of state vectors of 2^N numbers."""
+    """Return the function g -> H(g), an operator on state vectors of 2^N numbers."""
     spins = 1 - 2 * ((np.arange(2**num_spins)[:, None] >> np.arange(num_spins)) & 1)
     bonds = jnp.asarray(-np.sum(spins * np.roll(spins, 1, axis=1), axis=1).astype(float))
 
@@ -30,13 +30,13 @@ def chain(num_spins):
 
 
 def exact_energy(g, num_spins):
-    """Of free fermions, per spin (Pfeuty 1970): the lowest state, of an even number of them."""
+    """Compute the ground-state energy per spin of free fermions (Pfeuty 1970), in the even-parity sector."""
     momenta = np.pi * (2 * np.arange(num_spins) + 1) / num_spins
     return -np.sum(np.sqrt(1 + g**2 - 2 * g * np.cos(momenta))) / num_spins
 
 
 def energy_and_overlap(num_spins, mode):
-    """G -> the derivatives of E0 / N, and the fidelity susceptibility - d^2/dg'^2 log |<v(g)|v(g')>| at g' = g."""
+    """Return g -> derivatives of E0 / N, and the fidelity susceptibility -d^2/dg'^2 log |<v(g)|v(g')>| at g' = g."""
     operator = chain(num_spins)
 
     def ground(g):
@@ -58,7 +58,7 @@ def energy_and_overlap(num_spins, mode):
 
 
 def susceptibility(num_spins, g):
-    """Of dense pairs, sum_n |<n| dH |0>|^2 / (E_n - E_0)^2."""
+    """Compute sum_n |<n| dH |0>|^2 / (E_n - E_0)^2 from dense eigenpairs."""
     operator = jax.jit(lambda g: jax.vmap(chain(num_spins)(g))(jnp.eye(2**num_spins)))
     dense, field = np.asarray(operator(g)), np.asarray(operator(1.0) - operator(0.0))
     values, vectors = np.linalg.eigh(dense)

@@ -1,4 +1,4 @@
-"""Derivatives of complex vectors are those of the vectors returned, their phase included."""
+"""Derivatives of complex vectors with the phase that the solvers return."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ def problem(square):
 
 
 def check(vectors, square, *, forward, second):
-    """Slopes along one direction against central differences of the loss, and of its gradient."""
+    """Compare slopes along one direction with central differences of the loss and of its gradient."""
     matrix, direction = problem(square)
     weights = jnp.asarray(drawn(4, *jax.eval_shape(vectors, matrix).shape))
 

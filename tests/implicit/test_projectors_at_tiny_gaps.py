@@ -1,10 +1,10 @@
-"""Losses of a subspace whose eigenvalues nearly repeat: the gradient is exact however small the gaps within it are.
+"""Losses of a subspace with nearly repeated eigenvalues: exact gradients at arbitrarily small gaps within it.
 
-The truth is that of the projector on the whole group, P = X X^H, from the eigenvectors that the matrix was made of:
+The expected gradient is that of the projector on the group, P = X X^H, from the constructed eigenvectors:
 
     dP = sum over i in the group, j outside of  x_j <x_j, dA x_i> x_i^H / (lambda_i - lambda_j)  and its adjoint
 
-in which no gap within the group occurs.
+This formula contains no gap within the group.
 """
 
 import jax
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def planted(seed, gap, *, complex_entries):
-    """A matrix with eigenvalues 6, 4 + 2.5 gap, 4 + gap, 4 over a bulk, weights of a loss, and its exact gradient."""
+    """Return a matrix with eigenvalues 6, 4 + 2.5 gap, 4 + gap, 4 and others; loss weights; and the exact gradient."""
     rng = np.random.default_rng(seed)
     draw = lambda: rng.normal(size=(SIZE, SIZE)) + (1j * rng.normal(size=(SIZE, SIZE)) if complex_entries else 0)
     turn = np.linalg.qr(draw())[0]
@@ -56,7 +56,7 @@ def check(name, seeds, gaps, *, complex_entries=False):
     cases = [planted(seed, gap, complex_entries=complex_entries) for seed in seeds for gap in gaps]
     matrices, weights, truths = (np.stack(x) for x in zip(*cases, strict=True))
     gradients = np.asarray(jax.jit(jax.vmap(jax.grad(loss)))(jnp.asarray(matrices), jnp.asarray(weights))).conj()
-    # A matrix stands for a Hermitian one; that of svd need not be.
+    # The solvers take the matrix as Hermitian; the gradient of svd need not be, so symmetrize it.
     gradients = (gradients + np.swapaxes(gradients, 1, 2).conj()) / 2
     errors = np.linalg.norm(gradients - truths, axis=(1, 2)) / np.linalg.norm(truths, axis=(1, 2))
     assert errors.max() < 1e-6, errors
@@ -88,7 +88,7 @@ def test_a_loss_that_tells_close_vectors_apart_keeps_its_gradient():
     matrix, weights, _ = planted(3, gap, complex_entries=False)
     values, vectors = np.linalg.eigh(matrix)
     x = vectors[:, ::-1][:, FIRST]
-    # d x = (lambda - A)^+ dA x, and the loss is <x, M x>.
+    # The derivative is d x = (lambda - A)^+ dA x, and the loss is <x, M x>.
     gaps = values[::-1][FIRST] - values
     inverse = (vectors * np.where(gaps == 0, 0, 1 / np.where(gaps == 0, 1, gaps))) @ vectors.T
     half = np.outer(inverse @ weights @ x, x)

@@ -1,4 +1,4 @@
-"""Gradients of losses of singular triplets against fourth-order differences of dense numpy in float64."""
+"""Gradients of losses of singular triplets against fourth-order differences of dense NumPy in float64."""
 
 import functools
 
@@ -15,15 +15,15 @@ from eigenjax.operators.rectangular import as_rectangular
 from eigenjax.solvers.singular.svds import svds_and_recycled
 
 K = 3
-STEP = 1e-4  # of a fourth-order difference
-WIDE_STEP = 1e-2  # of a difference of differences
+STEP = 1e-4  # step of a fourth-order difference
+WIDE_STEP = 1e-2  # step of a difference of differences
 TOLERANCE = 1e-6
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
 def problem(p, n, seed, *, is_complex=False):
-    """A matrix whose singular values stand apart, two directions and the weights of a loss."""
+    """Construct a matrix with well-separated singular values, two directions and two weights of a loss."""
     generator = np.random.default_rng(seed)
     draw = lambda *shape: generator.standard_normal(shape) + 1j * is_complex * generator.standard_normal(shape)
     left, right = (np.linalg.qr(draw(rows, min(p, n)))[0] for rows in (p, n))
@@ -33,7 +33,7 @@ def problem(p, n, seed, *, is_complex=False):
 
 
 def loss_of(left, values, right, weights, xp):
-    """Depends on values, left and right vectors, and on no phase that a pair of vectors shares."""
+    """Compute a loss of values, left and right vectors, invariant to the common phase of a pair of vectors."""
     first, second = weights
     across = xp.einsum("ki,ij,kj->k", left.conj(), first, right)
     inside = xp.abs(left[0].conj() @ (second @ right[1])) ** 2 + xp.abs(right.conj() @ first.conj().T[:, 0]) @ values
@@ -51,7 +51,7 @@ def central_difference(function, at, direction, step=STEP):
 
 
 def pairing(gradient, direction):
-    """JAX's gradient g means d loss = Re sum g dA."""
+    """Return Re sum g dA, the change of the loss for a JAX gradient g."""
     return np.sum(np.asarray(gradient) * direction).real
 
 
@@ -101,7 +101,7 @@ def test_the_gradient_of_the_gradient(p, n, is_complex):
     matrix, direction, other, *weights = problem(p, n, 1, is_complex=is_complex)
     function = lambda matrix: loss(matrix, jnp.stack(weights), k=2)
     slope = jax.jit(jax.grad(lambda matrix: jnp.sum(jax.grad(function)(matrix) * direction).real))
-    # Without one product of ours: a difference of differences.
+    # An independent value without JAX: a difference of differences.
     dense = lambda matrix: dense_loss(matrix, weights, 2)
     along = lambda at: central_difference(dense, at, 0.1 * direction, WIDE_STEP)
     mixed = central_difference(along, matrix, 0.1 * other, WIDE_STEP) / 0.01
@@ -110,7 +110,7 @@ def test_the_gradient_of_the_gradient(p, n, is_complex):
 
 
 def matrix_of(theta, xp):
-    """A (6, 5) matrix that depends on parameters: differences of v, weighted, and two sums."""
+    """Assemble a (6, 5) matrix from parameters: weighted differences of v, and two sums."""
     differences = xp.asarray(np.eye(5)[1:] - np.eye(5)[:-1])
     return xp.concatenate([theta["weights"][:, None] * differences, xp.stack([theta["row"], xp.sin(theta["row"])])])
 
@@ -156,7 +156,7 @@ def test_a_loss_of_the_values_costs_one_pull_back_and_no_solve(rng):
 
     found = jax.block_until_ready(gradient(jnp.asarray(matrix)))
     jax.effects_barrier()
-    # Five steps and the audit, of two products each (a transpose calls back too); then two for the pull-back.
+    # Five steps and the verification take two matvecs each (transposes call back too), and the pull-back takes two.
     assert len(calls) <= 2 * 6 + 2
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     assert_allclose(found, 2 * (left[:, :2] * values[:2]) @ right[:2], atol=1e-12)
@@ -170,7 +170,7 @@ def polar(matrix, weight, r):
 
 @functools.cache
 def gradients():
-    """Of an invariant loss of three triplets, or of some components; with sum u v^H, the gradient of the values."""
+    """Compile the gradient of an invariant loss of three triplets, or of components; also return sum u v^H."""
 
     @functools.partial(jax.grad, has_aux=True)
     def gradient(matrix, weight, of_components):
@@ -183,7 +183,7 @@ def gradients():
 
 
 def test_invariant_losses_of_repeated_and_of_zero_singular_values(rng):
-    # sum u v^H and the projector on the right vectors of the leading group: smooth, though the vectors are not.
+    # A loss of sum u v^H and of the projector on the leading right vectors is smooth, though the vectors are not.
     weight, direction = rng.standard_normal((2, 5, 5))
     rotations = [np.linalg.qr(rng.standard_normal((5, 5)))[0] for _ in range(2)]
     for values in ([4, 4, 4, 2, 1], [4, 4, 3, 0, 0], [3, 3, 3, 0, 0]):
@@ -198,7 +198,7 @@ def test_zero_and_repeated_singular_values_give_no_nan_and_harm_no_other():
     gradient = lambda matrix: gradients()(jnp.asarray(matrix), np.ones((5, 5)), True)[0]
     for values in ([1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [2, 2, 1, 1, 1], [2, 1, 0, 0, 0]):
         assert np.all(np.isfinite(gradient(np.diag(np.asarray(values, float)))))
-    # Of rank one: d u_1 = P_U dA v_1 / s and d v_1 = P_V dA^H u_1 / s in closed form, whatever is made of the zeros.
+    # Rank one, in closed form: d u_1 = P_U dA v_1 / s and d v_1 = P_V dA^H u_1 / s, for any basis of the null space.
     expected = np.zeros((5, 5))
     expected[1, 0], expected[0, 2] = 1 / 2, 3 / 2
     assert_allclose(gradient(np.diag([2.0, 0, 0, 0, 0])), expected, atol=1e-12)

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from eigenjax import as_operator, deflated_power_iteration, hessian, lanczos
 
 SIZE, K = 10, 3
-# Of a fourth-order difference: truncation h^4 against rounding eps / h.
+# Step of a fourth-order difference: h^4 truncation against eps / h rounding.
 STEP = 1e-4
 TOLERANCE = 1e-6
 
@@ -39,7 +39,7 @@ def callable_operator(theta):
 
 
 def hessian_operator(theta):
-    # The parameters' own Hessian, and data that it depends on: both are differentiated.
+    # Both the parameters and the data of the Hessian depend on theta and are differentiated.
     data = jnp.eye(SIZE) + 0.3 * theta
     loss = lambda p, batch: jnp.mean(jnp.tanh(batch @ p["w"]) ** 2 + jnp.cos(batch @ p["w"]) * p["w"][0])
     return hessian(loss, {"w": jnp.sum(theta, axis=0) / SIZE}, data, batch_size=4)
@@ -66,7 +66,7 @@ def assert_derivative(function, theta, direction, scale=1.0):
     assert_allclose(ours, difference, rtol=TOLERANCE, atol=TOLERANCE * scale * 1e-3)
 
 
-# One rule serves all solvers and operators: each is seen once in the quick run.
+# One rule serves all solvers and operators: the quick run tests each of them once.
 QUICK = {("dense", "power"), ("hessian", "lanczos")}
 
 
@@ -119,7 +119,7 @@ def test_every_which_has_the_same_rule(which, rng):
 
 
 def test_complex_hermitian(rng):
-    # A loss that no phase changes; JAX's gradient g means d loss = Re sum g dA.
+    # The loss is invariant to phases; a JAX gradient g means d loss = Re sum g dA.
     probe = jnp.asarray(rng.normal(size=(SIZE, 2)) + 1j * rng.normal(size=(SIZE, 2)))
     theta, direction = (jnp.asarray(symmetric(rng, complex_entries=True)) for _ in range(2))
 
@@ -137,7 +137,7 @@ def test_complex_hermitian(rng):
 
 
 def test_the_separated_vector_beside_a_repeated_eigenvalue():
-    # dv = (4 - 1)^-1 P dA v, in closed form; jnp.linalg.eigh gives NaN here.
+    # The derivative is dv = (4 - 1)^-1 P dA v in closed form; jnp.linalg.eigh gives NaN here.
     matrix = jnp.diag(jnp.array([4.0, 1.0, 1.0]))
     gradient = jax.grad(lambda a: lanczos(a, k=1).eigenvectors[0, 1])(matrix)
     assert_allclose(gradient, [[0, 1 / 6, 0], [1 / 6, 0, 0], [0, 0, 0]], atol=1e-14)
@@ -146,7 +146,7 @@ def test_the_separated_vector_beside_a_repeated_eigenvalue():
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_a_loss_of_the_subspace_of_a_repeated_eigenvalue(k, rng):
-    # tr(M V V^T) over the twofold eigenvalue 4, or that and the next: smooth, though the vectors are not.
+    # The loss tr(M V V^T) over the double eigenvalue 4 (and the next) is smooth, though the vectors are not.
     rotation, _ = np.linalg.qr(rng.normal(size=(5, 5)))
     matrix = jnp.asarray(rotation @ np.diag([4.0, 4.0, 2.0, 1.0, 0.5]) @ rotation.T)
     weight, direction = rng.normal(size=(5, 5)), rng.normal(size=(5, 5))
@@ -192,7 +192,7 @@ def test_the_gradient_of_a_matrix_is_symmetric_and_that_of_eigh(rng):
 
 
 def count_products(function, *args):
-    """How many products are executed: a callback counts them as they happen."""
+    """Count the matvecs that are executed, with a host callback."""
     counts = []
 
     def product(theta, v):
@@ -213,7 +213,7 @@ def test_a_zero_cotangent_of_the_eigenvectors_costs_no_solve(rng):
     )(theta)
     forward = count_products(lambda operator, theta: lanczos(operator(theta), k=K), theta)
     assert forward == SIZE + 1
-    # The pull-back evaluates the k products that it transposes, as one batch.
+    # The pull-back evaluates the k matvecs that it transposes, as one batch.
     assert count_products(values, theta) <= forward + K
     assert count_products(zeros, theta) <= 2 * (forward + K)
     assert count_products(vectors, theta) > forward + 2 * K
@@ -255,7 +255,7 @@ def test_through_scan(rng):
 
 
 def test_the_error_grows_no_faster_than_the_reciprocal_gap():
-    # v_1 of diag(1, 1 - gap, 0): d v_1 / d a_12 = 1 / gap, to the relative accuracy that rounding leaves.
+    # For v_1 of diag(1, 1 - gap, 0), d v_1 / d a_12 = 1 / gap, to a relative accuracy of eps / gap.
     for gap in (1e-3, 1e-5, 1e-7):
         matrix = jnp.diag(jnp.array([1.0, 1.0 - gap, 0.0]))
         gradient = jax.grad(lambda a: lanczos(a, k=1, which="LA").eigenvectors[0, 1])(matrix)

@@ -1,4 +1,4 @@
-"""The Arnoldi decomposition A V = V H + d b^H + E through growth, breakdown and restarts, recomputed in NumPy."""
+"""Arnoldi decomposition A V = V H + d b^H + E through expansion, breakdown and restarts, recomputed in NumPy."""
 
 import functools
 
@@ -45,7 +45,7 @@ def wide(x):
 
 
 def assert_decomposes(state, matrix, dropped=None):
-    """V and d are orthonormal, H = V^H A V, and A V - V H - d b^H has columns of the norms `dropped` (zero if None)."""
+    """Assert orthonormal V and d, H = V^H A V, and column norms `dropped` (None: zero) of A V - V H - d b^H."""
     filled = np.asarray(state.filled)
     eps, norm = np.finfo(state.matrix.dtype).eps, np.linalg.norm(matrix)
     basis, direction, H, b = (wide(x) for x in (state.basis, state.residual_block, state.matrix, state.coupling))
@@ -62,7 +62,7 @@ def assert_decomposes(state, matrix, dropped=None):
 
 @pytest.fixture
 def problem(scalar, normal, rng):
-    """A matrix far from symmetric, with entries above the diagonal that are five times those below it."""
+    """Draw a nonsymmetric matrix, with entries above the diagonal five times those below it, and a start vector."""
     matrix = np.tril(normal(rng, (N, N), scalar)) + 5 * np.triu(normal(rng, (N, N), scalar), 1)
     return matrix, normal(rng, N, scalar)
 
@@ -72,7 +72,7 @@ def full(problem):
 
 
 def schur_vectors(state, radius):
-    """(m, m) C of H = C S C^H, and the dimension of the leading subspace: eigenvalues of magnitude above `radius`."""
+    """Return (m, m) C of H = C S C^H, and the number of eigenvalues of magnitude above `radius`, which are leading."""
     H = wide(state.matrix)
     if np.iscomplexobj(H):
         _, vectors, count = scipy.linalg.schur(H, "complex", sort=lambda x: abs(x) > radius)
@@ -82,7 +82,7 @@ def schur_vectors(state, radius):
 
 
 def radius_between(values, most=MOST):
-    """The middle of the widest relative gap between magnitudes that leaves 2 to `most` of them above it."""
+    """Return the middle of the widest relative gap between magnitudes, with 2 to `most` of them above it."""
     sizes = np.sort(np.abs(values))[::-1]
     best = 2 + np.argmax(sizes[1:most] / sizes[2 : most + 1])
     return (sizes[best - 1] * sizes[best]) ** 0.5
@@ -96,13 +96,13 @@ def test_each_matvec_adds_a_row_and_the_space_is_that_of_the_start(problem):
         assert_decomposes(state, matrix)
         assert int(state.num_filled) == int(state.num_matvecs) == count
         assert not bool(state.broken_down)
-    # Arnoldi: H is a Hessenberg matrix with positive numbers below the diagonal, as the last coupling is.
+    # Arnoldi: H is a Hessenberg matrix with a positive subdiagonal, and the last coupling is positive.
     eps, norm = np.finfo(start.dtype).eps, np.linalg.norm(matrix)
     H = wide(state.matrix)
     assert np.abs(np.tril(H, -2)).max() <= RELATION * eps * norm
     assert (np.diag(H, -1).real > 0).all()
     assert not np.asarray(state.coupling)[0, :-1].any()
-    # The space of the start, A start and A^2 start.
+    # The basis spans the start vector v, A v and A^2 v.
     powers = np.stack([np.linalg.matrix_power(wide(matrix), i) @ wide(start) for i in range(3)])
     powers = np.linalg.qr(powers.T)[0].T
     basis = wide(state.basis)[:3]
@@ -125,7 +125,7 @@ def test_a_restart_keeps_the_invariant_subspace_and_grows_again(problem):
     assert_decomposes(after, matrix)
     assert (int(after.num_filled), int(after.num_restarts)) == (count, 1)
     assert not np.asarray(after.defects).any()
-    # The rows span V C, and H has the chosen eigenvalues.
+    # The basis spans V C, and H has the chosen eigenvalues.
     eps, norm = np.finfo(matrix.dtype).eps, np.linalg.norm(matrix)
     filled = np.asarray(after.filled)
     span = vectors[:, :count].T @ wide(state.basis)
@@ -133,7 +133,7 @@ def test_a_restart_keeps_the_invariant_subspace_and_grows_again(problem):
     chex.assert_trees_all_close(span @ rows.conj().T @ rows, span, rtol=0, atol=2 * ORTHONORMAL * eps)
     compact = wide(after.matrix)[np.ix_(filled, filled)]
     chosen = np.sort_complex(values[np.abs(values) > radius])
-    # Rounding moves an eigenvalue by its condition times RELATION eps ||A||.
+    # Rounding moves an eigenvalue by its condition number times RELATION * eps * ||A||.
     w, left, right = scipy.linalg.eig(wide(state.matrix), left=True)
     condition = (1 / np.abs(np.sum(left.conj() * right, axis=0)))[np.abs(w) > radius].max()
     found = np.sort_complex(np.linalg.eigvals(compact))
@@ -154,7 +154,7 @@ def test_a_fresh_direction_drops_the_coupling_and_records_it(problem):
     bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
     found = wide(after.defects)[np.asarray(after.filled)]
     chex.assert_trees_all_close(np.sort(found), np.sort(lost), rtol=0, atol=bound)
-    # The new direction is none of the old.
+    # The new residual block is not parallel to the old one.
     assert abs(np.vdot(after.residual_block, state.residual_block)) < 0.9
 
 
@@ -172,7 +172,7 @@ def test_what_a_subspace_lacks_of_invariance_is_recorded(problem, normal, rng):
 
 
 def test_an_exactly_invariant_subspace_goes_on_in_a_random_direction(scalar, normal, rng):
-    # e_0 -> 2 e_1 -> 2 e_2 -> 2 e_0, and a block for the rest.
+    # The matrix maps e_0 -> 2 e_1, e_1 -> 2 e_2, e_2 -> 2 e_0, and has another diagonal block.
     matrix = np.zeros((N, N), scalar)
     matrix[[1, 2, 0], [0, 1, 2]] = 2
     matrix[3:, 3:] = normal(rng, (N - 3, N - 3), scalar)

@@ -1,4 +1,4 @@
-"""The relations A V = U B and A^H U = V B^H + d g + E through growth, breakdown and restarts, recomputed in NumPy."""
+"""Relations A V = U B and A^H U = V B^H + d g + E through expansion, breakdown and restarts, recomputed in NumPy."""
 
 import functools
 
@@ -18,7 +18,7 @@ P, N, M, KEPT = 24, 18, 8, 3
 ORTHONORMAL = P
 # Sums of P products in a matvec and of M + 1 terms in two Gram-Schmidt passes, each with an error of eps / 2 a term.
 RELATION = P + 2 * (M + 1)
-# A restart rounds U P, V Q and P^H B Q, sums of M terms; these errors stay in the rows that are kept again.
+# A restart rounds U P, V Q and P^H B Q, sums of M terms; these errors stay in the rows that are kept.
 RESTART = 2 * M
 
 
@@ -47,7 +47,7 @@ def gram_error(rows):
 
 
 def assert_decomposes(state, matrix, dropped=None, with_direction=True):
-    """U, V and d are orthonormal, A V = U B, and A^H U - V B^H - d g has columns of the norms `dropped`."""
+    """Assert orthonormal U, V and d, A V = U B, and column norms `dropped` of A^H U - V B^H - d g."""
     left_filled, right_filled = np.asarray(state.left_filled), np.asarray(state.right_filled)
     assert left_filled.sum() == right_filled.sum() == int(state.num_filled)
     U, V, B, d, g = (wide(x) for x in (state.left, state.right, state.matrix, state.direction, state.coupling))
@@ -64,7 +64,7 @@ def assert_decomposes(state, matrix, dropped=None, with_direction=True):
 
 
 def triplets(state, kept=KEPT):
-    """(m, kept) P and Q, (m,) s: the largest singular triplets of B, from NumPy."""
+    """Compute (m, kept) P and Q, (m,) s: the largest singular triplets of B, from NumPy."""
     left, values, right = np.linalg.svd(wide(state.matrix))
     cast = lambda x: jnp.asarray(x.astype(state.matrix.dtype))
     return cast(left[:, :kept]), cast(right.conj().T[:, :kept]), values
@@ -90,7 +90,7 @@ def test_each_step_adds_a_row_to_both_bases(matrix, normal, rng):
         assert int(state.num_filled) == count
         assert int(state.num_matvecs) == 2 * count
         assert not bool(state.broken_down)
-    # Golub and Kahan: B is upper bidiagonal, with the positive numbers alpha and beta.
+    # Golub and Kahan: B is upper bidiagonal with positive entries alpha and beta.
     eps, norm = np.finfo(matrix.dtype).eps, np.linalg.norm(matrix)
     B = wide(state.matrix)
     two = np.diag(np.diag(B)) + np.diag(np.diag(B, 1), 1)
@@ -98,7 +98,7 @@ def test_each_step_adds_a_row_to_both_bases(matrix, normal, rng):
     assert (np.diag(B).real > 0).all()
     assert (np.diag(B, 1).real > 0).all()
     assert not np.asarray(state.coupling)[:-1].any()
-    # The largest norm of a matvec of either side.
+    # The norm estimate is the largest norm of a matvec with A or A^H.
     images = [wide(matrix) @ wide(state.right).T, wide(matrix).conj().T @ wide(state.left).T]
     largest = max(np.linalg.norm(image, axis=0).max() for image in images)
     chex.assert_trees_all_close(float(state.operator_norm), largest, rtol=RELATION * eps)
@@ -106,7 +106,7 @@ def test_each_step_adds_a_row_to_both_bases(matrix, normal, rng):
 
 def test_restarts_keep_triplets_and_converge_to_those_of_the_matrix(matrix, full):
     state, before = full, full
-    for restarts in range(1, 19):  # over two reorthonormalizations
+    for restarts in range(1, 19):  # includes two reorthonormalizations
         left, right, values = triplets(state)
         before, state = state, compressed(state, left, right, jnp.asarray(False))
         assert (int(state.num_restarts), int(state.num_filled)) == (restarts, KEPT)
@@ -140,12 +140,12 @@ def test_a_fresh_direction_drops_the_coupling_and_records_it(matrix, full):
     chex.assert_trees_all_close(np.sort(found), np.sort(lost), rtol=0, atol=bound)
     assert abs(np.vdot(after.direction, full.direction)) < 0.9
     again = grown(jnp.asarray(matrix), after, M - KEPT)
-    # V now contains a part of the direction that was dropped, and B the coefficients of that part.
+    # The new V contains a part of the dropped direction, and B the coefficients of that part.
     old, V = wide(full.direction), wide(again.right)
     outside = np.linalg.norm(old - V.T @ (V.conj() @ old))
     assert 0.1 < outside < 0.9
     assert_decomposes(again, matrix, outside * wide(again.defects))
-    # Two drops along unrelated directions add as squares: an estimate, and no bound.
+    # Two drops along unrelated directions add as squares: an estimate, not a bound.
     left, right, _ = triplets(again)
     twice = compressed(again, left, right, jnp.asarray(True))
     lost = np.hypot(np.abs(wide(again.coupling) @ wide(left)), np.sqrt(np.abs(wide(left).T) ** 2 @ again.defects**2))
@@ -170,7 +170,7 @@ def test_every_eighth_restart_reorthonormalizes_both_bases(full):
         after = compressed(spoiled._replace(num_restarts=jnp.int32(restarts)), left, right, jnp.asarray(False))
         rows = [wide(after.left)[np.asarray(after.left_filled)], wide(after.right)[np.asarray(after.right_filled)]]
         errors[restarts] = [gram_error(x) for x in rows]
-    # Newton's iteration takes V (1 + e) to V (1 - 3 e^2 / 2), whose Gram matrix is off by 3 e^2.
+    # Newton's iteration takes V (1 + e) to V (1 - 3 e^2 / 2), whose Gram matrix has an error of 3 e^2.
     eps = np.finfo(full.matrix.dtype).eps
     for restarts in (7, 15):
         assert max(errors[restarts]) <= 3.1 * error**2 + 2 * ORTHONORMAL * eps
@@ -179,7 +179,7 @@ def test_every_eighth_restart_reorthonormalizes_both_bases(full):
 
 
 def test_breakdown_on_either_side_goes_on_in_random_directions(scalar):
-    # Integers: e_0 is a singular vector of value 3, and the rank is two.
+    # Integer entries: e_0 is a singular vector of value 3, and the rank is two.
     matrix = np.zeros((P, N), scalar)
     matrix[0, 0], matrix[1, 1] = 3, 2
     start = np.eye(N, dtype=scalar)[0]

@@ -1,4 +1,4 @@
-"""The decomposition A V = V H + D^T B through growth, breakdown and restarts, recomputed in numpy."""
+"""Krylov decomposition A V = V H + D^T B through expansion, breakdown and restarts, recomputed in NumPy."""
 
 import functools
 
@@ -25,7 +25,7 @@ def grown(matrix, starts, steps):
 
 
 def restarted(op, state, kept):
-    """Keeps the largest Ritz pairs, and fills the basis again."""
+    """Restart with the largest Ritz pairs and expand until the basis is full."""
     coefficients = ritz_pairs(state, "LA").coefficients[:, :kept]
     state = decomposition.compress(
         state, coefficients, state.coupling @ coefficients, jnp.zeros(kept, state.defects.dtype)
@@ -48,7 +48,7 @@ def starting(rng, block_size, dtype=float):
 
 
 def assert_decomposes(state, matrix, num_filled, tolerance=1e-12):
-    """A V = V H + D^T B, H = V^H A V, all of V and D orthonormal, rows not filled zero."""
+    """Assert A V = V H + D^T B, H = V^H A V, orthonormal V and D, and zeros in invalid rows."""
     filled = np.asarray(state.filled)
     assert filled.sum() == num_filled == int(state.num_filled)
     basis, residual_block, projected, coupling = (
@@ -75,7 +75,7 @@ def test_growing_decomposes_the_operator_at_one_product_a_row(block_size, is_com
         assert_decomposes(state, matrix, steps * block_size)
         assert int(state.num_matvecs) == steps * block_size
         assert not bool(state.broken_down)
-    # The space is that of the start: its first vectors are in it.
+    # The space contains the start vectors.
     rest = np.asarray(starts).T - np.asarray(state.basis).T @ (np.asarray(state.basis).conj() @ np.asarray(starts).T)
     np.testing.assert_allclose(rest, 0, atol=1e-12)
 
@@ -85,7 +85,7 @@ def test_compressing_keeps_the_relation_and_what_was_asked_for(block_size, float
     matrix = rotated(SPECTRUM)
     state = grown(jnp.asarray(matrix), starting(rng, block_size), M // block_size)
     ritz = ritz_pairs(state, "LA").coefficients
-    # The most wanted, the least wanted, and fewer than there is room for.
+    # The most wanted, the least wanted, and one column fewer than fit.
     for columns, kept in ((ritz, 5), (ritz[:, ::-1], 5), (ritz.at[:, 3].set(0), 4)):
         after = compressed(state, columns, 5)
         assert_decomposes(after, matrix, kept)
@@ -102,7 +102,7 @@ def test_growing_again_after_a_restart_still_decomposes(block_size, float64, rng
     again = jax.jit(lambda state: jax.lax.fori_loop(0, 20, lambda _, s: restarted(op, s, 6), state))(state)
     assert_decomposes(again, matrix, M, tolerance=1e-12)
     assert int(again.num_matvecs) == M + 20 * 6
-    # And what it holds is the end of the spectrum, which 20 restarts have found.
+    # The Krylov space contains the end of the spectrum after 20 restarts.
     top = np.linalg.eigvalsh(np.asarray(again.matrix))[::-1]
     np.testing.assert_allclose(top[:3], np.sort(SPECTRUM)[:-4:-1], rtol=0, atol=1e-8)
 
@@ -113,7 +113,7 @@ def test_the_identity_gives_fresh_directions_without_coupling(block_size, scale,
     matrix = scale * np.eye(N)
     state = grown(jnp.asarray(matrix), starting(rng, block_size), 3)
     assert bool(state.broken_down)
-    # In a block nothing but the rounding that is left of an image couples the fresh directions.
+    # In a block only the rounding error of a matvec couples the random directions.
     assert (np.abs(np.asarray(state.coupling)) <= 1e-16 * scale * (block_size > 1)).all()
     scaled = state._replace(matrix=state.matrix / scale, coupling=state.coupling / scale)
     assert_decomposes(scaled, np.eye(N), 3 * block_size)
@@ -135,7 +135,7 @@ def test_dependent_starts_give_a_block_of_full_rank(float64, rng, rotated):
 
 
 def test_a_block_that_meets_an_invariant_subspace_goes_on_at_full_rank(float64, rng, rotated):
-    # Rank two: of three images at most two are new, and after them none.
+    # Rank two: of three matvecs at most two are independent of the basis, and after them none.
     matrix = rotated([5.0, 2.0] + [0.0] * (N - 2))
     state = grown(jnp.asarray(matrix), starting(rng, 3), 3)
     assert_decomposes(state, matrix, 9)
@@ -144,7 +144,7 @@ def test_a_block_that_meets_an_invariant_subspace_goes_on_at_full_rank(float64, 
 
 
 def defect_after(restarts, matrix, start):
-    """What V lacks of orthonormality, in units of rounding."""
+    """Compute the largest entry of V V^H - I, divided by eps."""
     op = as_operator(matrix)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Polynomials of Krylov bases at an eigenvalue, against what the bases hold of its eigenvector, by NumPy."""
+"""Lanczos polynomials at an eigenvalue, against the components of its eigenvector in the basis, by NumPy."""
 
 import functools
 
@@ -21,7 +21,7 @@ N, M, STEPS = 24, 8, 6
 
 
 def orthonormal(rng, rows, columns, is_complex):
-    """An orthonormal set of so many columns."""
+    """Draw a matrix with this number of orthonormal columns."""
     normal = rng.standard_normal((2, rows, columns))
     return np.linalg.qr(normal[0] + 1j * normal[1] if is_complex else normal[0])[0]
 
@@ -40,12 +40,12 @@ def kept(state, coefficients):
 
 
 def assert_holds(state, vector, weights, level=0):
-    """<u, v_j> = sum_s p_sj(lambda) <u, s_s> for all rows and directions."""
+    """Assert <u, v_j> = sum_s p_sj(lambda) <u, s_s> for all basis vectors and the residual block."""
     values = np.concatenate([np.asarray(state.polynomials.rows), np.asarray(state.polynomials.residual_block)], axis=2)
     basis = np.concatenate([np.asarray(state.basis), np.asarray(state.residual_block)])
     held = basis @ vector.conj()
     np.testing.assert_allclose(weights @ values[level], held, rtol=1e-8, atol=1e-12)
-    # So nobody can hold more of the start than the polynomials admit.
+    # Therefore the polynomials bound the component of u in the start block.
     assert np.linalg.norm(weights) <= 1 / float(lanczos_polynomials.amplitudes(state.polynomials)[level]) + 1e-12
 
 
@@ -72,7 +72,7 @@ def test_a_locked_vector_is_left_out(rotated, rng):
     vectors = np.linalg.eigh(matrix)[1]
     op = as_operator(jnp.asarray(matrix))
     state = decomposition.begin(jnp.asarray(vectors.T[-1:]), M, seed_of(None), levels=jnp.asarray([5.0]))
-    state = decomposition.expand(op, state)  # an eigenvector: what comes next is random
+    state = decomposition.expand(op, state)  # the start is an eigenvector: the next direction is random
     assert state.broken_down
     state = state._replace(polynomials=begin_search(state, jnp.asarray([5.0])), broken_down=jnp.zeros((), bool))
     start = np.asarray(state.residual_block[0])
@@ -87,7 +87,7 @@ def test_those_of_arnoldi_are_what_the_basis_holds_of_a_left_eigenvector(rng):
     place = np.argmax(np.abs(values))
     start = orthonormal(rng, N, 1, is_complex=False).T
     state = grown(arnoldi.expand, jnp.asarray(matrix), jnp.asarray(start), jnp.asarray(values[[place]]), STEPS)
-    # y^H A = lambda y^H for y the conjugate of an eigenvector of the transpose.
+    # The left eigenvector satisfies y^H A = lambda y^H; y is the conjugate of an eigenvector of the transpose.
     assert_holds(state, np.conj(left[:, place]), start @ left[:, place])
 
 
@@ -110,7 +110,7 @@ def test_those_of_both_bases_are_what_they_hold_of_singular_vectors(is_complex, 
 
 
 def test_they_do_not_overflow():
-    # Two steps of a matrix with a coupling of 1e-13 between what it does to the start and the rest.
+    # Two steps with a matrix that couples the start vector to the others by 1e-13 only.
     matrix = np.diag([1.0, 2.0, 3.0]) + 1e-13 * (np.eye(3, k=1) + np.eye(3, k=-1))
     state = grown(decomposition.expand, jnp.asarray(matrix), jnp.eye(3)[:1], jnp.asarray([1e10]), 2)
     assert np.isfinite(np.asarray(lanczos_polynomials.amplitudes(state.polynomials))).all()

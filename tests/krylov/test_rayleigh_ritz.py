@@ -1,4 +1,4 @@
-"""Pairs read off a decomposition, at an end and near a number, against dense pencils in numpy and scipy."""
+"""Ritz pairs and harmonic Ritz pairs of a decomposition, against dense pencils in NumPy and SciPy."""
 
 import functools
 
@@ -72,7 +72,7 @@ def test_harmonic_pairs_are_those_of_scipys_pencil(block_size, steps, is_complex
         wanted, _ = np.linalg.qr(vectors[:, np.argsort(-np.abs(reciprocals))[: K + 2]])
         ours = np.asarray(found.coefficients)[:filled, : K + 2]
         np.testing.assert_allclose(ours @ ours.conj().T, wanted @ wanted.conj().T, rtol=0, atol=1e-9)
-        # Among them the best that the space knows: a Rayleigh-Ritz step, nearest to sigma itself first.
+        # Within their span a Rayleigh-Ritz step follows, ordered by the distance to sigma.
         values = np.linalg.eigvalsh(wanted.conj().T @ projected @ wanted)
         values = values[np.argsort(np.abs(values - SIGMA))]
         np.testing.assert_allclose(found.values[: K + 2], values, rtol=0, atol=1e-9)
@@ -122,7 +122,7 @@ def free_path(n):
 
 
 def near_problems(rotated):
-    """Name: matrix (100, 100), sigma."""
+    """Return {name: (matrix (100, 100), sigma)}."""
     n = 100
     wide = rotated(np.linspace(-5, 5, n))
     path_values = 4 * np.sin(np.pi * np.arange(n) / (2 * n)) ** 2

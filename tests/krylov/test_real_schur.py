@@ -1,4 +1,4 @@
-"""The real Schur form of small matrices: backward stable, orthogonal, in the order wanted, and no pair divided."""
+"""Real Schur form of small matrices: backward stable, orthogonal, in a given order, with conjugate pairs intact."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from eigenjax.krylov.general.real_schur import block_eigenvalues, real_schur, reorder_blocks
 
 SIZE = 11
-# Backward errors in units of rounding, relative to the norm.
+# Bound UNITS * eps on backward errors relative to the norm.
 UNITS = 100.0
 DECOMPOSE, REORDER = jax.jit(real_schur), jax.jit(reorder_blocks)
 
@@ -61,7 +61,7 @@ def test_form_and_order(name, dtype):
     other = REORDER(form, jnp.asarray(keys))
     rounding = check_form(other, matrix)
     sizes = np.abs(np.asarray(block_eigenvalues(other)))
-    # Descending, but for those that rounding moves past each other.
+    # Magnitudes descend, except where rounding exchanges neighbors.
     assert np.all(np.maximum.accumulate(sizes[::-1])[::-1] - sizes <= UNITS * rounding)
 
 
@@ -74,7 +74,7 @@ def test_eigenvalues_are_those_of_lapack():
 
 
 def test_leading_vectors_are_those_of_the_keys():
-    # Two pairs and a real eigenvalue, coupled: the subspace of the ones wanted is that of LAPACK's reordered form.
+    # Two pairs and a real eigenvalue, coupled: the leading subspace equals that of LAPACK's reordered form.
     blocks = np.asarray(scipy.linalg.block_diag([[1.0, 2], [-2, 1]], [[-3.0]], [[2.0, 0.5], [-0.5, 2]]))
     matrix = (blocks + np.triu(np.ones((5, 5)), 2)).astype(np.float32)
     form = DECOMPOSE(jnp.asarray(matrix))

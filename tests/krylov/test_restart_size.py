@@ -1,4 +1,4 @@
-"""How many vectors a restart keeps: always within its bounds, and at a gap where there is one."""
+"""Number of vectors kept at a restart: within its bounds, and at an eigenvalue gap if there is one."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from eigenjax.krylov.restart_size import max_keep, num_keep
 
-# No restart has been.
+# State before the first restart.
 NEVER = jnp.zeros(2, jnp.int32)
 SIZES = [(k, m, b) for k in (1, 3, 6) for b in (1, 3) for m in (k + b, k + b + 1, k + 2 * b, 20, 30)]
 
@@ -34,7 +34,7 @@ def test_the_tightest_spaces_keep_all_that_they_can():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 def test_an_obvious_gap_within_the_bounds_is_where_the_basis_is_cut(scale, sign):
-    # Deeper would leave a cycle little room.
+    # A cut at a larger number would leave too few matvecs for a cycle.
     for cut in (11, 12):
         high, low = np.linspace(9, 8.9, cut), np.linspace(1, 0, 20 - cut)
         values = jnp.asarray(sign * scale * np.concatenate([high, low]), jnp.float32)
@@ -42,7 +42,7 @@ def test_an_obvious_gap_within_the_bounds_is_where_the_basis_is_cut(scale, sign)
 
 
 def test_rows_not_filled_are_no_gap():
-    # The zeros behind them stand for nothing: without care the cut would fall just before them.
+    # The zeros are not valid entries: if they counted, the cut would fall directly before them.
     values = np.linspace(10, 9, 20)
     expected = num_keep(jnp.asarray(np.concatenate([values[:18], [values[17]] * 2])), jnp.int32(20), 2, 16, NEVER)
     found = num_keep(jnp.asarray(np.concatenate([values[:18], [0, 0]])), jnp.int32(18), 2, 16, NEVER)

@@ -1,4 +1,4 @@
-"""The order of what is wanted, and the projected problem."""
+"""Order of the wanted Ritz values, and the projected problem."""
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def test_arguments_are_checked():
 
 @pytest.mark.parametrize("num_filled", [8, 16, 19])
 def test_rows_not_filled_cost_no_digits(num_filled, rng, float64):
-    # Here and there among the others, as restarts leave them: what stands in their place is mixed with the rest.
+    # Restarts leave invalid rows between valid ones; the eigensolver must not mix their placeholders with the others.
     filled = np.isin(np.arange(20), rng.permutation(20)[:num_filled])
     solve = jax.jit(lambda matrix: masked_eigh(matrix, jnp.asarray(filled))[0])
     for _ in range(20):

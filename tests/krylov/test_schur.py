@@ -1,4 +1,4 @@
-"""The Schur form of small matrices: backward stable, unitary, and in any order, on the hard cases."""
+"""Complex Schur form of small matrices: backward stable, unitary, and in any order, in difficult cases."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from eigenjax.krylov.general.schur import Schur, reorder, schur
 from eigenjax.krylov.general.triangular import triangular_eigenvectors
 
-# Backward errors in units of rounding, relative to the norm.
+# Bound UNITS * eps on backward errors relative to the norm.
 UNITS = 60.0
 DECOMPOSE, REORDER, EIGENVECTORS = jax.jit(schur), jax.jit(reorder), jax.jit(triangular_eigenvectors)
 
@@ -37,7 +37,7 @@ def cases(n):
 
 
 def check(matrix):
-    """Of one (n, n) complex64 or complex128 matrix: the form, the form in another order, the eigenvectors."""
+    """Check one (n, n) complex64 or complex128 matrix: Schur form, reordered Schur form, eigenvectors."""
     eps, n = np.finfo(matrix.dtype).eps, len(matrix)
     form = DECOMPOSE(jnp.asarray(matrix))
     assert bool(form.converged)
@@ -91,7 +91,7 @@ def test_a_batch_is_its_members_and_nan_stays_in_its_lane():
     assert np.isnan(together.unitary[2]).all()
     for i in range(2):
         alone = DECOMPOSE(jnp.asarray(matrices[i]))
-        # Schur vectors are determined to phases, which rounding may decide.
+        # Schur vectors are determined up to phases, which may depend on rounding.
         assert_allclose(np.diag(together.triangular[i]), np.diag(alone.triangular), atol=1e-5)
         assert_allclose(np.abs(together.triangular[i]), np.abs(alone.triangular), atol=1e-5)
 

@@ -1,7 +1,7 @@
-"""The acceptance list: every solver on every spectrum that has led a solver astray, against dense float64 arithmetic.
+"""Acceptance tests: every solver on spectra that are difficult for solvers, against dense float64 arithmetic.
 
-All problems of one size are solved in one batch (vmap) and one by one (jit), so that a solver is compiled twice per
-precision however long the list is.
+All problems of one size are solved in one batch (vmap) and one by one (jit). Any number of problems therefore takes two
+compilations of a solver for each precision.
 """
 
 import functools
@@ -19,10 +19,10 @@ SOLVERS = {
     "eigsh": lambda *args, **options: eigsh(*args, which="LM", **options),
 }
 SIZE = 40
-POWER_TOL = 1e-4  # its default
-EIGSH_UNITS = 200.0  # residuals of so many units of rounding
+POWER_TOL = 1e-4  # the default of `deflated_power_iteration`
+EIGSH_UNITS = 200.0  # tolerance of `eigsh` as a multiple of eps
 
-# n = 40 eigenvalues, to be rotated by a random orthogonal matrix.
+# Spectra of n = 40 eigenvalues, to be rotated by a random orthogonal matrix.
 SPECTRA = {
     "zero": np.zeros(40),
     "identity": np.ones(40),
@@ -40,7 +40,7 @@ SPECTRA = {
     "condition 1e9": np.logspace(-6, 3, 40),
     "Hessian-like": [*np.linspace(5, 50, 5), *-np.linspace(1, 3, 5), *np.linspace(-1e-3, 1e-3, 30)],
 }
-# Few enough distinct eigenvalues for 21 products and for 100 power steps a pair.
+# Few enough distinct eigenvalues for 21 matvecs and for 100 power steps for each pair.
 EASY = {
     "zero",
     "identity",
@@ -52,11 +52,11 @@ EASY = {
     "triple ten, diagonal",
     "double one",
 }
-# The shift is ||A|| from below, as far as the iterates have seen it: 26 of 50 here, so that the unwanted 50s shrink by
-# 0.97 a step only, and 100 steps may fall short.
+# The shift is a lower bound of ||A|| from the iterates: 26 instead of 50 here. The unwanted 50s then shrink
+# by a factor of 0.97 in each step, and 100 steps may be too few.
 SLOWLY = {("power-k5-SA", "two values")}
-# Of eigenvalues from 1e-6 to 1e3 the smallest are 1e-9 ||A|| apart: no polynomial of a few thousand degrees tells them
-# apart to so many digits.
+# With eigenvalues from 1e-6 to 1e3 the smallest are 1e-9 ||A|| apart: no polynomial of a few thousand degrees
+# separates them to this accuracy.
 OUT_OF_REACH = {("eigsh-k5-SA", "condition 1e9"), ("eigsh-k6-BE", "condition 1e9")}
 
 
@@ -78,7 +78,7 @@ def wishart(n):
 
 @functools.cache
 def matrices(dtype, rotated):
-    """All n = 40 problems by name, in a dtype."""
+    """Return all n = 40 problems by name, in a dtype."""
     shapes = {
         "triple ten, diagonal": np.diag(np.asarray(SPECTRA["triple ten"], float)),
         "cycle": cycle(SIZE),
@@ -97,11 +97,11 @@ NAMES += ["times 1e-14", "times 1e+14", "times 1e-20", "times 1e+18"]
 
 
 def verified(matrix, k, which):
-    """Eigsh, told to look for what it may have missed, and to the accuracy that the others are held to."""
+    """Solve with `eigsh`, its missed-pair search, and the accuracy required of the other solvers."""
     return eigsh(matrix, k, which=which, verify=True, tol=EIGSH_UNITS * jnp.finfo(matrix.dtype).eps)
 
 
-# solver, k, which, whether all k of every problem are within reach
+# Columns: solver, k, which, and whether all k pairs of every problem are within reach.
 SOLVES = {
     "lanczos-k40-LM": (lanczos, 40, "LM", True),
     "lanczos-k10-LM": (lanczos, 10, "LM", False),
@@ -172,7 +172,7 @@ def test_a_spectrum_of_1e_minus_30_in_float64(solve, transform, float64, rotated
 
 
 def test_a_spectrum_below_the_range_of_float32_flags_no_wrong_pair():
-    # Its products are subnormal, which a CPU may flush to zero: nothing is known, and nothing must be claimed.
+    # The matvecs are subnormal, and a CPU may flush them to zero: no wrong pair may be flagged as converged.
     matrix = (1e-36 * wishart(SIZE)).astype(np.float32)
     result = lanczos(jnp.asarray(matrix), k=20)
     truth = np.linalg.eigvalsh(matrix.astype(float))
@@ -222,7 +222,7 @@ def test_any_start_vector(solver, dtype, check_result):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_start_vector_too_long_to_measure_flags_no_wrong_pair(solver, check_result):
-    # Its norm is not a finite float32.
+    # The norm of the start vector overflows float32.
     matrix = DIAGONAL.astype(np.float32)
     result = SOLVERS[solver](jnp.asarray(matrix), 3, v0=jnp.full(8, 3e38))
     if int(result.status) == Status.NONFINITE:
@@ -244,7 +244,7 @@ def test_wishart_1000(k, dtype, check_result):
 
 
 def test_wilkinsons_pairs_of_eigenvalues_are_both_found(dtype, check_result):
-    # The two largest of W21+ agree to 7e-14: equal in either precision, and not the same.
+    # The two largest of W21+ agree to 7e-14: equal in either precision, but distinct eigenvalues.
     matrix = wilkinson(21).astype(dtype)
     check_result(lanczos(jnp.asarray(matrix), 21), matrix, complete=True)
 

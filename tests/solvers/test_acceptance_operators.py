@@ -1,4 +1,4 @@
-"""The acceptance list, second part: trouble in the operator, and kinds of operator, for every solver."""
+"""Acceptance tests for defective inputs and for several kinds of operator, for every solver."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SOLVERS = {
     "power": deflated_power_iteration,
     "eigsh": lambda *args, **options: eigsh(*args, which="LM", **options),
 }
-POWER_TOL = 1e-4  # its default
+POWER_TOL = 1e-4  # the default of `deflated_power_iteration`
 
 TROUBLES = {
     "sound": (np.zeros((8, 8)), 1e-3),
@@ -26,7 +26,7 @@ TROUBLES = {
 
 @pytest.fixture(params=SOLVERS)
 def troubled(request, dtype, rotated):
-    """The matrices of TROUBLES and their results, solved in one batch."""
+    """Return the matrices of TROUBLES and their results, solved in one batch."""
     stack = np.stack([rotated([5, -4, 3, 2, 1, 0.5, 0, -1]) + trouble for trouble, _ in TROUBLES.values()]).astype(
         dtype
     )
@@ -57,7 +57,7 @@ def test_trouble_in_one_lane_is_told_and_harms_no_other(troubled, check_result):
 
 
 def assert_honest(result, matrix, tol):
-    """Residuals are true and flags follow from them, whatever the matrix is."""
+    """Assert true residuals, and flags consistent with them, for any matrix."""
     matrix, vectors = matrix.astype(float), np.asarray(result.eigenvectors, float)
     values = np.asarray(result.eigenvalues, float)
     residuals = np.linalg.norm(vectors @ matrix.T - values[:, None] * vectors, axis=1)

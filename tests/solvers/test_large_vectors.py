@@ -1,6 +1,6 @@
-"""Vectors of two million numbers in one leaf: inner products must not be added up one number after another.
+"""Vectors of two million numbers in one leaf: inner products must not accumulate sequentially.
 
-A CPU's matrix products are, off by 6e-5 of the lengths at this size: no pair of either solve below would converge.
+A CPU's matrix products do so, with an error of 6e-5 of the lengths at this size. No pair below would converge then.
 """
 
 import jax
@@ -31,7 +31,7 @@ def test_a_basis_stays_orthogonal():
 
 
 def test_a_recomputed_basis_gives_dense_eigenvectors():
-    # They are signs, nearly.
+    # The vectors of signs are orthonormal to rounding.
     rows, columns = np.indices(SHAPE)
     signs = [(-1.0) ** (((rows >> i) + (columns >> i)) % 2) / 2**10.5 for i in range(5)]
 

@@ -1,11 +1,11 @@
-"""Spectra with a truth that needs no solver, and how far a distribution is from them."""
+"""Fixtures of the spectrum tests: matrices with known spectra, and a distance between distributions."""
 
 import numpy as np
 import pytest
 
 
 def rotated(eigenvalues, seed=0, *, is_complex=False):
-    """A dense symmetric (complex Hermitian) matrix with these eigenvalues and random eigenvectors."""
+    """Construct a dense symmetric (complex Hermitian) matrix with these eigenvalues and random eigenvectors."""
     generator = np.random.default_rng(seed)
     n = len(eigenvalues)
     normal = generator.standard_normal((n, n)) + 1j * is_complex * generator.standard_normal((n, n))
@@ -16,10 +16,10 @@ def rotated(eigenvalues, seed=0, *, is_complex=False):
 
 
 def kolmogorov(cdf, eigenvalues, unit):
-    """sup_x |F^(x) - F(x)|, both sides of each step; what lies within 100 units of rounding of ||A|| is one place.
+    """Compute sup_x |F^(x) - F(x)|, both sides of each step; points within 100 eps ||A|| count as equal.
 
-    Between eigenvalues F is flat and F^ rises, so the supremum is at an eigenvalue or just before one. F^(x) is held
-    against all that F is within the rounding of x: a step may be there or not yet.
+    Between eigenvalues F is constant and F^ increases: the supremum is at an eigenvalue or directly before one. F^(x)
+    is compared with all values of F within the rounding of x: a step may lie on either side.
     """
     values = np.sort(np.asarray(eigenvalues, float))
     slack = 100 * unit * np.abs(values).max()

@@ -1,4 +1,4 @@
-"""Estimates hold the truth within two of their standard errors, and are exact where the budget allows it."""
+"""Calibration of estimates: the truth lies within two standard errors, and is exact if the budget allows it."""
 
 import functools
 
@@ -17,7 +17,7 @@ SPECTRA = {
     "outliers": np.r_[20.0, 15.0, np.full(N - 2, 0.2)],
     "indefinite": np.linspace(-1, 1.5, N),
 }
-# Eight samples or more of each: half of the products, a third, all of them.
+# Each estimator has at least eight samples: half of the matvecs, a third, or all of them.
 ESTIMATORS = {
     "xtrace": (functools.partial(trace, num_matvecs=16), np.sum),
     "hutch++": (functools.partial(trace, num_matvecs=24, method="hutch++"), np.sum),
@@ -80,7 +80,7 @@ def test_the_frobenius_norm_has_no_scale(num_matvecs):
         assert_allclose(found.estimate / scale, usual.estimate, rtol=1e-5)
         assert_allclose(found.standard_error / scale, usual.standard_error, rtol=1e-4)
         assert_allclose(slope(jnp.asarray(matrix * scale)), gradient, rtol=1e-3, atol=1e-4)
-    # Of a norm of zero the derivative is zero, in both modes.
+    # The derivative of a zero norm is zero, in both modes.
     nothing = jnp.zeros_like(gradient)
     assert norm(nothing).estimate == 0
     assert np.all(slope(nothing) == 0)
@@ -91,7 +91,7 @@ def test_the_frobenius_norm_has_no_scale(num_matvecs):
 @pytest.mark.parametrize("exponent", [-100, 90])
 def test_standard_errors_are_in_proportion_to_the_operator(exponent):
     matrix = np.random.default_rng(4).standard_normal((12, 12)).astype(np.float32)
-    scale = np.float32(2.0**exponent)  # no rounding: the estimates are the same but for this factor
+    scale = np.float32(2.0**exponent)  # a power of two causes no rounding: the estimates scale exactly
     one, other = jnp.asarray(matrix), jnp.asarray(matrix * scale)
     for method in ("xtrace", "hutch++", "hutchinson"):
         error = lambda a, method=method: trace(a, key=jax.random.key(2), num_matvecs=7, method=method).standard_error

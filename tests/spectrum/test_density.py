@@ -1,4 +1,4 @@
-"""The spectral density on every kind of spectrum, against the eigenvalues themselves."""
+"""Spectral density of several kinds of spectra, against the exact eigenvalues."""
 
 import functools
 import pathlib
@@ -40,12 +40,12 @@ SPECTRA = {
 
 
 def diagonal(values):
-    """Probes on a sphere see the same in any basis: a diagonal operator is as good as a rotated one."""
+    """Construct a diagonal operator; probes on a sphere are rotation invariant, so that any basis will do."""
     return as_operator(lambda v: values * v, like=values)
 
 
 def known(values, k):
-    """The first k pairs of the diagonal operator."""
+    """Return the first k pairs of the diagonal operator."""
     yes = jnp.ones(k, bool)
     return EigenResult(values[:k], jnp.eye(len(values))[:k], jnp.zeros(k), yes, jnp.int32(0), jnp.int32(0))
 
@@ -71,7 +71,7 @@ def test_the_distribution_is_within_three_percent(name, kolmogorov, float64):
 
 
 def test_nine_tenths_of_a_spectrum_in_a_ten_thousandth_of_it(kolmogorov, float64):
-    # A node there has a weight of 0.2: half of that, unlucky, would be the error; the bars make it 0.02 to 0.04.
+    # A node there has a weight of 0.2, and half of it would be the error; the bars reduce it to 0.02 to 0.04.
     values = np.sort(1 / np.arange(1.0, N + 1) ** 2)
     found = found_of(jnp.asarray(values), jax.random.key(0))
     assert kolmogorov(lambda x: cdf_of(found, x)[0], values, np.finfo(float).eps) <= 0.05
@@ -98,7 +98,7 @@ def test_the_standard_error_is_that_of_the_probes(float64):
     estimates, errors = run(keys)
     spread = estimates.std(axis=0, ddof=1)
     assert_allclose(np.sqrt((errors**2).mean(axis=0)), spread, rtol=0.25)
-    # The sphere's own: Var <q, P q> = 2 F (1 - F) / (n + 2), over ten probes. Bars between nodes smooth some of it.
+    # Variance on the sphere: Var <q, P q> = 2 F (1 - F) / (n + 2), for ten probes; bars between nodes smooth it.
     truth = points
     assert_allclose(spread, np.sqrt(2 * truth * (1 - truth) / 202 / 10), rtol=0.35)
 
@@ -140,7 +140,7 @@ def test_known_pairs_are_exact_nodes(float64, kolmogorov):
     assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-12)
     assert np.abs(everywhere - np.arange(1, 401) / 400).max() < 0.06
     assert found.nodes.shape == (4, 34)
-    # A pair that has not converged is not known: its mass is found by the probes.
+    # A pair that has not converged is not deflated: the probes find its mass.
     some = run(pairs._replace(converged=jnp.asarray([True, False, True, True])))[0]
     assert_allclose(some.weights.sum(axis=1), 1, rtol=1e-12)
     assert_allclose(some.weights[:, 30:].sum(axis=1), 3 / 400, rtol=1e-12)
@@ -166,7 +166,7 @@ def test_hermitian_pytrees(float64, rotated, probe_batch):
     op = as_operator(product, like={"a": jnp.zeros((5, 6), complex), "b": jnp.zeros(10, complex)})
     found = spectral_density(op, key=jax.random.key(0), probe_batch=probe_batch)
     assert found.nodes.shape == (10, 40)
-    # As many steps as dimensions: the nodes are the eigenvalues, and the weights have a mean of 1 / n.
+    # With as many steps as dimensions the nodes are the eigenvalues, and the weights have a mean of 1 / n.
     assert_allclose(found.nodes, np.broadcast_to(values, (10, 40)), atol=1e-10)
     assert_allclose(found.weights.mean(axis=0).sum(), 1, rtol=1e-12)
     assert_allclose(found.cdf(jnp.asarray([-0.5, 0.0, 0.5])), [0.25, 0.5, 0.75], atol=0.1)
@@ -193,7 +193,7 @@ def test_a_trained_network(kolmogorov, float64):
         kolmogorov(found_of(jnp.asarray(values), jax.random.key(seed)).cdf, values, np.finfo(float).eps)
         for seed in range(4)
     ]
-    # 582 eigenvalues, sampled ten times: chance alone has a median of 0.83 sqrt(2 / 5820) = 0.015.
+    # For 582 eigenvalues sampled ten times the distance has a median of 0.83 sqrt(2 / 5820) = 0.015 by chance.
     assert np.median(distances) < 0.04
     more = found_of(jnp.asarray(values), jax.random.key(0), num_probes=40, krylov_dim=160)
     assert kolmogorov(more.cdf, values, np.finfo(float).eps) <= MOST

@@ -65,7 +65,7 @@ def traces(matrix, keys, name):
 
 @pytest.mark.slow
 def test_traces_of_functions_are_unbiased_and_honest(rotated, float64):
-    values = np.linspace(0.5, 3, 130)  # more than the products
+    values = np.linspace(0.5, 3, 130)  # a dimension above the number of matvecs
     found = traces(jnp.asarray(rotated(values)), jax.random.split(jax.random.key(0), 200), "exp")
     errors = found.estimate - np.exp(values).sum()
     assert abs(errors.mean()) <= 4 * errors.std() / 200**0.5
@@ -80,7 +80,7 @@ def test_the_determinant_and_what_has_none(rotated, float64):
     assert abs(found.estimate - np.log(values).sum()) <= 4 * found.standard_error
     assert found.standard_error < 12
     assert found.status == EstimateStatus.ESTIMATED
-    # A few steps find an eigenvalue of zero to rounding where there are few others.
+    # With few distinct eigenvalues a few steps find a zero eigenvalue to rounding.
     for bad in (values - 1, np.r_[np.zeros(5), np.repeat([1.0, 2.0, 3.0], [20, 20, 15])]):
         found = run(jnp.asarray(rotated(bad)))
         assert np.isnan(found.estimate)
@@ -110,7 +110,7 @@ def test_the_determinant_beside_known_pairs_is_never_lost(rotated, float64):
     matrix = jnp.asarray(rotated(values))
     for which in ("SA", "LA"):
         known = eigsh(matrix, k=5, which=which, tol=1e-11, krylov_dim=50)
-        # Two probes, whose Krylov spaces exhaust what is left beside the pairs; n is more than the budget.
+        # One probe exhausts the complement of the pairs. The budget is below n, so that no dense solve runs.
         run = jax.vmap(lambda key, known=known: logdet(matrix, key=key, num_probes=1, krylov_dim=49, deflate=known))
         found = jax.jit(run)(jax.random.split(jax.random.key(1), 40))
         assert np.isfinite(found.estimate).all()

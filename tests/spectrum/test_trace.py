@@ -1,4 +1,4 @@
-"""Traces and diagonals against dense ones: unbiased, as accurate as they say, at exactly the products asked for."""
+"""Traces and diagonals against dense ones: unbiased, with correct standard errors, and the exact matvec budget."""
 
 import functools
 
@@ -39,7 +39,7 @@ def estimators(budget):
 
 @functools.cache
 def many(name):
-    """Of one matrix, with 200 keys."""
+    """Compile an estimator of one matrix for 200 keys."""
     run = jax.vmap(lambda key, a: estimators(25)[name](a, key=key), in_axes=(0, None))
     return jax.jit(lambda a: run(jax.random.split(jax.random.key(1), KEYS), a))
 
@@ -54,10 +54,10 @@ def test_unbiased_and_as_accurate_as_they_say(name, matrices, float64):
         found, exact = many(name)(jnp.asarray(matrices[kind])), truth(name, matrices[kind])
         errors, said = np.asarray(found.estimate) - exact, np.asarray(found.standard_error)
         assert (found.num_matvecs == 25).all()
-        # Of 80 entries of a diagonal the worst is looked at; the root of a square has a bias of its own.
+        # Largest deviation over 80 entries of a diagonal; the square root in a norm adds a bias.
         most = {"diagonal": 5, "frobenius": 8}.get(name, 4)
         assert (np.abs(errors.mean(axis=0)) <= most * errors.std(axis=0) / KEYS**0.5).all(), kind
-        # 8 to 13 samples, whose spread is known to a quarter: what is said is wider than it, and not by much.
+        # With 8 to 13 samples the spread is known to a quarter: the reported error is larger, but not by much.
         scale = np.sqrt(np.mean(errors**2 / said**2))
         assert 0.4 < scale < 1.2, (kind, scale)
 
@@ -173,7 +173,7 @@ def test_derivatives_are_estimates_of_the_derivative(name, rotated, float64):
     gradients = jax.jit(jax.vmap(jax.grad(summed), (None, 0)))(matrix, jax.random.split(jax.random.key(0), 2000))
     exact = {"diagonal": np.diag(np.arange(12.0)), "frobenius": matrix / np.linalg.norm(matrix)}.get(name, np.eye(12))
     spread = gradients.std(axis=0) / 2000**0.5
-    # The root of a square is biased, and so is its derivative.
+    # A square root is a biased estimate, and so is its derivative.
     slack = 0.03 if name == "frobenius" else 1e-12
     assert (np.abs(gradients.mean(axis=0) - exact) <= 5 * spread + slack).all()
 
@@ -193,9 +193,9 @@ def test_bad_input_is_named(options, error, match):
 
 
 def test_the_remainder_of_hutch_plus_plus_has_no_variance_of_lengths(rotated, float64):
-    # Outside of the range, of a nearly flat spectrum all that varies is the length of a projected vector.
+    # In the complement of the range, with a nearly flat spectrum, only the length of a projected vector varies.
     matrix = jnp.asarray(rotated(np.linspace(3, 3.1, 50)))
     run = jax.vmap(lambda key: trace(matrix, key=key, num_matvecs=18, method="hutch++").estimate)
     estimates = jax.jit(run)(jax.random.split(jax.random.key(0), 200))
-    # The lengths' own: 3 times the deviation of ||P s||^2 over 6 samples, 4 and more.
+    # Unnormalized lengths would add a deviation of 4 or more: 3 times that of ||P s||^2 over 6 samples.
     assert estimates.std() < 1

@@ -1,4 +1,4 @@
-"""A basis turned in place, against one matrix product of numpy."""
+"""Change of basis in place, against one matrix product in NumPy."""
 
 import functools
 
@@ -39,7 +39,7 @@ def test_every_vector_is_the_combination_asked_for_and_other_rows_are_zero(m, p,
 
 @pytest.mark.parametrize("trial", range(5))
 def test_large_and_small_rows_of_coefficients_stay_stable_in_float32(trial, float64):
-    # Coefficients over ten decades, as those of converged Ritz vectors are: pivoting keeps the factors below one.
+    # Coefficients over ten decades, as for converged Ritz vectors: pivoting keeps the factors below one.
     generator = np.random.default_rng(trial)
     graded, _ = np.linalg.qr(np.logspace(0, -10, 20)[:, None] * generator.standard_normal((20, 12)))
     assert_turned(orthonormal(generator, N, 20).T.astype(np.float32), graded.astype(np.float32), 3e-6)
@@ -53,7 +53,7 @@ def test_columns_of_zeros_give_rows_of_zeros(zeros, float64, rng):
 
 
 def test_unit_vectors_are_only_chosen(float64, rng):
-    # A permutation: the factors are those of a matrix full of zeros, and ties.
+    # A permutation: the factorization has many zeros, and ties in the choice of pivots.
     assert_turned(rng.standard_normal((20, N)), np.eye(20)[:, rng.permutation(20)[:12]], 0)
 
 
@@ -79,7 +79,7 @@ def test_a_pytree_is_turned_leaf_by_leaf_in_its_own_dtypes(float64, rng):
 
 
 def test_orthonormal_rows_stay_orthonormal(rng):
-    # One turn costs a few units of rounding of float32, no more.
+    # One change of basis costs a few eps of float32.
     basis = orthonormal(rng, N, 20).T.astype(np.float32)
     new, rows = rotated_rows(jnp.asarray(basis), jnp.asarray(orthonormal(rng, 20, 12).astype(np.float32)))
     kept = np.asarray(new, float)[np.asarray(rows)]

@@ -1,4 +1,4 @@
-"""Work that is done only when it is needed."""
+"""Conditional computation: work is done only if it is needed."""
 
 import jax
 import jax.numpy as jnp

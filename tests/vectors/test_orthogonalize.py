@@ -1,4 +1,4 @@
-"""Gram-Schmidt, repeated where one pass leaves rounding; and what happens at a breakdown."""
+"""Repeated Gram-Schmidt orthogonalization, and random directions at a breakdown."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def orthonormal(rng, m, n, dtype):
 
 @pytest.mark.parametrize("share", [1.0, 1e-2, 1e-5])
 def test_what_cancellation_leaves_is_orthogonal_too(share, dtype, rng):
-    # A vector almost within the span: one pass would leave the rounding of what it took, 1 / share times too much.
+    # A vector almost in the span: one pass leaves its rounding error, which is amplified by 1 / share.
     basis, n = orthonormal(rng, 6, 30, dtype), 30
     inside, outside = rng.standard_normal(6) @ np.asarray(basis, float), rng.standard_normal(n)
     outside -= np.asarray(basis, float).T @ (np.asarray(basis, float) @ outside)
@@ -57,7 +57,7 @@ def test_zero_stays_zero_and_nan_stays_nan():
 
 
 def test_a_fresh_direction_is_a_unit_vector_orthogonal_to_the_basis(dtype, rng):
-    # All but one dimension taken: what is left of a random vector is a small part of it.
+    # All dimensions but one are taken: little of a random vector remains.
     basis = orthonormal(rng, 11, 12, dtype)
     fresh = np.asarray(random_direction(jax.random.key(0), basis, basis[0]), float)
     np.testing.assert_allclose(np.linalg.norm(fresh), 1, rtol=10 * np.finfo(dtype).eps)
@@ -66,7 +66,7 @@ def test_a_fresh_direction_is_a_unit_vector_orthogonal_to_the_basis(dtype, rng):
 
 def test_a_breakdown_is_answered_with_a_fresh_direction_and_nothing_else_is(rng):
     basis = orthonormal(rng, 3, 8, np.float32)
-    vector = 2 * basis[0]  # not orthogonal: easily told from a fresh one
+    vector = 2 * basis[0]  # not orthogonal to the basis: distinct from a random direction
     choose = lambda broken_down: unless_broken_down(
         jax.random.key(0), basis, vector, jnp.float32(2), jnp.asarray(broken_down)
     )

@@ -1,4 +1,4 @@
-"""The sign (phase) of an eigenvector."""
+"""Sign (phase) of an eigenvector."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def test_the_phase_of_a_complex_vector_makes_its_largest_component_real(rng):
 
 
 def test_of_components_as_large_to_rounding_the_first_tells():
-    # One of them a unit larger or smaller: that must not decide.
+    # A change of one eps in a component must not decide.
     phases = np.exp(1j * np.array([0.3, 1.1, -2.0])).astype(np.complex64)
     for nudge in (-1, 0, 1):
         vector = phases * np.array([1, 1 + nudge * np.finfo(np.float32).eps, 0.1], np.float32)

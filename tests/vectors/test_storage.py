@@ -1,4 +1,4 @@
-"""A basis kept in fewer bits or on the host does what one kept as it is does, but for what is lost in writing."""
+"""Basis storage in fewer bits or on the host: equal to a plain basis, up to the rounding of stored rows."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.storage import Storage, StoredBasis
 
-M = 6  # not a multiple of the rows read at once
+M = 6  # not a multiple of the number of rows read at once
 KINDS = [Storage("bfloat16"), Storage("float16"), Storage(None, on_host=True), Storage("bfloat16", on_host=True)]
 
 
@@ -62,7 +62,7 @@ def test_float64_and_complex128_are_kept_in_half():
 
 def test_what_is_narrow_already_is_kept_as_it_is():
     assert not storage.loses(jnp.ones(3), Storage("float32"))
-    assert storage.loses(jnp.ones(3, jnp.bfloat16), Storage("bfloat16"))  # a solver works in float32 there
+    assert storage.loses(jnp.ones(3, jnp.bfloat16), Storage("bfloat16"))  # bfloat16 operators are solved in float32
     assert not isinstance(storage.zero_basis(jnp.ones(3), 2, Storage()), StoredBasis)
 
 

@@ -1,4 +1,4 @@
-"""The vector space against NumPy in float64."""
+"""Vector space operations on pytrees against NumPy in float64."""
 
 import functools
 
@@ -51,7 +51,7 @@ def test_float64_leaves_are_accumulated_in_float64(rng, float64):
 
 
 def test_bfloat16_leaves_are_accumulated_in_float32():
-    # 1000 ones: a bfloat16 sum would stop growing at 256.
+    # The inner product of 1000 ones: a bfloat16 sum would stop growing at 256.
     ones = jnp.ones(1000, jnp.bfloat16)
     assert tree.inner(ones, ones) == 1000
     assert_allclose(tree.norm(ones), np.sqrt(1000), rtol=1e-6)
@@ -103,8 +103,8 @@ def test_project_combine_and_gram_are_matrix_products(rng, dtypes):
     ("shape", "largest"), [((2**20,), 1), ((2048, 512), 1), ((3, 349525), 1000), ((2**20 - 1,), 9)]
 )
 def test_inner_products_of_many_numbers_keep_their_digits(shape, largest, devices, rng, monkeypatch):
-    # A CPU's matrix products would be off by 2e-5 to 5e-4 of the length, because they add up one number after another.
-    # What is done about it depends on whether there may be several devices.
+    # A CPU's matrix products accumulate sequentially, with an error of 2e-5 to 5e-4 of the length. The implementation
+    # that avoids this depends on whether there may be several devices.
     monkeypatch.setattr(jax, "device_count", lambda *_: devices)
     jit = lambda function: jax.jit(lambda *arguments: function(*arguments))
     numbers = rng.normal(size=(3, *shape))

@@ -1,4 +1,4 @@
-"""The default tolerance is one that the operator's own rounding allows."""
+"""Default tolerance: attainable within the rounding of the operator."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ WIDTH, EXAMPLES = 12, 40
 
 
 def loss(params, batch):
-    """A network of two layers in the dtype of its parameters."""
+    """Compute the loss of a network with two layers in the dtype of its parameters."""
     hidden = jnp.tanh(batch.astype(params["first"].dtype) @ params["first"])
     return jnp.mean((hidden @ params["second"]).astype(jnp.float32) ** 2)
 

@@ -1,4 +1,4 @@
-"""The search for missed pairs: nothing wanted is overlooked, it ends, and a budget that ends it is told."""
+"""Missed-pair search: it finds all wanted copies, ends, and reports a budget that ends it early."""
 
 import functools
 
@@ -54,7 +54,7 @@ def test_all_copies_are_found_by_default(name, dtype):
 
 @pytest.mark.parametrize("copies", [5, 7])
 def test_loose_pairs_that_are_locked_leave_room_for_their_copies(copies, float64):
-    # A search that locked them at the bound itself, not at a share of it, would go on until the budget ends it.
+    # If the search locked pairs at the bound itself, not at a fraction of it, it would run until the budget ends it.
     diagonal = np.r_[np.zeros(copies), np.random.default_rng((5, 7).index(copies) * 2).uniform(0.1, 1, 120 - copies)]
     solve = lambda key: eigsh(jnp.diag(jnp.asarray(diagonal)), 12, key=key, which="SA", tol=1e-2)
     found = jax.jit(jax.vmap(solve))(jax.random.split(jax.random.key(0), 32))
@@ -65,13 +65,13 @@ def test_loose_pairs_that_are_locked_leave_room_for_their_copies(copies, float64
 
 
 def test_the_first_ritz_value_of_a_search_does_not_end_it():
-    # The second copy is a hundredth of a random vector, and far away: one step shows nothing of it.
+    # The second copy has a component of 1/100 in a random vector: one step does not show it.
     diagonal = np.concatenate([[20.0, 20.0, 20.0, 7.0], np.linspace(0.0, 1.0, 116)])
     matrix = jnp.diag(jnp.asarray(diagonal, jnp.float32))
     keys = jax.random.split(jax.random.key(5), 300)
     found = jax.jit(jax.vmap(lambda key: eigsh(matrix, 3, key=key)))(keys)
     np.testing.assert_allclose(found.eigenvalues, np.full((300, 3), 20.0), rtol=1e-5)
-    # Pairs that converge to a tenth of tol before they are locked stay converged.
+    # Pairs that converge to tol / 10 before they are locked stay converged.
     assert (np.asarray(found.status) == Status.CONVERGED).all()
 
 
@@ -84,7 +84,7 @@ def test_a_search_ends_on_a_large_ring():
 
 @pytest.mark.usefixtures("float64")
 def test_a_budget_that_ends_a_search_is_told():
-    # Each but for the last products of its search.
+    # Each budget lacks the last matvecs of the search.
     matrix = jnp.asarray(ring(90))
     rectangular = jnp.asarray(np.diag(np.r_[5.0, 5.0, np.linspace(0, 4.5, 60)])[:, :61])
     for solve in (functools.partial(eigsh, matrix, 5, which="SA"), functools.partial(eigs, matrix, 3)):
@@ -97,7 +97,7 @@ def test_a_budget_that_ends_a_search_is_told():
 
 
 def hopping(v):
-    """A particle on a line with zero boundary: eigenvectors are even or odd."""
+    """Apply the Laplacian of a path with zero boundary; its eigenvectors are even or odd."""
     return 2 * v - jnp.pad(v[1:], (0, 1)) - jnp.pad(v[:-1], (1, 0))
 
 
@@ -127,7 +127,7 @@ def test_copies_of_singular_values_and_of_general_eigenvalues_are_found(rotated,
 
 
 def searching(matrix, k, which, tol):
-    """The states of a solve from the beginning of its search on."""
+    """Return the solver states from the start of the missed-pair search on."""
     op = as_operator(jnp.asarray(matrix))
     options = {
         "krylov_dim": 16,
@@ -153,7 +153,7 @@ def test_residuals_of_locked_pairs_hold_what_was_dropped_of_them():
     for state in searching(matrix, 4, "SA", 1e-5):
         if state.search.starts or not np.isfinite(np.asarray(state.found.residuals[:4])).all():
             continue
-        # Those of the last check, before a restart has moved its basis.
+        # The residuals of the last convergence check, before a restart changes the basis.
         vectors = np.asarray(state.found.coefficients[:, :4]).T @ np.asarray(state.krylov.basis)
         if np.abs(np.linalg.norm(vectors, axis=1) - 1).max() > 1e-8:
             continue
@@ -161,9 +161,9 @@ def test_residuals_of_locked_pairs_hold_what_was_dropped_of_them():
         true = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
         if np.abs(np.sum((vectors @ matrix) * vectors, axis=1) - values).max() < 1e-10:
             checks += 1
-            # Estimates, in which squares add up.
+            # Estimated residuals, in which squares add up.
             np.testing.assert_array_less(0.2 * true, np.asarray(state.found.residuals[:4]) + 1e-13)
-            # Squares of what is dropped add up once, not at every restart.
+            # Squares of dropped components are added once, not at every restart.
             locked = np.asarray(state.found.residuals[:4])[true < 1e-5]
             np.testing.assert_array_less(locked, 1e-5 * 4)
     assert checks > 5
@@ -176,7 +176,7 @@ def test_levels_are_the_values_wanted_and_beyond():
     np.testing.assert_allclose(levels, [5, -2, 4, 4.5, -2.5])
     options = {"slack": jnp.float32(0.1), "sigma": jnp.float32(0), "missed_before": jnp.float32(1e-3)}
     needed = search_targets.needed_amplitudes(spec, values, 100, **options)
-    # A copy of the largest takes the place of 4, one of the last of either end takes nobody's.
+    # A copy of the largest displaces the 4; a copy of the last value at either end displaces none.
     np.testing.assert_allclose(needed, [1e7, 0, 0, 1e4, 1e4])
     interior = SolveSpec(k=2, which="LA", interior=True, verify=True, max_matvecs=10)
     levels = search_targets.levels(interior, jnp.array([1.1, 0.7]), jnp.float32(0.05), jnp.float32(1))

@@ -1,4 +1,4 @@
-"""The audit of residuals: one product where the recurrence is right, one a pair where it is not."""
+"""Verification of residuals: one matvec if the recurrence is right, one for each pair if it is not."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def residuals_verified(matrix, values, vectors, coefficients, direction):
 
 @pytest.fixture
 def pairs(rotated):
-    """A matrix, three eigenvalues, and three vectors tilted by known amounts towards a fourth eigenvector."""
+    """Return a matrix, three of its eigenvalues, and their eigenvectors."""
     matrix = rotated(VALUES)
     values, vectors = np.linalg.eigh(matrix)
     return matrix, values[[0, 3, 5]], vectors.T[[0, 3, 5]]
@@ -43,7 +43,7 @@ def test_exact_pairs_cost_one_product(pairs):
 
 
 def test_claims_that_hold_are_believed(pairs):
-    # The recurrence says A v = theta v + c d: take a theta that is off by c, and d = v of the one pair.
+    # The recurrence states A v = theta v + c d: take theta with an error of c, and d = v, for one pair.
     matrix, values, vectors = pairs
     residuals, _, products = residuals_verified(matrix, values - [0, 0, 0.25], vectors, [0, 0, 0.25], vectors[2])
     assert int(products) == 1
@@ -104,7 +104,7 @@ def test_the_rounding_unit_is_that_of_the_narrowest_leaf():
 
 
 def test_a_restarted_solve_is_audited_by_one_product():
-    # Its basis has been turned some times, by what an eigensolver of small matrices returns.
+    # Restarts have changed its basis several times, with rounding from the small dense eigensolver.
     n, k = 400, 10
     values = jnp.asarray(np.random.default_rng(5).standard_normal(n), jnp.float32)
     op, spec = as_operator(jnp.diag(values)), SolveSpec(k=k, which="LM", interior=False, verify=False, max_matvecs=2000)

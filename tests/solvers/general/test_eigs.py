@@ -1,4 +1,4 @@
-"""Eigs against dense float64: the right pairs, true residuals, and flags that say what they know."""
+"""Solver `eigs` against dense float64: the wanted pairs, true residuals, and correct flags."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from eigenjax import Status, eigs
 from eigenjax.operators.convert import MatrixOperator
 
 SIZE, K = 40, 4
-# A residual may differ from the recomputed one by so many units of rounding of ||A||.
+# A residual may differ from the recomputed one by RESIDUAL_UNITS * eps * ||A||.
 RESIDUAL_UNITS = 100.0
 CALLS = []
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def normal(n=SIZE):
-    """Conjugate pairs and a few real eigenvalues, rotated: a normal matrix."""
+    """Construct a normal matrix with conjugate pairs and a few real eigenvalues in a random basis."""
     rng = np.random.default_rng(1)
     blocks = np.zeros((n, n))
     for i in range(0, n - 1, 2):
@@ -52,7 +52,7 @@ def matrices(n=SIZE):
 
 
 def solve(matrix, tol, v0=None, *, k=K, **options):
-    # Compiled once for all that share the options. Without a search: `test_missed_pairs` has those.
+    # Compiled once for all calls that share the options; no missed-pair search, which `test_missed_pairs` covers.
     return eigs(matrix, k, tol=tol, v0=v0, **{"verify": False} | options)
 
 
@@ -62,7 +62,7 @@ def keys(values, which, *, real=True):
 
 
 def check(result, matrix, which="LM", *, tol, complete=True, k=K):
-    """Holds one result against the dense matrix."""
+    """Compare one result with the dense matrix."""
     unit, matrix = np.finfo(matrix.dtype).eps, matrix.astype(np.result_type(matrix.dtype, np.float64))
     size = np.linalg.norm(matrix, 2)
     values = np.asarray(result.eigenvalues).astype(complex)
@@ -72,7 +72,7 @@ def check(result, matrix, which="LM", *, tol, complete=True, k=K):
     assert (np.abs(residuals - np.asarray(result.residuals)) <= slack).all()
     assert (residuals[np.asarray(result.converged)] <= tol * size + slack).all()
     assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=RESIDUAL_UNITS * unit)
-    # One of the largest components: of a cyclic permutation's vectors all are equal, but for rounding.
+    # Any component of largest magnitude: those of a cyclic permutation's vectors are equal up to rounding.
     sizes = np.abs(vectors)
     is_largest = sizes >= sizes.max(axis=1, keepdims=True) - RESIDUAL_UNITS * unit
     assert (is_largest & np.isclose(vectors, sizes, rtol=1e-7, atol=RESIDUAL_UNITS * unit)).any(axis=1).all()
@@ -111,7 +111,7 @@ SLOW = pytest.mark.slow
 )
 def test_the_pairs_wanted_of_every_matrix(which):
     for name, matrix in matrices().items():
-        # Of real eigenvalues all imaginary parts are alike.
+        # All imaginary parts of real eigenvalues are equal.
         if which == "LI" and name in ("convection-diffusion", "symmetric", "rank three", "triangular"):
             continue
         result = solve(jnp.asarray(matrix), 1e-9, which=which)
@@ -142,7 +142,7 @@ def test_complex_operators(which, rng):
 
 @pytest.mark.slow
 def test_a_cyclic_permutation_and_a_rotation():
-    # All of modulus one: any k of them are right, each once.
+    # All eigenvalues have modulus one: any k distinct ones are correct.
     for matrix in (np.roll(np.eye(SIZE), 1, axis=0), orth(np.random.default_rng(2).normal(size=(SIZE, SIZE)))):
         result = solve(jnp.asarray(matrix), 1e-9, krylov_dim=SIZE)
         check(result, matrix, tol=1e-9)
@@ -156,7 +156,7 @@ def test_multiples_of_the_identity_and_zero():
         check(result, factor * np.eye(SIZE), tol=1e-9)
         assert_allclose(result.eigenvalues, factor, rtol=1e-12)
         assert np.linalg.matrix_rank(np.asarray(result.eigenvectors), tol=1e-6) == K
-        # One for each pair and one that finds no other; after such a search residuals are computed, not audited.
+        # One matvec for each pair and one that finds no other pair; then residuals are computed, not estimated.
         assert int(result.num_matvecs) <= K + 1 + 2 * K + 1
 
 
@@ -165,7 +165,7 @@ def test_a_defective_matrix_has_true_residuals():
         block = shift * np.eye(SIZE) + np.eye(SIZE, k=1)
         result = solve(jnp.asarray(block), 1e-9, krylov_dim=SIZE)
         check(result, block, tol=1e-9, complete=False)
-        # Pairs of a matrix nearby: the eigenvalues lie on a circle of radius eps^(1/n), or within.
+        # The result is exact for a nearby matrix: its eigenvalues lie within a circle of radius eps^(1/n).
         assert np.all(np.abs(result.eigenvalues - shift) < 1.01)
     restarted = solve(jnp.asarray(block), 1e-9)
     check(restarted, block, tol=1e-9, complete=False)
@@ -205,7 +205,7 @@ def test_a_warm_start_is_cheap():
     matrix = jnp.asarray(normal())
     cold, known = solve(matrix, 1e-6), solve(matrix, 1e-11)
     again = jax.jit(lambda key: eigs(matrix, K, tol=1e-6, v0=known, key=key, verify=False))
-    # With whatever signs the known vectors are added up.
+    # For any signs in the sum of the known vectors.
     for seed in range(8):
         warm = again(jax.random.key(seed))
         check(warm, normal(), tol=1e-6)
@@ -215,7 +215,7 @@ def test_a_warm_start_is_cheap():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class CountedMatrix(MatrixOperator):
-    """A matrix that notes on the host every product that is really executed."""
+    """Matrix that records each executed matvec on the host."""
 
     def mv(self, vector):
         jax.debug.callback(lambda _: CALLS.append(1), vector[0])
@@ -250,7 +250,7 @@ def test_tol_zero_ends_at_rounding():
 
 @pytest.mark.slow
 def test_nan_stays_in_its_lane_and_lanes_are_single():
-    # Not far from normal: there the rounding of two programs, which is not the same, would be seen.
+    # Nearly normal matrices: otherwise the different rounding of the two programs would be visible.
     normal, random = (matrices()[name] for name in ("normal", "random"))
     batch = np.stack([normal, random, random.T])
     batch[1, 3, 5] = np.nan

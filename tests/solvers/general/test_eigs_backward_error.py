@@ -1,4 +1,4 @@
-"""Pairs of spaces that are complete have the residuals that LAPACK's have, however far from normal the matrix is."""
+"""Backward errors of complete Krylov spaces: residuals as small as LAPACK's, however nonnormal the matrix is."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,9 @@ from eigenjax import Status, eigs
 from eigenjax.krylov.general.schur import schur
 from eigenjax.krylov.general.triangular import solve_shifted, triangular_eigenvectors
 
-# Residuals may be so many times LAPACK's, or a unit of rounding of ||A||, whichever is larger.
+# Bound on residuals: FACTOR times LAPACK's residual or eps * ||A||, whichever is larger.
 FACTOR = 10.0
-# One size for all: one program for each dtype and number of pairs.
+# One size for all cases: one program for each dtype and number of pairs.
 SIZE = 12
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -66,7 +66,7 @@ def check(matrix, k):
     assert largest_residual(matrix, values, vectors) <= FACTOR * max(lapack, unit)
     assert int(result.status) == Status.CONVERGED
     if k == len(matrix):
-        # Closed under conjugation, to the last bit.
+        # The set is closed under conjugation to the last bit.
         np.testing.assert_array_equal(np.sort_complex(values), np.sort_complex(values.conj()))
     return vectors
 

@@ -1,7 +1,7 @@
-"""Grcar matrices, whose eigenvalues float64 cannot give: what `eigs` says of its pairs is true, and no more than that.
+"""Grcar matrices, whose eigenvalues float64 cannot resolve: residuals, flags and conditions of `eigs` are correct.
 
-The truth comes from D A D^-1 with D = diag(r^j): the eigenvalues are the same, and for each there is an r with which it
-is well-conditioned. The conditions in A itself follow from those vectors, scaled back.
+The reference comes from D A D^-1 with D = diag(r^j), which has the same eigenvalues. For each eigenvalue some r makes
+it well-conditioned. The condition numbers in A follow from the eigenvectors scaled back.
 """
 
 import functools
@@ -26,7 +26,7 @@ def grcar(n):
 
 @functools.cache
 def truth(n):
-    """All n eigenvalues, to some 1e-12, and their conditions in A."""
+    """Compute all n eigenvalues, to about 1e-12, and their condition numbers in A."""
     best = {}
     for r in np.linspace(1.05, 1.5, 10):
         scale = r ** np.arange(n)
@@ -68,12 +68,12 @@ def test_what_is_said_of_the_pairs_of_a_grcar_matrix_is_true(n, which):
         residuals = np.linalg.norm(matrix @ vectors.T - vectors.T * found, axis=0)
         np.testing.assert_allclose(result.residuals, residuals, rtol=1e-6, atol=1e-14 * n)
         assert np.all(residuals[np.asarray(result.converged)] <= tol * norm)
-        # So far from normal the search may find something else each time, which depends on the last digits.
+        # Far from normal, the pairs that the search finds depend on rounding.
         assert np.all(result.converged) == (int(result.status) in (Status.CONVERGED, Status.UNVERIFIED))
         for value, residual in zip(found, residuals, strict=True):
-            # An eigenvalue of a matrix that is no further away than the residual: all that a residual promises.
+            # The value is an exact eigenvalue of a matrix within a distance of the residual (backward error).
             assert np.linalg.svd(matrix - value * np.eye(n), compute_uv=False)[-1] <= residual + 1e-13
-        # Its distance from the true one is bounded by the condition, where that is known. Infinity is said of the rest.
+        # The condition number bounds the distance from the true eigenvalue. Infinity stands for an unknown condition.
         distances = np.abs(found[:, None] - values)
         assert np.all(distances.min(axis=1) <= 2 * np.asarray(left.conditions) * (residuals + 1e-13))
         known = np.isfinite(left.conditions)

@@ -1,4 +1,4 @@
-"""Restarts of eigs far from normal: they drop rounding only, and a search says what it can and no more."""
+"""Restarts of `eigs` far from normal: they drop rounding errors only, and the search reports a correct status."""
 
 import functools
 
@@ -57,10 +57,10 @@ def test_restarts_and_searches_drop_no_more_than_is_converged():
         part = stepping(60)(jnp.asarray(matrix.astype(np.float32)), jnp.asarray(start)).krylov
         assert int(part.num_restarts) >= 1
         basis, residue = np.asarray(part.basis, np.float64), np.asarray(part.residual_block, np.float64)
-        # A V = V H + d b^H
+        # Predicted matvecs: A V = V H + d b^H.
         predicted = np.asarray(part.matrix, np.float64).T @ basis + np.outer(part.coupling[0], residue)
         off = np.linalg.norm(basis @ matrix.T - predicted, axis=1)
-        # The tolerance: what a search locks has converged to it.
+        # The bound is the tolerance: locked pairs have converged to it.
         assert off.max() <= np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)
 
 
@@ -95,7 +95,7 @@ def test_what_is_said_far_from_normal_in_float32_is_true():
     for name, matrix in far_from_normal().items():
         matrix = matrix.astype(np.float32)
         result = solve(jnp.asarray(matrix), k=K)
-        # What a search that was cut off had found, but had not converged, displaces nothing that had.
+        # An interrupted search that has not converged must not displace converged pairs.
         assert bool(jnp.all(result.converged)), name
         assert int(result.status) in (Status.CONVERGED, Status.UNVERIFIED), name
         check_residuals(result, matrix, np.finfo(np.float32).eps ** 0.5)
@@ -113,7 +113,7 @@ def test_a_search_in_float32_ends_where_rounding_leaves_eigenvalues_apart(drift)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("drift", [0.5, 0.58])
 def test_a_search_ends_where_eigenvalues_are_ill_conditioned_but_determined(drift):
-    # Conditions of 1e7 to 1e9: residuals of a tenth of tol would leave the eigenvalues open by more than tol.
+    # Condition numbers of 1e7 to 1e9: residuals of tol / 10 would leave eigenvalue errors above tol.
     result = solve(jnp.asarray(convection(drift)), k=K)
     assert int(result.status) == Status.CONVERGED
     check_residuals(result, convection(drift), 1e-8)
@@ -122,7 +122,7 @@ def test_a_search_ends_where_eigenvalues_are_ill_conditioned_but_determined(drif
 
 @pytest.mark.usefixtures("float64")
 def test_copies_of_ill_conditioned_eigenvalues_are_found():
-    # Two of the same, rotated: every eigenvalue is there twice.
+    # Two copies of one matrix, rotated: every eigenvalue is double.
     twice = scipy.linalg.block_diag(convection(0.4, SIZE // 2), convection(0.4, SIZE // 2))
     turn = np.linalg.qr(np.random.default_rng(8).normal(size=(SIZE, SIZE)))[0]
     result = solve(jnp.asarray(turn @ twice @ turn.T), k=4)

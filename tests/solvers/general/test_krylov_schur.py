@@ -1,4 +1,4 @@
-"""Krylov-Schur step by step: the relation, what a restart keeps, and results against dense NumPy."""
+"""Krylov-Schur method step by step: the relation, the restart, and results against dense NumPy."""
 
 import chex
 import jax
@@ -17,7 +17,7 @@ SPEC = SolveSpec(k=K, which="LM", interior=False, verify=True, max_matvecs=BUDGE
 # Sums of N products in a matvec and of M + 1 terms in two Gram-Schmidt passes. A restart rounds V C and C^H H C, sums
 # of M terms, and takes C from a Schur form that is unitary to M eps.
 UNITS, RESTART = N + 2 * (M + 1), 4 * M
-# A restart counts smaller terms as rounding and does not record them (units of eps ||A||, for each restart).
+# A restart counts smaller terms as rounding and does not record them (multiples of eps * ||A|| for each restart).
 UNRECORDED = 64
 
 
@@ -42,7 +42,7 @@ def wide(x):
 
 
 def assert_decomposes(part, matrix):
-    """V and d are orthonormal, and A V - V H - d b^H is at most `defects` and the rounding of all restarts."""
+    """Assert orthonormal V and d, and A V - V H - d b^H within `defects` and the rounding of all restarts."""
     filled = np.asarray(part.filled)
     V, d, H, b = (wide(x) for x in (part.basis, part.residual_block, part.matrix, part.coupling))
     eps, restarts = np.finfo(part.matrix.dtype).eps, int(part.num_restarts)
@@ -57,7 +57,7 @@ def assert_decomposes(part, matrix):
 
 
 def advanced(matrix, start, tol, checked=True):
-    """Step until the solve is over, and hold each state against the relation."""
+    """Step until the solve ends, and check the relation in each state."""
     state = init(jnp.asarray(start))
     while not bool(state.done):
         spent = int(state.krylov.num_matvecs)
@@ -69,7 +69,7 @@ def advanced(matrix, start, tol, checked=True):
 
 
 def assert_found(result, matrix, tol, conditions=4.0):
-    """The K eigenvalues of largest magnitude, with true residuals within tol and as the result reports them."""
+    """Assert the K eigenvalues of largest magnitude, with true residuals within tol and equal to the reported ones."""
     dense = wide(matrix).astype(complex)
     norm, eps = np.linalg.norm(dense, 2), np.finfo(result.residuals.dtype).eps
     values, vectors = wide(result.eigenvalues), wide(result.eigenvectors)
@@ -80,15 +80,15 @@ def assert_found(result, matrix, tol, conditions=4.0):
     true = np.linalg.norm(vectors @ dense.T - values[:, None] * vectors, axis=1)
     rounding = 2 * N * eps * norm
     assert (true <= tol * norm + rounding).all()
-    # One matvec verifies the estimates; what it confirms may be off by 64 units of rounding for each residual.
+    # One matvec verifies the estimated residuals; each of them may then have an error of 64 eps * ||A||.
     chex.assert_trees_all_close(wide(result.residuals), true, rtol=0, atol=UNRECORDED * eps * norm + rounding)
-    # An eigenvalue is off by its condition times the residual.
+    # The error of an eigenvalue is at most its condition number times the residual.
     chex.assert_trees_all_close(values, truth, rtol=0, atol=conditions * (true.max() + rounding))
 
 
 @pytest.fixture(params=["float32", pytest.param("float64", marks=pytest.mark.slow), "complex128"])
 def problem(request, normal, rng):
-    """Triangular in a random basis, moderately far from normal; the two largest are 6 +- 2 i, or complex numbers."""
+    """Draw a triangular matrix in a random basis, moderately nonnormal; the two largest eigenvalues are complex."""
     dtype = np.dtype(request.param)
     with jax.enable_x64(dtype.name != "float32"):
         triangle = np.diag(np.linspace(-3, 4, N)) + 0.1 * np.triu(normal(rng, (N, N), dtype), 1)
@@ -113,7 +113,7 @@ def test_every_step_keeps_the_relation_and_the_last_has_the_eigenpairs(problem):
 
 def test_an_invariant_start_hides_no_larger_eigenvalue(problem):
     matrix, _, tol = problem
-    # The sum of eigenvectors of the smallest eigenvalues: their space is invariant.
+    # The start is a sum of eigenvectors of the smallest eigenvalues: their space is invariant.
     values, vectors = np.linalg.eig(wide(matrix))
     smallest = np.argsort(np.abs(values))[:2]
     start = vectors[:, smallest].sum(axis=1)
@@ -165,11 +165,11 @@ def test_no_budget_is_over_before_the_first_matvec():
 @pytest.mark.parametrize(
     ("pairs", "k", "most", "expected"),
     [
-        # k and half of the rest, 2 + (10 - 2) / 2 = 6, at least k + 1 and at most `most`.
+        # The number k plus half of the others, 2 + (10 - 2) / 2 = 6, at least k + 1 and at most `most`.
         ((), 2, 9, 6),
         ((), 2, 4, 4),
         ((), 9, 10, 10),
-        # The second vector of a pair follows its first; if there is no room, both are left.
+        # The second vector of a conjugate pair follows the first; if only one fits, both are dropped.
         ((6,), 2, 9, 7),
         ((6,), 2, 6, 5),
         ((5, 7), 2, 9, 6),

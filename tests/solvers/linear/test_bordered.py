@@ -13,9 +13,9 @@ from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution
 
 N, K = 10, 3
-# Sums of N products in a matvec, and as many in the products with the vectors of the border.
+# Sums of N products in a matvec, and as many in the inner products with the border vectors.
 APPLY = 2 * N
-# GMRES stops at 16 eps of its right-hand side; the rest is the rounding of the matvecs and of the projections.
+# GMRES stops at 16 eps of its right-hand side; matvecs and projections add rounding.
 SOLVE = 16 + 2 * N
 
 
@@ -38,7 +38,7 @@ def complex_of(dtype):
 
 
 def dense_borders(matrix, values, vectors, scale):
-    """The matrices K_i, (k, n + 1, n + 1)."""
+    """Assemble the matrices K_i, shape (k, n + 1, n + 1)."""
     k, n = vectors.shape
     borders = np.zeros((k, n + 1, n + 1), complex)
     for border, value, v in zip(borders, values, vectors, strict=True):
@@ -48,7 +48,7 @@ def dense_borders(matrix, values, vectors, scale):
 
 
 def setting(matrix, dtype, k=K):
-    """Bordered systems of the k eigenvalues of largest magnitude, conjugates together, and their dense K_i."""
+    """Construct bordered systems of the k eigenvalues of largest magnitude, with conjugates, and their dense K_i."""
     matrix = matrix.astype(dtype)
     values, vectors = np.linalg.eig(matrix.astype(complex))
     order = np.lexsort((-values.imag, -np.abs(values).round(9)))[:k]
@@ -81,7 +81,7 @@ def stacked(solution):
 
 
 def spread(scalar, normal, rng):
-    """A matrix that is not normal; a real one has a conjugate pair 5 +- 2 i among its largest eigenvalues, and 7."""
+    """Construct a nonnormal matrix; a real one has the large eigenvalues 7 and 5 +- 2 i."""
     values = np.diag(np.array([7, 5, 5, -3, 2, 1.5, 1, -1, 0.5, 0.2], scalar))
     values[1, 2], values[2, 1] = 2, -2
     change = np.eye(N) + 0.2 * normal(rng, (N, N), complex if scalar.kind == "c" else float)
@@ -116,8 +116,8 @@ def test_solutions_are_those_of_the_dense_matrices(problem, transposed):
     kept = np.conj(borders).transpose(0, 2, 1) if transposed else borders
     b, x = stacked(rhs), stacked(found)
     truth = np.linalg.solve(kept, b[:, :, None])[:, :, 0]
-    # Backward errors of SOLVE eps in the right-hand side and in K, amplified by the inverse. The Schur form splits it
-    # into two systems, each amplified by its own inverse.
+    # A backward error of SOLVE * eps in the right-hand side and in K, amplified by the inverse. The Schur form splits
+    # the system into two, each amplified by its own inverse.
     inverse = np.linalg.norm(np.linalg.inv(kept), 2, axis=(1, 2))
     condition = inverse * np.linalg.norm(kept, 2, axis=(1, 2))
     atol = SOLVE * eps * (condition * (inverse * np.linalg.norm(b, axis=1) + np.linalg.norm(truth, axis=1))).max()
@@ -142,7 +142,7 @@ def test_the_tolerance_is_relative_and_saves_matvecs(problem, transposed):
         true = np.linalg.norm(left, axis=1)
         assert (true <= np.asarray(info.target) + rounding).all()
         assert (np.asarray(info.target) <= tol * np.asarray(info.whole) + rounding).all()
-        assert true.max() > 1e-2 * tol  # nor has it done much more than it was asked for
+        assert true.max() > 1e-2 * tol  # the solver stops soon after it reaches the tolerance
         if not transposed:
             chex.assert_trees_all_close(np.asarray(residuals, float), true, rtol=0, atol=rounding.max())
     assert 0 < counts[0] < counts[1]
@@ -162,7 +162,7 @@ def test_without_a_complement_the_small_system_is_the_whole(transposed, float64,
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_double_eigenvalue_leaves_out_what_has_no_solution(transposed, scalar, normal, rng):
-    # Normal, with v_0 and v_1 of one eigenvalue: K_0 maps (v_1, 0) to zero, and K_1 (v_0, 0).
+    # Normal matrix with a double eigenvalue for v_0 and v_1: K_0 maps (v_1, 0) to zero, and K_1 maps (v_0, 0) to zero.
     q, _ = np.linalg.qr(normal(rng, (N, N), complex if scalar.kind == "c" else float))
     values = np.array([4.0, 4, 3, 2, 1, -1, 0.5, -2, 0.1, -0.5])
     matrix, system, borders = assembled(((q * values) @ q.conj().T).astype(scalar), values[:K] + 0j, q.T[:K] + 0j)
@@ -173,14 +173,14 @@ def test_a_double_eigenvalue_leaves_out_what_has_no_solution(transposed, scalar,
     lost = np.abs([np.vdot(q[:, 1], f[0]), np.vdot(q[:, 0], f[1]), 0])
     atol = SOLVE * eps * np.linalg.cond(matrix) * np.linalg.norm(stacked(rhs), axis=1).max()
     chex.assert_trees_all_close(np.asarray(info.left_out, float), lost, rtol=0, atol=atol)
-    # The solution of least squares and of least norm.
+    # The expected solution is the least-squares solution of least norm.
     kept = np.conj(borders).transpose(0, 2, 1) if transposed else borders
     truth = np.stack([np.linalg.pinv(a, rcond=1e-4) @ b for a, b in zip(kept, stacked(rhs), strict=True)])
     chex.assert_trees_all_close(stacked(found), truth, rtol=0, atol=atol)
 
 
 def test_dependent_eigenvectors_are_projected_out_once(float64, normal, rng):
-    # The same pair twice: the second gives no direction of its own, and its system is that of the first.
+    # The same pair twice: the second adds no direction, and its system equals the first.
     matrix, system, borders = setting(spread(np.dtype(float), normal, rng), np.float64)
     twice = system._replace(
         eigenvalues=system.eigenvalues[jnp.array([0, 0, 1])], vectors=system.vectors[jnp.array([0, 0, 1])]

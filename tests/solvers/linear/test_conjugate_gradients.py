@@ -1,4 +1,4 @@
-"""Conjugate gradients of several systems side by side, against dense numpy in float64."""
+"""Conjugate gradients for several systems side by side, against dense NumPy in float64."""
 
 import functools
 
@@ -42,7 +42,7 @@ def test_definite_systems_of_either_sign_are_solved_and_rest_when_they_are_done(
     assert found.num_matvecs[3] == 0
     assert found.num_matvecs[0] < found.num_matvecs[1]
     minimal = solved(matrix, shifts.astype(matrix.dtype), rhs, tol, solver=minres_together)
-    # The residual of MINRES is the least of all: no product more, but not many fewer.
+    # MINRES has the smallest residual: it needs no more matvecs than CG, and not many fewer.
     fewest, taken = int(jnp.sum(minimal.num_matvecs)), int(jnp.sum(found.num_matvecs))
     assert fewest <= taken <= 1.15 * fewest
 
@@ -53,8 +53,8 @@ def test_a_system_that_is_singular_ends_finite(rng):
     rhs[1] = matrix @ rhs[1]
     found = solved(matrix, np.zeros(2), rhs, jnp.full(2, 1e-10))
     assert np.all(np.isfinite(found.solution))
-    assert found.residual[0] > 1e-3  # it says so
-    assert np.linalg.norm(rhs[1] - matrix @ found.solution[1]) < 1e-9  # consistent: solved all the same
+    assert found.residual[0] > 1e-3  # the reported residual stays large
+    assert np.linalg.norm(rhs[1] - matrix @ found.solution[1]) < 1e-9  # a consistent system is solved
 
 
 def test_tiny_right_hand_sides_keep_their_digits_in_float32(rng):
@@ -68,7 +68,7 @@ def test_tiny_right_hand_sides_keep_their_digits_in_float32(rng):
 
 @pytest.mark.parametrize(("known", "expected"), [(0.0, 1.0), (2.0, 0.0)])
 def test_rounding_along_a_null_vector_is_not_divided_by(known, expected):
-    # What a projection leaves of a null vector: a system of its own, or nothing, as the operator's norm tells.
+    # A projected null vector leaves rounding: a system of its own, or zero if the operator norm is known.
     solve = functools.partial(conjugate_gradients_together, targets=lambda x: 0.0, max_iter=5)
     values, rhs = jnp.array([1e-17, 1.0, 2.0]), jnp.array([[1e-17, 0.0, 0.0]])
     found = solve(lambda v: values[None, :] * v, rhs, operator_norm=known)
@@ -79,7 +79,7 @@ def test_the_least_residual_is_known_and_bounds_the_error(rng):
     values = np.geomspace(1e-2, 10, SIZE)
     matrix, rhs = hermitian(rng, values), rng.normal(size=(1, SIZE))
     apply = lambda v: jnp.einsum("ij,kj->ki", matrix, v)
-    for steps in (4, 8, 12):  # more, and rounding makes the two recurrences differ
+    for steps in (4, 8, 12):  # with more steps, rounding makes the two recurrences differ
         options = {"targets": lambda x: 0.0, "max_iter": steps}
         found = conjugate_gradients_together(apply, jnp.asarray(rhs), by_error=True, **options)
         least = minres_together(apply, jnp.asarray(rhs), **options)

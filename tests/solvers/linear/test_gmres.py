@@ -11,7 +11,7 @@ import pytest
 from eigenjax.solvers.linear.gmres import gmres
 
 N, RESTART = 12, 4
-# The true residual sums N products of each row: the error is N eps / 2 of ||A||_F ||x||, and as much again in the
+# The true residual sums N products of each row: the error is N eps / 2 of ||A||_F ||x||, and the same again in the
 # recurrence.
 UNITS = N
 
@@ -27,7 +27,7 @@ def wide(x):
 
 
 def least_residual(matrix, rhs, steps):
-    """min ||b - A x|| over span(b, A b, ..., A^(steps-1) b), by dense least squares."""
+    """Return the minimizer of ||b - A x|| over span(b, A b, ..., A^(steps-1) b), by dense least squares."""
     vectors = [rhs / np.linalg.norm(rhs)]
     for _ in range(steps - 1):
         image = matrix @ vectors[-1]
@@ -41,13 +41,13 @@ def least_residual(matrix, rhs, steps):
 
 @pytest.fixture
 def system(scalar, normal, rng):
-    """A well-conditioned matrix far from symmetric, and a right-hand side."""
+    """Draw a well-conditioned nonsymmetric matrix and a right-hand side."""
     matrix = 4 * np.eye(N, dtype=scalar) + np.triu(normal(rng, (N, N), scalar)) / 2
     return matrix, normal(rng, N, scalar)
 
 
 def assert_solves(found, matrix, rhs, bound):
-    """The true residual is below the bound, and the solver reports it."""
+    """Assert that the true residual is below the bound and equals the reported one."""
     matrix, rhs, x = wide(matrix), wide(rhs), wide(found.solution)
     rounding = UNITS * np.finfo(found.residual.dtype).eps * np.linalg.norm(matrix) * np.linalg.norm(x)
     true = np.linalg.norm(rhs - matrix @ x)
@@ -63,7 +63,7 @@ def inverse(matrix):
 def test_one_cycle_solves_to_rounding(system):
     matrix, rhs = system
     found = solve(jnp.asarray(matrix), jnp.asarray(rhs), 0.0)
-    # Below 10 eps ||b|| a residual is rounding; a cycle is at most N steps and one matvec for the true residual.
+    # A residual below 10 eps ||b|| is rounding; a cycle has at most N steps and one matvec for the true residual.
     assert_solves(found, matrix, rhs, 10 * np.finfo(rhs.dtype).eps * np.linalg.norm(rhs))
     assert int(found.num_matvecs) <= 3 * (N + 1)
 
@@ -83,10 +83,10 @@ def test_a_cycle_minimizes_the_residual_over_the_krylov_space(system):
     for cycles in (1, 2):
         expected = expected + least_residual(dense, b - dense @ expected, RESTART)
         spent += RESTART + 1
-        # The cycle that begins last may exceed max_iter: this is the end of exactly these cycles.
+        # The last cycle may exceed max_iter: the result is that of exactly these cycles.
         found = solve(jnp.asarray(matrix), jnp.asarray(rhs), 0.0, restart=RESTART, max_iter=spent)
         assert int(found.num_matvecs) == spent
-        # Least squares amplify the rounding of the Krylov vectors by the condition of A.
+        # Least squares amplify the rounding of the Krylov vectors by the condition number of A.
         condition = np.linalg.norm(dense) * inverse(dense)
         atol = cycles * UNITS * np.finfo(rhs.dtype).eps * condition * np.linalg.norm(expected)
         chex.assert_trees_all_close(wide(found.solution), expected, rtol=0, atol=atol)
@@ -95,7 +95,7 @@ def test_a_cycle_minimizes_the_residual_over_the_krylov_space(system):
 
 
 def test_an_exactly_invariant_space_ends_the_cycle(scalar, normal, rng):
-    # Three eigenvalues: the Krylov space of any right-hand side has dimension three; that of an eigenvector, one.
+    # Three eigenvalues: the Krylov space of any right-hand side has dimension three, that of an eigenvector one.
     values = np.repeat([2.0, 3.0, 7.0], 4)
     vectors = np.linalg.qr(wide(normal(rng, (N, N), scalar)))[0]
     matrix = ((vectors * values) @ vectors.conj().T).astype(scalar)
@@ -107,7 +107,7 @@ def test_an_exactly_invariant_space_ends_the_cycle(scalar, normal, rng):
 
 
 def test_singular_systems_are_solved_if_compatible(dtype, rng):
-    # Zero on the last two coordinates.
+    # The matrix is zero on the last two coordinates.
     values = np.array([2.0, -3, 5, 7, 2, -3, 5, 7, 2, -3, 0, 0])
     matrix = np.diag(values)
     rhs = matrix @ rng.standard_normal(N)
@@ -115,25 +115,25 @@ def test_singular_systems_are_solved_if_compatible(dtype, rng):
     solution = wide(found.solution)
     atol = 10 * UNITS * np.finfo(dtype).eps * np.linalg.norm(rhs)
     chex.assert_trees_all_close(solution[:10], rhs[:10] / values[:10], rtol=0, atol=atol)
-    # The Krylov space has no part outside the range.
+    # The Krylov space has no component outside the range.
     chex.assert_trees_all_close(solution[10:], np.zeros(2), rtol=0, atol=atol)
 
 
 def test_a_singular_projected_system_leaves_out_what_it_cannot_solve(scalar):
-    # 2 on e_0, and e_2 -> e_1 -> 0: A K is of rank two for the Krylov space K of dimension three, and R singular.
+    # A = 2 on e_0, and e_2 -> e_1 -> 0: A K has rank two for the Krylov space K of dimension three; R is singular.
     matrix = np.zeros((N, N), scalar)
     matrix[0, 0], matrix[1, 2] = 2, 1
     for rhs, solution in ((np.eye(N)[0] + np.eye(N)[2], 0.5), (np.eye(N)[2], 0.0)):
         found = solve(jnp.asarray(matrix), jnp.asarray(rhs.astype(scalar)), 0.0)
         chex.assert_tree_all_finite(found)
         atol = UNITS * np.finfo(scalar).eps * 2
-        # The rest, e_2, is outside the range.
+        # The component e_2 of the right-hand side is outside the range.
         chex.assert_trees_all_close(float(found.residual), 1.0, rtol=0, atol=atol)
         assert abs(complex(found.solution[0]) - solution) <= atol
 
 
 def test_an_exhausted_space_of_an_incompatible_system_ends_the_cycle(scalar, normal, rng):
-    # Eigenvalues 2, 3 and 0: three vectors span the Krylov space, and what is left of b is outside the range.
+    # Eigenvalues 2, 3 and 0: three vectors span the Krylov space, and the residual is outside the range.
     values = np.repeat([2.0, 3.0, 0.0], 4)
     vectors = np.linalg.qr(wide(normal(rng, (N, N), scalar)))[0]
     matrix, rhs = ((vectors * values) @ vectors.conj().T).astype(scalar), normal(rng, N, scalar)
@@ -145,7 +145,7 @@ def test_an_exhausted_space_of_an_incompatible_system_ends_the_cycle(scalar, nor
 
 
 def test_stagnation_ends_after_one_cycle():
-    # A cyclic shift: no combination of fewer than N vectors reduces the residual of b = e_0.
+    # Cyclic shift: no combination of fewer than N vectors reduces the residual of b = e_0.
     shift, b = np.roll(np.eye(N, dtype=np.float32), 1, axis=0), np.eye(N, dtype=np.float32)[0]
     short = solve(jnp.asarray(shift), jnp.asarray(b), 0.0, restart=RESTART)
     assert int(short.num_matvecs) == RESTART + 1

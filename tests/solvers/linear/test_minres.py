@@ -40,7 +40,7 @@ def test_a_compatible_system_is_solved_to_rounding(name, scale, dtype, rotated, 
     solution = np.asarray(found.solution, float)
     bound = 200 * np.finfo(dtype).eps * np.linalg.norm(rhs)
     assert np.linalg.norm(rhs - scale * matrix @ solution) <= bound
-    # Of a singular system the solution of least norm: nothing along the null space.
+    # For a singular system the solution of least norm: no component in the null space.
     np.testing.assert_allclose(scale * solution, least_squares(matrix, rhs), rtol=0, atol=10 * bound)
     assert int(found.num_matvecs) <= 2 * N
 

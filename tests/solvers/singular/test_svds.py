@@ -1,4 +1,4 @@
-"""Svds on every set of singular values that has led a solver astray, against dense float64 arithmetic."""
+"""Solver `svds` on sets of singular values that are difficult for solvers, against dense float64 arithmetic."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from eigenjax.operators.rectangular import as_rectangular
 
 SLOW = pytest.mark.slow
 P, N, K = 40, 30, 6
-# A residual may differ from the recomputed one by so many units of rounding of ||A||, and a value from the true one.
+# Residuals and singular values may differ from the exact ones by UNITS * eps * ||A||.
 UNITS = 50.0
 DEFAULT_TOL = np.finfo(np.float32).eps ** 0.5
 ORTHONORMALITY = {"float32": 1e-5, "float64": 1e-12}
@@ -37,7 +37,7 @@ SPECTRA = {
 
 
 def rotated(values, p=P, n=N, seed=0, *, is_complex=False):
-    """A dense (p, n) matrix with these singular values and random vectors."""
+    """Construct a dense (p, n) matrix with these singular values and random singular vectors."""
     generator = np.random.default_rng(seed)
     draw = lambda rows: generator.standard_normal((rows, len(values)))
     left, right = (np.linalg.qr(draw(rows) + 1j * is_complex * draw(rows))[0] for rows in (p, n))
@@ -47,7 +47,7 @@ def rotated(values, p=P, n=N, seed=0, *, is_complex=False):
 
 @functools.cache
 def matrices(dtype):
-    """All (40, 30) problems by name."""
+    """Return all (40, 30) problems by name."""
     normal = np.random.default_rng(1).standard_normal((P, N))
     scaled = {f"times {scale:.0e}": scale * normal for scale in (1e-20, 1e-14, 1e14, 1e18)}
     square = {"orthogonal, and a zero row": np.eye(P, N), "a column": normal * (np.arange(N) == 7)}
@@ -59,14 +59,14 @@ NAMES = [*matrices(np.float64)]
 
 
 def flat(vectors):
-    """(k, n) rows of a pytree in double precision."""
+    """Return the (k, n) rows of a pytree in double precision."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(vectors)]
     wide = np.complex128 if any(map(np.iscomplexobj, leaves)) else np.float64
     return np.concatenate([leaf.astype(wide).reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def check_result(result, matrix, *, tol=None, complete=True):
-    """Holds one SingularResult against the dense matrix."""
+    """Compare a SingularResult with the dense matrix."""
     matrix = np.asarray(matrix)
     eps = np.finfo(matrix.dtype).eps
     dense = matrix.astype(np.complex128 if np.iscomplexobj(matrix) else np.float64)
@@ -88,7 +88,7 @@ def check_result(result, matrix, *, tol=None, complete=True):
     if complete:
         assert converged.all(), f"not converged: {np.flatnonzero(~converged)}"
         assert int(result.status) == Status.CONVERGED
-        # The square of the residual over the gap is far below; within a cluster up to its width.
+        # The error (squared residual over gap) is far below this bound, and in a cluster at most the cluster's width.
         assert_allclose(values, truth[: len(values)], rtol=0, atol=slack)
 
 
@@ -99,7 +99,7 @@ def assert_signs_fixed(rows):
 
 @functools.cache
 def verified():
-    """All problems in float64 in one batch, and two that are broken, with copies looked for."""
+    """Solve all problems in float64 and two with NaN or Inf in one batch, with the missed-pair search."""
     broken = [np.where(np.arange(N) == 3, value, matrices(np.float64)["normal"]) for value in (np.nan, np.inf)]
     stack = jnp.asarray(np.stack([*matrices(np.float64).values(), *broken]))
     return jax.tree.map(np.asarray, jax.vmap(lambda a: svds(a, K, verify=True, tol=1e-13))(stack))
@@ -131,7 +131,7 @@ CALLS = []
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class CountedMap(MatrixMap):
-    """A matrix that notes on the host every product that is really executed."""
+    """Matrix that records each executed matvec on the host."""
 
     def mv(self, vector):
         jax.debug.callback(lambda _: CALLS.append("A"), vector[0])
@@ -148,7 +148,7 @@ def counted_solve(op, v0, tol):
 
 
 def solved(matrix, v0, tol=DEFAULT_TOL):
-    """One solve, whose products are counted."""
+    """Solve once and check the number of matvecs against the calls that the host recorded."""
     jax.effects_barrier()
     CALLS.clear()
     result = jax.block_until_ready(counted_solve(CountedMap(jnp.asarray(matrix)), jnp.asarray(v0), jnp.float32(tol)))
@@ -157,7 +157,7 @@ def solved(matrix, v0, tol=DEFAULT_TOL):
     return result
 
 
-COPIES = {"triple five"}  # of a restarted space that nothing exhausts; what is returned is right, and not all
+COPIES = {"triple five"}  # a restarted Krylov space may miss copies of these; the returned triplets are correct
 
 
 @SLOW
@@ -208,7 +208,7 @@ def test_a_budget_that_does_not_suffice_claims_nothing(budget):
 
 @SLOW
 def test_all_triplets_of_complex_matrices(float64):
-    # No start vector has a part of a second copy: all are found once the space is full.
+    # The start vector has no component of a second copy: all copies are found only when the space is full.
     solve = jax.jit(lambda a: svds(a, 9))
     for values in (np.linspace(3, 1, 9), [2] * 4 + [1] * 3 + [0] * 2, np.logspace(0, -12, 9), np.zeros(9)):
         matrix = rotated(values, p=12, n=9, is_complex=True)

@@ -1,4 +1,4 @@
-"""Eigsh at an end of the spectrum: right to the last digit, in fewer products than ARPACK, each of them counted."""
+"""Solver `eigsh` at an end of the spectrum: accurate, with fewer matvecs than ARPACK, and an exact count of them."""
 
 import dataclasses
 import functools
@@ -21,10 +21,10 @@ CALLS = []
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class CountedMatrix(MatrixOperator):
-    """A matrix that notes on the host every product that is really executed."""
+    """Matrix that records each executed matvec on the host."""
 
     def mv(self, vector):
-        jax.debug.callback(lambda _: CALLS.append(1), vector[0])  # of a batch, once for each
+        jax.debug.callback(lambda _: CALLS.append(1), vector[0])  # in a batch, one call for each lane
         return super().mv(vector)
 
 
@@ -53,7 +53,7 @@ def solved_grid(which, tol, verify=True):
 
 
 def arpack(matrix, k, which, krylov_dim, residual):
-    """Products that ARPACK takes to true residuals of that size: of its runs, the loosest that reaches it."""
+    """Count the matvecs of ARPACK for true residuals below `residual`, at the loosest tol that attains them."""
     start = np.random.default_rng(0).standard_normal(len(matrix))
     for tol in 10.0 ** np.arange(-3, -15, -0.5):
         calls = []
@@ -78,9 +78,9 @@ def test_the_ends_of_a_grid_laplacian_have_their_closed_form(which, check_result
 @pytest.mark.parametrize("which", ["SA", "LA"])
 def test_a_grid_laplacian_takes_no_more_products_than_arpack(which):
     for tol in (1e-6, 1e-10):
-        # ARPACK does not search for missed pairs either.
+        # ARPACK has no missed-pair search either.
         result = solved_grid(which, tol, verify=False)
-        # Both hold 22 vectors; ours ends at residuals of tol ||A||.
+        # Both hold 22 vectors; `eigsh` stops at residuals of tol * ||A||.
         theirs = arpack(grid(), 6, which, 22, tol * grid_eigenvalues()[-1])
         assert int(result.num_matvecs) <= theirs, tol
 
@@ -104,7 +104,7 @@ def test_error_bounds_bound_the_error_and_estimates_say_more_than_the_residuals(
         rounding = 4.001 * np.finfo(float).eps * np.abs(np.linalg.eigvalsh(matrix)).max()
         assert (bounds >= np.asarray(result.residuals)).all()
         assert (np.asarray(result.error_estimates) <= np.maximum(np.asarray(result.residuals), rounding)).all()
-    # Of outliers, which stand apart, the square of the residual, down to rounding; here it holds too.
+    # Outliers are well separated: their estimates are squared residuals over gaps, and bound the errors to rounding.
     estimates = np.asarray(result.error_estimates)
     assert (estimates <= np.maximum(20 * tol * np.asarray(result.residuals), rounding)).all()
     assert (to_the_nearest <= estimates + 1e-12).all()
@@ -123,7 +123,7 @@ def test_of_a_small_matrix_the_quadratic_bounds_are_certified(rotated):
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_error_bounds_hold_where_a_cluster_is_cut(options, seed):
-    # Pairs 1e-4 apart at both ends and in the middle: a Ritz vector may be a mixture of two, as its residual admits.
+    # Pairs 1e-4 apart at both ends and inside: a Ritz vector may mix two eigenvectors, within its residual.
     diagonal = np.linspace(-0.9, 0.9, 70)
     diagonal[[0, 1, 35, 36, -2, -1]] = -1.0, -1.0 + 1e-4, 0.5, 0.5001, 1 - 1e-4, 1.0
     result = eigsh(jnp.asarray(np.diag(diagonal)), 3, tol=3e-4, key=jax.random.key(seed), verify=False, **options)

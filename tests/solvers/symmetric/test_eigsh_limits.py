@@ -1,4 +1,4 @@
-"""Eigsh at its limits: no budget, no room, the whole spectrum, accuracy that cannot be had, wrong arguments."""
+"""Limits of `eigsh`: no budget, the smallest basis, the whole spectrum, unattainable accuracy, wrong arguments."""
 
 import jax
 import jax.numpy as jnp

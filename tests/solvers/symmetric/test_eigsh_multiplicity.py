@@ -1,4 +1,4 @@
-"""Multiple eigenvalues: what a single vector misses, what a probe brings back, what a block sees at once."""
+"""Multiple eigenvalues: missed by a single start vector, found by the missed-pair search or by a block."""
 
 import functools
 
@@ -27,7 +27,7 @@ def torus(rows, columns):
 
 @functools.cache
 def problems(rotated):
-    """(lane, 80, 80): one spectrum under several keys, then graphs of which the smallest eigenvalues are wanted."""
+    """Return (lane, 80, 80): one spectrum for several keys, then negative graph Laplacians."""
     shifted = torus(8, 10) - 0.3 * np.eye(80)
     return np.stack([rotated(SPECTRUM)] * KEYS + [-cycle(80), -torus(8, 10), -shifted, -torus(4, 20)])
 
@@ -41,7 +41,7 @@ def solved(rotated, verify, block_size):
 
 
 def is_right(result, rotated):
-    """(lane,) whether all k eigenvalues are those of numpy, each as often as it is there."""
+    """Return (lane,) True where all k eigenvalues are those of NumPy, with their multiplicities."""
     wanted = np.linalg.eigvalsh(problems(rotated))[:, : -K - 1 : -1]
     return np.abs(result.eigenvalues - wanted).max(axis=1) < 1e-6
 
@@ -52,7 +52,7 @@ def test_verify_finds_every_copy_and_says_what_it_recovered(rotated):
     assert not was_right[:KEYS].any(), "a single vector is known to miss copies here: the test would guard nothing"
     assert is_right_now.all(), np.flatnonzero(~is_right_now)
     assert (verified.status == Status.CONVERGED).all()
-    # Of the tori, rounding may bring a copy on the way to a tenth of tol, before any probe.
+    # On the tori, rounding may produce a copy before the first search.
     assert (verified.num_recovered[:KEYS] > 0).all()
     assert (verified.num_probes > 0).all()
     assert (plain.num_probes[:KEYS] == 0).all()
@@ -60,7 +60,7 @@ def test_verify_finds_every_copy_and_says_what_it_recovered(rotated):
 
 def test_a_probe_is_no_excuse_for_any_number_of_products(rotated):
     plain, verified = solved(rotated, False, 1), solved(rotated, True, 1)
-    # Measured elsewhere: 28 to 74 products became 88 to 149.
+    # Reported elsewhere: 28 to 74 matvecs became 88 to 149.
     assert (verified.num_matvecs[:KEYS] <= 4 * plain.num_matvecs[:KEYS]).all(), verified.num_matvecs
 
 
@@ -73,13 +73,13 @@ def test_every_pair_is_an_eigenpair_even_where_copies_are_missed(rotated, check_
 
 def test_a_block_of_three_sees_three_copies_without_a_probe(rotated):
     blocks = solved(rotated, False, 3)
-    # Of the torus some eigenvalues are there four times.
+    # Some eigenvalues of the torus have multiplicity four.
     assert is_right(blocks, rotated)[: KEYS + 1].all()
     assert (blocks.status == Status.CONVERGED).all()
 
 
 def test_the_gap_after_all_copies_is_that_to_the_next_eigenvalue(rotated):
-    # A Ritz value that is not converged lies below its eigenvalue: the gap may be overrated, never underrated.
+    # An unconverged Ritz value lies below its eigenvalue: the gap may be overestimated, never underestimated.
     result = solved(rotated, True, 1)
     truth = np.linalg.eigvalsh(problems(rotated))[:, ::-1]
     true_gaps = truth[:, K - 1] - truth[:, K]
@@ -92,5 +92,5 @@ def test_error_bounds_hold_among_equal_eigenvalues(verify, block_size, rotated):
     result = solved(rotated, verify, block_size)
     for lane, truth in enumerate(np.linalg.eigvalsh(problems(rotated))):
         error = np.abs(result.eigenvalues[lane][:, None] - truth[None, :]).min(axis=1)
-        rounding = 20 * np.finfo(float).eps * len(truth) * np.abs(truth).max()  # of numpy's, and of ours
+        rounding = 20 * np.finfo(float).eps * len(truth) * np.abs(truth).max()  # of NumPy and of the solver
         assert (error <= result.error_bounds[lane] + rounding).all(), lane

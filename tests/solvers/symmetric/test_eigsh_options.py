@@ -1,4 +1,4 @@
-"""What eigsh must be indifferent to: units, shifts, keys, jit, neighbours in a batch; and what it must notice: NaN."""
+"""Invariance of `eigsh` to units, shifts, keys, jit and the other lanes of a batch; detection of NaN."""
 
 import functools
 
@@ -81,7 +81,7 @@ def test_no_key_is_key_zero_and_jit_changes_nothing(matrix):
 
 
 def neighbours(matrix):
-    """What may stand in the same batch: as good, harder by many restarts, broken, trivial."""
+    """Return matrices for other lanes of a batch: the same one, one with many restarts, one with NaN, and zero."""
     path = 2 * np.eye(N) - np.eye(N, k=1) - np.eye(N, k=-1)
     broken = matrix.copy()
     broken[3, 3] = np.nan
@@ -111,7 +111,7 @@ def test_a_lane_is_the_single_solve_whatever_stands_beside_it(matrix, check_resu
 
 
 def test_nan_at_step_j_is_told_and_stops_only_its_own_lane():
-    # A path, begun at its end: number j of the vector is zero until the j-th product.
+    # Krylov vectors of a path that start at its end: entry j of the vector is zero until the j-th matvec.
     path = 2 * np.eye(N) - np.eye(N, k=1) - np.eye(N, k=-1)
 
     def solve(j):
@@ -125,7 +125,7 @@ def test_nan_at_step_j_is_told_and_stops_only_its_own_lane():
         assert int(result.status) == Status.NONFINITE, j
         assert np.isnan(result.eigenvalues).all()
         assert not np.any(result.converged)
-        # The basis holds 20: the look after the NaN, or the restart, is where it ends.
+        # The basis holds 20 vectors: the solve ends at the convergence check or restart that follows the NaN.
         assert j + 1 <= int(result.num_matvecs) <= j + 12
     healthy = lane_of(results, 4)
     assert int(healthy.status) == Status.CONVERGED
@@ -136,7 +136,7 @@ def test_nan_at_step_j_is_told_and_stops_only_its_own_lane():
 
 @pytest.mark.slow
 def test_an_operator_may_itself_call_eigsh(matrix):
-    # diag(0 .. 11) deflated by its own first eigenpair, which every product computes anew.
+    # The operator is diag(0 .. 11) deflated by its dominant eigenpair, recomputed in each matvec.
     small = jnp.asarray(np.diag(np.arange(12.0)))
 
     def product(v):

@@ -1,4 +1,4 @@
-"""Eigsh with its basis kept in fewer bits, or on the host: what is lost, what it saves, and that it says so."""
+"""Basis storage of `eigsh` in fewer bits or on the host: accuracy, memory savings and reported status."""
 
 import functools
 
@@ -12,12 +12,12 @@ from eigenjax.solvers.symmetric.eigsh import eigsh as solver
 
 N, K = 120, 5
 SPECTRUM = [50, 41, 33, 26, 20, 15, 11, *np.random.default_rng(3).uniform(-0.5, 2, N - 7)]
-# Errors of an eigenvalue are about the squares of the residuals, which are about what is lost.
+# The error of an eigenvalue is about the squared residual, and the residual is about the eps of the storage.
 EPS = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
 
 
 def relative(result, matrix):
-    """The largest true residual and the largest error of an eigenvalue, over ||A||."""
+    """Compute the largest true residual and the largest error of an eigenvalue, divided by ||A||."""
     values, vectors = np.asarray(result.eigenvalues, float), np.asarray(result.eigenvectors, float)
     residuals = np.linalg.norm(vectors @ matrix - values[:, None] * vectors, axis=1)
     truth = np.linalg.eigvalsh(matrix)[::-1][: len(values)]
@@ -42,7 +42,7 @@ def test_more_than_the_storage_has_is_not_claimed(rotated):
     result = eigsh(matrix, K, basis_dtype="bfloat16", tol=1e-6)
     assert int(result.status) == Status.STAGNATED
     assert not np.asarray(result.converged).any()
-    assert int(result.num_matvecs) < 100  # and not searched for until the budget ends
+    assert int(result.num_matvecs) < 100  # the solve ends before its budget
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_basis_on_the_host_changes_nothing(rotated):
 
 
 def test_the_rows_on_the_host_are_declared_there():
-    # A CPU has one memory for both: what another device would be told.
+    # A CPU has one memory for both, so inspect the program exported for other devices.
     program = jax.jit(functools.partial(solver, k=2, basis="offload"))
     exported = jax.export.export(program, platforms=["cuda", "tpu"])(jax.ShapeDtypeStruct((50, 50), jnp.float32))
     assert "pinned_host" in exported.mlir_module()
@@ -80,7 +80,7 @@ def test_fewer_bits_are_less_memory():
         return compiled.memory_analysis().temp_size_in_bytes / (4 * n)
 
     wide, narrow = vectors(), vectors(basis_dtype="bfloat16")
-    assert wide < 40 + max(4, 40 / 5) + 4 + 2  # as the docstring says, and some room for numbers
+    assert wide < 40 + max(4, 40 / 5) + 4 + 2  # the number in the docstring of `eigsh`, and a margin for scalars
     assert narrow < 0.9 * 40 + 2 * 4 + 5 + 2
 
 

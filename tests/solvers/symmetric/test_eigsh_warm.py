@@ -1,4 +1,4 @@
-"""Warm starts of eigsh: what is known already is not computed again, and what is wrong about it does no harm."""
+"""Warm starts of `eigsh`: known vectors save matvecs, and wrong ones do no harm."""
 
 import dataclasses
 
@@ -20,15 +20,15 @@ CALLS = []
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class CountedMatrix(MatrixOperator):
-    """A matrix that notes on the host every product that is really executed."""
+    """Matrix that records each executed matvec on the host."""
 
     def mv(self, vector):
-        jax.debug.callback(lambda _: CALLS.append(1), vector[0])  # of a batch, once for each
+        jax.debug.callback(lambda _: CALLS.append(1), vector[0])  # in a batch, one call for each lane
         return super().mv(vector)
 
 
 def solve(matrix, v0=None, tol=1e-8, verify=False):
-    """The result, without a search unless asked for, its products held against those that the host has seen."""
+    """Solve, by default without missed-pair search, and check the matvec count against the recorded calls."""
     jax.effects_barrier()
     CALLS.clear()
     result = jax.block_until_ready(eigsh(CountedMatrix(jnp.asarray(matrix)), K, tol=tol, v0=v0, verify=verify))
@@ -44,7 +44,7 @@ def matrix(rotated):
 
 @pytest.fixture
 def exact(matrix):
-    """(n, n) rows, the eigenvectors of the largest eigenvalues first."""
+    """Return (n, n) rows, the eigenvectors in order of descending eigenvalues."""
     return np.linalg.eigh(matrix)[1].T[::-1]
 
 
@@ -105,7 +105,7 @@ def test_several_vectors_that_are_no_basis_do_no_harm(name, matrix, exact, rng, 
 
 
 def test_vectors_nearly_right_are_improved_not_believed(matrix, exact, rng, check_result):
-    # Off by 1e-3: their Ritz values are right to 1e-5, and would pass for eigenvalues.
+    # With errors of 1e-3 the Ritz values are accurate to 1e-5 and resemble eigenvalues.
     interior = exact[:K] + 1e-3 * rng.standard_normal((K, N)) / np.sqrt(N)
     result = solve(matrix, v0=jnp.asarray(interior))
     check_result(result, matrix, which="LA", tol=1e-8, complete=True)
@@ -145,7 +145,7 @@ def test_signs_follow_the_vectors_given(matrix, exact):
     for rows in (flips * exact[:K], -flips * exact[:K]):
         vectors = np.asarray(solve(matrix, v0=jnp.asarray(rows)).eigenvectors)
         np.testing.assert_allclose(vectors, rows, rtol=0, atol=1e-8)
-    # A result too, and through changes too small to turn anything.
+    # The signs also follow a result, for perturbations too small to rotate its vectors much.
     turned = solve(matrix)._replace(eigenvectors=jnp.asarray(rows))
     for changed in drifting(matrix, np.random.default_rng(5), 2, 1e-2):
         followed = np.asarray(solve(changed, v0=turned).eigenvectors)

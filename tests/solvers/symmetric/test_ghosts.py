@@ -1,4 +1,4 @@
-"""Copies of a Ritz vector are told from the vectors of a multiple eigenvalue."""
+"""Spurious copies of a Ritz vector, distinguished from the vectors of a multiple eigenvalue."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ from eigenjax.solvers.symmetric.ghosts import distinct_ritz_vectors
 
 
 def distinct(vectors, residuals, valid=None):
-    # A basis that is the vectors themselves, so that the coefficients are the identity.
+    # The basis consists of the vectors themselves, so that the coefficients are the identity.
     vectors = jnp.asarray(vectors, jnp.float32)
     valid = jnp.ones(len(vectors), bool) if valid is None else jnp.asarray(valid)
     found, lengths = distinct_ritz_vectors(vectors, jnp.eye(len(vectors)), jnp.asarray(residuals, jnp.float32), valid)
@@ -29,7 +29,7 @@ def test_what_is_not_valid_neither_stays_nor_displaces():
 
 
 def test_lengths_are_the_vectors_own_and_residuals_are_judged_by_them():
-    # The short vector's residual is the larger one, once both are unit vectors.
+    # The residual of the short vector is the larger one after normalization.
     found, lengths = distinct([[1, 0], [0.01, 0]], [0.05, 0.01])
     np.testing.assert_allclose(lengths, [1, 0.01], rtol=1e-5)
     assert found == [True, False]

@@ -1,4 +1,4 @@
-"""Lanczos beyond the acceptance list: its pieces, its options, its errors, its signs."""
+"""Lanczos method beyond the acceptance tests: steps, options, errors, signs."""
 
 import functools
 
@@ -18,7 +18,7 @@ def steps(op, state, count, **options):
 
 
 def counting(matrix, calls):
-    """An operator that notes every product that is really executed."""
+    """Return an operator that records each executed matvec."""
 
     def product(v):
         jax.debug.callback(lambda: calls.append(1))
@@ -62,7 +62,7 @@ def test_pairs_that_a_state_has_no_vectors_for_are_not_claimed(matrix):
 
 @pytest.mark.parametrize("scale", [1e-14, 1.0, 1e14])
 def test_an_exhausted_krylov_space_is_left_uncoupled(scale, dtype, rotated):
-    # Two distinct eigenvalues: after two products all that is left of the next direction is rounding.
+    # Two distinct eigenvalues: after two matvecs the next direction consists of rounding errors.
     op = as_operator(jnp.asarray((scale * rotated([50] * 6 + [1] * 6)).astype(dtype)))
     state = jax.jit(lambda op: steps(op, method.init(op, krylov_dim=12), 2))(op)
     assert bool(state.broken_down)
@@ -142,7 +142,7 @@ def test_eager_jitted_and_batched_agree(matrix):
     lanes = jax.vmap(lambda a: lanczos(a, 3))(jnp.stack([-a, a]))
     for result in (jitted, jax.tree.map(lambda x: x[1], lanes)):
         np.testing.assert_allclose(result.eigenvalues, eager.eigenvalues, rtol=0, atol=1e-5)
-        # 10 is double: its eigenspace is compared, not its vectors.
+        # The eigenvalue 10 is double: compare its eigenspace, not its vectors.
         projector = lambda found: np.asarray(found.eigenvectors).T @ np.asarray(found.eigenvectors)
         np.testing.assert_allclose(projector(result), projector(eager), rtol=0, atol=1e-4)
         assert int(result.num_matvecs) == int(eager.num_matvecs)
@@ -167,7 +167,7 @@ def test_arguments_that_do_not_fit_say_so():
 
 @pytest.mark.parametrize("k", [2.0, "2", True, None])
 def test_k_is_an_int(k):
-    # After a solve with an int that compares equal: the compiled program of it must not be taken.
+    # A compiled program may be cached for an int that compares equal; it must not be used for other types.
     lanczos(jnp.eye(5), 1)
     lanczos(jnp.eye(5), 2)
     with pytest.raises(TypeError, match="k="):
@@ -180,7 +180,7 @@ def test_numpy_ints_are_ints():
 
 @pytest.mark.parametrize("v0", [np.ones(5) + 1j, np.ones(5, int)])
 def test_a_start_vector_of_another_kind_is_taken_whole_or_refused(v0):
-    # Integers widen without loss; the imaginary part of a complex vector must not be dropped quietly.
+    # Integers widen without loss; the imaginary part of a complex vector must not be dropped silently.
     if np.iscomplexobj(v0):
         with pytest.raises(TypeError, match="v0"):
             lanczos(jnp.eye(5), 1, v0=jnp.asarray(v0))
@@ -201,7 +201,7 @@ def test_signs_follow_the_start_vector_else_the_largest_component(matrix, rng):
     v0 = jnp.asarray(rng.standard_normal(12), jnp.float32)
     towards = np.asarray(lanczos(jnp.asarray(matrix), 12, v0=v0).eigenvectors)
     away = np.asarray(lanczos(jnp.asarray(matrix), 12, v0=-v0).eigenvectors)
-    # Of the double eigenvalue only one direction has a part along v0.
+    # In the double eigenspace only one direction has a component along v0.
     simple = [i for i in range(12) if np.abs(towards[i] @ np.asarray(v0)) > 1e-2]
     assert len(simple) >= 11
     assert (towards[simple] @ np.asarray(v0) > 0).all()

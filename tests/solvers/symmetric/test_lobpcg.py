@@ -1,4 +1,4 @@
-"""LOBPCG against dense float64 arithmetic: what a preconditioner saves, copies, degenerate shapes, honest ends."""
+"""LOBPCG against dense float64 arithmetic: preconditioning, copies, degenerate shapes, correct status."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from eigenjax import Status
 from eigenjax.solvers.convergence.status import default_tol
 from eigenjax.solvers.symmetric.lobpcg import _orthonormal_rest, lobpcg
 
-# Of k = 5, the block: one guard.
+# A block of 6 vectors for k = 5: one guard vector.
 N, BLOCK = 60, 6
 
 
@@ -21,7 +21,7 @@ def _solve(a, preconditioner, tol, v0, max_matvecs, k, which):
 
 
 def solve(a, preconditioner=None, tol=None, v0=None, max_matvecs=3000, *, k=5, which="SA"):
-    """One program for each shape and dtype, whatever the matrix, the tolerance and the budget."""
+    """Solve with one program for each shape and dtype; the matrix, the tolerance and the budget are traced."""
     tol = default_tol(a.dtype) if tol is None else tol
     return _solve(a, preconditioner, tol, v0, max_matvecs, k, which)
 
@@ -32,13 +32,13 @@ def laplacian(size):
 
 @pytest.fixture
 def spread(rotated):
-    """Eigenvalues with nothing special about them."""
+    """Construct a matrix with well-separated eigenvalues."""
     return rotated(np.linspace(-3, 5, N) ** 3)
 
 
 @pytest.mark.parametrize("which", ["SA", "LA"])
 def test_a_preconditioner_saves_two_thirds_of_the_products(which, dtype, rng, check_result):
-    # -1000 u_xx - u_yy + V u: the preconditioner is the inverse without the potential, shifted below the spectrum.
+    # The operator is -1000 u_xx - u_yy + V u; the preconditioner inverts it without V, shifted below the spectrum.
     constant = np.kron(1000 * laplacian(4), np.eye(15)) + np.kron(np.eye(4), laplacian(15))
     shifted = constant - (np.linalg.eigvalsh(constant)[0] - 0.6) * np.eye(N)
     sign = 1 if which == "SA" else -1
@@ -120,7 +120,7 @@ def test_a_nan_lane_leaves_the_others_alone(spread, check_result):
     assert np.isnan(result.eigenvalues[1]).all()
     for lane in (0, 2):
         check_result(jax.tree.map(lambda x, i=lane: x[i], result), lanes[lane], which="SA", complete=True)
-    # The lane ends where it would have ended alone.
+    # The lane takes as many matvecs as a separate solve.
     assert int(result.num_matvecs[0]) == int(solve(lanes[0]).num_matvecs)
 
 
@@ -193,7 +193,7 @@ def test_every_product_is_counted(spread):
 
 
 def test_a_singular_preconditioner_drops_directions(spread, check_result):
-    # T of rank 2: most of W is dependent, and nothing outside its range is ever found; but nothing is made up.
+    # With T of rank 2 most of W is dependent. Directions outside the range are not found, and pairs remain correct.
     matrix, vectors = spread.astype(np.float32), np.linalg.eigh(spread)[1]
     projector = (vectors[:, :2] @ vectors[:, :2].T).astype(np.float32)
     result = solve(jnp.asarray(matrix), jnp.asarray(projector))
@@ -220,7 +220,7 @@ def test_an_operator_that_is_not_symmetric_is_told(spread, rng):
 def test_what_is_dependent_becomes_zero_rows(rng):
     q, _ = np.linalg.qr(rng.standard_normal((50, 6)))
     basis, fresh = q.T[:3], q.T[3:]
-    # Within the span; nearly so; plain; a multiple; its near copy; zero.
+    # In the span; nearly in the span; independent; a multiple of the previous one; close to a multiple; zero.
     block = [basis[0] + basis[1], basis[1] + 1e-4 * fresh[0], 1e-20 * fresh[1], fresh[1], fresh[1] + 3e-3 * fresh[2]]
     block = jnp.asarray([*block, np.zeros(50)], jnp.float32)
     rest = np.asarray(_orthonormal_rest(block, jnp.asarray(basis, jnp.float32)), float)
@@ -228,7 +228,7 @@ def test_what_is_dependent_becomes_zero_rows(rng):
     np.testing.assert_allclose(np.sort(lengths), [0, 0, 0, 1, 1, 1], atol=1e-5)
     np.testing.assert_allclose(rest @ rest.T, np.diag(lengths**2), atol=1e-6)
     np.testing.assert_allclose(rest @ basis.T, 0, atol=1e-6)
-    # Nothing of what is independent is lost.
+    # No independent direction is lost.
     np.testing.assert_allclose(np.linalg.norm(rest @ fresh.T, axis=0), 1, atol=1e-2)
 
 

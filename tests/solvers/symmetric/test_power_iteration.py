@@ -1,4 +1,4 @@
-"""Deflated power iteration beyond the acceptance list: momentum, early ends, both ends of the spectrum."""
+"""Deflated power iteration beyond the acceptance tests: momentum, early ends, both ends of the spectrum."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def matrix(rotated):
 
 @pytest.fixture(scope="module")
 def with_momentum():
-    """One compilation for all momenta: it is traced."""
+    """Compile once for all momenta: momentum is a traced argument."""
     return jax.jit(lambda a, momentum: deflated_power_iteration(a, 3, momentum=momentum, max_iter=300))
 
 
@@ -111,7 +111,7 @@ def test_of_two_eigenvalues_the_one_asked_for_is_found_however_few_it_has(which,
 
 
 def test_vectors_stay_clear_of_those_found_where_the_shift_lets_what_rounding_leaves_grow(rotated):
-    # Of a pair inside a shifted spectrum, v holds its part along the pairs found while all else shrinks.
+    # For an interior eigenvalue of the shifted operator, components along earlier eigenvectors do not decay in v.
     values = np.r_[1.0, 2, 3, np.linspace(5, 10, 12)]
     result = deflated_power_iteration(jnp.asarray(rotated(values), jnp.float32), 3, which="SA", max_iter=300)
     np.testing.assert_allclose(result.eigenvalues, values[:3], rtol=1e-3)

@@ -1,4 +1,4 @@
-"""Two-pass Lanczos: no ghost comes out, both passes agree to the bit, flags and counts are true."""
+"""Two-pass Lanczos: no ghosts in the result, bitwise equal passes, correct flags and counts."""
 
 import functools
 
@@ -13,7 +13,7 @@ from eigenjax.solvers.symmetric import two_pass
 from eigenjax.solvers.symmetric.two_pass import two_pass_lanczos
 
 SPECTRUM = [10, 10, 7, 5, 3, 2, 1, 0, -1, -4, -6, -8]
-# The second precision takes as long again, and shows little more.
+# The second precision takes as much time again, and adds little coverage.
 QUICK_IN_FLOAT64 = pytest.mark.parametrize(
     "dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True
 )
@@ -31,7 +31,7 @@ def solve(matrix, tol=None, v0=None, k=5, krylov_dim=None, which="LA", max_matve
 
 
 def both_passes(op, tol, k, krylov_dim):
-    """The state before the second pass, and the one after it."""
+    """Return the state before the second pass, and the state after it."""
     advance = lambda state: two_pass.step(op, state, which="LA", tol=tol)
     running = lambda state: two_pass.unfinished(state) & (state.step < krylov_dim - 1)
     state = jax.lax.while_loop(running, advance, two_pass.init(op, k=k, krylov_dim=krylov_dim))
@@ -53,7 +53,7 @@ def test_both_ends_of_a_laplacian(dtype, check_result):
 
 @QUICK_IN_FLOAT64
 def test_ghosts_stand_in_the_matrix_and_none_comes_out(dtype, rotated, check_result):
-    # 119 steps where 20 are enough: all ten outliers have come back, some more than once.
+    # With 119 steps, where 20 suffice, all ten outliers have copies among the Ritz values.
     matrix = rotated(OUTLIERS).astype(dtype)
     op, unit = as_operator(jnp.asarray(matrix)), np.finfo(dtype).eps
     state, end = compiled_passes(op, 0.0, 10, 120)
@@ -68,7 +68,7 @@ def test_ghosts_stand_in_the_matrix_and_none_comes_out(dtype, rotated, check_res
 
 
 def test_without_the_choice_ghosts_would_come_out(monkeypatch, rotated):
-    # The test above can fail: with every Ritz value taken for a pair of its own the outliers are not all found.
+    # Negative control: if every Ritz value counts as a separate pair, some outliers are not found.
     monkeypatch.setattr(two_pass, "_GHOST_ROUNDING", 0.0)
     monkeypatch.setattr(two_pass, "_GHOST_SHARE", 0.0)
     op = as_operator(jnp.asarray(rotated(OUTLIERS), jnp.float32))
@@ -83,7 +83,7 @@ def test_both_passes_agree_to_the_last_bit_and_the_claims_hold(dtype, rotated):
     assert not bool(before.replaying)
     assert bool(after.replaying)
     assert float(after.drift) == 0
-    # Any other rounding would leave vectors of another length, or none.
+    # Different rounding in the second pass would leave vectors of another length, or zeros.
     vectors = np.asarray(after.vectors, float)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=0, atol=1e3 * np.finfo(dtype).eps)
     rayleigh = np.sum(vectors * (vectors @ matrix.astype(float)), axis=1)
@@ -105,7 +105,7 @@ def test_an_operator_that_changes_between_the_passes_is_told():
     assert not np.asarray(result.converged).all()
 
 
-# A repeated eigenvalue shows one vector; where the space is then exhausted, random rows may still be true pairs.
+# A repeated eigenvalue yields one vector; once the space is exhausted, random rows may still give true pairs.
 SPECTRA = {
     "zero": (np.zeros(40), True),
     "identity": (np.ones(40), True),
@@ -140,7 +140,7 @@ def test_eager_jitted_and_batched_agree_from_both_ends(rotated, check_result):
     method = functools.partial(two_pass_lanczos, k=3, krylov_dim=24, which="BE")
     eager, jitted = method(matrix), jax.jit(method)(matrix)
     lanes = jax.jit(jax.vmap(method))(jnp.stack([-matrix, matrix]))
-    # The second 10 is not to be had: the next from above is 7.
+    # The second copy of 10 is out of reach of one start vector: the next largest eigenvalue is 7.
     np.testing.assert_allclose(eager.eigenvalues, [10, -8, 7], rtol=0, atol=1e-4)
     check_result(eager, matrix, which="BE")
     for result in (jitted, jax.tree.map(lambda x: x[1], lanes)):
