@@ -31,7 +31,7 @@ def kept_coefficients(
     Args:
         state: the decomposition.
         found: its approximate pairs.
-        spec: options, with k, which and near.
+        spec: options, with k, which and interior.
         fresh: () bool, a random direction follows.
         bound: () bound on the residuals of wanted pairs.
     """

@@ -94,12 +94,12 @@ def targets_of(
     """Return the targets of a search that begins when these values have been found.
 
     Args:
-        spec: options, with k, which, near and random_start.
+        spec: options, with k, which, interior and random_start.
         values: (k,) values found.
         worst: () the largest of their residuals.
         bounds: bounds on residuals and eigenvalues.
         size: n.
-        sigma: () the shift, used if goal.near.
+        sigma: () the shift, used if spec.interior.
     """
     distance = far_enough(bounds)
     number = jnp.asarray(sigma).astype(distance.dtype)
@@ -181,11 +181,11 @@ def needed_amplitudes(
     """Return the (L,) polynomial amplitudes at which a search has excluded a missed eigenvalue at each level.
 
     Args:
-        spec: options, with k, which and near.
+        spec: options, with k, which and interior.
         values: (k,) wanted values.
         size: n.
         slack: () error bound of an eigenvalue.
-        sigma: () the shift, used if goal.near.
+        sigma: () the shift, used if spec.interior.
         missed_before: () probability that the solve itself, before any search, missed an eigenvalue that is no copy.
 
     A copy of a value that is as wanted as the last one, to within the slack, displaces no result: it needs 0.

@@ -99,7 +99,7 @@ def step(
         state: the state to advance.
         spec: the static options of the solve.
         tol: relative tolerance on the residuals; None is sqrt(eps).
-        sigma: () the shift, used if goal.near.
+        sigma: () the shift, used if spec.interior.
         known: k or more given vectors whose signed sum is the start vector. If the first matvec shows that they are
             eigenvectors, the solve ends with them.
     """
