@@ -1,4 +1,4 @@
-"""FSDP on 4 x 2 simulated devices: what the compiled programs send, what they hold, and what they find."""
+"""Collectives, memory and results of compiled programs with FSDP sharding on 4 x 2 simulated devices."""
 
 import importlib
 from pathlib import Path
@@ -16,10 +16,10 @@ from eigenjax.vectors.pseudorandom import arbitrary_vector
 from eigenjax.vectors.tree import placed_like
 
 MODES = ("auto", "explicit")
-# Steps of Lanczos, Arnoldi and bidiagonalisation.
+# Solvers that take Lanczos, Arnoldi or bidiagonalization steps.
 KRYLOV = ("eigsh", "eigsh, verified", "eigsh, near", "eigsh, bfloat16 basis", "lanczos", "eigs", "density")
 OTHERS = ("eigsh, block of 2", "eigsh, recomputed basis", "power", "svds", "trace", "tracker")
-# A second each to run, a quarter of a minute to compile: one case always, the others in the slow run.
+# Each case runs in 1 s and compiles in 15 s: one case always runs, the others are marked slow.
 QUICK = {("eigsh", "auto")}
 CASES = [
     pytest.param(name, mode, marks=[] if (name, mode) in QUICK else [pytest.mark.slow])
@@ -30,7 +30,7 @@ CASES = [
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A module of benchmarks/ by its name."""
+    """Return an import function for the modules of benchmarks/."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
@@ -44,7 +44,7 @@ def test_a_step_sends_a_few_small_sums_and_no_vector(benchmark, name, mode):
     assert rows
     for row in rows:
         assert row["others"] == 0
-        # In vectors, of 1,184 numbers here: a Gram matrix of 12 rows, for each of four leaves, is the most there is.
+        # In units of vectors (1,184 numbers): the largest sum is a Gram matrix of 12 rows for each of four leaves.
         assert row["largest"] <= 4 * 12**2 / 1184
         if name in KRYLOV and row["innermost"]:
             assert row["step"] + row["passes"] <= 3
@@ -54,7 +54,7 @@ def test_a_step_sends_a_few_small_sums_and_no_vector(benchmark, name, mode):
 
 
 def check_pairs(problem, single, numbers, program):
-    """Against the dense matrix, and sharded like the parameters."""
+    """Compare the pairs with the dense matrix, and check that they are sharded like the parameters."""
     with jax.set_mesh(single.mesh):
         alone = jax.jit(lambda p, b: to_dense(hessian(single.loss, p, b)))(*single.placed(*numbers))
     result = program(*problem.placed(*numbers))
@@ -78,7 +78,8 @@ def test_a_gradient_sends_small_sums_and_is_that_of_one_device(benchmark, mode):
     rows = collectives.rows_of(name, mode, problem, program, with_share=False)
     for row in rows:
         assert row["others"] == 0
-    # The steps of Lanczos, and those of the linear solves: four for all pairs at once, two for the norm of each.
+    # The loops are the Lanczos steps and the linear solves.
+    # A step of the solves needs four sums for all pairs at once, and two for the norm of each pair.
     lanczos, solves = sorted((row for row in rows if row["passes"]), key=lambda row: row["step"])
     assert lanczos["step"] + lanczos["passes"] <= 3
     assert solves["step"] <= 4
@@ -106,7 +107,7 @@ def test_weak_scaling_is_flat(benchmark):
     sizes, sent = [row["bytes"] for row in rows], [row["sent"] for row in rows[1:]]
     assert max(sizes[1:]) <= 1.05 * min(sizes[1:])
     assert max(sent) <= 1.05 * min(sent)
-    # The program of one device is another, of which XLA packs the temporaries better: by 13% when it was measured.
+    # XLA packs the temporaries of the one-device program more tightly, by a measured 13%.
     assert 0.8 * sizes[1] <= sizes[0] <= 1.05 * sizes[1]
 
 
@@ -119,7 +120,7 @@ def test_microbatches_are_shared_among_the_devices(benchmark, mode):
     product = lambda params, batch: programs.named(hessian(problem.loss, params, batch, batch_size=32))(params)
     with jax.set_mesh(problem.mesh):
         program = jax.jit(product).lower(problem.params, problem.batch).compile()
-    # In hidden layers of 64 units each device has four of a microbatch of 32 examples.
+    # In hidden layers of 64 units, each device holds four of the 32 examples in a microbatch.
     assert "f32[4,64]" in program.as_text()
     assert "f32[32,64]" not in program.as_text()
     assert {one.kind for one in programs.collectives(program.as_text())} >= {"all-reduce"}
@@ -134,7 +135,7 @@ def test_random_vectors_are_drawn_where_they_lie(draw):
         return placed_like(draw(key, jax.ShapeDtypeStruct(params.shape, params.dtype)), params)
 
     program = jax.jit(drawn).lower(jax.random.key(0), params).compile()
-    # No array of the whole size anywhere, and none on its way to or from another device.
+    # No device holds an array of the full size, and none is sent.
     for whole in ("[1024,64]", "[65536]", "all-gather", "all-to-all", "collective-permute"):
         assert whole not in program.as_text()
     assert program.output_shardings.is_equivalent_to(params.sharding, 2)

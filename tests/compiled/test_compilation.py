@@ -1,4 +1,4 @@
-"""What users wait for and pay for: traces, compilations, constants, temporaries."""
+"""Costs of compilation: traces, compilations, constants and temporaries."""
 
 import functools
 
@@ -19,7 +19,7 @@ SOLVERS = {
 
 
 class Counted:
-    """A function that counts how often Python runs it."""
+    """Function that counts how often Python runs it."""
 
     def __init__(self, function):
         self.function, self.calls = function, 0
@@ -82,7 +82,7 @@ def test_ten_training_steps_are_one_compilation(jit_by_user, rng, counted_compil
         params = optax.apply_updates(params, updates)
         values.append(float(solve(params, batch)))
         programs.append(counted_compilations())
-    # Outside of jit the loss is traced at every step, so that it is read as it is then; nothing is compiled again.
+    # Outside jit every step traces the loss, so that its current values are used; nothing is compiled again.
     assert loss.calls == (1 if jit_by_user else 10)
     assert programs[1] == programs[-1]
     assert len(set(values)) == 10
@@ -95,7 +95,7 @@ def test_parameters_and_data_are_no_constants_of_the_program(rng):
     with_closure = (
         jax.jit(lambda op: lanczos(op, 1)).lower(as_operator(lambda v: matrix @ v, like=jnp.ones(64))).as_text()
     )
-    # A constant of 64 x 64 numbers would be printed as such.
+    # A constant of 64 x 64 numbers would be printed in full as a tensor<64x64xf32>.
     for text in (with_data, with_closure):
         assert not [line for line in text.splitlines() if "stablehlo.constant" in line and "tensor<64x64xf32>" in line]
 
@@ -114,7 +114,7 @@ def test_lanczos_holds_one_basis_and_six_vectors(reorthogonalize, rng):
     assert temporaries(solve, op) <= 1.25 * 32 * vector_bytes + product + 6 * vector_bytes
 
 
-# What is promised, in vectors: m + k + m / 5 + 6.
+# Memory bound of the documentation, in vectors: m + k + m / 5 + 6.
 EIGSH = {
     "at an end": {},
     "verified": {"verify": True},

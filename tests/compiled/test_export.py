@@ -1,4 +1,4 @@
-"""Every solver and its gradient lowers for CPU, CUDA and TPU: what does not is found here, without such a device."""
+"""Lowering of every symmetric solver and its gradient for CPU, CUDA and TPU, without such a device."""
 
 import functools
 

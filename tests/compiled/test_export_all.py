@@ -1,4 +1,4 @@
-"""What is not a solver of symmetric problems (`test_export`) lowers for CPU, CUDA and TPU too: no device is needed."""
+"""Lowering for CPU, CUDA and TPU of everything but the symmetric solvers (`test_export`), without such a device."""
 
 import functools
 
@@ -31,11 +31,11 @@ def log_likelihood(logits, labels):
 
 
 def weighted(found):
-    """A number of all numbers found."""
+    """Return one number that depends on all inexact entries of a result."""
     return sum(jnp.sum(jnp.abs(x) ** 4) for x in jax.tree.leaves(found) if jnp.issubdtype(x.dtype, jnp.inexact))
 
 
-# Each takes a matrix or an operator, and gives a pytree.
+# Each call takes a matrix or an operator and returns a pytree.
 SOLVERS = {
     "eigs": functools.partial(eigenjax.eigs, k=2, krylov_dim=5),
     "eigs, smallest real": functools.partial(eigenjax.eigs, k=2, krylov_dim=6, which="SR"),
@@ -54,7 +54,7 @@ FORWARD = {
     "trace_of_function": lambda a: eigenjax.trace_of_function(a, jnp.exp, **KEY, num_probes=2, krylov_dim=4),
     "matrix_function": lambda a: eigenjax.matrix_function(a, jnp.exp, jnp.ones(8), krylov_dim=4),
 }
-# Differentiable, and cheap to lower.
+# Calls whose derivatives exist and are cheap to lower.
 ESTIMATORS = {
     **{
         f"trace, {method}": functools.partial(eigenjax.trace, **KEY, num_matvecs=6, method=method)
@@ -108,7 +108,7 @@ def test_a_tracker(options):
 
 def test_dense_eig_lowers_but_for_a_tpu_which_has_none():
     gradient = jax.jit(jax.grad(lambda a: weighted(eigenjax.eig(a).eigenvalues)))
-    # Not by export: JAX promises nothing of how its GPU's eigensolver will be called by a later version.
+    # Export is not used: JAX does not guarantee the calling convention of its GPU eigensolver across versions.
     gradient.trace(MATRIX).lower(lowering_platforms=("cpu", "cuda"))
     with pytest.raises(NotImplementedError, match="eig"):
         gradient.trace(MATRIX).lower(lowering_platforms=("tpu",))

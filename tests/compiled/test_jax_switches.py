@@ -1,6 +1,6 @@
 """Every entry point under JAX's switches: promotion, x64, disable_jit, debug_nans, tracer leaks, transfer guard.
 
-What only concerns the trace (promotion, leaks) is traced and not compiled.
+A check that concerns only tracing (promotion, leaks) traces the program and does not compile it.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ def preconditioned(a):
 PAIRS = ("eigenvalues", "eigenvectors")
 TRIPLETS = ("left", "values", "right")
 NARROW = {"basis_dtype": jnp.bfloat16}
-# What is called, of which matrix, and whether it has a derivative in reverse mode.
+# Each entry: call, kind of the matrix, and whether reverse mode is supported.
 CALLS = {
     **{f"eigsh {which}": (symmetric(which=which), "symmetric", True) for which in ("LA", "SA", "LM", "BE", "SM")},
     "eigsh sigma": (symmetric(sigma=0.3), "symmetric", True),
@@ -139,7 +139,7 @@ FORWARD = {
 
 
 def squares(call):
-    """A loss that depends on everything that is returned."""
+    """Return a loss that depends on all inexact entries of the result of `call`."""
 
     def loss(a):
         leaves = [jnp.abs(x) for x in jax.tree.leaves(call(a)) if jnp.issubdtype(x.dtype, jnp.inexact)]
@@ -150,7 +150,7 @@ def squares(call):
 
 @contextlib.contextmanager
 def strict(*, wide=False):
-    # The check for leaks collects garbage hundreds of times; of all that was there before it need not.
+    # The leak check runs the garbage collector hundreds of times; freezing excludes all existing objects.
     gc.freeze()
     try:
         with (
@@ -211,7 +211,7 @@ def test_nothing_is_nan_on_the_way_to_what_is_finite(name):
             assert np.isfinite(jax.jit(jax.grad(squares(call)))(matrix(kind))).all()
 
 
-# Of the matrix of its rows: each call that it makes runs operation by operation.
+# The matrix has three rows only: without jit each call runs operation by operation.
 WITHOUT_JIT = {
     "eigh": (lambda a: eigenjax.eigh(a)[0][::-1][:1], jnp.linalg.eigvalsh),
     "lanczos": (lambda a: eigenjax.lanczos(a, 1)[0], jnp.linalg.eigvalsh),

@@ -1,4 +1,4 @@
-"""Eight simulated devices: the same values, no large collective, results sharded like the parameters."""
+"""Solvers on eight simulated devices: equal values, no large collective, results sharded like the parameters."""
 
 import functools
 import re
@@ -56,7 +56,8 @@ def expected_sharding(mesh, name):
     return NamedSharding(mesh, P(None, *SPECS[name]))
 
 
-# Half a minute a case: in the slow run. The other one is the gradient, and `test_collectives` has `eigsh` on two axes.
+# Each case takes 30 s, so that it runs in the slow run only.
+# The other case is the gradient; `test_collectives` covers `eigsh` on two axes.
 SLOW_IN_AUTO = [pytest.param("auto", marks=pytest.mark.slow), "explicit"]
 
 
@@ -74,7 +75,7 @@ def test_solvers_on_sharded_parameters(problem, name, mode):
         together = compiled(placed, batch)
     assert not GATHERS.findall(compiled.as_text())
     assert " all-reduce(" in compiled.as_text() or "all-reduce-start(" in compiled.as_text()
-    # Products in another order round differently, in proportion to ||A|| whichever eigenvalue they are for.
+    # Sums in another order differ by rounding proportional to ||A||, for every eigenvalue.
     assert_allclose(together.eigenvalues, alone.eigenvalues, atol=2e-5 * np.abs(alone.eigenvalues).max())
     for leaf, x in together.eigenvectors.items():
         assert x.sharding.is_equivalent_to(expected_sharding(mesh, leaf), x.ndim), leaf

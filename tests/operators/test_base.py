@@ -1,4 +1,4 @@
-"""Operators: the algebra against matrices, and errors that name the leaf."""
+"""Algebra of operators against dense matrices, and errors that name the leaf."""
 
 import chex
 import jax
@@ -91,7 +91,7 @@ def test_sparse_matrices(rng):
 
 
 class WithMv:
-    """What lineax, or anybody, would write."""
+    """Matrix behind an `mv` method, as in lineax."""
 
     def __init__(self, matrix):
         self.matrix, self.shape, self.dtype = matrix, matrix.shape, matrix.dtype

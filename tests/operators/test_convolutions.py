@@ -1,4 +1,4 @@
-"""Convolutions in loops: the same numbers, in the form that is fast on a CPU."""
+"""Convolutions in loops: equal values, in the layout that is fast on a CPU."""
 
 import functools
 import re
@@ -12,12 +12,12 @@ from numpy.testing import assert_allclose
 from eigenjax import gauss_newton, hessian, lanczos, svds, to_dense
 from eigenjax.operators.functions.convolutions import fast_in_loops
 
-# Batch and channels, kernels and results, in HLO's letters: images as NHWC, kernels as HWIO.
+# Layouts in HLO's notation, with images as NHWC and kernels as HWIO.
 FAST = {"b0f_0io->b0f", "b01f_01io->b01f"}
 
 
 def labels(program) -> list[str]:
-    """The forms of the convolutions in the bodies of a compiled program's loops."""
+    """List the layouts of the convolutions in the loop bodies of a compiled program."""
     entry, text = False, []
     for line in program.as_text().splitlines():
         entry = line.startswith("ENTRY") or (entry and not line.startswith("}"))
@@ -26,7 +26,7 @@ def labels(program) -> list[str]:
 
 
 def images_loss(kernels, images):
-    """Two layers, of the form that torch and flax differ in: channels first, then channels last."""
+    """Compute the loss of two layers: the first takes channels first (torch), the second channels last (flax)."""
     numbers = ("NCHW", "OIHW", "NHWC")
     hidden = jax.lax.conv_general_dilated(images, kernels[0], (2, 1), "SAME", dimension_numbers=numbers)
     hidden = jax.lax.conv_general_dilated(

@@ -1,4 +1,4 @@
-"""Losses, models and callables are read as they are at each call, and nothing is compiled when nothing changed."""
+"""Losses, models and callables use current values at each call; nothing is compiled again if nothing changed."""
 
 import functools
 import types
@@ -14,7 +14,7 @@ from eigenjax.operators.functions.closure import hoist
 
 POINT = jnp.array([1.0, -2.0])
 DATA = jnp.array([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
-# What the functions below read, and tests change.
+# Globals that the functions below read and the tests change.
 rows, factor, settings = jnp.eye(2), 1.0, types.SimpleNamespace(power=2)
 
 
@@ -41,7 +41,7 @@ def doubled(x):
     return 2 * x
 
 
-# A rule that reads a global: its function's own program does not show it.
+# The backward rule reads a global that does not appear in the program of the function itself.
 doubled.defvjp(lambda x: (2 * x, x), lambda x, g: (2 * factor * x * g,))
 
 
@@ -50,8 +50,8 @@ def with_default(weights, scale=rows):
 
 
 GAUSS_NEWTON = lambda: gauss_newton(outputs, mean_square, POINT, (DATA, jnp.zeros(3)), batch_size=2)
-# What is built, of which function, what is changed (this module's attribute unless an owner is given), and by which
-# factor the matrix grows.
+# Each case: the function that builds an operator, the owner of the changed attribute (None: this module),
+# its name, its new value, and the factor by which the matrix grows.
 CASES = {
     "a global array": (lambda: hessian(lambda p: jnp.sum((rows @ p) ** 2), POINT), None, "rows", 3 * jnp.eye(2), 9.0),
     "a global number": (lambda: hessian(lambda p: factor * jnp.sum(p**2), POINT), None, "factor", 5.0, 5.0),
@@ -96,7 +96,7 @@ def test_a_call_answers_for_the_values_of_now(case, changed):
     assert_allclose(solve(), growth * before, rtol=1e-6)
 
 
-# As solvers are: compiled for an operator's static parts.
+# Compiled for the static parts of an operator, like the solvers.
 jit_matrix = jax.jit(lambda op: jax.vmap(op.mv)(jnp.eye(2)))
 
 
@@ -143,7 +143,7 @@ def test_gradients_flow_to_globals_that_are_traced(changed):
         changed(None, "rows", matrix)
         return eigsh(hessian(lambda p: jnp.sum((rows @ p) ** 2) / 2, POINT), 1).eigenvalues[0]
 
-    # The largest eigenvalue of R^T R for R = diag(3, 1) grows with 2 x 3.
+    # R = diag(3, 1): the derivative of the largest eigenvalue of R^T R in its first entry is 2 x 3.
     assert_allclose(jax.grad(top)(jnp.diag(jnp.array([3.0, 1.0]))), [[6.0, 0.0], [0.0, 0.0]], atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Matrices and operators of all the kinds that people have, through every way in."""
+"""Matrices and operators of all supported kinds, through every entry point."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 import eigenjax
 from eigenjax import as_operator, diagonal, eigs, eigsh, hessian, jacobian, lanczos, svds, to_dense, trace
 
-# A weighted graph of five vertices, as integers.
+# A weighted graph of five vertices, with integer weights.
 GRAPH = np.array([[0, 3, 0, 0, 1], [3, 0, 1, 0, 0], [0, 1, 0, 2, 0], [0, 0, 2, 0, 5], [1, 0, 0, 5, 0]])
 TALL = np.array([[1, 0, 2], [0, 3, 0], [4, 0, 0], [0, 0, 1]])
 KEY = jax.random.key(0)
@@ -229,7 +229,7 @@ def test_representations_are_short(rng):
     for word in ("HessianOperator", "(102, 102)", "float32", "kernel (50, 2)", "squares", "batch_size=100"):
         assert word in repr(op)
     assert "softmax_cross_entropy" in repr(everything[4])
-    # A pytree of its shape that holds no arrays.
+    # A pytree of the same structure without arrays has a repr too.
     assert repr(jax.tree.map(lambda _: None, op)).startswith("HessianOperator(")
 
 

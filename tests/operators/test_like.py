@@ -1,4 +1,4 @@
-"""Bare callables need no start vector: `like` says what they act on, in every function that takes an operator."""
+"""Bare callables need no start vector: `like` gives the shape of their argument, in every function with an operator."""
 
 import inspect
 
@@ -19,7 +19,7 @@ def product(v):
     return {"a": VALUES[:3] * v["a"], "b": VALUES[3:] * v["b"]}
 
 
-# What each returns, as one number, and what that is.
+# Each entry: a call that returns one number, and its exact value.
 CALLS = {
     "eigsh": (lambda: eigenjax.eigsh(product, 1, like=LIKE).eigenvalues[0], 5.0),
     "lanczos": (lambda: eigenjax.lanczos(product, 1, like=LIKE).eigenvalues[0], 5.0),

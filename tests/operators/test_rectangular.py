@@ -1,4 +1,4 @@
-"""Rectangular operators: products, the adjoint that JAX derives or the user gives, and errors that name the remedy."""
+"""Rectangular operators: matvecs, adjoints derived by JAX or given by the user, and errors that name the remedy."""
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def test_both_sides_are_pytrees_of_any_dtype(rng):
     assert image["sum"] == 4
     back = adjoint_matvec(op, {"image": jnp.ones(3), "sum": jnp.float32(2), "none": jnp.zeros(0)})
     assert_allclose(back["x"], matrix.sum(axis=0))
-    # Held in float32 by the solvers.
+    # The solvers hold this leaf in float32.
     assert back["y"].dtype == jnp.float32
     assert_allclose(back["y"], 2 * np.ones((2, 2)))
 

@@ -1,4 +1,4 @@
-"""What is wrong with an operator, found and named before it costs a run."""
+"""Detection of unsuitable operators before a solve."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def loss(params, inputs, mask=1.0):
 
 
 def product(v, gradient=None, **options):
-    """H v by hand, as users write it."""
+    """Compute H v explicitly, as users write it."""
     gradient = gradient or jax.grad(lambda p: loss(p, INPUTS, **options))
     return jax.jvp(gradient, (PARAMS,), (v,))[1]
 
@@ -119,7 +119,7 @@ def test_an_operator_written_by_hand():
 
 
 def test_compiled_randomness_is_frozen_and_not_seen():
-    # What was drawn when the callable was traced is the same at every call: symmetric, but of one mask.
+    # The mask is drawn once, when the callable is traced: each call uses the same one, and the operator is symmetric.
     op = as_operator(dropout_with_a_fresh_key(), like=PARAMS)
     assert check_operator(op, KEY).change == 0
     assert symmetry_error(op, KEY) < 1e-5

@@ -1,4 +1,4 @@
-"""The benchmark for accelerators: each stage runs, and no limit of time or error takes rows away."""
+"""The accelerator benchmark: each stage runs, and neither a time limit nor an error removes rows."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ ACCELERATOR = {
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A module of benchmarks/ by its name."""
+    """Return an import function for the modules of benchmarks/."""
     monkeypatch.syspath_prepend(ROOT)
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 

@@ -1,4 +1,4 @@
-"""Every benchmark runs, and writes down what it found with all that it depends on."""
+"""Every benchmark runs, and records its results together with everything that they depend on."""
 
 import importlib
 import json
@@ -87,13 +87,13 @@ COLUMNS = {
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    """A module of benchmarks/ by its name."""
+    """Return an import function for the modules of benchmarks/, by their short names."""
     monkeypatch.syspath_prepend(ROOT)
     return lambda name: importlib.import_module((PROGRAMS | SUPPORT)[name])
 
 
 def modules_in(folders):
-    """Map the name of each module to its place."""
+    """Map the short name of each module in these folders to its full name."""
     paths = sorted(path for folder in folders for path in (ROOT / "benchmarks" / folder).glob("*.py"))
     return {path.stem: f"benchmarks.{path.parent.name}.{path.stem}" for path in paths}
 
@@ -127,7 +127,7 @@ def check_products(rows):
 def check_gradient_cost(rows):
     for row in rows:
         assert row["error_float64"] < 1e-6
-        # Three pairs are pulled back; only a loss of the eigenvectors asks for a solve beyond that.
+        # Three pairs are differentiated; only a loss of the eigenvectors needs a further solve.
         assert (row["products_both"] == row["products_forward"] + 3) == (row["loss"] == "of_eigenvalues")
 
 

@@ -1,4 +1,4 @@
-"""The house: imports point one way, files and functions stay short, the public names are documented."""
+"""Structure of the package: imports in one direction, short files and functions, documented public names."""
 
 import ast
 import inspect
@@ -12,7 +12,7 @@ import pytest
 import eigenjax
 
 PACKAGE = pathlib.Path(eigenjax.__file__).parent
-# Each may import what stands before it, never what stands behind.
+# Each layer may import the layers before it, never those after it.
 LAYERS = (
     *("arguments", "calls", "printing", "vectors", "result"),
     *("operators/functions", "operators", "operators/parts", "operators/curvature"),
@@ -23,14 +23,14 @@ LAYERS = (
     *("report/inputs", "report/analysis", "report/pictures", "report/output", "report", "__init__", "__main__"),
 )
 MOST_FILES, MOST_IMPORTS = 12, 30
-# Where an extra may be imported: by the functions that need it, never on the way in.
+# Optional dependencies may be imported here, inside functions, never when the package is imported.
 EXTRAS_ALLOWED = ("training", "runs", "report", "__main__")
 OPTIONAL = ("flax", "optax", "orbax", "rich", "matplotlib", "sklearn", "scipy", "chex")
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def layer_of(path):
-    """Name the folder, or the file where it stands at the top."""
+    """Return the folder of a module, or its file name at the top level."""
     relative = path.relative_to(PACKAGE)
     return relative.parent.as_posix() if len(relative.parts) > 1 else relative.stem
 
@@ -122,7 +122,7 @@ def test_importing_changes_no_global_configuration():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# A reader meets each docstring by itself: it begins with what it is about, and sends nobody elsewhere for a meaning.
+# Each docstring is read alone: it begins with its subject, and does not refer to another docstring.
 NOT_FIRST = re.compile(
     r"(What|How|That|This|Of|So|Where|Which|Likewise|As|One|Whether|If|Because|When)\b|.*\b(as of|as there)\b", re.S
 )

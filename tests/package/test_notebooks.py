@@ -1,4 +1,4 @@
-"""The notebooks run as they are, and what they compute is true."""
+"""The notebooks run unchanged, and their results are correct."""
 
 import json
 import re
@@ -18,18 +18,18 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
 def dense_hessian(loss, params, data):
-    """The Hessian, written down in full, its eigenvalues to be taken in float64."""
+    """Compute the dense Hessian; its eigenvalues are to be taken in float64."""
     flat, unravel = ravel_pytree(params)
     gradient = jax.grad(lambda x, data: loss(unravel(x), data))
     column = lambda x, data: lambda unit: jax.jvp(lambda x: gradient(x, data), (x,), (unit,))[1]
-    # A few columns at a time, in the memory of as many gradients.
+    # Batches of 64 columns bound the memory.
     columns = jax.jit(lambda x, data: jax.lax.map(column(x, data), np.eye(x.size, dtype=x.dtype), batch_size=64))
     dense = np.asarray(columns(flat, data), np.float64)
     return (dense + dense.T) / 2
 
 
 def dense_sharpness(space):
-    """The largest eigenvalue of the Hessian."""
+    """Compute the largest eigenvalue of the Hessian."""
     return np.linalg.eigvalsh(dense_hessian(space["loss"], space["params"], space["data"]))[-1]
 
 
@@ -78,11 +78,12 @@ def check_differentiable_pca(space):
     assert_allclose([along["eigh"], along["eigsh"]], [exact, exact], rtol=1e-4)
     assert np.isnan(along["jax"]), "jax has learned it: say so in the notebook"
     assert space["of_plane"] < 1e-5
-    # Of one component it depends on the two that were computed; of both together it is half the length in the plane.
+    # Each gauge residual depends on the computed basis of the plane.
+    # Together they are half the length of the direction in the plane.
     assert_allclose(np.hypot(*space["of_each"]), (5 / 14) ** 0.5 / 2, rtol=1e-4)
     assert np.isfinite(space["first_slope"]).all()
     assert space["history"][-1] < 0.7 * space["history"][0]
-    # Differences over steps of a hundredth are off by a part in a thousand, and slopes are rounded to 1e-7.
+    # Differences over steps of 0.01 have a relative error of 1e-3, and slopes are rounded to 1e-7.
     assert_allclose(space["seen"], space["predicted"], rtol=2e-3, atol=1e-6)
 
 
@@ -91,7 +92,7 @@ def check_edge_of_stability(space):
     assert_allclose(space["sharpness"][:, -last:].mean(axis=1), 2 / rates, rtol=0.05)
     losses = np.asarray(space["metrics"]["loss"])
     assert (losses[:, -1] < 0.1 * losses[:, 0]).all()
-    # The tracker's last look, of the run with the largest step, is at the parameters of the step before the end.
+    # The last tracker update of the run with the largest step uses the parameters before the last step.
     end = {"params": jax.tree.map(lambda x: x[-1], space["ends"]), "loss": space["loss"], "data": space["data"]}
     assert_allclose(space["sharpness"][-1, -1], dense_sharpness(end), rtol=0.05)
     assert (np.asarray(space["states"].num_matvecs) == 2 * space["STEPS"]).all()
@@ -102,7 +103,7 @@ def check_adaptive_edge_of_stability(space):
     edges = (2 + 2 * momenta) / ((1 - momenta) * rates)
     last = space["STEPS"] // 4
     assert_allclose(space["history"]["adaptive"][:, -last:].mean(axis=1), edges, rtol=0.05)
-    # The sharpness is nowhere near the edge of gradient descent, and does not rise to it.
+    # The sharpness stays far below the stability limit of gradient descent, 2 / rate.
     assert (space["history"]["raw"][:, last:].max(axis=1) < 0.2 * 2 / rates).all()
     for index in range(len(rates)):
         params, (moments, *_) = jax.tree.map(lambda x, index=index: x[index], (space["ends"], space["opt_states"]))
@@ -147,7 +148,7 @@ def check_per_layer_spectra(space):
 
 
 def dense_curvatures(model, params, data):
-    """Of the cross-entropy, from Jacobians and sums that are written down in full, in float64; means over positions."""
+    """Compute the curvature matrices of the cross-entropy from dense Jacobians, in float64; means over positions."""
     with jax.enable_x64(True):
         flat, unravel = ravel_pytree(jax.tree.map(lambda x: np.asarray(x, np.float64), params))
         inputs = np.asarray(data[0], np.float64) if data[0].dtype == np.float32 else data[0]
@@ -201,7 +202,7 @@ CHECKS = {
 }
 QUICK = ("edge_of_stability",)
 
-# What is smaller here than in the notebook: lines `NAME = value` of it, whole.
+# Values that are smaller here than in the notebook: each replaces a whole line `NAME = value`.
 SIZES = {
     "adaptive_edge_of_stability": {"LEARNING_RATES": "[0.01, 0.001]", "MOMENTA": "[0.9, 0.0]", "STEPS": "1200"},
     "curvature_of_two_networks": {
@@ -211,14 +212,14 @@ SIZES = {
     "hessian_density": {"CLASSES, EXAMPLES, WIDTH, STEPS": "10, 1797, 10, 200"},
     "per_layer_spectra": {"EXAMPLES, RECORDS, STEPS_BETWEEN, K": "128, 3, 8, 3"},
 }
-# Those that show their pictures where they are browsed.
+# Notebooks that are stored with their pictures.
 WITH_PICTURES = tuple(SIZES)
 MAX_BYTES = 400_000
 
 
 @pytest.fixture
 def no_screen():
-    """Figures are drawn in memory, and thrown away."""
+    """Draw figures in memory and discard them."""
     matplotlib.use("Agg")
     yield
     from matplotlib import pyplot
@@ -231,7 +232,7 @@ def cells_of(path):
 
 
 def code_of(path):
-    """The code of each cell, made smaller by `SIZES`."""
+    """Return the code of each cell, with the smaller values of `SIZES`."""
     sources = ["".join(cell["source"]) for cell in cells_of(path) if cell["cell_type"] == "code"]
     for names, value in SIZES.get(path.stem, {}).items():
         line = re.compile(rf"^{re.escape(names)} = .*$", re.MULTILINE)
@@ -249,10 +250,10 @@ def test_notebook_runs_and_is_true(path):
     from matplotlib import pyplot
 
     space = {}
-    # As a reader runs it, and as optax needs it.
+    # Standard promotion is the default of JAX, and optax needs it.
     with jax.numpy_dtype_promotion("standard"):
         for index, source in enumerate(code_of(path)):
-            # A screen shows what there is and forgets it; here the figures are drawn at the end.
+            # Figures are drawn at the end of the test, not by plt.show().
             exec(compile(source.replace("plt.show()", ""), f"{path.name}[{index}]", "exec"), space)
         CHECKS[path.stem](space)
     for number in pyplot.get_fignums():
@@ -261,7 +262,7 @@ def test_notebook_runs_and_is_true(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_what_a_notebook_stores(path):
-    """Some their pictures, all cells run in order and without a complaint; the others nothing."""
+    """Check that stored cells ran in order without errors, and that all other notebooks store no outputs."""
     code = [cell for cell in cells_of(path) if cell["cell_type"] == "code"]
     outputs = [output for cell in code for output in cell.get("outputs", [])]
     if path.stem not in WITH_PICTURES:

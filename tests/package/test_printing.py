@@ -1,4 +1,4 @@
-"""Results as text: short, with the numbers of the pairs, and never an error."""
+"""Text form of results: short, with the numbers of the pairs, and never an error."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The public names and their parameters, which other programs are written against, change only on purpose."""
+"""Public names and their parameters: an unintended change of the interface fails."""
 
 import dataclasses
 import inspect

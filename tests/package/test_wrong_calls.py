@@ -1,6 +1,6 @@
-"""Wrong calls of the solvers, estimators, dense functions and operators: each is refused in words of this library.
+"""Wrong calls of solvers, estimators, dense functions and operators: each raises an error of this library.
 
-An error names the function or the argument, and a remedy; it comes before anything is computed.
+An error names the function or the argument, and a remedy. It is raised before anything is computed.
 """
 
 import inspect
@@ -20,12 +20,12 @@ KEY = jax.random.key(0)
 SOLVERS = ("eigsh", "lanczos", "deflated_power_iteration", "eigs", "svds")
 ESTIMATORS = ("trace", "diagonal", "logdet", "frobenius_norm", "spectral_density")
 DENSE = ("eigh", "eig", "svd")
-# Words that say what to do instead.
+# Words that introduce a remedy.
 REMEDIES = (
     *("give", "choose", "pass", "write", "calls it", "leave", "use ", "did you mean", "takes", "call ", "need"),
     "expected a",
 )
-# Words of an error that comes from the inside of JAX, NumPy or Python.
+# Words of errors from the internals of JAX, NumPy or Python.
 INTERNAL = (
     *("Tracer", "Traced<", "custom_vjp", "PjitFunction", "not inexact", "has no attribute", "unexpected keyword"),
     *("abstract array", "valid JAX type", "hashable type", "unsupported operand", "dot_general", "Incompatible shapes"),
@@ -55,7 +55,7 @@ FOREIGN = {
     "wich": "LA",
     "nothing_like_it": 1,
 }
-# Values that no solver takes for these options.
+# Values that no solver accepts for these options.
 REFUSED = {
     "tol": (-1.0, float("nan"), "1e-3", np.ones(2), 1j, True, [1e-3], np.float32(-1)),
     "key": (0, "seed", np.zeros(2), jax.random.PRNGKey(0)[None], jax.random.split(KEY)),
@@ -259,7 +259,7 @@ def test_a_wrong_call_names_the_argument_and_the_remedy(function):
     for name, word, args, options in CASES:
         if name == function:
             text = told(name, args, options)
-            # The word is an argument, or says what is wrong.
+            # The word is the name of an argument, or describes the mistake.
             named = function in text and (word in text or word not in inspect.signature(call).parameters)
             clear = named and any(remedy in text for remedy in REMEDIES)
             if not clear or any(part in text for part in INTERNAL):

@@ -1,4 +1,4 @@
-"""A problem small enough to solve densely, as a module that the command can import."""
+"""Small problems with dense reference solutions, as a module that the command can import."""
 
 import json
 import sys
@@ -168,7 +168,7 @@ constant = 7
 
 @pytest.fixture(scope="session")
 def dense():
-    """The eigenvalues, ascending, that NumPy finds for the dense Hessian of the problem `small`, in float64."""
+    """Return the ascending eigenvalues and the dense Hessian of the problem `small`, by NumPy in float64."""
     namespace = {}
     exec(SOURCE, namespace)
     with jax.enable_x64(True):
@@ -181,10 +181,10 @@ def dense():
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty working folder beside which the module `small_problems` can be imported."""
+    """Return an empty working folder from which the module `small_problems` can be imported."""
     (tmp_path / "small_problems.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
-    # rich takes these for a terminal's.
+    # These variables make rich treat any output as a terminal.
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     yield tmp_path
@@ -193,7 +193,7 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(workplace):
-    """Runs the command on a function of `small_problems`, for the pairs alone; returns folder and `spectrum.json`."""
+    """Return a function that runs the command, for the pairs alone, and returns its folder and `spectrum.json`."""
 
     def run(function, *options, out="out", without=("density", "layers", "gauss-newton")):
         words = ["spectrum", "--problem", f"small_problems:{function}", "--out", out, *options]
@@ -206,7 +206,7 @@ def run(workplace):
 
 @pytest.fixture(scope="session")
 def full_report(tmp_path_factory):
-    """A report with everything that there can be in one: the folder, its `spectrum.json`, and the problem."""
+    """Return a report with all its sections: the folder, its `spectrum.json`, and the problem."""
     place = tmp_path_factory.mktemp("full")
     (place / "full_problems.py").write_text(SOURCE)
     with pytest.MonkeyPatch.context() as patch:
@@ -232,7 +232,7 @@ def _landscape():
 
 @pytest.fixture(scope="session")
 def made_report(tmp_path_factory):
-    """A page with everything that there can be in one, of numbers made up: folder, document and problem."""
+    """Return a page with all its sections, of invented numbers: folder, document and problem."""
     namespace = {}
     exec(SOURCE, namespace)
     problem = namespace["digits_of_two_layers"]()

@@ -1,4 +1,4 @@
-"""The page as a browser shows it: nothing fetched, nothing complained of, every picture seen, no side overflowing."""
+"""The page in a browser: no request, no message, every picture visible, no horizontal overflow."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ import threading
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Of a copy of the page: measures everything once it is there, and tells the frame around it.
+# Script for a copy of the page: after loading, it measures everything and posts the numbers to the outer frame.
 SCRIPT = """<script>
 addEventListener("load", () => {
   const width = document.documentElement.clientWidth, style = (x, name) => getComputedStyle(x)[name];
@@ -34,7 +34,7 @@ addEventListener("load", () => {
   }), "*")
 })
 </script>"""
-# A window has a least width, a frame has any: around the copy, with the numbers in its title in the end.
+# A browser window has a minimum width, a frame has none. The frame holds the copy; its title receives the numbers.
 FRAME = """<!DOCTYPE html><html><head><meta name="color-scheme" content="light dark"><title>nothing came</title>
 <link rel="icon" href="data:,">
 <script>addEventListener("message", event => { document.title = event.data })</script></head>
@@ -51,7 +51,7 @@ def browser():
 
 @contextlib.contextmanager
 def served(folder):
-    """The folder at an address of this machine, and the list of what has been asked for there."""
+    """Serve the folder on this machine: yield its address and the list of requested paths."""
     asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -71,8 +71,8 @@ def served(folder):
 
 
 def check_convergence(browser, folder, address, *options):
-    """What a headless browser makes of a page, and all that it complains of."""
-    # Of no use to a page, and complained of where there is no desktop.
+    """Load the page in a headless browser; return its DOM and all error messages."""
+    # These features are not needed, and print messages on a machine without a desktop.
     quiet = ("--disable-gpu", "--no-first-run", "--disable-extensions", "--disable-background-networking")
     words = [browser, "--headless=new", "--no-sandbox", *quiet, "--enable-logging=stderr", "--v=0", "--hide-scrollbars"]
     words += [f"--user-data-dir={folder / 'profile'}", "--window-size=1600,1000", "--dump-dom", *options]
@@ -81,10 +81,10 @@ def check_convergence(browser, folder, address, *options):
 
 
 def measured(browser, folder, text, *options, width):
-    """The numbers of a page, given as text, at a width; complaints; and all that was asked for besides."""
+    """Measure a page, given as text, at a width; return the numbers, the error messages, and all further requests."""
     site = folder / "site"
     site.mkdir()
-    # The page forbids scripts and everything from outside; the copy allows all, so that an attempt would be seen.
+    # The page forbids scripts and external requests; the copy allows them, so that a request would be recorded.
     free = re.sub(r"<meta http-equiv=[^>]*>", "", text)
     assert free != text
     (site / "copy.html").write_text(free.replace("</body>", f"{SCRIPT}</body>"))

@@ -36,7 +36,7 @@ def test_the_eigenpairs_can_be_read_back(run, dense):
         vectors = pairs["eigenvectors"]
         assert vectors.shape == (4, matrix.shape[0])
         np.testing.assert_allclose(vectors @ vectors.T, np.eye(4), atol=1e-12)
-        # The dense Hessian was taken of the parameters raveled in the same order.
+        # The dense Hessian has the parameters raveled in the same order.
         np.testing.assert_allclose(vectors @ matrix, pairs["eigenvalues"][:, None] * vectors, atol=1e-9)
         lowest = pairs["lowest_eigenvectors"]
         np.testing.assert_allclose(lowest @ matrix, pairs["lowest_eigenvalues"][:, None] * lowest, atol=1e-9)
@@ -184,7 +184,7 @@ def test_the_default_run(workplace):
     assert report["seconds"] > 0
     assert report["notes"] == {}
     assert len(report["layers"]["found"]) == 4
-    # Blocks: none of their eigenvalues is above the largest of the whole.
+    # Interlacing: no eigenvalue of a block exceeds the largest one of the whole matrix.
     assert max(layer["eigenvalues"][0] for layer in report["layers"]["found"].values()) < top
     names = {"report.html", "training.png", "density.png", "layers.png", "convergence.png"}
     assert names <= {path.name for path in (workplace / "eigenjax-out").iterdir()}

@@ -1,4 +1,4 @@
-"""The problem that comes with the package, at a tenth of its training."""
+"""The built-in problem, at a tenth of its training steps."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_the_parts_make_the_loss(problem):
 
 @pytest.mark.slow
 def test_the_seed_decides(problem):
-    # Another training of the same shapes runs the program that is compiled already.
+    # A second training of equal shapes reuses the compiled program.
     other = digits.digits_problem(jax.random.key(1), num_steps=0)
     same = digits.digits_problem(jax.random.key(0), num_steps=0)
     difference = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), other.params, same.params)

@@ -1,4 +1,4 @@
-"""What cannot be done: one clear line, exit status 2, and no file left behind."""
+"""Invalid requests: one clear line, exit status 2, and no file left behind."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all, and only what is provably ours is replaced."""
+"""Atomic output of results: only files that an earlier report verifiably wrote are replaced."""
 
 import hashlib
 import json
@@ -130,7 +130,7 @@ def test_what_is_not_provably_ours_is_refused_before_any_work(tmp_path, prepare)
 
 
 def report_while(disturb, out, placed=lambda _: None):
-    """A report of two files; `disturb` stands for what others do in `out` while it is computed."""
+    """Write a report of two files; `disturb` changes `out` while the report is computed."""
     with staged(out, expected=["page.html", CONTENTS], placed=placed) as scratch:
         disturb(out)
         before = bytes_of(out) if out.is_dir() else {}
@@ -176,7 +176,7 @@ def test_a_list_never_reaches_outside(tmp_path, name):
     (out / "sub").mkdir()
     for place in (tmp_path, out / "sub"):
         (place / "precious.txt").write_text("mine")
-    # A list that is intact in all but its intention.
+    # The list has correct hashes, but names files outside the folder.
     document = json.loads((out / CONTENTS).read_text())
     hashes = document["manifest"]["sha256"]
     hashes |= {name: hashlib.sha256(b"mine").hexdigest(), CONTENTS: "0" * 64}

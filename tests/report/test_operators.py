@@ -1,4 +1,4 @@
-"""The operator that was asked for by name, against dense matrices; layers for which there are no products left."""
+"""Operators chosen by name, against dense matrices; layers without enough matvecs left."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ def problem(model=MODEL, loss_of_output=SQUARES, data=(INPUTS, TARGETS)):
 @pytest.mark.parametrize(("name", "scale"), [("gauss-newton", 2.0), ("fisher", 1.0)])
 def test_of_squares_they_are_products_of_the_jacobian(name, scale):
     jacobian = np.asarray((1 - jnp.tanh(INPUTS @ WEIGHTS)[:, None] ** 2) * INPUTS, np.float64)
-    # Of values with unit variance -log p is half a square.
+    # With unit variance, -log p is half a square.
     exact = scale * jacobian.T @ jacobian / 5
     for batch_size in (None, 2):
         found = to_dense(operator_of(problem(), name, batch_size=batch_size))
@@ -69,7 +69,7 @@ def test_where_there_are_many_layers_the_largest_come_first(monkeypatch):
 
 def test_a_layer_smaller_than_k_has_as_many_pairs_and_none_from_outside():
     vector = {"a": jnp.ones(1), "b": jnp.ones(6)}
-    # All that the small layer has is negative: zeros from outside would come before it.
+    # The small layer has negative eigenvalues only: zeros outside the layer would rank higher.
     op = as_operator(lambda v: {"a": -3 * v["a"], "b": jnp.arange(6.0) * v["b"] - 5 * v["b"]}, like=vector)
     options = {"k": 3, "krylov_dim": 7, "largest": 5.0, "tol": 1e-4}
     found = layers.solve_layers(op, Programs(), update=lambda *_: None, **options)

@@ -1,4 +1,4 @@
-"""The page holds every number of the report, needs nothing else, and takes words for words."""
+"""The page: all numbers of the report, no external files, names escaped as text."""
 
 import html
 import re
@@ -18,7 +18,7 @@ from eigenjax.report.output.page import page
 
 @pytest.fixture(scope="module")
 def dense(full_report):
-    """Of the problem with two layers: its Hessian and Gauss-Newton matrix in float64, and how many are in the first."""
+    """Compute the Hessian and the Gauss-Newton matrix in float64, and the number of parameters in the first layer."""
     _, _, problem = full_report
     with jax.enable_x64(True):
         params, data = jax.tree.map(jnp.asarray, (problem.params, problem.data))
@@ -85,7 +85,7 @@ def test_the_whole_report_has_the_same_sections(full_report, made_report):
         re.findall(r'<section id="([^"]*)"', (r[0] / "report.html").read_text()) for r in (full_report, made_report)
     ]
     assert sections[0] == sections[1]
-    # A manifest is added to the folder of a command, and the made report is of none.
+    # Only a folder written by the command has a manifest.
     assert full_report[1].keys() - {"manifest"} == made_report[1].keys()
     assert full_report[1]["notes"] == {}
 
@@ -111,7 +111,7 @@ def test_the_gauss_newton_matrix_is_beside(full_report, dense):
     pairs = record["algorithms"]["lanczos"]["pairs"]["LA"]
     exact = np.linalg.eigvalsh(hessian)[::-1][:3]
     np.testing.assert_allclose(pairs["eigenvalues"], exact, atol=1e-9)
-    # Bounds of eigenvalues that are right to rounding are bounds but for rounding.
+    # Eigenvalues at rounding accuracy satisfy their bounds up to rounding.
     assert np.all(np.abs(pairs["eigenvalues"] - exact) <= np.asarray(pairs["error_bounds"]) + 1e-14)
 
 
@@ -120,7 +120,7 @@ def test_the_density_counts_eigenvalues(full_report, dense):
     _, record, _ = full_report
     values = np.linalg.eigvalsh(dense[0])
     nodes = np.asarray(record["density"]["nodes"])
-    # As many steps as dimensions: the ends are those of the spectrum, the weights a matter of chance.
+    # With as many steps as dimensions the extreme nodes are eigenvalues; the weights are random.
     np.testing.assert_allclose(nodes.max(axis=1), values[-1], atol=1e-8)
     np.testing.assert_allclose(nodes.min(axis=1), values[0], atol=1e-8)
     for place, share, error in record["density"]["cdf"]:
@@ -164,7 +164,7 @@ def test_what_was_left_out_is_said(made_report):
 def test_another_operator_in_place_of_the_hessian(run, dense, name):
     options = ("--k", "3", "--dtype", "float64", "--algorithm", "lanczos", "--operator", name)
     folder, record = run("digits_of_two_layers", *options, without=("density", "layers"))
-    # Of a cross-entropy, one label to an example, both are the same matrix.
+    # For a cross-entropy with one label per example both matrices are equal.
     exact = np.linalg.eigvalsh(dense[1])[::-1][:3]
     np.testing.assert_allclose(record["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], exact, atol=1e-9)
     assert record["gauss_newton"] is None

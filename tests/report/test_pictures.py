@@ -1,4 +1,4 @@
-"""Pictures show the numbers they were given, and refuse what cannot be drawn."""
+"""Pictures: they show the given numbers, and refuse numbers that cannot be drawn."""
 
 import struct
 from xml.etree import ElementTree
@@ -18,7 +18,7 @@ from eigenjax.spectrum import SpectralDensity
 
 
 def png_size(path):
-    """Width and height in the header of a PNG, which is 24 bytes long."""
+    """Read the width and height from the 24-byte header of a PNG."""
     header = path.read_bytes()[:24]
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
     return struct.unpack(">II", header[16:])
@@ -35,7 +35,7 @@ def solve_of(values, converged=True):
 
 
 def density_of(values, num_probes=2):
-    """What a decomposition in full would give: every eigenvalue a node of equal weight."""
+    """Return the density of a complete decomposition: every eigenvalue is a node of equal weight."""
     nodes = np.tile(np.sort(np.asarray(values, np.float32)), (num_probes, 1))
     weights = np.full_like(nodes, 1 / nodes.shape[1])
     return SpectralDensity(jnp.asarray(nodes), jnp.asarray(weights), jnp.zeros_like(weights), jnp.int32(9))
@@ -46,7 +46,7 @@ def lines_of(axes):
 
 
 def saved(axes, tmp_path):
-    """Drawing is when labels are laid out and logarithms taken: warnings are errors then."""
+    """Save the picture, which lays out labels and takes logarithms; warnings are errors."""
     axes.figure.savefig(tmp_path / "picture.png", dpi=60)
     assert min(png_size(tmp_path / "picture.png")) > 100
 
@@ -79,7 +79,7 @@ def test_every_picture_of_a_run(run):
         assert ElementTree.parse((folder / name).with_suffix(".svg")).getroot().tag.endswith("svg")
         assert min(png_size(folder / name)) > 300
         assert (folder / name).stat().st_size > 5_000
-    # Of a block: none above the largest of the whole, none below its lowest.
+    # Interlacing: the eigenvalues of a block lie between the extreme ones of the whole matrix.
     found = [record["eigenvalues"] for record in report["layers"]["found"].values()]
     pairs = report["algorithms"]["lanczos"]["pairs"]
     assert np.max(found) <= pairs["LA"]["eigenvalues"][0] + 1e-9

@@ -1,4 +1,4 @@
-"""A bar at a terminal, plain lines elsewhere."""
+"""Progress: a bar at a terminal, plain lines elsewhere."""
 
 import io
 import re

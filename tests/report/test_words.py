@@ -1,4 +1,4 @@
-"""Names of parameters, solvers and steps are drawn letter by letter, whatever they hold."""
+"""Names of parameters, solvers and steps: drawn as plain text, with any characters."""
 
 import html
 import re
@@ -37,7 +37,7 @@ def result_of(*values):
 
 
 def all_pictures(name):
-    """Every picture that takes names; each with the texts that stand for this one."""
+    """List every picture that takes names, each with the texts that show this name."""
     result = result_of(3.0, 1.25)
     layers = pictures.draw_layers({f"net/{name}": result, "net/other": result})
     overlaps = pictures.draw_overlaps(np.eye(2), steps=[name, "other"])
@@ -59,14 +59,14 @@ def all_pictures(name):
 def test_every_picture_draws_a_name_as_it_is(kind, tmp_path):
     name = NAMES[kind]
     for axes, texts in all_pictures(name):
-        # Drawing is when formulas are read and letters looked up: warnings are errors here.
+        # Saving parses formulas and finds glyphs: warnings are errors here.
         axes.figure.savefig(tmp_path / "picture.png", dpi=20)
         save_figure(axes.figure, tmp_path / "picture", ("svg",))
         ElementTree.parse(tmp_path / "picture.svg")
         assert all(not text.get_parse_math() for text in texts)
         if kind in ("formula", "broken formula", "dollars", "escape", "accents"):
             assert {text.get_text() for text in texts} == {name}
-        # Lines of a legend are whole.
+        # The legend shows every entry.
         if axes.get_legend():
             assert len(axes.get_legend().get_texts()) == len(axes.get_legend_handles_labels()[1])
 
@@ -108,7 +108,7 @@ def test_the_page_holds_names_as_words(kind, made_report, tmp_path):
     assert written.count(f'<td class="text">{html.escape(name)}</td>') == 3
     assert html.escape(name) in written
     assert "<i>" not in written
-    # What a browser would take for the end of a comment ends none.
+    # A name must not end an XML comment early.
     without_comments = re.sub(r"<!--.*?-->", "", written, flags=re.DOTALL)
     assert without_comments.count("<svg") == without_comments.count("</svg>") == 1
     write_page(tmp_path / "report.html", document, {})

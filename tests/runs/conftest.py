@@ -1,4 +1,4 @@
-"""Problems small enough to solve in a second, whose truth is known, and interruptions."""
+"""Small problems with known solutions, and interruptions of runs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +8,12 @@ from eigenjax.runs.checkpoint import Folder
 
 
 class Interrupted(BaseException):
-    """Stands for whatever ends a process."""
+    """Exception that stands for the end of a process."""
 
 
 @pytest.fixture
 def interrupt_after(monkeypatch):
-    """Ends runs after so many checkpoints; called with None, no longer."""
+    """Return a function that makes runs end after `count` checkpoints; None removes the limit."""
     save = Folder.save
 
     def after(count):
@@ -33,13 +33,13 @@ def interrupt_after(monkeypatch):
 
 @pytest.fixture
 def matrix(rng):
-    """60 x 60, the eigenvalues k^2 in a random basis."""
+    """Return a 60 x 60 matrix with quadratically spaced eigenvalues in [0, 1] and random eigenvectors."""
     q, _ = np.linalg.qr(rng.normal(size=(60, 60)))
     return jnp.asarray((q * np.linspace(0.0, 1.0, 60) ** 2) @ q.T, jnp.float32)
 
 
 def network_loss(params, batch):
-    """Mean squared error of a small network."""
+    """Compute the mean squared error of a small network."""
     inputs, targets = batch
     hidden = jnp.tanh(inputs @ params["inner"] + params["bias"][None, :])
     return jnp.mean((hidden @ params["outer"] - targets) ** 2)
@@ -47,7 +47,7 @@ def network_loss(params, batch):
 
 @pytest.fixture
 def network(rng):
-    """Params, (inputs, targets) of 21 examples."""
+    """Return params and (inputs, targets) of 21 examples."""
     shapes = {"inner": (4, 8), "bias": (8,), "outer": (8, 2)}
     params = {name: jnp.asarray(0.5 * rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
     return params, (rng.normal(size=(21, 4)).astype(np.float32), rng.normal(size=(21, 2)).astype(np.float32))

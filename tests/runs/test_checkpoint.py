@@ -1,4 +1,4 @@
-"""Interrupted and resumed, a run ends as if nothing had been; what is damaged, foreign or another's is refused."""
+"""Interrupted and resumed runs have an unchanged result; damaged or foreign checkpoints are refused."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ from eigenjax.runs import checkpoint, lock
 from .conftest import Interrupted, network_loss
 from .test_run import SPECS, same_bits
 
-# One set of options: one compilation for all tests.
+# All tests share these options, so that programs are compiled once.
 OPTIONS = {"krylov_dim": 10, "progress": False, "every": 7}
 
 
@@ -31,7 +31,7 @@ def contents(folder):
 
 @pytest.fixture
 def interrupted(matrix, tmp_path, interrupt_after):
-    """A directory with the states of a run that got through two of them."""
+    """Return the directory of a run that was interrupted after two checkpoints."""
     interrupt_after(2)
     with pytest.raises(Interrupted):
         run(matrix, 3, checkpoint_dir=tmp_path / "run", **OPTIONS)
@@ -48,7 +48,7 @@ def test_interrupted_and_resumed_it_gives_the_same_bits(matrix, tmp_path, interr
     interrupt_after(None)
     resumed = run(matrix, 3, checkpoint_dir=tmp_path, **OPTIONS)
     assert same_bits(resumed, undisturbed)
-    # The newest state and the one before it; no lock, and nothing half done.
+    # The directory holds the two newest states, no lock and no partial file.
     assert [path.name[:5] for path in tmp_path.iterdir()] == ["step-"] * 2
     before = contents(tmp_path)
     assert same_bits(run(matrix, 3, checkpoint_dir=tmp_path, **OPTIONS), undisturbed)
@@ -64,7 +64,7 @@ def test_resumed_from_where_it_was(matrix, interrupted, capfd):
 @pytest.mark.slow
 def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, interrupt_after):
     params, data = network
-    # Those of test_stream, so that programs are compiled once.
+    # The options of test_stream, so that programs are compiled once.
     options = {"krylov_dim": 12, "block_size": 2, "progress": False, "every": 5}
     build = lambda data: stream(network_loss, params, memory_mapped_batches(data, 8))
     undisturbed = run(build(data), 3, **options)
@@ -72,7 +72,7 @@ def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, 
     with pytest.raises(Interrupted):
         run(build(data), 3, checkpoint_dir=tmp_path, **options)
     interrupt_after(None)
-    others = (data[0] + np.eye(21, 4, k=-8, dtype=np.float32), data[1])  # not in the first batch
+    others = (data[0] + np.eye(21, 4, k=-8, dtype=np.float32), data[1])  # the change is not in the first batch
     with pytest.raises(RunError, match="not those that the checkpoint was made with"):
         run(build(others), 3, checkpoint_dir=tmp_path, **options)
     assert same_bits(run(build(data), 3, checkpoint_dir=tmp_path, **options), undisturbed)
@@ -97,7 +97,7 @@ def test_resumed_on_another_number_of_devices(network, tmp_path, interrupt_after
     assert resumed.eigenvectors["outer"].addressable_shards[0].data.shape == (3, 8 // devices, 2)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     truth = np.linalg.eigvalsh(jax.hessian(lambda x: network_loss(unravel(x), data))(flat))[::-1][:3]
-    # A sum over other devices is rounded otherwise at every step: what holds of the values is their certified bound.
+    # Sums over fewer devices round differently at every step; the eigenvalues satisfy their certified bounds.
     assert (np.abs(resumed.eigenvalues - truth) <= resumed.error_bounds).all()
     assert (resumed.error_bounds <= 1e-4 * truth[0]).all()
     assert resumed.converged.all()
@@ -176,7 +176,7 @@ def a_folder(step):
 
 
 def of_another_type(*path, value):
-    """Damage after which a part of run.json is still JSON, and of another type."""
+    """Return a function that damages a part of run.json: valid JSON of another type."""
 
     def damage(step):
         record = json.loads((step / "run.json").read_text())
@@ -211,7 +211,7 @@ TYPES = [
 
 @pytest.mark.parametrize("damage", [deep, not_text, a_folder, *TYPES], ids=lambda f: f.__name__)
 def test_whatever_stands_in_place_of_the_record_is_damage(interrupted, damage):
-    # Of a folder alone, without a solve: what follows has only to do with a whole record.
+    # Only the folder is read, without a solve: a damaged record ends the run before a solve.
     newest = max(interrupted.glob("step-*"))
     damage(newest)
     with pytest.raises(RunError, match=rf"{newest.name} is damaged \(run\.json.*delete this folder, and the run then"):
@@ -351,7 +351,7 @@ def test_two_runs_in_one_directory(matrix, tmp_path):
     finally:
         other.kill()
         other.join()
-    # It left its lock behind, and is gone.
+    # The killed process left its lock file behind.
     assert (tmp_path / lock.NAME).exists()
     assert run(matrix, 3, checkpoint_dir=tmp_path, **OPTIONS).converged.all()
     assert not (tmp_path / lock.NAME).exists()

@@ -1,4 +1,4 @@
-"""Estimates of what is not there yet, against what the compiler says of the whole solve."""
+"""Estimates before a solve, against the compiler's analysis of the whole solve."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_on_a_mesh_each_device_holds_its_part():
     assert together.solver_bytes == alone.solver_bytes // 8
     assert together.operator_bytes == alone.operator_bytes // 8
     assert together.network_bytes > 0
-    # At the most, all that there is crosses over a few times.
+    # The operator's data cross the network a few times at most.
     assert together.network_bytes < 10 * alone.operator_bytes
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint that one of two processes cannot write: no process waits for it, and the next one is written."""
+"""A failed checkpoint write in one of two processes: no process waits for it, and the next checkpoint is written."""
 
 import errno
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Seconds; a process that waits for one that has gone on would take minutes.
+# Limit in seconds; a deadlock between the processes would take minutes.
 LIMIT = 240
 
 
 def work(index, port, folder):
-    """What each process does: a run of which the first checkpoints fail, on one process or on the other."""
+    """Run in each process: the first three checkpoints fail, each in one of the processes."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding
@@ -32,7 +32,7 @@ def work(index, port, folder):
     diagonal = np.linspace(-1, 1, 64, dtype=np.float32) ** 3
     place = NamedSharding(mesh, P("model"))
     diagonal = jax.make_array_from_callback(diagonal.shape, place, lambda part: diagonal[part])
-    # (which process fails, where): the first three checkpoints.
+    # (index of the failing process, failing function) of the first three checkpoints.
     failing = [(1, "_check_room"), (0, "_remove"), (1, "_try_writing")]
     attempts = []
     save = checkpoint.Folder.save
@@ -46,7 +46,7 @@ def work(index, port, folder):
 
         def maybe(*args):
             number = attempts[-1] if attempts else len(failing)
-            # Once: what cleans up calls the same function.
+            # Fail only once: the cleanup calls the same function.
             if number < len(failing) and failing[number] == (index, name):
                 failing[number] = None
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""Two runs are the same run, or another, or one of them is no record of a run: told in words, never by an error."""
+"""Comparison of two runs: equal, different or damaged records are described in text, never by an error."""
 
 import copy
 
@@ -49,7 +49,7 @@ def test_something_else_than_a_record(damaged):
 )
 def test_a_part_of_another_type(name, value):
     told = difference(WHOLE | {name: value}, WHOLE)
-    # Of a text another one may be right: that of other devices.
+    # Another text can be valid for `devices`: a run on other devices.
     assert isinstance(told, str) or (name, value) == ("devices", "x")
     if type(value) is not type(WHOLE[name]):
         assert f"is damaged ({name} " in told

@@ -1,4 +1,4 @@
-"""A run killed at any moment, as often as you like, ends with the bits of a run that nobody disturbed."""
+"""Runs that are killed repeatedly, at any moment, have the result of an uninterrupted run, bit for bit."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-# As a user would: the same call again. The matrix has close eigenvalues, and takes some hundred products.
+# The program repeats the same call, as a user would. The matrix has close eigenvalues and needs hundreds of matvecs.
 PROGRAM = """
 import sys, jax, jax.numpy as jnp, numpy as np
 from eigenjax import run
@@ -25,11 +25,11 @@ np.savez(out, **{str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leav
 
 
 class Launcher:
-    """Starts the program and kills it."""
+    """Start the program, kill it, and read its result."""
 
     def __init__(self, folder):
         self.folder, self.out = folder / "run", folder / "result.npz"
-        # Compiled once for all of them.
+        # All processes share a compilation cache.
         self.environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -43,7 +43,7 @@ class Launcher:
         return subprocess.Popen(arguments, env=self.environment, stderr=subprocess.PIPE)
 
     def finish(self, checkpoints):
-        """The bits of the result."""
+        """Run the program to its end, and return the bits of the result."""
         process = self.start(checkpoints)
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0, err.decode()
@@ -54,7 +54,7 @@ class Launcher:
             return {name: result[name].tobytes() for name in result}
 
     def kill_after(self, seconds):
-        """Whether it was killed before its end."""
+        """Kill the program after so many seconds; return whether it was still running."""
         process = self.start(checkpoints=True)
         try:
             process.wait(seconds)
@@ -65,7 +65,7 @@ class Launcher:
         return process.returncode == -9
 
     def kill_after_checkpoint(self, seconds):
-        """So long after it has written one more."""
+        """Kill the program so many seconds after its next checkpoint."""
         before = set(self.steps())
         process = self.start(checkpoints=True)
         while process.poll() is None and not set(self.steps()) - before:
@@ -105,7 +105,7 @@ def test_killed_at_ten_random_moments(launcher):
     longest = time.monotonic() - start
     generator, kills = random.Random(1), 0
     while kills < 10:
-        # At its beginning, in the middle of a save, after its end: anywhere.
+        # The random time may fall before the first checkpoint, inside a save, or after the end.
         if launcher.kill_after(generator.uniform(0.0, longest)):
             kills += 1
             continue

@@ -1,4 +1,4 @@
-"""One run in a directory at a time, whenever they begin and end, and no file of somebody else's taken for a lock."""
+"""The lock of a directory: one run at a time, and no foreign file is taken for a lock."""
 
 import contextlib
 import multiprocessing
@@ -12,7 +12,7 @@ from eigenjax.runs import lock
 
 
 def hold(folder, inside, leave, opened=None, go=None):
-    """Holds the lock; with `go`, it pauses between opening the file and locking it."""
+    """Hold the lock; with `go`, pause between opening the file and locking it."""
     take = lock._take
 
     def slow(file, where):
@@ -29,7 +29,7 @@ def hold(folder, inside, leave, opened=None, go=None):
 
 
 class Holder:
-    """A process that holds the lock of a folder."""
+    """Process that holds the lock of a folder."""
 
     def __init__(self, folder, *, slowly=False):
         context = multiprocessing.get_context("spawn")
@@ -53,7 +53,7 @@ def test_a_file_that_was_unlinked_after_it_was_opened_is_no_lock(tmp_path):
         assert not (tmp_path / lock.NAME).exists()
         second.go.set()
         assert second.inside.wait(60)
-        # Its lock has a name, and keeps others out.
+        # The lock of the second process has a file name, and excludes others.
         assert (tmp_path / lock.NAME).exists()
         with pytest.raises(RunError, match=f"in use by process {second.process.pid} on "), lock.locked(tmp_path):
             pass

@@ -1,11 +1,11 @@
-"""Two and four processes, each with two devices, joined over loopback: what one process finds."""
+"""Two and four processes, each with two devices, joined over loopback: equal to the results of one process."""
 
 import importlib
 from pathlib import Path
 
 import pytest
 
-# Results of float32, of solves to sqrt(eps): eigenvalues to eps over the gap, eigenvectors to sqrt(eps) over the gap.
+# Float32 solves to sqrt(eps): eigenvalue errors are eps / gap, eigenvector errors sqrt(eps) / gap.
 ALLOWED = {"eigenvalues": 1e-5, "streamed": 1e-5, "read again": 1e-5, "eigenvectors": 1e-3, "gradient": 1e-3}
 
 

@@ -1,4 +1,4 @@
-"""A run is eigsh from the host: the same pairs, told on standard error or not at all, and refused where it must be."""
+"""A run is `eigsh` in a host loop: equal pairs, optional progress on standard error, errors for unsupported calls."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def test_it_tells_on_standard_error_and_nowhere_else(matrix, capfd):
     assert int(re.search(r"(\d+) products", last)[1]) == int(told.num_matvecs) - 1
     silent = run(matrix, 3, krylov_dim=10, progress=False)
     assert capfd.readouterr() == ("", "")
-    # How often the host looks changes nothing.
+    # The frequency of progress reports does not change the result.
     assert same_bits(told, silent)
 
 
@@ -69,7 +69,7 @@ def test_the_time_left():
 @pytest.mark.parametrize("options", [{}, {"sigma": 0.31}, {"verify": True}, {"which": "BE"}], ids=str)
 @pytest.mark.slow
 def test_the_options_of_eigsh(matrix, options):
-    # In float64: two programs round differently, and seventy products and some restarts make that 7e-6 in float32.
+    # Two programs round differently: after seventy matvecs and some restarts, float32 differs by 7e-6.
     with jax.enable_x64(True):
         matrix = jnp.asarray(matrix, jnp.float64)
         result, inner = run(matrix, 2, progress=False, **options), eigsh(matrix, 2, **options)

@@ -1,4 +1,4 @@
-"""A streamed operator is that of all data, reads them once a product, and notices when they change."""
+"""Streamed operators: equal to the operator of all data, one pass for each matvec, changed data are detected."""
 
 import gc
 
@@ -15,7 +15,7 @@ from .conftest import network_loss
 
 
 def dense_hessian(params, data):
-    """Float64, by automatic differentiation of the flat loss: none of our code."""
+    """Compute the Hessian of the flat loss in float64, by automatic differentiation alone."""
     with jax.enable_x64(True):
         flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: jnp.asarray(np.asarray(x, "f8")), params))
         data = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, "f8")), data)
@@ -31,7 +31,7 @@ def take(data, index):
 
 
 class Counted:
-    """Batches of 8, 8 and 5, and how often they were read."""
+    """Batches of 8, 8 and 5 examples, with counts of passes and of batches read."""
 
     def __init__(self, data, order=None):
         self.data, self.order, self.epochs, self.batches = data, order, 0, 0
@@ -53,7 +53,7 @@ def test_a_product_is_that_of_all_data_whatever_the_batches(network):
         assert_allclose(flat(stream(network_loss, params, source)(v)), truth, rtol=0, atol=3e-7 * abs(truth).max())
     generic = stream(lambda p, batch: hessian(network_loss, p, batch), params, batches)
     assert_allclose(flat(generic(v)), truth, rtol=0, atol=3e-7 * abs(truth).max())
-    # Weights of our own: the first batch only.
+    # Custom weights: the first batch only.
     first = stream(network_loss, params, batches, weight=lambda batch: float(batch[0] is batches[0][0]))
     alone = dense_hessian(params, batches[0]) @ flat(v).astype("f8")
     assert_allclose(flat(first(v)), alone, rtol=0, atol=3e-7 * abs(alone).max())
@@ -92,7 +92,7 @@ def test_run_on_a_stream_finds_the_pairs_of_all_data(network, block_size):
     truth = np.linalg.eigvalsh(dense_hessian(params, data))[::-1][:3]
     assert_allclose(result.eigenvalues, truth, rtol=0, atol=2e-6 * truth[0])
     assert result.converged.all()
-    # One pass by which it is recognised, of which only the first batch is read; one for the audit.
+    # One pass reads the first batch only, to identify the data; another one verifies the residuals.
     assert source.epochs == 1 + (int(result.num_matvecs) - 1) // block_size + 1
     if block_size == 1:
         inner = eigsh(hessian(network_loss, params, data), 3, krylov_dim=12, verify=False)
@@ -121,7 +121,7 @@ def test_an_operator_that_is_not_symmetric_is_audited_pair_by_pair(rng):
 def test_at_most_two_groups_of_batches_are_on_the_device(network, monkeypatch, group):
     params, data = network
     monkeypatch.setattr("eigenjax.runs.stream._GROUP", group)
-    # What other tests have left alive does not count.
+    # Arrays that other tests keep alive are not counted.
     gc.collect()
     alive = jax.live_arrays()
     others = {id(array) for array in alive}

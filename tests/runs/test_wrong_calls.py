@@ -1,4 +1,4 @@
-"""Calls that cannot be meant: the function, the argument, what was given and the remedy are named, at once."""
+"""Wrong calls: an immediate error names the function, the argument, the given value and the remedy."""
 
 import pathlib
 
@@ -25,7 +25,7 @@ STREAM = stream(loss, PARAMS, BATCHES)
 
 
 def traced(call):
-    """The call, with its one argument traced."""
+    """Return a function that makes the call with its one argument traced."""
     return lambda: jax.jit(call)(MATRIX)
 
 

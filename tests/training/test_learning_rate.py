@@ -1,4 +1,4 @@
-"""The learning-rate rule on quadratics, where everything is known, and in chains of optax."""
+"""The learning-rate rule on quadratics with known curvature, and in chains of optax."""
 
 import builtins
 

@@ -1,6 +1,7 @@
-"""The diagonal read from a state of optax, against the step that optax takes from the same state.
+"""The diagonal read from an optax state, against the update that optax computes from the same state.
 
-With no first moment the update is the gradient over the diagonal; where a first moment is kept it is divided instead.
+Without a first moment the update is the gradient over the diagonal.
+With a first moment the update is the first moment over the diagonal.
 """
 
 import jax
@@ -23,7 +24,7 @@ def problem(rng, float64):
 
 
 def after_steps(optimizer, params, gradients):
-    """The last update and the state it leaves."""
+    """Apply the gradients in turn; return the last update and the final state."""
     state, updates = optimizer.init(params), None
     with jax.numpy_dtype_promotion("standard"):  # optax needs it
         for gradient in gradients:
@@ -32,7 +33,7 @@ def after_steps(optimizer, params, gradients):
 
 
 def check_direction(diagonal, gradient, updates):
-    """Updates are minus the gradient over the diagonal, the learning rate being one."""
+    """Check that the updates are minus the gradient over the diagonal, for learning rate one."""
     for name in SHAPES:
         if diagonal[name] is not None:
             assert_allclose(-gradient[name] / diagonal[name], updates[name], rtol=1e-9, err_msg=name)
@@ -86,7 +87,7 @@ def test_the_step_of_optax_is_the_gradient_over_the_diagonal(name, problem):
 
 
 def test_adabelief_divides_its_first_moment(problem):
-    # Its second moment is that of g - mu, zero for b1 = 0.
+    # The second moment is that of g - mu, which is zero for b1 = 0.
     params, gradients = problem
     updates, state = after_steps(optax.adabelief(1.0, b1=0.5), params, gradients)
     diagonal = adam_preconditioner(state)
@@ -97,7 +98,7 @@ def test_adabelief_divides_its_first_moment(problem):
 def test_steps_that_accumulate(problem):
     params, gradients = problem
     optimizer = optax.MultiSteps(optax.adam(1.0, b1=0.0), 3, accumulator_dtype=jnp.float64)
-    updates, state = after_steps(optimizer, params, gradients[:1] * 3)  # whose mean is each
+    updates, state = after_steps(optimizer, params, gradients[:1] * 3)  # their mean equals each of them
     check_direction(adam_preconditioner(state), gradients[0], updates)
 
 
@@ -123,7 +124,7 @@ def test_under_jit_and_in_narrow_dtypes(problem):
 
 
 def test_the_sharpness_that_adam_sees(problem):
-    """The eigenvalues of D^-1 H, of a loss with a known, diagonal Hessian."""
+    """Compare the eigenvalues of D^-1 H with those of a known, diagonal Hessian."""
     params, gradients = problem
     curvature = jax.tree.map(lambda x: x**2 + 0.5, gradients[1])
     loss = lambda p: 0.5 * sum(jax.tree.leaves(jax.tree.map(lambda c, x: jnp.sum(c * x**2), curvature, p)))

@@ -1,4 +1,4 @@
-"""Spectral normalisation against dense singular values, and as pieces of linen and nnx layers."""
+"""Spectral normalization against dense singular values, and in linen and nnx layers."""
 
 import flax.linen as nn
 import jax
@@ -46,7 +46,7 @@ def test_steps_are_counted_and_a_zero_map_has_the_norm_zero():
 
 
 class NormalizedConv(nn.Module):
-    """A convolution of norm one, for linen: one power step a call, carried in a collection of its own."""
+    """Convolution of norm one for linen: one power step per call, with its vector in a separate collection."""
 
     @nn.compact
     def __call__(self, images):
@@ -58,7 +58,7 @@ class NormalizedConv(nn.Module):
 
 
 class NormalizedLinear(nnx.Module):
-    """A dense layer of norm one, for nnx."""
+    """Dense layer of norm one for nnx."""
 
     def __init__(self, features_in, features_out, rngs):
         self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), (features_in, features_out)))

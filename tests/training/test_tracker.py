@@ -1,4 +1,4 @@
-"""The tracker against dense spectra that move in known ways: crossings, newcomers, growth, and what it promises."""
+"""The tracker against dense spectra with known motion: crossings, new leading eigenvalues, growth; guarantees."""
 
 import functools
 
@@ -13,13 +13,13 @@ from eigenjax.operators.convert import MatrixOperator
 
 N, K = 60, 3
 BULK = np.linspace(-0.6, 1.0, N - 5)
-# One program for most tests here.
+# Most tests share this tracker and its compiled program.
 TRACKER = spectrum_tracker(K)
 
 
 @functools.cache
 def turning(seed=0):
-    """Two rotations: of all the space at the beginning, and of a little of it at each step."""
+    """Return two rotations: one of the whole space, for the start, and a small one for each step."""
     generator = np.random.default_rng(seed)
     basis = np.linalg.qr(generator.normal(size=(N, N)))[0]
     sample = generator.normal(size=(N, N))
@@ -28,7 +28,7 @@ def turning(seed=0):
 
 
 def moving(tops, steps):
-    """Matrices whose bulk stays, whose five other eigenvalues are tops(t), and whose eigenvectors turn."""
+    """Yield matrices with a fixed bulk, five other eigenvalues tops(t), and rotating eigenvectors."""
     basis, rotation = turning()
     for step in range(steps):
         values = np.concatenate([tops(step / (steps - 1)), BULK])
@@ -73,7 +73,7 @@ def test_eigenvalues_that_cross_keep_their_numbers_and_their_signs():
         state, metrics = TRACKER.update(as_operator(matrix), state)
         assert_allclose(values_of(metrics), np.sort(values)[::-1][:K], rtol=1e-2)
         start = start or {number: i for i, number in enumerate(tracks_of(metrics))}
-    # 6 has become 3, and 4 has become 5; the third stands still.
+    # The eigenvalue 6 falls to 3, and 4 rises to 5; the third one is constant.
     assert [start[number] for number in tracks_of(metrics)] == [1, 0, 2]
 
 
@@ -81,7 +81,7 @@ def test_a_newcomer_from_the_bulk_is_noticed_and_gets_a_new_number():
     state = TRACKER.init(jnp.eye(N), jax.random.key(0))
     missing = []
     diagonal = lambda t: np.concatenate([[6, 4, 2.5, -1.0, 0.5 + 4.5 * t], BULK])
-    # Of diagonal matrices no eigenvector ever mixes with another: only the guard can see it.
+    # Eigenvectors of diagonal matrices do not mix: only the guard vector can find the new eigenvalue.
     for step in range(120):
         values = diagonal(min(step / 40, 1))
         state, metrics = TRACKER.update(as_operator(jnp.diag(jnp.asarray(values, jnp.float32))), state)
@@ -161,11 +161,11 @@ def test_half_precision_parameters_are_tracked_to_their_rounding_and_read_once_a
     state = tracker.init(hessian(loss, params, inputs))
     for _ in range(15):
         state, metrics = tracker.update(hessian(loss, params, inputs), state)
-    # Each operator reads the loss once as it is then; the tracker traces it no more.
+    # Each operator traces the current loss once; the tracker adds no trace.
     assert len(traces) == 16
     assert state.eigenvectors["w"].dtype == jnp.float32
     top = 2 * np.linalg.eigvalsh(np.asarray(inputs, float).T @ np.asarray(inputs, float) / 40)[-1]
-    # Every eigenvalue is there five times.
+    # Every eigenvalue has multiplicity five.
     assert_allclose(state.eigenvalues, [top, top], rtol=2e-2)
     assert int(metrics["status"]) == Status.CONVERGED
 
@@ -195,7 +195,7 @@ def test_the_number_of_pairs_follows_a_threshold():
     tracker = spectrum_tracker(1, max_k=4, threshold=2.0, matvecs_per_update=5)
     state = tracker.init(jnp.eye(N), jax.random.key(1))
     active, products = [], []
-    # Two climb to 5 and 4, one after the other, and fall.
+    # Two eigenvalues rise to 5 and 4, one after the other, and fall again.
     climb = lambda t, start: np.clip(5 * (t - start), 0, 1) - np.clip(10 * (t - 0.7), 0, 1)
     rising = lambda t: np.asarray([6.0, 1 + 4 * climb(t, 0.1), 1 + 3 * climb(t, 0.3), -1.0, -0.5])
     for _, matrix in moving(rising, 60):
@@ -204,7 +204,7 @@ def test_the_number_of_pairs_follows_a_threshold():
         products.append(int(metrics["num_matvecs"]))
         assert np.isneginf(metrics["eigenvalue_3"]) == (active[-1] < 4)
     assert_array_equal(products, np.asarray(active) + 1)
-    # Those above the threshold, and the first below it.
+    # The active pairs are those above the threshold and the first one below it.
     assert active[0] == 1
     assert active[5] == 2
     assert active[40] == 4

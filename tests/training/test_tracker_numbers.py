@@ -1,4 +1,4 @@
-"""Flags of a tracker belong to the numbers beside them, and none of its numbers is a NaN of its own."""
+"""Flags of a tracker match its current values, and the tracker itself creates no NaN."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ VALUES = np.array([8.0, 4.0, 0.5, -0.25, 0.125, -1.5], np.float32)
 
 @pytest.fixture(scope="module")
 def between():
-    """A tracker between two updates, its state after one of diag(VALUES), and one compiled step."""
+    """Return a tracker between two updates, its state for diag(VALUES), and one compiled step."""
     tracker = spectrum_tracker(2, every=4, between="rayleigh", matvecs_per_update=3, tol=TOL)
     with jax.numpy_dtype_promotion("strict"):
         state = tracker.init(as_operator(jnp.diag(VALUES)), jax.random.key(2))
@@ -28,14 +28,14 @@ def between():
 
 
 def truth(matrix, state):
-    """Of the first vector: its Rayleigh quotient, and its residual, in float64."""
+    """Compute the Rayleigh quotient of the first vector and its residual, in float64."""
     vector, dense = np.asarray(state.eigenvectors[0], float), np.asarray(matrix, float)
     value = vector @ dense @ vector
     return value, np.linalg.norm(dense @ vector - value * vector)
 
 
 def turned(angle):
-    """Diag(VALUES) with its first two eigenvectors turned in their plane."""
+    """Return diag(VALUES) with its first two eigenvectors rotated in their plane."""
     turn = np.eye(6)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     return turn @ np.diag(VALUES) @ turn.T
@@ -63,7 +63,7 @@ def test_between_updates_the_flag_of_the_first_pair_is_that_of_its_numbers(betwe
     is_converged = residual <= TOL * np.linalg.norm(matrix, 2)
     assert bool(metrics["converged_0"]) == bool(now.converged[0]) == is_converged
     assert int(metrics["status"]) == (Status.CONVERGED if is_converged else Status.NOT_CONVERGED)
-    # The other pair has been left as it was.
+    # The other pair is unchanged.
     assert metrics["converged_1"]
     assert_array_equal(now.eigenvalues[1], state.eigenvalues[1])
     assert int(metrics["num_matvecs"]) == 1
@@ -99,7 +99,7 @@ OPTIONS = [
     {"k": 2, "matvecs_per_update": 3},
     {"k": 1, "every": 3, "between": "rayleigh", "which": "SA"},
     {"k": 1, "max_k": 3, "threshold": 1.5, "matvecs_per_update": 4},
-    {"k": 5, "matvecs_per_update": 6, "which": "LM"},  # all that there are: there is no next one
+    {"k": 5, "matvecs_per_update": 6, "which": "LM"},  # all pairs of the operator: there is no next eigenvalue
 ]
 
 

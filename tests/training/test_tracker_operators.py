@@ -1,4 +1,4 @@
-"""The tracker of operators that are complex, or whose vectors lie over several devices."""
+"""The tracker for complex operators, and for vectors that are sharded over several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ SPECS = {"inner": P(None, "model"), "bias": P("model"), "outer": P("model", None
 
 
 def turning(steps):
-    """Hermitian matrices whose two outliers move, and whose eigenvectors turn."""
+    """Yield Hermitian matrices with two moving outliers and rotating eigenvectors."""
     sample = np.random.default_rng(1).normal(size=(2, N, N, 2)) @ np.array([1, 1j])
     basis, skew = np.linalg.qr(sample[0])[0], sample[1] - sample[1].conj().T
     rotation = np.linalg.solve(np.eye(N) + 0.0003 * skew, np.eye(N) - 0.0003 * skew)
@@ -27,7 +27,7 @@ def turning(steps):
 
 @pytest.mark.slow
 def test_a_complex_hermitian_operator_is_followed():
-    # Without searches: quickly compiled.
+    # Without searches the tracker compiles quickly.
     tracker = spectrum_tracker(K, matvecs_per_update=K + 1)
     state = tracker.init(as_operator(jnp.eye(N, dtype=jnp.complex64)), jax.random.key(0))
     path = list(turning(30))

@@ -1,4 +1,4 @@
-"""The tracker inside a real training run: accuracy, products and compilations, held against cold solves."""
+"""The tracker in a training run: accuracy, matvecs and compilations against cold solves."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ K = 3
 
 
 class Counted:
-    """A loss that counts how often Python runs it."""
+    """Loss that counts how often Python runs it."""
 
     def __init__(self, model):
         self.model, self.calls = model, 0
@@ -27,7 +27,7 @@ class Counted:
 
 
 def follow(optimizer, which, every, steps, between_checks):
-    """Metrics of each step, errors against cold solves, and how often the loss was traced in training."""
+    """Return the metrics of each step, errors against cold solves, and the numbers of traces and programs."""
     images, labels = load_digits(return_X_y=True)
     data = (jnp.asarray(images[:300] / 16, jnp.float32), jnp.asarray(labels[:300], jnp.int32))
     model = nn.Sequential([nn.Dense(12), jnp.tanh, nn.Dense(10)])
@@ -54,7 +54,7 @@ def follow(optimizer, which, every, steps, between_checks):
     return metrics, np.asarray(errors), loss.calls, train_step._cache_size()
 
 
-# Traced once for the product and once for the gradient of the step.
+# One trace for the matvec and one for the gradient of the step.
 TRACES = 2
 
 
@@ -63,7 +63,7 @@ def test_a_hundred_steps_of_a_network():
     with jax.numpy_dtype_promotion("standard"):
         metrics, errors, traces, programs = follow(optax.sgd(0.2), "LA", 1, 100, 25)
     assert errors.max() < 0.01
-    # Twenty stormy steps, then a drift that is small, but for two eigenvalues that cross.
+    # After twenty steps of fast change the drift is small, except where two eigenvalues cross.
     assert np.median(metrics["num_matvecs"]) == K + 1
     assert metrics["num_matvecs"][20:].mean() < K + 2
     assert (traces, programs) == (TRACES, 1)
@@ -81,5 +81,5 @@ def test_a_thousand_steps_of_a_network(optimizer, every):
     assert (traces, programs) == (TRACES, 1)
     products = metrics["num_matvecs"][metrics["age"] == 0]
     assert products.max() <= 4 * K + 20
-    # The first steps are stormy: a search each, about as dear as a cold solve.
+    # In the first steps the spectrum changes fast: each needs a search, at about the cost of a cold solve.
     assert products[len(products) // 2 :].mean() < K + 1.5

@@ -1,4 +1,4 @@
-"""Calls that cannot be meant: the function, the argument, what was given and the remedy are named, at once."""
+"""Wrong calls: an immediate error names the function, the argument, the given value and the remedy."""
 
 import jax
 import jax.numpy as jnp

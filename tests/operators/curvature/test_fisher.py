@@ -1,4 +1,4 @@
-"""The Fisher information, exact, sampled and empirical, against per-example gradients and closed forms."""
+"""Exact, sampled and empirical Fisher information against per-example gradients and closed forms."""
 
 import functools
 import pathlib
@@ -23,7 +23,7 @@ def network(params, inputs):
 
 
 def log_likelihood(logits, labels):
-    """Of the positions, zero where ignored."""
+    """Compute the log-likelihood of each position, zero for ignored labels."""
     valid = labels != IGNORED
     values = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(valid, labels, 0)[..., None], -1)[..., 0]
     return jnp.where(valid, values, 0.0)
@@ -44,14 +44,14 @@ def sequences(problem, rng):
 
 
 def jacobians(params, inputs):
-    """(N, outputs, n), dense."""
+    """Compute the dense Jacobians of all examples, (N, outputs, n)."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     dense = jax.jacobian(lambda x: network(unravel(x), inputs))(flat)
     return np.asarray(dense).reshape(len(inputs), -1, flat.size)
 
 
 def gradients(params, data):
-    """(N, n) of the examples' negative log-likelihoods."""
+    """Compute the gradients of the examples' negative log-likelihoods, (N, n)."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     loss = lambda x, y: -jnp.sum(log_likelihood(network(unravel(x), y[0][None]), y[1][None]))
     return np.asarray(jax.vmap(jax.grad(loss), (None, 0))(flat, data))
@@ -139,7 +139,7 @@ def test_sampled_labels_have_the_exact_fisher_as_their_mean(problem):
     copies = 2000
     data = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), (inputs, labels))
     sampled = to_dense(fisher(network, params, data, kind="monte_carlo", key=KEY))
-    # The mean and the variance of an entry of g g^T over the labels, example by example.
+    # Mean and variance over the labels of each entry of g g^T, for each example.
     z = np.asarray(network(params, inputs))
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     g = np.einsum("nyc,nca->nya", p[:, None] - np.eye(3), jacobians(params, inputs))
@@ -157,7 +157,7 @@ def test_sampled_values_have_the_exact_fisher_as_their_mean(problem):
     sampled = to_dense(fisher(network, params, data, kind="monte_carlo", likelihood="gaussian", key=KEY))
     J = jacobians(params, inputs)
     G = np.einsum("nca,ncb->nab", J, J)
-    # Of g = J^T e with normal e: E g_a g_b = G_ab, Var g_a g_b = G_aa G_bb + G_ab^2.
+    # For g = J^T e with standard normal e: E g_a g_b = G_ab, Var g_a g_b = G_aa G_bb + G_ab^2.
     diagonal = np.einsum("naa->na", G)
     variance = diagonal[:, :, None] * diagonal[:, None] + G**2
     assert_standard_normal(sampled - G.mean(0), np.sqrt(variance.mean(0) / len(data[0])))

@@ -1,7 +1,7 @@
-"""Recipes for models with state: what is a parameter, what is a constant, and what is a part of the loss.
+"""Recipes for models with state: parameters, constants, and parts of the loss.
 
-Each against `jax.hessian` of the raveled loss, in float64. The loss of a recipe takes `(params, batch)` and gets all
-that is not differentiated (running averages, a dropout key, frozen parameters) as constants.
+Each recipe is compared with `jax.hessian` of the raveled loss, in float64. Its loss takes `(params, batch)`.
+Everything else (running averages, a dropout key, frozen parameters) is a constant of the loss.
 """
 
 import re
@@ -33,13 +33,13 @@ def batch(rng):
 
 
 def dense_hessian(loss, params):
-    """Of the loss as a function of the raveled parameters."""
+    """Compute the dense Hessian of the loss as a function of the raveled parameters."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     return np.asarray(jax.jit(jax.hessian(lambda x: loss(unravel(x))))(flat))
 
 
 def check(op, loss, params):
-    """The operator is the dense Hessian in these parameters."""
+    """Check that the operator equals the dense Hessian in these parameters, and return the latter."""
     dense = dense_hessian(loss, params)
     assert abs(dense).max() > 1e-3
     assert_allclose(to_dense(op), dense, atol=1e-11 * abs(dense).max())
@@ -58,15 +58,15 @@ def test_linen_batch_norm_in_both_modes(batch):
     model = Normalised()
     variables = model.init(KEY, batch[0], train=False)
     params, state = variables["params"], variables["batch_stats"]
-    state = jax.tree.map(lambda x: x.astype(float) + 0.3, state)  # running averages of some training
+    state = jax.tree.map(lambda x: x.astype(float) + 0.3, state)  # not the initial averages
 
-    # Evaluated: the running averages are constants, and a loss of examples is a mean over them.
+    # Evaluation mode: the running averages are constants, and the loss is a mean over examples.
     def eval_loss(params, batch):
         outputs = model.apply({"params": params, "batch_stats": state}, batch[0], train=False)
         return jnp.mean((outputs - batch[1]) ** 2)
 
-    # Trained: the statistics of the batch are functions of the parameters, and so a part of the loss. What the running
-    # averages become is thrown away.
+    # Training mode: the batch statistics are functions of the parameters, so that they are differentiated.
+    # The updated running averages are discarded.
     def train_loss(params, batch):
         variables = {"params": params, "batch_stats": state}
         outputs, _ = model.apply(variables, batch[0], train=True, mutable=["batch_stats"])
@@ -75,7 +75,7 @@ def test_linen_batch_norm_in_both_modes(batch):
     evaluated = check(hessian(eval_loss, params, batch, batch_size=4), lambda p: eval_loss(p, batch), params)
     trained = check(hessian(train_loss, params, batch), lambda p: train_loss(p, batch), params)
     assert abs(evaluated - trained).max() > 0.01 * abs(evaluated).max()
-    # In microbatches each has statistics of its own: the mean of their losses, which is another function.
+    # Each microbatch has its own statistics: the mean of the microbatch losses is a different function.
     halves = [jax.tree.map(lambda x, part=part: x[part], batch) for part in (slice(0, 3), slice(3, 6))]
     mean = lambda p: (train_loss(p, halves[0]) + train_loss(p, halves[1])) / 2
     of_halves = check(hessian(train_loss, params, batch, batch_size=3), mean, params)
@@ -101,8 +101,8 @@ def test_nnx_modules_are_split_outside_the_loss_and_merged_inside(batch, mode):
     averages = jax.tree.map(lambda x: x.astype(float), averages)
 
     def loss(params, batch):
-        # A copy each time: the state of the generator and the running averages of the model outside stay as they are,
-        # so that every product has the same dropout mask.
+        # The copy leaves the generator state and the running averages of the outer model unchanged.
+        # Therefore every matvec uses the same dropout mask.
         merged = nnx.merge(graph, params, averages, rest, copy=True)
         return jnp.mean((merged(batch[0]) - batch[1]) ** 2)
 
@@ -132,7 +132,7 @@ def test_dropout_with_one_key_and_with_a_fresh_one(batch):
 
     op = hessian(lambda p, b: loss(p, b, KEY), params, batch)
     check(op, lambda p: loss(p, batch, KEY), params)
-    # The usual mistake: each product draws its own mask.
+    # A common mistake: each matvec draws a new dropout mask.
     keys = iter(jax.random.split(KEY, 100))
     fresh = lambda v: jax.jvp(jax.grad(lambda p: loss(p, batch, next(keys))), (params,), (v,))[1]
     with pytest.raises(ValueError, match=r"changes between two calls.*one fixed key"):
@@ -147,7 +147,7 @@ def test_tied_weights_are_one_leaf(batch):
         return jnp.mean((code @ params["tied"].T - batch[0]) ** 2)
 
     dense = check(hessian(loss, params, batch), lambda p: loss(p, batch), params)
-    # As two leaves of the same numbers it would be another, larger matrix; its rows and columns add up to this one.
+    # Two untied leaves give a larger matrix; its rows and columns add up to the tied Hessian.
     apart = lambda p, b: jnp.mean((jnp.tanh(b[0] @ p["x"] + p["bias"][None, :]) @ p["y"].T - b[0]) ** 2)
     untied = to_dense(hessian(apart, {"bias": params["bias"], "x": params["tied"], "y": params["tied"]}, batch))
     tie = np.vstack([np.eye(12), np.hstack([np.zeros((9, 3)), np.eye(9)])])
@@ -171,7 +171,7 @@ def test_frozen_integer_and_low_rank_leaves(batch):
     trained = {name: params[name] for name in ("adapter", "head")}
     check(op, lambda p: loss({"base": params["base"], **p}, batch), trained)
     assert {name: block.size for name, block in blocks(op).items()} == {"adapter": 7, "head": 5}
-    # Without a selection all but the integers vary.
+    # Without a selection, all leaves except the integer ones vary.
     assert hessian(loss, params, batch).size == 12 + 7 + 5
 
 
@@ -188,7 +188,7 @@ def test_sixteen_bit_parameters_are_judged_honestly(batch, narrow, rng):
     exact = dense_hessian(lambda p: loss(p, batch), jax.tree.map(lambda x: x.astype(float), params))
     truth = np.linalg.eigvalsh(exact)[::-1][:2]
     op = hessian(loss, params, jax.tree.map(lambda x: x.astype(jnp.float32), batch), batch_size=4)
-    # A product is right to a few roundings: no more can be asked for, and more is not claimed.
+    # The error of a matvec is a small multiple of the rounding unit: smaller tolerances cannot be met.
     rounding = float(jnp.finfo(narrow).eps) / 2
     results = jax.vmap(lambda tol: eigsh(op, 2, tol=tol))(jnp.array([rounding / 10, 8 * rounding]))
     assert results.converged.tolist() == [[False, False], [True, True]]

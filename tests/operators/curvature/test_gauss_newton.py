@@ -33,7 +33,7 @@ def squared_error(outputs, targets):
 
 
 def masked_losses(logits, labels):
-    """(b, T), zero where ignored."""
+    """Compute the cross-entropy of each position, (b, T), zero for ignored labels."""
     valid = labels != IGNORED
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.where(valid, labels, 0)[..., None], -1)[..., 0]
     return jnp.where(valid, losses, 0.0)
@@ -48,7 +48,7 @@ def problem(rng, float64):
 
 @pytest.fixture
 def sequences(rng, float64):
-    """Ten examples of five positions, ignored ones among them; the last example has no other."""
+    """Return parameters and ten sequences of five positions with ignored labels; the last one is entirely ignored."""
     params = {"w0": rng.normal(size=(3, 4)), "b0": rng.normal(size=4), "w1": rng.normal(size=(4, 6))}
     labels = np.where(rng.uniform(size=(10, 5)) < 0.4, IGNORED, rng.integers(0, 6, size=(10, 5)))
     labels[-1] = IGNORED
@@ -56,7 +56,7 @@ def sequences(rng, float64):
 
 
 def dense_gauss_newton(model, loss, params, data):
-    """J^T H J from the dense Jacobian of raveled outputs and the dense Hessian of the loss in them."""
+    """Compute J^T H J from the dense Jacobian of raveled outputs and the dense Hessian of the loss in them."""
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     outputs, unravel_outputs = jax.flatten_util.ravel_pytree(model(params, data[0]))
     jacobian = jax.jacobian(lambda x: jax.flatten_util.ravel_pytree(model(unravel(x), data[0]))[0])(flat)
@@ -110,7 +110,7 @@ def test_softmax_regression_is_a_sum_of_kronecker_products_and_the_hessian(rng, 
     kronecker = sum(np.kron(np.outer(x, x), np.diag(q) - np.outer(q, q)) for x, q in zip(X, p, strict=True)) / 10
     model = lambda W, X: X @ W
     assert_allclose(to_dense(gauss_newton(model, loss, W, (X, y), batch_size=3)), kronecker, rtol=0, atol=1e-14)
-    # The model is linear in its parameters: nothing but this is left of the Hessian.
+    # The model is linear in its parameters, so that its Hessian equals the Gauss-Newton matrix.
     full = to_dense(hessian(lambda W, batch: loss(model(W, batch[0]), batch[1]), W, (X, y)))
     assert_allclose(full, kronecker, rtol=0, atol=1e-14)
 
@@ -146,7 +146,7 @@ def test_outputs_may_be_a_pytree_with_integers_in_it(problem, rng):
     assert_allclose(ours, dense, rtol=0, atol=1e-13 * np.abs(dense).max())
 
 
-# The three ways to an exact mean over valid positions, and each example's number of them.
+# Losses that give an exact mean over valid positions, each with the weights for its reduction.
 MASKS = {
     "known": (functools.partial(softmax_cross_entropy, ignore_label=IGNORED), lambda valid: None),
     "known, by example": (
@@ -226,7 +226,7 @@ def test_parameters_and_data_change_without_a_new_program(problem):
     params, data = problem
     product = jax.jit(lambda op, v: op(v))
     for _ in range(3):
-        # The loss is a new object every time: it is known by what it says.
+        # Each loss is a new object; the program is reused because the losses compare equal.
         loss = functools.partial(softmax_cross_entropy, ignore_label=IGNORED)
         params = jax.tree.map(lambda x: 1.1 * x, params)
         ours = product(gauss_newton(network, loss, params, data, batch_size=5), params)
@@ -315,7 +315,7 @@ def cube(x):
     return x**3
 
 
-# The forward rule calls the function itself: then a derivative of a derivative meets it again.
+# The forward rule calls the function itself, so that a second derivative meets the custom rule again.
 cube.defvjp(lambda x: (cube(x), x), lambda x, g: (3 * x**2 * g,))
 
 
@@ -338,7 +338,7 @@ def test_models_and_losses_with_a_custom_vjp(function, float64):
 
 
 def test_bfloat16_parameters_sum_their_microbatches_in_float32():
-    # 512 batches of equal curvature 1/512: a bfloat16 sum would stop at 2^-1 or so.
+    # 512 batches of equal curvature 1/512: a sum in bfloat16 would stop growing near 2^-1.
     data = (jnp.ones((512, 1), jnp.bfloat16), jnp.zeros(512, jnp.bfloat16))
     loss = lambda z, y: 0.5 * jnp.mean((z - y) ** 2)
     op = gauss_newton(lambda p, x: x @ p, loss, jnp.ones(1, jnp.bfloat16), data, batch_size=1)

@@ -116,7 +116,7 @@ def _cube(x):
     return x**3
 
 
-# The forward rule calls the function itself: then jvp(grad) meets it again.
+# The forward rule calls the function itself, so that jvp(grad) meets the custom rule again.
 _cube.defvjp(lambda x: (_cube(x), x), lambda x, g: (3 * x**2 * g,))
 
 
@@ -160,7 +160,7 @@ def test_an_error_in_the_loss_is_not_mistaken_for_a_custom_vjp():
 
 
 def test_bfloat16_parameters_sum_their_microbatches_in_float32(rng):
-    # 512 batches of equal curvature 1/512: a bfloat16 sum would stop at 2^-1 or so.
+    # 512 batches of equal curvature 1/512: a sum in bfloat16 would stop growing near 2^-1.
     data = jnp.ones((512, 1), jnp.bfloat16)
     op = hessian(lambda p, b: 0.5 * jnp.mean((b @ p) ** 2), jnp.ones(1, jnp.bfloat16), data, batch_size=1)
     assert_allclose(float(op(jnp.ones(1, jnp.bfloat16))[0]), 1.0, rtol=1e-2)

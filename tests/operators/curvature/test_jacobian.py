@@ -13,7 +13,7 @@ N = 7
 
 
 def model(params, inputs):
-    """Outputs of rank two and three, in a dict."""
+    """Return outputs of rank two and three, in a dict."""
     hidden = jnp.tanh(inputs @ params["w"] + params["b"][None, :])
     return {"flat": hidden @ params["head"], "pairs": hidden[:, None, :2] * inputs[:, :2, None]}
 
@@ -25,7 +25,7 @@ def problem(rng, float64):
 
 
 def dense_jacobian(params, inputs):
-    """(outputs, parameters) in the order of raveled leaves."""
+    """Compute the dense Jacobian, (outputs, parameters), in the order of raveled leaves."""
     table = params.pop("table")
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     ravel = lambda outputs: jax.flatten_util.ravel_pytree(outputs)[0]
@@ -33,7 +33,7 @@ def dense_jacobian(params, inputs):
 
 
 def dense_maps(op):
-    """The matrices of mv and of adjoint_mv, column by column."""
+    """Compute the matrices of mv and of adjoint_mv, column by column."""
 
     def columns(product, structure):
         flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), structure))
@@ -75,7 +75,7 @@ def test_singular_values_and_the_eigenvalues_of_the_kernel(problem):
     op = jacobian(model, *problem, batch_size=3)
     assert_allclose(svds(op, k=3, tol=1e-12).values, singular[:3], rtol=1e-10)
     kernel = neural_tangent_kernel(model, *problem, batch_size=3)
-    # The eigenvalues of J J^T are those of J^T J.
+    # J J^T and J^T J have the same nonzero eigenvalues.
     truth = np.linalg.eigvalsh(truth.T @ truth)[::-1][:3]
     assert_allclose(eigsh(kernel, k=3).eigenvalues, truth, rtol=1e-9)
 

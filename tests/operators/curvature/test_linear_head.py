@@ -1,4 +1,4 @@
-"""Logits that are not formed: the same numbers as formed ones, in the memory of a few rows."""
+"""Losses of a `LinearHead` without an array of logits: equal to those of the logits, in the memory of one chunk."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ V, D, B, T = 7, 3, 2, 5
 
 @pytest.fixture
 def problem(rng, float64):
-    """A language model of one layer with tied embeddings, its tokens and labels."""
+    """Return the parameters of a one-layer language model with tied embeddings, its tokens and its labels."""
     params = {"embedding": rng.normal(size=(V, D)), "inner": rng.normal(size=(D, D)), "bias": rng.normal(size=V)}
     tokens, labels = rng.integers(0, V, size=(2, B, T))
     labels[0, 1] = labels[1, 0] = labels[1, 3] = IGNORED
@@ -38,7 +38,7 @@ ignoring = functools.partial(softmax_cross_entropy, ignore_label=IGNORED)
 
 
 def by_hand(logits, labels):
-    """Losses of positions, in NumPy."""
+    """Compute the loss of each position in NumPy."""
     z = np.asarray(logits)
     losses = np.log(np.exp(z).sum(-1)) - np.take_along_axis(z, np.maximum(labels, 0)[..., None], -1)[..., 0]
     return np.where(labels == IGNORED, 0, losses)
@@ -85,7 +85,7 @@ def test_curvature_is_that_of_formed_logits(problem, chunk_size):
 
 
 def test_the_gauss_newton_matrix_is_that_of_the_logits(problem):
-    # Bilinear in features and kernel, the head has a curvature of its own, which is not a part of it.
+    # The head is bilinear in features and kernel; its own curvature is not part of the Gauss-Newton matrix.
     params, (tokens, labels) = problem
     labels = jnp.maximum(labels, 0)
     flat, unravel = jax.flatten_util.ravel_pytree(params)
@@ -146,7 +146,7 @@ def test_no_array_of_all_logits_exists():
     }
     for name, product in products.items():
         memory = jax.jit(product).lower(params, (tokens, tokens)).compile().memory_analysis()
-        # All logits are 64 MiB, those of a chunk 2 MiB, the embedding half of one.
+        # All logits take 64 MiB, the logits of a chunk 2 MiB, and the embedding 0.5 MiB.
         assert memory.temp_size_in_bytes < 2**26 / 2, (name, memory.temp_size_in_bytes)
 
 

@@ -1,4 +1,4 @@
-"""Losses that are sums where a mean is meant, targets that are spread against outputs, means over devices."""
+"""Losses that are sums instead of means, targets that broadcast against outputs, and means over devices."""
 
 import functools
 
@@ -38,7 +38,7 @@ def decayed(loss):
 
 
 def centred(params, batch):
-    # Statistics of a batch, as those of batch norm: a mean of microbatches is another function, and allowed.
+    # Batch statistics, as in batch normalization: microbatches give a different function, which is allowed.
     values = batch @ params
     return jnp.mean((values - jnp.mean(values)) ** 2)
 
@@ -46,7 +46,7 @@ def centred(params, batch):
 def test_a_sum_is_refused_with_microbatches(inputs):
     with pytest.raises(ValueError, match=r"is a sum over examples.*jnp\.mean"):
         hessian(total, PARAMS, inputs, batch_size=4)
-    # Of all the data at once it is what was asked for.
+    # Without microbatches the sum is taken over all data, and its Hessian is well defined.
     assert_allclose(to_dense(hessian(total, PARAMS, inputs)), 2 * inputs.T @ inputs, rtol=1e-5)
 
 
@@ -83,12 +83,12 @@ def distance(outputs, targets):
 def test_targets_spread_against_outputs(inputs):
     targets = jnp.arange(9.0)
     told = pytest.raises(ValueError, match=r"\(9, 1\) and the targets \(9,\).*targets\[:, None\]")
-    # Where the ranks of a user's arrays may differ the mistake goes through to here.
+    # With rank promotion allowed, JAX itself does not raise an error here.
     with jax.numpy_rank_promotion("allow"), told:
         gauss_newton(column, distance, PARAMS, (inputs, targets))
     expected = 2 * inputs.T @ inputs / 9
     assert_allclose(to_dense(gauss_newton(column, distance, PARAMS, (inputs, targets[:, None]))), expected, rtol=1e-5)
-    # A loss that puts them right itself.
+    # A loss that gives outputs and targets the same shape is accepted.
     careful = lambda z, y: jnp.mean((z[:, 0] - y) ** 2)
     assert_allclose(to_dense(gauss_newton(column, careful, PARAMS, (inputs, targets))), expected, rtol=1e-5)
 

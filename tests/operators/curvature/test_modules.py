@@ -1,4 +1,4 @@
-"""Modules of flax.nnx in the place of parameters, models that return more than outputs, and pytrees of other things."""
+"""Modules of flax.nnx as parameters, models that return more than outputs, and pytrees with other leaves."""
 
 import jax
 import jax.flatten_util
@@ -39,7 +39,7 @@ def data(rng):
 
 
 def of_params(net, function):
-    """The function of the floating parameters, raveled, and these."""
+    """Return `function` as a function of the raveled floating-point parameters, and their values."""
     graph, params, rest = nnx.split(net, nnx.Param, ...)
     is_floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
     floating = jax.tree.map(lambda x: x if is_floating(x) else None, params)

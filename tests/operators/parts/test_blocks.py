@@ -45,7 +45,7 @@ def problem(rng, float64):
 
 @pytest.fixture
 def dense(problem):
-    """The Hessian by jax.hessian of the raveled loss, and which rows belong to each layer."""
+    """Compute the dense Hessian of the raveled loss, and the layer that each row belongs to."""
     params, batch = problem
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
@@ -58,7 +58,7 @@ def test_blocks_of_curvature_are_those_of_the_dense_hessian(problem, dense):
     layers = blocks(hessian(network_loss, *problem, batch_size=3))
     assert tuple(layers) == LAYERS
     for name, layer in layers.items():
-        assert not isinstance(layer, RestrictedOperator)  # its products are in this layer only
+        assert not isinstance(layer, RestrictedOperator)  # its matvec uses this layer only
         rows = owners == name
         assert_allclose(to_dense(layer), matrix[rows][:, rows], atol=1e-13)
 
@@ -74,7 +74,7 @@ def test_blocks_of_other_operators_pad_with_zeros(rng, float64):
     assert_allclose(to_dense(block), matrix[2:, 2:], rtol=1e-14)
     assert_allclose(to_dense(restrict(block, "b/1")), matrix[5:, 5:], rtol=1e-14)
     assert restrict(op, "*") is op
-    # Through the algebra, the parts of each operand.
+    # A composed operator restricts the parts of each operand.
     diagonal = {"a": jnp.array([1.0, 2.0]), "b": (jnp.full((1, 3), 4.0), jnp.array(9.0))}
     composed = precondition((op + 2.0 * diagonal_operator(diagonal)).shift(0.5), diagonal)
     whole = to_dense(composed)
@@ -145,14 +145,14 @@ def test_spectra_of_all_layers_are_those_of_the_dense_blocks(problem, dense):
     op = hessian(network_loss, *problem)
     found = block_spectra(op, k=4)
     check_spectra(found, dense, 4)
-    assert found["last"].eigenvalues.shape == (3,)  # it has three parameters
+    assert found["last"].eigenvalues.shape == (3,)  # the layer has three parameters
 
 
 @pytest.mark.slow
 def test_spectra_start_from_those_of_before(problem, dense):
     op = hessian(network_loss, *problem)
     found = block_spectra(op, k=4)
-    # No search for missed pairs: the first solve has made one.
+    # The first solve includes a missed-pair search, so that the warm start skips it.
     warm = block_spectra(op, k=4, v0=found, verify=False)
     check_spectra(warm, dense, 4)
     assert all(warm[name].num_matvecs <= 5 for name in LAYERS[:3])
@@ -170,7 +170,7 @@ def test_spectra_one_layer_after_another_in_a_program_compiled_once(problem, den
     for tol in (1e-9, 1e-10):
         check_spectra(block_spectra(hessian(counted, params, batch), k=4, simultaneous=1, tol=tol), dense, 4)
         programs.append(counted_compilations())
-    assert len(traces) == 2  # by each Hessian, and not for each layer
+    assert len(traces) == 2  # one trace for each Hessian, not one for each layer
     assert programs[0] == programs[1]
 
 

@@ -1,4 +1,4 @@
-"""Diagonal operators and preconditioned ones against dense matrices."""
+"""Diagonal operators and preconditioned operators against dense matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def test_weight_decay_on_what_a_mask_selects(problem):
     assert_allclose(to_dense(op), matrix + np.diag([0, 0.5, 0.5, 0.5, 0.5]), atol=1e-14)
     assert_allclose(to_dense(diagonal_operator(2.0, like=params)), 2 * np.eye(5))
     assert_allclose(to_dense(as_operator(diagonal_operator(diagonal))), np.diag(d))
-    # Its numbers are leaves: another diagonal is no new program.
+    # The diagonal entries are leaves: another diagonal needs no new program.
     assert len(jax.tree.leaves(diagonal_operator(diagonal))) == 2
 
 

@@ -1,4 +1,4 @@
-"""Parameters chosen by path: globs, regular expressions, lists of them, and errors that list the paths."""
+"""Selection of parameters by path: globs, regular expressions, lists of them, and errors that list the paths."""
 
 import dataclasses
 import re
