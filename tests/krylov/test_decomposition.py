@@ -158,10 +158,10 @@ def defect_after(restarts, matrix, start):
 
 
 @pytest.mark.slow
-def test_mending_keeps_the_basis_orthonormal_over_many_restarts(rng, rotated, monkeypatch):
+def test_reorthonormalization_keeps_the_basis_orthonormal_over_many_restarts(rng, rotated, monkeypatch):
     matrix, start = jnp.asarray(rotated(SPECTRUM), jnp.float32), starting(rng, 1, jnp.float32)
-    mended = defect_after(60, matrix, start)
+    corrected = defect_after(60, matrix, start)
     monkeypatch.setattr(decomposition, "_RESTARTS_BETWEEN_REORTHONORMALIZATIONS", 10**9)
-    unmended = defect_after(60, matrix, start)
-    assert mended <= 20
-    assert unmended > 1.5 * mended
+    uncorrected = defect_after(60, matrix, start)
+    assert corrected <= 20
+    assert uncorrected > 1.5 * corrected

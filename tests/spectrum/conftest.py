@@ -1,18 +1,7 @@
-"""Fixtures of the spectrum tests: matrices with known spectra, and a distance between distributions."""
+"""Fixture of the spectrum tests: a distance between distributions."""
 
 import numpy as np
 import pytest
-
-
-def rotated(eigenvalues, seed=0, *, is_complex=False):
-    """Construct a dense symmetric (complex Hermitian) matrix with these eigenvalues and random eigenvectors."""
-    generator = np.random.default_rng(seed)
-    n = len(eigenvalues)
-    normal = generator.standard_normal((n, n)) + 1j * is_complex * generator.standard_normal((n, n))
-    vectors, _ = np.linalg.qr(normal)
-    matrix = (vectors * np.asarray(eigenvalues, float)) @ vectors.conj().T
-    matrix = (matrix + matrix.conj().T) / 2
-    return matrix if is_complex else matrix.real
 
 
 def kolmogorov(cdf, eigenvalues, unit):
@@ -30,11 +19,6 @@ def kolmogorov(cdf, eigenvalues, unit):
         found = np.asarray(cdf(x), float)
         distance = max(distance, (found - most(x)).max(), (least(x) - found).max())
     return distance
-
-
-@pytest.fixture(name="rotated", scope="session")
-def _rotated():
-    return rotated
 
 
 @pytest.fixture(name="kolmogorov", scope="session")

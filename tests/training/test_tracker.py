@@ -126,10 +126,10 @@ def test_nan_is_told_and_forgotten():
     assert np.isnan(values_of(metrics)).all()
     assert not broken.converged.any()
     assert_array_equal(broken.eigenvectors, state.eigenvectors)
-    mended, metrics = TRACKER.update(as_operator(matrix), broken)
+    restored, metrics = TRACKER.update(as_operator(matrix), broken)
     assert int(metrics["status"]) == Status.CONVERGED
     assert int(metrics["num_matvecs"]) == K + 1
-    assert_allclose(mended.eigenvalues, [6, 4, 2.5], rtol=1e-4)
+    assert_allclose(restored.eigenvalues, [6, 4, 2.5], rtol=1e-4)
 
 
 @pytest.mark.slow
