@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+# Annotates an option that is an argument of a compiled program: Annotated[type, TRACED]. All others are static.
+TRACED = "traced"
 _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
 
 

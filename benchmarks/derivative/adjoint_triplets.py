@@ -10,7 +10,6 @@ errors of the triplets.
 """
 
 import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,28 +19,22 @@ import numpy as np
 
 from benchmarks.singular import svds_products
 from benchmarks.support import timing
-from eigenjax import svds
 from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import SolvedTriplets
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers.singular.svds import svds_and_recycled
+from eigenjax.solvers.singular.svds import svds
 
 PAIRS = 10
 TOLERANCES = (1e-4, 1e-8)
 # Tolerance of the reference solves.
 _TIGHT = 1e-12
-_DEFAULTS = {
-    name: option.default
-    for name, option in inspect.signature(svds).parameters.items()
-    if name in inspect.signature(svds_and_recycled).parameters and name not in ("op", "k")
-}
 
 
 @functools.partial(jax.jit, static_argnames="tol")
 def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
     """Run the forward solve, and solve the systems with and without recycled triplets, and to a tight tolerance."""
     op = as_rectangular(matrix)
-    result, known = svds_and_recycled(op, PAIRS, **_DEFAULTS | {"tol": tol})
+    result, known = svds(op, PAIRS, tol=tol)
     solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, known)
     found, plain = (dilation.iterate(x, bars, None) for x in (solved, solved._replace(known=None)))
     exact = dilation.iterate(solved._replace(adjoint_tol=jnp.asarray(_TIGHT)), bars, None)

@@ -22,20 +22,22 @@ phase follows from the same formula.
 
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
-No iteration is differentiated, and every piece is itself differentiable, to any order.
+GMRES may stagnate far from normal or where eigenvalues nearly coalesce: the derivative is then finite, but wrong.
+`adjoint_info` reports this. If eigenvalues coalesce within the residuals of their pairs, the undefined part is dropped.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.calls import explained, named
-from eigenjax.implicit.program import Method, bind, explain_forward_mode, signature
-from eigenjax.implicit.systems.tangents import is_zero, no_tangent, tangent_along
+from eigenjax.calls import explained
+from eigenjax.implicit.differentiable import conjugated
+from eigenjax.implicit.program import Method, Rule, square
+from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
+from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import complex_matvec
 from eigenjax.operators.convert import as_operator
@@ -84,49 +86,6 @@ class LeftEigenvectors(NamedTuple):
     __str__ = printing.table_by("conditions")
 
 
-def differentiable(solver: Callable[..., EigenResult]) -> Callable[..., EigenResult]:
-    """Make a solver of general eigenproblems differentiable in its operator, to any order.
-
-    The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
-    jax.jvp, jacfwd, jax.hessian and jax.grad. `adjoint_tol` is the residual of the linear solve relative to its
-    right-hand side; None derives it from the residual of the pair. `adjoint_max_iter`, static, limits its matvecs for
-    one pair. It is compiled once per operator type, shape and static options.
-
-    GMRES may stagnate far from normal or where eigenvalues nearly coalesce: the derivative is then finite, but wrong.
-    `adjoint_info` reports this.
-
-    Args:
-        solver: `solver(op, k, **options) -> EigenResult`, a black box. Its vectors have unit norm, and their largest
-            component is real and positive.
-
-    Returns:
-        The same function with this derivative. Cost besides the forward solve: one system per pair for all its
-        cotangents, solved by GMRES with A^H (two real matvecs per step if A is real) and 40 k complex vectors, and 3 k
-        matvecs. If eigenvalues coalesce within the residuals of their pairs, the undefined part is dropped: never NaN.
-        v0 and key get zero cotangents.
-
-    Example:
-        >>> from eigenjax import eigs  # which is differentiable(eigenjax.solvers.general.eigs.eigs)
-        >>> loss = lambda a: eigs(a, k=1).eigenvalues[0].real
-        >>> print(abs(jax.grad(loss)(jnp.array([[2.0, 1.0], [0.0, 1.0]])).round(4)))  # u v^T / (u^T v)
-        [[1. 0.]
-         [1. 0.]]
-    """
-
-    @named
-    @functools.wraps(solver)
-    def solve(*args: Any, **options: Any):
-        method, derivative, op, traced = bind(solver, args, options)
-        try:
-            return {"reverse": _solve, "forward": _solve_forward}[derivative](method, op, traced)
-        except TypeError as error:
-            explain_forward_mode(solver, (op, traced), error)
-            raise
-
-    solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
-    return solve
-
-
 @explained
 def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> LeftEigenvectors:
     """Compute the left eigenvectors of pairs found by `eigs`, and the conditions of their eigenvalues.
@@ -170,61 +129,40 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
     return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    return method.solve(op, traced)
+def _save(method: Method, op: LinearOperator, solved: WithRecycled[EigenResult], adjoint_tol: Any) -> Solved:
+    del method
+    result = solved.result
+    return Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, adjoint_tol)
 
 
-def _forward(method: Method, op: Any, traced: Any) -> tuple[EigenResult, Solved]:
-    op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
-    # Call the rule, not the solver: this makes the second derivative right.
-    result = _solve(method, op, traced)
-    return result, _solved(op, result, traced)
-
-
-def _solved(op: LinearOperator, result: EigenResult, traced: dict[str, Any]) -> Solved:
-    return Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, traced["adjoint_tol"])
-
-
-def _backward(method: Method, solved: Solved, cotangent: EigenResult) -> tuple[LinearOperator, None]:
-    # JAX's cotangents are the conjugates of those in the module docstring: conjugate on entry and on exit.
-    values_bar = _conjugate(cotangent.eigenvalues, solved.eigenvalues)
-    vectors_bar = jax.tree.map(_conjugate, cotangent.eigenvectors, solved.vectors, is_leaf=is_zero)
-    if not all(is_zero(leaf) for leaf in jax.tree.leaves(cotangent.eigenvectors, is_leaf=is_zero)):
+def _cotangent(method: Method, solved: Solved, cotangent: EigenResult) -> LinearOperator:
+    values_bar = conjugated(cotangent.eigenvalues, solved.eigenvalues)
+    vectors_bar = jax.tree.map(conjugated, cotangent.eigenvectors, solved.vectors, is_leaf=is_zero)
+    if not all_zero(cotangent.eigenvectors):
         vectors_bar = jax.vmap(before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
     products = functools.partial(_images, vectors=solved.vectors)
-    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0], None
+    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
 
 
-_solve.__wrapped__.defvjp(_forward, _backward, symbolic_zeros=True)  # type: ignore[attr-defined]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve_forward(method: Method, op: LinearOperator, traced: dict[str, Any]) -> EigenResult:
-    return method.solve(op, traced)
-
-
-def _tangent(method: Method, primals: Any, tangents: Any) -> tuple[EigenResult, EigenResult]:
-    op, traced = primals
-    # Call the rule, not the solver: this makes the second derivative right.
-    result = _solve_forward(method, op, traced)
-    still = jax.tree.map(no_tangent, result)
-    images = tangent_along(functools.partial(_images, vectors=result.eigenvectors), op, tangents[0])
+def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | None:
+    images = tangent_along(functools.partial(_images, vectors=solved.vectors), solved.op, op_dot)
     if images is None:
-        return result, still
-    solved = _solved(op, result, traced)
+        return None
     # Zero, and linear in the tangent, as every right-hand side must be to be transposed.
-    nothing = 0 * jax.vmap(tree.inner)(result.eigenvectors, images)
+    nothing = 0 * jax.vmap(tree.inner)(solved.vectors, images)
     along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
-    moved = jax.vmap(_at_fixed_phase)(result.eigenvectors, along.vectors)
-    values = general_norm_estimate(solved).astype(result.eigenvalues.dtype) * along.multipliers
-    return result, still._replace(eigenvalues=values, eigenvectors=moved)
+    values = general_norm_estimate(solved).astype(solved.eigenvalues.dtype) * along.multipliers
+    return {"eigenvalues": values, "eigenvectors": jax.vmap(_at_fixed_phase)(solved.vectors, along.vectors)}
 
 
-_solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore[attr-defined]
+def _with_phases(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
+    # The rule includes the phase.
+    del method, op, traced
+    return result
+
+
+RULE = Rule(square, _save, _cotangent, _tangent, _with_phases)
 
 
 def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:
@@ -294,7 +232,3 @@ def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
     component = tree.inner(unit, vector).real
     turn = safe_divide(tree.inner(unit, tangent).imag, component)
     return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(turn), -turn), vector)
-
-
-def _conjugate(leaf: Any, like: jax.Array) -> jax.Array:
-    return jnp.zeros_like(like) if is_zero(leaf) else jnp.conj(leaf)

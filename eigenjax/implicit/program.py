@@ -1,26 +1,25 @@
-"""Compilation of solvers: the options of a call, sorted into static ones and arrays.
+"""Options of a call of a solver, checked and sorted into static ones and arrays.
 
 A program is compiled once per operator type, shape and static options. Its derivative rule takes two arguments: the
-operator, and the options that are arrays.
+operator, and the options that are arrays, which the solver's signature annotates as `Traced`.
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
 from eigenjax import arguments, calls
+from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
 from eigenjax.solvers.warm_start import example_vector
 
-# Options that are arrays, and so arguments of the compiled program; all others are static.
-_TRACED = ("tol", "momentum", "sigma", "v0", "key", "preconditioner", "adjoint_tol")
 # Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"
 _OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
@@ -36,26 +35,34 @@ _STATIC_REMEDY = "give a Python value that can be hashed; it is static under jit
 _SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
 
 
+class Rule(NamedTuple):
+    """Derivative of one kind of problem, as functions; `differentiable` registers it with JAX."""
+
+    take: Callable[..., Any]  # (op, options) -> the operator as a pytree; it may remove options
+    save: Callable[..., Any]  # (method, op, solved, adjoint_tol) -> what the derivative needs of the solution
+    cotangent: Callable[..., Any]  # (method, saved, cotangent of the result) -> cotangent of the operator
+    tangent: Callable[..., Any]  # (method, saved, tangent of the operator) -> tangents of fields; None is zero
+    with_phases: Callable[..., Any]  # (method, op, traced, result) -> result, with the derivative of its phases
+
+
 class Method(NamedTuple):
     """Solver with its static options: the key of a compiled program."""
 
     solver: Callable[..., Any]  # the solver
-    recycling: Callable[..., tuple[Any, Any]] | None  # the same, returning recycled Ritz pairs too
+    rule: Rule  # its derivative
+    recycles: bool  # whether the solver returns recycled Ritz pairs too, as `WithRecycled`
     options: tuple[tuple[str, Any], ...]  # static options, sorted by name
     kinds: tuple[type, ...]  # their types
     adjoint_max_iter: int | None  # maximal number of matvecs of a linear system for one pair; None is the default
     chosen: str | None  # the `which` of the solve; None if there is a sigma or no `which`
 
-    def solve(self, op: Any, traced: dict[str, Any]) -> Any:
-        """Run the solver; it is a black box."""
+    def solve(self, op: Any, traced: dict[str, Any], keep: bool) -> WithRecycled:
+        """Run the solver, a black box; return its result and, if they are to be kept, the recycled Ritz pairs."""
         options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
-        return self.solver(op, **dict(self.options), **options)
-
-    def solve_and_keep(self, op: Any, traced: dict[str, Any]) -> tuple[Any, Any]:
-        """Run the solver; return its result and recycled Ritz pairs, or None where it has none."""
-        if self.recycling is None:
-            return self.solve(op, traced), None
-        return self._replace(solver=self.recycling).solve(op, traced)
+        solved = self.solver(op, **dict(self.options), **options)
+        if not self.recycles:
+            return WithRecycled(solved, None)
+        return solved if keep else solved._replace(recycled=None)
 
 
 class Bound(NamedTuple):
@@ -73,23 +80,15 @@ def square(op: Any, options: dict[str, Any]) -> LinearOperator:
     return operator_of(op, example_vector(options.get("v0")) if like is None else like)
 
 
-def bind(
-    solver: Callable[..., Any],
-    args: tuple,
-    options: dict[str, Any],
-    *,
-    recycling: Callable[..., tuple[Any, Any]] | None = None,
-    take: Callable[[Any, dict[str, Any]], Any] = square,
-) -> Bound:
+def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, options: dict[str, Any]) -> Bound:
     """Check and sort the arguments of a call of a differentiable solver.
 
     Args:
         solver: `solver(op, ...)`.
+        rule: its derivative.
+        recycles: the solver returns recycled Ritz pairs too.
         args: the positional arguments of the call.
         options: the keyword arguments of the call, including those of the derivative.
-        recycling: a function with the same options, none of them optional, that returns the result and recycled Ritz
-            pairs.
-        take: (op, options of the solver) -> the operator as a pytree; it may remove options.
 
     Raises:
         ValueError: if `derivative` is unknown, adjoint_max_iter is less than one, or a numerical option is out of
@@ -114,8 +113,8 @@ def bind(
         bound["v0"] = vector_of(bound["v0"])
     bound[_LIKE] = like
     with prefixed(name):
-        op = take(bound.pop("op"), bound)
-    traced = {name: bound.pop(name, None) for name in _TRACED if name in bound} | {"adjoint_tol": adjoint_tol}
+        op = rule.take(bound.pop("op"), bound)
+    traced = {name: bound.pop(name) for name in _traced_options(solver) if name in bound} | {"adjoint_tol": adjoint_tol}
     _check_numbers(name, traced)
     if traced.get("sigma") is not None and bound.get("which") not in ("LM", call.signature.parameters["which"].default):
         told = f"{name} got which={bound['which']!r} and sigma"
@@ -127,17 +126,22 @@ def bind(
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
     chosen = dict(static).get("which") if traced.get("sigma") is None else None
-    return Bound(Method(solver, recycling, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
+    return Bound(Method(solver, rule, recycles, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:
-    """Return the signature of the solver with the options that `differentiable` adds."""
+    """Return the public signature of the solver: with the options that `differentiable` adds."""
     own = inspect.signature(solver)
+    plain = [
+        parameter.replace(annotation=get_args(parameter.annotation)[0]) if _is_traced(parameter) else parameter
+        for parameter in own.parameters.values()
+    ]
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for name, default in {_LIKE: None, **_OF_THE_DERIVATIVE}.items()
     ]
-    return own.replace(parameters=[*own.parameters.values(), *extra])
+    result = get_args(own.return_annotation) or (own.return_annotation,)
+    return own.replace(parameters=[*plain, *extra], return_annotation=result[0])
 
 
 def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeError) -> None:
@@ -161,6 +165,15 @@ def check_max_iter(adjoint_max_iter: Any) -> None:
     if adjoint_max_iter is not None:
         wanted = "an int, or None; it is static under jit"
         arguments.check_int(None, "adjoint_max_iter", adjoint_max_iter, wanted=wanted, why=", or None")
+
+
+def _traced_options(solver: Callable[..., Any]) -> list[str]:
+    """List the options that are arguments of the compiled program; all others are static."""
+    return [name for name, parameter in inspect.signature(solver).parameters.items() if _is_traced(parameter)]
+
+
+def _is_traced(parameter: inspect.Parameter) -> bool:
+    return arguments.TRACED in get_args(parameter.annotation)[1:]
 
 
 def _static(solver: str, name: str, value: Any) -> Any:

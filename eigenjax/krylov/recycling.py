@@ -11,7 +11,7 @@ directions in which the deflated operator is nearly singular. A linear solve can
 vectors kept from before that search are coupled to it.
 """
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ from eigenjax.vectors.tree import PyTree
 DROPPED = 100.0
 
 
+_Result = TypeVar("_Result")
+
+
 class RecycledPairs(NamedTuple):
     """Recycled Ritz pairs: orthonormal u_j = V c_j with A u_j = theta_j u_j + sum_b d_b s_bj; c_j = 0 if absent."""
 
@@ -34,6 +37,13 @@ class RecycledPairs(NamedTuple):
     values: jax.Array  # (q,) theta
     residual_block: PyTree  # (b, ...) d, unit vectors or zero, orthogonal to V
     coupling: jax.Array  # (b, q) s
+
+
+class WithRecycled(NamedTuple, Generic[_Result]):
+    """Result of a solver, and the recycled Ritz pairs of its Krylov space, for the derivative."""
+
+    result: _Result
+    recycled: RecycledPairs | None  # None where there are none
 
 
 def recycled_pairs(state: KrylovDecomposition, found: Extraction, k: int) -> RecycledPairs:

@@ -1,7 +1,5 @@
 """Temporary memory of a reverse pass as the compiler reports it, in vectors, beside the saved forward results."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +8,9 @@ import pytest
 from eigenjax import as_operator, eigsh
 from eigenjax.implicit.systems import complement
 from eigenjax.implicit.systems.pairs import pairs_of
-from eigenjax.solvers.symmetric.eigsh import eigsh_and_recycled
+from eigenjax.solvers.symmetric.eigsh import eigsh as solver
 
 K = 10
-DEFAULTS = {
-    name: option.default
-    for name, option in inspect.signature(eigsh).parameters.items()
-    if name in inspect.signature(eigsh_and_recycled).parameters and name not in ("op", "k")
-}
 
 
 def temporary_vectors(size, **options):
@@ -59,9 +52,7 @@ def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, definite, r
     rhs[1] = 0
 
     def solved():
-        result, known = eigsh_and_recycled(
-            as_operator(jnp.asarray(matrix)), k, **DEFAULTS | {"which": which, "tol": tol}
-        )
+        result, known = solver(as_operator(jnp.asarray(matrix)), k, which=which, tol=tol)
         pairs = pairs_of(as_operator(jnp.asarray(matrix)), result, which)
         options = {"adjoint_tol": None, "max_iter": None, "definite": definite}
         return pairs, [complement.iterate(pairs, jnp.asarray(rhs), known=x, **options) for x in (None, known)]

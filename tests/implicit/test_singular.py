@@ -12,7 +12,7 @@ from eigenjax import svds
 from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import SolvedTriplets
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.solvers.singular.svds import svds_and_recycled
+from eigenjax.solvers.singular.svds import svds as solver
 
 K = 3
 STEP = 1e-4  # step of a fourth-order difference
@@ -212,9 +212,8 @@ def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_product
 
     @functools.partial(jax.jit, static_argnames="is_wide")
     def solved(matrix, bars, is_wide):
-        options = {"krylov_dim": None, "max_matvecs": None, "v0": None, "key": None, "verify": False}
         op = as_rectangular(matrix.T if is_wide else matrix)
-        result, known = svds_and_recycled(op, k, tol=1e-6, **options)
+        result, known = solver(op, k, tol=1e-6, verify=False)
         given = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, known)
         bars = bars[::-1] if is_wide else bars
         return result, [dilation.iterate(x, bars, None) for x in (given, given._replace(known=None))]

@@ -1,11 +1,11 @@
 """Eigensolver for operators without symmetry: `eigs` checks its options and runs `krylov_schur`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax import arguments
+from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov import ritz
 from eigenjax.krylov.general import general_ritz
 from eigenjax.krylov.solve_spec import SolveSpec
@@ -30,11 +30,11 @@ def eigs(
     k: int = 6,
     *,
     which: str = "LM",
-    tol: Any = None,
+    tol: Annotated[Any, TRACED] = None,
     krylov_dim: int | None = None,
     max_matvecs: int | None = None,
-    v0: Any = None,
-    key: jax.Array | None = None,
+    v0: Annotated[Any, TRACED] = None,
+    key: Annotated[jax.Array | None, TRACED] = None,
     verify: bool = True,
 ) -> EigenResult:
     """Compute k eigenpairs of an operator that need not be symmetric, by the Krylov-Schur method, in bounded memory.
@@ -147,4 +147,4 @@ def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
         return min(max(2 * k + 10, _LEAST_DIM), size)
     least = min(k + _ROOM, size)
     why = f": k={k} pairs need krylov_dim >= {least}"
-    return min(arguments.check_int("eigs", "krylov_dim", krylov_dim, least=least, why=why), size)
+    return min(check_int("eigs", "krylov_dim", krylov_dim, least=least, why=why), size)

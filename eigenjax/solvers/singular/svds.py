@@ -1,13 +1,13 @@
 """Solver for the largest singular triplets of a rectangular operator: `svds` checks its options and runs the solve."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_int
+from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov.golub_kahan.recycled_triplets import recycled_triplets
-from eigenjax.krylov.recycling import RecycledPairs
+from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import check_vector
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
@@ -28,14 +28,14 @@ def svds(
     op: Any,
     k: int = 6,
     *,
-    tol: Any = None,
+    tol: Annotated[Any, TRACED] = None,
     krylov_dim: int | None = None,
     max_matvecs: int | None = None,
-    v0: PyTree = None,
-    key: jax.Array | None = None,
+    v0: Annotated[PyTree, TRACED] = None,
+    key: Annotated[jax.Array | None, TRACED] = None,
     verify: bool = True,
     adjoint: Any = None,
-) -> SingularResult:
+) -> WithRecycled[SingularResult]:
     """Compute the k largest singular triplets of a rectangular operator, in bounded memory.
 
         A V = U B,    A^H U = V B^H + d g,    B = P S Q^H,    u = U p,  v = V q,    ||A^H u - s v|| = |g p|
@@ -106,22 +106,6 @@ def svds(
     Reichel (2005), Augmented implicitly restarted Lanczos bidiagonalization methods.
     """
     op = as_rectangular(op, like=v0, adjoint=adjoint)
-    options = {"krylov_dim": krylov_dim, "max_matvecs": max_matvecs, "v0": v0, "key": key, "verify": verify}
-    return svds_and_recycled(op, k, tol=tol, **options)[0]
-
-
-def svds_and_recycled(
-    op: RectangularOperator,
-    k: int,
-    *,
-    tol: Any,
-    krylov_dim: int | None,
-    max_matvecs: int | None,
-    v0: PyTree,
-    key: jax.Array | None,
-    verify: bool,
-) -> tuple[SingularResult, RecycledPairs]:
-    """Compute the result of `svds` and the recycled triplets of its Krylov space: of A, or of A^H if A is wide."""
     tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
     k = _checked_count(k, p, n)
@@ -153,7 +137,7 @@ def svds_and_recycled(
     left, right = found.eigenvectors[::-1] if is_wide else found.eigenvectors
     num_matvecs = found.num_matvecs + jnp.int32(to_start)
     result = SingularResult(left, found.eigenvalues, right, found.residuals, found.converged, found.status, num_matvecs)
-    return result, recycled_triplets(state.space, state.found, k)
+    return WithRecycled(result, recycled_triplets(state.space, state.found, k))
 
 
 def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTree:

@@ -4,19 +4,21 @@ The methods are `restarted_lanczos` (thick-restart Lanczos, for an end of the sp
 `two_pass` where no basis is stored, and `lobpcg` where there is a preconditioner.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
-from eigenjax.arguments import check_int
+from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov import ritz
-from eigenjax.krylov.recycling import RecycledPairs, recycled_pairs
+from eigenjax.krylov.recycling import WithRecycled, recycled_pairs
+from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.solvers.symmetric.lobpcg import lobpcg
 from eigenjax.solvers.symmetric.plan import (
+    Plan,
     checked_storage,
     fitting_dim,
     initialize_solve,
@@ -38,19 +40,19 @@ def eigsh(
     k: int = 6,
     *,
     which: str = "LA",
-    tol: Any = None,
+    tol: Annotated[Any, TRACED] = None,
     krylov_dim: int | None = None,
     max_matvecs: int | None = None,
     block_size: int = 1,
-    sigma: Any = None,
-    v0: Any = None,
-    key: jax.Array | None = None,
+    sigma: Annotated[Any, TRACED] = None,
+    v0: Annotated[Any, TRACED] = None,
+    key: Annotated[jax.Array | None, TRACED] = None,
     verify: bool = True,
-    preconditioner: Any = None,
+    preconditioner: Annotated[Any, TRACED] = None,
     basis: str = "device",
     basis_dtype: Any = None,
     max_basis_bytes: int | None = None,
-) -> EigenResult:
+) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a symmetric operator by thick-restart Lanczos, in bounded memory.
 
         A V = V H + D^T B,    H c = theta c,    v = V c,    ||A v - theta v|| = ||B c||
@@ -140,60 +142,23 @@ def eigsh(
 
     Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
-    return eigsh_and_recycled(
-        op,
-        k,
-        which=which,
-        tol=tol,
-        krylov_dim=krylov_dim,
-        max_matvecs=max_matvecs,
-        block_size=block_size,
-        sigma=sigma,
-        v0=v0,
-        key=key,
-        verify=verify,
-        preconditioner=preconditioner,
-        basis=basis,
-        basis_dtype=basis_dtype,
-        max_basis_bytes=max_basis_bytes,
-    )[0]
-
-
-def eigsh_and_recycled(
-    op: Any,
-    k: int,
-    *,
-    which: str,
-    tol: Any,
-    krylov_dim: int | None,
-    max_matvecs: int | None,
-    block_size: int,
-    sigma: Any,
-    v0: Any,
-    key: jax.Array | None,
-    verify: bool,
-    preconditioner: Any,
-    basis: str,
-    basis_dtype: Any,
-    max_basis_bytes: int | None,
-) -> tuple[EigenResult, RecycledPairs | None]:
-    """Compute the result of `eigsh` and the recycled Ritz pairs of its Krylov space; None where there are none."""
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     interior = sigma is not None or which == "SM"
-    own = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size)
+    given = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size)
     if preconditioner is not None:
-        own |= {"basis": None if basis == "device" else basis, "basis_dtype": basis_dtype}
-        refuse(own, "preconditioner")
+        given |= {"basis": None if basis == "device" else basis, "basis_dtype": basis_dtype}
+        refuse(given, "preconditioner")
         start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
         budget = {"max_matvecs": max_matvecs, "preconditioner": preconditioner}
-        return lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget), None
+        return WithRecycled(lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget), None)
     _check_basis(basis)
     if basis == "recompute":
-        own |= {"basis_dtype": basis_dtype}
-        refuse({name: value for name, value in own.items() if name != "krylov_dim"}, 'basis="recompute"')
+        given |= {"basis_dtype": basis_dtype}
+        refuse({name: value for name, value in given.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
-        return two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget), None
+        result = two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
+        return WithRecycled(result, None)
     block_size = check_int(None, "block_size", block_size)
     kept = checked_storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
@@ -212,14 +177,19 @@ def eigsh_and_recycled(
         storage=kept,
         random_start=v0 is None,
     )
+    return _restarted(op, plan, v0, 0.0 if sigma is None else sigma, key)
+
+
+def _restarted(op: LinearOperator, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> WithRecycled[EigenResult]:
+    """Run the thick-restart Lanczos method."""
+    spec = plan.spec
     state, known, references = initialize_solve(op, plan, v0, seed_of(key))
-    number = 0.0 if sigma is None else sigma
-    advance = lambda state: restarted_lanczos.step(op, state, plan.spec, tol=plan.tol, sigma=number, known=known)
+    advance = lambda state: restarted_lanczos.step(op, state, spec, tol=plan.tol, sigma=sigma, known=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    result = finalize(op, state, plan.spec, tol=plan.tol, sigma=number, references=references)
+    result = finalize(op, state, spec, tol=plan.tol, sigma=sigma, references=references)
     # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.
-    is_exact = plan.spec.storage == Storage() and not interior
-    return result, recycled_pairs(state.krylov, state.found, k) if is_exact else None
+    is_exact = spec.storage == Storage() and not spec.interior
+    return WithRecycled(result, recycled_pairs(state.krylov, state.found, spec.k) if is_exact else None)
 
 
 def _unusual(block_size: Any) -> dict[str, Any]:

@@ -19,12 +19,12 @@ chunks of steps is a long run.
 [10. 10.  3.]
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_int
+from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -182,9 +182,9 @@ def lanczos(
     krylov_dim: int | None = None,
     which: str = "LM",
     reorthogonalize: bool = True,
-    tol: Any = None,
-    v0: PyTree | None = None,
-    key: jax.Array | None = None,
+    tol: Annotated[Any, TRACED] = None,
+    v0: Annotated[PyTree | None, TRACED] = None,
+    key: Annotated[jax.Array | None, TRACED] = None,
 ) -> EigenResult:
     """Compute the k most wanted eigenpairs of a symmetric operator from one Krylov space of fixed size.
 

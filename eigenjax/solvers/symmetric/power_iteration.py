@@ -17,12 +17,12 @@ from errors of V: a final Rayleigh-Ritz step with V^H A V removes it and recompu
 [3. 2.] 2 True
 """
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax import arguments
+from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
@@ -150,11 +150,11 @@ def deflated_power_iteration(
     k: int = 10,
     *,
     max_iter: int = 100,
-    tol: Any = 1e-4,
-    momentum: Any = 0.0,
+    tol: Annotated[Any, TRACED] = 1e-4,
+    momentum: Annotated[Any, TRACED] = 0.0,
     which: str = "LM",
-    v0: PyTree | None = None,
-    key: jax.Array | None = None,
+    v0: Annotated[PyTree | None, TRACED] = None,
+    key: Annotated[jax.Array | None, TRACED] = None,
 ) -> EigenResult:
     """Compute k eigenpairs of a symmetric operator by power iteration, deflating each by projection before the next.
 
@@ -202,7 +202,7 @@ def deflated_power_iteration(
     name = deflated_power_iteration.__name__
     ritz.check_count(k, op.size, name)
     ritz.check_which(which, name)
-    arguments.check_int(name, "max_iter", max_iter, why=", the matvecs allowed for one pair")
+    check_int(name, "max_iter", max_iter, why=", the matvecs allowed for one pair")
     options = {"which": which, "max_iter": max_iter, "tol": tol, "momentum": momentum}
     advance = lambda state, _: (step(op, state, **options), None)
     state, _ = jax.lax.scan(advance, init(op, v0, k=k, key=key), length=k * max_iter + _num_probes(which))

@@ -75,7 +75,7 @@ def test_fewer_bits_are_less_memory():
     n = 20_000
 
     def vectors(**kept):
-        program = jax.jit(lambda d: solver(lambda v: d * v, 4, v0=d, krylov_dim=40, **kept))
+        program = jax.jit(lambda d: solver(lambda v: d * v, 4, v0=d, krylov_dim=40, **kept).result)
         compiled = program.lower(jax.ShapeDtypeStruct((n,), jnp.float32)).compile()
         return compiled.memory_analysis().temp_size_in_bytes / (4 * n)
 
