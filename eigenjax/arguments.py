@@ -154,3 +154,28 @@ def check_bool(function: str, name: str, value: Any) -> None:
 def on_device(value: Any) -> Any:
     """Move a Python or NumPy number to the device explicitly, because `jax.transfer_guard` forbids implicit moves."""
     return jax.device_put(value) if isinstance(value, int | float | complex | np.generic) else value
+
+
+def check_arrays(function: str, name: str, value: Any, *, remedy: str) -> None:
+    """Raise a TypeError unless a pytree holds at least one leaf, and all its leaves are arrays or numbers.
+
+    >>> check_arrays("run", "v0", {"w": "ones"}, remedy="give a vector of the operator")
+    Traceback (most recent call last):
+    ...
+    TypeError: run got v0['w']='ones', which is no array: give a vector of the operator
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(value)[0]
+    if not leaves:
+        raise TypeError(f"{function} got {name}={brief(value)}, which holds no arrays: {remedy}")
+    for path, leaf in leaves:
+        if not _is_numeric(leaf):
+            where = name + jax.tree_util.keystr(path)
+            raise TypeError(f"{function} got {where}={brief(leaf)}, which is no array: {remedy}")
+
+
+def _is_numeric(leaf: Any) -> bool:
+    try:
+        dtype = np.asarray(leaf).dtype if not hasattr(leaf, "dtype") else leaf.dtype
+    except (TypeError, ValueError):
+        return False
+    return jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)

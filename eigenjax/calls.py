@@ -1,9 +1,10 @@
 """Errors for calls that do not fit a function's signature, and function names for errors that lack them."""
 
+import contextlib
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -167,6 +168,18 @@ def _name(function: str, error: Exception) -> None:
 def unnamed(error: Exception) -> str:
     """Return the message of an error without the name that `named` prepended."""
     return getattr(error, _UNNAMED, str(error))
+
+
+@contextlib.contextmanager
+def prefixed(words: str) -> Iterator[None]:
+    """Prefix the message of a TypeError or ValueError raised inside, for example with the called function's name."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        # An exception subclass may not be constructible from a message alone, so it passes unchanged.
+        if type(error) not in (TypeError, ValueError) or str(error).startswith(words):
+            raise
+        raise type(error)(f"{words}: {unnamed(error)}") from error
 
 
 def _raised_in(traceback: TracebackType | None) -> str:

@@ -59,7 +59,7 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
         except TypeError as error:
             explain_forward_mode(solver, (op, traced), error)
             raise
-        return rule.with_phases(method, op, traced, result)
+        return rule.finish(method, op, traced, result)
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from eigenjax import printing
 from eigenjax.calls import explained
 from eigenjax.implicit.differentiable import conjugated
-from eigenjax.implicit.program import Method, Rule, square
+from eigenjax.implicit.program import Method, Rule, pack_square, square, unpack_pairs
 from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
@@ -156,13 +156,13 @@ def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | No
     return {"eigenvalues": values, "eigenvectors": jax.vmap(_at_fixed_phase)(solved.vectors, along.vectors)}
 
 
-def _with_phases(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
+def _finish(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
     # The rule includes the phase.
-    del method, op, traced
-    return result
+    del method, traced
+    return unpack_pairs(op, result)
 
 
-RULE = Rule(square, _save, _cotangent, _tangent, _with_phases)
+RULE = Rule(square, pack_square, _save, _cotangent, _tangent, _finish)
 
 
 def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:

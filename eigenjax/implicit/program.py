@@ -4,6 +4,7 @@ A program is compiled once per operator type, shape and static options. Its deri
 operator, and the options that are arrays, which the solver's signature annotates as `Traced`.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
@@ -13,12 +14,16 @@ import numpy as np
 from jax.core import Tracer
 
 from eigenjax import arguments, calls
+from eigenjax.calls import prefixed
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
-from eigenjax.solvers.warm_start import example_vector
+from eigenjax.operators.packed import PackedOperator, packed_operator, unpacked
+from eigenjax.result import EigenResult
+from eigenjax.solvers.warm_start import example_vector, packed_start
+from eigenjax.vectors.packing import Packing, spans_devices
+from eigenjax.vectors.tree import PyTree
 
 # Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"
@@ -39,10 +44,11 @@ class Rule(NamedTuple):
     """Derivative of one kind of problem, as functions; `differentiable` registers it with JAX."""
 
     take: Callable[..., Any]  # (op, options) -> the operator as a pytree; it may remove options
+    pack: Callable[..., Any]  # (op, traced) -> both, on packed vectors
     save: Callable[..., Any]  # (method, op, solved, adjoint_tol) -> what the derivative needs of the solution
     cotangent: Callable[..., Any]  # (method, saved, cotangent of the result) -> cotangent of the operator
     tangent: Callable[..., Any]  # (method, saved, tangent of the operator) -> tangents of fields; None is zero
-    with_phases: Callable[..., Any]  # (method, op, traced, result) -> result, with the derivative of its phases
+    finish: Callable[..., Any]  # (method, op, traced, result) -> result with its phases, unpacked
 
 
 class Method(NamedTuple):
@@ -78,6 +84,35 @@ def square(op: Any, options: dict[str, Any]) -> LinearOperator:
     """Convert the first argument of an eigensolver to an operator."""
     like = options.pop("like", None)
     return operator_of(op, example_vector(options.get("v0")) if like is None else like)
+
+
+def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOperator, dict[str, Any]]:
+    """Return the operator of an eigensolver and its arrays on packed vectors."""
+    if spans_devices(traced):
+        return op, traced
+    whole = packed_operator(op)
+    if not isinstance(whole, PackedOperator):
+        return op, traced
+    traced = traced | {"v0": _packed_start(whole, traced["v0"])}
+    if traced.get("preconditioner") is not None:
+        traced["preconditioner"] = PackedOperator(traced["preconditioner"], whole.packing)
+    return whole, traced
+
+
+def unpack_pairs(op: LinearOperator, result: EigenResult) -> EigenResult:
+    """Return a result with the eigenvectors of the operator inside, if its vectors are packed."""
+    if not isinstance(op, PackedOperator):
+        return result
+    return result._replace(eigenvectors=unpack(result.eigenvectors, packing=op.packing))
+
+
+@functools.partial(jax.jit, static_argnames="packing")
+def unpack(vectors: PyTree, packing: Packing | None) -> PyTree:
+    """Unpack vectors in one program."""
+    return unpacked(vectors, packing)
+
+
+_packed_start = jax.jit(packed_start)
 
 
 def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, options: dict[str, Any]) -> Bound:
@@ -125,6 +160,7 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
+    op, traced = rule.pack(op, traced)
     chosen = dict(static).get("which") if traced.get("sigma") is None else None
     return Bound(Method(solver, rule, recycles, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
 

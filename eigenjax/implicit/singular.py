@@ -34,22 +34,39 @@ import jax.numpy as jnp
 
 from eigenjax.implicit.differentiable import conjugated
 from eigenjax.implicit.phases import are_complex, at_fixed_phase
-from eigenjax.implicit.program import Method, Rule
+from eigenjax.implicit.program import Method, Rule, unpack
 from eigenjax.implicit.systems.dilation import solve_dilation
 from eigenjax.implicit.systems.pairs import without_rounding
 from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
 from eigenjax.implicit.systems.triplets import SolvedTriplets, antihermitian, reciprocal_gaps
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.packed import PackedMap, packed_map
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
+from eigenjax.solvers.start import given_vector
 from eigenjax.vectors import tree
+from eigenjax.vectors.packing import Packing, spans_devices
 from eigenjax.vectors.tree import PyTree
 
 
 def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
     like = options.pop("like")
     return as_rectangular(op, like=options["v0"] if like is None else like, adjoint=options.pop("adjoint"))
+
+
+def _pack(op: RectangularOperator, traced: dict[str, Any]) -> tuple[RectangularOperator, dict[str, Any]]:
+    if spans_devices(traced):
+        return op, traced
+    whole = packed_map(op)
+    if isinstance(whole, PackedMap) and whole.input_packing and traced["v0"] is not None:
+        traced = traced | {"v0": _packed_start(op, traced["v0"], whole.input_packing)}
+    return whole, traced
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _packed_start(op: RectangularOperator, v0: PyTree, packing: Packing) -> PyTree:
+    return packing.pack(given_vector(v0, op.domain))
 
 
 def _save(
@@ -93,9 +110,14 @@ def _tangent(method: Method, solved: SolvedTriplets, op_dot: Any) -> dict[str, A
     return {"left": left, "values": jnp.diagonal(inner).real.astype(solved.values.dtype), "right": right}
 
 
-def _with_phases(method: Method, op: Any, traced: dict[str, Any], result: SingularResult) -> SingularResult:
-    del method, op, traced
-    return _at_fixed_phases(result) if are_complex(result.right) else result
+def _finish(method: Method, op: Any, traced: dict[str, Any], result: SingularResult) -> SingularResult:
+    del method, traced
+    if are_complex(result.right):
+        result = _at_fixed_phases(result)
+    if not isinstance(op, PackedMap):
+        return result
+    left, right = unpack(result.left, op.output_packing), unpack(result.right, op.input_packing)
+    return result._replace(left=left, right=right)
 
 
 @jax.jit
@@ -105,7 +127,7 @@ def _at_fixed_phases(result: SingularResult) -> SingularResult:
     return result._replace(left=left, right=right)
 
 
-RULE = Rule(_rectangular, _save, _cotangent, _tangent, _with_phases)
+RULE = Rule(_rectangular, _pack, _save, _cotangent, _tangent, _finish)
 
 
 def _has_complement(solved: SolvedTriplets) -> bool:

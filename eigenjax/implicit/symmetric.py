@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from eigenjax.implicit.differentiable import conjugated
 from eigenjax.implicit.gauge import antihermitian_part
 from eigenjax.implicit.phases import are_complex, at_fixed_phase, references_of
-from eigenjax.implicit.program import Method, Rule, square
+from eigenjax.implicit.program import Method, Rule, pack_square, square, unpack_pairs
 from eigenjax.implicit.systems.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.systems.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
 from eigenjax.implicit.systems.tangents import all_zero, image_tangent, is_zero, pull_back
@@ -79,8 +79,10 @@ def _options(method: Method, saved: Saved) -> dict[str, Any]:
     return options | {"adjoint_tol": saved.adjoint_tol, "known": jax.lax.stop_gradient(saved.recycled)}
 
 
-def _with_phases(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
-    return _at_fixed_phases(method, op, traced, result) if are_complex(result.eigenvectors) else result
+def _finish(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
+    if are_complex(result.eigenvectors):
+        result = _at_fixed_phases(method, op, traced, result)
+    return unpack_pairs(op, result)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -89,4 +91,4 @@ def _at_fixed_phases(method: Method, op: LinearOperator, traced: dict[str, Any],
     return result._replace(eigenvectors=at_fixed_phase(result.eigenvectors, **references))
 
 
-RULE = Rule(square, _save, _cotangent, _tangent, _with_phases)
+RULE = Rule(square, pack_square, _save, _cotangent, _tangent, _finish)

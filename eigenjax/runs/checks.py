@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from eigenjax import arguments
+from eigenjax.arguments import check_arrays
+from eigenjax.calls import prefixed
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.curvature.means import mistake_of
 from eigenjax.vectors.tree import PyTree

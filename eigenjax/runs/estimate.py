@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eigenjax.arguments import brief, plain_int
-from eigenjax.calls import explained
+from eigenjax.calls import explained, prefixed
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.runs import checks
 from eigenjax.solvers.symmetric.plan import planned

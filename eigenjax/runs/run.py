@@ -8,8 +8,7 @@ import jax
 
 from eigenjax import arguments
 from eigenjax.arguments import plain_int
-from eigenjax.calls import explained
-from eigenjax.operators.checks import prefixed
+from eigenjax.calls import explained, prefixed
 from eigenjax.operators.matrices import vector_of
 from eigenjax.result import EigenResult, RunError
 from eigenjax.runs import checkpoint, checks, fingerprint

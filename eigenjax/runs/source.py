@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from eigenjax.calls import explained
+from eigenjax.arguments import check_arrays
+from eigenjax.calls import explained, prefixed
 from eigenjax.operators.batching import checked_batch_size, num_examples
-from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.result import RunError
 from eigenjax.vectors.tree import PyTree
 

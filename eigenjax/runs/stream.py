@@ -21,10 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax.calls import explained
+from eigenjax.calls import explained, prefixed
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.batching import checked_batch_size, num_examples
-from eigenjax.operators.checks import prefixed
 from eigenjax.operators.curvature.hessian import hessian
 from eigenjax.operators.curvature.modules import parameters_of
 from eigenjax.operators.functions.captured import NamedFunction

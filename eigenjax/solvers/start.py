@@ -26,11 +26,18 @@ def given_start(op: LinearOperator, v0: PyTree | None) -> PyTree | None:
     Raises:
         ValueError, TypeError: if v0 does not fit the operator; the message names the leaf.
     """
-    if v0 is None:
-        return None
-    structure = tree.working_structure(op.structure)
+    return None if v0 is None else given_vector(vector_of(v0), op.structure)
+
+
+def given_vector(v0: PyTree, structure: PyTree) -> PyTree:
+    """Return v0 in the working dtypes of a structure.
+
+    Raises:
+        ValueError, TypeError: if v0 does not fit the structure; the message names the leaf.
+    """
+    structure = tree.working_structure(structure)
     widen = lambda x, like: x.astype(like.dtype) if jnp.iscomplexobj(like) or not jnp.iscomplexobj(x) else x
-    v0 = jax.tree.map(jnp.asarray, vector_of(v0))
+    v0 = jax.tree.map(jnp.asarray, v0)
     if jax.tree.structure(v0) == jax.tree.structure(structure):
         v0 = jax.tree.map(widen, v0, structure)
     check_vector(v0, structure, name="v0")

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.packed import PackedOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
@@ -67,6 +68,24 @@ def start_rows(op: LinearOperator, v0: Any) -> PyTree | None:
         one = given_start(op, v0)
         return jax.tree.map(lambda x: x[None], one)
     return jax.vmap(lambda row: given_start(op, row))(jax.tree.map(jnp.asarray, v0))
+
+
+def packed_start(op: LinearOperator, v0: Any) -> Any:
+    """Pack the start of a solve with an operator on packed vectors; None stays None.
+
+    Args:
+        op: the operator; if its vectors are not packed, v0 is returned unchanged.
+        v0: a vector of the operator, several with a leading axis on every leaf, or an `EigenResult`.
+
+    Raises:
+        ValueError, TypeError: if v0 does not fit the operator; the message names the leaf.
+    """
+    if v0 is None or not isinstance(op, PackedOperator):
+        return v0
+    rows = op.packing.pack(start_rows(op.inner, v0))
+    if isinstance(v0, EigenResult):
+        return v0._replace(eigenvectors=rows)
+    return rows if is_several(op.inner, v0) else tree.row(rows, 0)
 
 
 def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, seed: jax.Array) -> PyTree:

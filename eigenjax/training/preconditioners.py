@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax.arguments import brief, check_bool, check_number
+from eigenjax.arguments import brief, check_arrays, check_bool, check_number
 from eigenjax.calls import explained
-from eigenjax.operators.checks import check_arrays
 from eigenjax.operators.parts.selection import part_like, path_string
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree

@@ -11,9 +11,8 @@ from typing import Any
 import jax
 
 from eigenjax.arguments import check_bool, check_int
-from eigenjax.calls import explained
+from eigenjax.calls import explained, prefixed
 from eigenjax.implicit import eigsh
-from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.matrices import vector_of
 from eigenjax.solvers.warm_start import example_vector

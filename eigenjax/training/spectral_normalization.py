@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import brief, check_int
-from eigenjax.calls import explained
+from eigenjax.arguments import brief, check_arrays, check_int
+from eigenjax.calls import explained, prefixed
 from eigenjax.operators.base import check_vector
-from eigenjax.operators.checks import check_arrays, prefixed
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.vectors import tree

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from eigenjax.arguments import brief, check_choice, check_int, check_number, plain_int
-from eigenjax.calls import explained
+from eigenjax.calls import explained, prefixed
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, check_vector
-from eigenjax.operators.checks import prefixed
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import Status
 from eigenjax.training.measurement import TrackerSpec, first_followed, measure

@@ -7,12 +7,14 @@ hashed to a seed once, and a seed to further seeds. A vector is a hash of a seed
 hash takes ten instructions.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import tree
+from eigenjax.vectors.packing import groups_of
 from eigenjax.vectors.tree import PyTree
 
 
@@ -65,6 +67,8 @@ def fold_in(seed: jax.Array, number: Any) -> jax.Array:
 def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
     """Draw pseudo-random numbers in (-1, 1), each computed where it is stored, whatever the sharding.
 
+    A vector and its packed form get the same numbers.
+
     Args:
         key: typed key, or a seed of `seed_of`; different keys give different numbers.
         structure: structure of the vector, in working dtypes.
@@ -74,8 +78,13 @@ def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
     True True True
     """
     leaves, treedef = jax.tree.flatten(structure)
-    seed = seed_of(key)
-    return jax.tree.unflatten(treedef, [_numbers(fold_in(seed, i), leaf) for i, leaf in enumerate(leaves)])
+    seed, drawn = seed_of(key), list(leaves)
+    for number, group in enumerate(groups_of(leaves)):
+        seed_of_group, first = fold_in(seed, number), 0
+        for i in group:
+            drawn[i] = _numbers(seed_of_group, leaves[i], first)
+            first += math.prod(leaves[i].shape)
+    return jax.tree.unflatten(treedef, drawn)
 
 
 def arbitrary_rows(seed: jax.Array, structure: PyTree, count: int) -> PyTree:
@@ -115,15 +124,16 @@ _IMAGINARY = 1
 _GOLDEN = 0x9E3779B9
 
 
-def _numbers(seed: jax.Array, leaf: Any) -> jax.Array:
-    real = _uniform(seed, leaf)
+def _numbers(seed: jax.Array, leaf: Any, first: int) -> jax.Array:
+    real = _uniform(seed, leaf, first)
     if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return real
-    return jax.lax.complex(real, _uniform(fold_in(seed, _IMAGINARY), leaf))
+    return jax.lax.complex(real, _uniform(fold_in(seed, _IMAGINARY), leaf, first))
 
 
-def _uniform(seed: jax.Array, leaf: Any) -> jax.Array:
-    bits = _mix(_mix(positions(leaf) ^ seed[0]) + seed[1])
+def _uniform(seed: jax.Array, leaf: Any, first: int) -> jax.Array:
+    places = positions(leaf) + jnp.uint32(first % 2**32)
+    bits = _mix(_mix(places ^ seed[0]) + seed[1])
     # 24 bits, the midpoint of each of 2^24 intervals of (-1, 1): never zero.
     return (bits >> 8).astype(tree.real_dtype(leaf.dtype)) * 2.0**-23 + (2.0**-24 - 1)
 

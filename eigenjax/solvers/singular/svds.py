@@ -9,13 +9,13 @@ from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov.golub_kahan.recycled_triplets import recycled_triplets
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.operators.base import check_vector
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
 from eigenjax.operators.rectangular import Dilation, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.convergence.status import default_tolerance
 from eigenjax.solvers.singular import restarted_golub_kahan
+from eigenjax.solvers.start import given_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.tree import PyTree
@@ -145,12 +145,7 @@ def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTre
     structure = tree.working_structure(op.domain)
     if v0 is None:
         return arbitrary_vector(seed, structure)
-    widen = lambda x, like: x.astype(like.dtype) if jnp.iscomplexobj(like) or not jnp.iscomplexobj(x) else x
-    v0 = jax.tree.map(jnp.asarray, v0)
-    if jax.tree.structure(v0) == jax.tree.structure(structure):
-        v0 = jax.tree.map(widen, v0, structure)
-    check_vector(v0, structure, name="v0")
-    return v0
+    return given_vector(v0, structure)
 
 
 def _checked_count(k: Any, p: int, n: int) -> int:

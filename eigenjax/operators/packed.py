@@ -1,0 +1,90 @@
+"""Operators on packed vectors: the form in which solvers multiply."""
+
+import dataclasses
+
+import jax
+
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.maps import RectangularOperator
+from eigenjax.vectors import tree
+from eigenjax.vectors.packing import Packing, packing_of, spans_devices
+from eigenjax.vectors.tree import PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PackedOperator(LinearOperator):
+    """Operator on packed vectors."""
+
+    inner: LinearOperator
+    packing: Packing = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """Structure of the packed vectors."""
+        return self.packing.structure
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """Unpack v, and pack A v, in the working dtypes."""
+        return packed_image(self.inner.mv(self.packing.unpack(vector)), self.inner.structure, self.packing)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """Unpack v, and pack A^H v, in the working dtypes."""
+        return packed_image(self.inner.adjoint_mv(self.packing.unpack(vector)), self.inner.structure, self.packing)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class PackedMap(RectangularOperator):
+    """Rectangular map between packed vectors; a packing is None on a side whose vectors are flat already."""
+
+    inner: RectangularOperator
+    input_packing: Packing | None = dataclasses.field(metadata={"static": True})
+    output_packing: Packing | None = dataclasses.field(metadata={"static": True})
+
+    @property
+    def domain(self) -> PyTree:
+        """Structure of the packed input vectors."""
+        return self.input_packing.structure if self.input_packing else self.inner.domain
+
+    @property
+    def codomain(self) -> PyTree:
+        """Structure of the packed output vectors."""
+        return self.output_packing.structure if self.output_packing else self.inner.codomain
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """Unpack v, and pack A v, in the working dtypes."""
+        image = self.inner.mv(unpacked(vector, self.input_packing))
+        return packed_image(image, self.inner.codomain, self.output_packing)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """Unpack u, and pack A^H u, in the working dtypes."""
+        image = self.inner.adjoint_mv(unpacked(vector, self.output_packing))
+        return packed_image(image, self.inner.domain, self.input_packing)
+
+
+def packed_operator(op: LinearOperator) -> LinearOperator:
+    """Return the operator on packed vectors; one of flat vectors, or on several devices, is returned unchanged."""
+    packing = None if isinstance(op, PackedOperator) or spans_devices(op) else packing_of(op.structure)
+    return op if packing is None else PackedOperator(op, packing)
+
+
+def packed_map(op: RectangularOperator) -> RectangularOperator:
+    """Return the map between packed vectors; one between flat vectors, or on several devices, is returned unchanged."""
+    if isinstance(op, PackedMap) or spans_devices(op):
+        return op
+    packings = packing_of(op.domain), packing_of(op.codomain)
+    return op if packings == (None, None) else PackedMap(op, *packings)
+
+
+def packed_image(image: PyTree, structure: PyTree, packing: Packing | None) -> PyTree:
+    """Pack a matvec; without a packing it is returned unchanged.
+
+    The leaves of a group agree in their working dtypes. An operator may return wider ones than it takes.
+    """
+    return image if packing is None else packing.pack(tree.cast_like(image, tree.working_structure(structure)))
+
+
+def unpacked(vectors: PyTree, packing: Packing | None) -> PyTree:
+    """Unpack vectors; without a packing they are returned unchanged."""
+    return vectors if packing is None else packing.unpack(vectors)

@@ -1,0 +1,106 @@
+"""Packed vectors: all leaves of one dtype as one flat array.
+
+An operation on a vector of a hundred leaves is a hundred operations to compile, at every place of a program, and a
+hundred kernels to launch. Inside a solver a vector is therefore packed: one flat array for each dtype. Packing and
+unpacking take place around the matvec, and where vectors enter and leave a solver.
+
+On several devices leaves stay apart, because packing would move their shards. The type of an array tells whether it is
+on a mesh, within a compiled program too, with Auto axes as with Explicit ones.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from eigenjax.vectors.tree import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Place of each leaf of a vector in its packed form; static.
+
+    >>> packing = packing_of({"a": jnp.ones((2, 2)), "b": jnp.ones(1)})
+    >>> print(packing.pack({"a": jnp.zeros((2, 2)), "b": jnp.ones(1)}))
+    [0. 0. 0. 0. 1.]
+    """
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]  # the structure of a vector
+    treedef: Any
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Indices of the leaves in each array of a packed vector: those of one dtype."""
+        return groups_of(self.leaves)
+
+    @property
+    def structure(self) -> PyTree:
+        """Structure of a packed vector: one flat array, or a tuple of them."""
+        sizes = [sum(math.prod(self.leaves[i].shape) for i in group) for group in self.groups]
+        dtypes = [self.leaves[group[0]].dtype for group in self.groups]
+        return _one_or_all([jax.ShapeDtypeStruct((n,), dtype) for n, dtype in zip(sizes, dtypes, strict=True)])
+
+    def pack(self, vector: PyTree) -> PyTree:
+        """Pack a vector, or several with common leading axes; the dtypes of a group must agree."""
+        leaves = [x.reshape(*self._leading(i, x), -1) for i, x in enumerate(jax.tree.leaves(vector))]
+        return _one_or_all([jnp.concatenate([leaves[i] for i in group], axis=-1) for group in self.groups])
+
+    def unpack(self, packed: PyTree) -> PyTree:
+        """Unpack a vector, or several with common leading axes."""
+        leaves: list[Any] = [None] * len(self.leaves)
+        for group, array in zip(self.groups, jax.tree.leaves(packed), strict=True):
+            shapes = [self.leaves[i].shape for i in group]
+            # The transpose of a split is one concatenation; that of slices would be a sum of padded arrays.
+            parts = jax.lax.split(array, [math.prod(shape) for shape in shapes], axis=array.ndim - 1)
+            for i, part, shape in zip(group, parts, shapes, strict=True):
+                leaves[i] = part.reshape(*array.shape[:-1], *shape)
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def _leading(self, index: int, leaf: Any) -> tuple[int, ...]:
+        return leaf.shape[: leaf.ndim - len(self.leaves[index].shape)]
+
+
+def packing_of(structure: PyTree) -> Packing | None:
+    """Return the packing of vectors of this structure; None if they are flat already.
+
+    Args:
+        structure: a vector, or its `jax.ShapeDtypeStruct`s.
+    """
+    leaves, treedef = jax.tree.flatten(structure)
+    if not leaves or (len(leaves) == 1 and len(leaves[0].shape) == 1 and treedef == _ONE_LEAF):
+        return None
+    return Packing(tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), treedef)
+
+
+def groups_of(leaves: Any) -> list[list[int]]:
+    """Group the indices of leaves by their dtype, in the order of first appearance."""
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        groups.setdefault(jnp.dtype(leaf.dtype), []).append(i)
+    return list(groups.values())
+
+
+def spans_devices(*trees: PyTree) -> bool:
+    """Return whether an array among the leaves, or the mesh of the program, is on more than one device.
+
+    >>> spans_devices({"a": jnp.ones(2)}, 3)
+    False
+    """
+    meshes = [jax.sharding.get_abstract_mesh()]
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array):
+            meshes.append(jax.typeof(leaf).sharding.mesh)
+            # An array in hand may be on several devices without a mesh.
+            if not isinstance(leaf, Tracer) and len(leaf.sharding.device_set) > 1:
+                return True
+    return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+
+
+_ONE_LEAF = jax.tree.structure(0)
+
+
+def _one_or_all(arrays: list[Any]) -> PyTree:
+    return arrays[0] if len(arrays) == 1 else tuple(arrays)

@@ -1,0 +1,117 @@
+"""Packed vectors: the same numbers as apart, fewer operations, and none where leaves are on several devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpy.testing import assert_array_equal
+
+from eigenjax import eigs, eigsh, hessian, svds
+from eigenjax.operators.packed import PackedMap, PackedOperator, packed_map, packed_operator
+from eigenjax.operators.rectangular import as_rectangular
+from eigenjax.vectors.packing import packing_of, spans_devices
+from eigenjax.vectors.pseudorandom import arbitrary_vector
+
+LEAVES = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((), jnp.bfloat16), "c": jnp.zeros((0, 4)), "d": jnp.zeros(5)}
+
+
+@pytest.mark.parametrize("leading", [(), (4,)])
+def test_unpacking_undoes_packing(leading, rng):
+    vector = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=(*leading, *x.shape)), x.dtype), LEAVES)
+    packing = packing_of(LEAVES)
+    packed = packing.pack(vector)
+    assert [x.shape for x in packed] == [(*leading, 11), (*leading, 1)]
+    assert [x.dtype for x in packed] == [jnp.float32, jnp.bfloat16]
+    jax.tree.map(assert_array_equal, packing.unpack(packed), vector)
+    assert_array_equal(packed[0][..., :6], np.asarray(vector["a"]).reshape(*leading, 6))
+
+
+def test_the_transpose_of_unpacking_is_one_concatenation():
+    packing = packing_of({"a": jnp.zeros((2, 3)), "b": jnp.zeros(5)})
+    example = jnp.zeros(11)
+    pulled = lambda bars: jax.linear_transpose(packing.unpack, example)(bars)[0]
+    program = str(jax.make_jaxpr(pulled)({"a": jnp.zeros((2, 3)), "b": jnp.zeros(5)}))
+    assert "concatenate" in program
+    assert "pad" not in program
+
+
+def test_a_flat_vector_is_packed_already():
+    assert packing_of(jnp.zeros(3)) is None
+    assert packing_of({"a": jnp.zeros(3)}) is not None
+    assert packing_of(jnp.zeros((3, 1))) is not None
+
+
+def test_random_numbers_do_not_depend_on_the_packing():
+    key = jax.random.key(7)
+    structure = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), LEAVES)
+    # One dtype, as in the working precision, and two.
+    for like in (structure, LEAVES):
+        packing = packing_of(like)
+        apart, whole = arbitrary_vector(key, like), arbitrary_vector(key, packing.structure)
+        jax.tree.map(assert_array_equal, packing.pack(apart), whole)
+
+
+def meshes():
+    return [jax.make_mesh((8,), ("x",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit)]
+
+
+@pytest.mark.parametrize("mesh", meshes(), ids=["auto", "explicit"])
+def test_leaves_on_a_mesh_stay_apart(mesh):
+    loss = lambda p: jnp.sum(jnp.sin(p["a"])) + jnp.sum(p["b"] ** 3)
+    params = {"a": jnp.ones(16), "b": jnp.ones((8, 2))}
+    on_mesh = jax.device_put(params, NamedSharding(mesh, PartitionSpec("x")))
+    found = []
+
+    @jax.jit
+    def note(p):
+        found.append(type(packed_operator(hessian(loss, p))))
+        return p
+
+    note(params)
+    note(on_mesh)
+    assert found[0] is PackedOperator
+    assert found[1] is not PackedOperator
+    assert spans_devices(on_mesh)
+    assert not spans_devices(jax.device_put(params, NamedSharding(jax.make_mesh((1,), ("x",)), PartitionSpec())))
+
+
+def test_an_array_on_several_devices_without_a_mesh_stays_apart():
+    pieces = [jax.device_put(jnp.ones((1, 2)), device) for device in jax.devices()[:8]]
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    array = jax.make_array_from_single_device_arrays((8, 2), NamedSharding(mesh, PartitionSpec("x")), pieces)
+    assert spans_devices([1.0, np.ones(2), array])
+
+
+def test_a_map_is_packed_on_both_sides():
+    op = as_rectangular(
+        lambda v: {"sum": v["a"].sum(axis=1), "b": 2 * v["b"]}, like={"a": jnp.ones((3, 2)), "b": jnp.ones(4)}
+    )
+    whole = packed_map(op)
+    assert isinstance(whole, PackedMap)
+    assert (whole.domain.shape, whole.codomain.shape) == ((10,), (7,))
+    assert_array_equal(whole.mv(jnp.arange(10.0)), [12, 14, 16, 18, 1, 5, 9])
+    assert_array_equal(whole.adjoint_mv(jnp.arange(7.0)), [4, 4, 5, 5, 6, 6, 0, 2, 4, 6])
+
+
+@pytest.mark.parametrize("solver", [eigsh, eigs, svds])
+def test_the_number_of_leaves_does_not_change_the_solver(solver):
+    def operations(leaves):
+        like = {str(i): jnp.zeros((2, 24 // leaves)) for i in range(leaves)}
+        # Only the matvec has an operation for each leaf.
+        program = jax.make_jaxpr(lambda: solver(lambda v: v, 2, like=like, krylov_dim=8))()
+        return count(program.jaxpr)
+
+    few, many = operations(2), operations(12)
+    # A slice, a reshape and the like for each leaf, wherever the matvec stands.
+    assert many - few <= 10 * 10
+
+
+def count(jaxpr):
+    """Count the operations of a program and of all programs inside."""
+    inner = lambda eqn: [x for x in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program) if is_program(x)]
+    return sum(1 + sum(count(getattr(x, "jaxpr", x)) for x in inner(eqn)) for eqn in jaxpr.eqns)
+
+
+def is_program(x):
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
