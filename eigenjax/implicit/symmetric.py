@@ -171,4 +171,4 @@ _solve_forward.__wrapped__.defjvp(_tangent, symbolic_zeros=True)  # type: ignore
 def _options(method: Method, known: RecycledPairs | None, adjoint_tol: Any) -> dict[str, Any]:
     """Collect the options of the linear systems."""
     options = {"adjoint_tol": adjoint_tol, "max_iter": method.adjoint_max_iter, "definite": method.chosen in OUTERMOST}
-    return options | {"known": jax.lax.stop_gradient(known)}
+    return options | {"recycled": jax.lax.stop_gradient(known)}

@@ -40,11 +40,11 @@ def kept_coefficients(
     wanted = spec.k + EXTRA_INTERIOR - 1 if spec.interior else spec.k
     most = max_keep(wanted, m, b)
     index = jnp.arange(most, dtype=jnp.int32)
-    kept = index < num_keep(found.values, state.num_filled, wanted, most, state.kept)
+    keep = index < num_keep(found.values, state.num_valid, wanted, most, state.num_keep)
     locked = index < spec.k
     if not spec.interior:
-        locked = locked | (kept & _stand_apart(found, spec, bound)[:most])
-    return jnp.where(jnp.where(fresh, locked, kept), found.coefficients[:, :most], 0)
+        locked = locked | (keep & _stand_apart(found, spec, bound)[:most])
+    return jnp.where(jnp.where(fresh, locked, keep), found.coefficients[:, :most], 0)
 
 
 def _stand_apart(found: Extraction, spec: SolveSpec, bound: jax.Array) -> jax.Array:
@@ -152,8 +152,8 @@ def _orthonormal(state: KrylovDecomposition, residual_block: PyTree, fresh: jax.
         direction = drawn(None) if fresh is None else apply_when(fresh, drawn, tree.row(rows, i))
         # Later rows are not orthogonal to it yet, and are ignored.
         earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
-        rest = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
-        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
+        residual = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
+        return tree.set_row(rows, i, normalize(residual.vector, residual.norm))
 
     b = state.block_size
     return clean(0, residual_block) if b == 1 else jax.lax.fori_loop(0, b, clean, residual_block)

@@ -25,8 +25,8 @@ def check_arrays(function: str, name: str, value: Any, *, remedy: str) -> None:
         raise TypeError(f"{function} got {name}={brief(value)}, which holds no arrays: {remedy}")
     for path, leaf in leaves:
         if not _is_numeric(leaf):
-            where = name + jax.tree_util.keystr(path)
-            raise TypeError(f"{function} got {where}={brief(leaf)}, which is no array: {remedy}")
+            leaf_name = name + jax.tree_util.keystr(path)
+            raise TypeError(f"{function} got {leaf_name}={brief(leaf)}, which is no array: {remedy}")
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -181,8 +181,12 @@ def _like(structure: PyTree, mesh: Mesh | None, count: int) -> PyTree:
     """Return `count` vectors in working dtypes, each sharded like a single vector."""
 
     def rows(leaf):
-        own = _placed(leaf, mesh).sharding
-        sharding = NamedSharding(own.mesh, PartitionSpec(None, *own.spec)) if isinstance(own, NamedSharding) else None
+        leaf_sharding = _placed(leaf, mesh).sharding
+        sharding = (
+            NamedSharding(leaf_sharding.mesh, PartitionSpec(None, *leaf_sharding.spec))
+            if isinstance(leaf_sharding, NamedSharding)
+            else None
+        )
         return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=sharding)
 
     return jax.tree.map(rows, tree.working_structure(structure))

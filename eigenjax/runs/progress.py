@@ -80,8 +80,8 @@ def progress_display(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
 
         def show(standing: Standing) -> None:
             worst, bound = float(standing.worst_residual), float(standing.bound)
-            known = math.isfinite(worst) and worst > 0 and bound > 0
-            distance = math.log(worst / bound) if known else math.inf
+            is_measured = math.isfinite(worst) and worst > 0 and bound > 0
+            distance = math.log(worst / bound) if is_measured else math.inf
             moments.append(Moment(time.monotonic(), int(standing.products), distance))
             del moments[1:-_LOOKS]
             left = time_left(moments, max_matvecs)
@@ -127,6 +127,6 @@ def _plain_lines() -> Callable[[str, float, bool], None]:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remaining:02}" if hours else f"{minutes}:{remaining:02}"

@@ -179,11 +179,11 @@ def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[
     found = folder.latest() if folder else None
     if folder is None or found is None:
         return None
-    told = fingerprint.difference(found[1]["identity"], identity)
-    if told is not None:
+    difference = fingerprint.difference(found[1]["identity"], identity)
+    if difference is not None:
         raise RunError(
-            f"checkpoint_dir={str(folder.path)!r} holds another run: {told}. Repeat the call that began it, or give "
-            "another directory"
+            f"checkpoint_dir={str(folder.path)!r} holds another run: {difference}. Repeat the call that began it, or "
+            "give another directory"
         )
     return found
 

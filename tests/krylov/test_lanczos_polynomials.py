@@ -61,7 +61,7 @@ def test_they_are_what_the_basis_holds_of_an_eigenvector(block_size, is_complex,
         assert_holds(state, vector, starts @ vector.conj(), level)
     # A restart combines the rows.
     coefficients = np.zeros((M, 3), matrix.dtype)
-    coefficients[np.asarray(state.filled)] = orthonormal(rng, STEPS, 3, is_complex)
+    coefficients[np.asarray(state.valid)] = orthonormal(rng, STEPS, 3, is_complex)
     state = kept(state, jnp.asarray(coefficients))
     for level, vector in enumerate(vectors.T[[-1, -2]]):
         assert_holds(state, vector, starts @ vector.conj(), level)

@@ -33,16 +33,16 @@ def test_the_pairs_are_right(matrix):
 
 
 def test_it_tells_on_standard_error_and_nowhere_else(matrix, capfd):
-    told = run(matrix, 3, krylov_dim=10)
+    shown_result = run(matrix, 3, krylov_dim=10)
     out, err = capfd.readouterr()
     assert out == ""
     last = err.splitlines()[-1]
     assert re.fullmatch(r"eigenjax: 3/3 pairs, worst residual \S+ \(wanted \S+\), \d+ products, done \(0:\d\d\)", last)
-    assert int(re.search(r"(\d+) products", last)[1]) == int(told.num_matvecs) - 1
+    assert int(re.search(r"(\d+) products", last)[1]) == int(shown_result.num_matvecs) - 1
     silent = run(matrix, 3, krylov_dim=10, progress=False)
     assert capfd.readouterr() == ("", "")
     # The frequency of progress reports does not change the result.
-    assert same_bits(told, silent)
+    assert same_bits(shown_result, silent)
 
 
 def test_without_rich_it_tells_in_plain_lines(matrix, monkeypatch, capfd):

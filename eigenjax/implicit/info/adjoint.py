@@ -54,7 +54,7 @@ def _adjoint_info(
         jax.vmap(tree.norm)(project_out(pairs.vectors, misses)),
         whole=whole,
         targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),
-        reach=complement.scale_of(pairs) * norms,
+        reach=complement.norm_estimate_of(pairs) * norms,
         steps=found.num_matvecs,
         products=1,
         gauge=gauge,

@@ -200,9 +200,9 @@ def fisher(
 
 
 def _check_options(kind, likelihood, key, ignore_label, centered) -> None:
-    for name, value, known in (("kind", kind, KINDS), ("likelihood", likelihood, LIKELIHOODS)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, known))}")
+    for name, value, choices in (("kind", kind, KINDS), ("likelihood", likelihood, LIKELIHOODS)):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
     if kind == "monte_carlo" and key is None:
         raise ValueError("kind='monte_carlo' draws labels: pass key=jax.random.key(seed)")
     if kind != "monte_carlo" and key is not None:

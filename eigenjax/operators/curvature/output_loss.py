@@ -160,7 +160,7 @@ class CrossEntropy:
         return jnp.where(self.is_valid(targets), losses, 0)
 
 
-def recognised(loss: Callable) -> CrossEntropy | None:
+def recognized(loss: Callable) -> CrossEntropy | None:
     """Return the loss as a `CrossEntropy` if it is `softmax_cross_entropy`, with or without options; else None."""
     if loss is softmax_cross_entropy:
         return CrossEntropy()

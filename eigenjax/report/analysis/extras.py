@@ -134,5 +134,5 @@ def _gauss_newton(
 ) -> Solve:
     op = operator_of(problem, "gauss-newton", batch_size=batch_size)
     krylov_dim = min(max(GAUSS_NEWTON_DIM, 2 * k), settings.krylov_dim)
-    own = settings._replace(groups={"LA": k}, krylov_dim=krylov_dim)
-    return solve_by_lanczos(op, own, key, progress, programs, title="G.-Newton")
+    lanczos_settings = settings._replace(groups={"LA": k}, krylov_dim=krylov_dim)
+    return solve_by_lanczos(op, lanczos_settings, key, progress, programs, title="G.-Newton")

@@ -85,13 +85,13 @@ def solve_by_lanczos(
             chunk = min(LANCZOS_CHUNK, settings.krylov_dim - done)
             state, done = advance_lanczos(clock, op, state, chunk), done + chunk
             if done >= k and done < settings.krylov_dim and not is_done:
-                check_convergence = look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
+                check_convergence = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
                 spent += int(check_convergence.num_matvecs) - done
                 seen.append((done, np.asarray(check_convergence.residuals)))
                 standing, is_done = _standing([check_convergence]), bool(np.all(check_convergence.converged))
             update(done, f"{done} products{standing}")
         results = {
-            which: look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
+            which: check_lanczos(clock, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
         update(done, f"{done} products{_standing(list(results.values()))}")
@@ -111,7 +111,7 @@ def advance_lanczos(programs: "Programs | _Clock", op: LinearOperator, state: An
     return programs.run(_lanczos_steps, op, state, jnp.int32(count))
 
 
-def look_at_lanczos(
+def check_lanczos(
     programs: "Programs | _Clock", op: LinearOperator, state: Any, tol: float, *, k: int, which: str
 ) -> EigenResult:
     """Compute the Ritz pairs of a solver state, with residuals verified by one matvec."""

@@ -93,9 +93,9 @@ def _check_free(target: pathlib.Path, names: Iterable[str]) -> None:
 
 def _blocked(target: pathlib.Path, names: Iterable[str]) -> list[str]:
     """List the names that exist in the folder but were not written by a report."""
-    there = [name for name in names if is_there(target / name)]
-    own = own_files(target) if there else frozenset()
-    return [name for name in there if name not in own]
+    existing = [name for name in names if is_there(target / name)]
+    written = own_files(target) if existing else frozenset()
+    return [name for name in existing if name not in written]
 
 
 def _make_scratch(target: pathlib.Path, undo: contextlib.ExitStack) -> pathlib.Path:
@@ -124,11 +124,11 @@ def _move(scratch: pathlib.Path, target: pathlib.Path) -> list[str]:
         return [target.name]
     # The manifest is moved last, so that it never lists a missing file.
     names = sorted((path.name for path in scratch.iterdir()), key=lambda name: (name == CONTENTS, name))
-    own = own_files(target)
-    blocked = [name for name in names if is_there(target / name) and name not in own]
+    written = own_files(target)
+    blocked = [name for name in names if is_there(target / name) and name not in written]
     if blocked:
         return blocked
-    for stale in own - set(names):
+    for stale in written - set(names):
         (target / stale).unlink(missing_ok=True)
     for name in names:
         (scratch / name).replace(target / name)

@@ -13,13 +13,13 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
     """Yield the HTML of the summary: the problem, the main numbers, and the status of each solve."""
     problem, algorithms = document["problem"], document["algorithms"]
     examples = "no data" if problem["num_examples"] is None else f"{problem['num_examples']:,} examples"
-    where = f"{document['device']['count']} x {document['device']['kind']}"
+    devices = f"{document['device']['count']} x {document['device']['kind']}"
     about = (
         document["arguments"]["problem"],
         f"{problem['num_parameters']:,} parameters",
         examples,
         problem["dtype"],
-        where,
+        devices,
     )
     yield f'<p class="about">{html.escape(", ".join(map(str, about)))}; {html.escape(document["written"])}</p>'
     yield f'<dl class="facts">{"".join(_fact(name, value) for name, value in _facts(document))}</dl>'
@@ -129,8 +129,8 @@ def _spent(document: Mapping[str, Any]) -> list[str]:
 
 def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
     beside = document["gauss_newton"]["pairs"]["LA"]
-    own = next(iter(document["algorithms"].values()))["pairs"].get("LA")
-    values = own["eigenvalues"] if own else [None] * len(beside["eigenvalues"])
+    hessian_pairs = next(iter(document["algorithms"].values()))["pairs"].get("LA")
+    values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(beside["eigenvalues"])
     rows = [(i + 1, _number(values[i]), *_cells(beside, i)) for i in range(len(beside["eigenvalues"]))]
     head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
     products = f"{document['gauss_newton']['products']} products: {beside['status']}: {beside['advice']}"

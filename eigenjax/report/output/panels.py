@@ -87,10 +87,10 @@ def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> 
 
 
 def _gauss_newton(solves: dict[str, Solve], beside: Solve) -> list[Panel]:
-    own = next(iter(solves.values())).results
-    if "LA" not in own:
+    hessian_results = next(iter(solves.values())).results
+    if "LA" not in hessian_results:
         return []
-    results = {"Hessian": own["LA"], "Gauss-Newton": beside.results["LA"]}
+    results = {"Hessian": hessian_results["LA"], "Gauss-Newton": beside.results["LA"]}
     axes = pictures.draw_eigenvalues(results, title="Hessian and Gauss-Newton matrix")
     caption = "The largest eigenvalues of both: they differ by what the model's own curvature adds."
     return [Panel("gauss-newton-values", caption, axes)]

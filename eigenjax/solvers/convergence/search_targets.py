@@ -28,24 +28,24 @@ class Bounds(NamedTuple):
     locked: jax.Array  # () on the residual of a locked pair, to stay converged: includes its dropped part
     eigenvalue: jax.Array  # () on the error of an eigenvalue
     same: jax.Array  # () values closer than this count as equal
-    scale: jax.Array  # () the largest |Ritz value| seen, the norm estimate
+    norm_estimate: jax.Array  # () the largest |Ritz value| seen, the norm estimate
 
 
-def bounds_of(op: Any, spec: SolveSpec, tol: Any, scale: jax.Array, lost: float = 0.0) -> Bounds:
+def bounds_of(op: Any, spec: SolveSpec, tol: Any, norm_estimate: jax.Array, lost: float = 0.0) -> Bounds:
     """Return the bounds for the tolerance of a solve.
 
     Args:
         op: the operator.
         spec: options, with verify.
         tol: tolerance relative to the scale, or None.
-        scale: () the largest |Ritz value| seen, the norm estimate.
+        norm_estimate: () the largest |Ritz value| seen, the norm estimate.
         lost: rounding error of the storage of the basis, relative to the scale.
     """
     share = VERIFIED_SHARE if spec.verify else 1.0
-    residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
+    residual, eigenvalue = (stopping_tolerance(op, tol, norm_estimate.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
-    absolute = lambda relative: jnp.maximum(relative, lost) * scale
-    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), scale)
+    absolute = lambda relative: jnp.maximum(relative, lost) * norm_estimate
+    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), norm_estimate)
 
 
 def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: jax.Array) -> Bounds:
@@ -64,7 +64,7 @@ def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: j
         Values that count as equal are closer than half the distance of any two distinct given values. So a copy that
         is found is always recognized.
     """
-    far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.scale
+    far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.norm_estimate
     smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(rounding, bounds.residual))
     distances = jnp.abs(values[:, None] - values[None, :])
     gap = jnp.min(jnp.where(distances > bounds.same, distances, 2 * far))
@@ -102,15 +102,15 @@ def targets_of(
         sigma: () the shift, used if spec.interior.
     """
     distance = far_enough(bounds)
-    number = jnp.asarray(sigma).astype(distance.dtype)
+    shift = jnp.asarray(sigma).astype(distance.dtype)
     missed_before = probability_missed(spec, worst, distance)
-    needed = needed_amplitudes(spec, values, size, slack=bounds.eigenvalue, sigma=number, missed_before=missed_before)
-    return SearchTargets(levels(spec, values, distance, number), needed)
+    needed = needed_amplitudes(spec, values, size, slack=bounds.eigenvalue, sigma=shift, missed_before=missed_before)
+    return SearchTargets(levels(spec, values, distance, shift), needed)
 
 
 def far_enough(bounds: Bounds) -> jax.Array:
     """Return sqrt(tol) ||A||, (): the distance at which missed eigenvalues that are no copies are searched."""
-    return jnp.sqrt(safe_divide(bounds.eigenvalue, bounds.scale)) * bounds.scale
+    return jnp.sqrt(safe_divide(bounds.eigenvalue, bounds.norm_estimate)) * bounds.norm_estimate
 
 
 def probability_missed(spec: SolveSpec, worst: jax.Array, distance: jax.Array) -> jax.Array:

@@ -214,7 +214,7 @@ def eigsh_and_recycled(
     )
     state, known, references = initialize_solve(op, plan, v0, seed_of(key))
     number = 0.0 if sigma is None else sigma
-    advance = lambda state: restarted_lanczos.step(op, state, plan.spec, tol=plan.tol, sigma=number, known=known)
+    advance = lambda state: restarted_lanczos.step(op, state, plan.spec, tol=plan.tol, sigma=number, given=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     result = finalize(op, state, plan.spec, tol=plan.tol, sigma=number, references=references)
     # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.

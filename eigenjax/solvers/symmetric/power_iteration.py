@@ -139,7 +139,7 @@ def finalize(
         op,
         CandidatePairs(eigenvalues, vectors, residuals, done, num_matvecs),
         tol=tol,
-        scale=jnp.maximum(state.largest, jnp.max(jnp.abs(eigenvalues))),
+        norm_estimate=jnp.maximum(state.largest, jnp.max(jnp.abs(eigenvalues))),
         discrepancy=jnp.zeros_like(state.largest),
         finite=jnp.isfinite(state.operator_norm),
     )

@@ -68,7 +68,7 @@ def test_restarts_and_searches_drop_no_more_than_is_converged():
 def test_every_cut_of_the_schur_basis_is_invariant(name):
     matrix = jnp.asarray(far_from_normal()[name].astype(np.float32)[:20, :20])
     part = decomposition.begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None))
-    part = part._replace(filled=jnp.ones(20, bool), matrix=matrix)
+    part = part._replace(valid=jnp.ones(20, bool), matrix=matrix)
     basis = jax.jit(lambda part: schur_basis(part, general_ritz_pairs(part, "LM", real=True), "LM"))(part)
     vectors, small = np.asarray(basis.coefficients, np.float64), np.asarray(matrix, np.float64)
     unit = np.finfo(np.float32).eps * np.linalg.norm(small, 2)
