@@ -155,7 +155,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     u, v = (tree.cast_like(random_vectors.normal(one, structure), structure) for one in jax.random.split(key))
     image_u = product(u)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
-        raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")
+        raise TypeError("check_operator compares calls of a matvec, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
     _check_losses(op)
     report = _report(product, structure, (u, v), image_u)
@@ -171,23 +171,23 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
 
 
 _NOT_FINITE = (
-    "the product is not finite: the loss or its derivatives overflow, or have none at this point, as sqrt, norms and "
+    "the matvec is not finite: the loss or its derivatives overflow, or have none at this point, as sqrt, norms and "
     "logarithms at zero; add an epsilon inside them, look at the parameters and the data for NaN, or use a wider dtype"
 )
 _CHANGING = (
-    "the product changes between two calls with the same vector: dropout draws from a stateful generator, or the batch "
+    "the matvec changes between two calls with the same vector: dropout draws from a stateful generator, or the batch "
     "is shuffled or drawn anew; pass one fixed key and fixed data to the loss (as its data=), or evaluate it without "
     "dropout. Compiled, one draw would be frozen into the program"
 )
 _NOT_LINEAR = (
-    "the product is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
+    "the matvec is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
     "rather than a derivative along v, adds a constant, or clips or normalises what it returns; give jax.jvp of the "
     "gradient along v, as eigenjax.hessian does"
 )
 _NOT_SYMMETRIC = (
-    "the product is linear but not symmetric: no second derivative of one scalar is like that, so a custom derivative "
+    "the matvec is linear but not symmetric: no second derivative of one scalar is like that, so a custom derivative "
     "(custom_vjp, custom_jvp, stop_gradient, a straight-through estimate) is not that of its function, microbatches "
-    "differ within a product, or the operator is a Jacobian: correct the derivative, or use eigs or svds"
+    "differ within a matvec, or the operator is a Jacobian: correct the derivative, or use eigs or svds"
 )
 
 
@@ -214,11 +214,11 @@ def _check_losses(op: Any) -> None:
 
 def _check_result(image: PyTree, structure: PyTree) -> None:
     try:
-        check_vector(image, structure, name="the product")
+        check_vector(image, structure, name="the matvec")
     except TypeError as error:
         raise TypeError(
-            f"{error}. A product keeps the dtypes of its vector: the loss computes in others (a float64 constant, or "
-            "parameters cast on the way); cast back at the end of the product"
+            f"{error}. A matvec keeps the dtypes of its vector: the loss computes in others (a float64 constant, or "
+            "parameters cast on the way); cast back at the end of the matvec"
         ) from error
 
 

@@ -112,7 +112,7 @@ class Folder:
             if not self.has_failed:
                 self.has_failed = True
                 warnings.warn(
-                    f"checkpoint_dir={str(self.path)!r}: could not save after {products} products "
+                    f"checkpoint_dir={str(self.path)!r}: could not save after {products} matvecs "
                     f"({type(error).__name__}: {str(error)[:200]}); the run goes on in memory and tries again",
                     RuntimeWarning,
                     stacklevel=3,
@@ -157,7 +157,7 @@ class Folder:
 
     def _damaged(self, products: int, reason: str) -> RunError:
         before = [step for step in self._steps() if step < products]
-        then = f"the run then goes on from {before[-1]} products" if before else "the run then starts anew"
+        then = f"the run then goes on from {before[-1]} matvecs" if before else "the run then starts anew"
         return RunError(
             f"{self._step(products)} is damaged ({reason}): delete this folder, and {then}; or give another directory"
         )

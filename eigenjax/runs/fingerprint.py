@@ -134,7 +134,7 @@ def difference(before: Any, now: dict[str, Any]) -> str | None:
         return "its vectors had another structure (names, shapes or dtypes of leaves)"
     if not _is_same_product(before, now):
         return (
-            "its operator gave another product with a fixed vector: parameters, data or loss were others, or the "
+            "its matvec with a fixed vector gave another result: parameters, data or loss were others, or the "
             "operator is not the same at every call"
         )
     return None

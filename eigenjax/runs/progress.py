@@ -59,14 +59,14 @@ def describe(standing: Standing, k: int, left: tuple[float, bool]) -> str:
     """Format one line of progress, without the elapsed time.
 
     >>> describe(Standing(41, 3, 2e-3, 1e-4, False), 10, (75.0, False))
-    '3/10 pairs, worst residual 2.0e-03 (wanted 1.0e-04), 41 products, about 1:15 left'
+    '3/10 pairs, worst residual 2.0e-03 (wanted 1.0e-04), 41 matvecs, about 1:15 left'
     """
     worst = float(standing.worst_residual)
     residual = f"worst residual {worst:.1e} (wanted {float(standing.bound):.1e})" if math.isfinite(worst) else "begun"
     seconds, is_bound = left
     end = f", {'at most' if is_bound else 'about'} {_clock(seconds)} left" if math.isfinite(seconds) else ""
     end = ", done" if standing.done else end
-    return f"{int(standing.num_converged)}/{k} pairs, {residual}, {int(standing.products)} products{end}"
+    return f"{int(standing.num_converged)}/{k} pairs, {residual}, {int(standing.products)} matvecs{end}"
 
 
 @contextlib.contextmanager

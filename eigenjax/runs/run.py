@@ -205,6 +205,6 @@ def _identity(op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, numbers: jax.A
 
 def _check_every(every: Any) -> None:
     if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"run got every={arguments.brief(every)}: give an int, the products between two checkpoints")
+        raise TypeError(f"run got every={arguments.brief(every)}: give an int, the matvecs between two checkpoints")
     if every < 1:
         raise ValueError(f"run got every={every}: give 1 or more")

@@ -94,7 +94,7 @@ def check_repeatable(batches: Any) -> None:
         raise TypeError(f"batches: a {type(batches).__name__} is not iterable; give a list or a data loader") from error
     if iterator is batches:
         raise TypeError(
-            f"batches: a {type(batches).__name__} gives its batches once, and every product is one epoch: give "
+            f"batches: a {type(batches).__name__} gives its batches once, and every matvec is one epoch: give "
             "a list, a data loader, memory_mapped_batches(...), or an object whose __iter__ starts anew"
         )
 
@@ -186,7 +186,7 @@ class EpochWatch:
 def changed(what: str) -> RunError:
     """Create the error for a source that does not repeat its batches."""
     return RunError(
-        f"the batches have changed: {what}. Every product is one epoch of the same operator; the usual causes are "
+        f"the batches have changed: {what}. Every matvec is one epoch of the same operator; the usual causes are "
         "shuffle=True, random augmentation, or a source that goes on where it stopped: switch them off, or fix "
         "the order and the seed of every epoch"
     )

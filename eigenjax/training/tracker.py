@@ -240,7 +240,7 @@ def _checked_plan(
     check_int("spectrum_tracker", "matvecs_per_update", budget)
     if budget < room + 1:
         raise ValueError(
-            f"spectrum_tracker got matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} products at "
+            f"spectrum_tracker got matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} matvecs at "
             "least"
         )
     if krylov_dim is not None:

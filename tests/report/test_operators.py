@@ -64,7 +64,7 @@ def test_where_there_are_many_layers_the_largest_come_first(monkeypatch):
     assert list(found.results) == ["b", "d"]
     assert found.left_out == ["a", "c"]
     assert asked == [(-10.0, 50, 40), (-10.0, 50, 40)]
-    assert notes == ["1 of 2, 7 products", "2 of 2, 14 products"]
+    assert notes == ["1 of 2, 7 matvecs", "2 of 2, 14 matvecs"]
 
 
 def test_a_layer_smaller_than_k_has_as_many_pairs_and_none_from_outside():

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from eigenjax.report.inputs.progress import Progress
 
-NOTE = "11532 products, 10/10 converged, worst 4.7e-05"
+NOTE = "11532 matvecs, 10/10 converged, worst 4.7e-05"
 
 
 def shown(**options):

@@ -28,10 +28,10 @@ def test_the_same_run():
         ({"arguments": {}}, "k=None, where this call has 5"),
         ({"arguments": WHOLE["arguments"] | {"more": 1}}, "another version"),
         ({"structure": "beef"}, "another structure"),
-        ({"sketch": [0.5, -2.0, 3.1]}, "another product"),
-        ({"sketch": [0.5, float("nan"), 3.0]}, "another product"),
-        ({"sketch": [0, -2, 4]}, "another product"),
-        ({"epsilon": 1.2e-7, "sketch": [0.5, -2.0, 3.0 * (1 + 1e-15)]}, "another product"),
+        ({"sketch": [0.5, -2.0, 3.1]}, "another result"),
+        ({"sketch": [0.5, float("nan"), 3.0]}, "another result"),
+        ({"sketch": [0, -2, 4]}, "another result"),
+        ({"epsilon": 1.2e-7, "sketch": [0.5, -2.0, 3.0 * (1 + 1e-15)]}, "another result"),
     ],
 )
 def test_another_run(change, text):

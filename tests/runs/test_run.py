@@ -37,8 +37,8 @@ def test_it_tells_on_standard_error_and_nowhere_else(matrix, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     last = err.splitlines()[-1]
-    assert re.fullmatch(r"eigenjax: 3/3 pairs, worst residual \S+ \(wanted \S+\), \d+ products, done \(0:\d\d\)", last)
-    assert int(re.search(r"(\d+) products", last)[1]) == int(shown_result.num_matvecs) - 1
+    assert re.fullmatch(r"eigenjax: 3/3 pairs, worst residual \S+ \(wanted \S+\), \d+ matvecs, done \(0:\d\d\)", last)
+    assert int(re.search(r"(\d+) matvecs", last)[1]) == int(shown_result.num_matvecs) - 1
     silent = run(matrix, 3, krylov_dim=10, progress=False)
     assert capfd.readouterr() == ("", "")
     # The frequency of progress reports does not change the result.
@@ -62,7 +62,7 @@ def test_the_time_left():
     assert time_left(steady, 1000) == (5.0, False)
     assert time_left(steady, 12) == (1.0, True)
     assert time_left([*steady, Moment(6.0, 12, 50.0)], 112) == (50.0, True)
-    assert describe(Standing(3, 0, np.inf, 0.0, False), 2, (np.inf, True)) == "0/2 pairs, begun, 3 products"
+    assert describe(Standing(3, 0, np.inf, 0.0, False), 2, (np.inf, True)) == "0/2 pairs, begun, 3 matvecs"
     assert "at most 1:01:05 left" in describe(Standing(3, 0, 1.0, 0.1, False), 2, (3665.0, True))
 
 

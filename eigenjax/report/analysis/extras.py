@@ -69,7 +69,7 @@ def measure(
     """
     notes = dict.fromkeys(without, "left out, as asked for by --without")
     if not np.isfinite(largest):
-        notes |= dict.fromkeys(NAMES, "left out: products with the operator are not finite")
+        notes |= dict.fromkeys(NAMES, "left out: matvecs with the operator are not finite")
         return Additions(None, None, None, notes)
     # Random numbers independent of those of the training and of the solves' start vectors.
     key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), 2)
@@ -102,7 +102,7 @@ def _attempt(name: str, function: Callable[[], Any], notes: dict[str, str], prog
 def _density(op: LinearOperator, key: jax.Array, krylov_dim: int, progress: Progress) -> SpectralDensity:
     krylov_dim = min(krylov_dim, op.size)
     with progress.stage("density", 1) as update:
-        update(0, f"{NUM_PROBES * krylov_dim} products to be taken")
+        update(0, f"{NUM_PROBES * krylov_dim} matvecs to be taken")
         # One program compiles in less time than its parts.
         density = jax.jit(lambda op, key: spectral_density(op, key=key, num_probes=NUM_PROBES, krylov_dim=krylov_dim))(
             op, key
@@ -110,7 +110,7 @@ def _density(op: LinearOperator, key: jax.Array, krylov_dim: int, progress: Prog
         density = jax.tree.map(np.asarray, jax.block_until_ready(density))
         if not np.all(np.isfinite(density.nodes)):
             raise FloatingPointError("the density's nodes are not finite")
-        update(1, f"{int(density.num_matvecs)} products, {NUM_PROBES} probes")
+        update(1, f"{int(density.num_matvecs)} matvecs, {NUM_PROBES} probes")
     return density
 
 

@@ -119,7 +119,7 @@ def solve_layers(
             layer = _part(op, mask, -_MARGIN * largest)
             result = _solve(layer, programs, k, krylov_dim, most, tol)
             results[name] = _first(result, min(k, sizes[name]))
-            update(len(results), f"{len(results)} of {len(solved)}, {_products(results)} products")
+            update(len(results), f"{len(results)} of {len(solved)}, {_products(results)} matvecs")
     left_out = [name for name in named if name not in solved]
     return LayerSpectra(results, sizes, left_out)
 

@@ -89,12 +89,12 @@ def solve_by_lanczos(
                 spent += int(check_convergence.num_matvecs) - done
                 seen.append((done, np.asarray(check_convergence.residuals)))
                 standing, is_done = _standing([check_convergence]), bool(np.all(check_convergence.converged))
-            update(done, f"{done} products{standing}")
+            update(done, f"{done} matvecs{standing}")
         results = {
             which: check_lanczos(clock, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
-        update(done, f"{done} products{_standing(list(results.values()))}")
+        update(done, f"{done} matvecs{_standing(list(results.values()))}")
     if not is_done:
         seen.append((done, np.asarray(results[which].residuals)))
     num_verifications = sum(int(result.num_matvecs) - done for result in results.values())
@@ -153,7 +153,7 @@ def _power_group(op, settings: Settings, key, which: str, update: Callable, cloc
         state = clock.run(_power_steps, signed, state, settings.tol, settings.momentum, **options)
         pairs = _first_pairs(state, k)
         worst = float(np.max(pairs.residuals))
-        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} products, worst residual {worst:.1e}")
+        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} matvecs, worst residual {worst:.1e}")
     result = clock.run(_power_finalize, signed, _first_pairs(state, k), settings.tol, which=side)
     return result._replace(eigenvalues=sign * result.eigenvalues)
 

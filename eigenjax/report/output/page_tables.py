@@ -84,7 +84,7 @@ def _facts(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "pairs converged", f"{sum(flags)} of {len(flags)}"
     if document["problem"]["loss"] is not None:
         yield "loss", f"{document['problem']['loss']:.5g}"
-    yield "products of the pairs", f"{sum(each['products'] for each in document['algorithms'].values()):,}"
+    yield "matvecs of the pairs", f"{sum(each['products'] for each in document['algorithms'].values()):,}"
     yield "seconds in all", f"{document['seconds']:.1f}"
 
 
@@ -124,7 +124,7 @@ def _spent(document: Mapping[str, Any]) -> list[str]:
         (_NAMES[name], record["products"], f"{record['seconds']:.1f}", f"{record['compile_seconds']:.1f}")
         for name, record in document["algorithms"].items()
     ]
-    return [table("What the solves took", ("", "products", "seconds", "of them compiling"), rows)]
+    return [table("What the solves took", ("", "matvecs", "seconds", "of them compiling"), rows)]
 
 
 def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
@@ -133,14 +133,14 @@ def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
     values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(beside["eigenvalues"])
     rows = [(i + 1, _number(values[i]), *_cells(beside, i)) for i in range(len(beside["eigenvalues"]))]
     head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
-    products = f"{document['gauss_newton']['products']} products: {beside['status']}: {beside['advice']}"
+    products = f"{document['gauss_newton']['products']} matvecs: {beside['status']}: {beside['advice']}"
     return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(products)}</p>']
 
 
 def _density(document: Mapping[str, Any]) -> list[str]:
     found = document["density"]
     rows = [(f"{at:.4g}", f"{share:.4f}", f"{error:.1e}") for at, share, error in found["cdf"]]
-    text = f"{found['products']} products, {len(found['nodes'])} probes of {len(found['nodes'][0])} steps."
+    text = f"{found['products']} matvecs, {len(found['nodes'])} probes of {len(found['nodes'][0])} steps."
     head = ("up to", "share of eigenvalues", "standard error")
     return [table("How many eigenvalues lie where", head, rows, texts=0), f'<p class="about">{text}</p>']
 
@@ -158,8 +158,8 @@ def _layers(document: Mapping[str, Any]) -> list[str]:
         )
         for name, record in found["found"].items()
     ]
-    head = ("layer", "parameters", "products", "converged", "largest", "and then")
-    text = f"Left out, since products were to be spared: {', '.join(found['left_out'])}." if found["left_out"] else ""
+    head = ("layer", "parameters", "matvecs", "converged", "largest", "and then")
+    text = f"Left out, since matvecs were to be spared: {', '.join(found['left_out'])}." if found["left_out"] else ""
     return [table("The largest eigenvalues of each layer", head, rows), f'<p class="about">{html.escape(text)}</p>']
 
 

@@ -80,9 +80,7 @@ def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> 
     histories = {name: history for name, history in histories.items() if np.isfinite(history[1]).any()}
     if not histories:
         return []
-    caption = (
-        "Residuals against products spent, until all had converged: the worst as a thick line, each as a thin one."
-    )
+    caption = "Residuals against matvecs spent, until all had converged: the worst as a thick line, each as a thin one."
     return [Panel("convergence", caption, pictures.draw_convergence(histories, tolerance=allowed(solves, tol)))]
 
 

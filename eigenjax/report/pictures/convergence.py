@@ -44,15 +44,15 @@ def draw_convergence(
         ...         looks.append((products, lanczos.finalize(op, state, 3, which="LA").residuals))
         >>> axes = draw_convergence({"Lanczos": tuple(zip(*looks))}, tolerance=1e-4)
         >>> axes.get_xlabel()
-        'products with the operator'
+        'matvecs with the operator'
     """
     if not isinstance(histories, Mapping):
         raise TypeError(
-            f"histories is a {type(histories).__name__}: give a dict of (products, residuals) by name, "
-            "{'eigsh': (products, residuals)}"
+            f"histories is a {type(histories).__name__}: give a dict of (matvecs, residuals) by name, "
+            "{'eigsh': (matvecs, residuals)}"
         )
     if not histories:
-        raise ValueError("histories is empty: give at least one solver's (products, residuals)")
+        raise ValueError("histories is empty: give at least one solver's (matvecs, residuals)")
     axes = canvas.axes_or_new(axes)
     all_products = []
     for index, (name, history) in enumerate(histories.items()):
@@ -68,16 +68,16 @@ def draw_convergence(
     axes.set_yscale("log")
     # Below the axes: the lines of k pairs for each solver leave no corner free.
     canvas.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
-    title, x, y = "Convergence: each pair, and the worst", "products with the operator", "residual  ‖A v - λ v‖"
+    title, x, y = "Convergence: each pair, and the worst", "matvecs with the operator", "residual  ‖A v - λ v‖"
     return canvas.dress(axes, title=title, x=x, y=y)
 
 
 def _looks(name: str, history: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(history, list | tuple) or len(history) != 2:
-        raise ValueError(f"histories[{name!r}] is not a pair: give (products, residuals)")
-    products = canvas.numbers(f"products of {name!r}", history[0])
+        raise ValueError(f"histories[{name!r}] is not a pair: give (matvecs, residuals)")
+    products = canvas.numbers(f"matvecs of {name!r}", history[0])
     residuals = canvas.numbers(f"residuals of {name!r}", [np.asarray(row) for row in history[1]], ndim=(1, 2))
-    canvas.paired(f"residuals of {name!r}", residuals, "products", products)
+    canvas.paired(f"residuals of {name!r}", residuals, "matvecs", products)
     residuals = residuals.reshape(len(products), -1)
     return products, np.where(np.isfinite(residuals), np.maximum(residuals, _ZERO), np.nan)
 

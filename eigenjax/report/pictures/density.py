@@ -47,7 +47,7 @@ def draw_density(
         raise TypeError(f"found is a {type(found).__name__}: give what spectral_density(op, key=...) returns")
     nodes = np.asarray(found.nodes, np.float64)
     if not np.all(np.isfinite(nodes)):
-        raise ValueError("found holds NaN or Inf: the operator's products were not finite; check the loss and the data")
+        raise ValueError("found holds NaN or Inf: the operator's matvecs were not finite; check the loss and the data")
     low, high = _range(nodes)
     grid = np.linspace(low, high, _NUM_POINTS)
     width = width if width is not None else max(_SMOOTHING * float(np.ptp(nodes)), grid[1] - grid[0])

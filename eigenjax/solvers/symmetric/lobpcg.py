@@ -297,4 +297,4 @@ def _check_options(which: str, max_matvecs: Any) -> None:
     if which not in ("LA", "SA"):
         raise ValueError(f"which={which!r}: LOBPCG goes to one end, 'LA' or 'SA'; use eigsh without a preconditioner")
     if isinstance(max_matvecs, bool | float) or (isinstance(max_matvecs, int) and not 0 <= max_matvecs < 2**31):
-        raise ValueError(f"max_matvecs={max_matvecs!r}: give the number of products allowed, an int from 0 to 2^31 - 1")
+        raise ValueError(f"max_matvecs={max_matvecs!r}: give the number of matvecs allowed, an int from 0 to 2^31 - 1")
