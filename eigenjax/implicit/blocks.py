@@ -55,8 +55,8 @@ class IndexedBlock(LinearOperator):
             for place, part in zip(places, vector, strict=True):
                 leaves[place] = jnp.where(self.index == layer, part, leaves[place])
         image = jax.tree.leaves(self.inner.mv(treedef.unflatten(leaves)))
-        mine = lambda alike: jax.lax.select_n(self.index, *(image[place] for place in alike))
-        return [mine(alike) for alike in zip(*self.places, strict=True)]
+        select_own = lambda alike: jax.lax.select_n(self.index, *(image[place] for place in alike))
+        return [select_own(alike) for alike in zip(*self.places, strict=True)]
 
 
 @explained

@@ -27,7 +27,7 @@ from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
-_AS_IT_IS = Storage()
+_DEFAULT = Storage()
 # Random directions of `begin`, of expansions and (in `thick_restart`) of restarts have different seeds.
 _BEGINNING, _EXPANDING = 0, 1
 # Each restart adds about one eps of orthogonality error to the basis: reorthonormalize every 8 restarts.
@@ -67,7 +67,7 @@ class KrylovDecomposition(NamedTuple):
 
 
 def begin(
-    starts: PyTree, krylov_dim: int, seed: jax.Array, stored: Storage = _AS_IT_IS, *, levels: jax.Array | None = None
+    starts: PyTree, krylov_dim: int, seed: jax.Array, stored: Storage = _DEFAULT, *, levels: jax.Array | None = None
 ) -> KrylovDecomposition:
     """Create a decomposition without valid rows; D is an orthonormal basis of the start vectors.
 
@@ -209,12 +209,12 @@ def combined_defects(state: KrylovDecomposition, coefficients: jax.Array) -> jax
 def _reorthonormalized(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
     """Return C (3 I - C^H G C) / 2 with G = V^H V every 8 restarts, which reorthonormalizes V C; else C."""
 
-    def mend(coefficients):
+    def reorthonormalize(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(state.basis), coefficients)
         return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
     due = state.num_restarts % _RESTARTS_BETWEEN_REORTHONORMALIZATIONS == _RESTARTS_BETWEEN_REORTHONORMALIZATIONS - 1
-    return apply_when(due, mend, coefficients)
+    return apply_when(due, reorthonormalize, coefficients)
 
 
 class _Orthonormalized(NamedTuple):

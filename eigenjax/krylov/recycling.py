@@ -50,8 +50,8 @@ def recycled_pairs(state: KrylovDecomposition, found: Extraction, k: int) -> Rec
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps
-    lost = combined_defects(state, coefficients) > DROPPED * eps * state.operator_norm
-    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~lost, coefficients, 0)
+    inaccurate = combined_defects(state, coefficients) > DROPPED * eps * state.operator_norm
+    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~inaccurate, coefficients, 0)
     residual_block, coupling = state.residual_block, matmul(state.coupling, coefficients)
     if state.block_size == 1:
         beside = orthogonalize(state.basis, state.dropped)

@@ -33,8 +33,8 @@ _MOST_KEPT = 0.8
 
 def max_keep(k: int, krylov_dim: int, block_size: int) -> int:
     """Return the maximum of the vectors kept, static: it leaves room for a block, and for two if possible."""
-    roomy = min(int(_MOST_KEPT * krylov_dim), krylov_dim - 2 * block_size)
-    return max(roomy, min(k + 1, krylov_dim - block_size))
+    usual = min(int(_MOST_KEPT * krylov_dim), krylov_dim - 2 * block_size)
+    return max(usual, min(k + 1, krylov_dim - block_size))
 
 
 def num_keep(values: jax.Array, num_valid: jax.Array, k: int, most: int, before: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ def num_keep(values: jax.Array, num_valid: jax.Array, k: int, most: int, before:
     gamma = safe_divide(gap, highest - lowest, otherwise=0)
     room = (m - index).astype(gamma.dtype)
     # If there is less room than is lost, a small positive rate.
-    lost = _STARTUP + _STARTUP_SHARE * m
-    speed = jnp.arccosh(1 + 2 * gamma) * jnp.maximum(1 - lost / room, 1 / (lost * room))
+    lost_matvecs = _STARTUP + _STARTUP_SHARE * m
+    speed = jnp.arccosh(1 + 2 * gamma) * jnp.maximum(1 - lost_matvecs / room, 1 / (lost_matvecs * room))
     best = jnp.argmax(jnp.where((index >= least) & (index <= most), speed, -1)).astype(jnp.int32)
     return jnp.where(jnp.all(before == best), least, best)

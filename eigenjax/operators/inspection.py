@@ -151,14 +151,14 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
     """
     refuse_stream(op)
     check_key(key)
-    product, structure = _product(op, like)
+    apply, structure = _product(op, like)
     u, v = (tree.cast_like(random_vectors.normal(one, structure), structure) for one in jax.random.split(key))
-    image_u = product(u)
+    image_u = apply(u)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
         raise TypeError("check_operator compares calls of a matvec, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
     _check_losses(op)
-    report = _report(product, structure, (u, v), image_u)
+    report = _report(apply, structure, (u, v), image_u)
     for is_wrong, message in (
         (not _is_finite(report), _NOT_FINITE),
         (not report.change <= report.tolerance, _CHANGING),
@@ -222,14 +222,14 @@ def _check_result(image: PyTree, structure: PyTree) -> None:
         ) from error
 
 
-def _report(product: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
+def _report(apply: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
     u, v = pair
     # A factor of 1 would not detect a conjugation or an absolute value.
     is_complex = all(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
     factor = -0.5 + 0.5j if is_complex else -0.5
     wide = lambda x: tree.cast_like(x, tree.working_structure(structure))
-    again, image_v = product(u), product(v)
-    of_sum, of_zero = product(tree.add_scaled(u, factor, v)), product(tree.scale(0, u))
+    again, image_v = apply(u), apply(v)
+    of_sum, of_zero = apply(tree.add_scaled(u, factor, v)), apply(tree.scale(0, u))
     u, v, image_u, again, image_v, of_sum, of_zero = map(wide, (u, v, image_u, again, image_v, of_sum, of_zero))
     size = positive_or_one(tree.norm(image_u) + tree.norm(image_v))
     expected = tree.add_scaled(image_u, factor, image_v)

@@ -160,18 +160,18 @@ def _go_on(
     solve: OperatorSolve, op: Any, folder: checkpoint.Folder | None, record: dict, every: int, show: Show | None
 ) -> None:
     """Advance until the solve is done, with progress reports and checkpoints as requested."""
-    products, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
+    num_matvecs, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
     while not done:
-        next_save = min((products // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
-        while not done and products < next_save:
+        next_save = min((num_matvecs // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
+        while not done and num_matvecs < next_save:
             # Every process takes the same steps, although only one reports progress.
-            standing = solve.advance(products + 1 if show else next_save)
-            products, done = int(standing.products), bool(standing.done)
+            info = solve.advance(num_matvecs + 1 if show else next_save)
+            num_matvecs, done = int(info.num_matvecs), bool(info.done)
             if show:
-                show(standing)
+                show(info)
         if folder:
             epoch = op.epoch.signature if isinstance(op, Stream) and op.epoch else None
-            folder.save(products, solve.state, {**record, "epoch": epoch})
+            folder.save(num_matvecs, solve.state, {**record, "epoch": epoch})
 
 
 def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:

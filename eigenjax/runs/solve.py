@@ -27,10 +27,10 @@ from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.vectors.tree import PyTree
 
 
-class Standing(NamedTuple):
+class SolveProgress(NamedTuple):
     """Progress of a run."""
 
-    products: Any  # () int32, number of matvecs
+    num_matvecs: Any  # () int32, matvecs so far
     num_converged: Any  # () int32, at the last convergence check
     worst_residual: Any  # () largest residual of the k pairs, inf before there are k
     bound: Any  # () bound on the residual of a converged pair
@@ -50,11 +50,11 @@ class OperatorSolve:
             op, v0, seed
         )
 
-    def advance(self, until: int) -> Standing:
+    def advance(self, until: int) -> SolveProgress:
         """Run to the first convergence check at which `until` matvecs are spent, at least one check."""
         program = _compiled(_advance, self._plan.spec, self.shardings, num_others=1)
-        self.state, standing = program(self._op, self.state, self._given, _moved(until), **self._numbers)
-        return jax.device_get(standing)
+        self.state, progress = program(self._op, self.state, self._given, _moved(until), **self._numbers)
+        return jax.device_get(progress)
 
     def finish(self) -> EigenResult:
         """Return the result of the current state."""
@@ -72,15 +72,15 @@ class StreamSolve(OperatorSolve):
         self._stream = stream
         super().__init__(sampled_operator(stream.structure), plan, sigma, v0, seed, shardings)
 
-    def advance(self, until: int) -> Standing:
+    def advance(self, until: int) -> SolveProgress:
         """Run until `until` matvecs are spent, at least one block."""
         program = _compiled(_absorb, self._plan.spec, self.shardings, num_others=1)
         while True:
             images = self._stream.products(_propose(self.state))
-            self.state, standing = program(self._op, self.state, images, **self._numbers)
-            standing = jax.device_get(standing)
-            if standing.done or standing.products >= until:
-                return standing
+            self.state, progress = program(self._op, self.state, images, **self._numbers)
+            progress = jax.device_get(progress)
+            if progress.done or progress.num_matvecs >= until:
+                return progress
 
     def finish(self) -> EigenResult:
         """Return the result of the state: one matvec verifies the residuals, k more recompute them if that fails."""
@@ -145,17 +145,17 @@ def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple
 
 def _advance(
     op: LinearOperator, state: RestartedState, given: Any, until: Any, *, tol: Any, sigma: Any, spec: SolveSpec
-) -> tuple[RestartedState, Standing]:
+) -> tuple[RestartedState, SolveProgress]:
     step = lambda state: restarted_lanczos.step(op, state, spec, tol=tol, sigma=sigma, given=given)
     state = jax.lax.while_loop(lambda s: ~s.done & (s.krylov.num_matvecs < until), step, state)
-    return state, _standing(op, state, spec, tol)
+    return state, _progress(op, state, spec, tol)
 
 
 def _absorb(
     op: LinearOperator, state: RestartedState, images: PyTree, *, tol: Any, sigma: Any, spec: SolveSpec
-) -> tuple[RestartedState, Standing]:
+) -> tuple[RestartedState, SolveProgress]:
     state = restarted_lanczos.absorb(op, state, images, spec, tol=tol, sigma=sigma)
-    return state, _standing(op, state, spec, tol)
+    return state, _progress(op, state, spec, tol)
 
 
 def _finalize(
@@ -167,11 +167,11 @@ def _finalize(
 _propose = jax.jit(restarted_lanczos.propose)
 
 
-def _standing(op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: Any) -> Standing:
+def _progress(op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: Any) -> SolveProgress:
     residuals = state.found.residuals[: spec.k]
     bound = stopping_tolerance(op, tol, state.norm_estimate.dtype) * state.norm_estimate
     num_converged = jnp.sum(residuals <= bound, dtype=jnp.int32)
-    return Standing(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)
+    return SolveProgress(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)
 
 
 def _stacked(rows: PyTree, more: PyTree) -> PyTree:

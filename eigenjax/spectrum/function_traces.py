@@ -119,9 +119,12 @@ def _trace_of_function(
         not_positive |= jnp.any((deflated.mass > 0) & (deflated.values <= 0))
     mean, error = mean_and_error(forms, jnp.finfo(forms.dtype).eps * jnp.abs(jnp.mean(forms)))
     change = jnp.abs(mean - jnp.mean(quadrature(states, jax.vmap(held_back, (0, None))(counts, krylov_dim))[0]))
-    spent = num_probes * krylov_dim + (deflated is not None)
+    num_matvecs = num_probes * krylov_dim + (deflated is not None)
     return _trace_result(
-        deflated_trace + num_remaining * mean, num_remaining * jnp.hypot(error, change), spent, not_positive & positive
+        deflated_trace + num_remaining * mean,
+        num_remaining * jnp.hypot(error, change),
+        num_matvecs,
+        not_positive & positive,
     )
 
 
@@ -134,9 +137,9 @@ def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
     return _trace_result(estimate, jnp.zeros_like(estimate), op.size, not_positive)
 
 
-def _trace_result(estimate: jax.Array, error: jax.Array, spent: int, not_positive: jax.Array) -> TraceResult:
+def _trace_result(estimate: jax.Array, error: jax.Array, num_matvecs: int, not_positive: jax.Array) -> TraceResult:
     or_nan = lambda x: jnp.where(not_positive, jnp.nan, x)
-    return TraceResult(or_nan(estimate), or_nan(error), jnp.int32(spent), status_of(estimate, not_positive))
+    return TraceResult(or_nan(estimate), or_nan(error), jnp.int32(num_matvecs), status_of(estimate, not_positive))
 
 
 @explained

@@ -19,7 +19,7 @@ from eigenjax.training.simultaneous import (
     TrackedPairs,
     advanced,
     block_ritz_pairs,
-    products,
+    matvecs,
     scaled,
     tracked_norm_estimate,
 )
@@ -59,7 +59,7 @@ def measure(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> Track
     q = state.tracks.shape[0]
     count = jnp.minimum(state.num_active + 1, q)
     seed = fold_in(state.seed, state.num_matvecs)
-    images = products(op, state.rows, count if plan.grows else None)
+    images = matvecs(op, state.rows, count if plan.grows else None)
     pairs = block_ritz_pairs(state.rows, images, count, plan.which)
     finite = ~jnp.any(jnp.isnan(pairs.residuals))
     found = Found(pairs, _extended(plan.which, state, pairs), count)
@@ -166,8 +166,9 @@ def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[
     vectors, phases = fix_signs(found.pairs.vectors, references=state.rows)
     partners = match(jnp.abs(tree.gram(state.rows, vectors)))
     tracks, num_tracks = continued_tracks(state.tracks, partners, tracked, state.num_tracks)
-    turned = scaled(phases, found.pairs.residual_vectors)
-    return found._replace(pairs=found.pairs._replace(vectors=vectors, residual_vectors=turned)), tracks, num_tracks
+    residual_vectors = scaled(phases, found.pairs.residual_vectors)
+    pairs = found.pairs._replace(vectors=vectors, residual_vectors=residual_vectors)
+    return found._replace(pairs=pairs), tracks, num_tracks
 
 
 def _resized(plan: TrackerSpec, values: jax.Array, num_active: jax.Array) -> jax.Array:

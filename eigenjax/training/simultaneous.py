@@ -55,7 +55,7 @@ class TrackedPairs(NamedTuple):
     residuals: jax.Array  # (q,) norms of the residuals; inf for invalid pairs
 
 
-def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTree:
+def matvecs(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTree:
     """Apply A to the rows: all in one batched pass, or the first `count` one after another."""
     if count is None:
         return jax.vmap(lambda row: matvec(op, row))(rows)
@@ -110,7 +110,7 @@ def advanced(pairs: TrackedPairs, num_active: jax.Array, which: str, far_end: ja
     rows = _added(scaled(along, pairs.vectors), beside, pairs.residual_vectors)
     rows = jax.vmap(lambda row: normalize(row, tree.norm(row)))(rows)
     rows = keep_first(rows, num_active + 1)
-    return _stirred(rows, num_active, seed) if q > 1 else rows
+    return _perturb_row(rows, num_active, seed) if q > 1 else rows
 
 
 def tracked_norm_estimate(pairs: TrackedPairs, far_end: jax.Array) -> jax.Array:
@@ -132,14 +132,14 @@ def _shifts(
     return (far_end + pairs.values[last]) / 2, far_end + outward * _STAND_OFF * norm_estimate
 
 
-def _stirred(rows: PyTree, place: jax.Array, seed: jax.Array) -> PyTree:
+def _perturb_row(rows: PyTree, place: jax.Array, seed: jax.Array) -> PyTree:
     """Mix a small random vector into the row at this index, if there is one."""
     q = jax.tree.leaves(rows)[0].shape[0]
     guard = tree.row(rows, jnp.minimum(place, q - 1))
     fresh = arbitrary_vector(seed, tree.structure_of(guard))
-    stirred = tree.add_scaled(guard, _FRESH / tree.norm(fresh), fresh)
-    stirred = normalize(stirred, tree.norm(stirred))
-    return tree.where(place < q, tree.set_row(rows, jnp.minimum(place, q - 1), stirred), rows)
+    perturbed = tree.add_scaled(guard, _FRESH / tree.norm(fresh), fresh)
+    perturbed = normalize(perturbed, tree.norm(perturbed))
+    return tree.where(place < q, tree.set_row(rows, jnp.minimum(place, q - 1), perturbed), rows)
 
 
 def _hermitian(matrix: jax.Array) -> jax.Array:

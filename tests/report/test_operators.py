@@ -55,7 +55,7 @@ def test_where_there_are_many_layers_the_largest_come_first(monkeypatch):
         return EigenResult(values, None, values, values < 1, np.int32(0), np.int32(7))
 
     asked, notes = [], []
-    monkeypatch.setattr(layers, "MAX_PRODUCTS", 80)
+    monkeypatch.setattr(layers, "MAX_MATVECS", 80)
     monkeypatch.setattr(layers, "_solve", solved)
     vector = {name: jnp.ones(size) for name, size in {"a": 2, "b": 40, "c": 1, "d": 30}.items()}
     options = {"k": 3, "krylov_dim": 50, "largest": 8.0, "tol": 1e-4}

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from eigenjax import eigsh, hessian, run
 from eigenjax.runs.progress import Moment, describe, time_left
-from eigenjax.runs.solve import Standing
+from eigenjax.runs.solve import SolveProgress
 
 from .conftest import network_loss
 
@@ -62,8 +62,8 @@ def test_the_time_left():
     assert time_left(steady, 1000) == (5.0, False)
     assert time_left(steady, 12) == (1.0, True)
     assert time_left([*steady, Moment(6.0, 12, 50.0)], 112) == (50.0, True)
-    assert describe(Standing(3, 0, np.inf, 0.0, False), 2, (np.inf, True)) == "0/2 pairs, begun, 3 matvecs"
-    assert "at most 1:01:05 left" in describe(Standing(3, 0, 1.0, 0.1, False), 2, (3665.0, True))
+    assert describe(SolveProgress(3, 0, np.inf, 0.0, False), 2, (np.inf, True)) == "0/2 pairs, begun, 3 matvecs"
+    assert "at most 1:01:05 left" in describe(SolveProgress(3, 0, 1.0, 0.1, False), 2, (3665.0, True))
 
 
 @pytest.mark.parametrize("options", [{}, {"sigma": 0.31}, {"verify": True}, {"which": "BE"}], ids=str)

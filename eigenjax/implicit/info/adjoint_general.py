@@ -41,6 +41,6 @@ def information(
         targets=info.target,
         reach=system.scale * jax.vmap(tree.norm)(found.vectors),
         steps=info.num_matvecs,
-        products=2 if is_real(op.structure) else 1,
+        matvecs_per_step=2 if is_real(op.structure) else 1,
         gauge=jnp.max(info.left_out),
     )

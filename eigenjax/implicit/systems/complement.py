@@ -98,8 +98,8 @@ def solve_complement(
     def system(z):
         images = project_out(vectors, _shifted(pairs, project_out(vectors, z)))
         inside = tree.combine(tree.gram(vectors, z), vectors)
-        turned = tree.combine(cluster_coupling(pairs), z)
-        return jax.tree.map(lambda x, y, t: x + norm_estimate.astype(x.dtype) * y + t, images, inside, turned)
+        coupled = tree.combine(cluster_coupling(pairs), z)
+        return jax.tree.map(lambda x, y, t: x + norm_estimate.astype(x.dtype) * y + t, images, inside, coupled)
 
     def solve(_, rhs):
         found = iterate(pairs, rhs, recycled=recycled, adjoint_tol=adjoint_tol, max_iter=max_iter, definite=definite)

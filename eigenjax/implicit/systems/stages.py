@@ -30,7 +30,7 @@ from eigenjax.vectors.tree import PyTree
 _FIRST_STEPS = 3
 # A right-hand side of fewer eigenvectors is reduced to this fraction by then; that of other losses, even with a dozen
 # outliers in the spectrum, is not.
-_GONE = 1e-4
+_REDUCED = 1e-4
 
 
 class _Parts(NamedTuple):
@@ -67,7 +67,7 @@ def solve(
     def one_stage(carry, stage):
         state, parts = carry
         unfinished = (method.tested(state) > targets(tree.norms(state.solution))) & ~state.ended
-        wanted = (stage > 0) & unfinished & (state.residual > _GONE * start.residual)
+        wanted = (stage > 0) & unfinished & (state.residual > _REDUCED * start.residual)
         state, parts = _project_state(state, deflated._replace(used=deflated.used & wanted[:, None]))
 
         def apply(y):

@@ -121,7 +121,7 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
     m = vectors.shape[0]
     squares = jnp.sum(vectors * vectors, axis=0)
     halfway = jnp.angle(squares) / 2
-    lone = _normalized((vectors * jax.lax.complex(jnp.cos(halfway), -jnp.sin(halfway))[None, :]).real)
+    single = _normalized((vectors * jax.lax.complex(jnp.cos(halfway), -jnp.sin(halfway))[None, :]).real)
     together = (jnp.abs(values[:, None] - values[None, :]) <= unit) & real[:, None] & real[None, :]
     repeated = jnp.sum(together, axis=1) > 1
     parts = jnp.concatenate([vectors.real, vectors.imag], axis=1)
@@ -141,7 +141,7 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
         return chosen.at[:, i].set(found), removed
 
     num_steps = jnp.where(jnp.any(repeated), m, 0)
-    chosen, _ = jax.lax.fori_loop(0, num_steps, choose, (lone, parts))
+    chosen, _ = jax.lax.fori_loop(0, num_steps, choose, (single, parts))
     return jax.lax.complex(chosen, jnp.zeros_like(chosen))
 
 

@@ -143,11 +143,11 @@ def _shifted_column(matrix: jax.Array, first: jax.Array, last: jax.Array, stalle
     If they are real, the one nearer to the last diagonal entry is used twice.
     """
     a, b, c, d = _entries(matrix, last - 1)
-    made_up = stalled % _STALLED == _STALLED - 1
+    is_exceptional = stalled % _STALLED == _STALLED - 1
     size = jnp.abs(c) + jnp.abs(matrix[last - 1, jnp.maximum(last - 2, 0)])
     along, across = _EXCEPTIONAL
-    d = jnp.where(made_up, d + along * size, d)
-    a, b, c = (jnp.where(made_up, x, y) for x, y in ((d, a), (across * size, b), (size, c)))
+    d = jnp.where(is_exceptional, d + along * size, d)
+    a, b, c = (jnp.where(is_exceptional, x, y) for x, y in ((d, a), (across * size, b), (size, c)))
     half = (a - d) / 2
     square = half * half + b * c
     root = jnp.sqrt(jnp.abs(square))
@@ -255,6 +255,6 @@ def _exchange(window: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array
     finite = jnp.all(jnp.isfinite(solution))
     x = jnp.where(finite, solution, 0).reshape(2, 2)
     rotation, _ = jnp.linalg.qr(jnp.block([[x, identity], [identity, -x.T]]))
-    turned = _matmul(rotation.T, _matmul(window, rotation))
+    exchanged = _matmul(rotation.T, _matmul(window, rotation))
     bound = _UNSTABLE * jnp.finfo(window.dtype).eps * jnp.max(jnp.abs(window))
-    return rotation, finite & (jnp.max(jnp.abs(turned[2:, :2])) <= bound)
+    return rotation, finite & (jnp.max(jnp.abs(exchanged[2:, :2])) <= bound)

@@ -205,11 +205,11 @@ def _iterate(matrix: jax.Array, unitary: jax.Array) -> _Iteration:
     m = matrix.shape[0]
 
     def sweep(state):
-        swept, rotation = _sweep(state.hessenberg, state.stalled)
-        swept = without_negligible(swept)
-        progress = _count_nonzero(swept) < _count_nonzero(state.hessenberg)
+        hessenberg, rotation = _sweep(state.hessenberg, state.stalled)
+        hessenberg = without_negligible(hessenberg)
+        progress = _count_nonzero(hessenberg) < _count_nonzero(state.hessenberg)
         stalled = jnp.where(progress, 0, state.stalled + 1).astype(jnp.int32)
-        return _Iteration(swept, _matmul(state.unitary, rotation), state.sweeps + 1, stalled)
+        return _Iteration(hessenberg, _matmul(state.unitary, rotation), state.sweeps + 1, stalled)
 
     def has_to_sweep(state):
         return (_count_nonzero(state.hessenberg) > 0) & (state.sweeps < _SWEEPS_PER_VALUE * m)
@@ -242,8 +242,8 @@ def _shift(matrix: jax.Array, last: jax.Array, stalled: jax.Array) -> jax.Array:
     root = jnp.where((half * jnp.conj(root)).real < 0, -root, root)
     away = half + root
     regular = d - safe_divide(b * c, away, where=away != 0, otherwise=0)
-    made_up = d + jnp.asarray(_EXCEPTIONAL, d.dtype) * jnp.abs(c).astype(d.dtype)
-    return jnp.where(stalled % _STALLED == _STALLED - 1, made_up, regular)
+    exceptional = d + jnp.asarray(_EXCEPTIONAL, d.dtype) * jnp.abs(c).astype(d.dtype)
+    return jnp.where(stalled % _STALLED == _STALLED - 1, exceptional, regular)
 
 
 def _count_nonzero(matrix: jax.Array) -> jax.Array:

@@ -184,8 +184,8 @@ def compress(
     defects = jnp.hypot(combined_defects(state, P), dropped)
     drawn = fold_in(fold_in(state.seed, _RESTARTING), state.num_restarts)
     values, uncoupled = state.polynomials, state._replace(last_length=jnp.zeros_like(state.last_length))
-    turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
-    continued = values._replace(left=turned(left_rows, values.left, P), right=turned(right_rows, values.right, Q))
+    combined = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
+    continued = values._replace(left=combined(left_rows, values.left, P), right=combined(right_rows, values.right, Q))
     draw = lambda d: random_direction(drawn, right, tree.structure_of(d))
     return state._replace(
         left=left,
@@ -218,12 +218,12 @@ def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> 
 def _reorthonormalized(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
     """Return C (3 I - C^H G C) / 2, G the Gram matrix of the basis, every 8 restarts; it reorthonormalizes the rows."""
 
-    def mend(coefficients):
+    def reorthonormalize(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(basis).astype(coefficients.dtype), coefficients)
         return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
     due = state.num_restarts % _RESTARTS_BETWEEN_REORTHONORMALIZATIONS == _RESTARTS_BETWEEN_REORTHONORMALIZATIONS - 1
-    return apply_when(due, mend, coefficients)
+    return apply_when(due, reorthonormalize, coefficients)
 
 
 class _Extended(NamedTuple):

@@ -67,14 +67,14 @@ class GradientCovarianceOperator(LinearOperator):
         vector = tree.placed_like(vector, self.varying)
         mean = self._mean_slope(vector) if self.centered else None
 
-        def product(batch):
+        def matvec_of_batch(batch):
             line, shares = self._linearized(*batch)
             slopes = line.push(vector)
             slopes = slopes if mean is None else slopes - mean.astype(slopes.dtype)
             return line.pull(shares.astype(slopes.dtype) * slopes)
 
         zero = working_zeros(self.varying)
-        return tree.placed_like(tree.cast_like(self._sum(product, zero), vector), self.varying)
+        return tree.placed_like(tree.cast_like(self._sum(matvec_of_batch, zero), vector), self.varying)
 
     # Symmetric.
     adjoint_mv = mv

@@ -63,8 +63,8 @@ class GaussNewtonOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """Compute G v, summed over microbatches, each weighted by its share of the mean."""
         zero, vector = working_zeros(self.varying), tree.placed_like(vector, self.varying)
-        product = lambda batch: self._product(batch[0], batch[1], vector)
-        total = sum_over_batches(product, (self.data, self.weights), self.batch_size, zero)
+        matvec_of_batch = lambda batch: self._product(batch[0], batch[1], vector)
+        total = sum_over_batches(matvec_of_batch, (self.data, self.weights), self.batch_size, zero)
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
 
     def mistake_of_loss(self) -> str | None:

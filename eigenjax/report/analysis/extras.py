@@ -64,7 +64,7 @@ def measure(
         progress: display of each analysis.
 
     Returns:
-        The results. Cost: at most `NUM_PROBES * DENSITY_DIM`, `layers.MAX_PRODUCTS` and
+        The results. Cost: at most `NUM_PROBES * DENSITY_DIM`, `layers.MAX_MATVECS` and
         `max(GAUSS_NEWTON_DIM, 2 * k)` matvecs. A smaller `settings.krylov_dim` replaces either dimension.
     """
     notes = dict.fromkeys(without, "left out, as asked for by --without")

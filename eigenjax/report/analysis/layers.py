@@ -27,9 +27,9 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
 # Largest number of matvecs for all layers together.
-MAX_PRODUCTS = 2000
+MAX_MATVECS = 2000
 # Fewest matvecs for one layer: with fewer, its first pairs do not converge.
-LEAST_PRODUCTS = 30
+LEAST_MATVECS = 30
 # c is -_MARGIN times the largest magnitude found, because the lowest eigenvalue is known only approximately.
 _MARGIN = 1.25
 
@@ -105,26 +105,26 @@ def solve_layers(
         update: called as `update(completed, note)` after each layer.
 
     Returns:
-        The results. Cost: at most about `MAX_PRODUCTS` matvecs. The smallest layers are left out if that is not
+        The results. Cost: at most about `MAX_MATVECS` matvecs. The smallest layers are left out if that is not
         enough for all.
     """
     named = layers_of(op)
     sizes = {name: tree.size(split(op.structure, mask)[0]) for name, mask in named.items()}
-    room = max(MAX_PRODUCTS // LEAST_PRODUCTS, 1)
+    room = max(MAX_MATVECS // LEAST_MATVECS, 1)
     solved = set(sorted(named, key=lambda name: -sizes[name])[:room])
-    most = max(min(krylov_dim, MAX_PRODUCTS // len(solved)), min(k, krylov_dim))
+    most = max(min(krylov_dim, MAX_MATVECS // len(solved)), min(k, krylov_dim))
     results = {}
     for name, mask in named.items():
         if name in solved:
             layer = _part(op, mask, -_MARGIN * largest)
             result = _solve(layer, programs, k, krylov_dim, most, tol)
             results[name] = _first(result, min(k, sizes[name]))
-            update(len(results), f"{len(results)} of {len(solved)}, {_products(results)} matvecs")
+            update(len(results), f"{len(results)} of {len(solved)}, {_num_matvecs(results)} matvecs")
     left_out = [name for name in named if name not in solved]
     return LayerSpectra(results, sizes, left_out)
 
 
-def _products(results: dict[str, EigenResult]) -> int:
+def _num_matvecs(results: dict[str, EigenResult]) -> int:
     return sum(int(result.num_matvecs) for result in results.values())
 
 

@@ -39,7 +39,7 @@ class Solve(NamedTuple):
     num_matvecs: int  # all matvecs, including those of the progress display
     seconds: float  # wall time
     compile_seconds: float  # part of `seconds` spent on compilation
-    looks: list[tuple[int, np.ndarray]]  # convergence checks of Lanczos: matvecs and (k,) residuals at each
+    checks: list[tuple[int, np.ndarray]]  # convergence checks of Lanczos: matvecs and (k,) residuals at each
 
 
 def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
@@ -77,7 +77,7 @@ def solve_by_lanczos(
     """
     clock = _Clock(programs)
     (which, k), *_ = settings.groups.items()
-    done, spent, seen, standing, is_done = 0, 0, [], "", False
+    done, verification_matvecs, seen, summary_text, is_done = 0, 0, [], "", False
     with progress.stage(title, settings.krylov_dim) as update:
         update(0, "compiling")
         state = begin_lanczos(clock, op, key, settings.krylov_dim)
@@ -86,19 +86,19 @@ def solve_by_lanczos(
             state, done = advance_lanczos(clock, op, state, chunk), done + chunk
             if done >= k and done < settings.krylov_dim and not is_done:
                 check_convergence = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
-                spent += int(check_convergence.num_matvecs) - done
+                verification_matvecs += int(check_convergence.num_matvecs) - done
                 seen.append((done, np.asarray(check_convergence.residuals)))
-                standing, is_done = _standing([check_convergence]), bool(np.all(check_convergence.converged))
-            update(done, f"{done} matvecs{standing}")
+                summary_text, is_done = _summary([check_convergence]), bool(np.all(check_convergence.converged))
+            update(done, f"{done} matvecs{summary_text}")
         results = {
             which: check_lanczos(clock, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
-        update(done, f"{done} matvecs{_standing(list(results.values()))}")
+        update(done, f"{done} matvecs{_summary(list(results.values()))}")
     if not is_done:
         seen.append((done, np.asarray(results[which].residuals)))
     num_verifications = sum(int(result.num_matvecs) - done for result in results.values())
-    return clock.solve(results, done + spent + num_verifications, seen)
+    return clock.solve(results, done + verification_matvecs + num_verifications, seen)
 
 
 def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:
@@ -168,7 +168,7 @@ def _first_pairs(state: power_iteration.PowerState, k: int) -> power_iteration.P
     )
 
 
-def _standing(found: Sequence[EigenResult]) -> str:
+def _summary(found: Sequence[EigenResult]) -> str:
     converged = np.concatenate([pairs.converged for pairs in found])
     worst = max(float(np.max(pairs.residuals)) for pairs in found)
     return f", {converged.sum()}/{converged.size} converged, worst {worst:.1e}"

@@ -133,8 +133,8 @@ def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
     values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(beside["eigenvalues"])
     rows = [(i + 1, _number(values[i]), *_cells(beside, i)) for i in range(len(beside["eigenvalues"]))]
     head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
-    products = f"{document['gauss_newton']['products']} matvecs: {beside['status']}: {beside['advice']}"
-    return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(products)}</p>']
+    summary = f"{document['gauss_newton']['products']} matvecs: {beside['status']}: {beside['advice']}"
+    return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(summary)}</p>']
 
 
 def _density(document: Mapping[str, Any]) -> list[str]:

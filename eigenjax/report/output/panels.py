@@ -73,10 +73,10 @@ def _pairs(solves: dict[str, Solve], tol: float) -> list[Panel]:
 
 
 def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> list[Panel]:
-    looks = {"Lanczos": solves["lanczos"].looks} if "lanczos" in solves else {}
+    checks = {"Lanczos": solves["lanczos"].checks} if "lanczos" in solves else {}
     if additions.gauss_newton is not None:
-        looks["Lanczos, Gauss-Newton matrix"] = additions.gauss_newton.looks
-    histories = {name: ([at for at, _ in seen], [residuals for _, residuals in seen]) for name, seen in looks.items()}
+        checks["Lanczos, Gauss-Newton matrix"] = additions.gauss_newton.checks
+    histories = {name: ([at for at, _ in seen], [residuals for _, residuals in seen]) for name, seen in checks.items()}
     histories = {name: history for name, history in histories.items() if np.isfinite(history[1]).any()}
     if not histories:
         return []

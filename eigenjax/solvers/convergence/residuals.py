@@ -106,8 +106,8 @@ def verified_residuals(
 
     estimated, end = estimated.astype(eigenvalues.dtype), jnp.asarray(needed).astype(jnp.int32)
     start = (jnp.int32(0), end, jnp.zeros((), estimated.dtype), estimated)
-    spent, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], body, start)
-    return residuals, discrepancy, spent
+    num_matvecs, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], body, start)
+    return residuals, discrepancy, num_matvecs
 
 
 def verification_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:

@@ -12,7 +12,7 @@ from eigenjax.vectors.division import safe_divide
 
 # Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
 # this over sqrt(n).
-_OVERSIGHT = 1e-6
+_MISS_PROBABILITY = 1e-6
 # Locked pairs must stay converged although a search drops their residuals. Within a cluster, the order of locked pairs
 # is that of the eigenvalues only if their errors are below the width of the cluster. Therefore a solve with a search
 # first continues to this share of tol.
@@ -31,20 +31,20 @@ class Bounds(NamedTuple):
     norm_estimate: jax.Array  # () the largest |Ritz value| seen, the norm estimate
 
 
-def bounds_of(op: Any, spec: SolveSpec, tol: Any, norm_estimate: jax.Array, lost: float = 0.0) -> Bounds:
+def bounds_of(op: Any, spec: SolveSpec, tol: Any, norm_estimate: jax.Array, storage_error: float = 0.0) -> Bounds:
     """Return the bounds for the tolerance of a solve.
 
     Args:
         op: the operator.
         spec: options, with verify.
-        tol: tolerance relative to the scale, or None.
+        tol: tolerance relative to `norm_estimate`, or None.
         norm_estimate: () the largest |Ritz value| seen, the norm estimate.
-        lost: rounding error of the storage of the basis, relative to the scale.
+        storage_error: rounding error of the storage of the basis, relative to `norm_estimate`.
     """
     share = VERIFIED_SHARE if spec.verify else 1.0
     residual, eigenvalue = (stopping_tolerance(op, tol, norm_estimate.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
-    absolute = lambda relative: jnp.maximum(relative, lost) * norm_estimate
+    absolute = lambda relative: jnp.maximum(relative, storage_error) * norm_estimate
     return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), norm_estimate)
 
 
@@ -172,7 +172,7 @@ def amplitude_of_certainty(size: int) -> float:
     >>> print(f"{amplitude_of_certainty(10000):.0e}")
     1e+08
     """
-    return size**0.5 / _OVERSIGHT
+    return size**0.5 / _MISS_PROBABILITY
 
 
 def needed_amplitudes(

@@ -66,7 +66,7 @@ def with_status(
     norm_estimate: jax.Array,
     discrepancy: jax.Array,
     finite: jax.Array,
-    lost: float = 0.0,
+    storage_error: float = 0.0,
     verified: jax.Array | bool = True,
 ) -> EigenResult:
     """Return pairs with `converged` and `status`; if a matvec is not finite, all numbers are NaN.
@@ -78,14 +78,14 @@ def with_status(
         norm_estimate: () the largest |Ritz value| seen, the norm estimate.
         discrepancy: () ||A v - (the prediction of the recurrence)||.
         finite: () bool, all matvecs are finite.
-        lost: rounding error of the storage of the vectors, relative to their norm.
+        storage_error: rounding error of the storage of the vectors, relative to their norm.
         verified: () bool, the missed-pair search has ended, or is not requested.
     """
     residuals = pairs.residuals
     finite = finite & jnp.all(jnp.isfinite(residuals) | ~pairs.valid)
     converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype) * norm_estimate) & finite
     unit = rounding_unit(op)
-    at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, lost) * norm_estimate))
+    at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, storage_error) * norm_estimate))
     inconsistent = discrepancy > unit**0.5 * norm_estimate
     status = jnp.select(
         [~finite, jnp.all(converged) & verified, jnp.all(converged), inconsistent, at_rounding],

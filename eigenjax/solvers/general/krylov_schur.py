@@ -134,7 +134,7 @@ class _Extraction(NamedTuple):
 def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
     """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     part = state.krylov
-    m, spent = part.valid.shape[0], part.num_matvecs
+    m, num_matvecs = part.valid.shape[0], part.num_matvecs
     complete = part.num_valid >= op.size
     found, vectors, bounds, residuals = _extract(op, state, spec, tol)
     values = found.values[: spec.k]
@@ -152,21 +152,21 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
     polynomials = tree.where(check.begins_here, begin_search(part, check.targets.levels), part.polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed. A search proves nothing about locked
     # pairs that restarts have perturbed.
-    spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
-    given_up = spoiled | missed_pairs.has_given_up(check.search, spec.k)
+    perturbed = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
+    given_up = perturbed | missed_pairs.has_given_up(check.search, spec.k)
     finished = check.search.satisfied | given_up if m < op.size else False
     most = max(LONGEST_WAIT, m // _WAITING_SHARE)
-    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_check, most=most)
+    wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, most=most)
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
         found=found,
         vectors=vectors,
         next_check=jnp.maximum(wait, spec.k - part.num_valid),
         distance=check.remaining,
-        last_check=spent,
+        last_check=num_matvecs,
         search=check.search,
         targets=check.targets,
-        done=finished | complete | (spent >= spec.max_matvecs) | ~jnp.isfinite(part.operator_norm),
+        done=finished | complete | (num_matvecs >= spec.max_matvecs) | ~jnp.isfinite(part.operator_norm),
     )
 
 
@@ -276,6 +276,6 @@ def _verified(
         return residuals.at[i].set(tree.norm(tree.add_scaled(image, -values[i], vector)))
 
     # A loop, so that confirmed residuals cost no matvec, under vmap too.
-    turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
-    residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(estimated, discrepancy))
-    return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)
+    num_recomputed = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
+    residuals = jax.lax.fori_loop(0, num_recomputed, recompute, jnp.hypot(estimated, discrepancy))
+    return residuals, discrepancy, (1 + num_recomputed * (2 if real else 1)).astype(jnp.int32)

@@ -146,16 +146,16 @@ def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solut
     basis = parts.basis
     part = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
     inside = tree.combine(part.small, basis)
-    product = functools.partial(adjoint_matvec, parts.system.op)
-    rhs = jax.tree.map(jnp.add, f, product(inside))
-    outside, info = _outside(parts, product, jnp.conj(value), rhs, f, h, tol)
+    mv = functools.partial(adjoint_matvec, parts.system.op)
+    rhs = jax.tree.map(jnp.add, f, mv(inside))
+    outside, info = _outside(parts, mv, jnp.conj(value), rhs, f, h, tol)
     return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), info._replace(left_out=part.left_out)
 
 
 def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, SolveInfo]:
-    product = functools.partial(complex_matvec, parts.system.op)
-    outside, info = _outside(parts, product, value, f, f, h, tol)
-    rhs = tree.project(parts.basis, jax.tree.map(jnp.add, f, product(outside)))
+    mv = functools.partial(complex_matvec, parts.system.op)
+    outside, info = _outside(parts, mv, value, f, f, h, tol)
+    rhs = tree.project(parts.basis, jax.tree.map(jnp.add, f, mv(outside)))
     part = _inside(parts, value, parts.projected, v, residual, rhs, h)
     whole = jax.tree.map(jnp.add, tree.combine(part.small, parts.basis), outside)
     return Solution(whole, part.multiplier), info._replace(left_out=part.left_out)
@@ -185,7 +185,7 @@ def _inside(parts: _Parts, value, projected, v, residual, rhs, h) -> _Inside:
     return _Inside(found[:k], found[k], tree.norm(jnp.where(is_regular, 0, numbers)))
 
 
-def _outside(parts: _Parts, product: Callable, value, rhs, f, h, tol) -> tuple[PyTree, SolveInfo]:
+def _outside(parts: _Parts, mv: Callable, value, rhs, f, h, tol) -> tuple[PyTree, SolveInfo]:
     """Solve the system on the complement."""
     nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
     whole = tree.norm((f, h, rhs))
@@ -193,7 +193,7 @@ def _outside(parts: _Parts, product: Callable, value, rhs, f, h, tol) -> tuple[P
         return jax.tree.map(jnp.zeros_like, rhs), SolveInfo(whole, nothing, none, nothing)  # there is no complement
     away = functools.partial(project_out_of_vector, parts.basis)
     # At every matvec: rounding would bring the eigenvectors back.
-    shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
+    shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, mv(away(x))))
     projected = away(rhs)
     target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
     restart = min(_RESTART, parts.system.op.size)

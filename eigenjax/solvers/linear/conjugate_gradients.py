@@ -166,14 +166,14 @@ def _step(
     # Compute the target first: else XLA would keep the direction for it, and write the next one beside it.
     on = on & ~jnp.isnan(target)
     residual_vector = _added(state.residual_vector, -alpha, images)
-    shrunk = jnp.where(on, jnp.sqrt(_inner(residual_vector, residual_vector).real), 1)
-    residual_vector = jax.vmap(normalize)(residual_vector, shrunk)
+    reduction = jnp.where(on, jnp.sqrt(_inner(residual_vector, residual_vector).real), 1)
+    residual_vector = jax.vmap(normalize)(residual_vector, reduction)
     stepped = state._replace(
         solution=solution,
         residual_vector=residual_vector,
-        direction=_added(_scaled(shrunk, state.direction), on.astype(shrunk.dtype), residual_vector),
-        residual=state.residual * shrunk,
-        square=jnp.where(on, 1 + jnp.square(shrunk) * state.square, state.square),
+        direction=_added(_scaled(reduction, state.direction), on.astype(reduction.dtype), residual_vector),
+        residual=state.residual * reduction,
+        square=jnp.where(on, 1 + jnp.square(reduction) * state.square, state.square),
         operator_norm=operator_norm,
         ended=state.ended | singular,
         num_matvecs=state.num_matvecs + moves.astype(jnp.int32),

@@ -72,14 +72,14 @@ def gmres(
 
     def cycle(carry):
         solution, residual_vector, residual, _, count = carry
-        correction, spent = _one_cycle(operator, residual_vector, residual, target, restart)
+        correction, num_steps = _one_cycle(operator, residual_vector, residual, target, restart)
         moved = jax.tree.map(jnp.add, solution, correction)
         residual_vector = tree.add_scaled(rhs, -1.0, operator(moved))
         after = tree.norm(residual_vector)
         # If a cycle increases the residual, the previous solution is returned.
         better = after < residual
         solution = tree.where(better, moved, solution)
-        return solution, residual_vector, jnp.where(better, after, residual), residual, count + spent + 1
+        return solution, residual_vector, jnp.where(better, after, residual), residual, count + num_steps + 1
 
     start = (jax.tree.map(jnp.zeros_like, rhs), rhs, length, length * 0 + jnp.inf, jnp.zeros((), jnp.int32))
     solution, _, residual, _, count = jax.lax.while_loop(has_to_go_on, cycle, start)
@@ -129,16 +129,16 @@ def _step(operator: Callable[[PyTree], PyTree], state: _Cycle) -> _Cycle:
     cosine, sine = safe_divide(pair[0], length, otherwise=1), safe_divide(pair[1], length)
     plane = jnp.stack([jnp.stack([jnp.conj(cosine), jnp.conj(sine)]), jnp.stack([-sine, cosine])])
 
-    def turned(rows):
+    def rotated(rows):
         two = jax.lax.dynamic_slice_in_dim(rows, j, 2)
         two = jnp.matmul(plane, two, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.dynamic_update_slice_in_dim(rows, two, j, 0)
 
     return _Cycle(
         basis=tree.set_row(state.basis, j + 1, normalize(residual.vector, residual.norm)),
-        triangle=state.triangle.at[:, j].set(turned(column)[:-1]),
-        rotation=turned(state.rotation),
-        target=turned(state.target),
+        triangle=state.triangle.at[:, j].set(rotated(column)[:-1]),
+        rotation=rotated(state.rotation),
+        target=rotated(state.target),
         operator_norm=norm,
         length=j + 1,
         ended=ended,

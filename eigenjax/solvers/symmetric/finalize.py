@@ -40,10 +40,10 @@ def finalize(
     if storage.is_narrow(state.krylov.basis):
         pairs = _polished(op, vectors, spec, sigma)
         vectors, _ = fix_signs(pairs.vectors, references=references)
-        spent = state.krylov.num_matvecs + k
+        num_matvecs = state.krylov.num_matvecs + k
         norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(pairs.values)))
         valid = jnp.isfinite(residuals)
-        candidates = CandidatePairs(pairs.values, vectors, pairs.residuals, valid, spent)
+        candidates = CandidatePairs(pairs.values, vectors, pairs.residuals, valid, num_matvecs)
         return _with_status(op, candidates, state, spec, tol, norm_estimate, jnp.zeros_like(norm_estimate))
     vectors, phases = fix_signs(vectors, references=references)
     valid = jnp.isfinite(residuals)
@@ -55,10 +55,10 @@ def finalize(
     along, outside, length = _left_out(part, coefficients)
 
     def predict(signs):
-        turned = signs.astype(phases.dtype) * phases
-        image = storage.combine(matmul(images, turned), part.basis)
-        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.residual_block))
-        return tree.add_scaled(image, matmul(beside, turned), outside)
+        weights = signs.astype(phases.dtype) * phases
+        image = storage.combine(matmul(images, weights), part.basis)
+        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, weights), part.residual_block))
+        return tree.add_scaled(image, matmul(beside, weights), outside)
 
     # The defects are left out: the verification finds them if they are still present.
     inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
@@ -66,11 +66,11 @@ def finalize(
 
     needed = ~state.residuals_verified & jnp.any(valid)
     estimates = jnp.where(needed, jnp.where(valid, estimated, 0), residuals)
-    seed, turns = state.krylov.seed, state.krylov.num_restarts
+    seed, num_restarts = state.krylov.seed, state.krylov.num_restarts
     # A Ritz value of a small Krylov space may be far below the norm.
     norm = jnp.maximum(state.norm_estimate, state.krylov.operator_norm)
     residuals, discrepancy, num_verifications = verified_residuals(
-        op, values, vectors, estimates, predict, norm, seed, turns, needed
+        op, values, vectors, estimates, predict, norm, seed, num_restarts, needed
     )
     residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
     num_matvecs = state.krylov.num_matvecs + num_verifications
@@ -106,7 +106,7 @@ def _with_status(
         norm_estimate=norm_estimate,
         discrepancy=discrepancy,
         finite=finite,
-        lost=spec.storage.unit,
+        storage_error=spec.storage.unit,
         verified=verified,
     )
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))

@@ -59,7 +59,7 @@ class LobpcgState(NamedTuple):
     largest: jax.Array  # () the largest |Ritz value| seen
     discrepancy: jax.Array  # () largest entry of |V^H A V - (V^H A V)^H|; NaN or Inf if a matvec is
     best: jax.Array  # () the largest residual of the k when it last halved
-    idle: jax.Array  # () int32, steps since then
+    num_stalled: jax.Array  # () int32, steps since then
     refresh: jax.Array  # () bool, the next block matvec is A X: the first one, and to verify residuals
     ending: jax.Array  # () bool, only a refreshing step may follow
     done: jax.Array  # () bool, the solve is over; the residuals are true
@@ -81,7 +81,7 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
         largest=zeros[0],
         discrepancy=zeros[0],
         best=zeros[0] + jnp.inf,
-        idle=jnp.zeros((), jnp.int32),
+        num_stalled=jnp.zeros((), jnp.int32),
         refresh=jnp.ones((), bool),
         ending=jnp.zeros((), bool),
         done=jnp.zeros((), bool),
@@ -240,18 +240,18 @@ def _decide(state: LobpcgState, k: int, exhausted: jax.Array, unit: float, tol: 
     size = state.values.shape[0]
     allowed = jnp.asarray(_DEFAULT_BLOCKS * size if max_matvecs is None else max_matvecs, jnp.int32)
     worst = jnp.max(state.residuals[:k])
-    settled = worst <= tolerance(tol, worst.dtype) * state.largest
+    below_tol = worst <= tolerance(tol, worst.dtype) * state.largest
     halved = worst <= state.best / 2
-    idle = jnp.where(halved, 0, state.idle + 1)
-    stalled = (idle >= _PATIENCE) & (worst <= _NEAR_ROUNDING * unit * state.largest)
+    num_stalled = jnp.where(halved, 0, state.num_stalled + 1)
+    stalled = (num_stalled >= _PATIENCE) & (worst <= _NEAR_ROUNDING * unit * state.largest)
     # End unless the budget allows another step and the refresh after it.
     ending = state.ending | stalled | exhausted | (state.num_matvecs > allowed - 2 * size)
     return state._replace(
         best=jnp.where(halved, worst, state.best),
-        idle=idle,
-        refresh=~state.refresh & (settled | ending),
+        num_stalled=num_stalled,
+        refresh=~state.refresh & (below_tol | ending),
         ending=ending,
-        done=(state.refresh & (settled | ending)) | ~jnp.isfinite(state.discrepancy),
+        done=(state.refresh & (below_tol | ending)) | ~jnp.isfinite(state.discrepancy),
     )
 
 

@@ -32,7 +32,7 @@ from eigenjax.vectors.tree import PyTree
 
 # A basis stored in fewer bits perturbs the vectors by about this fraction of its machine epsilon: smaller residuals of
 # the recurrence gain nothing.
-_LOST = 0.1
+_STORAGE_SHARE = 0.1
 
 
 class RestartedState(NamedTuple):
@@ -173,7 +173,7 @@ def check_convergence(
     """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     found, target = _extract(state, spec, sigma)
     b, m = state.krylov.coupling.shape
-    num_valid, spent = state.krylov.num_valid, state.krylov.num_matvecs
+    num_valid, num_matvecs = state.krylov.num_valid, state.krylov.num_matvecs
     norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(found.values)))
     bounds = _bounds(op, spec, tol, norm_estimate)
     complete = num_valid >= op.size
@@ -194,8 +194,8 @@ def check_convergence(
     polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.targets.levels), polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = check.search.satisfied | missed_pairs.has_given_up(check.search, spec.k) if m < op.size else False
-    out_of_budget = spent + b > spec.max_matvecs
-    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_check, least=b)
+    out_of_budget = num_matvecs + b > spec.max_matvecs
+    wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, least=b)
     return state._replace(
         krylov=state.krylov._replace(polynomials=polynomials),
         found=found,
@@ -204,14 +204,14 @@ def check_convergence(
         targets=check.targets,
         next_check=jnp.maximum(wait, spec.k - num_valid),
         distance=check.remaining,
-        last_check=spent,
+        last_check=num_matvecs,
         search=check.search,
         done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
     )
 
 
 def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, norm_estimate: jax.Array) -> search_targets.Bounds:
-    return search_targets.bounds_of(op, spec, tol, norm_estimate, _LOST * spec.storage.unit)
+    return search_targets.bounds_of(op, spec, tol, norm_estimate, _STORAGE_SHARE * spec.storage.unit)
 
 
 def _extract(state: RestartedState, spec: SolveSpec, sigma: Any) -> tuple[Extraction, jax.Array]:

@@ -78,7 +78,7 @@ def draw(sample: Callable[[jax.Array, PyTree], PyTree], key: jax.Array, op: Line
     return jax.lax.map(lambda key: sample(key, structure), jax.random.split(key, count))
 
 
-def products(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:
+def matvecs(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:
     """Apply A to each row, `probe_batch` rows at once."""
     return each(lambda row: matvec(op, row), rows, probe_batch)
 
