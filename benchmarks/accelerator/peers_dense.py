@@ -20,8 +20,8 @@ def alone(n: int) -> Callable[[Log], Iterator[Row]]:
 
     def rows(log: Log) -> Iterator[Row]:
         matrix = _symmetric((40 if log.args.quick else n,))
-        own = functools.partial(eigenjax.eigsh, k=K, tol=TARGET, verify=False)
-        yield from _rows(log, matrix, {"eigenjax.eigsh": (own, _few), "jnp.linalg.eigh": (jnp.linalg.eigh, _all)})
+        ours = functools.partial(eigenjax.eigsh, k=K, tol=TARGET, verify=False)
+        yield from _rows(log, matrix, {"eigenjax.eigsh": (ours, _few), "jnp.linalg.eigh": (jnp.linalg.eigh, _all)})
 
     return rows
 
@@ -31,11 +31,11 @@ def batch(count: int, n: int) -> Callable[[Log], Iterator[Row]]:
 
     def rows(log: Log) -> Iterator[Row]:
         matrices = _symmetric((8, 12) if log.args.quick else (count, n))
-        own = jax.vmap(functools.partial(eigenjax.eigsh, k=4, tol=TARGET, verify=False))
+        ours = jax.vmap(functools.partial(eigenjax.eigsh, k=4, tol=TARGET, verify=False))
         solvers = {
             "eigenjax.eigh": (eigenjax.eigh, _all),
             "jnp.linalg.eigh": (jnp.linalg.eigh, _all),
-            "vmap of eigenjax.eigsh, k=4": (own, _few),
+            "vmap of eigenjax.eigsh, k=4": (ours, _few),
         }
         yield from _rows(log, matrices, solvers)
 

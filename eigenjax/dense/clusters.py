@@ -110,20 +110,20 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
     return jax.lax.custom_linear_solve(commutator, right, solve, solve)
 
 
-def antihermitian_rotation(*rotations: jax.Array, beside: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
+def antihermitian_rotation(*rotations: jax.Array, extra: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
     """Return antihermitian matrices unchanged, and remove rounding error from their cotangents.
 
     The cotangents are projected to their antihermitian part; then entries of rounding size are set to zero.
 
     Args:
         *rotations: (..., n, n) matrices M, antihermitian to rounding.
-        beside: (..., m, n) matrices whose cotangents count in the column lengths that rounding is measured against;
+        extra: (..., m, n) matrices whose cotangents count in the column lengths that rounding is measured against;
             they are returned too.
     """
     n, count = rotations[0].shape[-1], len(rotations)
-    ends = [sum(x.shape[-2] for x in (*rotations, *beside)[: i + 1]) for i in range(count + len(beside))][:-1]
+    ends = [sum(x.shape[-2] for x in (*rotations, *extra)[: i + 1]) for i in range(count + len(extra))][:-1]
     # Concatenate, so that there is one cotangent: with several arrays, the one of an unused output would be missing.
-    whole = jnp.concatenate([*rotations, *beside], axis=-2)
+    whole = jnp.concatenate([*rotations, *extra], axis=-2)
     clean = lambda _, cotangent: _without_rounding(cotangent, n, count)
     whole = jax.lax.custom_linear_solve(lambda x: x, whole, lambda _, x: x, clean)
     found = jnp.split(whole, ends, axis=-2)

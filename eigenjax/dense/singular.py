@@ -147,7 +147,7 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decom
     away = image - product(found.left, change) if is_tall else jnp.where(is_tall, image, jnp.zeros_like(image))
     rotation = _solve(found, inside, both_null, null, change, away)
     total, relative, moved, again = antihermitian_rotation(
-        rotation.total, rotation.relative, beside=(rotation.away, adjoint(rotation.away_adjoint))
+        rotation.total, rotation.relative, extra=(rotation.away, adjoint(rotation.away_adjoint))
     )
     rotation = _Rotation(total, relative, moved, adjoint(again))
     left_rotation, right_rotation = (rotation.total + rotation.relative) / 2, (rotation.total - rotation.relative) / 2

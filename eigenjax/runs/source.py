@@ -108,16 +108,16 @@ def groups_alike(
     [2, 1, 1]
     """
     group: list[tuple[PyTree, float]] = []
-    kind, room = None, 1
+    kind, max_length = None, 1
     for batch, weight in batches:
         leaves, treedef = jax.tree.flatten(batch)
         described = treedef, [(np.shape(leaf), _dtype(leaf)) for leaf in leaves]
-        if group and (described != kind or len(group) == room):
+        if group and (described != kind or len(group) == max_length):
             yield group
             group = []
         if not group:
             size = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in described[1])
-            kind, room = described, max(1, min(most, most_bytes // max(size, 1)))
+            kind, max_length = described, max(1, min(most, most_bytes // max(size, 1)))
         group.append((batch, weight))
     if group:
         yield group
@@ -202,6 +202,6 @@ def batch_checksum(batch: PyTree) -> int:
     for leaf in jax.tree.leaves(batch):
         checksum = zlib.crc32(f"{np.shape(leaf)} {getattr(leaf, 'dtype', type(leaf))}".encode(), checksum)
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            some = np.ravel(np.asarray(leaf[:1] if np.ndim(leaf) else leaf))[:_NUMBERS_READ]
-            checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
+            leading = np.ravel(np.asarray(leaf[:1] if np.ndim(leaf) else leaf))[:_NUMBERS_READ]
+            checksum = zlib.crc32(np.ascontiguousarray(leading).tobytes(), checksum)
     return checksum

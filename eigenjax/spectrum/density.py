@@ -162,9 +162,9 @@ def _density(
     if deflated is not None:
         mass = deflated.mass / op.size
         weights = weights * (1 - jnp.sum(mass))
-        beside = lambda x, extra: jnp.concatenate([x, jnp.broadcast_to(extra, (num_probes, *extra.shape))], axis=1)
-        nodes, weights = beside(nodes, deflated.values), beside(weights, mass)
-        residuals = beside(residuals, jnp.zeros_like(mass))
+        append = lambda x, extra: jnp.concatenate([x, jnp.broadcast_to(extra, (num_probes, *extra.shape))], axis=1)
+        nodes, weights = append(nodes, deflated.values), append(weights, mass)
+        residuals = append(residuals, jnp.zeros_like(mass))
     return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim + (deflated is not None)))
 
 

@@ -35,9 +35,9 @@ def grown(matrix, state, steps):
 
 
 @jax.jit
-def restarted(state, coefficients, kept, fresh):
+def restarted(state, coefficients, num_keep, fresh):
     basis = SchurBasis(coefficients, jnp.zeros(M, bool))
-    return arnoldi.restart(state, basis, kept, MOST, fresh, jnp.zeros(1, coefficients.dtype))
+    return arnoldi.restart(state, basis, num_keep, MOST, fresh, jnp.zeros(1, coefficients.dtype))
 
 
 def wide(x):
@@ -163,8 +163,8 @@ def test_what_a_subspace_lacks_of_invariance_is_recorded(problem, normal, rng):
     state = full(problem)
     C = np.linalg.qr(normal(rng, (M, M), matrix.dtype))[0]
     after = restarted(state, jnp.asarray(C), jnp.int32(3), jnp.asarray(False))
-    H, kept = wide(state.matrix), wide(C[:, :3])
-    outside = H @ kept - kept @ (kept.conj().T @ H @ kept)
+    H, basis = wide(state.matrix), wide(C[:, :3])
+    outside = H @ basis - basis @ (basis.conj().T @ H @ basis)
     bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
     found = wide(after.defects)[np.asarray(after.valid)]
     chex.assert_trees_all_close(np.sort(found), np.sort(np.linalg.norm(outside, axis=0)), rtol=0, atol=bound)

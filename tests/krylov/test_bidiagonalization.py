@@ -63,11 +63,11 @@ def assert_decomposes(state, matrix, dropped=None, with_direction=True):
     chex.assert_trees_all_close(left, np.zeros(M) if dropped is None else dropped, rtol=0, atol=bound)
 
 
-def triplets(state, kept=KEPT):
+def triplets(state, count=KEPT):
     """Compute (m, kept) P and Q, (m,) s: the largest singular triplets of B, from NumPy."""
     left, values, right = np.linalg.svd(wide(state.matrix))
     cast = lambda x: jnp.asarray(x.astype(state.matrix.dtype))
-    return cast(left[:, :kept]), cast(right.conj().T[:, :kept]), values
+    return cast(left[:, :count]), cast(right.conj().T[:, :count]), values
 
 
 @pytest.fixture
@@ -112,9 +112,9 @@ def test_restarts_keep_triplets_and_converge_to_those_of_the_matrix(matrix, full
         assert (int(state.num_restarts), int(state.num_valid)) == (restarts, KEPT)
         if restarts in (1, 8, 9, 18):
             assert_decomposes(state, matrix)
-            kept = np.linalg.svd(wide(state.matrix), compute_uv=False)[:KEPT]
+            ritz_values = np.linalg.svd(wide(state.matrix), compute_uv=False)[:KEPT]
             bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
-            chex.assert_trees_all_close(kept, values[:KEPT], rtol=0, atol=bound)
+            chex.assert_trees_all_close(ritz_values, values[:KEPT], rtol=0, atol=bound)
             wanted = wide(left).T @ wide(before.left)
             inside = wanted @ wide(state.left).conj().T @ wide(state.left)
             chex.assert_trees_all_close(inside, wanted, rtol=0, atol=2 * ORTHONORMAL * np.finfo(matrix.dtype).eps)

@@ -24,21 +24,21 @@ def grown(matrix, starts, steps):
     return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
-def restarted(op, state, kept):
+def restarted(op, state, num_keep):
     """Restart with the largest Ritz pairs and expand until the basis is full."""
-    coefficients = ritz_pairs(state, "LA").coefficients[:, :kept]
+    coefficients = ritz_pairs(state, "LA").coefficients[:, :num_keep]
     state = decomposition.compress(
-        state, coefficients, state.coupling @ coefficients, jnp.zeros(kept, state.defects.dtype)
+        state, coefficients, state.coupling @ coefficients, jnp.zeros(num_keep, state.defects.dtype)
     )
     b = state.block_size
-    steps = (state.coupling.shape[1] - kept) // b
+    steps = (state.coupling.shape[1] - num_keep) // b
     return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def compressed(state, coefficients, kept):
-    coefficients = coefficients[:, :kept]
-    dropped = jnp.zeros(kept, state.defects.dtype)
+def compressed(state, coefficients, num_keep):
+    coefficients = coefficients[:, :num_keep]
+    dropped = jnp.zeros(num_keep, state.defects.dtype)
     return decomposition.compress(state, coefficients, state.coupling @ coefficients, dropped)
 
 
@@ -87,9 +87,9 @@ def test_compressing_keeps_the_relation_and_what_was_asked_for(block_size, float
     state = grown(jnp.asarray(matrix), starting(rng, block_size), M // block_size)
     ritz = ritz_pairs(state, "LA").coefficients
     # The most wanted, the least wanted, and one column fewer than fit.
-    for columns, kept in ((ritz, 5), (ritz[:, ::-1], 5), (ritz.at[:, 3].set(0), 4)):
+    for columns, num_keep in ((ritz, 5), (ritz[:, ::-1], 5), (ritz.at[:, 3].set(0), 4)):
         after = compressed(state, columns, 5)
-        assert_decomposes(after, matrix, kept)
+        assert_decomposes(after, matrix, num_keep)
         assert int(after.num_restarts) == 1
         basis, wanted = np.asarray(after.basis), np.asarray(columns)[:, :5].T @ np.asarray(state.basis)
         np.testing.assert_allclose(wanted @ (basis.T @ basis), wanted, rtol=0, atol=1e-12)

@@ -119,9 +119,9 @@ def test_a_restart_keeps_the_wanted_ritz_vectors_and_the_relation(problem):
     # Expected: the Ritz values of largest magnitude, from NumPy.
     truth = np.linalg.eigvalsh(wide(state.matrix))
     truth = np.sort(truth[np.argsort(-np.abs(truth))][: valid.sum()])
-    kept = np.linalg.eigvalsh(wide(after.matrix)[np.ix_(valid, valid)])
+    ritz_values = np.linalg.eigvalsh(wide(after.matrix)[np.ix_(valid, valid)])
     atol = UNITS * np.finfo(real).eps * np.linalg.norm(matrix)
-    chex.assert_trees_all_close(kept, truth, rtol=0, atol=atol)
+    chex.assert_trees_all_close(ritz_values, truth, rtol=0, atol=atol)
     assert_decomposes(grown(jnp.asarray(matrix), after), matrix)
 
 

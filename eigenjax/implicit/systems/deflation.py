@@ -80,8 +80,8 @@ def inside(deflated: Deflation, block: PyTree) -> jax.Array:
 def without(deflated: Deflation, block: PyTree) -> PyTree:
     """Compute z_i - U U^H z_i."""
 
-    def outside(few):
-        used, part = few
+    def outside(group):
+        used, part = group
         numbers = jnp.where(used, inside(deflated, part), 0)
         return used, jax.tree.map(jnp.subtract, part, _along_basis(deflated, numbers))
 

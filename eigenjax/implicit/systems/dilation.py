@@ -111,8 +111,8 @@ def iterate(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> Tripl
     inverses = safe_divide(positive(solved), solved.values)
     x = jax.vmap(tree.scale)(inverses, jax.tree.map(jnp.add, f, jax.vmap(reduced.forward)(y)))
     y = jax.vmap(functools.partial(tree.scale, 1 / reduced.norm_estimate))(y)
-    work = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
-    return TripletSolution(other_way((x, y)), residuals, targets, jnp.where(work, steps + 1, 0))
+    nonzero = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
+    return TripletSolution(other_way((x, y)), residuals, targets, jnp.where(nonzero, steps + 1, 0))
 
 
 def _of_smaller_side(

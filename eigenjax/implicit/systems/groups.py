@@ -26,8 +26,8 @@ def in_groups(projection: Callable[[PyTree], PyTree], block: PyTree) -> PyTree:
     firsts = jnp.minimum(jnp.arange(0, k, _GROUP, dtype=jnp.int32), k - _GROUP)
 
     def project(done, first):
-        few = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, _GROUP), done)
-        return tree.set_rows(done, first, projection(few)), None
+        group = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, _GROUP), done)
+        return tree.set_rows(done, first, projection(group)), None
 
     return jax.lax.scan(project, block, firsts)[0]
 

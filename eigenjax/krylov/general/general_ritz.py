@@ -107,10 +107,10 @@ def general_ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) ->
     order = jnp.lexsort((-values.imag, jnp.minimum(partner, index), keys)).astype(jnp.int32)
     values, vectors, valid = values[order], vectors[:, order], valid[order]
     residuals = _residuals(state, compact, values, vectors, place)
-    nothing_filled = jnp.zeros_like(vectors)
+    zeros = jnp.zeros_like(vectors)
     return GeneralRitz(
         values=values,
-        coefficients=nothing_filled.at[place].set(jnp.where(valid, vectors, 0)),
+        coefficients=zeros.at[place].set(jnp.where(valid, vectors, 0)),
         residuals=jnp.where(valid, residuals, jnp.inf),
         keys=keys[order],
         paired=jnp.append(partner[order][:-1] == order[1:], False) & (values.imag != 0),

@@ -50,16 +50,16 @@ def staged(
         >>> shutil.rmtree(parent)
     """
     target = pathlib.Path(out).absolute()
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as cleanup:
         with _refusing(out):
             _check_free(target, expected)
-            scratch = _make_scratch(target, undo)
+            scratch = _make_scratch(target, cleanup)
         yield scratch
         with _refusing(out):
             seal(scratch)
             blocked = _move(scratch, target)
             place = _keep_apart(scratch, target, blocked) if blocked else out
-        undo.pop_all()
+        cleanup.pop_all()
     placed(place)
 
 
@@ -98,14 +98,14 @@ def _blocked(target: pathlib.Path, names: Iterable[str]) -> list[str]:
     return [name for name in existing if name not in written]
 
 
-def _make_scratch(target: pathlib.Path, undo: contextlib.ExitStack) -> pathlib.Path:
+def _make_scratch(target: pathlib.Path, cleanup: contextlib.ExitStack) -> pathlib.Path:
     # Inside an existing target, because its parent may be read-only or on another file system.
     parent = target if target.exists() else target.parent
     for folder in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
         folder.mkdir()
-        undo.callback(_remove_if_empty, folder)
+        cleanup.callback(_remove_if_empty, folder)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=".eigenjax-", dir=parent))
-    undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+    cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
     return scratch
 
 

@@ -128,12 +128,12 @@ def _spent(document: Mapping[str, Any]) -> list[str]:
 
 
 def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
-    beside = document["gauss_newton"]["pairs"]["LA"]
+    gauss_newton = document["gauss_newton"]["pairs"]["LA"]
     hessian_pairs = next(iter(document["algorithms"].values()))["pairs"].get("LA")
-    values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(beside["eigenvalues"])
-    rows = [(i + 1, _number(values[i]), *_cells(beside, i)) for i in range(len(beside["eigenvalues"]))]
+    values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(gauss_newton["eigenvalues"])
+    rows = [(i + 1, _number(values[i]), *_cells(gauss_newton, i)) for i in range(len(gauss_newton["eigenvalues"]))]
     head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
-    summary = f"{document['gauss_newton']['products']} matvecs: {beside['status']}: {beside['advice']}"
+    summary = f"{document['gauss_newton']['products']} matvecs: {gauss_newton['status']}: {gauss_newton['advice']}"
     return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(summary)}</p>']
 
 

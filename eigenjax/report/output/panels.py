@@ -84,11 +84,11 @@ def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> 
     return [Panel("convergence", caption, pictures.draw_convergence(histories, tolerance=allowed(solves, tol)))]
 
 
-def _gauss_newton(solves: dict[str, Solve], beside: Solve) -> list[Panel]:
+def _gauss_newton(solves: dict[str, Solve], gauss_newton: Solve) -> list[Panel]:
     hessian_results = next(iter(solves.values())).results
     if "LA" not in hessian_results:
         return []
-    results = {"Hessian": hessian_results["LA"], "Gauss-Newton": beside.results["LA"]}
+    results = {"Hessian": hessian_results["LA"], "Gauss-Newton": gauss_newton.results["LA"]}
     axes = pictures.draw_eigenvalues(results, title="Hessian and Gauss-Newton matrix")
     caption = "The largest eigenvalues of both: they differ by what the model's own curvature adds."
     return [Panel("gauss-newton-values", caption, axes)]

@@ -84,11 +84,11 @@ def outliers(found: SpectralDensity) -> np.ndarray:
     if spread == 0:
         return np.empty(0)
     seen = []
-    for row, far in zip(nodes, residuals, strict=True):
+    for row, row_residuals in zip(nodes, residuals, strict=True):
         order = np.argsort(row)
-        row, far = row[order], far[order]
+        row, row_residuals = row[order], row_residuals[order]
         gaps = np.diff(row, prepend=-np.inf, append=np.inf)
-        seen.append(row[(far <= _RESOLVED * spread) & (np.minimum(gaps[:-1], gaps[1:]) > _APART * spread)])
+        seen.append(row[(row_residuals <= _RESOLVED * spread) & (np.minimum(gaps[:-1], gaps[1:]) > _APART * spread)])
     found_by_any = np.sort(np.concatenate(seen))
     new = np.diff(found_by_any, prepend=-np.inf) > 2 * _RESOLVED * spread
     return found_by_any[new]

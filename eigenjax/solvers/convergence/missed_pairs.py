@@ -85,7 +85,7 @@ class Check(NamedTuple):
     search: Search
     targets: SearchTargets  # targets of the search that runs or begins
     remaining: jax.Array  # () log of the factor that residuals must fall by or, in a search, polynomials must grow by
-    begins_here: jax.Array  # () bool, a search begins at the random vector that is already in the space
+    begins_in_place: jax.Array  # () bool, a search begins at the random vector that is already in the space
 
 
 def check(
@@ -126,13 +126,13 @@ def check(
         "exhausted": exhausted,
     }
     after = advance(search, spec, values, **state)
-    begins_here = exhausted & after.running
-    begins = after.starts | begins_here
+    begins_in_place = exhausted & after.running
+    begins = after.starts | begins_in_place
     chosen = SearchTargets(*(jnp.where(begins, x, y) for x, y in zip(new_targets, targets, strict=True)))
     at_least = jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny)
     remaining = jnp.max(jnp.log(safe_divide(at_least, allowed)))
     remaining = jnp.where(search.running & converged, growth_left, remaining)
-    return Check(after, chosen, remaining, begins_here)
+    return Check(after, chosen, remaining, begins_in_place)
 
 
 def has_given_up(search: Search, k: int) -> jax.Array:

@@ -164,12 +164,12 @@ def num_levels(spec: SolveSpec) -> int:
     return jax.eval_shape(lambda z: levels(spec, jnp.zeros(spec.k, z.dtype), z, z), zero).shape[0]
 
 
-def amplitude_of_certainty(size: int) -> float:
+def certain_amplitude(size: int) -> float:
     """Return the amplitude whose inverse is a lower bound, with near certainty, of a random start's components.
 
     A random start in n dimensions has a smaller component along a given unit vector with probability at most 1e-6.
 
-    >>> print(f"{amplitude_of_certainty(10000):.0e}")
+    >>> print(f"{certain_amplitude(10000):.0e}")
     1e+08
     """
     return size**0.5 / _MISS_PROBABILITY
@@ -195,7 +195,7 @@ def needed_amplitudes(
     >>> print(needed_amplitudes(spec, jnp.array([3.0, 2.0]), 10000, **options).round(-2))
     [1.e+08 0.e+00 1.e+06]
     """
-    certain = amplitude_of_certainty(size)
+    certain = certain_amplitude(size)
     if spec.which == "BE" and not spec.interior:
         high = jnp.arange(spec.k, dtype=jnp.int32) % 2 == 0
         ranks = jnp.where(high, values - jnp.min(values[::2]), jnp.max(values[1::2], initial=-jnp.inf) - values)

@@ -149,7 +149,7 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
         bounds,
         part.broken_down & ~complete,
     )
-    polynomials = tree.where(check.begins_here, begin_search(part, check.targets.levels), part.polynomials)
+    polynomials = tree.where(check.begins_in_place, begin_search(part, check.targets.levels), part.polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed. A search proves nothing about locked
     # pairs that restarts have perturbed.
     perturbed = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
@@ -208,7 +208,7 @@ def _targets(
     """Compute levels and bounds of a search that follows these values: their copies, and more wanted eigenvalues."""
     distance, real = search_targets.far_enough(bounds), is_real(op.structure)
     keys = wanted_keys(values, spec.which, real=real)
-    certain = search_targets.amplitude_of_certainty(op.size)
+    certain = search_targets.certain_amplitude(op.size)
     copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
     others = certain * search_targets.probability_missed(spec, worst, distance)
     points = boundary(values, spec.which, distance, bounds.norm_estimate, real=real)

@@ -121,8 +121,8 @@ def advance(
 
     def unfinished(state, target):
         # NaN compares False and ends the loop too.
-        far = tested(state, by_error) > jnp.maximum(target, state.attainable)
-        return far & ~state.ended & (state.num_matvecs < max_iter)
+        unconverged = tested(state, by_error) > jnp.maximum(target, state.attainable)
+        return unconverged & ~state.ended & (state.num_matvecs < max_iter)
 
     start = state, unfinished(state, targets(state.solution))
     step = functools.partial(_step, operator, targets, unfinished)

@@ -123,7 +123,7 @@ def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpe
     )
     search = check.search
     polynomials = tree.where(
-        check.begins_here, bidiagonalization.begin_search(space, check.targets.levels), space.polynomials
+        check.begins_in_place, bidiagonalization.begin_search(space, check.targets.levels), space.polynomials
     )
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = search.satisfied | missed_pairs.has_given_up(search, spec.k) if m < n else False
@@ -170,8 +170,8 @@ def finalize(
     def predict(signs):
         """Predict A and A^H applied to sum_i signs_i (u_i, v_i) by the decomposition."""
         along = signs.astype(values.dtype) * values
-        beside = jnp.sum(signs.astype(coupling.dtype) * coupling)
-        return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), beside, space.direction)
+        along_direction = jnp.sum(signs.astype(coupling.dtype) * coupling)
+        return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), along_direction, space.direction)
 
     def verification(_):
         estimates = jnp.where(valid, jnp.abs(coupling), 0)

@@ -51,18 +51,20 @@ def finalize(
     # A V C = V H C + D^T B C + w s^H C, where D and the part of w outside of V and D are orthogonal.
     part = state.krylov
     images = matmul(part.matrix, coefficients)
-    beside = matmul(part.dropped_couplings, coefficients)
+    along_dropped = matmul(part.dropped_couplings, coefficients)
     along, outside, length = _left_out(part, coefficients)
 
     def predict(signs):
         weights = signs.astype(phases.dtype) * phases
         image = storage.combine(matmul(images, weights), part.basis)
         image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, weights), part.residual_block))
-        return tree.add_scaled(image, matmul(beside, weights), outside)
+        return tree.add_scaled(image, matmul(along_dropped, weights), outside)
 
     # The defects are left out: the verification finds them if they are still present.
     inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
-    estimated = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
+    estimated = jax.vmap(tree.norm, in_axes=1)(
+        (inside, along, (length.astype(along_dropped.dtype) * along_dropped)[None])
+    )
 
     needed = ~state.residuals_verified & jnp.any(valid)
     estimates = jnp.where(needed, jnp.where(valid, estimated, 0), residuals)

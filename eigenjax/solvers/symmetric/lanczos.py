@@ -245,8 +245,8 @@ def lanczos(
 
 def _projected_matrix(state: LanczosState) -> jax.Array:
     """Build T."""
-    beside = jnp.diag(state.offdiagonal[:-1], 1)
-    return jnp.diag(state.diagonal) + beside + beside.T
+    offdiagonal = jnp.diag(state.offdiagonal[:-1], 1)
+    return jnp.diag(state.diagonal) + offdiagonal + offdiagonal.T
 
 
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:

@@ -191,7 +191,7 @@ def check_convergence(
         exhausted,
     )
     polynomials = state.krylov.polynomials
-    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.targets.levels), polynomials)
+    polynomials = tree.where(check.begins_in_place, begin_search(state.krylov, check.targets.levels), polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = check.search.satisfied | missed_pairs.has_given_up(check.search, spec.k) if m < op.size else False
     out_of_budget = num_matvecs + b > spec.max_matvecs

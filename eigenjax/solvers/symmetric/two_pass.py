@@ -84,19 +84,19 @@ def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key:
     length, fresh = tree.norm(start), lambda x: arbitrary_vector(fold_in(seed, 1), x)
     start = apply_when(~((length > 0) & jnp.isfinite(length)), fresh, normalize(start, length))
     start = normalize(start, tree.norm(start))
-    zero, none, room = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
+    zero, none, max_steps = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
     return TwoPassState(
         start=start,
         previous=jax.tree.map(jnp.zeros_like, start),
         direction=start,
         length=jnp.ones_like(length),
-        diagonal=jnp.zeros(room, length.dtype),
-        offdiagonal=jnp.zeros(room, length.dtype),
+        diagonal=jnp.zeros(max_steps, length.dtype),
+        offdiagonal=jnp.zeros(max_steps, length.dtype),
         operator_norm=zero,
         step=none,
         stop=jnp.full_like(none, min(2 * k, krylov_dim)),
         replaying=jnp.asarray(False),
-        coefficients=jnp.zeros((room, k), length.dtype),
+        coefficients=jnp.zeros((max_steps, k), length.dtype),
         vectors=tree.zero_basis(start, k),
         norm_estimate=zero,
         drift=zero,
@@ -246,8 +246,8 @@ def _check_convergence(state: TwoPassState, which: str, tol: Any, rounding: floa
 
 def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     # (m,) Ritz values, group representatives in columns, residuals, and a mask of the values that are no ghosts.
-    beside = jnp.diag(state.offdiagonal[:-1], 1)
-    values, vectors, valid = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
+    offdiagonal = jnp.diag(state.offdiagonal[:-1], 1)
+    values, vectors, valid = ritz.projected_eigh(jnp.diag(state.diagonal) + offdiagonal + offdiagonal.T, state.step)
     largest = jnp.max(jnp.abs(values))
     gaps = safe_divide(jnp.abs(values[:, None] - values[None, :]), largest)
     first, index = jnp.where(valid, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)

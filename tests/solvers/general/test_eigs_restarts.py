@@ -124,8 +124,8 @@ def test_a_search_ends_where_eigenvalues_are_ill_conditioned_but_determined(drif
 def test_copies_of_ill_conditioned_eigenvalues_are_found():
     # Two copies of one matrix, rotated: every eigenvalue is double.
     twice = scipy.linalg.block_diag(convection(0.4, SIZE // 2), convection(0.4, SIZE // 2))
-    turn = np.linalg.qr(np.random.default_rng(8).normal(size=(SIZE, SIZE)))[0]
-    result = solve(jnp.asarray(turn @ twice @ turn.T), k=4)
+    rotation = np.linalg.qr(np.random.default_rng(8).normal(size=(SIZE, SIZE)))[0]
+    result = solve(jnp.asarray(rotation @ twice @ rotation.T), k=4)
     assert int(result.status) == Status.CONVERGED
     true = np.repeat(top_of_convection(0.4, SIZE // 2, 2), 2)
     np.testing.assert_allclose(result.eigenvalues, true, atol=1e-6)
