@@ -147,7 +147,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
         >>> check_operator(lambda v: v + 1, jax.random.key(0), like=jnp.ones(4))
         Traceback (most recent call last):
         ...
-        ValueError: check_operator: the product is not linear, ...
+        ValueError: check_operator: the matvec is not linear, ...
     """
     refuse_stream(op)
     check_key(key)
@@ -181,7 +181,7 @@ _CHANGING = (
 )
 _NOT_LINEAR = (
     "the matvec is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
-    "rather than a derivative along v, adds a constant, or clips or normalises what it returns; give jax.jvp of the "
+    "rather than a derivative along v, adds a constant, or clips or normalizes what it returns; give jax.jvp of the "
     "gradient along v, as eigenjax.hessian does"
 )
 _NOT_SYMMETRIC = (

@@ -262,7 +262,7 @@ def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> Second
         raise ValueError(
             f"adam_preconditioner: opt_state holds no second moment of each entry ({', '.join(_RULES)}); its states "
             f"are: {', '.join(_names(opt_state)) or type(opt_state).__name__}. Give the state that optimizer.init or "
-            "optimizer.update returned, of an optimiser that adapts each entry"
+            "optimizer.update returned, of an optimizer that adapts each entry"
         )
     matching = [one for one in found if path is None or fnmatch.fnmatchcase(one.path, path)]
     if len(matching) != 1:

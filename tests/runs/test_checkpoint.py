@@ -62,7 +62,7 @@ def test_resumed_from_where_it_was(matrix, interrupted, capfd):
 
 
 @pytest.mark.slow
-def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, interrupt_after):
+def test_a_stream_is_resumed_too_and_its_data_are_recognized(network, tmp_path, interrupt_after):
     params, data = network
     # The options of test_stream, so that programs are compiled once.
     options = {"krylov_dim": 12, "block_size": 2, "progress": False, "every": 5}

@@ -46,7 +46,7 @@ def check(op, loss, params):
     return dense
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Dense(4, param_dtype=float)(x)
@@ -55,7 +55,7 @@ class Normalised(nn.Module):
 
 
 def test_linen_batch_norm_in_both_modes(batch):
-    model = Normalised()
+    model = Normalized()
     variables = model.init(KEY, batch[0], train=False)
     params, state = variables["params"], variables["batch_stats"]
     state = jax.tree.map(lambda x: x.astype(float) + 0.3, state)  # not the initial averages
