@@ -104,7 +104,7 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         choices=("density", "layers", "gauss-newton"),
         default=(),
         metavar="PART",
-        help="leave out parts that cost products: density (320), layers (2000 at most), gauss-newton (60), which is "
+        help="leave out parts that cost matvecs: density (320), layers (2000 at most), gauss-newton (60), which is "
         "beside the Hessian where the Problem has a model and a loss_of_output",
     )
     group.add_argument(
@@ -139,10 +139,10 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         "--krylov-dim",
         type=_positive,
         metavar="M",
-        help="products of Lanczos, and vectors it holds: fewer save memory (the larger of 150 and 4 K)",
+        help="matvecs of Lanczos, and vectors it holds: fewer save memory (the larger of 150 and 4 K)",
     )
     group.add_argument(
-        "--max-iter", type=_positive, default=5000, metavar="N", help="power: products for one pair at most (5000)"
+        "--max-iter", type=_positive, default=5000, metavar="N", help="power: matvecs for one pair at most (5000)"
     )
     group.add_argument(
         "--momentum", type=_share, default=0.98, metavar="R", help="power: 0 to 1, 0 is the plain method (0.98)"

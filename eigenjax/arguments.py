@@ -46,26 +46,26 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
     """
     if value is None:
         return
-    told = f"{function} got {name}={brief(value)}: {remedy}"
+    message = f"{function} got {name}={brief(value)}: {remedy}"
     if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-        raise TypeError(told)
+        raise TypeError(message)
     dtype = jnp.result_type(value)
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(told)
+        raise TypeError(message)
     if jnp.shape(value) != ():
-        raise ValueError(told)
+        raise ValueError(message)
     if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
         return
     number = float(jax.device_get(value))
     if np.isnan(number) or (number < least if least is not None else np.isinf(number)):
-        raise ValueError(told)
+        raise ValueError(message)
 
 
 def check_key(key: Any) -> None:
     """Raise a TypeError unless a value is one typed key; `calls.explained` prepends the name of the function."""
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():
-        told = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else brief(key)
-        raise TypeError(f"got key={told}: give one typed key, such as key=jax.random.key(0)")
+        given = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else brief(key)
+        raise TypeError(f"got key={given}: give one typed key, such as key=jax.random.key(0)")
 
 
 def check_int(
@@ -102,11 +102,11 @@ def check_int(
         raise TypeError(static_remedy(function, name))
     number = plain_int(value)
     if not isinstance(number, int) or isinstance(number, bool):
-        told = f"{function} got {name}={brief(value)}" if function else f"{name}={value!r}"
-        raise TypeError(f"{told}: give {wanted}")
+        prefix = f"{function} got {name}={brief(value)}" if function else f"{name}={value!r}"
+        raise TypeError(f"{prefix}: give {wanted}")
     if least is not None and number < least:
-        told = f"{function} got {name}={number}" if function else f"{name}={number}"
-        raise ValueError(f"{told}: give {least} or more{why}")
+        prefix = f"{function} got {name}={number}" if function else f"{name}={number}"
+        raise ValueError(f"{prefix}: give {least} or more{why}")
     return number
 
 
@@ -136,13 +136,13 @@ def check_choice(function: str, name: str, value: Any, choices: tuple[str, ...],
     """Raise an error unless a value is one of the choices; the message lists them, or the one that differs in case."""
     if isinstance(value, str) and value in choices:
         return
-    told = f"{function} got {name}={brief(value)}"
+    prefix = f"{function} got {name}={brief(value)}"
     if not isinstance(value, str):
-        raise TypeError(f"{told}: choose one of {', '.join(map(repr, choices))}")
+        raise TypeError(f"{prefix}: choose one of {', '.join(map(repr, choices))}")
     meant = [choice for choice in choices if choice.lower() == value.strip().lower()]
     if meant:
-        raise ValueError(f"{told}: write {name}={meant[0]!r}")
-    raise ValueError(f"{told}: choose one of {', '.join(map(repr, choices))}{elsewhere}")
+        raise ValueError(f"{prefix}: write {name}={meant[0]!r}")
+    raise ValueError(f"{prefix}: choose one of {', '.join(map(repr, choices))}{elsewhere}")
 
 
 def check_bool(function: str, name: str, value: Any) -> None:
@@ -169,8 +169,8 @@ def check_arrays(function: str, name: str, value: Any, *, remedy: str) -> None:
         raise TypeError(f"{function} got {name}={brief(value)}, which holds no arrays: {remedy}")
     for path, leaf in leaves:
         if not _is_numeric(leaf):
-            where = name + jax.tree_util.keystr(path)
-            raise TypeError(f"{function} got {where}={brief(leaf)}, which is no array: {remedy}")
+            leaf_name = name + jax.tree_util.keystr(path)
+            raise TypeError(f"{function} got {leaf_name}={brief(leaf)}, which is no array: {remedy}")
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -110,11 +110,11 @@ def explained(function: _Function) -> _Function:
     ...
     TypeError: <lambda> got ncv=20: <lambda> calls it krylov_dim
     """
-    own, inner = inspect.signature(function), named(function)
+    signature, inner = inspect.signature(function), named(function)
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
-        check_call(function.__name__, own, args, options)
+        check_call(function.__name__, signature, args, options)
         return inner(*args, **options)
 
     return call  # type: ignore[return-value]
@@ -134,12 +134,12 @@ def named(function: _Function) -> _Function:
     return call  # type: ignore[return-value]
 
 
-def check_call(name: str, own: inspect.Signature, args: tuple, options: dict[str, Any]) -> None:
+def check_call(name: str, signature: inspect.Signature, args: tuple, options: dict[str, Any]) -> None:
     """Raise a TypeError that names the remedy unless a call fits a signature.
 
     Args:
         name: name of the function.
-        own: its signature.
+        signature: its signature.
         args: positional arguments of the call.
         options: keyword arguments of the call.
 
@@ -147,9 +147,9 @@ def check_call(name: str, own: inspect.Signature, args: tuple, options: dict[str
         TypeError: if an argument is unknown, missing, given twice, or keyword-only but given by position.
     """
     try:
-        own.bind(*args, **options)
+        signature.bind(*args, **options)
     except TypeError as error:
-        raise TypeError(_misfit(name, own, args, options) or f"{name}: {error}") from None
+        raise TypeError(_misfit(name, signature, args, options) or f"{name}: {error}") from None
 
 
 def _name(function: str, error: Exception) -> None:
@@ -190,14 +190,14 @@ def _raised_in(traceback: TracebackType | None) -> str:
     return module
 
 
-def _misfit(name: str, own: inspect.Signature, args: tuple, options: dict[str, Any]) -> str | None:
-    parameters = own.parameters
+def _misfit(name: str, signature: inspect.Signature, args: tuple, options: dict[str, Any]) -> str | None:
+    parameters = signature.parameters
     for given, value in options.items():
         if given not in parameters:
-            return f"{name} got {given}={brief(value)}: {_translation(name, own, given)}"
+            return f"{name} got {given}={brief(value)}: {_translation(name, signature, given)}"
     by_position = [key for key, parameter in parameters.items() if parameter.kind in _POSITIONAL]
     if len(args) > len(by_position):
-        return _too_many(name, own, by_position, args)
+        return _too_many(name, signature, by_position, args)
     twice = [key for key in by_position[: len(args)] if key in options]
     if twice:
         return f"{name} got {twice[0]} by position and by name: give it once"
@@ -207,23 +207,23 @@ def _misfit(name: str, own: inspect.Signature, args: tuple, options: dict[str, A
     return f"{name} needs {missing[0]}{_EXAMPLES.get(missing[0], '')}: give {missing[0]}=..." if missing else None
 
 
-def _translation(name: str, own: inspect.Signature, given: str) -> str:
+def _translation(name: str, signature: inspect.Signature, given: str) -> str:
     targets, otherwise = _TRANSLATED.get(given, ((), ""))
     for target in targets:
-        if target in own.parameters:
+        if target in signature.parameters:
             return f"{name} calls it {target}"
     if otherwise:
         return otherwise
-    lowered = {key.lower(): key for key in own.parameters}
+    lowered = {key.lower(): key for key in signature.parameters}
     close = difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.75)
     if close:
         return f"did you mean {lowered[close[0]]}?"
-    return f"{name} takes {', '.join(own.parameters)}"
+    return f"{name} takes {', '.join(signature.parameters)}"
 
 
-def _too_many(name: str, own: inspect.Signature, by_position: list[str], args: tuple) -> str:
+def _too_many(name: str, signature: inspect.Signature, by_position: list[str], args: tuple) -> str:
     value = args[len(by_position)]
-    named = [key for key in own.parameters if key not in by_position]
+    named = [key for key in signature.parameters if key not in by_position]
     guess = "which" if isinstance(value, str) and "which" in named else named[0] if len(named) == 1 else None
     remedy = f"write {guess}={brief(value)}" if guess else f"name the others: {', '.join(f'{key}=' for key in named)}"
     return f"{name} takes ({', '.join(by_position)}) by position and got {brief(value)} as well: {remedy}"

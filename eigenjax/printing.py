@@ -24,8 +24,8 @@ def short_repr(self: Any) -> str:
     >>> TraceResult(jnp.float32(3.5), jnp.ones((2, 3)), jnp.int32(9))
     TraceResult(estimate=3.5, standard_error=float32[2,3], num_matvecs=9, status=0)
     """
-    shown = (f"{name}={_brief(value)}" for name, value in self._asdict().items() if value is not None)
-    return f"{type(self).__name__}({', '.join(shown)})"
+    entries = (f"{name}={_brief(value)}" for name, value in self._asdict().items() if value is not None)
+    return f"{type(self).__name__}({', '.join(entries)})"
 
 
 def table_by(rows: str, names: Callable[[int], str] = str) -> Callable[..., str]:

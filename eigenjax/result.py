@@ -48,7 +48,7 @@ class Status(enum.IntEnum):
 _ADVICE = {
     Status.CONVERGED: "all pairs converged",
     Status.NOT_CONVERGED: (
-        "some pairs did not reach tol within the products allowed: raise max_matvecs (max_iter of "
+        "some pairs did not reach tol within the matvecs allowed: raise max_matvecs (max_iter of "
         "deflated_power_iteration), or krylov_dim where it is less than the operator's size; or loosen tol, or ask for "
         "fewer pairs"
     ),

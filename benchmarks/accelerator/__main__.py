@@ -21,13 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--minutes", type=float, default=6.0, help="for all stages together")
     options.add_argument("--stages", default=",".join(STAGES), help="which, in which order (default %(default)s)")
-    own, rest = options.parse_known_args(argv)
-    args = timing.arguments(package.__doc__, 3, rest)
-    names = own.stages.split(",")
+    options_given, remaining = options.parse_known_args(argv)
+    args = timing.arguments(package.__doc__, 3, remaining)
+    names = options_given.stages.split(",")
     unknown = [name for name in names if name not in STAGES]
     if unknown:
         options.error(f"--stages: {', '.join(unknown)} is none of {', '.join(STAGES)}")
-    deadlines = harness.deadlines(own.minutes, [STAGES[name][1] for name in names])
+    deadlines = harness.deadlines(options_given.minutes, [STAGES[name][1] for name in names])
     for name, deadline in zip(names, deadlines, strict=True):
         log = harness.Log(name, args, deadline)
         STAGES[name][0](log)

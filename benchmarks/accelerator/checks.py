@@ -55,12 +55,12 @@ def pair_checks(
     norm = float(np.abs(np.linalg.eigvalsh(matrix)).max())
     residuals = np.linalg.norm(vectors @ matrix.T - values[:, None] * vectors, axis=1)
     gram = vectors.conj() @ vectors.T
-    told = np.abs(residuals - host(result.residuals)).max() / norm
+    error = np.abs(residuals - host(result.residuals)).max() / norm
     return [
         Check(f"{label}: status", float(result.status), 0),
         Check(f"{label}: eigenvalues, over the norm", float(np.abs(values - wanted).max() / norm), 64 * unit + tol**2),
         Check(f"{label}: true residuals, over the norm", float(residuals.max() / norm), 1.01 * tol + 64 * unit),
-        Check(f"{label}: residuals told less true ones, over the norm", float(told), 64 * unit),
+        Check(f"{label}: residuals told less true ones, over the norm", float(error), 64 * unit),
         Check(f"{label}: orthonormality", float(np.abs(gram - np.eye(len(gram))).max()), 20 * unit),
     ]
 

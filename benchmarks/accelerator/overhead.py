@@ -80,21 +80,21 @@ def _row(
     timed: Rounds | None = None,
     product_s: float | None = None,
 ) -> Row:
-    known = program is not None and timed is not None and matvecs is not None and product_s is not None
+    is_measured = program is not None and timed is not None and matvecs is not None and product_s is not None
     return {
         "problem": labels["problem"],
         "solver": solver,
         "n": labels["n"],
         "matvecs": matvecs,
-        "solve_s": timed.median if known else None,
-        "bare_s": matvecs * product_s if known else None,
-        "ratio": timed.median / (matvecs * product_s) if known else None,
-        "rounds": len(timed.samples) if known else 0,
-        "compile_s": program.compile_s if known else None,
-        "first_s": timed.first_s if known else None,
-        "temp_bytes": program.temp_bytes if known else None,
+        "solve_s": timed.median if is_measured else None,
+        "bare_s": matvecs * product_s if is_measured else None,
+        "ratio": timed.median / (matvecs * product_s) if is_measured else None,
+        "rounds": len(timed.samples) if is_measured else 0,
+        "compile_s": program.compile_s if is_measured else None,
+        "first_s": timed.first_s if is_measured else None,
+        "temp_bytes": program.temp_bytes if is_measured else None,
         "basis_bytes": labels["basis_bytes"],
-        "peak_bytes": timed.peak_bytes if known else None,
+        "peak_bytes": timed.peak_bytes if is_measured else None,
     }
 
 

@@ -20,8 +20,8 @@ def alone(n: int) -> Callable[[Log], Iterator[Row]]:
 
     def rows(log: Log) -> Iterator[Row]:
         matrix = _symmetric((40 if log.args.quick else n,))
-        own = functools.partial(eigenjax.eigsh, k=K, tol=TARGET, verify=False)
-        yield from _rows(log, matrix, {"eigenjax.eigsh": (own, _few), "jnp.linalg.eigh": (jnp.linalg.eigh, _all)})
+        ours = functools.partial(eigenjax.eigsh, k=K, tol=TARGET, verify=False)
+        yield from _rows(log, matrix, {"eigenjax.eigsh": (ours, _few), "jnp.linalg.eigh": (jnp.linalg.eigh, _all)})
 
     return rows
 
@@ -31,11 +31,11 @@ def batch(count: int, n: int) -> Callable[[Log], Iterator[Row]]:
 
     def rows(log: Log) -> Iterator[Row]:
         matrices = _symmetric((8, 12) if log.args.quick else (count, n))
-        own = jax.vmap(functools.partial(eigenjax.eigsh, k=4, tol=TARGET, verify=False))
+        ours = jax.vmap(functools.partial(eigenjax.eigsh, k=4, tol=TARGET, verify=False))
         solvers = {
             "eigenjax.eigh": (eigenjax.eigh, _all),
             "jnp.linalg.eigh": (jnp.linalg.eigh, _all),
-            "vmap of eigenjax.eigsh, k=4": (own, _few),
+            "vmap of eigenjax.eigsh, k=4": (ours, _few),
         }
         yield from _rows(log, matrices, solvers)
 
@@ -43,16 +43,16 @@ def batch(count: int, n: int) -> Callable[[Log], Iterator[Row]]:
 
 
 def _rows(log: Log, matrices: np.ndarray, solvers: dict[str, tuple[Callable, Callable]]) -> Iterator[Row]:
-    there = jnp.asarray(matrices, jnp.float32)
-    exact = np.asarray(there, np.float64)
-    programs = side_by_side({name: functools.partial(compiled, solve, there) for name, (solve, _) in solvers.items()})
+    stack = jnp.asarray(matrices, jnp.float32)
+    exact = np.asarray(stack, np.float64)
+    programs = side_by_side({name: functools.partial(compiled, solve, stack) for name, (solve, _) in solvers.items()})
     norm = 2 * float(np.sqrt(exact.shape[-1]))  # approximate norm of a symmetric matrix of normal numbers
 
     def peer(name: str) -> Peer:
         program, (_, read) = programs[name], solvers[name]
         if isinstance(program, Exception):
             raise program
-        run = lambda: jax.block_until_ready(program.call(there))
+        run = lambda: jax.block_until_ready(program.call(stack))
         residual = lambda found: _worst_residual(exact, *read(found)) / norm
         return Peer(name, [run], residual, _matvecs, program.compile_s)
 

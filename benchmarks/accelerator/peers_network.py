@@ -115,11 +115,11 @@ def _double_product(problem: Any) -> Any:
 def _torch_lanczos(torch: Any, problem: Any) -> Any:
     """Build a Lanczos method with two passes of full orthogonalization, around grad of (grad . v)."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    there = lambda x: torch.from_numpy(np.array(x)).to(device)
-    leaves = [there(x).requires_grad_() for x in jax.tree.leaves(problem.theta)]  # bias and kernel of each layer
-    inputs, labels = there(problem.fixed[0]), there(problem.fixed[1]).long()
+    to_torch = lambda x: torch.from_numpy(np.array(x)).to(device)
+    leaves = [to_torch(x).requires_grad_() for x in jax.tree.leaves(problem.theta)]  # bias and kernel of each layer
+    inputs, labels = to_torch(problem.fixed[0]), to_torch(problem.fixed[1]).long()
     size = sum(leaf.numel() for leaf in leaves)
-    start = there(np.random.default_rng(0).normal(size=size).astype(np.float32))
+    start = to_torch(np.random.default_rng(0).normal(size=size).astype(np.float32))
 
     def gradient():
         hidden = inputs
@@ -136,13 +136,13 @@ def _torch_lanczos(torch: Any, problem: Any) -> Any:
         rows[0] = start / start.norm()
         for j in range(krylov_dim):
             parts = torch.autograd.grad(flat, leaves, grad_outputs=rows[j], retain_graph=True)
-            rest = torch.cat([part.reshape(-1) for part in parts])
+            residual = torch.cat([part.reshape(-1) for part in parts])
             for _ in range(2):
-                along = rows[: j + 1] @ rest
-                rest = rest - along @ rows[: j + 1]
+                along = rows[: j + 1] @ residual
+                residual = residual - along @ rows[: j + 1]
                 matrix[j, : j + 1] += along
-            matrix[j, j + 1] = rest.norm()
-            rows[j + 1] = rest / matrix[j, j + 1]
+            matrix[j, j + 1] = residual.norm()
+            rows[j + 1] = residual / matrix[j, j + 1]
         small = matrix[:, :krylov_dim]
         values, vectors = torch.linalg.eigh(((small + small.T) / 2).cpu())
         top = vectors[:, -K:].flip(1).T.to(device) @ rows[:krylov_dim]

@@ -165,10 +165,10 @@ def singular() -> list[Check]:
     exact = np.linalg.svd(host(matrix), compute_uv=False)
     result = jax.jit(lambda a: eigenjax.svds(a, 4, tol=1e-5))(jnp.asarray(matrix))
     left, values, right = host(result.left), host(result.values), host(result.right)
-    rest = np.linalg.norm(right @ host(matrix).T - values[:, None] * left, axis=1).max() / exact[0]
+    residual = np.linalg.norm(right @ host(matrix).T - values[:, None] * left, axis=1).max() / exact[0]
     return [
         Check("values, over the norm", float(np.abs(values - exact[:4]).max() / exact[0]), 64 * _F32),
-        Check("residuals, over the norm", float(rest), 2e-5),
+        Check("residuals, over the norm", float(residual), 2e-5),
     ]
 
 

@@ -46,13 +46,13 @@ def problems(quick: bool) -> Iterator[tuple[str, Any, str]]:
 def solve(matrix: Any, noise: jax.Array, which: str, tol: float) -> dict[str, Any]:
     """Run the forward solve, and solve the systems of both losses with and without recycled Ritz pairs."""
     op = as_operator(matrix)
-    result, known = eigsh(op, PAIRS, which=which, tol=tol, verify=False)
+    result, recycled = eigsh(op, PAIRS, which=which, tol=tol, verify=False)
     pairs = pairs_of(op, result, which)
     rows = {}
     for loss, rhs in (("random", noise), ("sum v^4", 4 * result.eigenvectors**3)):
         go = functools.partial(complement.iterate, pairs, rhs, max_iter=None, definite=which in complement.OUTERMOST)
-        plain, found = go(known=None, adjoint_tol=None), go(known=known, adjoint_tol=None)
-        exact = go(known=known, adjoint_tol=_TIGHT)
+        plain, found = go(recycled=None, adjoint_tol=None), go(recycled=recycled, adjoint_tol=None)
+        exact = go(recycled=recycled, adjoint_tol=_TIGHT)
         rows[loss] = {
             "adjoint": jnp.sum(found.num_matvecs),
             "steps": jnp.max(found.num_matvecs),

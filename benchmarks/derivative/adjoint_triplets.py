@@ -34,9 +34,9 @@ _TIGHT = 1e-12
 def solve(matrix: Any, bars: Any, tol: float) -> dict[str, Any]:
     """Run the forward solve, and solve the systems with and without recycled triplets, and to a tight tolerance."""
     op = as_rectangular(matrix)
-    result, known = svds(op, PAIRS, tol=tol)
-    solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, known)
-    found, plain = (dilation.iterate(x, bars, None) for x in (solved, solved._replace(known=None)))
+    result, recycled = svds(op, PAIRS, tol=tol)
+    solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, recycled)
+    found, plain = (dilation.iterate(x, bars, None) for x in (solved, solved._replace(recycled=None)))
     exact = dilation.iterate(solved._replace(adjoint_tol=jnp.asarray(_TIGHT)), bars, None)
     return {"result": result, "found": found, "plain": plain, "exact": exact}
 

@@ -219,10 +219,10 @@ def compare(
 
 def summary(rows: Sequence[dict[str, Any]], column: str) -> str:
     """Format the geometric mean of a ratio, and its largest rows."""
-    kept = sorted(rows, key=lambda row: -row[column])
-    mean = float(np.exp(np.mean([np.log(row[column]) for row in kept])))
-    worst = "\n".join(f"  {row[column]:.2f}  {row['problem']}, k={row['k']}, tol={row['tol']}" for row in kept[:12])
-    return f"geometric mean {mean:.3f} of {len(kept)}, above 1: {sum(row[column] > 1 for row in kept)}\n{worst}"
+    ordered = sorted(rows, key=lambda row: -row[column])
+    mean = float(np.exp(np.mean([np.log(row[column]) for row in ordered])))
+    worst = "\n".join(f"  {row[column]:.2f}  {row['problem']}, k={row['k']}, tol={row['tol']}" for row in ordered[:12])
+    return f"geometric mean {mean:.3f} of {len(ordered)}, above 1: {sum(row[column] > 1 for row in ordered)}\n{worst}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -113,11 +113,13 @@ def judge(problems: Batch, result: Any, which: str, verify: bool) -> dict[str, i
         values = result.eigenvalues[lane].astype(np.float64)
         vectors = result.eigenvectors[lane].astype(np.float64)
         residuals = np.linalg.norm(vectors @ problems.exact[lane] - values[:, None] * vectors, axis=1)
-        kept = vectors[flags]
+        converged = vectors[flags]
         counts["asked"] += PAIRS
         counts["converged"] += int(flags.sum())
         counts["residual"] += int(np.sum(residuals[flags] > slack))
-        counts["orthonormal"] += int(np.abs(kept @ kept.T - np.eye(len(kept))).max(initial=0.0) > 2 * rounding)
+        counts["orthonormal"] += int(
+            np.abs(converged @ converged.T - np.eye(len(converged))).max(initial=0.0) > 2 * rounding
+        )
         counts["twice"] += unmatched(values[flags], eigenvalues, 2 * slack)
         counts["missed"] += int(flags.all() and not is_wanted(values, eigenvalues, which, slack))
         counts["products"] += int(result.num_matvecs[lane])

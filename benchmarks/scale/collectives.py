@@ -117,11 +117,11 @@ def share(name: str, mode: str, program: Any) -> float:
 def rows_of(name: str, mode: str, problem: Sharded, program: Any, *, with_share: bool) -> list[dict[str, Any]]:
     """Return a row for each loop of a compiled program that contains matvecs."""
     text = program.as_text()
-    own = [one for one in compiled_program.collectives(text) if not one.is_product]
+    of_solver = [one for one in compiled_program.collectives(text) if not one.is_product]
     vector = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(problem.params))
     whole = {
-        "others": sum(one.kind != "all-reduce" for one in own),
-        "largest": max((one.bytes for one in own), default=0) / vector,
+        "others": sum(one.kind != "all-reduce" for one in of_solver),
+        "largest": max((one.bytes for one in of_solver), default=0) / vector,
         "temporaries": temporaries(program),
         "share": share(name, mode, program) if with_share else 0.0,
     }

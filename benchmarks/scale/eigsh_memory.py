@@ -31,10 +31,12 @@ KINDS = (
 
 def program(krylov_dim: int, basis: str, basis_dtype: str | None) -> Callable:
     """Create a solve as a function of the diagonal."""
-    kept = {"krylov_dim": krylov_dim, "basis": basis} | ({} if basis_dtype is None else {"basis_dtype": basis_dtype})
+    options = {"krylov_dim": krylov_dim, "basis": basis} | ({} if basis_dtype is None else {"basis_dtype": basis_dtype})
     # Two restart cycles: the memory does not depend on their number.
     return jax.jit(
-        lambda diagonal: eigsh(lambda v: diagonal * v, K, v0=diagonal, max_matvecs=2 * krylov_dim, verify=False, **kept)
+        lambda diagonal: eigsh(
+            lambda v: diagonal * v, K, v0=diagonal, max_matvecs=2 * krylov_dim, verify=False, **options
+        )
     )
 
 

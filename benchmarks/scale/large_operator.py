@@ -151,15 +151,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--millions", type=int, default=200, choices=sorted(SHAPES), help="parameters")
     options.add_argument("--predict", action="store_true", help="compile, and print the memory it will take")
     options.add_argument("--solve", action="store_true", help=argparse.SUPPRESS)
-    own, rest = options.parse_known_args(argv)
-    if own.solve:
-        print(json.dumps(solve(own.millions)))
+    options_given, remaining = options.parse_known_args(argv)
+    if options_given.solve:
+        print(json.dumps(solve(options_given.millions)))
         return
-    if own.predict:
-        print(f"{predicted(compiled(SHAPES[own.millions])):.2f} GB")
+    if options_given.predict:
+        print(f"{predicted(compiled(SHAPES[options_given.millions])):.2f} GB")
         return
-    args = timing.arguments(__doc__, 1, rest)
-    millions = min(SHAPES) if args.quick else own.millions
+    args = timing.arguments(__doc__, 1, remaining)
+    millions = min(SHAPES) if args.quick else options_given.millions
     command = [sys.executable, "-m", "benchmarks.scale.large_operator", "--solve", "--millions", str(millions)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     timing.record("large_operator", [json.loads(printed.splitlines()[-1])], args)

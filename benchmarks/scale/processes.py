@@ -105,14 +105,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options.add_argument("--index", type=int, default=0, help=argparse.SUPPRESS)
     options.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    own, rest = options.parse_known_args(argv)
-    if own.worker is not None:
-        work(own)
+    options_given, remaining = options.parse_known_args(argv)
+    if options_given.worker is not None:
+        work(options_given)
         return
     from benchmarks.support import timing
 
-    args = timing.arguments(__doc__, 1, rest)
-    timing.record("processes", compare(own.processes, own.devices), args)
+    args = timing.arguments(__doc__, 1, remaining)
+    timing.record("processes", compare(options_given.processes, options_given.devices), args)
 
 
 if __name__ == "__main__":

@@ -35,25 +35,25 @@ def modules() -> dict[str, ast.Module]:
     return parsed
 
 
-def imports(module: ast.Module, known: dict[str, ast.Module]) -> Iterator[str]:
+def imports(module: ast.Module, sources: dict[str, ast.Module]) -> Iterator[str]:
     """Yield the modules of the package that a module imports."""
     for node in ast.walk(module):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
                 # A package named on the way to a module is no import of what it brings together.
-                yield from [part for part in (name, node.module) if part in known][:1]
+                yield from [part for part in (name, node.module) if part in sources][:1]
 
 
-def closure(start: str, known: dict[str, ast.Module]) -> set[str]:
+def closure(start: str, sources: dict[str, ast.Module]) -> set[str]:
     """Collect the modules reached by imports from one module, packages' docstrings aside."""
     reached, waiting = set(), [start]
     while waiting:
         name = waiting.pop()
         if name not in reached:
             reached.add(name)
-            waiting.extend(imports(known[name], known))
-    return {name for name in reached if known[name].body[1:]}
+            waiting.extend(imports(sources[name], sources))
+    return {name for name in reached if sources[name].body[1:]}
 
 
 def functions(module: ast.Module) -> Iterator[ast.FunctionDef]:
@@ -115,16 +115,16 @@ def frames_to_conjugate_gradients() -> int:
 
 def rows() -> list[dict[str, Any]]:
     """Measure the package, a figure a row."""
-    known = modules()
+    sources = modules()
     lines = [len(inspect.cleandoc(path.read_text()).splitlines()) for path in sorted(PACKAGE.rglob("*.py"))]
-    every = [function for module in known.values() for function in functions(module)]
+    every = [function for module in sources.values() for function in functions(module)]
     bodies = [body_lines(function) for function in every]
     arguments = [len([*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs]) for f in every]
-    reached = closure(START, known)
+    reached = closure(START, sources)
     found = [("lines of a file", lines), ("lines of a function", bodies), ("arguments of a function", arguments)]
     figures = [{"figure": name, "median": statistics.median(x), "largest": max(x)} for name, x in found]
     counts = {
-        "names in what eigsh imports": sum(definitions(known[name]) for name in reached),
+        "names in what eigsh imports": sum(definitions(sources[name]) for name in reached),
         "modules that eigsh imports": len(reached),
         "frames from eigsh to the matvec": frames_to_matvec(),
         "frames from jax.grad to conjugate gradients": frames_to_conjugate_gradients(),

@@ -30,14 +30,14 @@ def row(mode: str, devices: int, width: int) -> dict[str, Any]:
         program = jax.jit(solve).lower(problem.params, problem.batch).compile()
     memory, text = program.memory_analysis(), program.as_text()
     loops = [loop for loop in compiled_program.product_loops(text) if loop.is_innermost and loop.passes]
-    own = sum(one.bytes for loop in loops for one in (*loop.step, *loop.passes))
+    of_solver = sum(one.bytes for loop in loops for one in (*loop.step, *loop.passes))
     return {
         "mode": mode,
         "devices": devices,
         "n": sum(leaf.size for leaf in jax.tree.leaves(problem.params)),
         "bytes": memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes,
-        "sent": own + sum(one.bytes for loop in loops for one in loop.product),
-        "own": own,
+        "sent": of_solver + sum(one.bytes for loop in loops for one in loop.product),
+        "own": of_solver,
         "all_reduces": sum(len(loop.step) + len(loop.passes) for loop in loops),
     }
 

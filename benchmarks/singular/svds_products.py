@@ -149,11 +149,11 @@ def _arpack_once(problem: Problem, k: int, relative: float, start: np.ndarray) -
 
 def checked_run(problem: Problem, left: np.ndarray, values: np.ndarray, right: np.ndarray, products: int) -> Run:
     """Recompute the residuals of a solve, and compare its values with the dense ones."""
-    there = np.linalg.norm(right @ problem.matrix.T - values[:, None] * left, axis=1)
+    forward = np.linalg.norm(right @ problem.matrix.T - values[:, None] * left, axis=1)
     back = np.linalg.norm(left @ problem.matrix - values[:, None] * right, axis=1)
     norm = problem.values[0]
     error = np.abs(values - problem.values[: len(values)]).max()
-    return Run(products, float(np.hypot(there, back).max() / norm), float(error / norm))
+    return Run(products, float(np.hypot(forward, back).max() / norm), float(error / norm))
 
 
 def compare(problem: Problem, shape: tuple[int, int], pairs: Any, tolerances: Any, starts: int) -> list[dict[str, Any]]:

@@ -77,16 +77,16 @@ def network(steps: int, sizes: tuple[int, ...]) -> np.ndarray:
     return np.linalg.eigvalsh(np.asarray(dense + dense.T) / 2)
 
 
-@functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "known"))
-def distribution(values: jax.Array, key: jax.Array, *, num_probes: int, krylov_dim: int, known: int) -> Any:
+@functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "num_deflated"))
+def distribution(values: jax.Array, key: jax.Array, *, num_probes: int, krylov_dim: int, num_deflated: int) -> Any:
     """Estimate the density of a diagonal operator: probes on a sphere are invariant to the basis."""
     op = as_operator(lambda v: values * v, like=values)
     pairs = None
-    if known:
-        at = jnp.argsort(-jnp.abs(values))[:known]
+    if num_deflated:
+        at = jnp.argsort(-jnp.abs(values))[:num_deflated]
         rows = (jnp.arange(values.size) == at[:, None]).astype(values.dtype)
-        yes = jnp.ones(known, bool)
-        pairs = EigenResult(values[at], rows, jnp.zeros(known), yes, jnp.int32(0), jnp.int32(0))
+        yes = jnp.ones(num_deflated, bool)
+        pairs = EigenResult(values[at], rows, jnp.zeros(num_deflated), yes, jnp.int32(0), jnp.int32(0))
     return spectral_density(op, key=key, num_probes=num_probes, krylov_dim=krylov_dim, deflate=pairs)
 
 
@@ -107,9 +107,11 @@ def distance(found: Any, values: np.ndarray, slack: float) -> float:
     return float(worst)
 
 
-def row(name: str, values: np.ndarray, keys: int, probes: int = 10, steps: int = 80, known: int = 0) -> dict[str, Any]:
+def row(
+    name: str, values: np.ndarray, keys: int, probes: int = 10, steps: int = 80, num_deflated: int = 0
+) -> dict[str, Any]:
     """Return one row: one spectrum, with several keys."""
-    options = {"num_probes": probes, "krylov_dim": steps, "known": known}
+    options = {"num_probes": probes, "krylov_dim": steps, "num_deflated": num_deflated}
     found = [distribution(jnp.asarray(values), jax.random.key(seed), **options) for seed in range(keys)]
     distances = [distance(one, values, ROUNDING) for one in found]
     return {
@@ -117,7 +119,7 @@ def row(name: str, values: np.ndarray, keys: int, probes: int = 10, steps: int =
         "n": len(values),
         "probes": probes,
         "steps": steps,
-        "known": known,
+        "known": num_deflated,
         "median": float(np.median(distances)),
         "worst": max(distances),
         "near": float(np.median([distance(one, values, NEAR) for one in found])),
@@ -136,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(row(name, values, args.repeats))
             if not args.quick:
                 rows += [row(name, values, 2, steps=more) for more in (160, 320)]
-                rows += [row(name, values, 2, known=more) for more in (20, 100)]
+                rows += [row(name, values, 2, num_deflated=more) for more in (20, 100)]
             print(timing.table(rows[-5:]), flush=True)
     timing.record("spectral_density", rows, args)
 

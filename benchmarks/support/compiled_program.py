@@ -77,11 +77,11 @@ def product_loops(text: str) -> list[Loop]:
         # Collectives of a nested loop with matvecs belong to that loop.
         nested = [other for other in paths if other != path and other[: len(path)] == path]
         inside = [one for one in inside if not any(one.loops[: len(other)] == other for other in nested)]
-        own = [one for one in inside if not one.is_product]
-        within = sorted({one.loops[: len(path) + 1] for one in own if len(one.loops) == len(path) + 1})
-        turns = [tuple(one for one in own if one.loops == other) for other in within]
-        step, passes = tuple(one for one in own if one.loops == path), max(turns, key=len, default=())
-        rare = tuple(one for one in own if one not in step and one not in passes)
+        of_solver = [one for one in inside if not one.is_product]
+        within = sorted({one.loops[: len(path) + 1] for one in of_solver if len(one.loops) == len(path) + 1})
+        inner_loops = [tuple(one for one in of_solver if one.loops == other) for other in within]
+        step, passes = tuple(one for one in of_solver if one.loops == path), max(inner_loops, key=len, default=())
+        rare = tuple(one for one in of_solver if one not in step and one not in passes)
         product = tuple(one for one in inside if one.is_product)
         loops.append(Loop(path, step, passes, rare, product, not nested))
     return loops

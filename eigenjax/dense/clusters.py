@@ -8,7 +8,7 @@ A V = V T, T block diagonal. Let dV = V M with M zero within the clusters. Diffe
 
 For Hermitian E, (lambda_j - lambda_i) M_ij is Hermitian and M is antihermitian. A loss that depends only on an
 invariant subspace has a cotangent of M whose antihermitian part vanishes within that subspace. Rounding leaves small
-entries there, which must not be divided by a small gap: `antihermitian_turn` sets them to zero.
+entries there, which must not be divided by a small gap: `antihermitian_rotation` sets them to zero.
 
 At the point itself T is the diagonal of the eigenvalues, so that M_ij = E_ij / (lambda_j - lambda_i). Near the point T
 has off-diagonal entries, which matter from the second derivative on. T is therefore carried as diag(lambda) + C, with
@@ -65,8 +65,8 @@ def relative_tolerance(function: str, degeneracy_tol: Any, a: jax.Array, *, unit
         degeneracy_tol = (usual if units is None else units) * float(jnp.finfo(dtype).eps)
     remedy = "give one number from 0 up, relative to the largest, or None"
     arguments.check_number(function, "degeneracy_tol", degeneracy_tol, least=0.0, remedy=remedy)
-    number = arguments.on_device(degeneracy_tol)
-    return jax.lax.stop_gradient(jnp.asarray(number).astype(dtype))
+    tol = arguments.on_device(degeneracy_tol)
+    return jax.lax.stop_gradient(jnp.asarray(tol).astype(dtype))
 
 
 def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:
@@ -76,9 +76,11 @@ def clusters_of_sorted(values: jax.Array, tol: jax.Array) -> jax.Array:
     """
     values = jax.lax.stop_gradient(values)
     width = tol * jnp.max(jnp.abs(values), axis=-1, keepdims=True, initial=0)
-    number = jnp.cumsum(jnp.abs(jnp.diff(values, axis=-1)) > width, axis=-1, dtype=jnp.int32)
-    number = jnp.concatenate([jnp.zeros_like(number, shape=(*values.shape[:-1], min(1, values.shape[-1]))), number], -1)
-    return number[..., :, None] == number[..., None, :]
+    cluster = jnp.cumsum(jnp.abs(jnp.diff(values, axis=-1)) > width, axis=-1, dtype=jnp.int32)
+    cluster = jnp.concatenate(
+        [jnp.zeros_like(cluster, shape=(*values.shape[:-1], min(1, values.shape[-1]))), cluster], -1
+    )
+    return cluster[..., :, None] == cluster[..., None, :]
 
 
 def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, right: jax.Array) -> jax.Array:
@@ -108,20 +110,20 @@ def solve_commutator(values: jax.Array, coupling: jax.Array, inside: jax.Array, 
     return jax.lax.custom_linear_solve(commutator, right, solve, solve)
 
 
-def antihermitian_turn(*turns: jax.Array, beside: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
+def antihermitian_rotation(*rotations: jax.Array, extra: tuple[jax.Array, ...] = ()) -> list[jax.Array]:
     """Return antihermitian matrices unchanged, and remove rounding error from their cotangents.
 
     The cotangents are projected to their antihermitian part; then entries of rounding size are set to zero.
 
     Args:
-        *turns: (..., n, n) matrices M, antihermitian to rounding.
-        beside: (..., m, n) matrices whose cotangents count in the column lengths that rounding is measured against;
+        *rotations: (..., n, n) matrices M, antihermitian to rounding.
+        extra: (..., m, n) matrices whose cotangents count in the column lengths that rounding is measured against;
             they are returned too.
     """
-    n, count = turns[0].shape[-1], len(turns)
-    ends = [sum(x.shape[-2] for x in (*turns, *beside)[: i + 1]) for i in range(count + len(beside))][:-1]
+    n, count = rotations[0].shape[-1], len(rotations)
+    ends = [sum(x.shape[-2] for x in (*rotations, *extra)[: i + 1]) for i in range(count + len(extra))][:-1]
     # Concatenate, so that there is one cotangent: with several arrays, the one of an unused output would be missing.
-    whole = jnp.concatenate([*turns, *beside], axis=-2)
+    whole = jnp.concatenate([*rotations, *extra], axis=-2)
     clean = lambda _, cotangent: _without_rounding(cotangent, n, count)
     whole = jax.lax.custom_linear_solve(lambda x: x, whole, lambda _, x: x, clean)
     found = jnp.split(whole, ends, axis=-2)
@@ -132,8 +134,8 @@ def _without_rounding(cotangent: jax.Array, n: int, count: int) -> jax.Array:
     lengths = jnp.sqrt(jnp.sum(jnp.square(jnp.abs(cotangent)), axis=-2))
     noise = ROUNDING_OF_PRODUCTS * float(jnp.finfo(lengths.dtype).eps) * (lengths[..., None, :] + lengths[..., :, None])
     noise = jnp.concatenate([noise] * count, axis=-2)
-    square, rest = jnp.split(cotangent, [n * count], axis=-2)
-    return jnp.concatenate([jnp.where(jnp.abs(square) <= noise, jnp.zeros_like(square), square), rest], axis=-2)
+    square, others = jnp.split(cotangent, [n * count], axis=-2)
+    return jnp.concatenate([jnp.where(jnp.abs(square) <= noise, jnp.zeros_like(square), square), others], axis=-2)
 
 
 def _antihermitian(x: jax.Array) -> jax.Array:

@@ -190,11 +190,11 @@ def _derivative(by_condition: bool, primals: tuple, tangents: tuple) -> tuple[_D
     values, coupling, inside, inverse, vectors = found
     change = product(product(inverse, a_dot.astype(vectors.dtype)), vectors)
     zeros = jnp.zeros_like(change)
-    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, change))
+    rotation = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, change))
     coupling_dot = without_diagonal(jnp.where(inside, change, zeros))
     inside_dot = jax.custom_derivatives.zero_from_primal(inside)
     return found, _Decomposition(
-        diagonal(change), coupling_dot, inside_dot, -product(turn, inverse), product(vectors, turn)
+        diagonal(change), coupling_dot, inside_dot, -product(rotation, inverse), product(vectors, rotation)
     )
 
 

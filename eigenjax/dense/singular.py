@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from eigenjax.calls import explained
 from eigenjax.dense.clusters import (
     adjoint,
-    antihermitian_turn,
+    antihermitian_rotation,
     as_matrices,
     clusters_of_sorted,
     diagonal,
@@ -55,7 +55,7 @@ class _Decomposition(NamedTuple):
     right: jax.Array  # V
 
 
-class _Turn(NamedTuple):
+class _Rotation(NamedTuple):
     """Derivatives of the two bases, dU = U M + Y and dV = V N."""
 
     total: jax.Array  # M + N
@@ -145,23 +145,23 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[_Decomposition, _Decom
     # simplifies it to zero.
     is_tall = a.shape[-2] > a.shape[-1]
     away = image - product(found.left, change) if is_tall else jnp.where(is_tall, image, jnp.zeros_like(image))
-    turn = _solve(found, inside, both_null, null, change, away)
-    total, relative, moved, again = antihermitian_turn(
-        turn.total, turn.relative, beside=(turn.away, adjoint(turn.away_adjoint))
+    rotation = _solve(found, inside, both_null, null, change, away)
+    total, relative, moved, again = antihermitian_rotation(
+        rotation.total, rotation.relative, extra=(rotation.away, adjoint(rotation.away_adjoint))
     )
-    turn = _Turn(total, relative, moved, adjoint(again))
-    left_turn, right_turn = (turn.total + turn.relative) / 2, (turn.total - turn.relative) / 2
+    rotation = _Rotation(total, relative, moved, adjoint(again))
+    left_rotation, right_rotation = (rotation.total + rotation.relative) / 2, (rotation.total - rotation.relative) / 2
     zeros = jnp.zeros_like(change)
     block = jnp.where(both_null, change, jnp.where(inside, (change + adjoint(change)) / 2, zeros))
-    leak = jnp.where(null[..., None, :], away + product(found.leak, right_turn), jnp.zeros_like(away))
+    leak = jnp.where(null[..., None, :], away + product(found.leak, right_rotation), jnp.zeros_like(away))
     # The diagonal of a null block may be complex, but a singular value is real.
     values_dot = jnp.real(diagonal(block))
     return found, _Decomposition(
         values_dot,
         block - _on_diagonal(values_dot, block),
-        leak - product(found.left, product(turn.away_adjoint, found.leak)),
-        product(found.left, left_turn) + turn.away,
-        product(found.right, right_turn),
+        leak - product(found.left, product(rotation.away_adjoint, found.leak)),
+        product(found.left, left_rotation) + rotation.away,
+        product(found.right, right_rotation),
     )
 
 
@@ -176,7 +176,7 @@ def _clusters(values: jax.Array, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
     return inside[..., :-1, :-1], inside[..., :-1, -1]
 
 
-def _solve(found: _Decomposition, inside, both_null, null, change: jax.Array, away: jax.Array) -> _Turn:
+def _solve(found: _Decomposition, inside, both_null, null, change: jax.Array, away: jax.Array) -> _Rotation:
     """Solve the linear system of the module's docstring for M, N and Y, with the components left out set to zero."""
     dtype = change.dtype
     values = found.values.astype(dtype)
@@ -187,23 +187,23 @@ def _solve(found: _Decomposition, inside, both_null, null, change: jax.Array, aw
     b_times = lambda x: rows * x + product(found.coupling, x)
     times_adjoint_b = lambda x: x * columns + product(x, adjoint(found.coupling))
 
-    def system(turn: _Turn) -> _Turn:
-        m, n = (turn.total + turn.relative) / 2, (turn.total - turn.relative) / 2
-        first = times_b(m) - b_times(n) - product(turn.away_adjoint, found.leak)
-        second = times_adjoint_b(n) - adjoint_b_times(m) - product(adjoint(found.leak), turn.away)
-        return _Turn(
-            jnp.where(inside, turn.total, first + second),
-            jnp.where(both_null, turn.relative, first - second),
-            jnp.where(null_columns, turn.away, times_b(turn.away) - product(found.leak, n)),
+    def system(rotation: _Rotation) -> _Rotation:
+        m, n = (rotation.total + rotation.relative) / 2, (rotation.total - rotation.relative) / 2
+        first = times_b(m) - b_times(n) - product(rotation.away_adjoint, found.leak)
+        second = times_adjoint_b(n) - adjoint_b_times(m) - product(adjoint(found.leak), rotation.away)
+        return _Rotation(
+            jnp.where(inside, rotation.total, first + second),
+            jnp.where(both_null, rotation.relative, first - second),
+            jnp.where(null_columns, rotation.away, times_b(rotation.away) - product(found.leak, n)),
             jnp.where(
                 null_rows,
-                turn.away_adjoint,
-                adjoint_b_times(turn.away_adjoint) + product(n, adjoint(found.leak)),
+                rotation.away_adjoint,
+                adjoint_b_times(rotation.away_adjoint) + product(n, adjoint(found.leak)),
             ),
         )
 
-    def solve(_, right: _Turn) -> _Turn:
-        return _Turn(
+    def solve(_, right: _Rotation) -> _Rotation:
+        return _Rotation(
             safe_divide(right.total, columns - rows, where=~inside),
             safe_divide(right.relative, columns + rows, where=~both_null),
             safe_divide(right.away, columns, where=~null_columns),
@@ -211,7 +211,7 @@ def _solve(found: _Decomposition, inside, both_null, null, change: jax.Array, aw
         )
 
     without = lambda x, where: jnp.where(where, jnp.zeros_like(x), x)
-    right = _Turn(
+    right = _Rotation(
         without(change + adjoint(change), inside),
         without(change - adjoint(change), both_null),
         without(away, null_columns),

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from eigenjax.calls import explained
 from eigenjax.dense.clusters import (
     adjoint,
-    antihermitian_turn,
+    antihermitian_rotation,
     as_matrices,
     clusters_of_sorted,
     diagonal,
@@ -146,7 +146,7 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
         mass = in_basis(b_dot)
         scaled = mass * values[..., None, :].astype(mass.dtype) + product(mass, coupling)  # E_B T
         block, stretch = block - _hermitian_part(scaled), -mass / 2
-    turn = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, block))
-    turn = antihermitian_turn(turn)[0] + stretch
+    rotation = solve_commutator(values, coupling, inside, jnp.where(inside, zeros, block))
+    rotation = antihermitian_rotation(rotation)[0] + stretch
     values_dot, coupling_dot = jnp.real(diagonal(block)), without_diagonal(jnp.where(inside, block, zeros))
-    return (values, coupling, vectors), (values_dot, coupling_dot, product(vectors, turn))
+    return (values, coupling, vectors), (values_dot, coupling_dot, product(vectors, rotation))

@@ -55,8 +55,8 @@ class IndexedBlock(LinearOperator):
             for place, part in zip(places, vector, strict=True):
                 leaves[place] = jnp.where(self.index == layer, part, leaves[place])
         image = jax.tree.leaves(self.inner.mv(treedef.unflatten(leaves)))
-        mine = lambda alike: jax.lax.select_n(self.index, *(image[place] for place in alike))
-        return [mine(alike) for alike in zip(*self.places, strict=True)]
+        select_own = lambda alike: jax.lax.select_n(self.index, *(image[place] for place in alike))
+        return [select_own(alike) for alike in zip(*self.places, strict=True)]
 
 
 @explained
@@ -124,8 +124,8 @@ def block_spectra(
 def _alike(structure: PyTree, named: dict[str, tuple[bool, ...]]) -> dict[Any, list[str]]:
     """Group the names of the layers by shape, dtype and sharding of their leaves."""
     groups: dict[Any, list[str]] = {}
-    for name, kept in named.items():
-        leaves = jax.tree.leaves(split(structure, kept)[0])
+    for name, mask in named.items():
+        leaves = jax.tree.leaves(split(structure, mask)[0])
         groups.setdefault(tuple((leaf.shape, leaf.dtype, leaf.sharding) for leaf in leaves), []).append(name)
     return groups
 
@@ -141,14 +141,14 @@ def _solve(
     """Compute the results of layers of equal shapes."""
     if len(masks) == 1:
         return [eigsh(block(op, masks[0]), k, v0=None if starts is None else starts[0], **options)]
-    places = tuple(tuple(place for place, keep in enumerate(kept) if keep) for kept in masks)
+    places = tuple(tuple(place for place, keep in enumerate(mask) if keep) for mask in masks)
     rows = None if starts is None else [jax.tree.leaves(start.eigenvectors) for start in starts]
     stacked = None if rows is None else [jnp.stack(leaves) for leaves in zip(*rows, strict=True)]
     arrays = {name: options[name] for name in _ARRAYS if name in options}
     static = tuple(sorted((name, value) for name, value in options.items() if name not in _ARRAYS))
     together = _lanes(op, stacked, arrays, places=places, k=k, simultaneous=simultaneous, static=static)
     results = [jax.tree.map(lambda x, lane=lane: x[lane], together) for lane in range(len(masks))]
-    treedefs = [jax.tree.structure(split(op.structure, kept)[0]) for kept in masks]
+    treedefs = [jax.tree.structure(split(op.structure, mask)[0]) for mask in masks]
     return [
         result._replace(eigenvectors=treedef.unflatten(result.eigenvectors))
         for result, treedef in zip(results, treedefs, strict=True)

@@ -76,7 +76,7 @@ def _tangent(method: Method, saved: Saved, op_dot: Any) -> dict[str, Any] | None
 def _options(method: Method, saved: Saved) -> dict[str, Any]:
     """Collect the options of the linear systems."""
     options = {"max_iter": method.adjoint_max_iter, "definite": method.chosen in OUTERMOST}
-    return options | {"adjoint_tol": saved.adjoint_tol, "known": jax.lax.stop_gradient(saved.recycled)}
+    return options | {"adjoint_tol": saved.adjoint_tol, "recycled": jax.lax.stop_gradient(saved.recycled)}
 
 
 def _finish(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:

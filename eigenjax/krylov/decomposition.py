@@ -27,7 +27,7 @@ from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.storage import Storage
 from eigenjax.vectors.tree import PyTree
 
-_AS_IT_IS = Storage()
+_DEFAULT = Storage()
 # Random directions of `begin`, of expansions and (in `thick_restart`) of restarts have different seeds.
 _BEGINNING, _EXPANDING = 0, 1
 # Each restart adds about one eps of orthogonality error to the basis: reorthonormalize every 8 restarts.
@@ -38,7 +38,7 @@ class KrylovDecomposition(NamedTuple):
     """Krylov decomposition A V = V H + D^T B + E."""
 
     basis: PyTree  # (m, ...) V; rows that are not valid are zero
-    filled: jax.Array  # (m,) bool, which rows of V are valid
+    valid: jax.Array  # (m,) bool, which rows of V are valid
     residual_block: PyTree  # (b, ...) D, the residual block
     matrix: jax.Array  # (m, m) H
     coupling: jax.Array  # (b, m) B
@@ -53,12 +53,12 @@ class KrylovDecomposition(NamedTuple):
     seed: jax.Array  # (2,) uint32, of all random directions
     num_matvecs: jax.Array  # () int32, matvecs so far
     num_restarts: jax.Array  # () int32, restarts so far
-    kept: jax.Array  # (2,) int32, numbers of rows that the last two restarts kept
+    num_keep: jax.Array  # (2,) int32, numbers of rows that the last two restarts kept
 
     @property
-    def num_filled(self) -> jax.Array:
+    def num_valid(self) -> jax.Array:
         """Number of valid rows, () int32."""
-        return jnp.sum(self.filled, dtype=jnp.int32)
+        return jnp.sum(self.valid, dtype=jnp.int32)
 
     @property
     def block_size(self) -> int:
@@ -67,7 +67,7 @@ class KrylovDecomposition(NamedTuple):
 
 
 def begin(
-    starts: PyTree, krylov_dim: int, seed: jax.Array, kept: Storage = _AS_IT_IS, *, levels: jax.Array | None = None
+    starts: PyTree, krylov_dim: int, seed: jax.Array, stored: Storage = _DEFAULT, *, levels: jax.Array | None = None
 ) -> KrylovDecomposition:
     """Create a decomposition without valid rows; D is an orthonormal basis of the start vectors.
 
@@ -76,7 +76,7 @@ def begin(
             linearly dependent on the others.
         krylov_dim: m.
         seed: seed of all random directions.
-        kept: storage of V; D is always in working dtypes.
+        stored: storage of V; D is always in working dtypes.
         levels: (L,) numbers at which the polynomials are evaluated, complex if the operator is not symmetric.
     """
     b = jax.tree.leaves(starts)[0].shape[0]
@@ -93,8 +93,8 @@ def begin(
         starts = jax.vmap(_finite_or_zero)(starts)
         residual_block = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, fresh).residual_block
     return KrylovDecomposition(
-        basis=storage.zero_basis(first, krylov_dim, kept),
-        filled=jnp.zeros(krylov_dim, bool),
+        basis=storage.zero_basis(first, krylov_dim, stored),
+        valid=jnp.zeros(krylov_dim, bool),
         residual_block=residual_block,
         matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
         coupling=jnp.zeros((b, krylov_dim), dtype),
@@ -109,7 +109,7 @@ def begin(
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
-        kept=jnp.zeros(2, jnp.int32),
+        num_keep=jnp.zeros(2, jnp.int32),
     )
 
 
@@ -129,7 +129,7 @@ def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecompositio
 def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
     """Move D into V, given the (b, ...) matvecs A D of the vectors of `proposed` (reverse communication)."""
     b = state.block_size
-    rows = _free_rows(state.filled, b)
+    rows = _free_rows(state.valid, b)
     basis = state.basis
     residual_block = proposed(state)
     for i in range(b):
@@ -141,7 +141,7 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
     columns = grown.columns
     return KrylovDecomposition(
         basis=basis,
-        filled=state.filled.at[rows].set(True),
+        valid=state.valid.at[rows].set(True),
         residual_block=grown.residual_block,
         matrix=state.matrix.at[:, rows].set(columns.T).at[rows, :].set(jnp.conj(columns)),
         coupling=jnp.zeros_like(state.coupling).at[:, rows].set(grown.triangle),
@@ -156,7 +156,7 @@ def absorb(state: KrylovDecomposition, images: PyTree) -> KrylovDecomposition:
         seed=state.seed,
         num_matvecs=state.num_matvecs + b,
         num_restarts=state.num_restarts,
-        kept=state.kept,
+        num_keep=state.num_keep,
     )
 
 
@@ -181,14 +181,14 @@ def compress(
     basis, rows = change_basis(state.basis, coefficients)
     projected = matmul(jnp.conj(coefficients).T, state.matrix, coefficients)
     defects = jnp.hypot(combined_defects(state, coefficients), dropped)
-    place = places(rows, state.filled.shape[0])
+    place = places(rows, state.valid.shape[0])
     # The index p, of rows that hold none of the vectors, refers to the padding of zeros.
-    there, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
+    valid, defects = (jnp.pad(x, (0, 1))[place] for x in (jnp.any(coefficients != 0, axis=0), defects))
     along_dropped = matmul(state.dropped_couplings, coefficients)
     values = matmul(state.polynomials.rows, coefficients.astype(state.polynomials.rows.dtype))
     return state._replace(
         basis=basis,
-        filled=there,
+        valid=valid,
         matrix=jnp.pad(projected, (0, 1))[place[:, None], place],
         coupling=jnp.pad(coupling, ((0, 0), (0, 1)))[:, place],
         polynomials=state.polynomials._replace(rows=jnp.pad(values, ((0, 0), (0, 0), (0, 1)))[:, :, place]),
@@ -197,7 +197,7 @@ def compress(
         last_length=jnp.zeros_like(state.last_length),
         broken_down=jnp.zeros_like(state.broken_down),
         num_restarts=state.num_restarts + 1,
-        kept=jnp.stack([state.kept[1], jnp.sum(there, dtype=jnp.int32)]),
+        num_keep=jnp.stack([state.num_keep[1], jnp.sum(valid, dtype=jnp.int32)]),
     )
 
 
@@ -209,12 +209,12 @@ def combined_defects(state: KrylovDecomposition, coefficients: jax.Array) -> jax
 def _reorthonormalized(state: KrylovDecomposition, coefficients: jax.Array) -> jax.Array:
     """Return C (3 I - C^H G C) / 2 with G = V^H V every 8 restarts, which reorthonormalizes V C; else C."""
 
-    def mend(coefficients):
+    def reorthonormalize(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(state.basis), coefficients)
         return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
     due = state.num_restarts % _RESTARTS_BETWEEN_REORTHONORMALIZATIONS == _RESTARTS_BETWEEN_REORTHONORMALIZATIONS - 1
-    return apply_when(due, mend, coefficients)
+    return apply_when(due, reorthonormalize, coefficients)
 
 
 class _Orthonormalized(NamedTuple):
@@ -241,17 +241,17 @@ def _orthonormalize(
 
         is_nothing = lambda taken, rest_norm: rest_norm <= breakdown_length(norm_with(taken, rest_norm))
         image, fresh = tree.row(images, i), fold_in(seed, i)
-        rest, replaced = orthogonalize_or_replace(fresh, basis, image, *before, is_nothing=is_nothing)
-        length = jnp.where(replaced, 0, rest.norm)
+        residual, replaced = orthogonalize_or_replace(fresh, basis, image, *before, is_nothing=is_nothing)
+        length = jnp.where(replaced, 0, residual.norm)
         triangle = grown.triangle.at[i, i].set(length.astype(dtype))
         if b > 1:
             above = jnp.arange(b, dtype=jnp.int32) < i
-            triangle = triangle.at[:, i].add(jnp.where(above, rest.coefficients[m:], 0))
+            triangle = triangle.at[:, i].add(jnp.where(above, residual.coefficients[m:], 0))
         return _Orthonormalized(
-            residual_block=tree.set_row(grown.residual_block, i, normalize(rest.vector, rest.norm)),
-            columns=grown.columns.at[i].set(taken[i] + rest.coefficients[:m]),
+            residual_block=tree.set_row(grown.residual_block, i, normalize(residual.vector, residual.norm)),
+            columns=grown.columns.at[i].set(taken[i] + residual.coefficients[:m]),
             triangle=triangle,
-            operator_norm=norm_with(rest.coefficients, length),
+            operator_norm=norm_with(residual.coefficients, length),
         )
 
     nothing = _Orthonormalized(
@@ -276,11 +276,11 @@ def _recurrence(
     return jax.tree.map(lambda x: x[None], image), taken
 
 
-def _free_rows(filled: jax.Array, count: int) -> jax.Array:
+def _free_rows(valid: jax.Array, count: int) -> jax.Array:
     """Return the first `count` rows that are not valid, (count,) int32; at least `count` must exist."""
-    place = jnp.cumsum(~filled, dtype=jnp.int32) - 1
-    index = jnp.arange(filled.shape[0], dtype=jnp.int32)
-    hit = ~filled[None, :] & (place[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None])
+    place = jnp.cumsum(~valid, dtype=jnp.int32) - 1
+    index = jnp.arange(valid.shape[0], dtype=jnp.int32)
+    hit = ~valid[None, :] & (place[None, :] == jnp.arange(count, dtype=jnp.int32)[:, None])
     return jnp.sum(jnp.where(hit, index, 0), axis=1, dtype=jnp.int32)
 
 

@@ -37,7 +37,7 @@ class LanczosPolynomials(NamedTuple):
     levels: jax.Array  # (L,) the numbers lambda
     rows: jax.Array  # (L, b, m) P_V; 0 for rows that count as orthogonal to u
     residual_block: jax.Array  # (L, b, b) P_D
-    lost: jax.Array  # () bool, a random vector, of unknown components, has replaced one of several vectors
+    undetermined: jax.Array  # () bool, a random vector, of unknown components, has replaced one of several vectors
 
 
 def start(levels: jax.Array, num_rows: int, block_size: int, dtype: Any) -> LanczosPolynomials:
@@ -72,8 +72,8 @@ def extend(
         solve = lambda rhs: jax.scipy.linalg.solve_triangular(safe, rhs.T, trans=1).T
         new = jax.vmap(solve)(right)
     new = jnp.where(replaced[None, None], 0, new)
-    lost = polynomials.lost | (jnp.any(replaced) & ~jnp.all(replaced))
-    return polynomials._replace(rows=clipped(values), residual_block=clipped(new), lost=lost)
+    undetermined = polynomials.undetermined | (jnp.any(replaced) & ~jnp.all(replaced))
+    return polynomials._replace(rows=clipped(values), residual_block=clipped(new), undetermined=undetermined)
 
 
 def amplitudes(polynomials: LanczosPolynomials) -> jax.Array:
@@ -83,7 +83,7 @@ def amplitudes(polynomials: LanczosPolynomials) -> jax.Array:
         least = jax.vmap(tree.norm)(values)
     else:
         least = jnp.min(jnp.linalg.svd(values, compute_uv=False), axis=1)
-    return jnp.where(polynomials.lost, 0, least)
+    return jnp.where(polynomials.undetermined, 0, least)
 
 
 def clipped(values: jax.Array) -> jax.Array:

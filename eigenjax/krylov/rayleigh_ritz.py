@@ -42,7 +42,7 @@ class Extraction(NamedTuple):
 
 def ritz_pairs(state: KrylovDecomposition, which: str) -> Extraction:
     """Compute the Ritz pairs in the order of `which`."""
-    values, vectors, valid = ritz.masked_eigh(state.matrix, state.filled)
+    values, vectors, valid = ritz.masked_eigh(state.matrix, state.valid)
     order = ritz.wanted_order(values, which, valid)
     coefficients = vectors[:, order]
     residuals = _residuals(state, coefficients)
@@ -59,19 +59,19 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
         k: number of pairs; a Rayleigh-Ritz step in their span separates them.
     """
     m = state.matrix.shape[0]
-    valid = jnp.arange(m, dtype=jnp.int32) < state.num_filled
+    valid = jnp.arange(m, dtype=jnp.int32) < state.num_valid
     shifted, coupling = _scaled(state, target)
     tall = jnp.concatenate([shifted, coupling])
     inverse = _inverse(jnp.linalg.qr(tall, mode="r"))
     reciprocals, vectors = jnp.linalg.eigh(matmul(jnp.conj(inverse).T, shifted, inverse))
     vectors = matmul(inverse, vectors)
     weights = jnp.square(jnp.abs(vectors))
-    elsewhere = jnp.sum(jnp.where(state.filled[:, None], 0, weights), axis=0) > _ELSEWHERE * jnp.sum(weights, axis=0)
+    elsewhere = jnp.sum(jnp.where(state.valid[:, None], 0, weights), axis=0) > _ELSEWHERE * jnp.sum(weights, axis=0)
     order = jnp.argsort(jnp.where(elsewhere, jnp.inf, -jnp.abs(reciprocals)), stable=True)
     vectors = vectors[:, order] / jax.vmap(tree.norm, in_axes=1)(vectors[:, order]).astype(vectors.dtype)[None, :]
     coefficients, _ = jnp.linalg.qr(vectors)
 
-    matrix = jnp.where(state.filled[:, None] & state.filled[None, :], state.matrix, 0)
+    matrix = jnp.where(state.valid[:, None] & state.valid[None, :], state.matrix, 0)
     k = min(k + EXTRA_INTERIOR, m)
     nearest = coefficients[:, :k]
     values, rotation, _ = ritz.masked_eigh(matmul(jnp.conj(nearest).T, matrix, nearest), valid[:k])
@@ -102,7 +102,7 @@ def harmonic_directions(
     """
     shifted, scaled = _scaled(state, target)
     translation = -jnp.linalg.solve(shifted, jnp.conj(scaled).T)
-    translation = jnp.where(state.filled[:, None] & jnp.isfinite(translation), translation, 0)
+    translation = jnp.where(state.valid[:, None] & jnp.isfinite(translation), translation, 0)
     translation = translation - matmul(coefficients, matmul(jnp.conj(coefficients).T, translation))
     identity = jnp.eye(state.block_size, dtype=translation.dtype)
     factor = jnp.linalg.cholesky(identity + matmul(jnp.conj(translation).T, translation))
@@ -125,15 +125,15 @@ def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, j
     Rows that are not valid get an eigenvalue beyond all others.
     """
     m = state.matrix.shape[0]
-    filled = state.filled[:, None] & state.filled[None, :]
+    mask = state.valid[:, None] & state.valid[None, :]
     shifted = jnp.where(
-        filled, state.matrix - target.astype(state.matrix.dtype) * jnp.eye(m, dtype=state.matrix.dtype), 0
+        mask, state.matrix - target.astype(state.matrix.dtype) * jnp.eye(m, dtype=state.matrix.dtype), 0
     )
-    coupling = jnp.where(state.filled, state.coupling, 0)
+    coupling = jnp.where(state.valid, state.coupling, 0)
     largest = jnp.maximum(jnp.max(jnp.abs(shifted)), jnp.max(jnp.abs(coupling)))
     _, exponent = jnp.frexp(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
     factor = jnp.ldexp(jnp.ones_like(largest), -exponent).astype(shifted.dtype)
-    beyond = jnp.diag(jnp.where(state.filled, 0, 2.0 * m).astype(shifted.dtype))
+    beyond = jnp.diag(jnp.where(state.valid, 0, 2.0 * m).astype(shifted.dtype))
     finite = lambda x: jnp.where(jnp.isfinite(x), x, 0)
     return finite(shifted) * factor + beyond, finite(coupling) * factor
 

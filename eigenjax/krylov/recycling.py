@@ -60,13 +60,13 @@ def recycled_pairs(state: KrylovDecomposition, found: Extraction, k: int) -> Rec
     """
     coefficients = found.coefficients[:, k:]
     eps = jnp.finfo(state.operator_norm.dtype).eps
-    lost = combined_defects(state, coefficients) > DROPPED * eps * state.operator_norm
-    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~lost, coefficients, 0)
+    inaccurate = combined_defects(state, coefficients) > DROPPED * eps * state.operator_norm
+    coefficients = jnp.where(jnp.isfinite(found.residuals[k:]) & ~inaccurate, coefficients, 0)
     residual_block, coupling = state.residual_block, matmul(state.coupling, coefficients)
     if state.block_size == 1:
-        beside = orthogonalize(state.basis, state.dropped)
-        unit = normalize(beside.vector, beside.norm)
+        residual = orthogonalize(state.basis, state.dropped)
+        unit = normalize(residual.vector, residual.norm)
         residual_block = jax.tree.map(lambda d, w: jnp.concatenate([d, w[None]]), residual_block, unit)
-        along = beside.norm.astype(coefficients.dtype) * matmul(state.dropped_couplings, coefficients)
+        along = residual.norm.astype(coefficients.dtype) * matmul(state.dropped_couplings, coefficients)
         coupling = jnp.concatenate([coupling, along[None]])
     return RecycledPairs(state.basis, coefficients, found.values[k:], residual_block, coupling)

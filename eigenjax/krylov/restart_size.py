@@ -33,16 +33,16 @@ _MOST_KEPT = 0.8
 
 def max_keep(k: int, krylov_dim: int, block_size: int) -> int:
     """Return the maximum of the vectors kept, static: it leaves room for a block, and for two if possible."""
-    roomy = min(int(_MOST_KEPT * krylov_dim), krylov_dim - 2 * block_size)
-    return max(roomy, min(k + 1, krylov_dim - block_size))
+    usual = min(int(_MOST_KEPT * krylov_dim), krylov_dim - 2 * block_size)
+    return max(usual, min(k + 1, krylov_dim - block_size))
 
 
-def num_keep(values: jax.Array, num_filled: jax.Array, k: int, most: int, before: jax.Array) -> jax.Array:
+def num_keep(values: jax.Array, num_valid: jax.Array, k: int, most: int, before: jax.Array) -> jax.Array:
     """Return the number p of vectors to keep, () int32.
 
     Args:
         values: (m,) approximate eigenvalues, the most wanted first.
-        num_filled: () int32, number of valid values.
+        num_valid: () int32, number of valid values.
         k: number of wanted pairs.
         most: maximum of p, from `max_keep`.
         before: (2,) int32, numbers of vectors that the last two restarts kept.
@@ -54,7 +54,7 @@ def num_keep(values: jax.Array, num_filled: jax.Array, k: int, most: int, before
     m = values.shape[0]
     least = min(max(k + 1, int(_LEAST_KEPT * m)), most)
     index = jnp.arange(m, dtype=jnp.int32)
-    last = jnp.maximum(num_filled - 1, 0)
+    last = jnp.maximum(num_valid - 1, 0)
     values = jnp.where(index <= last, values, values[last])
     # At index p: of all values that are dropped if p vectors are kept.
     highest, lowest = jax.lax.cummax(values, reverse=True), jax.lax.cummin(values, reverse=True)
@@ -63,7 +63,7 @@ def num_keep(values: jax.Array, num_filled: jax.Array, k: int, most: int, before
     gamma = safe_divide(gap, highest - lowest, otherwise=0)
     room = (m - index).astype(gamma.dtype)
     # If there is less room than is lost, a small positive rate.
-    lost = _STARTUP + _STARTUP_SHARE * m
-    speed = jnp.arccosh(1 + 2 * gamma) * jnp.maximum(1 - lost / room, 1 / (lost * room))
+    lost_matvecs = _STARTUP + _STARTUP_SHARE * m
+    speed = jnp.arccosh(1 + 2 * gamma) * jnp.maximum(1 - lost_matvecs / room, 1 / (lost_matvecs * room))
     best = jnp.argmax(jnp.where((index >= least) & (index <= most), speed, -1)).astype(jnp.int32)
     return jnp.where(jnp.all(before == best), least, best)

@@ -38,19 +38,19 @@ def check_count(k: Any, size: int, function: str = "eigsh") -> None:
         raise ValueError(f"{function} got k={k}: the operator is {size} x {size}, so choose 1 <= k <= {size}")
 
 
-def projected_eigh(matrix: jax.Array, num_filled: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Compute the eigenpairs of the projection of an operator on the first `num_filled` of m basis vectors.
+def projected_eigh(matrix: jax.Array, num_valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Compute the eigenpairs of the projection of an operator on the first `num_valid` of m basis vectors.
 
     Cost: one dense (m, m) `eigh`.
 
     Args:
-        matrix: (m, m) Hermitian in its first num_filled rows and columns.
-        num_filled: () int32, number of valid basis vectors.
+        matrix: (m, m) Hermitian in its first num_valid rows and columns.
+        num_valid: () int32, number of valid basis vectors.
 
     Returns:
         `values, vectors, valid`: (m,) ascending, (m, m) columns, (m,) bool: which pairs belong to valid rows.
     """
-    return masked_eigh(matrix, jnp.arange(matrix.shape[0], dtype=jnp.int32) < num_filled)
+    return masked_eigh(matrix, jnp.arange(matrix.shape[0], dtype=jnp.int32) < num_valid)
 
 
 def norm_bound(scaled: jax.Array) -> jax.Array:
@@ -63,7 +63,7 @@ def norm_bound(scaled: jax.Array) -> jax.Array:
     return 1 + jnp.sqrt(jnp.max(jnp.sum(sizes, axis=0)) * jnp.max(jnp.sum(sizes, axis=1)))
 
 
-def masked_eigh(matrix: jax.Array, filled: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def masked_eigh(matrix: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the eigenpairs of the projection of an operator on the valid ones of m basis vectors.
 
     The matrix is scaled to entries of order one by a power of two, because not every backend does so. NaN and Inf are
@@ -72,20 +72,20 @@ def masked_eigh(matrix: jax.Array, filled: jax.Array) -> tuple[jax.Array, jax.Ar
 
     Args:
         matrix: (m, m) Hermitian in the valid rows and columns.
-        filled: (m,) bool, which rows are valid.
+        mask: (m,) bool, which rows are valid.
 
     Returns:
         `values, vectors, valid`: (m,) ascending, (m, m) columns, (m,) bool: which pairs belong to valid rows; these
         come first.
     """
-    matrix = jnp.where(jnp.isfinite(matrix) & filled[:, None] & filled[None, :], matrix, 0)
+    matrix = jnp.where(jnp.isfinite(matrix) & mask[:, None] & mask[None, :], matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
     _, exponent = jnp.frexp(positive_or_one(largest))
     scaled = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype)
     # Other rows get an eigenvalue beyond the spectrum of the valid ones: it comes last, and its vectors do not mix.
-    beyond = jnp.where(filled, 0, norm_bound(scaled)).astype(matrix.dtype)
+    beyond = jnp.where(mask, 0, norm_bound(scaled)).astype(matrix.dtype)
     values, vectors = jnp.linalg.eigh(scaled + jnp.diag(beyond), symmetrize_input=False)
-    valid = jnp.arange(matrix.shape[0], dtype=jnp.int32) < jnp.sum(filled, dtype=jnp.int32)
+    valid = jnp.arange(matrix.shape[0], dtype=jnp.int32) < jnp.sum(mask, dtype=jnp.int32)
     return jnp.ldexp(jnp.where(valid, values, 0), exponent), vectors, valid
 
 

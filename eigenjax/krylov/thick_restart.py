@@ -20,7 +20,7 @@ from eigenjax.vectors.tree import PyTree
 # Number from which the seeds of random directions of restarts are derived; `decomposition` uses 0 and 1.
 _RESTARTING = 2
 # A kept pair may perturb a pair that a search finds by less than this share of the bound on its residual.
-_SPOILED = 0.3
+_PERTURBATION_SHARE = 0.3
 
 
 def kept_coefficients(
@@ -40,11 +40,11 @@ def kept_coefficients(
     wanted = spec.k + EXTRA_INTERIOR - 1 if spec.interior else spec.k
     most = max_keep(wanted, m, b)
     index = jnp.arange(most, dtype=jnp.int32)
-    kept = index < num_keep(found.values, state.num_filled, wanted, most, state.kept)
+    keep = index < num_keep(found.values, state.num_valid, wanted, most, state.num_keep)
     locked = index < spec.k
     if not spec.interior:
-        locked = locked | (kept & _stand_apart(found, spec, bound)[:most])
-    return jnp.where(jnp.where(fresh, locked, kept), found.coefficients[:, :most], 0)
+        locked = locked | (keep & _stand_apart(found, spec, bound)[:most])
+    return jnp.where(jnp.where(fresh, locked, keep), found.coefficients[:, :most], 0)
 
 
 def _stand_apart(found: Extraction, spec: SolveSpec, bound: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ def _stand_apart(found: Extraction, spec: SolveSpec, bound: jax.Array) -> jax.Ar
     """
     values = jnp.abs(found.values) if spec.which == "LM" else found.values
     gaps = jnp.min(jnp.abs(values[:, None] - values[None, : spec.k]), axis=1)
-    return jnp.square(found.residuals) <= _SPOILED * bound * gaps
+    return jnp.square(found.residuals) <= _PERTURBATION_SHARE * bound * gaps
 
 
 def translate(state: KrylovDecomposition, coefficients: jax.Array, target: jax.Array) -> KrylovDecomposition:
@@ -99,7 +99,7 @@ def restart(
     if state.block_size == 1 and not translated:
         # All residuals are along the one direction, which becomes w. Only the norms of the terms along the previous w
         # are kept.
-        lost = jnp.abs(matmul(state.dropped_couplings, coefficients))
+        dropped_norms = jnp.abs(matmul(state.dropped_couplings, coefficients))
         state = state._replace(
             dropped=tree.where(fresh, tree.row(state.residual_block, 0), state.dropped),
             dropped_couplings=jnp.where(fresh, state.coupling[0], state.dropped_couplings),
@@ -107,8 +107,8 @@ def restart(
     else:
         # The residuals contain the earlier defects, which `compress` adds again.
         residuals = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
-        lost = _without(residuals, combined_defects(state, coefficients))
-    new = compress(state, coefficients, jnp.where(fresh, 0, coupling), jnp.where(fresh, lost, 0))
+        dropped_norms = _without(residuals, combined_defects(state, coefficients))
+    new = compress(state, coefficients, jnp.where(fresh, 0, coupling), jnp.where(fresh, dropped_norms, 0))
     if translated:
         residual_block = _orthonormal(new, state.residual_block, fresh)
     else:
@@ -152,8 +152,8 @@ def _orthonormal(state: KrylovDecomposition, residual_block: PyTree, fresh: jax.
         direction = drawn(None) if fresh is None else apply_when(fresh, drawn, tree.row(rows, i))
         # Later rows are not orthogonal to it yet, and are ignored.
         earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
-        rest = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
-        return tree.set_row(rows, i, normalize(rest.vector, rest.norm))
+        residual = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
+        return tree.set_row(rows, i, normalize(residual.vector, residual.norm))
 
     b = state.block_size
     return clean(0, residual_block) if b == 1 else jax.lax.fori_loop(0, b, clean, residual_block)

@@ -244,11 +244,11 @@ def check_vector(vector: PyTree, structure: PyTree, name: str = "the vector") ->
             "Build vectors with jax.tree.map over op.structure"
         )
     for (path, leaf), value in zip(expected, jax.tree.leaves(vector), strict=True):
-        where = f"leaf {jax.tree_util.keystr(path)}" if path else "the array"
+        leaf_name = f"leaf {jax.tree_util.keystr(path)}" if path else "the array"
         if jnp.shape(value) != leaf.shape:
-            raise ValueError(f"{name}: {where} has shape {jnp.shape(value)}, but the operator needs {leaf.shape}")
+            raise ValueError(f"{name}: {leaf_name} has shape {jnp.shape(value)}, but the operator needs {leaf.shape}")
         if value.dtype != leaf.dtype:
             raise TypeError(
-                f"{name}: {where} has dtype {value.dtype}, but the operator needs {leaf.dtype}: "
+                f"{name}: {leaf_name} has dtype {value.dtype}, but the operator needs {leaf.dtype}: "
                 f"cast it with .astype({leaf.dtype})"
             )

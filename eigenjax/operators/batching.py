@@ -58,8 +58,8 @@ def as_arrays(data: PyTree, name: str = "data") -> PyTree:
         try:
             return jnp.asarray(leaf)
         except TypeError as error:
-            where = f"{name}{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{where} is no array of numbers ({type(leaf).__name__}): give arrays") from error
+            leaf_name = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{leaf_name} is no array of numbers ({type(leaf).__name__}): give arrays") from error
 
     return jax.tree_util.tree_map_with_path(array, data)
 
@@ -200,7 +200,7 @@ def over_slices(
         summand, piece = function(part)
         return tree.add_scaled(partial_sum, 1.0, summand), piece
 
-    num_full, rest = divmod(length, size)
+    num_full, remainder = divmod(length, size)
 
     def step(carry, _):
         start, partial_sum = carry
@@ -209,8 +209,8 @@ def over_slices(
 
     (_, total), pieces = jax.lax.scan(step, (jnp.int32(0), zero), length=num_full)
     pieces = jax.tree.map(lambda x: _side_by_side(x, axis), pieces)
-    if rest:
-        total, last = add(total, num_full * size, rest)
+    if remainder:
+        total, last = add(total, num_full * size, remainder)
         pieces = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis), pieces, last)
     return total, pieces
 

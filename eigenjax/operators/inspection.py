@@ -147,18 +147,18 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
         >>> check_operator(lambda v: v + 1, jax.random.key(0), like=jnp.ones(4))
         Traceback (most recent call last):
         ...
-        ValueError: check_operator: the product is not linear, ...
+        ValueError: check_operator: the matvec is not linear, ...
     """
     refuse_stream(op)
     check_key(key)
-    product, structure = _product(op, like)
+    apply, structure = _product(op, like)
     u, v = (tree.cast_like(random_vectors.normal(one, structure), structure) for one in jax.random.split(key))
-    image_u = product(u)
+    image_u = apply(u)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(image_u)):
-        raise TypeError("check_operator compares calls of a product, and under jit there is one only: call it outside")
+        raise TypeError("check_operator compares calls of a matvec, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
     _check_losses(op)
-    report = _report(product, structure, (u, v), image_u)
+    report = _report(apply, structure, (u, v), image_u)
     for is_wrong, message in (
         (not _is_finite(report), _NOT_FINITE),
         (not report.change <= report.tolerance, _CHANGING),
@@ -171,23 +171,23 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
 
 
 _NOT_FINITE = (
-    "the product is not finite: the loss or its derivatives overflow, or have none at this point, as sqrt, norms and "
+    "the matvec is not finite: the loss or its derivatives overflow, or have none at this point, as sqrt, norms and "
     "logarithms at zero; add an epsilon inside them, look at the parameters and the data for NaN, or use a wider dtype"
 )
 _CHANGING = (
-    "the product changes between two calls with the same vector: dropout draws from a stateful generator, or the batch "
+    "the matvec changes between two calls with the same vector: dropout draws from a stateful generator, or the batch "
     "is shuffled or drawn anew; pass one fixed key and fixed data to the loss (as its data=), or evaluate it without "
     "dropout. Compiled, one draw would be frozen into the program"
 )
 _NOT_LINEAR = (
-    "the product is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
-    "rather than a derivative along v, adds a constant, or clips or normalises what it returns; give jax.jvp of the "
+    "the matvec is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
+    "rather than a derivative along v, adds a constant, or clips or normalizes what it returns; give jax.jvp of the "
     "gradient along v, as eigenjax.hessian does"
 )
 _NOT_SYMMETRIC = (
-    "the product is linear but not symmetric: no second derivative of one scalar is like that, so a custom derivative "
+    "the matvec is linear but not symmetric: no second derivative of one scalar is like that, so a custom derivative "
     "(custom_vjp, custom_jvp, stop_gradient, a straight-through estimate) is not that of its function, microbatches "
-    "differ within a product, or the operator is a Jacobian: correct the derivative, or use eigs or svds"
+    "differ within a matvec, or the operator is a Jacobian: correct the derivative, or use eigs or svds"
 )
 
 
@@ -214,22 +214,22 @@ def _check_losses(op: Any) -> None:
 
 def _check_result(image: PyTree, structure: PyTree) -> None:
     try:
-        check_vector(image, structure, name="the product")
+        check_vector(image, structure, name="the matvec")
     except TypeError as error:
         raise TypeError(
-            f"{error}. A product keeps the dtypes of its vector: the loss computes in others (a float64 constant, or "
-            "parameters cast on the way); cast back at the end of the product"
+            f"{error}. A matvec keeps the dtypes of its vector: the loss computes in others (a float64 constant, or "
+            "parameters cast on the way); cast back at the end of the matvec"
         ) from error
 
 
-def _report(product: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
+def _report(apply: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
     u, v = pair
     # A factor of 1 would not detect a conjugation or an absolute value.
     is_complex = all(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
     factor = -0.5 + 0.5j if is_complex else -0.5
     wide = lambda x: tree.cast_like(x, tree.working_structure(structure))
-    again, image_v = product(u), product(v)
-    of_sum, of_zero = product(tree.add_scaled(u, factor, v)), product(tree.scale(0, u))
+    again, image_v = apply(u), apply(v)
+    of_sum, of_zero = apply(tree.add_scaled(u, factor, v)), apply(tree.scale(0, u))
     u, v, image_u, again, image_v, of_sum, of_zero = map(wide, (u, v, image_u, again, image_v, of_sum, of_zero))
     size = positive_or_one(tree.norm(image_u) + tree.norm(image_v))
     expected = tree.add_scaled(image_u, factor, image_v)

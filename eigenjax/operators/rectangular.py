@@ -99,7 +99,7 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
             "expected a (p, n) array, a sparse matrix of jax.experimental.sparse or SciPy, an operator or a callable "
             f"v -> A v, and got {type(a).__name__}"
         )
-    product: Any = getattr(a, "mv", a)
+    mv: Any = getattr(a, "mv", a)
     if hasattr(a, "mv") and like is None:
         like = own_structure(a)
     if like is None:
@@ -107,7 +107,7 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
             "the operator is a callable, which says nothing of its vectors: pass v0= to the solver (or like=), a "
             "pytree of arrays shaped as they are"
         )
-    return _from_function(product, describe_all(like), adjoint)
+    return _from_function(mv, describe_all(like), adjoint)
 
 
 def _from_matrix(matrix: Any) -> MatrixMap:

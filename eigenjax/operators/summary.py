@@ -32,12 +32,12 @@ def summary(op: Any, facts: Callable[[], dict[str, Any]]) -> str:
     fields = dataclasses.fields(op) if dataclasses.is_dataclass(op) else ()
     parts = {field.name: _short(getattr(op, field.name)) for field in fields}
     try:
-        known = {name: str(value) for name, value in facts().items()}
+        described = {name: str(value) for name, value in facts().items()}
     except (AttributeError, TypeError, ValueError):
         # The leaves need not be arrays: a pytree of this structure may hold shardings or vmap axes.
-        known = {}
-    shown = known | {name: value for name, value in parts.items() if value is not None}
-    return f"{type(op).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+        described = {}
+    entries = described | {name: value for name, value in parts.items() if value is not None}
+    return f"{type(op).__name__}({', '.join(f'{name}={value}' for name, value in entries.items())})"
 
 
 def _short(value: Any) -> str | None:

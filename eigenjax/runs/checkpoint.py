@@ -72,7 +72,7 @@ class Folder:
             raise self._damaged(steps[-1], f"{path.name} is not as it was written")
         return steps[-1], record
 
-    def restore(self, products: int, record: dict[str, Any], like: PyTree) -> PyTree:
+    def restore(self, num_matvecs: int, record: dict[str, Any], like: PyTree) -> PyTree:
         """Restore the state, sharded like the one given.
 
         Raises:
@@ -81,22 +81,22 @@ class Folder:
         import orbax.checkpoint as ocp
 
         if record.get("leaves") != fingerprint.describe(like):
-            raise self._damaged(products, "its arrays have other names, shapes or dtypes")
+            raise self._damaged(num_matvecs, "its arrays have other names, shapes or dtypes")
         item = _named(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like))
         arguments = ocp.args.PyTreeRestore(item, restore_args=ocp.checkpoint_utils.construct_restore_args(item))
         try:
             with contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
-                arrays = checkpointer.restore(self._step(products) / _ARRAYS, args=arguments)
+                arrays = checkpointer.restore(self._step(num_matvecs) / _ARRAYS, args=arguments)
         except Exception as error:  # any error of Orbax
-            raise self._damaged(products, f"{type(error).__name__}: {str(error)[:200]}") from error
+            raise self._damaged(num_matvecs, f"{type(error).__name__}: {str(error)[:200]}") from error
         leaves, treedef = jax.tree.flatten(like)
         state = jax.tree.unflatten(treedef, [arrays.get(_name(i), leaf) for i, leaf in enumerate(leaves)])
         if fingerprint.checksum(state) != record.get("checksum"):
-            raise self._damaged(products, "the numbers are not those that were saved")
+            raise self._damaged(num_matvecs, "the numbers are not those that were saved")
         self.has_saved = True
         return state
 
-    def save(self, products: int, state: PyTree, record: dict[str, Any]) -> None:
+    def save(self, num_matvecs: int, state: PyTree, record: dict[str, Any]) -> None:
         """Write a state; a failure gives one warning, and the run continues."""
         record = {
             "format": FORMAT,
@@ -106,22 +106,22 @@ class Folder:
         }
         record["digest"] = fingerprint.digest(record)
         try:
-            self._write(products, state, record)
+            self._write(num_matvecs, state, record)
             self.has_saved = True
         except Exception as error:  # a full disk raises many kinds of errors
             if not self.has_failed:
                 self.has_failed = True
                 warnings.warn(
-                    f"checkpoint_dir={str(self.path)!r}: could not save after {products} products "
+                    f"checkpoint_dir={str(self.path)!r}: could not save after {num_matvecs} matvecs "
                     f"({type(error).__name__}: {str(error)[:200]}); the run goes on in memory and tries again",
                     RuntimeWarning,
                     stacklevel=3,
                 )
             if jax.process_index() == 0:
-                _remove(self.path, f"{self._step(products).name}.partial")
+                _remove(self.path, f"{self._step(num_matvecs).name}.partial")
 
-    def _write(self, products: int, state: PyTree, record: dict[str, Any]) -> None:
-        target = self._step(products)
+    def _write(self, num_matvecs: int, state: PyTree, record: dict[str, Any]) -> None:
+        target = self._step(num_matvecs)
         partial = target.with_name(f"{target.name}.partial")
         _agreed(lambda: self._make_room(partial, state))
         # A process that fails here, such as in a folder that is not shared, leaves no other process waiting in Orbax.
@@ -152,14 +152,15 @@ class Folder:
         matches = (_STEP.fullmatch(path.name) for path in self.path.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
-    def _step(self, products: int) -> pathlib.Path:
-        return self.path / f"step-{products:08d}"
+    def _step(self, num_matvecs: int) -> pathlib.Path:
+        return self.path / f"step-{num_matvecs:08d}"
 
-    def _damaged(self, products: int, reason: str) -> RunError:
-        before = [step for step in self._steps() if step < products]
-        then = f"the run then goes on from {before[-1]} products" if before else "the run then starts anew"
+    def _damaged(self, num_matvecs: int, reason: str) -> RunError:
+        before = [step for step in self._steps() if step < num_matvecs]
+        then = f"the run then goes on from {before[-1]} matvecs" if before else "the run then starts anew"
         return RunError(
-            f"{self._step(products)} is damaged ({reason}): delete this folder, and {then}; or give another directory"
+            f"{self._step(num_matvecs)} is damaged ({reason}): delete this folder, and {then}; or give "
+            "another directory"
         )
 
 
@@ -177,7 +178,7 @@ def opened(checkpoint_dir: str | os.PathLike) -> Iterator[Folder]:
         with _opened_by_the_first(path) as folder:
             yield folder
         return
-    with _claimed(path) as folder:
+    with _locked_folder(path) as folder:
         yield folder
 
 
@@ -190,7 +191,7 @@ def _opened_by_the_first(path: pathlib.Path) -> Iterator[Folder]:
         refusal = None
         if jax.process_index() == 0:
             try:
-                stack.enter_context(_claimed(path))
+                stack.enter_context(_locked_folder(path))
             except RunError as error:
                 refusal = error
         if not multihost_utils.broadcast_one_to_all(np.int32(refusal is None)):
@@ -199,7 +200,7 @@ def _opened_by_the_first(path: pathlib.Path) -> Iterator[Folder]:
 
 
 @contextlib.contextmanager
-def _claimed(path: pathlib.Path) -> Iterator[Folder]:
+def _locked_folder(path: pathlib.Path) -> Iterator[Folder]:
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -88,23 +88,23 @@ def checked_directory(checkpoint_dir: Any) -> pathlib.Path | None:
     """Convert an argument to the path of a directory; None stays None."""
     if checkpoint_dir is None:
         return None
-    told = f"run got checkpoint_dir={arguments.brief(checkpoint_dir)}: give the path of a directory, or None"
+    message = f"run got checkpoint_dir={arguments.brief(checkpoint_dir)}: give the path of a directory, or None"
     path = os.fspath(checkpoint_dir) if isinstance(checkpoint_dir, str | os.PathLike) else None
     if not isinstance(path, str):
-        raise TypeError(told)
+        raise TypeError(message)
     if not path or "\0" in path:
-        raise ValueError(told)
+        raise ValueError(message)
     return pathlib.Path(path)
 
 
 def check_batches(batches: Any) -> None:
     """Raise a TypeError for an iterable that is no source of batches: a path, a mapping, or one array."""
-    told = f"stream got batches={arguments.brief(batches)}"
+    prefix = f"stream got batches={arguments.brief(batches)}"
     if isinstance(batches, str | bytes | os.PathLike):
-        raise TypeError(f"{told}: give memory_mapped_batches(path, batch_size) for arrays on disk")
+        raise TypeError(f"{prefix}: give memory_mapped_batches(path, batch_size) for arrays on disk")
     if isinstance(batches, Mapping) or (hasattr(batches, "shape") and hasattr(batches, "dtype")):
         raise TypeError(
-            f"{told}, which is one batch: give a list of batches, or memory_mapped_batches(arrays, batch_size)"
+            f"{prefix}, which is one batch: give a list of batches, or memory_mapped_batches(arrays, batch_size)"
         )
 
 

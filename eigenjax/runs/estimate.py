@@ -26,7 +26,7 @@ from eigenjax.vectors.tree import PyTree
 # Vectors of a restarted solve besides its basis.
 _VECTORS_BESIDE, _SHARE_OF_BASIS = 4, 5
 # Matvecs for each pair if the wanted end is well separated, as for a network's Hessian; other spectra take restarts.
-_AT_LEAST = 2
+_FEWEST_PER_PAIR = 2
 # An all-reduce moves twice what it reduces: each device sends its data, and receives the sum.
 _MOVED = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_MOVED)})(?:-start)?\(")
@@ -105,7 +105,7 @@ def estimate(
     plan = planned(op, k, **options, block_size=block_size, interior=interior, verify=False, storage=Storage())
     placed = jax.tree.map(lambda leaf: _placed(leaf, mesh), op)
     vector = _like(placed.structure, mesh, plan.block_size)
-    compiled = jax.jit(_products).lower(placed, vector).compile()
+    compiled = jax.jit(_matvecs).lower(placed, vector).compile()
     per_vector = sum(map(_bytes, jax.tree.leaves(vector))) // plan.block_size
     m = plan.krylov_dim
     count = m + plan.block_size + max(k, -(-m // _SHARE_OF_BASIS)) + _VECTORS_BESIDE
@@ -119,7 +119,7 @@ def estimate(
         solver_bytes=solver_bytes,
         total_bytes=operator_bytes + product_bytes + solver_bytes,
         network_bytes=moved_bytes(compiled.as_text() or "") // plan.block_size,
-        num_matvecs=(min(_AT_LEAST * k, plan.spec.max_matvecs), plan.spec.max_matvecs),
+        num_matvecs=(min(_FEWEST_PER_PAIR * k, plan.spec.max_matvecs), plan.spec.max_matvecs),
     )
 
 
@@ -154,7 +154,7 @@ def _bytes_of_text(shapes: str) -> int:
     return total
 
 
-def _products(op: LinearOperator, vectors: PyTree) -> PyTree:
+def _matvecs(op: LinearOperator, vectors: PyTree) -> PyTree:
     if jax.tree.leaves(vectors)[0].shape[0] == 1:
         return matvec(op, tree.row(vectors, 0))
     return jax.vmap(lambda v: matvec(op, v))(vectors)
@@ -180,8 +180,12 @@ def _like(structure: PyTree, mesh: Mesh | None, count: int) -> PyTree:
     """Return `count` vectors in working dtypes, each sharded like a single vector."""
 
     def rows(leaf):
-        own = _placed(leaf, mesh).sharding
-        sharding = NamedSharding(own.mesh, PartitionSpec(None, *own.spec)) if isinstance(own, NamedSharding) else None
+        leaf_sharding = _placed(leaf, mesh).sharding
+        sharding = (
+            NamedSharding(leaf_sharding.mesh, PartitionSpec(None, *leaf_sharding.spec))
+            if isinstance(leaf_sharding, NamedSharding)
+            else None
+        )
         return jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype, sharding=sharding)
 
     return jax.tree.map(rows, tree.working_structure(structure))

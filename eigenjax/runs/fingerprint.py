@@ -72,8 +72,8 @@ def _checksum(leaves: list[jax.Array]) -> jax.Array:
     # Integer sums modulo 2^32 are independent of the order; with an odd factor every change of a word changes the sum.
     total = jnp.zeros((), jnp.uint32)
     parts = [part for leaf in leaves for part in _words(leaf)]
-    for number, words in enumerate(parts):
-        position, stride = jnp.full_like(words, number * 0x85EBCA6B % 2**32), 1
+    for index, words in enumerate(parts):
+        position, stride = jnp.full_like(words, index * 0x85EBCA6B % 2**32), 1
         for axis in reversed(range(words.ndim)):
             along = jnp.arange(words.shape[axis], dtype=jnp.uint32) * jnp.uint32(stride % 2**32)
             position = position + along.reshape(-1, *[1] * (words.ndim - 1 - axis))
@@ -128,13 +128,13 @@ def difference(before: Any, now: dict[str, Any]) -> str | None:
         return f"what is written down of it is damaged ({damaged})"
     if before["arguments"] != now["arguments"]:
         names = [name for name in now["arguments"] if before["arguments"].get(name) != now["arguments"][name]]
-        told = [_told(name, before["arguments"].get(name), now["arguments"][name]) for name in names]
-        return ", ".join(told) or "the arguments are those of another version"
+        changes = [_describe_change(name, before["arguments"].get(name), now["arguments"][name]) for name in names]
+        return ", ".join(changes) or "the arguments are those of another version"
     if before["structure"] != now["structure"]:
         return "its vectors had another structure (names, shapes or dtypes of leaves)"
     if not _is_same_product(before, now):
         return (
-            "its operator gave another product with a fixed vector: parameters, data or loss were others, or the "
+            "its matvec with a fixed vector gave another result: parameters, data or loss were others, or the "
             "operator is not the same at every call"
         )
     return None
@@ -158,7 +158,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**53)
 
 
-def _told(name: str, before: Any, now: Any) -> str:
+def _describe_change(name: str, before: Any, now: Any) -> str:
     return f"another {name}" if name in ("key", "v0") else f"{name}={before!r}, where this call has {now!r}"
 
 

@@ -14,7 +14,7 @@ from eigenjax.result import RunError
 
 NAME = "lock"
 # Names of the locks that this process holds: the system lets a process lock the same file twice.
-_HELD: set[str] = set()
+_LOCKED_HERE: set[str] = set()
 _GUARD = threading.Lock()
 
 
@@ -32,7 +32,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     path = folder / NAME
     name = str(path.resolve())
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_held(name, folder))
+        stack.enter_context(_in_this_process(name, folder))
         file = stack.enter_context(_taken(path, folder))
         file.seek(0)
         if not _is_lock(file.read()):
@@ -47,16 +47,16 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(name: str, folder: pathlib.Path) -> Iterator[None]:
+def _in_this_process(name: str, folder: pathlib.Path) -> Iterator[None]:
     """Exclude other threads before the file is opened, because closing a second handle would release the lock."""
     with _GUARD:
-        if name in _HELD:
+        if name in _LOCKED_HERE:
             raise _refusal(folder, {"pid": os.getpid(), "host": platform.node()})
-        _HELD.add(name)
+        _LOCKED_HERE.add(name)
     try:
         yield
     finally:
-        _HELD.discard(name)
+        _LOCKED_HERE.discard(name)
 
 
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ def _foreign(path: pathlib.Path) -> RunError:
 
 
 def _refusal(folder: pathlib.Path, holder: dict[str, Any]) -> RunError:
-    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
+    owner = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
     return RunError(
-        f"checkpoint_dir={str(folder)!r} is in use by {who}: wait for it, stop it, or give another directory"
+        f"checkpoint_dir={str(folder)!r} is in use by {owner}: wait for it, stop it, or give another directory"
     )

@@ -7,21 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from eigenjax.runs.solve import Standing
+from eigenjax.runs.solve import SolveProgress
 
 # Seconds between two plain lines.
 _BETWEEN_LINES = 10.0
 # Number of recent convergence checks that the rate is estimated from, because convergence accelerates.
-_LOOKS = 20
+_RECENT_CHECKS = 20
 
-Show = Callable[[Standing], None]
+Show = Callable[[SolveProgress], None]
 
 
 class Moment(NamedTuple):
     """Progress at one time."""
 
     seconds: float  # monotonic time
-    products: int  # number of matvecs
+    num_matvecs: int  # number of matvecs
     distance: float  # log(worst residual / bound)
 
 
@@ -41,51 +41,51 @@ def time_left(moments: list[Moment], max_matvecs: int) -> tuple[float, bool]:
         >>> time_left([Moment(0.0, 0, 9.0), Moment(10.0, 20, 9.0)], max_matvecs=100)
         (40.0, True)
     """
-    if len(moments) < 2 or moments[-1].products <= moments[0].products:
+    if len(moments) < 2 or moments[-1].num_matvecs <= moments[0].num_matvecs:
         return math.inf, True
     now = moments[-1]
-    per_product = (now.seconds - moments[0].seconds) / (now.products - moments[0].products)
-    at_most = per_product * max(max_matvecs - now.products, 0)
-    recent = [moment for moment in moments[-_LOOKS:] if math.isfinite(moment.distance)]
-    if len(recent) > 1 and recent[0].distance > now.distance and recent[0].products < now.products:
-        rate = (recent[0].distance - now.distance) / (now.products - recent[0].products)
-        left = per_product * max(now.distance, 0.0) / rate
+    per_matvec = (now.seconds - moments[0].seconds) / (now.num_matvecs - moments[0].num_matvecs)
+    at_most = per_matvec * max(max_matvecs - now.num_matvecs, 0)
+    recent = [moment for moment in moments[-_RECENT_CHECKS:] if math.isfinite(moment.distance)]
+    if len(recent) > 1 and recent[0].distance > now.distance and recent[0].num_matvecs < now.num_matvecs:
+        rate = (recent[0].distance - now.distance) / (now.num_matvecs - recent[0].num_matvecs)
+        left = per_matvec * max(now.distance, 0.0) / rate
         if left < at_most:
             return left, False
     return at_most, True
 
 
-def describe(standing: Standing, k: int, left: tuple[float, bool]) -> str:
+def describe(progress: SolveProgress, k: int, left: tuple[float, bool]) -> str:
     """Format one line of progress, without the elapsed time.
 
-    >>> describe(Standing(41, 3, 2e-3, 1e-4, False), 10, (75.0, False))
-    '3/10 pairs, worst residual 2.0e-03 (wanted 1.0e-04), 41 products, about 1:15 left'
+    >>> describe(SolveProgress(41, 3, 2e-3, 1e-4, False), 10, (75.0, False))
+    '3/10 pairs, worst residual 2.0e-03 (wanted 1.0e-04), 41 matvecs, about 1:15 left'
     """
-    worst = float(standing.worst_residual)
-    residual = f"worst residual {worst:.1e} (wanted {float(standing.bound):.1e})" if math.isfinite(worst) else "begun"
+    worst = float(progress.worst_residual)
+    residual = f"worst residual {worst:.1e} (wanted {float(progress.bound):.1e})" if math.isfinite(worst) else "begun"
     seconds, is_bound = left
     end = f", {'at most' if is_bound else 'about'} {_clock(seconds)} left" if math.isfinite(seconds) else ""
-    end = ", done" if standing.done else end
-    return f"{int(standing.num_converged)}/{k} pairs, {residual}, {int(standing.products)} products{end}"
+    end = ", done" if progress.done else end
+    return f"{int(progress.num_converged)}/{k} pairs, {residual}, {int(progress.num_matvecs)} matvecs{end}"
 
 
 @contextlib.contextmanager
 def progress_display(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
-    """Provide `show(standing)`, to be called after every convergence check; without `wanted` it does nothing."""
+    """Provide `show(progress)`, to be called after every convergence check; without `wanted` it does nothing."""
     if not wanted:
         yield lambda _: None
         return
     moments: list[Moment] = []
     with _writer() as write:
 
-        def show(standing: Standing) -> None:
-            worst, bound = float(standing.worst_residual), float(standing.bound)
-            known = math.isfinite(worst) and worst > 0 and bound > 0
-            distance = math.log(worst / bound) if known else math.inf
-            moments.append(Moment(time.monotonic(), int(standing.products), distance))
-            del moments[1:-_LOOKS]
+        def show(progress: SolveProgress) -> None:
+            worst, bound = float(progress.worst_residual), float(progress.bound)
+            is_measured = math.isfinite(worst) and worst > 0 and bound > 0
+            distance = math.log(worst / bound) if is_measured else math.inf
+            moments.append(Moment(time.monotonic(), int(progress.num_matvecs), distance))
+            del moments[1:-_RECENT_CHECKS]
             left = time_left(moments, max_matvecs)
-            write(describe(standing, k, left), int(standing.num_converged) / k, bool(standing.done))
+            write(describe(progress, k, left), int(progress.num_converged) / k, bool(progress.done))
 
         yield show
 
@@ -127,6 +127,6 @@ def _plain_lines() -> Callable[[str, float, bool], None]:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remaining:02}" if hours else f"{minutes}:{remaining:02}"

@@ -159,18 +159,18 @@ def _go_on(
     solve: OperatorSolve, op: Any, folder: checkpoint.Folder | None, record: dict, every: int, show: Show | None
 ) -> None:
     """Advance until the solve is done, with progress reports and checkpoints as requested."""
-    products, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
+    num_matvecs, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
     while not done:
-        next_save = min((products // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
-        while not done and products < next_save:
+        next_save = min((num_matvecs // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
+        while not done and num_matvecs < next_save:
             # Every process takes the same steps, although only one reports progress.
-            standing = solve.advance(products + 1 if show else next_save)
-            products, done = int(standing.products), bool(standing.done)
+            info = solve.advance(num_matvecs + 1 if show else next_save)
+            num_matvecs, done = int(info.num_matvecs), bool(info.done)
             if show:
-                show(standing)
+                show(info)
         if folder:
             epoch = op.epoch.signature if isinstance(op, Stream) and op.epoch else None
-            folder.save(products, solve.state, {**record, "epoch": epoch})
+            folder.save(num_matvecs, solve.state, {**record, "epoch": epoch})
 
 
 def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -178,11 +178,11 @@ def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[
     found = folder.latest() if folder else None
     if folder is None or found is None:
         return None
-    told = fingerprint.difference(found[1]["identity"], identity)
-    if told is not None:
+    difference = fingerprint.difference(found[1]["identity"], identity)
+    if difference is not None:
         raise RunError(
-            f"checkpoint_dir={str(folder.path)!r} holds another run: {told}. Repeat the call that began it, or give "
-            "another directory"
+            f"checkpoint_dir={str(folder.path)!r} holds another run: {difference}. Repeat the call that began it, or "
+            "give another directory"
         )
     return found
 
@@ -204,6 +204,6 @@ def _identity(op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, numbers: jax.A
 
 def _check_every(every: Any) -> None:
     if not isinstance(every, int) or isinstance(every, bool):
-        raise TypeError(f"run got every={arguments.brief(every)}: give an int, the products between two checkpoints")
+        raise TypeError(f"run got every={arguments.brief(every)}: give an int, the matvecs between two checkpoints")
     if every < 1:
         raise ValueError(f"run got every={every}: give 1 or more")

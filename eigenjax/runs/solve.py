@@ -27,10 +27,10 @@ from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.vectors.tree import PyTree
 
 
-class Standing(NamedTuple):
+class SolveProgress(NamedTuple):
     """Progress of a run."""
 
-    products: Any  # () int32, number of matvecs
+    num_matvecs: Any  # () int32, matvecs so far
     num_converged: Any  # () int32, at the last convergence check
     worst_residual: Any  # () largest residual of the k pairs, inf before there are k
     bound: Any  # () bound on the residual of a converged pair
@@ -43,23 +43,25 @@ class OperatorSolve:
     def __init__(self, op: LinearOperator, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._op, self._plan = op, plan
         self._numbers = {"tol": _moved(plan.tol), "sigma": _moved(0.0 if sigma is None else sigma)}
-        own = plan._replace(tol=None)
-        begin = functools.partial(_begin, plan=own)
+        static_plan = plan._replace(tol=None)
+        begin = functools.partial(_begin, plan=static_plan)
         self.shardings = _state_shardings(jax.eval_shape(begin, op, v0, seed)[0], shardings)
-        self.state, self._known, self._references = _compiled(_begin, own, self.shardings, rest=2)(op, v0, seed)
+        self.state, self._given, self._references = _compiled(_begin, static_plan, self.shardings, num_others=2)(
+            op, v0, seed
+        )
 
-    def advance(self, until: int) -> Standing:
+    def advance(self, until: int) -> SolveProgress:
         """Run to the first convergence check at which `until` matvecs are spent, at least one check."""
-        program = _compiled(_advance, self._plan.spec, self.shardings, rest=1)
-        self.state, standing = program(self._op, self.state, self._known, _moved(until), **self._numbers)
-        return jax.device_get(standing)
+        program = _compiled(_advance, self._plan.spec, self.shardings, num_others=1)
+        self.state, progress = program(self._op, self.state, self._given, _moved(until), **self._numbers)
+        return jax.device_get(progress)
 
     def finish(self) -> EigenResult:
         """Return the result of the current state."""
         return self._finished(self._op)
 
     def _finished(self, op: LinearOperator) -> EigenResult:
-        finalize = _compiled(_finalize, self._plan.spec, None, rest=0)
+        finalize = _compiled(_finalize, self._plan.spec, None, num_others=0)
         return finalize(op, self.state, self._references, **self._numbers)
 
 
@@ -70,15 +72,15 @@ class StreamSolve(OperatorSolve):
         self._stream = stream
         super().__init__(sampled_operator(stream.structure), plan, sigma, v0, seed, shardings)
 
-    def advance(self, until: int) -> Standing:
+    def advance(self, until: int) -> SolveProgress:
         """Run until `until` matvecs are spent, at least one block."""
-        program = _compiled(_absorb, self._plan.spec, self.shardings, rest=1)
+        program = _compiled(_absorb, self._plan.spec, self.shardings, num_others=1)
         while True:
             images = self._stream.products(_propose(self.state))
-            self.state, standing = program(self._op, self.state, images, **self._numbers)
-            standing = jax.device_get(standing)
-            if standing.done or standing.products >= until:
-                return standing
+            self.state, progress = program(self._op, self.state, images, **self._numbers)
+            progress = jax.device_get(progress)
+            if progress.done or progress.num_matvecs >= until:
+                return progress
 
     def finish(self) -> EigenResult:
         """Return the result of the state: one matvec verifies the residuals, k more recompute them if that fails."""
@@ -104,8 +106,8 @@ def vector_shardings(image: PyTree) -> PyTree | None:
     meshes = [sharding.mesh for sharding in leaves if isinstance(sharding, NamedSharding)]
     if not meshes or meshes[0].size == 1:
         return None
-    own = lambda s: s if isinstance(s, NamedSharding) else NamedSharding(meshes[0], PartitionSpec())
-    return jax.tree.map(lambda x: own(x.sharding), image)
+    sharding_of = lambda s: s if isinstance(s, NamedSharding) else NamedSharding(meshes[0], PartitionSpec())
+    return jax.tree.map(lambda x: sharding_of(x.sharding), image)
 
 
 def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState | None:
@@ -118,42 +120,42 @@ def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState
     return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, residual_block=rows, dropped=shardings))
 
 
-def _compiled(program: Any, fixed: Plan | SolveSpec, shardings: RestartedState | None, *, rest: int) -> Any:
-    """Compile a program; its first result, the state, is sharded by `shardings`, and `rest` more results follow."""
+def _compiled(program: Any, fixed: Plan | SolveSpec, shardings: RestartedState | None, *, num_others: int) -> Any:
+    """Compile a program; its first result, the state, is sharded by `shardings`; `num_others` more results follow."""
     leaves, treedef = jax.tree.flatten(shardings)
-    return _remembered(program, fixed, tuple(leaves), treedef, rest)
+    return _remembered(program, fixed, tuple(leaves), treedef, num_others)
 
 
 @functools.lru_cache(maxsize=32)
-def _remembered(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, rest: int) -> Any:
+def _remembered(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, num_others: int) -> Any:
     shardings = jax.tree.unflatten(treedef, leaves)
     name = "plan" if isinstance(fixed, Plan) else "spec"
     # The state is updated in place: two copies of it would be two bases.
     donated = 1 if program in (_advance, _absorb) else None
-    results = None if shardings is None else (shardings, *[None] * rest)
+    results = None if shardings is None else (shardings, *[None] * num_others)
     return jax.jit(functools.partial(program, **{name: fixed}), donate_argnums=donated, out_shardings=results)
 
 
 def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple[RestartedState, Any, Any]:
-    state, known, references = planning.initialize_solve(op, plan, v0, seed)
+    state, given, references = planning.initialize_solve(op, plan, v0, seed)
     # Without weak types, the first call of `_advance` and all others are one program.
     strong = lambda x: jax.lax.convert_element_type(x, x.dtype)
-    return jax.tree.map(strong, state), known, references
+    return jax.tree.map(strong, state), given, references
 
 
 def _advance(
-    op: LinearOperator, state: RestartedState, known: Any, until: Any, *, tol: Any, sigma: Any, spec: SolveSpec
-) -> tuple[RestartedState, Standing]:
-    step = lambda state: restarted_lanczos.step(op, state, spec, tol=tol, sigma=sigma, known=known)
+    op: LinearOperator, state: RestartedState, given: Any, until: Any, *, tol: Any, sigma: Any, spec: SolveSpec
+) -> tuple[RestartedState, SolveProgress]:
+    step = lambda state: restarted_lanczos.step(op, state, spec, tol=tol, sigma=sigma, given=given)
     state = jax.lax.while_loop(lambda s: ~s.done & (s.krylov.num_matvecs < until), step, state)
-    return state, _standing(op, state, spec, tol)
+    return state, _progress(op, state, spec, tol)
 
 
 def _absorb(
     op: LinearOperator, state: RestartedState, images: PyTree, *, tol: Any, sigma: Any, spec: SolveSpec
-) -> tuple[RestartedState, Standing]:
+) -> tuple[RestartedState, SolveProgress]:
     state = restarted_lanczos.absorb(op, state, images, spec, tol=tol, sigma=sigma)
-    return state, _standing(op, state, spec, tol)
+    return state, _progress(op, state, spec, tol)
 
 
 def _finalize(
@@ -165,11 +167,11 @@ def _finalize(
 _propose = jax.jit(restarted_lanczos.propose)
 
 
-def _standing(op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: Any) -> Standing:
+def _progress(op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: Any) -> SolveProgress:
     residuals = state.found.residuals[: spec.k]
-    bound = stopping_tolerance(op, tol, state.scale.dtype) * state.scale
+    bound = stopping_tolerance(op, tol, state.norm_estimate.dtype) * state.norm_estimate
     num_converged = jnp.sum(residuals <= bound, dtype=jnp.int32)
-    return Standing(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)
+    return SolveProgress(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)
 
 
 def _stacked(rows: PyTree, more: PyTree) -> PyTree:

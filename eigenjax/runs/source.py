@@ -69,16 +69,16 @@ def memory_mapped_batches(arrays: PyTree, batch_size: int) -> MemoryMappedBatche
 def _mapped(leaf: Any) -> Any:
     if not isinstance(leaf, str | os.PathLike):
         return leaf
-    told = f"memory_mapped_batches got {os.fspath(leaf)!r}"
+    prefix = f"memory_mapped_batches got {os.fspath(leaf)!r}"
     remedy = "give the path of a .npy file, as numpy.save writes it"
     try:
         found = np.load(os.fspath(leaf), mmap_mode="r")
     except OSError as error:
-        raise type(error)(f"{told}: {error.strerror or error}: {remedy}") from error
+        raise type(error)(f"{prefix}: {error.strerror or error}: {remedy}") from error
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{told}, which is no .npy file of numbers: {remedy}") from error
+        raise ValueError(f"{prefix}, which is no .npy file of numbers: {remedy}") from error
     if not isinstance(found, np.ndarray):
-        raise ValueError(f"{told}, an archive of several arrays: {remedy}, one for each array")
+        raise ValueError(f"{prefix}, an archive of several arrays: {remedy}, one for each array")
     return found
 
 
@@ -94,7 +94,7 @@ def check_repeatable(batches: Any) -> None:
         raise TypeError(f"batches: a {type(batches).__name__} is not iterable; give a list or a data loader") from error
     if iterator is batches:
         raise TypeError(
-            f"batches: a {type(batches).__name__} gives its batches once, and every product is one epoch: give "
+            f"batches: a {type(batches).__name__} gives its batches once, and every matvec is one epoch: give "
             "a list, a data loader, memory_mapped_batches(...), or an object whose __iter__ starts anew"
         )
 
@@ -108,16 +108,16 @@ def groups_alike(
     [2, 1, 1]
     """
     group: list[tuple[PyTree, float]] = []
-    kind, room = None, 1
+    kind, max_length = None, 1
     for batch, weight in batches:
         leaves, treedef = jax.tree.flatten(batch)
         described = treedef, [(np.shape(leaf), _dtype(leaf)) for leaf in leaves]
-        if group and (described != kind or len(group) == room):
+        if group and (described != kind or len(group) == max_length):
             yield group
             group = []
         if not group:
             size = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in described[1])
-            kind, room = described, max(1, min(most, most_bytes // max(size, 1)))
+            kind, max_length = described, max(1, min(most, most_bytes // max(size, 1)))
         group.append((batch, weight))
     if group:
         yield group
@@ -142,15 +142,15 @@ class Epoch(NamedTuple):
 class EpochWatch:
     """Comparison of the current epoch with an earlier one, batch by batch."""
 
-    def __init__(self, known: Epoch | None, first: int, signature: list[float] | None):
+    def __init__(self, reference: Epoch | None, first: int, signature: list[float] | None):
         """Start an epoch.
 
         Args:
-            known: an earlier epoch; None in the first one.
+            reference: an earlier epoch; None in the first one.
             first: checksum of the first batch.
             signature: signature of an epoch in the process that wrote the checkpoint; None without a checkpoint.
         """
-        self._known, self._signature = known, signature
+        self._reference, self._signature = reference, signature
         self._first = first
         self._checksums: list[int] = []
         self.weight = 0.0
@@ -164,8 +164,8 @@ class EpochWatch:
         """Take the next batch; raise a RunError if it differs from the one at this position in an earlier epoch."""
         place, checksum = self.place, batch_checksum(batch)
         expected = self._first if place == 0 else None
-        if self._known is not None:
-            expected = self._known.checksums[place] if place < len(self._known.checksums) else -1
+        if self._reference is not None:
+            expected = self._reference.checksums[place] if place < len(self._reference.checksums) else -1
         if expected is not None and checksum != expected:
             raise changed(f"batch {place} is not what it was in an earlier epoch")
         self._checksums.append(checksum)
@@ -174,8 +174,8 @@ class EpochWatch:
     def end(self) -> Epoch:
         """Return the whole epoch; raise a RunError if its length or signature differs from that of an earlier one."""
         epoch = Epoch(tuple(self._checksums), self.weight)
-        if self._known is not None and len(epoch.checksums) != len(self._known.checksums):
-            raise changed(f"an epoch of {len(epoch.checksums)} batches after one of {len(self._known.checksums)}")
+        if self._reference is not None and len(epoch.checksums) != len(self._reference.checksums):
+            raise changed(f"an epoch of {len(epoch.checksums)} batches after one of {len(self._reference.checksums)}")
         if self._signature is not None and epoch.signature != self._signature:
             raise changed("they are not those that the checkpoint was made with")
         if not epoch.weight > 0:
@@ -186,7 +186,7 @@ class EpochWatch:
 def changed(what: str) -> RunError:
     """Create the error for a source that does not repeat its batches."""
     return RunError(
-        f"the batches have changed: {what}. Every product is one epoch of the same operator; the usual causes are "
+        f"the batches have changed: {what}. Every matvec is one epoch of the same operator; the usual causes are "
         "shuffle=True, random augmentation, or a source that goes on where it stopped: switch them off, or fix "
         "the order and the seed of every epoch"
     )
@@ -202,6 +202,6 @@ def batch_checksum(batch: PyTree) -> int:
     for leaf in jax.tree.leaves(batch):
         checksum = zlib.crc32(f"{np.shape(leaf)} {getattr(leaf, 'dtype', type(leaf))}".encode(), checksum)
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            some = np.ravel(np.asarray(leaf[:1] if np.ndim(leaf) else leaf))[:_NUMBERS_READ]
-            checksum = zlib.crc32(np.ascontiguousarray(some).tobytes(), checksum)
+            leading = np.ravel(np.asarray(leaf[:1] if np.ndim(leaf) else leaf))[:_NUMBERS_READ]
+            checksum = zlib.crc32(np.ascontiguousarray(leading).tobytes(), checksum)
     return checksum

@@ -10,7 +10,7 @@ _STEPS_PER_DIMENSION = 10
 _SMALL = 1000
 
 
-def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, products_per_step: int = 1) -> int:
+def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, matvecs_per_step: int = 1) -> int:
     """Check the maximum number of matvecs; None gives the default.
 
     Raises:
@@ -21,5 +21,5 @@ def checked_budget(max_matvecs: Any, krylov_dim: int, size: int, *, products_per
     2000
     """
     if max_matvecs is None:
-        return products_per_step * max(_STEPS_PER_VECTOR * krylov_dim, _STEPS_PER_DIMENSION * min(size, _SMALL))
+        return matvecs_per_step * max(_STEPS_PER_VECTOR * krylov_dim, _STEPS_PER_DIMENSION * min(size, _SMALL))
     return check_int(None, "max_matvecs", max_matvecs, least=0, wanted="an int, or None; it is static under jit")

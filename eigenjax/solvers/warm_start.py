@@ -31,7 +31,7 @@ class RayleighRitz(NamedTuple):
     residuals: jax.Array  # (q,) ||A v - theta v||, from the matvecs
 
 
-class KnownVectors(NamedTuple):
+class GivenVectors(NamedTuple):
     """Orthonormal basis of the approximate eigenvectors that a solve starts from."""
 
     rows: PyTree  # (q, ...) orthonormal
@@ -85,7 +85,7 @@ def packed_start(op: LinearOperator, v0: Any) -> Any:
     rows = op.packing.pack(start_rows(op.inner, v0))
     if isinstance(v0, EigenResult):
         return v0._replace(eigenvectors=rows)
-    return rows if is_several(op.inner, v0) else tree.row(rows, 0)
+    return rows if is_start_block(op.inner, v0) else tree.row(rows, 0)
 
 
 def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, seed: jax.Array) -> PyTree:
@@ -105,23 +105,24 @@ def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, see
     return jax.tree.map(lambda x, y: jnp.concatenate([x[:given].astype(y.dtype), y[given:]]), sums, drawn)
 
 
-def is_several(op: LinearOperator, v0: Any) -> bool:
+def is_start_block(op: LinearOperator, v0: Any) -> bool:
     """Return whether v0 is a result or a stack of vectors, and not one vector."""
     return isinstance(v0, EigenResult) or (v0 is not None and _is_stacked(v0, op.structure))
 
 
-def known_vectors(rows: PyTree) -> KnownVectors:
+def given_vectors(rows: PyTree) -> GivenVectors:
     """Orthonormalize the rows one after another."""
 
     def clean(i, carry):
         done, independent = carry
         row = tree.row(rows, i)
         row = normalize(row, tree.norm(row))
-        rest = orthogonalize(done, row)
-        return tree.set_row(done, i, normalize(rest.vector, rest.norm)), independent & (rest.norm > _DEPENDENT)
+        residual = orthogonalize(done, row)
+        done = tree.set_row(done, i, normalize(residual.vector, residual.norm))
+        return done, independent & (residual.norm > _DEPENDENT)
 
     count = jax.tree.leaves(rows)[0].shape[0]
-    return KnownVectors(*jax.lax.fori_loop(0, count, clean, (jax.tree.map(jnp.zeros_like, rows), jnp.ones((), bool))))
+    return GivenVectors(*jax.lax.fori_loop(0, count, clean, (jax.tree.map(jnp.zeros_like, rows), jnp.ones((), bool))))
 
 
 def distance_from(rows: PyTree, direction: PyTree, length: jax.Array) -> jax.Array:
@@ -153,5 +154,5 @@ def _is_stacked(v0: Any, structure: PyTree) -> bool:
     pairs = [
         (jnp.shape(x), leaf.shape) for x, leaf in zip(jax.tree.leaves(v0), jax.tree.leaves(structure), strict=True)
     ]
-    lengths = {shape[0] for shape, own in pairs if len(shape) == len(own) + 1 and shape[1:] == own}
-    return len(lengths) == 1 and all(len(shape) == len(own) + 1 for shape, own in pairs)
+    lengths = {shape[0] for shape, expected in pairs if len(shape) == len(expected) + 1 and shape[1:] == expected}
+    return len(lengths) == 1 and all(len(shape) == len(expected) + 1 for shape, expected in pairs)

@@ -21,7 +21,7 @@ from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
-from eigenjax.spectrum.probing.deflation import check_result, known_pairs
+from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
 from eigenjax.spectrum.probing.node_widths import Bars, bars
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import gauss_quadrature, tridiagonals
@@ -156,16 +156,16 @@ def _density(
     krylov_dim: int,
     probe_batch: int,
 ) -> SpectralDensity:
-    known = known_pairs(op, deflate)
-    states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    deflated = deflated_pairs(op, deflate)
+    states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     nodes, weights, residuals = jax.vmap(gauss_quadrature)(states)
-    if known is not None:
-        mass = known.mass / op.size
+    if deflated is not None:
+        mass = deflated.mass / op.size
         weights = weights * (1 - jnp.sum(mass))
-        beside = lambda x, known: jnp.concatenate([x, jnp.broadcast_to(known, (num_probes, *known.shape))], axis=1)
-        nodes, weights = beside(nodes, known.values), beside(weights, mass)
-        residuals = beside(residuals, jnp.zeros_like(mass))
-    return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim + (known is not None)))
+        append = lambda x, extra: jnp.concatenate([x, jnp.broadcast_to(extra, (num_probes, *extra.shape))], axis=1)
+        nodes, weights = append(nodes, deflated.values), append(weights, mass)
+        residuals = append(residuals, jnp.zeros_like(mass))
+    return SpectralDensity(nodes, weights, residuals, jnp.int32(num_probes * krylov_dim + (deflated is not None)))
 
 
 @jax.jit

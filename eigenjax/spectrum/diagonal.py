@@ -121,11 +121,11 @@ def _sample(drawn: Sketch, i: jax.Array) -> PyTree:
     """Compute conj(omega_i) * A (I - P_i) omega_i - diag(A (P - P_i)), with P the projector on the whole range."""
     left_out, inside = drawn.left_out[:, i], drawn.inside[:, i]
     outside = tree.add_scaled(tree.row(drawn.images, i), -1.0, tree.combine(inside, drawn.basis_images))
-    own = jax.tree.map(_times_conjugate, outside, tree.row(drawn.probes, i))
+    sample = jax.tree.map(_times_conjugate, outside, tree.row(drawn.probes, i))
     lacking = jax.tree.map(
         _times_conjugate, tree.combine(left_out, drawn.basis_images), tree.combine(left_out, drawn.basis)
     )
-    return jax.tree.map(jnp.subtract, own, lacking)
+    return jax.tree.map(jnp.subtract, sample, lacking)
 
 
 def _times_conjugate(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -152,9 +152,9 @@ def _mean(base: PyTree, sums: tuple[PyTree, PyTree], unit: jax.Array, count: int
     def error(base, total, squares):
         if count == 1:
             return jnp.full_like(total, jnp.inf)
-        own = unit.astype(total.dtype)
-        variance = jnp.maximum(squares - jnp.square(total / own) / count, 0) / (count * (count - 1))
-        spread = DEPENDENT * widened(count, FEW_DEPENDENT) * own * jnp.sqrt(variance)
+        scale = unit.astype(total.dtype)
+        variance = jnp.maximum(squares - jnp.square(total / scale) / count, 0) / (count * (count - 1))
+        spread = DEPENDENT * widened(count, FEW_DEPENDENT) * scale * jnp.sqrt(variance)
         # The root has no derivative at zero, and no derivative of the error is needed.
         return jax.lax.stop_gradient(jnp.hypot(spread, jnp.finfo(base.dtype).eps * jnp.abs(base)))
 

@@ -67,19 +67,19 @@ def _frobenius_norm(op: LinearOperator, key: jax.Array, *, num_matvecs: int, pro
     if num_matvecs >= op.size:
         lengths = unit_forms(op, length, probe_batch)
         unit = _largest(lengths)
-        squared, error, spent = jnp.sum(jnp.square(lengths / unit)), jnp.zeros_like(unit), op.size
+        squared, error, num_used = jnp.sum(jnp.square(lengths / unit)), jnp.zeros_like(unit), op.size
     else:
         drawn = forms_in_and_out(op, key, num_matvecs, length, probe_batch)
         unit = _largest(jnp.concatenate([drawn.inside, drawn.outside]))
         squares = drawn._replace(inside=jnp.square(drawn.inside / unit), outside=jnp.square(drawn.outside / unit))
-        (squared, error), spent = combined(squares), num_matvecs
+        (squared, error), num_used = combined(squares), num_matvecs
     # The root has no derivative at zero; the derivative of a norm of zero is set to zero.
-    there = squared > 0
-    root = jnp.where(there, jnp.sqrt(jnp.where(there, squared, 1)), 0)
+    positive = squared > 0
+    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
     # d sqrt(x) = dx / (2 sqrt(x))
-    error = safe_divide(error, 2 * root, where=there, otherwise=jnp.sqrt(error))
+    error = safe_divide(error, 2 * root, where=positive, otherwise=jnp.sqrt(error))
     norm = unit * root
-    return TraceResult(norm, unit * error, jnp.int32(spent), status_of(norm))
+    return TraceResult(norm, unit * error, jnp.int32(num_used), status_of(norm))
 
 
 def _length(vector: PyTree) -> jax.Array:

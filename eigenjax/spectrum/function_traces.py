@@ -21,7 +21,7 @@ from eigenjax.operators.inspection import to_dense
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.functions import checked_values
-from eigenjax.spectrum.probing.deflation import check_result, known_pairs
+from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
 from eigenjax.spectrum.status import status_of
@@ -103,24 +103,29 @@ def _trace_of_function(
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
-    known = known_pairs(op, deflate)
+    deflated = deflated_pairs(op, deflate)
     krylov_dim = min(krylov_dim, op.size)
     if op.size <= min(num_probes * krylov_dim, _MOST_DENSE):
         return _exact(op, f, positive)
-    states = tridiagonals(op, key, known, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     quadrature = jax.vmap(lambda state, count: _quadratic_form(state, count, f))
     counts = jax.vmap(steps_before_breakdown)(states)
     forms, poor = quadrature(states, counts)
-    rest, there = jnp.asarray(op.size, forms.dtype), jnp.zeros((), forms.dtype)
+    num_remaining, deflated_trace = jnp.asarray(op.size, forms.dtype), jnp.zeros((), forms.dtype)
     not_positive = jnp.any(poor)
-    if known is not None:
-        rest = rest - jnp.sum(known.mass)
-        there = jnp.sum(jnp.where(known.mass > 0, f(known.values), 0))
-        not_positive |= jnp.any((known.mass > 0) & (known.values <= 0))
+    if deflated is not None:
+        num_remaining = num_remaining - jnp.sum(deflated.mass)
+        deflated_trace = jnp.sum(jnp.where(deflated.mass > 0, f(deflated.values), 0))
+        not_positive |= jnp.any((deflated.mass > 0) & (deflated.values <= 0))
     mean, error = mean_and_error(forms, jnp.finfo(forms.dtype).eps * jnp.abs(jnp.mean(forms)))
     change = jnp.abs(mean - jnp.mean(quadrature(states, jax.vmap(held_back, (0, None))(counts, krylov_dim))[0]))
-    spent = num_probes * krylov_dim + (known is not None)
-    return _told(there + rest * mean, rest * jnp.hypot(error, change), spent, not_positive & positive)
+    num_matvecs = num_probes * krylov_dim + (deflated is not None)
+    return _trace_result(
+        deflated_trace + num_remaining * mean,
+        num_remaining * jnp.hypot(error, change),
+        num_matvecs,
+        not_positive & positive,
+    )
 
 
 def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
@@ -129,12 +134,12 @@ def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
     values = jnp.linalg.eigvalsh((dense + jnp.conj(dense).T) / 2, symmetrize_input=False)
     estimate = jnp.sum(_real_values(f, values))
     not_positive = _is_poor(values, jnp.ones_like(values)) & positive
-    return _told(estimate, jnp.zeros_like(estimate), op.size, not_positive)
+    return _trace_result(estimate, jnp.zeros_like(estimate), op.size, not_positive)
 
 
-def _told(estimate: jax.Array, error: jax.Array, spent: int, not_positive: jax.Array) -> TraceResult:
+def _trace_result(estimate: jax.Array, error: jax.Array, num_matvecs: int, not_positive: jax.Array) -> TraceResult:
     or_nan = lambda x: jnp.where(not_positive, jnp.nan, x)
-    return TraceResult(or_nan(estimate), or_nan(error), jnp.int32(spent), status_of(estimate, not_positive))
+    return TraceResult(or_nan(estimate), or_nan(error), jnp.int32(num_matvecs), status_of(estimate, not_positive))
 
 
 @explained
@@ -202,10 +207,10 @@ def _logdet(
 def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:
     """Compute sum_i w_i f(theta_i), and whether a node is not positive; nodes without weight are left out."""
     nodes, weights, _ = gauss_quadrature(state, count)
-    there = jnp.sqrt(weights) > _WEIGHTLESS * jnp.finfo(weights.dtype).eps
+    significant = jnp.sqrt(weights) > _WEIGHTLESS * jnp.finfo(weights.dtype).eps
     # An infinite or NaN value of f without weight must not spoil a derivative either.
-    images = _real_values(f, jnp.where(there, nodes, nodes[jnp.argmax(weights)]))
-    return jnp.sum(jnp.where(there, weights * images, 0)), _is_poor(nodes, jnp.where(there, weights, 0))
+    images = _real_values(f, jnp.where(significant, nodes, nodes[jnp.argmax(weights)]))
+    return jnp.sum(jnp.where(significant, weights * images, 0)), _is_poor(nodes, jnp.where(significant, weights, 0))
 
 
 def _is_poor(values: jax.Array, weights: jax.Array) -> jax.Array:

@@ -30,7 +30,7 @@ _ADVICE = {
         "not defined: add a multiple of the identity (`op.shift(-c)`), or compute in a wider dtype"
     ),
     EstimateStatus.NONFINITE: (
-        "a product or a function value is NaN or Inf: check the operator for overflow, and f on the whole spectrum"
+        "a matvec or a function value is NaN or Inf: check the operator for overflow, and f on the whole spectrum"
     ),
 }
 

@@ -26,10 +26,10 @@ from eigenjax.spectrum.probing.probes import (
     FEW_DEPENDENT,
     draw,
     each,
+    matvecs,
     mean_and_error,
     of_length,
     orthonormal_rows,
-    products,
     random_signs,
     random_sphere,
     unit_vector,
@@ -168,7 +168,7 @@ def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form
     key_inside, key_outside = jax.random.split(key)
     structure = tree.working_structure(op.structure)
     probes = draw(random_sphere, key_inside, op, sketched)
-    basis, _ = orthonormal_rows(jax.lax.stop_gradient(products(op, probes, probe_batch)))
+    basis, _ = orthonormal_rows(jax.lax.stop_gradient(matvecs(op, probes, probe_batch)))
     inside = each(lambda row: form(row, matvec(op, row)), basis, probe_batch)
 
     def sample(key):

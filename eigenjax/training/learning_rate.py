@@ -108,12 +108,12 @@ def _check_update(state: Any, sharpness: Any) -> None:
 
 def _check_real(words: str, value: Any, remedy: str) -> None:
     """Raise an error unless a value is one real number, traced or not; NaN is one."""
-    told = f"{words} {brief(value)}: {remedy}"
+    message = f"{words} {brief(value)}: {remedy}"
     dtype = jnp.result_type(value) if isinstance(value, _NUMBERS) and not isinstance(value, bool) else None
     if dtype is None or not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(told)
+        raise TypeError(message)
     if jnp.shape(value) != ():
-        raise ValueError(told)
+        raise ValueError(message)
 
 
 def _factor(eta: jax.Array, sharpness: jax.Array, bound: float, before: jax.Array) -> jax.Array:

@@ -60,5 +60,5 @@ def continued_tracks(
     """
     taken_over = jnp.where(partners >= 0, tracks[jnp.maximum(partners, 0)], NO_TRACK)
     fresh = tracked & (taken_over == NO_TRACK)
-    number = num_tracks + jnp.cumsum(fresh, dtype=jnp.int32) - 1
-    return jnp.where(fresh, number, taken_over), num_tracks + jnp.sum(fresh, dtype=jnp.int32)
+    new_track = num_tracks + jnp.cumsum(fresh, dtype=jnp.int32) - 1
+    return jnp.where(fresh, new_track, taken_over), num_tracks + jnp.sum(fresh, dtype=jnp.int32)

@@ -19,7 +19,7 @@ from eigenjax.training.simultaneous import (
     TrackedPairs,
     advanced,
     block_ritz_pairs,
-    products,
+    matvecs,
     scaled,
     tracked_norm_estimate,
 )
@@ -32,7 +32,7 @@ from eigenjax.vectors.signs import fix_signs
 # Least number of basis vectors of a search.
 _LEAST_DIM = 20
 # One matvec verifies the residuals of a search.
-_AUDIT = 1
+_VERIFICATION = 1
 # Numbers of the keys of a search, and of the random vector that is mixed into the guard vector.
 _SEARCHING, _STIRRING = 0, 1
 
@@ -59,7 +59,7 @@ def measure(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> Track
     q = state.tracks.shape[0]
     count = jnp.minimum(state.num_active + 1, q)
     seed = fold_in(state.seed, state.num_matvecs)
-    images = products(op, state.rows, count if plan.grows else None)
+    images = matvecs(op, state.rows, count if plan.grows else None)
     pairs = block_ritz_pairs(state.rows, images, count, plan.which)
     finite = ~jnp.any(jnp.isnan(pairs.residuals))
     found = Found(pairs, _extended(plan.which, state, pairs), count)
@@ -121,9 +121,9 @@ def first_followed(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -
 
 def _search_spec(plan: TrackerSpec, size: int) -> SolveSpec | None:
     """Return the options of a search; None if the budget is too small for one."""
-    rest = plan.matvecs_per_update - min(plan.max_k + 1, size) - _AUDIT
-    spec = SolveSpec(k=plan.max_k, which=plan.which, interior=False, verify=False, max_matvecs=rest)
-    return spec if rest >= plan.max_k else None
+    max_matvecs = plan.matvecs_per_update - min(plan.max_k + 1, size) - _VERIFICATION
+    spec = SolveSpec(k=plan.max_k, which=plan.which, interior=False, verify=False, max_matvecs=max_matvecs)
+    return spec if max_matvecs >= plan.max_k else None
 
 
 def _krylov_dim(plan: TrackerSpec, size: int) -> int:
@@ -138,20 +138,20 @@ def _is_good(plan: TrackerSpec, op: LinearOperator, found: Found) -> jax.Array:
 
 
 def _searched(
-    plan: TrackerSpec, op: LinearOperator, num_active: jax.Array, spec: SolveSpec, seed: jax.Array, known: Found
+    plan: TrackerSpec, op: LinearOperator, num_active: jax.Array, spec: SolveSpec, seed: jax.Array, previous: Found
 ) -> Found:
     """Run a search, and return its pairs unless the known ones are better; the matvecs of both are counted."""
     dim = _krylov_dim(plan, op.size)
-    found = search(op, known.pairs.vectors, num_active, spec=spec, krylov_dim=dim, tol=plan.tol, seed=seed)
+    found = search(op, previous.pairs.vectors, num_active, spec=spec, krylov_dim=dim, tol=plan.tol, seed=seed)
     active = jnp.arange(found.pairs.values.shape[0], dtype=jnp.int32) < num_active
     worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
-    is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(known.pairs))
+    is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(previous.pairs))
     # A Ritz value is never beyond the eigenvalue of its rank, so a search must reach the known values again.
     slack = plan.tol * tracked_norm_estimate(found.pairs, found.far_end)
-    reached = _outwards(found.pairs.values, plan.which) >= _outwards(known.pairs.values, plan.which) - slack
+    reached = _outwards(found.pairs.values, plan.which) >= _outwards(previous.pairs.values, plan.which) - slack
     is_better &= jnp.all(reached | ~active)
-    chosen = tree.where(is_better, found, known)
-    return chosen._replace(num_matvecs=known.num_matvecs + found.num_matvecs)
+    chosen = tree.where(is_better, found, previous)
+    return chosen._replace(num_matvecs=previous.num_matvecs + found.num_matvecs)
 
 
 def _outwards(values: jax.Array, which: str) -> jax.Array:
@@ -166,8 +166,9 @@ def _identified(state: TrackerState, found: Found, tracked: jax.Array) -> tuple[
     vectors, phases = fix_signs(found.pairs.vectors, references=state.rows)
     partners = match(jnp.abs(tree.gram(state.rows, vectors)))
     tracks, num_tracks = continued_tracks(state.tracks, partners, tracked, state.num_tracks)
-    turned = scaled(phases, found.pairs.residual_vectors)
-    return found._replace(pairs=found.pairs._replace(vectors=vectors, residual_vectors=turned)), tracks, num_tracks
+    residual_vectors = scaled(phases, found.pairs.residual_vectors)
+    pairs = found.pairs._replace(vectors=vectors, residual_vectors=residual_vectors)
+    return found._replace(pairs=pairs), tracks, num_tracks
 
 
 def _resized(plan: TrackerSpec, values: jax.Array, num_active: jax.Array) -> jax.Array:
@@ -186,10 +187,10 @@ def _resized(plan: TrackerSpec, values: jax.Array, num_active: jax.Array) -> jax
 
 def _extended(which: str, state: TrackerState, pairs: TrackedPairs) -> jax.Array:
     """Return the known far end of the spectrum, or a Ritz value beyond it, ()."""
-    there = jnp.isfinite(pairs.residuals)
+    valid = jnp.isfinite(pairs.residuals)
     if which == "SA":
-        return jnp.maximum(state.far_end, jnp.max(jnp.where(there, pairs.values, state.far_end)))
-    return jnp.minimum(state.far_end, jnp.min(jnp.where(there, pairs.values, state.far_end)))
+        return jnp.maximum(state.far_end, jnp.max(jnp.where(valid, pairs.values, state.far_end)))
+    return jnp.minimum(state.far_end, jnp.min(jnp.where(valid, pairs.values, state.far_end)))
 
 
 def _after(values: jax.Array, place: jax.Array, otherwise: float) -> jax.Array:

@@ -92,12 +92,12 @@ def adam_preconditioner(
     _check_options(b2, eps, eps_in_sqrt, path)
     moment = _only(list(_second_moments(opt_state)), opt_state, path)
     name, unmasked = type(moment.state).__name__, jax.tree.map(_unmasked, moment.state, is_leaf=_is_masked)
-    kept = {name: next(iter(jax.tree.leaves(value)), None) for name, value in moment.hyperparams.items()}
+    hyperparams = {name: next(iter(jax.tree.leaves(value)), None) for name, value in moment.hyperparams.items()}
     decay_name, decay = _DECAYS.get(name, ("b2", _B2))
     options = _Options(
-        b2=_first(b2, kept.get(decay_name), decay),
-        eps=_first(eps, kept.get("eps"), _EPS.get(name, _EPS_OTHERS)),
-        eps_root=_first(kept.get("eps_root"), 0.0),
+        b2=_first(b2, hyperparams.get(decay_name), decay),
+        eps=_first(eps, hyperparams.get("eps"), _EPS.get(name, _EPS_OTHERS)),
+        eps_root=_first(hyperparams.get("eps_root"), 0.0),
         eps_in_sqrt=_first(eps_in_sqrt, name in _EPS_IN_SQRT),
         params=params,
     )
@@ -261,7 +261,7 @@ def _only(found: list[SecondMoment], opt_state: Any, path: str | None) -> Second
         raise ValueError(
             f"adam_preconditioner: opt_state holds no second moment of each entry ({', '.join(_RULES)}); its states "
             f"are: {', '.join(_names(opt_state)) or type(opt_state).__name__}. Give the state that optimizer.init or "
-            "optimizer.update returned, of an optimiser that adapts each entry"
+            "optimizer.update returned, of an optimizer that adapts each entry"
         )
     matching = [one for one in found if path is None or fnmatch.fnmatchcase(one.path, path)]
     if len(matching) != 1:
@@ -280,8 +280,8 @@ def _names(state: Any) -> list[str]:
         return [name for part in state.values() for name in _names(part)]
     if not isinstance(state, tuple | list):
         return []
-    own = [type(state).__name__] if hasattr(state, "_fields") else []
-    return list(dict.fromkeys(own + [name for part in state for name in _names(part)]))
+    class_names = [type(state).__name__] if hasattr(state, "_fields") else []
+    return list(dict.fromkeys(class_names + [name for part in state for name in _names(part)]))
 
 
 def _is_masked(node: Any) -> bool:

@@ -59,13 +59,13 @@ def search(
     state = restarted_lanczos.init(starts, spec, krylov_dim=krylov_dim, first_check=spec.k, seed=fold_in(seed, 1))
     active = jnp.arange(spec.k, dtype=jnp.int32) < num_active
 
-    def goes_on(state):
-        bound = stopping_tolerance(op, tol, state.scale.dtype, _SHARE) * state.scale
+    def has_to_grow(state):
+        bound = stopping_tolerance(op, tol, state.norm_estimate.dtype, _SHARE) * state.norm_estimate
         enough = jnp.all((state.found.residuals[: spec.k] <= bound) | ~active)
         return ~state.done & ~enough
 
     step = lambda state: restarted_lanczos.step(op, state, spec, tol=_SHARE * tol, sigma=0.0)
-    state = jax.lax.while_loop(goes_on, step, state)
+    state = jax.lax.while_loop(has_to_grow, step, state)
     result = finalize(op, state, spec, tol=tol, sigma=0.0)
     values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals
     if q > spec.k:
@@ -89,7 +89,7 @@ def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState
 
 def _far_end(state: RestartedState, which: str) -> jax.Array:
     """Return the last of all Ritz values in the order of `which`, ()."""
-    there = jnp.isfinite(state.found.residuals)
+    valid = jnp.isfinite(state.found.residuals)
     if which == "SA":
-        return jnp.max(jnp.where(there, state.found.values, -jnp.inf))
-    return jnp.min(jnp.where(there, state.found.values, jnp.inf))
+        return jnp.max(jnp.where(valid, state.found.values, -jnp.inf))
+    return jnp.min(jnp.where(valid, state.found.values, jnp.inf))

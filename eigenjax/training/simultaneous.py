@@ -55,7 +55,7 @@ class TrackedPairs(NamedTuple):
     residuals: jax.Array  # (q,) norms of the residuals; inf for invalid pairs
 
 
-def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTree:
+def matvecs(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTree:
     """Apply A to the rows: all in one batched pass, or the first `count` one after another."""
     if count is None:
         return jax.vmap(lambda row: matvec(op, row))(rows)
@@ -65,16 +65,16 @@ def products(op: LinearOperator, rows: PyTree, count: jax.Array | None) -> PyTre
 
 def block_ritz_pairs(rows: PyTree, images: PyTree, count: jax.Array, which: str) -> TrackedPairs:
     """Compute the Ritz pairs of the first `count` rows, without orthogonal rows and without further matvecs."""
-    filled = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
+    mask = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
     gram, projected = tree.gram(rows, rows), tree.gram(rows, images)
-    lengths, directions, there = ritz.masked_eigh(_hermitian(gram), filled)
+    lengths, directions, valid = ritz.masked_eigh(_hermitian(gram), mask)
     limit = _DEPENDENT * jnp.finfo(lengths.dtype).eps
-    kept = there & (lengths > limit)
+    keep = valid & (lengths > limit)
     # G = U L U^H and T = U L^(-1/2): then T^H G T = I.
-    root = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, lengths, 1)), 0).astype(directions.dtype)
+    root = jnp.where(keep, jax.lax.rsqrt(jnp.where(keep, lengths, 1)), 0).astype(directions.dtype)
     whitened = directions * root[None, :]
     small = _multiply(jnp.conj(whitened).T, _multiply(projected, whitened))
-    values, vectors, valid = ritz.masked_eigh(_hermitian(small), kept)
+    values, vectors, valid = ritz.masked_eigh(_hermitian(small), keep)
     order = ritz.wanted_order(values, which, valid)
     coefficients = jnp.where(valid, _multiply(whitened, vectors), 0)[:, order]
     values, valid = values[order], valid[order]
@@ -96,19 +96,21 @@ def advanced(pairs: TrackedPairs, num_active: jax.Array, which: str, far_end: ja
     """
     q = pairs.values.shape[0]
     index = jnp.arange(q, dtype=jnp.int32)
-    scale = tracked_norm_estimate(pairs, far_end)
-    shift, guard_shift = _shifts(pairs, num_active, which, far_end, scale)
+    norm_estimate = tracked_norm_estimate(pairs, far_end)
+    shift, guard_shift = _shifts(pairs, num_active, which, far_end, norm_estimate)
     distance = pairs.values - shift
     # 1 / (theta - sigma), limited to the longest step allowed.
-    longest = _LONGEST_STEP / jnp.maximum(pairs.residuals, jnp.finfo(scale.dtype).tiny)
-    step = jnp.sign(distance) * jnp.minimum(1 / jnp.maximum(jnp.abs(distance), jnp.finfo(scale.dtype).tiny), longest)
+    longest = _LONGEST_STEP / jnp.maximum(pairs.residuals, jnp.finfo(norm_estimate.dtype).tiny)
+    step = jnp.sign(distance) * jnp.minimum(
+        1 / jnp.maximum(jnp.abs(distance), jnp.finfo(norm_estimate.dtype).tiny), longest
+    )
     is_guard = index == num_active
     along = jnp.where(is_guard, pairs.values - guard_shift, 1)
     beside = jnp.where(jnp.isfinite(pairs.residuals), jnp.where(is_guard, 1, step), 0)
     rows = _added(scaled(along, pairs.vectors), beside, pairs.residual_vectors)
     rows = jax.vmap(lambda row: normalize(row, tree.norm(row)))(rows)
     rows = keep_first(rows, num_active + 1)
-    return _stirred(rows, num_active, seed) if q > 1 else rows
+    return _perturb_row(rows, num_active, seed) if q > 1 else rows
 
 
 def tracked_norm_estimate(pairs: TrackedPairs, far_end: jax.Array) -> jax.Array:
@@ -117,27 +119,27 @@ def tracked_norm_estimate(pairs: TrackedPairs, far_end: jax.Array) -> jax.Array:
 
 
 def _shifts(
-    pairs: TrackedPairs, num_active: jax.Array, which: str, far_end: jax.Array, scale: jax.Array
+    pairs: TrackedPairs, num_active: jax.Array, which: str, far_end: jax.Array, norm_estimate: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return the shift of the pairs, amid the unwanted spectrum, and that of the guard vector, at its far end."""
     last = jnp.minimum(num_active, pairs.values.shape[0] - 1)
     if which == "LM":
-        return jnp.zeros_like(scale), jnp.zeros_like(scale)
+        return jnp.zeros_like(norm_estimate), jnp.zeros_like(norm_estimate)
     if which == "BE":  # between the innermost pair from above and that from below
         middle = (pairs.values[num_active - 1] + pairs.values[num_active - 2]) / 2
         return middle, middle
     outward = -1 if which == "LA" else 1
-    return (far_end + pairs.values[last]) / 2, far_end + outward * _STAND_OFF * scale
+    return (far_end + pairs.values[last]) / 2, far_end + outward * _STAND_OFF * norm_estimate
 
 
-def _stirred(rows: PyTree, place: jax.Array, seed: jax.Array) -> PyTree:
+def _perturb_row(rows: PyTree, place: jax.Array, seed: jax.Array) -> PyTree:
     """Mix a small random vector into the row at this index, if there is one."""
     q = jax.tree.leaves(rows)[0].shape[0]
     guard = tree.row(rows, jnp.minimum(place, q - 1))
     fresh = arbitrary_vector(seed, tree.structure_of(guard))
-    stirred = tree.add_scaled(guard, _FRESH / tree.norm(fresh), fresh)
-    stirred = normalize(stirred, tree.norm(stirred))
-    return tree.where(place < q, tree.set_row(rows, jnp.minimum(place, q - 1), stirred), rows)
+    perturbed = tree.add_scaled(guard, _FRESH / tree.norm(fresh), fresh)
+    perturbed = normalize(perturbed, tree.norm(perturbed))
+    return tree.where(place < q, tree.set_row(rows, jnp.minimum(place, q - 1), perturbed), rows)
 
 
 def _hermitian(matrix: jax.Array) -> jax.Array:

@@ -104,8 +104,8 @@ def _power_steps(op: RectangularOperator, v0: PyTree | None, seed: jax.Array, nu
 def _like(v0: PyTree, domain: PyTree) -> PyTree:
     """Describe v0 in the dtypes that the map takes, if the numbers of leaves agree: v0 is cast to them."""
     leaves, treedef = jax.tree.flatten(v0)
-    own = jax.tree.leaves(domain)
-    dtypes = [leaf.dtype for leaf in own] if len(own) == len(leaves) else [jnp.result_type(x) for x in leaves]
+    expected = jax.tree.leaves(domain)
+    dtypes = [leaf.dtype for leaf in expected] if len(expected) == len(leaves) else [jnp.result_type(x) for x in leaves]
     shapes = [jax.ShapeDtypeStruct(jnp.shape(x), dtype) for x, dtype in zip(leaves, dtypes, strict=True)]
     return treedef.unflatten(shapes)
 

@@ -193,7 +193,7 @@ def _update(
     return state, _metrics(plan, state, age, state.num_matvecs - before)
 
 
-def _metrics(plan: TrackerSpec, state: TrackerState, age: jax.Array, spent: jax.Array) -> dict[str, jax.Array]:
+def _metrics(plan: TrackerSpec, state: TrackerState, age: jax.Array, num_matvecs: jax.Array) -> dict[str, jax.Array]:
     """Collect the metrics in a flat dict of scalars."""
     each = {"eigenvalue": state.eigenvalues, "residual": state.residuals, "converged": state.converged}
     each |= {"track": state.tracks} | ({"active": state.active} if plan.grows else {})
@@ -204,7 +204,7 @@ def _metrics(plan: TrackerSpec, state: TrackerState, age: jax.Array, spent: jax.
     return metrics | {
         "next_eigenvalue": state.next_eigenvalue,
         "age": age,
-        "num_matvecs": spent,
+        "num_matvecs": num_matvecs,
         "searched": state.searched,
         "status": jnp.where(fine, jnp.int32(Status.CONVERGED), status),
     }
@@ -239,7 +239,7 @@ def _checked_plan(
     check_int("spectrum_tracker", "matvecs_per_update", budget)
     if budget < room + 1:
         raise ValueError(
-            f"spectrum_tracker got matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} products at "
+            f"spectrum_tracker got matvecs_per_update={budget}: {room} pairs and the guard take {room + 1} matvecs at "
             "least"
         )
     if krylov_dim is not None:

@@ -101,8 +101,8 @@ def initial_state(op: LinearOperator, key: jax.Array | None, k: int, max_k: int,
 
 def keep_first(rows: PyTree, count: jax.Array) -> PyTree:
     """Keep the first `count` rows and set the others to zero."""
-    kept = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
-    spread = lambda leaf: kept.reshape(-1, *[1] * (leaf.ndim - 1))
+    keep = jnp.arange(jax.tree.leaves(rows)[0].shape[0], dtype=jnp.int32) < count
+    spread = lambda leaf: keep.reshape(-1, *[1] * (leaf.ndim - 1))
     return jax.tree.map(lambda leaf: jnp.where(spread(leaf), leaf, jnp.zeros_like(leaf)), rows)
 
 

@@ -50,12 +50,12 @@ def change_basis(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Ar
     sweeps = jnp.repeat(jnp.arange(2, dtype=jnp.int32), len(numbers))
 
     def make_group(basis, step):
-        sweep, number = step
+        sweep, group_index = step
         # The last group may overlap the one before it: rows that are already computed stay unchanged.
-        first = jnp.minimum(number * group, p - group)
+        first = jnp.minimum(group_index * group, p - group)
         targets = jax.lax.dynamic_slice_in_dim(rows, first, group)
         weights = jax.lax.dynamic_slice(factors, (sweep, first, jnp.int32(0)), (1, group, m))[0]
-        is_fresh = first + jnp.arange(group, dtype=jnp.int32) >= number * group
+        is_fresh = first + jnp.arange(group, dtype=jnp.int32) >= group_index * group
         itself = (targets[:, None] == jnp.arange(m, dtype=jnp.int32)[None, :]).astype(weights.dtype)
         made = storage.combine(jnp.where(is_fresh[:, None], weights, itself).T, basis)
         put = lambda i, basis: storage.set_row(basis, targets[i], tree.row(made, i))

@@ -49,8 +49,8 @@ def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalize
 
     Example:
         >>> import jax.numpy as jnp
-        >>> rest = orthogonalize(jnp.eye(3)[:1], jnp.array([5.0, 3.0, 4.0]))
-        >>> print(rest.vector, rest.norm, rest.coefficients)
+        >>> residual = orthogonalize(jnp.eye(3)[:1], jnp.array([5.0, 3.0, 4.0]))
+        >>> print(residual.vector, residual.norm, residual.coefficients)
         [0. 3. 4.] 5.0 [5.]
     """
 
@@ -178,8 +178,8 @@ def random_direction(key: jax.Array, basis: PyTree, structure: PyTree, *more: Py
 
     If the basis spans the whole space, the result is meaningless.
     """
-    rest = orthogonalize(basis, arbitrary_direction(key, structure), *more)
-    return normalize(rest.vector, rest.norm)
+    residual = orthogonalize(basis, arbitrary_direction(key, structure), *more)
+    return normalize(residual.vector, residual.norm)
 
 
 def unless_broken_down(

@@ -52,7 +52,7 @@ def _folded(words: jax.Array) -> jax.Array:
     return seed
 
 
-def fold_in(seed: jax.Array, number: Any) -> jax.Array:
+def fold_in(seed: jax.Array, data: Any) -> jax.Array:
     """Derive another seed for each number.
 
     >>> first = seed_of(jax.random.key(0))
@@ -60,7 +60,7 @@ def fold_in(seed: jax.Array, number: Any) -> jax.Array:
     True True
     """
     # Two different counters, so that the two words of a seed are unrelated.
-    counters = jnp.asarray(number).astype(jnp.uint32) * jnp.uint32(2) + jnp.arange(2, dtype=jnp.uint32)
+    counters = jnp.asarray(data).astype(jnp.uint32) * jnp.uint32(2) + jnp.arange(2, dtype=jnp.uint32)
     return _mix(seed + _mix(counters + jnp.uint32(_GOLDEN)))
 
 

@@ -46,8 +46,8 @@ def zero_basis(x: PyTree, length: int, storage: Storage) -> PyTree:
     if storage == Storage():
         return tree.zero_basis(x, length)
     working = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(x))
-    kept = jax.tree.map(lambda leaf: _words(leaf.astype(_kept_dtype(leaf.dtype, storage))), x)
-    return StoredBasis(_placed(tree.zero_basis(kept, length), storage), storage, working)
+    stored = jax.tree.map(lambda leaf: _words(leaf.astype(_stored_dtype(leaf.dtype, storage))), x)
+    return StoredBasis(_placed(tree.zero_basis(stored, length), storage), storage, working)
 
 
 def loses(structure: PyTree, storage: Storage) -> bool:
@@ -57,13 +57,13 @@ def loses(structure: PyTree, storage: Storage) -> bool:
         ValueError: if a leaf is complex and the dtype has no complex counterpart.
     """
     leaves = jax.tree.leaves(tree.working_structure(structure))
-    return any(_kept_dtype(leaf.dtype, storage) != leaf.dtype for leaf in leaves)
+    return any(_stored_dtype(leaf.dtype, storage) != leaf.dtype for leaf in leaves)
 
 
 def vector_bytes(structure: PyTree, storage: Storage) -> int:
     """Return the number of bytes that one stored row takes."""
     leaves = jax.tree.leaves(tree.working_structure(structure))
-    return sum(leaf.size * _kept_dtype(leaf.dtype, storage).itemsize for leaf in leaves)
+    return sum(leaf.size * _stored_dtype(leaf.dtype, storage).itemsize for leaf in leaves)
 
 
 def is_narrow(basis: PyTree) -> bool:
@@ -82,9 +82,9 @@ def rounded(basis: PyTree, x: PyTree) -> PyTree:
         return x
 
     def cut(x):
-        kept = jnp.finfo(_kept_dtype(x.dtype, basis.storage))
+        limits = jnp.finfo(_stored_dtype(x.dtype, basis.storage))
         # Not two casts, because a compiler may remove them.
-        one = lambda x: jax.lax.reduce_precision(x, kept.nexp, kept.nmant)
+        one = lambda x: jax.lax.reduce_precision(x, limits.nexp, limits.nmant)
         return jax.lax.complex(one(x.real), one(x.imag)) if jnp.iscomplexobj(x) else one(x)
 
     return jax.tree.map(cut, x)
@@ -99,17 +99,17 @@ def set_row(basis: PyTree, index: Any, x: PyTree) -> PyTree:
     """Replace the vector of a basis at this index."""
     if not isinstance(basis, StoredBasis):
         return tree.set_row(basis, index, x)
-    kept = jax.tree.map(lambda x: _words(x.astype(_kept_dtype(x.dtype, basis.storage))), x)
-    return dataclasses.replace(basis, rows=tree.set_row(basis.rows, index, _placed(kept, basis.storage)))
+    stored = jax.tree.map(lambda x: _words(x.astype(_stored_dtype(x.dtype, basis.storage))), x)
+    return dataclasses.replace(basis, rows=tree.set_row(basis.rows, index, _placed(stored, basis.storage)))
 
 
-def keep_rows(basis: PyTree, kept: jax.Array) -> PyTree:
-    """Set the rows of a basis to zero except those marked in `kept`, (m,) bool."""
+def keep_rows(basis: PyTree, mask: jax.Array) -> PyTree:
+    """Set the rows of a basis to zero except those marked in `mask`, (m,) bool."""
     if not isinstance(basis, StoredBasis):
-        spread = lambda b: kept.reshape(-1, *[1] * (b.ndim - 1))
+        spread = lambda b: mask.reshape(-1, *[1] * (b.ndim - 1))
         return jax.tree.map(lambda b: jnp.where(spread(b), b, jnp.zeros_like(b)), basis)
-    keep = lambda i, basis: set_row(basis, i, tree.scale(kept[i].astype(jnp.float32), row(basis, i)))
-    return jax.lax.fori_loop(0, kept.shape[0], keep, basis)
+    keep = lambda i, basis: set_row(basis, i, tree.scale(mask[i].astype(jnp.float32), row(basis, i)))
+    return jax.lax.fori_loop(0, mask.shape[0], keep, basis)
 
 
 def project(basis: PyTree, x: PyTree) -> jax.Array:
@@ -145,7 +145,7 @@ def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
     return total
 
 
-def _kept_dtype(dtype: Any, storage: Storage) -> jnp.dtype:
+def _stored_dtype(dtype: Any, storage: Storage) -> jnp.dtype:
     """Return the narrower of a working dtype and the dtype of the storage."""
     if storage.dtype is None or jnp.finfo(dtype).bits <= jnp.finfo(storage.dtype).bits:
         return jnp.dtype(dtype)
@@ -176,7 +176,7 @@ def _words(x: jax.Array) -> jax.Array:
 
 
 def _numbers(words: jax.Array, working: Any, storage: Storage) -> jax.Array:
-    dtype = _kept_dtype(working, storage)
+    dtype = _stored_dtype(working, storage)
     return words if words.dtype == dtype else jax.lax.bitcast_convert_type(words, dtype)
 
 

@@ -99,8 +99,8 @@ def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
     # No number is above infinity, but no compiler pass before sharding propagation can use this. The result is linear
     # in x; with a predicate that depends on x it would not be.
     like = jax.lax.stop_gradient(like)
-    number = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
-    return jnp.where(number > jnp.inf, like.astype(x.dtype), x)
+    real_part = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
+    return jnp.where(real_part > jnp.inf, like.astype(x.dtype), x)
 
 
 def cast_like(tree: PyTree, structure: PyTree) -> PyTree:

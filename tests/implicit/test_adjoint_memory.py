@@ -52,10 +52,10 @@ def test_systems_in_turn_are_solved_as_well_as_all_at_once(which, k, definite, r
     rhs[1] = 0
 
     def solved():
-        result, known = solver(as_operator(jnp.asarray(matrix)), k, which=which, tol=tol)
+        result, recycled = solver(as_operator(jnp.asarray(matrix)), k, which=which, tol=tol)
         pairs = pairs_of(as_operator(jnp.asarray(matrix)), result, which)
         options = {"adjoint_tol": None, "max_iter": None, "definite": definite}
-        return pairs, [complement.iterate(pairs, jnp.asarray(rhs), known=x, **options) for x in (None, known)]
+        return pairs, [complement.iterate(pairs, jnp.asarray(rhs), recycled=x, **options) for x in (None, recycled)]
 
     pairs, at_once = jax.jit(solved)()
     monkeypatch.setattr(complement, "_ALL_AT_ONCE", 0)

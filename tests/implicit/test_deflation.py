@@ -30,10 +30,10 @@ def laplacian(rng, is_complex):
 def both_ways(matrix, rhs, definite=False, **options):
     """Return the pairs, the recycled pairs, the deflation, and the solutions without and with it."""
     op = as_operator(matrix)
-    result, known = eigsh(op, K, **{"which": "SA", "krylov_dim": 16} | options)
+    result, recycled = eigsh(op, K, **{"which": "SA", "krylov_dim": 16} | options)
     pairs = pairs_of(op, result)
     solve = functools.partial(complement.iterate, pairs, rhs, adjoint_tol=1e-10, max_iter=None, definite=definite)
-    return result, known, deflation.deflate(pairs, known), solve(known=None), solve(known=known)
+    return result, recycled, deflation.deflate(pairs, recycled), solve(recycled=None), solve(recycled=recycled)
 
 
 @pytest.mark.parametrize(("is_complex", "block_size"), [(False, 1), (True, 2)])
@@ -42,13 +42,14 @@ def test_the_solutions_are_those_of_a_dense_solve_in_fewer_products(is_complex, 
     rhs = rng.normal(size=(K, SIZE)).astype(matrix.dtype)
     # A missed-pair search with blocks records dropped components only as norms.
     solve = jax.jit(functools.partial(both_ways, tol=1e-9, block_size=block_size, verify=block_size == 1))
-    result, known, used, plain, found = solve(jnp.asarray(matrix), jnp.asarray(rhs))
+    result, recycled, used, plain, found = solve(jnp.asarray(matrix), jnp.asarray(rhs))
 
-    leftover = np.asarray(known.basis).T @ np.asarray(known.coefficients)
-    there = np.linalg.norm(leftover, axis=0) > 0.5
-    assert there.sum() >= 8
-    images = leftover * np.asarray(known.values) + np.asarray(known.residual_block).T @ np.asarray(known.coupling)
-    assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-13)
+    leftover = np.asarray(recycled.basis).T @ np.asarray(recycled.coefficients)
+    valid = np.linalg.norm(leftover, axis=0) > 0.5
+    assert valid.sum() >= 8
+    coupled = np.asarray(recycled.residual_block).T @ np.asarray(recycled.coupling)
+    images = leftover * np.asarray(recycled.values) + coupled
+    assert_allclose(matrix @ leftover[:, valid], images[:, valid], rtol=0, atol=1e-13)
     assert np.any(used.used)
 
     vectors = np.asarray(result.eigenvectors).T
@@ -63,10 +64,10 @@ def test_a_copy_of_a_wanted_eigenvalue_is_not_divided_by(rng):
     values = np.concatenate([[-3.0, -2.0, -1.0, -1.0], np.linspace(0, 2, SIZE - 4)])
     rhs = jnp.asarray(rng.normal(size=(K, SIZE)))
     solve = jax.jit(functools.partial(both_ways, tol=1e-9, block_size=2, verify=False))
-    result, known, used, _, found = solve(jnp.asarray(np.diag(values)), rhs)
+    result, recycled, used, _, found = solve(jnp.asarray(np.diag(values)), rhs)
     assert_allclose(result.eigenvalues, values[:K], atol=1e-9)
-    copy = np.argmin(np.abs(np.asarray(known.values) + 1.0))
-    assert_allclose(known.values[copy], -1.0, atol=1e-6)
+    copy = np.argmin(np.abs(np.asarray(recycled.values) + 1.0))
+    assert_allclose(recycled.values[copy], -1.0, atol=1e-6)
     # The copy is deflated from the systems of other eigenvalues, not from those of its own eigenvalue.
     assert_allclose(used.used[:, copy], [True, True, False])
     assert np.all(used.inverses[~np.asarray(used.used)] == 0)
@@ -81,11 +82,12 @@ def test_what_a_restart_has_dropped_is_not_believed(rng):
     # A missed-pair search drops vectors. Recycled columns that this affects are omitted; the others are exact.
     matrix = laplacian(rng, False)
     solve = jax.jit(functools.partial(both_ways, tol=1e-4, verify=True))
-    _, known, _, _, _ = solve(jnp.asarray(matrix), jnp.asarray(rng.normal(size=(K, SIZE))))
-    leftover = np.asarray(known.basis).T @ np.asarray(known.coefficients)
-    images = leftover * np.asarray(known.values) + np.asarray(known.residual_block).T @ np.asarray(known.coupling)
-    there = np.linalg.norm(leftover, axis=0) > 0.5
-    assert_allclose(matrix @ leftover[:, there], images[:, there], rtol=0, atol=1e-11)
+    _, recycled, _, _, _ = solve(jnp.asarray(matrix), jnp.asarray(rng.normal(size=(K, SIZE))))
+    leftover = np.asarray(recycled.basis).T @ np.asarray(recycled.coefficients)
+    coupled = np.asarray(recycled.residual_block).T @ np.asarray(recycled.coupling)
+    images = leftover * np.asarray(recycled.values) + coupled
+    valid = np.linalg.norm(leftover, axis=0) > 0.5
+    assert_allclose(matrix @ leftover[:, valid], images[:, valid], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("definite", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -132,11 +134,11 @@ def test_what_would_make_the_system_larger_than_the_operator_is_not_eliminated()
     # The entry S E^-1 S^H = 0.3^2 / gap is compared with the operator norm, 2.
     values = jnp.array([1.0, 1.9, 1.99])
     pairs = Pairs(as_operator(jnp.eye(6)), jnp.array([2.0]), jnp.eye(6)[:1], jnp.array([1e-12]), None)
-    known = RecycledPairs(
+    recycled = RecycledPairs(
         values=values,
         coefficients=jnp.eye(3),
         coupling=jnp.full((1, 3), 0.3),
         residual_block=jnp.eye(6)[5:],
         basis=jnp.eye(6)[2:5],
     )
-    assert deflation.deflate(pairs, known).used.tolist() == [[True, True, False]]
+    assert deflation.deflate(pairs, recycled).used.tolist() == [[True, True, False]]

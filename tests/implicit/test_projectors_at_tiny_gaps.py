@@ -25,14 +25,14 @@ def planted(seed, gap, *, complex_entries):
     """Return a matrix with eigenvalues 6, 4 + 2.5 gap, 4 + gap, 4 and others; loss weights; and the exact gradient."""
     rng = np.random.default_rng(seed)
     draw = lambda: rng.normal(size=(SIZE, SIZE)) + (1j * rng.normal(size=(SIZE, SIZE)) if complex_entries else 0)
-    turn = np.linalg.qr(draw())[0]
+    rotation = np.linalg.qr(draw())[0]
     values = np.concatenate([[6, 4 + 2.5 * gap, 4 + gap, 4], np.linspace(2.5, 1, SIZE - LAST)])
     weights = draw()
     weights = (weights + weights.conj().T) / 2
-    group, others = turn[:, FIRST:LAST], np.delete(turn, range(FIRST, LAST), axis=1)
+    group, others = rotation[:, FIRST:LAST], np.delete(rotation, range(FIRST, LAST), axis=1)
     outside = np.delete(values, range(FIRST, LAST))
     half = others @ (others.conj().T @ weights @ group / (values[FIRST:LAST] - outside[:, None])) @ group.conj().T
-    matrix = (turn * values) @ turn.conj().T
+    matrix = (rotation * values) @ rotation.conj().T
     return (matrix + matrix.conj().T) / 2, weights, half + half.conj().T
 
 

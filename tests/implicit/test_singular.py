@@ -213,10 +213,10 @@ def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_product
     @functools.partial(jax.jit, static_argnames="is_wide")
     def solved(matrix, bars, is_wide):
         op = as_rectangular(matrix.T if is_wide else matrix)
-        result, known = solver(op, k, tol=1e-6, verify=False)
-        given = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, known)
+        result, recycled = solver(op, k, tol=1e-6, verify=False)
+        given = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, None, recycled)
         bars = bars[::-1] if is_wide else bars
-        return result, [dilation.iterate(x, bars, None) for x in (given, given._replace(known=None))]
+        return result, [dilation.iterate(x, bars, None) for x in (given, given._replace(recycled=None))]
 
     dilated = np.block([[np.zeros((p, p)), matrix], [matrix.T, np.zeros((n, n))]])
     outside = np.eye(p + n) - np.block(

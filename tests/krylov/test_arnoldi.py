@@ -35,9 +35,9 @@ def grown(matrix, state, steps):
 
 
 @jax.jit
-def restarted(state, coefficients, kept, fresh):
+def restarted(state, coefficients, num_keep, fresh):
     basis = SchurBasis(coefficients, jnp.zeros(M, bool))
-    return arnoldi.restart(state, basis, kept, MOST, fresh, jnp.zeros(1, coefficients.dtype))
+    return arnoldi.restart(state, basis, num_keep, MOST, fresh, jnp.zeros(1, coefficients.dtype))
 
 
 def wide(x):
@@ -46,12 +46,12 @@ def wide(x):
 
 def assert_decomposes(state, matrix, dropped=None):
     """Assert orthonormal V and d, H = V^H A V, and column norms `dropped` (None: zero) of A V - V H - d b^H."""
-    filled = np.asarray(state.filled)
+    valid = np.asarray(state.valid)
     eps, norm = np.finfo(state.matrix.dtype).eps, np.linalg.norm(matrix)
     basis, direction, H, b = (wide(x) for x in (state.basis, state.residual_block, state.matrix, state.coupling))
-    for part in (basis[~filled], H[~filled], H[:, ~filled], b[:, ~filled]):
+    for part in (basis[~valid], H[~valid], H[:, ~valid], b[:, ~valid]):
         assert not part.any()
-    rows = np.concatenate([basis[filled], direction])
+    rows = np.concatenate([basis[valid], direction])
     chex.assert_trees_all_close(rows.conj() @ rows.T, np.eye(len(rows)), rtol=0, atol=ORTHONORMAL * eps)
     images = wide(matrix) @ basis.T
     chex.assert_trees_all_close(basis.conj() @ images, H, rtol=0, atol=RELATION * eps * norm)
@@ -94,7 +94,7 @@ def test_each_matvec_adds_a_row_and_the_space_is_that_of_the_start(problem):
     for count, steps in ((1, 1), (4, 3), (M, M - 4)):
         state = grown(jnp.asarray(matrix), state, steps)
         assert_decomposes(state, matrix)
-        assert int(state.num_filled) == int(state.num_matvecs) == count
+        assert int(state.num_valid) == int(state.num_matvecs) == count
         assert not bool(state.broken_down)
     # Arnoldi: H is a Hessenberg matrix with a positive subdiagonal, and the last coupling is positive.
     eps, norm = np.finfo(start.dtype).eps, np.linalg.norm(matrix)
@@ -123,15 +123,15 @@ def test_a_restart_keeps_the_invariant_subspace_and_grows_again(problem):
     assert 2 <= count <= MOST
     after = restarted(state, jnp.asarray(vectors.astype(matrix.dtype)), jnp.int32(count), jnp.asarray(False))
     assert_decomposes(after, matrix)
-    assert (int(after.num_filled), int(after.num_restarts)) == (count, 1)
+    assert (int(after.num_valid), int(after.num_restarts)) == (count, 1)
     assert not np.asarray(after.defects).any()
     # The basis spans V C, and H has the chosen eigenvalues.
     eps, norm = np.finfo(matrix.dtype).eps, np.linalg.norm(matrix)
-    filled = np.asarray(after.filled)
+    valid = np.asarray(after.valid)
     span = vectors[:, :count].T @ wide(state.basis)
-    rows = wide(after.basis)[filled]
+    rows = wide(after.basis)[valid]
     chex.assert_trees_all_close(span @ rows.conj().T @ rows, span, rtol=0, atol=2 * ORTHONORMAL * eps)
-    compact = wide(after.matrix)[np.ix_(filled, filled)]
+    compact = wide(after.matrix)[np.ix_(valid, valid)]
     chosen = np.sort_complex(values[np.abs(values) > radius])
     # Rounding moves an eigenvalue by its condition number times RELATION * eps * ||A||.
     w, left, right = scipy.linalg.eig(wide(state.matrix), left=True)
@@ -152,7 +152,7 @@ def test_a_fresh_direction_drops_the_coupling_and_records_it(problem):
     assert_decomposes(after, matrix, wide(after.defects))
     lost = np.abs(wide(state.coupling)[0] @ vectors[:, :count])
     bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
-    found = wide(after.defects)[np.asarray(after.filled)]
+    found = wide(after.defects)[np.asarray(after.valid)]
     chex.assert_trees_all_close(np.sort(found), np.sort(lost), rtol=0, atol=bound)
     # The new residual block is not parallel to the old one.
     assert abs(np.vdot(after.residual_block, state.residual_block)) < 0.9
@@ -163,10 +163,10 @@ def test_what_a_subspace_lacks_of_invariance_is_recorded(problem, normal, rng):
     state = full(problem)
     C = np.linalg.qr(normal(rng, (M, M), matrix.dtype))[0]
     after = restarted(state, jnp.asarray(C), jnp.int32(3), jnp.asarray(False))
-    H, kept = wide(state.matrix), wide(C[:, :3])
-    outside = H @ kept - kept @ (kept.conj().T @ H @ kept)
+    H, basis = wide(state.matrix), wide(C[:, :3])
+    outside = H @ basis - basis @ (basis.conj().T @ H @ basis)
     bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
-    found = wide(after.defects)[np.asarray(after.filled)]
+    found = wide(after.defects)[np.asarray(after.valid)]
     chex.assert_trees_all_close(np.sort(found), np.sort(np.linalg.norm(outside, axis=0)), rtol=0, atol=bound)
     assert_decomposes(after, matrix, wide(after.defects))
 
@@ -207,4 +207,4 @@ def test_zero_matrices_and_starts_that_are_no_directions(unusable):
     chex.assert_tree_all_finite(state)
     assert_decomposes(state, matrix)
     assert bool(state.broken_down)
-    assert int(state.num_filled) == 3
+    assert int(state.num_valid) == 3

@@ -48,26 +48,26 @@ def gram_error(rows):
 
 def assert_decomposes(state, matrix, dropped=None, with_direction=True):
     """Assert orthonormal U, V and d, A V = U B, and column norms `dropped` of A^H U - V B^H - d g."""
-    left_filled, right_filled = np.asarray(state.left_filled), np.asarray(state.right_filled)
-    assert left_filled.sum() == right_filled.sum() == int(state.num_filled)
+    left_valid, right_valid = np.asarray(state.left_valid), np.asarray(state.right_valid)
+    assert left_valid.sum() == right_valid.sum() == int(state.num_valid)
     U, V, B, d, g = (wide(x) for x in (state.left, state.right, state.matrix, state.direction, state.coupling))
-    for part in (U[~left_filled], V[~right_filled], B[~left_filled], B[:, ~right_filled], g[~left_filled]):
+    for part in (U[~left_valid], V[~right_valid], B[~left_valid], B[:, ~right_valid], g[~left_valid]):
         assert not part.any()
     eps, norm = np.finfo(state.matrix.dtype).eps, np.linalg.norm(matrix)
     directions = d[None] if with_direction else np.empty((0, V.shape[1]))
-    assert gram_error(U[left_filled]) <= ORTHONORMAL * eps
-    assert gram_error(np.concatenate([V[right_filled], directions])) <= ORTHONORMAL * eps
+    assert gram_error(U[left_valid]) <= ORTHONORMAL * eps
+    assert gram_error(np.concatenate([V[right_valid], directions])) <= ORTHONORMAL * eps
     dense, bound = wide(matrix), (RELATION + RESTART * int(state.num_restarts)) * eps * norm
     chex.assert_trees_all_close(dense @ V.T, U.T @ B, rtol=0, atol=bound)
     left = np.linalg.norm(dense.conj().T @ U.T - V.T @ B.conj().T - np.outer(d, g), axis=0)
     chex.assert_trees_all_close(left, np.zeros(M) if dropped is None else dropped, rtol=0, atol=bound)
 
 
-def triplets(state, kept=KEPT):
+def triplets(state, count=KEPT):
     """Compute (m, kept) P and Q, (m,) s: the largest singular triplets of B, from NumPy."""
     left, values, right = np.linalg.svd(wide(state.matrix))
     cast = lambda x: jnp.asarray(x.astype(state.matrix.dtype))
-    return cast(left[:, :kept]), cast(right.conj().T[:, :kept]), values
+    return cast(left[:, :count]), cast(right.conj().T[:, :count]), values
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_each_step_adds_a_row_to_both_bases(matrix, normal, rng):
     for count, steps in ((1, 1), (4, 3), (M, M - 4)):
         state = grown(jnp.asarray(matrix), state, steps)
         assert_decomposes(state, matrix)
-        assert int(state.num_filled) == count
+        assert int(state.num_valid) == count
         assert int(state.num_matvecs) == 2 * count
         assert not bool(state.broken_down)
     # Golub and Kahan: B is upper bidiagonal with positive entries alpha and beta.
@@ -109,12 +109,12 @@ def test_restarts_keep_triplets_and_converge_to_those_of_the_matrix(matrix, full
     for restarts in range(1, 19):  # includes two reorthonormalizations
         left, right, values = triplets(state)
         before, state = state, compressed(state, left, right, jnp.asarray(False))
-        assert (int(state.num_restarts), int(state.num_filled)) == (restarts, KEPT)
+        assert (int(state.num_restarts), int(state.num_valid)) == (restarts, KEPT)
         if restarts in (1, 8, 9, 18):
             assert_decomposes(state, matrix)
-            kept = np.linalg.svd(wide(state.matrix), compute_uv=False)[:KEPT]
+            ritz_values = np.linalg.svd(wide(state.matrix), compute_uv=False)[:KEPT]
             bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
-            chex.assert_trees_all_close(kept, values[:KEPT], rtol=0, atol=bound)
+            chex.assert_trees_all_close(ritz_values, values[:KEPT], rtol=0, atol=bound)
             wanted = wide(left).T @ wide(before.left)
             inside = wanted @ wide(state.left).conj().T @ wide(state.left)
             chex.assert_trees_all_close(inside, wanted, rtol=0, atol=2 * ORTHONORMAL * np.finfo(matrix.dtype).eps)
@@ -136,7 +136,7 @@ def test_a_fresh_direction_drops_the_coupling_and_records_it(matrix, full):
     assert_decomposes(after, matrix, wide(after.defects))
     lost = np.abs(wide(full.coupling) @ wide(left))
     bound = RELATION * np.finfo(matrix.dtype).eps * np.linalg.norm(matrix)
-    found = wide(after.defects)[np.asarray(after.left_filled)]
+    found = wide(after.defects)[np.asarray(after.left_valid)]
     chex.assert_trees_all_close(np.sort(found), np.sort(lost), rtol=0, atol=bound)
     assert abs(np.vdot(after.direction, full.direction)) < 0.9
     again = grown(jnp.asarray(matrix), after, M - KEPT)
@@ -149,16 +149,16 @@ def test_a_fresh_direction_drops_the_coupling_and_records_it(matrix, full):
     left, right, _ = triplets(again)
     twice = compressed(again, left, right, jnp.asarray(True))
     lost = np.hypot(np.abs(wide(again.coupling) @ wide(left)), np.sqrt(np.abs(wide(left).T) ** 2 @ again.defects**2))
-    found = wide(twice.defects)[np.asarray(twice.left_filled)]
+    found = wide(twice.defects)[np.asarray(twice.left_valid)]
     chex.assert_trees_all_close(np.sort(found), np.sort(lost), rtol=0, atol=bound)
 
 
 def test_columns_of_zeros_keep_fewer_vectors(matrix, full):
     left, right, _ = triplets(full)
     after = compressed(full, left.at[:, 1].set(0), right.at[:, 1].set(0), jnp.asarray(False))
-    assert int(after.num_filled) == KEPT - 1
+    assert int(after.num_valid) == KEPT - 1
     assert_decomposes(after, matrix)
-    assert int(after.kept[1]) == KEPT - 1
+    assert int(after.num_keep[1]) == KEPT - 1
 
 
 def test_every_eighth_restart_reorthonormalizes_both_bases(full):
@@ -168,7 +168,7 @@ def test_every_eighth_restart_reorthonormalizes_both_bases(full):
     errors = {}
     for restarts in (6, 7, 8, 15):
         after = compressed(spoiled._replace(num_restarts=jnp.int32(restarts)), left, right, jnp.asarray(False))
-        rows = [wide(after.left)[np.asarray(after.left_filled)], wide(after.right)[np.asarray(after.right_filled)]]
+        rows = [wide(after.left)[np.asarray(after.left_valid)], wide(after.right)[np.asarray(after.right_valid)]]
         errors[restarts] = [gram_error(x) for x in rows]
     # Newton's iteration takes V (1 + e) to V (1 - 3 e^2 / 2), whose Gram matrix has an error of 3 e^2.
     eps = np.finfo(full.matrix.dtype).eps

@@ -24,21 +24,21 @@ def grown(matrix, starts, steps):
     return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
-def restarted(op, state, kept):
+def restarted(op, state, num_keep):
     """Restart with the largest Ritz pairs and expand until the basis is full."""
-    coefficients = ritz_pairs(state, "LA").coefficients[:, :kept]
+    coefficients = ritz_pairs(state, "LA").coefficients[:, :num_keep]
     state = decomposition.compress(
-        state, coefficients, state.coupling @ coefficients, jnp.zeros(kept, state.defects.dtype)
+        state, coefficients, state.coupling @ coefficients, jnp.zeros(num_keep, state.defects.dtype)
     )
     b = state.block_size
-    steps = (state.coupling.shape[1] - kept) // b
+    steps = (state.coupling.shape[1] - num_keep) // b
     return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def compressed(state, coefficients, kept):
-    coefficients = coefficients[:, :kept]
-    dropped = jnp.zeros(kept, state.defects.dtype)
+def compressed(state, coefficients, num_keep):
+    coefficients = coefficients[:, :num_keep]
+    dropped = jnp.zeros(num_keep, state.defects.dtype)
     return decomposition.compress(state, coefficients, state.coupling @ coefficients, dropped)
 
 
@@ -47,20 +47,20 @@ def starting(rng, block_size, dtype=float):
     return jnp.asarray(normal[0] + 1j * normal[1] if dtype is complex else normal[0], dtype)
 
 
-def assert_decomposes(state, matrix, num_filled, tolerance=1e-12):
+def assert_decomposes(state, matrix, num_valid, tolerance=1e-12):
     """Assert A V = V H + D^T B, H = V^H A V, orthonormal V and D, and zeros in invalid rows."""
-    filled = np.asarray(state.filled)
-    assert filled.sum() == num_filled == int(state.num_filled)
+    valid = np.asarray(state.valid)
+    assert valid.sum() == num_valid == int(state.num_valid)
     basis, residual_block, projected, coupling = (
         np.asarray(x) for x in (state.basis, state.residual_block, state.matrix, state.coupling)
     )
-    assert (basis[~filled] == 0).all()
-    assert (projected[~filled] == 0).all()
-    assert (coupling[:, ~filled] == 0).all()
-    rows = np.concatenate([basis[filled], residual_block])
+    assert (basis[~valid] == 0).all()
+    assert (projected[~valid] == 0).all()
+    assert (coupling[:, ~valid] == 0).all()
+    rows = np.concatenate([basis[valid], residual_block])
     np.testing.assert_allclose(rows.conj() @ rows.T, np.eye(len(rows)), rtol=0, atol=tolerance)
     right = basis.T @ projected + residual_block.T @ coupling
-    np.testing.assert_allclose((matrix @ basis.T)[:, filled], right[:, filled], rtol=0, atol=10 * tolerance)
+    np.testing.assert_allclose((matrix @ basis.T)[:, valid], right[:, valid], rtol=0, atol=10 * tolerance)
     in_basis = basis.conj() @ matrix @ basis.T
     np.testing.assert_allclose(projected, in_basis, rtol=0, atol=10 * tolerance)
 
@@ -76,8 +76,9 @@ def test_growing_decomposes_the_operator_at_one_product_a_row(block_size, is_com
         assert int(state.num_matvecs) == steps * block_size
         assert not bool(state.broken_down)
     # The space contains the start vectors.
-    rest = np.asarray(starts).T - np.asarray(state.basis).T @ (np.asarray(state.basis).conj() @ np.asarray(starts).T)
-    np.testing.assert_allclose(rest, 0, atol=1e-12)
+    vectors, basis = np.asarray(starts).T, np.asarray(state.basis).T
+    residual = vectors - basis @ (basis.conj().T @ vectors)
+    np.testing.assert_allclose(residual, 0, atol=1e-12)
 
 
 @BLOCKS
@@ -86,9 +87,9 @@ def test_compressing_keeps_the_relation_and_what_was_asked_for(block_size, float
     state = grown(jnp.asarray(matrix), starting(rng, block_size), M // block_size)
     ritz = ritz_pairs(state, "LA").coefficients
     # The most wanted, the least wanted, and one column fewer than fit.
-    for columns, kept in ((ritz, 5), (ritz[:, ::-1], 5), (ritz.at[:, 3].set(0), 4)):
+    for columns, num_keep in ((ritz, 5), (ritz[:, ::-1], 5), (ritz.at[:, 3].set(0), 4)):
         after = compressed(state, columns, 5)
-        assert_decomposes(after, matrix, kept)
+        assert_decomposes(after, matrix, num_keep)
         assert int(after.num_restarts) == 1
         basis, wanted = np.asarray(after.basis), np.asarray(columns)[:, :5].T @ np.asarray(state.basis)
         np.testing.assert_allclose(wanted @ (basis.T @ basis), wanted, rtol=0, atol=1e-12)

@@ -34,7 +34,7 @@ def grown(expand, matrix, starts, levels, steps):
 
 
 @jax.jit
-def kept(state, coefficients):
+def restarted(state, coefficients):
     zeros = jnp.zeros(coefficients.shape[1], state.defects.dtype)
     return decomposition.compress(state, coefficients, state.coupling @ coefficients, zeros)
 
@@ -61,8 +61,8 @@ def test_they_are_what_the_basis_holds_of_an_eigenvector(block_size, is_complex,
         assert_holds(state, vector, starts @ vector.conj(), level)
     # A restart combines the rows.
     coefficients = np.zeros((M, 3), matrix.dtype)
-    coefficients[np.asarray(state.filled)] = orthonormal(rng, STEPS, 3, is_complex)
-    state = kept(state, jnp.asarray(coefficients))
+    coefficients[np.asarray(state.valid)] = orthonormal(rng, STEPS, 3, is_complex)
+    state = restarted(state, jnp.asarray(coefficients))
     for level, vector in enumerate(vectors.T[[-1, -2]]):
         assert_holds(state, vector, starts @ vector.conj(), level)
 

@@ -46,16 +46,16 @@ def residuals_of(state, found, matrix):
 def test_ritz_pairs_are_those_of_numpy_in_the_order_wanted(block_size, steps, is_complex, rotated):
     matrix = rotated(SPECTRUM, is_complex=is_complex)
     state = grown(jnp.asarray(matrix), block_size, steps)
-    filled = block_size * steps
-    expected = np.linalg.eigvalsh(np.asarray(state.matrix)[:filled, :filled])
+    num_valid = block_size * steps
+    expected = np.linalg.eigvalsh(np.asarray(state.matrix)[:num_valid, :num_valid])
     orders = {"SA": expected, "LM": expected[np.argsort(-np.abs(expected))]}
     for which, values in orders.items():
         found = at_an_end(state, which=which)
-        np.testing.assert_allclose(found.values[:filled], values, rtol=0, atol=1e-12)
-        there = np.isfinite(found.residuals)
-        assert (there == (np.arange(M) < filled)).all()
+        np.testing.assert_allclose(found.values[:num_valid], values, rtol=0, atol=1e-12)
+        valid = np.isfinite(found.residuals)
+        assert (valid == (np.arange(M) < num_valid)).all()
         np.testing.assert_allclose(
-            found.residuals[there], residuals_of(state, found, matrix)[there], rtol=0, atol=1e-12
+            found.residuals[valid], residuals_of(state, found, matrix)[valid], rtol=0, atol=1e-12
         )
 
 
@@ -63,14 +63,17 @@ def test_ritz_pairs_are_those_of_numpy_in_the_order_wanted(block_size, steps, is
 def test_harmonic_pairs_are_those_of_scipys_pencil(block_size, steps, is_complex, rotated):
     matrix = rotated(SPECTRUM, is_complex=is_complex)
     state = grown(jnp.asarray(matrix), block_size, steps)
-    filled = block_size * steps
+    num_valid = block_size * steps
     for target in (SIGMA, -1.3):
         found = nearest(state, SIGMA, target)
-        projected, coupling = np.asarray(state.matrix)[:filled, :filled], np.asarray(state.coupling)[:, :filled]
-        shifted = projected - target * np.eye(filled)
+        projected, coupling = (
+            np.asarray(state.matrix)[:num_valid, :num_valid],
+            np.asarray(state.coupling)[:, :num_valid],
+        )
+        shifted = projected - target * np.eye(num_valid)
         reciprocals, vectors = scipy.linalg.eigh(shifted, shifted @ shifted + coupling.conj().T @ coupling)
         wanted, _ = np.linalg.qr(vectors[:, np.argsort(-np.abs(reciprocals))[: K + 2]])
-        ours = np.asarray(found.coefficients)[:filled, : K + 2]
+        ours = np.asarray(found.coefficients)[:num_valid, : K + 2]
         np.testing.assert_allclose(ours @ ours.conj().T, wanted @ wanted.conj().T, rtol=0, atol=1e-9)
         # Within their span a Rayleigh-Ritz step follows, ordered by the distance to sigma.
         values = np.linalg.eigvalsh(wanted.conj().T @ projected @ wanted)
@@ -83,12 +86,12 @@ def test_harmonic_coefficients_are_orthonormal_and_residuals_true(block_size, st
     matrix = rotated(SPECTRUM, is_complex=is_complex)
     state = grown(jnp.asarray(matrix), block_size, steps)
     found = nearest(state, SIGMA, SIGMA)
-    filled = block_size * steps
-    coefficients = np.asarray(found.coefficients)[:, :filled]
-    np.testing.assert_allclose(coefficients.conj().T @ coefficients, np.eye(filled), rtol=0, atol=1e-12)
-    assert (np.isfinite(found.residuals) == (np.arange(M) < filled)).all()
-    true = residuals_of(state, found, matrix)[:filled]
-    np.testing.assert_allclose(found.residuals[:filled], true, rtol=0, atol=1e-11)
+    num_valid = block_size * steps
+    coefficients = np.asarray(found.coefficients)[:, :num_valid]
+    np.testing.assert_allclose(coefficients.conj().T @ coefficients, np.eye(num_valid), rtol=0, atol=1e-12)
+    assert (np.isfinite(found.residuals) == (np.arange(M) < num_valid)).all()
+    true = residuals_of(state, found, matrix)[:num_valid]
+    np.testing.assert_allclose(found.residuals[:num_valid], true, rtol=0, atol=1e-11)
 
 
 @pytest.mark.slow
@@ -105,7 +108,7 @@ def test_a_decomposition_near_a_number_survives_its_restarts(block_size, rotated
     held = state.krylov
     assert int(held.num_restarts) >= 4
     basis, residual_block = np.asarray(held.basis), np.asarray(held.residual_block)
-    rows = np.concatenate([basis[np.asarray(held.filled)], residual_block])
+    rows = np.concatenate([basis[np.asarray(held.valid)], residual_block])
     np.testing.assert_allclose(rows @ rows.T, np.eye(len(rows)), rtol=0, atol=1e-12)
     defect = matrix @ basis.T - basis.T @ np.asarray(held.matrix) - residual_block.T @ np.asarray(held.coupling)
     np.testing.assert_allclose(defect, 0, atol=1e-10)

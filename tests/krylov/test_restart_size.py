@@ -19,10 +19,10 @@ def test_what_is_kept_holds_the_pairs_wanted_and_leaves_room_for_a_block(k, m, b
     spectra = [np.sort(rng.standard_normal(m))[::-1], np.ones(m), np.zeros(m), np.logspace(8, -8, m)]
     spectra += [-np.arange(m, dtype=float), np.sort(np.abs(rng.standard_normal(m))) * (-1.0) ** np.arange(m)]
     values = jnp.asarray(np.stack(spectra), jnp.float32)
-    for num_filled in {m - block_size, m, m - block_size + 1}:
-        kept = np.asarray(jax.vmap(lambda x, n=num_filled: num_keep(x, jnp.int32(n), k, most, NEVER))(values))
-        assert (kept >= k).all()
-        assert (kept <= most).all()
+    for num_valid in {m - block_size, m, m - block_size + 1}:
+        counts = np.asarray(jax.vmap(lambda x, n=num_valid: num_keep(x, jnp.int32(n), k, most, NEVER))(values))
+        assert (counts >= k).all()
+        assert (counts <= most).all()
 
 
 def test_the_tightest_spaces_keep_all_that_they_can():

@@ -38,19 +38,17 @@ def test_equal_values_keep_their_order(which):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e30])
-@pytest.mark.parametrize("num_filled", [1, 4, 6])
-def test_the_part_filled_is_solved_at_any_scale(scale, num_filled, rng):
+@pytest.mark.parametrize("num_valid", [1, 4, 6])
+def test_the_part_filled_is_solved_at_any_scale(scale, num_valid, rng):
     normal = rng.standard_normal((6, 6))
     matrix = (scale * (normal + normal.T)).astype(np.float32)
-    values, vectors, valid = projected_eigh(jnp.asarray(matrix), jnp.int32(num_filled))
-    truth = np.linalg.eigvalsh(matrix[:num_filled, :num_filled].astype(float))
+    values, vectors, valid = projected_eigh(jnp.asarray(matrix), jnp.int32(num_valid))
+    truth = np.linalg.eigvalsh(matrix[:num_valid, :num_valid].astype(float))
     largest = np.abs(truth).max()
-    np.testing.assert_array_equal(valid, np.arange(6) < num_filled)
-    np.testing.assert_allclose(np.asarray(values, float)[:num_filled], truth, rtol=0, atol=1e-6 * largest)
-    block = np.asarray(vectors, float)[:num_filled, :num_filled]
-    np.testing.assert_allclose(
-        (block * truth) @ block.T / largest, matrix[:num_filled, :num_filled] / largest, atol=3e-6
-    )
+    np.testing.assert_array_equal(valid, np.arange(6) < num_valid)
+    np.testing.assert_allclose(np.asarray(values, float)[:num_valid], truth, rtol=0, atol=1e-6 * largest)
+    block = np.asarray(vectors, float)[:num_valid, :num_valid]
+    np.testing.assert_allclose((block * truth) @ block.T / largest, matrix[:num_valid, :num_valid] / largest, atol=3e-6)
 
 
 def test_nan_is_taken_for_zero():
@@ -74,15 +72,15 @@ def test_arguments_are_checked():
         check_count(True, 3)
 
 
-@pytest.mark.parametrize("num_filled", [8, 16, 19])
-def test_rows_not_filled_cost_no_digits(num_filled, rng, float64):
+@pytest.mark.parametrize("num_valid", [8, 16, 19])
+def test_rows_not_filled_cost_no_digits(num_valid, rng, float64):
     # Restarts leave invalid rows between valid ones; the eigensolver must not mix their placeholders with the others.
-    filled = np.isin(np.arange(20), rng.permutation(20)[:num_filled])
-    solve = jax.jit(lambda matrix: masked_eigh(matrix, jnp.asarray(filled))[0])
+    valid = np.isin(np.arange(20), rng.permutation(20)[:num_valid])
+    solve = jax.jit(lambda matrix: masked_eigh(matrix, jnp.asarray(valid))[0])
     for _ in range(20):
-        noise = rng.normal(size=(num_filled, num_filled))
+        noise = rng.normal(size=(num_valid, num_valid))
         projected = (noise + noise.T) / np.linalg.norm(noise + noise.T, 2)
         matrix = np.zeros((20, 20))
-        matrix[np.ix_(filled, filled)] = projected
-        values = np.asarray(solve(jnp.asarray(matrix)))[:num_filled]
+        matrix[np.ix_(valid, valid)] = projected
+        values = np.asarray(solve(jnp.asarray(matrix)))[:num_valid]
         np.testing.assert_allclose(values, np.linalg.eigvalsh(projected), rtol=0, atol=10 * np.finfo(float).eps)

@@ -54,8 +54,8 @@ def check(matrix):
     assert_allclose(moved, np.diag(form.triangular), rtol=0, atol=UNITS * eps * size)
     vectors = np.asarray(EIGENVECTORS(form.triangular)).astype(np.complex128)
     triangular = np.asarray(form.triangular).astype(np.complex128)
-    rest = np.linalg.norm(triangular @ vectors - vectors * np.diag(triangular), axis=0)
-    assert (rest <= UNITS * eps * size).all()
+    residuals = np.linalg.norm(triangular @ vectors - vectors * np.diag(triangular), axis=0)
+    assert (residuals <= UNITS * eps * size).all()
     assert_allclose(np.linalg.norm(vectors, axis=0), 1, rtol=UNITS * eps)
 
 

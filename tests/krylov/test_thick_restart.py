@@ -30,7 +30,7 @@ UNITS = N + 4 * M
 def grown(matrix, state):
     """Expand until the basis is full."""
     op = as_operator(matrix)
-    room = lambda state: state.num_filled + state.block_size <= M
+    room = lambda state: state.num_valid + state.block_size <= M
     return jax.lax.while_loop(room, lambda state: decomposition.expand(op, state), state)
 
 
@@ -60,7 +60,7 @@ def wide(x):
 
 def assert_decomposes(state, matrix, units=UNITS):
     """Assert orthonormal V and D, and A V - V H - D^T B = (I - V V^H) w s^H up to columns of the norms `defects`."""
-    filled, eps = np.asarray(state.filled), np.finfo(state.matrix.dtype).eps
+    valid, eps = np.asarray(state.valid), np.finfo(state.matrix.dtype).eps
     V, D, H, B, w, s = (
         wide(x)
         for x in (
@@ -72,8 +72,8 @@ def assert_decomposes(state, matrix, units=UNITS):
             state.dropped_couplings,
         )
     )
-    assert not V[~filled].any()
-    rows = np.concatenate([V[filled], D])
+    assert not V[~valid].any()
+    rows = np.concatenate([V[valid], D])
     chex.assert_trees_all_close(rows.conj() @ rows.T, np.eye(len(rows)), rtol=0, atol=units * eps)
     images, bound = wide(matrix) @ V.T, units * eps * np.linalg.norm(matrix)
     chex.assert_trees_all_close(V.conj() @ images, H, rtol=0, atol=bound)
@@ -111,17 +111,17 @@ def test_a_restart_keeps_the_wanted_ritz_vectors_and_the_relation(problem):
     matrix, state = problem
     real = state.defects.dtype
     after, C, _ = turned(state, NO, jnp.zeros((), real), jnp.zeros((), real))
-    filled = np.asarray(after.filled)
-    assert K < filled.sum() < M
+    valid = np.asarray(after.valid)
+    assert K < valid.sum() < M
     assert not np.any(after.defects)
     assert_decomposes(after, matrix)
     assert_spans(after, state, C)
     # Expected: the Ritz values of largest magnitude, from NumPy.
     truth = np.linalg.eigvalsh(wide(state.matrix))
-    truth = np.sort(truth[np.argsort(-np.abs(truth))][: filled.sum()])
-    kept = np.linalg.eigvalsh(wide(after.matrix)[np.ix_(filled, filled)])
+    truth = np.sort(truth[np.argsort(-np.abs(truth))][: valid.sum()])
+    ritz_values = np.linalg.eigvalsh(wide(after.matrix)[np.ix_(valid, valid)])
     atol = UNITS * np.finfo(real).eps * np.linalg.norm(matrix)
-    chex.assert_trees_all_close(kept, truth, rtol=0, atol=atol)
+    chex.assert_trees_all_close(ritz_values, truth, rtol=0, atol=atol)
     assert_decomposes(grown(jnp.asarray(matrix), after), matrix)
 
 
@@ -129,13 +129,13 @@ def test_a_random_direction_leaves_the_wanted_pairs_and_records_their_residuals(
     matrix, state = problem
     real = state.defects.dtype
     after, C, _ = turned(state, YES, jnp.zeros((), real), jnp.zeros((), real))
-    assert int(after.num_filled) == K
+    assert int(after.num_valid) == K
     assert not np.any(after.coupling)
     assert_spans(after, state, C)
     dropped = assert_decomposes(after, matrix)
     # The norms are those of the residuals B C.
     lost = np.linalg.norm(wide(state.coupling) @ wide(C)[:, :K], axis=0)
-    norms = np.linalg.norm(dropped, axis=0)[np.asarray(after.filled)]
+    norms = np.linalg.norm(dropped, axis=0)[np.asarray(after.valid)]
     atol = UNITS * np.finfo(real).eps * np.linalg.norm(matrix)
     chex.assert_trees_all_close(np.sort(norms), np.sort(lost), rtol=0, atol=atol)
     assert lost.min() > 10 * atol
@@ -144,7 +144,7 @@ def test_a_random_direction_leaves_the_wanted_pairs_and_records_their_residuals(
     # A bound above all residuals keeps the unwanted Ritz vectors too.
     beside, _, _ = turned(state, YES, jnp.full((), 1e6, real), jnp.zeros((), real))
     usual, _, _ = turned(state, NO, jnp.zeros((), real), jnp.zeros((), real))
-    assert int(beside.num_filled) == int(usual.num_filled)
+    assert int(beside.num_valid) == int(usual.num_valid)
 
 
 @pytest.mark.parametrize("problem", SINGLE, indirect=True)
@@ -172,13 +172,13 @@ def test_harmonic_vectors_are_continued_by_a_translated_block(problem):
     middle = values[widest : widest + 2].mean()
     sigma = jnp.asarray(middle, real)
     after, C, _ = turned(state, NO, jnp.zeros((), real), sigma, interior=True)
-    assert K < int(after.num_filled) < M
+    assert K < int(after.num_valid) < M
     # The new block solves systems with H - sigma I, which amplifies rounding by their condition number.
     condition = np.abs(values - middle).max() / np.abs(values - middle).min()
     assert_decomposes(after, matrix, condition * UNITS)
     assert_spans(after, state, C)
     fresh, _, _ = turned(state, YES, jnp.zeros((), real), sigma, interior=True)
-    assert int(fresh.num_filled) == K
+    assert int(fresh.num_valid) == K
     assert not np.any(fresh.coupling)
     assert_decomposes(fresh, matrix)
 
@@ -200,7 +200,7 @@ def test_restarts_do_not_add_up_to_a_loss_of_orthonormality():
     worst = 0.0
     while not state.done:
         state = step(op, state)
-        rows = np.asarray(state.krylov.basis, np.float64)[np.asarray(state.krylov.filled)]
+        rows = np.asarray(state.krylov.basis, np.float64)[np.asarray(state.krylov.valid)]
         worst = max(worst, np.abs(rows @ rows.T - np.eye(len(rows))).max())
     assert int(state.krylov.num_restarts) > 200
     assert worst <= MOST_UNITS * np.finfo(np.float32).eps

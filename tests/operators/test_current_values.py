@@ -176,8 +176,8 @@ def test_callbacks_to_other_objects_are_other_programs():
 
         return hoist(function, jnp.ones(2))[0].shared()
 
-    kept = program([])
-    assert program([]) is not kept
+    first = program([])
+    assert program([]) is not first
 
 
 def test_an_operator_is_built_of_the_values_at_that_time(changed):

@@ -79,8 +79,8 @@ MISTAKES = {
     "clipping": (clipped, "not linear.*clips"),
     "a straight-through estimate": (product_with_a_custom_derivative, "not symmetric.*custom_vjp"),
     "a root at zero": (lambda v: product(v, gradient=jax.grad(lambda p: jnp.sum(jnp.sqrt(p["w"])))), "not finite"),
-    "a shape": (lambda v: v | {"v": jnp.ones(2)}, r"the product: leaf \['v'\] has shape \(2,\)"),
-    "half a structure": (lambda v: {"w": v["w"]}, r"the product has the structure.*missing: \['v'\]"),
+    "a shape": (lambda v: v | {"v": jnp.ones(2)}, r"the matvec: leaf \['v'\] has shape \(2,\)"),
+    "half a structure": (lambda v: {"w": v["w"]}, r"the matvec has the structure.*missing: \['v'\]"),
 }
 
 
@@ -92,7 +92,7 @@ def test_the_usual_mistakes_are_named(mistake):
 
 
 def test_a_wrong_dtype_is_named():
-    with pytest.raises(TypeError, match=r"the product: leaf \['v'\] has dtype bfloat16.*cast back"):
+    with pytest.raises(TypeError, match=r"the matvec: leaf \['v'\] has dtype bfloat16.*cast back"):
         check_operator(lambda v: v | {"v": v["v"].astype(jnp.bfloat16)}, KEY, like=PARAMS)
     with pytest.raises(TypeError, match="together with like="):
         check_operator(product, KEY)

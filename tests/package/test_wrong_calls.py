@@ -243,7 +243,7 @@ def operator_cases():
 CASES = [*solver_cases(), *eigsh_cases(), *estimator_cases(), *dense_cases(), *operator_cases()]
 
 
-def told(function, args, options):
+def error_text(function, args, options):
     with pytest.raises((TypeError, ValueError)) as caught:
         getattr(eigenjax, function)(*args, **options)
     return str(caught.value).split("\n--------------------")[0]
@@ -258,7 +258,7 @@ def test_a_wrong_call_names_the_argument_and_the_remedy(function):
     unclear, call = [], getattr(eigenjax, function)
     for name, word, args, options in CASES:
         if name == function:
-            text = told(name, args, options)
+            text = error_text(name, args, options)
             # The word is the name of an argument, or describes the mistake.
             named = function in text and (word in text or word not in inspect.signature(call).parameters)
             clear = named and any(remedy in text for remedy in REMEDIES)

@@ -239,9 +239,9 @@ def made_report(tmp_path_factory):
     to_float32 = lambda x: jnp.asarray(x, jnp.float32 if np.issubdtype(x.dtype, np.floating) else jnp.int32)
     params, data = jax.tree.map(to_float32, (problem.params, problem.data))
     problem = problem._replace(params=params, data=data)
-    looks = [(5, np.array([1.0, 0.5, 0.1])), (10, np.array([0.1, 0.01, 1e-6]))]
-    solves = {"lanczos": Solve({"LA": _result(3.5, 2.25, 1.125), "SA": _result(-0.75, -0.5)}, 19, 1.5, 0.5, looks)}
-    beside = Solve({"LA": _result(3.25, 2.125, 1.0625)}, 12, 1.0, 0.5, looks)
+    checks = [(5, np.array([1.0, 0.5, 0.1])), (10, np.array([0.1, 0.01, 1e-6]))]
+    solves = {"lanczos": Solve({"LA": _result(3.5, 2.25, 1.125), "SA": _result(-0.75, -0.5)}, 19, 1.5, 0.5, checks)}
+    beside = Solve({"LA": _result(3.25, 2.125, 1.0625)}, 12, 1.0, 0.5, checks)
     nodes = jnp.tile(jnp.r_[jnp.linspace(-0.75, 1.0, 20), 2.25, 3.5], (2, 1))
     density = SpectralDensity(nodes, jnp.full(nodes.shape, 1 / 22), jnp.zeros(nodes.shape), jnp.int32(44))
     layers = LayerSpectra({name: _result(1.75, 0.875) for name in params}, dict.fromkeys(params, 14), ["<left> out"])

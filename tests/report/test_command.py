@@ -144,9 +144,9 @@ def test_what_is_not_finite_is_refused_before_the_first_product(workplace, capsy
 def test_in_batches_the_one_that_is_not_finite_is_named(workplace, capsys):
     words = ["spectrum", "--problem", "small_problems:no_data", "--k", "2", "--batch-size", "8"]
     assert main(words) == 2
-    told = capsys.readouterr().err
-    assert "the loss of examples 8 and following is nan" in told
-    assert "1 of 32 numbers of data['x']" in told
+    stderr = capsys.readouterr().err
+    assert "the loss of examples 8 and following is nan" in stderr
+    assert "1 of 32 numbers of data['x']" in stderr
 
 
 def test_data_that_the_loss_masks_may_be_anything(run):

@@ -54,17 +54,17 @@ def test_where_there_are_many_layers_the_largest_come_first(monkeypatch):
         values = np.arange(float(k))
         return EigenResult(values, None, values, values < 1, np.int32(0), np.int32(7))
 
-    asked, told = [], []
-    monkeypatch.setattr(layers, "MAX_PRODUCTS", 80)
+    asked, notes = [], []
+    monkeypatch.setattr(layers, "MAX_MATVECS", 80)
     monkeypatch.setattr(layers, "_solve", solved)
     vector = {name: jnp.ones(size) for name, size in {"a": 2, "b": 40, "c": 1, "d": 30}.items()}
     options = {"k": 3, "krylov_dim": 50, "largest": 8.0, "tol": 1e-4}
-    update = lambda completed, note: told.append(note)
+    update = lambda completed, note: notes.append(note)
     found = layers.solve_layers(as_operator(lambda v: v, like=vector), Programs(), update=update, **options)
     assert list(found.results) == ["b", "d"]
     assert found.left_out == ["a", "c"]
     assert asked == [(-10.0, 50, 40), (-10.0, 50, 40)]
-    assert told == ["1 of 2, 7 products", "2 of 2, 14 products"]
+    assert notes == ["1 of 2, 7 matvecs", "2 of 2, 14 matvecs"]
 
 
 def test_a_layer_smaller_than_k_has_as_many_pairs_and_none_from_outside():

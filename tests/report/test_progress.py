@@ -8,10 +8,10 @@ from rich.console import Console
 
 from eigenjax.report.inputs.progress import Progress
 
-NOTE = "11532 products, 10/10 converged, worst 4.7e-05"
+NOTE = "11532 matvecs, 10/10 converged, worst 4.7e-05"
 
 
-def shown(**options):
+def displayed(**options):
     console = Console(file=io.StringIO(), width=80, **options)
     with Progress(console).stage("power LA", 10) as update:
         update(5, "half")
@@ -20,7 +20,7 @@ def shown(**options):
 
 
 def test_the_longest_note_fits_beside_the_bar_of_a_terminal():
-    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(force_terminal=True)).replace("\r", "\n").splitlines()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", displayed(force_terminal=True)).replace("\r", "\n").splitlines()
     last = [line for line in lines if line.strip()][-1]
     assert last.startswith("power LA  ━━")
     assert NOTE in last
@@ -28,7 +28,7 @@ def test_the_longest_note_fits_beside_the_bar_of_a_terminal():
 
 
 def test_elsewhere_one_plain_line_at_the_end():
-    assert re.fullmatch(rf"power LA: {NOTE} \(\d+\.\d s\)\n", shown(force_terminal=False))
+    assert re.fullmatch(rf"power LA: {NOTE} \(\d+\.\d s\)\n", displayed(force_terminal=False))
 
 
 def test_a_stage_that_fails_says_nothing():

@@ -57,12 +57,12 @@ def test_interrupted_and_resumed_it_gives_the_same_bits(matrix, tmp_path, interr
 
 def test_resumed_from_where_it_was(matrix, interrupted, capfd):
     run(matrix, 3, checkpoint_dir=interrupted, **OPTIONS | {"progress": True})
-    first = int(capfd.readouterr().err.splitlines()[0].split(" products")[0].split()[-1])
+    first = int(capfd.readouterr().err.splitlines()[0].split(" matvecs")[0].split()[-1])
     assert first > 14
 
 
 @pytest.mark.slow
-def test_a_stream_is_resumed_too_and_its_data_are_recognised(network, tmp_path, interrupt_after):
+def test_a_stream_is_resumed_too_and_its_data_are_recognized(network, tmp_path, interrupt_after):
     params, data = network
     # The options of test_stream, so that programs are compiled once.
     options = {"krylov_dim": 12, "block_size": 2, "progress": False, "every": 5}
@@ -126,7 +126,7 @@ def test_other_arguments_are_refused_and_named(matrix, interrupted, change, reas
 def test_another_operator_is_refused(matrix, interrupted):
     before = contents(interrupted)
     for other in (matrix * 1.0001, matrix.at[7, 7].add(1e-3)):
-        with pytest.raises(RunError, match="its operator gave another product"):
+        with pytest.raises(RunError, match="its matvec with a fixed vector gave another result"):
             run(other, 3, checkpoint_dir=interrupted, **OPTIONS)
     with pytest.raises(RunError, match="structure"):
         run(matrix[1:, 1:], 3, checkpoint_dir=interrupted, **OPTIONS | {"max_matvecs": 1000})

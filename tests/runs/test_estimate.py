@@ -27,13 +27,13 @@ def network(params, data):
 @pytest.mark.slow
 def test_the_memory_of_a_solve_is_foreseen():
     op = jax.eval_shape(network, SHAPES, DATA)
-    told = estimate(op, 3, krylov_dim=30)
+    estimated = estimate(op, 3, krylov_dim=30)
     solve = jax.jit(lambda op: eigsh(op, 3, krylov_dim=30)).lower(op).compile().memory_analysis()
     truth = solve.argument_size_in_bytes + solve.temp_size_in_bytes + solve.output_size_in_bytes
-    assert told.operator_bytes == solve.argument_size_in_bytes == 4 * (64 * 512 + 512 * 8 + 32 * 64)
-    assert 0.8 < told.total_bytes / truth < 1.25
-    assert told.network_bytes == 0
-    assert told.num_matvecs == (6, 10_000)
+    assert estimated.operator_bytes == solve.argument_size_in_bytes == 4 * (64 * 512 + 512 * 8 + 32 * 64)
+    assert 0.8 < estimated.total_bytes / truth < 1.25
+    assert estimated.network_bytes == 0
+    assert estimated.num_matvecs == (6, 10_000)
 
 
 def test_on_a_mesh_each_device_holds_its_part():

@@ -45,10 +45,10 @@ def work(index, port, folder):
         act = getattr(checkpoint, name)
 
         def maybe(*args):
-            number = attempts[-1] if attempts else len(failing)
+            attempt = attempts[-1] if attempts else len(failing)
             # Fail only once: the cleanup calls the same function.
-            if number < len(failing) and failing[number] == (index, name):
-                failing[number] = None
+            if attempt < len(failing) and failing[attempt] == (index, name):
+                failing[attempt] = None
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return act(*args)
 
@@ -61,8 +61,8 @@ def work(index, port, folder):
         warnings.simplefilter("always")
         op = as_operator(lambda v: diagonal * v, like=diagonal)
         result = run(op, 2, krylov_dim=10, every=4, progress=False, checkpoint_dir=folder)
-        told = [str(one.message) for one in caught if "could not save" in str(one.message)]
-    found = {"told": told, "converged": bool(result.converged.all()), "attempts": len(attempts)}
+        warned = [str(one.message) for one in caught if "could not save" in str(one.message)]
+    found = {"warned": warned, "converged": bool(result.converged.all()), "attempts": len(attempts)}
     sys.stdout.write(json.dumps(found) + "\n")
 
 
@@ -90,9 +90,9 @@ def test_a_write_that_fails_on_one_process_fails_on_all_and_is_tried_again(tmp_p
     assert [worker.returncode for worker in workers] == [0, 0], printed
     found = [json.loads(out.splitlines()[-1]) for out, _ in printed]
     assert [one["converged"] for one in found] == [True, True]
-    assert [len(one["told"]) for one in found] == [1, 1]
-    assert "process 1 could not write" in found[0]["told"][0]
-    assert "No space left" in found[1]["told"][0]
+    assert [len(one["warned"]) for one in found] == [1, 1]
+    assert "process 1 could not write" in found[0]["warned"][0]
+    assert "No space left" in found[1]["warned"][0]
     assert found[0]["attempts"] > 3
     assert 1 <= len(list((tmp_path / "run").glob("step-*"))) <= 2
     assert not list((tmp_path / "run").glob("*.partial"))

@@ -22,20 +22,20 @@ def test_the_same_run():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
         ({"arguments": WHOLE["arguments"] | {"k": 4}}, "k=4, where this call has 5"),
         ({"arguments": {}}, "k=None, where this call has 5"),
         ({"arguments": WHOLE["arguments"] | {"more": 1}}, "another version"),
         ({"structure": "beef"}, "another structure"),
-        ({"sketch": [0.5, -2.0, 3.1]}, "another product"),
-        ({"sketch": [0.5, float("nan"), 3.0]}, "another product"),
-        ({"sketch": [0, -2, 4]}, "another product"),
-        ({"epsilon": 1.2e-7, "sketch": [0.5, -2.0, 3.0 * (1 + 1e-15)]}, "another product"),
+        ({"sketch": [0.5, -2.0, 3.1]}, "another result"),
+        ({"sketch": [0.5, float("nan"), 3.0]}, "another result"),
+        ({"sketch": [0, -2, 4]}, "another result"),
+        ({"epsilon": 1.2e-7, "sketch": [0.5, -2.0, 3.0 * (1 + 1e-15)]}, "another result"),
     ],
 )
-def test_another_run(change, told):
-    assert told in difference(WHOLE | change, WHOLE)
+def test_another_run(change, text):
+    assert text in difference(WHOLE | change, WHOLE)
 
 
 @pytest.mark.parametrize("damaged", [None, 3, "text", [], [WHOLE], {}, *({n: WHOLE[n]} for n in WHOLE)])
@@ -48,8 +48,8 @@ def test_something_else_than_a_record(damaged):
     "value", [None, True, 3, 10**400, "x", [], [1.0], ["a", "b", "c"], [[], {}, None], {"sketch": 1}]
 )
 def test_a_part_of_another_type(name, value):
-    told = difference(WHOLE | {name: value}, WHOLE)
+    text = difference(WHOLE | {name: value}, WHOLE)
     # Another text can be valid for `devices`: a run on other devices.
-    assert isinstance(told, str) or (name, value) == ("devices", "x")
+    assert isinstance(text, str) or (name, value) == ("devices", "x")
     if type(value) is not type(WHOLE[name]):
-        assert f"is damaged ({name} " in told
+        assert f"is damaged ({name} " in text

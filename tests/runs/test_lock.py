@@ -88,24 +88,24 @@ def test_at_the_end_only_ones_own_file_is_unlinked(tmp_path):
 
 
 def test_threads_of_one_process_keep_each_other_out(tmp_path):
-    told, barrier = [], threading.Barrier(8)
+    outcomes, barrier = [], threading.Barrier(8)
 
     def attempt():
         barrier.wait()
         try:
             with lock.locked(tmp_path):
-                told.append("inside")
+                outcomes.append("inside")
                 barrier.wait(1)
         except (RunError, threading.BrokenBarrierError) as error:
-            told.append(str(error))
+            outcomes.append(str(error))
 
     threads = [threading.Thread(target=attempt) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert told.count("inside") == 1
-    assert sum("in use by process" in one for one in told) == 7
+    assert outcomes.count("inside") == 1
+    assert sum("in use by process" in one for one in outcomes) == 7
 
 
 @pytest.mark.parametrize("text", ["", '{"pid": 1, "host": "gone"}', '{"pid": 12', '{"p'])

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from eigenjax import eigsh, hessian, run
 from eigenjax.runs.progress import Moment, describe, time_left
-from eigenjax.runs.solve import Standing
+from eigenjax.runs.solve import SolveProgress
 
 from .conftest import network_loss
 
@@ -33,16 +33,16 @@ def test_the_pairs_are_right(matrix):
 
 
 def test_it_tells_on_standard_error_and_nowhere_else(matrix, capfd):
-    told = run(matrix, 3, krylov_dim=10)
+    shown_result = run(matrix, 3, krylov_dim=10)
     out, err = capfd.readouterr()
     assert out == ""
     last = err.splitlines()[-1]
-    assert re.fullmatch(r"eigenjax: 3/3 pairs, worst residual \S+ \(wanted \S+\), \d+ products, done \(0:\d\d\)", last)
-    assert int(re.search(r"(\d+) products", last)[1]) == int(told.num_matvecs) - 1
+    assert re.fullmatch(r"eigenjax: 3/3 pairs, worst residual \S+ \(wanted \S+\), \d+ matvecs, done \(0:\d\d\)", last)
+    assert int(re.search(r"(\d+) matvecs", last)[1]) == int(shown_result.num_matvecs) - 1
     silent = run(matrix, 3, krylov_dim=10, progress=False)
     assert capfd.readouterr() == ("", "")
     # The frequency of progress reports does not change the result.
-    assert same_bits(told, silent)
+    assert same_bits(shown_result, silent)
 
 
 def test_without_rich_it_tells_in_plain_lines(matrix, monkeypatch, capfd):
@@ -62,8 +62,8 @@ def test_the_time_left():
     assert time_left(steady, 1000) == (5.0, False)
     assert time_left(steady, 12) == (1.0, True)
     assert time_left([*steady, Moment(6.0, 12, 50.0)], 112) == (50.0, True)
-    assert describe(Standing(3, 0, np.inf, 0.0, False), 2, (np.inf, True)) == "0/2 pairs, begun, 3 products"
-    assert "at most 1:01:05 left" in describe(Standing(3, 0, 1.0, 0.1, False), 2, (3665.0, True))
+    assert describe(SolveProgress(3, 0, np.inf, 0.0, False), 2, (np.inf, True)) == "0/2 pairs, begun, 3 matvecs"
+    assert "at most 1:01:05 left" in describe(SolveProgress(3, 0, 1.0, 0.1, False), 2, (3665.0, True))
 
 
 @pytest.mark.parametrize("options", [{}, {"sigma": 0.31}, {"verify": True}, {"which": "BE"}], ids=str)

@@ -123,8 +123,8 @@ ESTIMATES = {
 @pytest.mark.parametrize("case", [*RUN, *(f"stream: {x}" for x in STREAMS), *(f"estimate: {x}" for x in ESTIMATES)])
 def test_the_call_is_answered_in_words(case):
     kind, _, name = case.partition(": ")
-    call, told = {"stream": STREAMS, "estimate": ESTIMATES}[kind][name] if name else RUN[case]
-    with pytest.raises((TypeError, ValueError), match=told):
+    call, message = {"stream": STREAMS, "estimate": ESTIMATES}[kind][name] if name else RUN[case]
+    with pytest.raises((TypeError, ValueError), match=message):
         call()
 
 
@@ -167,9 +167,9 @@ def test_a_stream_says_what_it_is_and_what_it_lacks():
 
 
 def test_an_estimate_of_a_matrix_or_of_its_shape_is_that_of_its_operator():
-    told = estimate(OP, 2)
-    assert told == estimate(MATRIX, 2) == estimate(jax.ShapeDtypeStruct((6, 6), jnp.float32), 2)
-    assert told.operator_bytes == 144
+    estimated = estimate(OP, 2)
+    assert estimated == estimate(MATRIX, 2) == estimate(jax.ShapeDtypeStruct((6, 6), jnp.float32), 2)
+    assert estimated.operator_bytes == 144
 
 
 def test_checkpoints_less_often_than_an_int32_counts(tmp_path):
@@ -198,8 +198,8 @@ def test_files_that_hold_no_array_are_named(kind, tmp_path):
     np.savez(tmp_path / "several.npz", a=np.ones(3), b=np.ones(3))
     np.save(tmp_path / "objects.npy", np.asarray([{}, {}], object), allow_pickle=True)
     np.save(tmp_path / "words.npy", np.asarray(["a", "b"]))
-    make, error, told = FILES[kind]
-    with pytest.raises(error, match=rf"memory_mapped_batches.*{told}"):
+    make, error, message = FILES[kind]
+    with pytest.raises(error, match=rf"memory_mapped_batches.*{message}"):
         memory_mapped_batches(make(tmp_path), 2)
 
 

@@ -44,7 +44,7 @@ def diagonal(values):
     return as_operator(lambda v: values * v, like=values)
 
 
-def known(values, k):
+def exact_pairs(values, k):
     """Return the first k pairs of the diagonal operator."""
     yes = jnp.ones(k, bool)
     return EigenResult(values[:k], jnp.eye(len(values))[:k], jnp.zeros(k), yes, jnp.int32(0), jnp.int32(0))
@@ -126,7 +126,7 @@ def test_a_line_on_a_grid_holds_its_mass(float64):
 
 def test_known_pairs_are_exact_nodes(float64, kolmogorov):
     values = jnp.asarray(np.r_[1000, 500, 300, -50, uniform(396)])
-    pairs = known(values, 4)
+    pairs = exact_pairs(values, 4)
 
     @jax.jit
     def run(pairs):
@@ -149,7 +149,7 @@ def test_known_pairs_are_exact_nodes(float64, kolmogorov):
 @pytest.mark.slow
 def test_all_pairs_known_leave_nothing(float64):
     values = jnp.asarray([3.0, 2.0, 1.0])
-    found = spectral_density(jnp.diag(values), key=jax.random.key(0), deflate=known(values, 3))
+    found = spectral_density(jnp.diag(values), key=jax.random.key(0), deflate=exact_pairs(values, 3))
     assert_allclose(found.cdf(jnp.asarray([0.5, 1.0, 2.5, 3.0])), np.array([0, 1, 2, 3]) / 3, atol=1e-12)
 
 
@@ -234,4 +234,4 @@ def test_bad_input_is_named(options, error, match):
 
 def test_pairs_of_another_operator_are_refused():
     with pytest.raises(ValueError, match="a vector of deflate"):
-        spectral_density(jnp.eye(3), key=jax.random.key(0), deflate=known(jnp.ones(4), 1))
+        spectral_density(jnp.eye(3), key=jax.random.key(0), deflate=exact_pairs(jnp.ones(4), 1))

@@ -109,9 +109,9 @@ def test_the_determinant_beside_known_pairs_is_never_lost(rotated, float64):
     values = np.abs(rng.normal(size=50)) ** 3 + 1e-3
     matrix = jnp.asarray(rotated(values))
     for which in ("SA", "LA"):
-        known = eigsh(matrix, k=5, which=which, tol=1e-11, krylov_dim=50)
+        given = eigsh(matrix, k=5, which=which, tol=1e-11, krylov_dim=50)
         # One probe exhausts the complement of the pairs. The budget is below n, so that no dense solve runs.
-        run = jax.vmap(lambda key, known=known: logdet(matrix, key=key, num_probes=1, krylov_dim=49, deflate=known))
+        run = jax.vmap(lambda key, given=given: logdet(matrix, key=key, num_probes=1, krylov_dim=49, deflate=given))
         found = jax.jit(run)(jax.random.split(jax.random.key(1), 40))
         assert np.isfinite(found.estimate).all()
         assert (found.status == EstimateStatus.ESTIMATED).all()

@@ -79,10 +79,10 @@ def test_the_step_of_optax_is_the_gradient_over_the_diagonal(name, problem):
     updates, state = after_steps(optimizer, params, gradients)
     options = options | ({"params": params} if "params" in options else {})
     diagonal = adam_preconditioner(state, **options)
-    kept = {leaf for leaf in SHAPES if diagonal[leaf] is not None}
+    present = {leaf for leaf in SHAPES if diagonal[leaf] is not None}
     left_out = {"masked": {"bias"}, "masked, adafactor": {"bias"}, "multi": {"deep", "kernel", "tall"}}
-    assert kept == set(SHAPES) - left_out.get(name, set())
-    assert all(diagonal[leaf].shape == SHAPES[leaf] for leaf in kept)
+    assert present == set(SHAPES) - left_out.get(name, set())
+    assert all(diagonal[leaf].shape == SHAPES[leaf] for leaf in present)
     check_direction(diagonal, gradients[-1], updates)
 
 

@@ -250,7 +250,7 @@ def test_what_does_not_fit_is_refused():
         ({"k": 2, "which": "SM"}, ValueError, "SM"),
         ({"k": 2, "every": 0}, ValueError, "every=0"),
         ({"k": 2, "between": "guess"}, ValueError, "between='guess'"),
-        ({"k": 2, "matvecs_per_update": 2}, ValueError, "3 products at least"),
+        ({"k": 2, "matvecs_per_update": 2}, ValueError, "3 matvecs at least"),
         ({"k": 2, "max_k": 4}, ValueError, "needs both"),
         ({"k": 2, "max_k": 2, "threshold": 1.0}, ValueError, "more than k=2"),
         ({"k": 2, "krylov_dim": 2}, ValueError, "krylov_dim=2"),

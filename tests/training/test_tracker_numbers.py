@@ -36,9 +36,9 @@ def truth(matrix, state):
 
 def turned(angle):
     """Return diag(VALUES) with its first two eigenvectors rotated in their plane."""
-    turn = np.eye(6)
-    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    return turn @ np.diag(VALUES) @ turn.T
+    rotation = np.eye(6)
+    rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return rotation @ np.diag(VALUES) @ rotation.T
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_call_is_answered_in_words(case):
-    call, told = CASES[case]
-    with pytest.raises((TypeError, ValueError), match=told):
+    call, message = CASES[case]
+    with pytest.raises((TypeError, ValueError), match=message):
         call()
 
 

@@ -82,8 +82,8 @@ def test_orthonormal_rows_stay_orthonormal(rng):
     # One change of basis costs a few eps of float32.
     basis = orthonormal(rng, N, 20).T.astype(np.float32)
     new, rows = rotated_rows(jnp.asarray(basis), jnp.asarray(orthonormal(rng, 20, 12).astype(np.float32)))
-    kept = np.asarray(new, float)[np.asarray(rows)]
-    assert np.abs(kept @ kept.T - np.eye(12)).max() < 10 * np.finfo(np.float32).eps
+    changed = np.asarray(new, float)[np.asarray(rows)]
+    assert np.abs(changed @ changed.T - np.eye(12)).max() < 10 * np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize(("m", "p"), [(20, 12), (40, 32), (30, 9)])

@@ -46,7 +46,7 @@ def test_complex_coefficients_are_conjugated_once(rng):
 
 
 @pytest.mark.parametrize("length", [1e-30, 1e-3, 1e30])
-def test_a_vector_of_any_length_is_normalised(length):
+def test_a_vector_of_any_length_is_normalized(length):
     vector = jnp.asarray([0.6 * length, 0.8 * length], jnp.float32)
     np.testing.assert_allclose(normalize(vector, jnp.float32(length)), [0.6, 0.8], rtol=1e-5)
 

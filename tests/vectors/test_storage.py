@@ -12,8 +12,8 @@ M = 6  # not a multiple of the number of rows read at once
 KINDS = [Storage("bfloat16"), Storage("float16"), Storage(None, on_host=True), Storage("bfloat16", on_host=True)]
 
 
-def filled(rows, kept):
-    basis = storage.zero_basis(tree.row(rows, 0), M, kept)
+def filled_basis(rows, stored_as):
+    basis = storage.zero_basis(tree.row(rows, 0), M, stored_as)
     for i in range(M):
         basis = storage.set_row(basis, i, tree.row(rows, i))
     return basis
@@ -25,15 +25,15 @@ def rows(rng):
     return {"kernel": normal(3, 5), "bias": normal()}
 
 
-@pytest.mark.parametrize("kept", KINDS, ids=str)
-def test_products_with_the_rows_are_those_of_the_rounded_rows(rows, kept, rng):
-    basis = filled(rows, kept)
+@pytest.mark.parametrize("stored_as", KINDS, ids=str)
+def test_products_with_the_rows_are_those_of_the_rounded_rows(rows, stored_as, rng):
+    basis = filled_basis(rows, stored_as)
     flat = lambda x: np.concatenate([np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)], 1)
     rounded = jax.vmap(lambda x: storage.rounded(basis, x))(rows)
     read = jax.tree.map(lambda *x: jnp.stack(x), *[storage.row(basis, i) for i in range(M)])
     np.testing.assert_array_equal(flat(read), flat(rounded))
-    np.testing.assert_allclose(flat(read), flat(rows), rtol=kept.unit / 2, atol=0)
-    assert (flat(read) != flat(rows)).any() == bool(kept.dtype)
+    np.testing.assert_allclose(flat(read), flat(rows), rtol=stored_as.unit / 2, atol=0)
+    assert (flat(read) != flat(rows)).any() == bool(stored_as.dtype)
 
     x, weights = tree.row(rows, 2), jnp.asarray(rng.standard_normal((M, 2)), jnp.float32)
     expected = flat(read) @ flat(jax.tree.map(lambda leaf: leaf[None], x))[0]

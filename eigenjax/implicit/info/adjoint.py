@@ -35,7 +35,9 @@ def _adjoint_info(
     whole = jax.vmap(tree.norm)(vectors_bar)
     if pairs.eigenvalues.shape[0] == op.size:  # there is no complement
         nothing, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
-        return solve_info(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=1, gauge=gauge)
+        return solve_info(
+            nothing, whole=whole, targets=nothing, reach=nothing, steps=none, matvecs_per_step=1, gauge=gauge
+        )
     found = complement.iterate(
         pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.OUTERMOST
     )
@@ -54,9 +56,9 @@ def _adjoint_info(
         jax.vmap(tree.norm)(project_out(pairs.vectors, misses)),
         whole=whole,
         targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),
-        reach=complement.scale_of(pairs) * norms,
+        reach=complement.norm_estimate_of(pairs) * norms,
         steps=found.num_matvecs,
-        products=1,
+        matvecs_per_step=1,
         gauge=gauge,
     )
 

@@ -33,14 +33,14 @@ def information(
         values_bar = jnp.conj(jnp.asarray(cotangent.eigenvalues)).astype(values_bar.dtype)
     vectors_bar = jax.vmap(before_normalization)(solved.vectors, vectors_cotangent(result, cotangent))
     rhs = adjoint_rhs(solved, vectors_bar, values_bar)
-    found, told = solve_bordered(max_iter, solved, rhs, transposed=False)
-    known = system_of(solved)
+    found, info = solve_bordered(max_iter, solved, rhs, transposed=False)
+    system = system_of(solved)
     return solve_info(
-        bordered.residuals(known, rhs, found),
-        whole=told.whole,
-        targets=told.target,
-        reach=known.scale * jax.vmap(tree.norm)(found.vectors),
-        steps=told.num_matvecs,
-        products=2 if is_real(op.structure) else 1,
-        gauge=jnp.max(told.left_out),
+        bordered.residuals(system, rhs, found),
+        whole=info.whole,
+        targets=info.target,
+        reach=system.scale * jax.vmap(tree.norm)(found.vectors),
+        steps=info.num_matvecs,
+        matvecs_per_step=2 if is_real(op.structure) else 1,
+        gauge=jnp.max(info.left_out),
     )

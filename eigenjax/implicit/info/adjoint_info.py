@@ -42,7 +42,7 @@ def solve_info(
     targets: jax.Array,
     reach: jax.Array,
     steps: jax.Array,
-    products: int,
+    matvecs_per_step: int,
     gauge: jax.Array,
 ) -> AdjointInfo:
     """Build the convergence information of k systems.
@@ -53,7 +53,7 @@ def solve_info(
         targets: (k,) targets of the residuals, in the units of `misses` and `whole`.
         reach: (k,) norm of the operator times that of the solution.
         steps: (k,) number of steps of each system.
-        products: number of matvecs per step.
+        matvecs_per_step: number of matvecs per step.
         gauge: () the dropped part of the cotangent.
     """
     attainable = _ATTAINABLE_ROUNDING * jnp.finfo(whole.dtype).eps * (whole + reach)
@@ -63,7 +63,7 @@ def solve_info(
         converged=misses <= jnp.maximum(targets, attainable),
         residuals=relative(misses),
         targets=relative(targets),
-        num_matvecs=jnp.sum(products * steps, dtype=jnp.int32),
+        num_matvecs=jnp.sum(matvecs_per_step * steps, dtype=jnp.int32),
         num_steps=jnp.max(steps),
         gauge=gauge,
     )

@@ -39,7 +39,9 @@ def information(
     if result.values.shape[0] == max(op.shape):  # there is no complement
         nothing = jnp.zeros_like(whole)
         none = jnp.zeros(whole.shape, jnp.int32)
-        return solve_info(nothing, whole=whole, targets=nothing, reach=nothing, steps=none, products=2, gauge=gauge)
+        return solve_info(
+            nothing, whole=whole, targets=nothing, reach=nothing, steps=none, matvecs_per_step=2, gauge=gauge
+        )
     bars = jax.vmap(tree.scale)(positive(solved), bars)
     found = dilation.iterate(solved, bars, max_iter)
     misses = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
@@ -49,7 +51,7 @@ def information(
         targets=found.targets,
         reach=triplet_norm_estimate(solved) * jax.vmap(tree.norm)(found.vectors),
         steps=found.num_steps,
-        products=2,
+        matvecs_per_step=2,
         gauge=gauge,
     )
 
@@ -59,7 +61,9 @@ def _dropped(solved: SolvedTriplets, bars: Any) -> jax.Array:
     pairs = zip((solved.left, solved.right), bars, strict=True)
     left, right = (antihermitian(tree.gram(vectors, bar)) for vectors, bar in pairs)
     between, across = reciprocal_gaps(solved, left.dtype)
-    turns = jnp.where(between == 0, jnp.abs(left + right), 0)
+    within_clusters = jnp.where(between == 0, jnp.abs(left + right), 0)
     apart = jnp.where(across == 0, jnp.abs(left - right), 0)
     outside = jax.vmap(tree.norm)(dilation.outside(solved, bars))
-    return jnp.max(jnp.array([jnp.max(turns), jnp.max(apart), jnp.max(jnp.where(positive(solved) > 0, 0, outside))]))
+    return jnp.max(
+        jnp.array([jnp.max(within_clusters), jnp.max(apart), jnp.max(jnp.where(positive(solved) > 0, 0, outside))])
+    )

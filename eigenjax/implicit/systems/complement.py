@@ -20,10 +20,10 @@ eigenvalues, and
 
     e  =  (sum_i min(1, r_i / g_i)^2 ||z_i||^2)^1/2
 
-is the error of sum_i z_i x_i^H that the pairs alone cause. System i is solved to ||rest_i|| <= g_i e / k^1/2, which
+is the error of sum_i z_i x_i^H that the pairs alone cause. System i is solved to ||residual_i|| <= g_i e / k^1/2, which
 adds at most e. The same bound on the least residual in the Krylov space suffices (`conjugate_gradients`; it saves a
 seventh of the matvecs on a 2-D Laplacian). The first of many pairs at the end of a spectrum has a much larger gap than
-the last, and takes fewer matvecs. Without a known gap the bound is ||rest_i|| <= r_i ||z_i|| / k^1/2, which is no
+the last, and takes fewer matvecs. Without a known gap the bound is ||residual_i|| <= r_i ||z_i|| / k^1/2, which is no
 looser.
 """
 
@@ -71,7 +71,7 @@ def solve_complement(
     inside: jax.Array,
     rhs: PyTree,
     *,
-    known: RecycledPairs | None,
+    recycled: RecycledPairs | None,
     adjoint_tol: Any,
     max_iter: int | None,
     definite: bool,
@@ -86,25 +86,25 @@ def solve_complement(
         pairs: all n pairs, which leave no complement, or fewer.
         inside: (k, k) coefficients of the part within the span of X.
         rhs: k vectors b_i.
-        known: recycled Ritz pairs of the forward solve, to be deflated.
+        recycled: recycled Ritz pairs of the forward solve, to be deflated.
         adjoint_tol: residual relative to P b_i; None uses the bound of the module docstring.
         max_iter: maximal number of matvecs for one pair; None is min(10 n, 10,000).
         definite: the pairs are outermost, so that conjugate gradients apply.
     """
-    vectors, scale = pairs.vectors, scale_of(pairs)
+    vectors, norm_estimate = pairs.vectors, norm_estimate_of(pairs)
     if pairs.eigenvalues.shape[0] == pairs.op.size:
         return tree.combine(inside, vectors)
 
     def system(z):
         images = project_out(vectors, _shifted(pairs, project_out(vectors, z)))
         inside = tree.combine(tree.gram(vectors, z), vectors)
-        turned = tree.combine(cluster_coupling(pairs), z)
-        return jax.tree.map(lambda x, y, t: x + scale.astype(x.dtype) * y + t, images, inside, turned)
+        coupled = tree.combine(cluster_coupling(pairs), z)
+        return jax.tree.map(lambda x, y, t: x + norm_estimate.astype(x.dtype) * y + t, images, inside, coupled)
 
     def solve(_, rhs):
-        found = iterate(pairs, rhs, known=known, adjoint_tol=adjoint_tol, max_iter=max_iter, definite=definite)
+        found = iterate(pairs, rhs, recycled=recycled, adjoint_tol=adjoint_tol, max_iter=max_iter, definite=definite)
         given = tree.gram(vectors, rhs)
-        return _with_inside(vectors, found.solution, given / scale.astype(given.dtype))
+        return _with_inside(vectors, found.solution, given / norm_estimate.astype(given.dtype))
 
     # The transpose of a Hermitian map is its conjugate.
     conjugate = functools.partial(jax.tree.map, jnp.conj)
@@ -124,7 +124,7 @@ def iterate(
     pairs: Pairs,
     rhs: PyTree,
     *,
-    known: RecycledPairs | None = None,
+    recycled: RecycledPairs | None = None,
     adjoint_tol: Any,
     max_iter: int | None,
     definite: bool = False,
@@ -136,7 +136,7 @@ def iterate(
     # A given tolerance bounds residuals; the default bounds errors, times the gap.
     by_error = adjoint_tol is None and pairs.gaps is not None
     stop_at = targets(pairs, tree.norms(rhs), floors, adjoint_tol)
-    part = None if known is None else deflation.deflate(pairs, known)
+    part = None if recycled is None else deflation.deflate(pairs, recycled)
     size = _side_by_side(pairs, definite)
 
     options = {"max_iter": max_iter, "definite": definite, "by_error": by_error}
@@ -190,11 +190,11 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
     """Return a function from the (k,) norms of the solutions to the residuals to stop at."""
     numbers = (pairs.eigenvalues, pairs.residuals, pairs.gaps, sizes_of(pairs), lengths, floors, adjoint_tol)
     eigenvalues, residuals, gaps, sizes, lengths, floors, adjoint_tol = jax.lax.stop_gradient(numbers)
-    scale = jnp.max(jnp.abs(eigenvalues))
+    norm_estimate = jnp.max(jnp.abs(eigenvalues))
     if adjoint_tol is not None:
         asked = jnp.asarray(adjoint_tol).astype(lengths.dtype) * lengths
         return lambda _: jnp.maximum(asked, floors)
-    unit = _ATTAINABLE * jnp.finfo(scale.dtype).eps * sizes
+    unit = _ATTAINABLE * jnp.finfo(norm_estimate.dtype).eps * sizes
     of_each = _SHARE / lengths.shape[0] ** 0.5
 
     def from_solutions(norms):
@@ -202,9 +202,9 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
             allowed = of_each * residuals * norms
         else:
             # No gap within A exceeds 2 ||A||, and one below the residuals is not certain.
-            known = jnp.clip(gaps, jnp.max(residuals), 2 * scale)
-            share = jnp.minimum(1, safe_divide(residuals, known))
-            allowed = of_each * known * tree.norm(share * norms)
+            bounded_gaps = jnp.clip(gaps, jnp.max(residuals), 2 * norm_estimate)
+            share = jnp.minimum(1, safe_divide(residuals, bounded_gaps))
+            allowed = of_each * bounded_gaps * tree.norm(share * norms)
         return jnp.maximum(jnp.maximum(allowed, unit * norms), floors)
 
     return from_solutions
@@ -218,14 +218,14 @@ def asked(
     return targets(pairs, lengths, floors, adjoint_tol)(tree.norms(solutions)) * longer
 
 
-def scale_of(pairs: Pairs) -> jax.Array:
+def norm_estimate_of(pairs: Pairs) -> jax.Array:
     """Compute () the norm estimate s: the largest |lambda|, or one if that is zero."""
     return positive_or_one(jax.lax.stop_gradient(jnp.max(jnp.abs(pairs.eigenvalues))))
 
 
 def sizes_of(pairs: Pairs) -> jax.Array:
     """Compute (k,) the norms that the rounding of the matvecs is relative to."""
-    sizes = scale_of(pairs) if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
+    sizes = norm_estimate_of(pairs) if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
     return jnp.broadcast_to(sizes, pairs.eigenvalues.shape)
 
 
@@ -238,5 +238,5 @@ def negligible(rhs: PyTree) -> jax.Array:
 def _shifted(pairs: Pairs, z: PyTree) -> PyTree:
     """Compute (lambda_i - A) z_i."""
     images = jax.vmap(functools.partial(matvec, pairs.op))(z)
-    rest = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
-    return jax.vmap(rest)(pairs.eigenvalues, z, images)
+    residual = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
+    return jax.vmap(residual)(pairs.eigenvalues, z, images)

@@ -46,89 +46,89 @@ class Deflation(NamedTuple):
     used: jax.Array  # (k, q) bool, this vector is deflated from this system
 
 
-def deflate(pairs: Pairs, known: RecycledPairs) -> Deflation:
+def deflate(pairs: Pairs, recycled: RecycledPairs) -> Deflation:
     """Select the recycled Ritz vectors that can be deflated from each of the k systems.
 
     A theta that cannot be distinguished from lambda_i is not deflated from system i: this system is numerically
     singular there, which the linear solver handles. For the other systems, the same theta is the nearest of all, whose
     deflation helps most.
     """
-    known, eigenvalues, residuals = jax.lax.stop_gradient((known, pairs.eigenvalues, pairs.residuals))
-    scale = jnp.max(jnp.abs(eigenvalues))
-    sizes = scale if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
-    gaps = eigenvalues[:, None] - known.values[None, :]
-    width = residuals + CLUSTER_ROUNDING * jnp.finfo(scale.dtype).eps * sizes
-    growth = jnp.sum(jnp.square(jnp.abs(known.coupling)), axis=0)
-    stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth[None, :] <= _GROWTH * scale * jnp.abs(gaps))
-    there = jnp.any(known.coefficients != 0, axis=0)
-    usable = stands_apart & there[None, :]
+    recycled, eigenvalues, residuals = jax.lax.stop_gradient((recycled, pairs.eigenvalues, pairs.residuals))
+    norm_estimate = jnp.max(jnp.abs(eigenvalues))
+    sizes = norm_estimate if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
+    gaps = eigenvalues[:, None] - recycled.values[None, :]
+    width = residuals + CLUSTER_ROUNDING * jnp.finfo(norm_estimate.dtype).eps * sizes
+    growth = jnp.sum(jnp.square(jnp.abs(recycled.coupling)), axis=0)
+    stands_apart = (jnp.abs(gaps) > width[:, None]) & (growth[None, :] <= _GROWTH * norm_estimate * jnp.abs(gaps))
+    valid = jnp.any(recycled.coefficients != 0, axis=0)
+    usable = stands_apart & valid[None, :]
     return Deflation(
-        known.basis,
-        known.coefficients,
-        known.residual_block,
-        jnp.where(there, known.coupling, 0),
-        safe_divide(1, gaps, where=usable, otherwise=0).astype(known.coupling.dtype),
+        recycled.basis,
+        recycled.coefficients,
+        recycled.residual_block,
+        jnp.where(valid, recycled.coupling, 0),
+        safe_divide(1, gaps, where=usable, otherwise=0).astype(recycled.coupling.dtype),
         usable,
     )
 
 
-def inside(known: Deflation, block: PyTree) -> jax.Array:
+def inside(deflated: Deflation, block: PyTree) -> jax.Array:
     """Compute <U, z_i>, (k, q)."""
-    return _times(jnp.conj(known.coefficients).T, tree.gram(known.basis, block)).T
+    return _times(jnp.conj(deflated.coefficients).T, tree.gram(deflated.basis, block)).T
 
 
-def without(known: Deflation, block: PyTree) -> PyTree:
+def without(deflated: Deflation, block: PyTree) -> PyTree:
     """Compute z_i - U U^H z_i."""
 
-    def outside(few):
-        used, part = few
-        numbers = jnp.where(used, inside(known, part), 0)
-        return used, jax.tree.map(jnp.subtract, part, _along_basis(known, numbers))
+    def outside(group):
+        used, part = group
+        numbers = jnp.where(used, inside(deflated, part), 0)
+        return used, jax.tree.map(jnp.subtract, part, _along_basis(deflated, numbers))
 
-    return in_groups(outside, (known.used, block))[1]
+    return in_groups(outside, (deflated.used, block))[1]
 
 
-def subtract_schur_term(known: Deflation, images: PyTree, block: PyTree) -> PyTree:
+def subtract_schur_term(deflated: Deflation, images: PyTree, block: PyTree) -> PyTree:
     """Subtract D S E_i^-1 S^H <D, y_i> from the given vectors."""
-    return _add_along_directions(known, images, -known.inverses * coupled(known, block))
+    return _add_along_directions(deflated, images, -deflated.inverses * coupled(deflated, block))
 
 
-def reduced(known: Deflation, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
+def reduced(deflated: Deflation, rhs: PyTree, inside_rhs: jax.Array) -> PyTree:
     """Compute b_i - U <U, b_i> + D S E_i^-1 <U, b_i> for b_i orthogonal to X."""
-    return _add_along_directions(known, without(known, rhs), known.inverses * inside_rhs)
+    return _add_along_directions(deflated, without(deflated, rhs), deflated.inverses * inside_rhs)
 
 
-def components(known: Deflation, inside_rhs: jax.Array, block: PyTree) -> jax.Array:
+def components(deflated: Deflation, inside_rhs: jax.Array, block: PyTree) -> jax.Array:
     """Compute c_i = E_i^-1 (<U, b_i> + S^H <D, y_i>), (k, q)."""
-    return masked(known, known.inverses * (inside_rhs + coupled(known, block)))
+    return masked(deflated, deflated.inverses * (inside_rhs + coupled(deflated, block)))
 
 
-def completed(known: Deflation, components: jax.Array, block: PyTree) -> PyTree:
+def completed(deflated: Deflation, components: jax.Array, block: PyTree) -> PyTree:
     """Compute z_i = y_i + U c_i."""
-    return jax.tree.map(jnp.add, block, _along_basis(known, components))
+    return jax.tree.map(jnp.add, block, _along_basis(deflated, components))
 
 
-def masked(known: Deflation, numbers: jax.Array) -> jax.Array:
+def masked(deflated: Deflation, numbers: jax.Array) -> jax.Array:
     """Set (k, q) numbers to zero for vectors that are not deflated."""
-    return jnp.where(known.used, numbers, 0)
+    return jnp.where(deflated.used, numbers, 0)
 
 
 # A TPU's default precision would leave a thousandth of the component to be removed.
 _times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _along_basis(known: Deflation, numbers: jax.Array) -> PyTree:
-    return tree.combine(_times(known.coefficients, numbers.T), known.basis)
+def _along_basis(deflated: Deflation, numbers: jax.Array) -> PyTree:
+    return tree.combine(_times(deflated.coefficients, numbers.T), deflated.basis)
 
 
-def _add_along_directions(known: Deflation, block: PyTree, numbers: jax.Array) -> PyTree:
+def _add_along_directions(deflated: Deflation, block: PyTree, numbers: jax.Array) -> PyTree:
     # One by one, as they are few: a matrix product would be stored besides the block.
     add = jax.vmap(tree.add_scaled, in_axes=(0, 0, None))
-    for i, factors in enumerate(_times(known.coupling, masked(known, numbers).T)):
-        block = add(block, factors, tree.row(known.residual_block, i))
+    for i, factors in enumerate(_times(deflated.coupling, masked(deflated, numbers).T)):
+        block = add(block, factors, tree.row(deflated.residual_block, i))
     return block
 
 
-def coupled(known: Deflation, block: PyTree) -> jax.Array:
+def coupled(deflated: Deflation, block: PyTree) -> jax.Array:
     """Compute S^H <D, y_i>, (k, q)."""
-    return _times(jnp.conj(known.coupling).T, tree.gram(known.residual_block, block)).T
+    return _times(jnp.conj(deflated.coupling).T, tree.gram(deflated.residual_block, block)).T

@@ -61,13 +61,13 @@ def solve_dilation(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -
     the same solution, is symmetric and nonsingular, and holds to first order when A, U and V vary. A derivative of z_i
     may leave the range of P, which the singular system would exclude.
     """
-    scale, inside = triplet_norm_estimate(solved), functools.partial(_inside, solved)
+    norm_estimate, inside = triplet_norm_estimate(solved), functools.partial(_inside, solved)
 
     def apply(z):
-        return jax.tree.map(lambda x, y: x + scale.astype(x.dtype) * y, shifted(solved, z), inside(z))
+        return jax.tree.map(lambda x, y: x + norm_estimate.astype(x.dtype) * y, shifted(solved, z), inside(z))
 
     def solve(_, rhs):
-        along = jax.vmap(functools.partial(tree.scale, 1 / scale))(inside(rhs))
+        along = jax.vmap(functools.partial(tree.scale, 1 / norm_estimate))(inside(rhs))
         return jax.tree.map(jnp.add, iterate(solved, rhs, max_iter).vectors, along)
 
     # The transpose of a Hermitian map is its conjugate.
@@ -90,8 +90,8 @@ def shifted(solved: SolvedTriplets, z: PyTree) -> PyTree:
     """Compute P (s_i - H) P z_i."""
     z = outside(solved, z)
     images = jax.vmap(functools.partial(symmetric_matvec, Dilation(solved.op)))(z)
-    rest = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
-    return outside(solved, jax.vmap(rest)(solved.values, z, images))
+    residual = lambda value, z, image: tree.add_scaled(tree.scale(value, z), -1.0, image)
+    return outside(solved, jax.vmap(residual)(solved.values, z, images))
 
 
 def iterate(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> TripletSolution:
@@ -102,7 +102,7 @@ def iterate(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> Tripl
     left, right = other_way((solved.left, solved.right))
     f, g = other_way(outside(solved, bars))
     reduced = _Reduced(op, left, triplet_norm_estimate(solved))
-    values, floors = solved.values / reduced.scale, _floors(bars)
+    values, floors = solved.values / reduced.norm_estimate, _floors(bars)
     if op.shape[1] == values.shape[0]:  # the span is all of the smaller side
         y, none = jax.tree.map(jnp.zeros_like, g), jnp.zeros_like(values)
         residuals, targets, steps = none, none, jnp.zeros(values.shape, jnp.int32)
@@ -110,9 +110,9 @@ def iterate(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -> Tripl
         y, residuals, targets, steps = _of_smaller_side(solved, reduced, right, f, g, floors, max_iter)
     inverses = safe_divide(positive(solved), solved.values)
     x = jax.vmap(tree.scale)(inverses, jax.tree.map(jnp.add, f, jax.vmap(reduced.forward)(y)))
-    y = jax.vmap(functools.partial(tree.scale, 1 / reduced.scale))(y)
-    work = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
-    return TripletSolution(other_way((x, y)), residuals, targets, jnp.where(work, steps + 1, 0))
+    y = jax.vmap(functools.partial(tree.scale, 1 / reduced.norm_estimate))(y)
+    nonzero = jnp.hypot(tree.norms(f), tree.norms(g)) > floors
+    return TripletSolution(other_way((x, y)), residuals, targets, jnp.where(nonzero, steps + 1, 0))
 
 
 def _of_smaller_side(
@@ -125,46 +125,47 @@ def _of_smaller_side(
     max_iter: int | None,
 ) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
     """Compute `y` times the scale, with residuals and targets of the whole systems, and steps."""
-    values = solved.values / reduced.scale
+    values = solved.values / reduced.norm_estimate
     rhs = jax.tree.map(jnp.add, jax.vmap(tree.scale)(values, g), jax.vmap(reduced.backward)(f))
     rhs = project_out(right, rhs)
     lengths = tree.norms(rhs)
-    there = (lengths > values * floors) & (positive(solved) > 0)
-    rhs = jax.vmap(tree.scale)(there.astype(values.dtype), rhs)
-    pairs, known = _pairs(solved, reduced, right), _squared(solved.known, reduced.scale)
-    of_reduced = safe_divide(values * jnp.hypot(tree.norms(f), tree.norms(g)), lengths, where=there, otherwise=0)
+    nonzero = (lengths > values * floors) & (positive(solved) > 0)
+    rhs = jax.vmap(tree.scale)(nonzero.astype(values.dtype), rhs)
+    pairs, recycled = _pairs(solved, reduced, right), _squared(solved.recycled, reduced.norm_estimate)
+    of_reduced = safe_divide(values * jnp.hypot(tree.norms(f), tree.norms(g)), lengths, where=nonzero, otherwise=0)
     tol = None if solved.adjoint_tol is None else solved.adjoint_tol * of_reduced
-    found = complement.iterate(pairs, rhs, known=known, adjoint_tol=tol, max_iter=max_iter, definite=True)
+    found = complement.iterate(pairs, rhs, recycled=recycled, adjoint_tol=tol, max_iter=max_iter, definite=True)
     y = project_out(right, found.solution)
-    asked = complement.asked(found, pairs, y, jnp.where(there, lengths, 0), jnp.zeros_like(lengths), tol)
-    of_whole = safe_divide(1, values, where=there, otherwise=0)
+    asked = complement.asked(found, pairs, y, jnp.where(nonzero, lengths, 0), jnp.zeros_like(lengths), tol)
+    of_whole = safe_divide(1, values, where=nonzero, otherwise=0)
     return y, found.residual * of_whole, asked * of_whole, found.num_matvecs
 
 
 def _pairs(solved: SolvedTriplets, reduced: "_Reduced", right: PyTree) -> Pairs:
     """Build the eigenpairs of A^H A over the square of the scale."""
-    values, residuals = solved.values / reduced.scale, solved.residuals / reduced.scale
+    values, residuals = solved.values / reduced.norm_estimate, solved.residuals / reduced.norm_estimate
     gaps, nearest = None, jnp.zeros_like(values[0])
-    if solved.known is not None:
-        there = jnp.any(solved.known.coefficients != 0, axis=0)
-        nearest = jnp.max(jnp.where(there, solved.known.values, 0), initial=0) / reduced.scale
-        known = jnp.any(there) & (nearest < values[-1])
-        gap = jnp.where(known, (values[-1] - nearest) * (values[-1] + nearest), 0)
+    if solved.recycled is not None:
+        valid = jnp.any(solved.recycled.coefficients != 0, axis=0)
+        nearest = jnp.max(jnp.where(valid, solved.recycled.values, 0), initial=0) / reduced.norm_estimate
+        separated = jnp.any(valid) & (nearest < values[-1])
+        gap = jnp.where(separated, (values[-1] - nearest) * (values[-1] + nearest), 0)
         gaps = own_gaps(jnp.square(values), gap, "LA")
     # Over the gap of the squares this is r_i / (s_i - s), the error of a triplet.
     residuals = residuals * (values + nearest)
     return Pairs(reduced, jnp.square(values), right, residuals, gaps, sizes=values * jnp.max(values))
 
 
-def _squared(known: RecycledPairs | None, scale: jax.Array) -> RecycledPairs | None:
+def _squared(recycled: RecycledPairs | None, norm_estimate: jax.Array) -> RecycledPairs | None:
     """Convert recycled triplets of A to recycled Ritz pairs of A^H A over the square of the scale."""
-    if known is None:
+    if recycled is None:
         return None
-    known = jax.lax.stop_gradient(known)
-    values = known.values / scale
+    recycled = jax.lax.stop_gradient(recycled)
+    values = recycled.values / norm_estimate
     # Not the values over the scale again: the compiler merges two divisions into one by a square that underflows.
-    coupling = known.coupling / scale.astype(known.coupling.dtype) * values.astype(known.coupling.dtype)[None, :]
-    return known._replace(values=jnp.square(values), coupling=coupling)
+    coupling, dtype = recycled.coupling, recycled.coupling.dtype
+    coupling = coupling / norm_estimate.astype(dtype) * values.astype(dtype)[None, :]
+    return recycled._replace(values=jnp.square(values), coupling=coupling)
 
 
 @jax.tree_util.register_dataclass
@@ -174,7 +175,7 @@ class _Reduced(LinearOperator):
 
     map: RectangularOperator  # A
     left: Any  # U
-    scale: jax.Array  # () the largest singular value
+    norm_estimate: jax.Array  # () the largest singular value
 
     @property
     def structure(self) -> PyTree:
@@ -186,12 +187,12 @@ class _Reduced(LinearOperator):
 
     def forward(self, vector: PyTree) -> PyTree:
         """Compute P_U A v over the scale."""
-        image = tree.scale(1 / self.scale, matvec(self.map, vector))
+        image = tree.scale(1 / self.norm_estimate, matvec(self.map, vector))
         return project_out_of_vector(self.left, image)
 
     def backward(self, vector: PyTree) -> PyTree:
         """Compute A^H u over the scale."""
-        return tree.scale(1 / self.scale, adjoint_matvec(self.map, vector))
+        return tree.scale(1 / self.norm_estimate, adjoint_matvec(self.map, vector))
 
 
 def _inside(solved: SolvedTriplets, z: PyTree) -> PyTree:

@@ -26,8 +26,8 @@ def in_groups(projection: Callable[[PyTree], PyTree], block: PyTree) -> PyTree:
     firsts = jnp.minimum(jnp.arange(0, k, _GROUP, dtype=jnp.int32), k - _GROUP)
 
     def project(done, first):
-        few = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, _GROUP), done)
-        return tree.set_rows(done, first, projection(few)), None
+        group = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, _GROUP), done)
+        return tree.set_rows(done, first, projection(group)), None
 
     return jax.lax.scan(project, block, firsts)[0]
 
@@ -73,7 +73,7 @@ def in_turn(
         norms = jax.lax.dynamic_update_slice_in_dim(norms, tree.norms(solution), first, 0)
         return (tree.set_rows(block, first, solution), norms), found._replace(solution=None)
 
-    (solutions, _), told = jax.lax.scan(one_group, (rhs, jnp.zeros_like(tree.norms(rhs))), lasts)
+    (solutions, _), info = jax.lax.scan(one_group, (rhs, jnp.zeros_like(tree.norms(rhs))), lasts)
     # Systems that the last group solved with a zero right-hand side have zeros here: take the others.
     in_order = lambda x: jnp.concatenate([x[-1, : k % size or size], x[:-1][::-1].reshape(-1)])
-    return LinearSolution(solutions, *(in_order(x) for x in (told.residual, told.tested, told.num_matvecs)))
+    return LinearSolution(solutions, *(in_order(x) for x in (info.residual, info.tested, info.num_matvecs)))

@@ -30,20 +30,20 @@ from eigenjax.vectors.tree import PyTree
 _FIRST_STEPS = 3
 # A right-hand side of fewer eigenvectors is reduced to this fraction by then; that of other losses, even with a dozen
 # outliers in the spectrum, is not.
-_GONE = 1e-4
+_REDUCED = 1e-4
 
 
 class _Parts(NamedTuple):
     """Deflation of stage 2: z = x + U c."""
 
-    known: Deflation  # the deflation, with the vectors used
+    deflated: Deflation  # the deflation, with the vectors used
     inside: jax.Array  # (k, q) <U, r> - S^H <D, x'> at the start of the stage
     before: jax.Array  # (k, q) u at the start of the stage
 
 
 def solve(
     system: Callable[[PyTree], PyTree],
-    known: Deflation,
+    deflated: Deflation,
     rhs: PyTree,
     *,
     targets: Callable[[jax.Array], jax.Array],
@@ -55,33 +55,33 @@ def solve(
 
     Args:
         system: k vectors z_i -> (lambda_i - A) z_i, projected.
-        known: the deflation U.
+        deflated: the deflation U.
         rhs: b_i.
         targets: the (k,) norms of the solutions -> the residuals to stop at.
         max_iter: maximal number of matvecs for one system.
         operator_norm: (k,) lower bound of ||A|| if all systems are definite; None if not.
         by_error: targets bound the errors of the solutions, each times the eigenvalue nearest to zero; static.
     """
-    nothing = jnp.zeros_like(known.inverses)
+    nothing = jnp.zeros_like(deflated.inverses)
 
-    def one_round(carry, round_number):
+    def one_stage(carry, stage):
         state, parts = carry
         unfinished = (method.tested(state) > targets(tree.norms(state.solution))) & ~state.ended
-        wanted = (round_number > 0) & unfinished & (state.residual > _GONE * start.residual)
-        state, parts = _turned(state, known._replace(used=known.used & wanted[:, None]))
+        wanted = (stage > 0) & unfinished & (state.residual > _REDUCED * start.residual)
+        state, parts = _project_state(state, deflated._replace(used=deflated.used & wanted[:, None]))
 
         def apply(y):
-            return deflation.subtract_schur_term(parts.known, deflation.without(parts.known, system(y)), y)
+            return deflation.subtract_schur_term(parts.deflated, deflation.without(parts.deflated, system(y)), y)
 
-        limit = jnp.where(round_number > 0, max_iter, min(_FIRST_STEPS, max_iter)).astype(jnp.int32)
+        limit = jnp.where(stage > 0, max_iter, min(_FIRST_STEPS, max_iter)).astype(jnp.int32)
         stop = lambda x: targets(jnp.hypot(tree.norms(x), jax.vmap(tree.norm)(_components(parts, x))))
         return (method.advance(apply, state, targets=stop, max_iter=limit), parts), None
 
     method = _method(operator_norm, by_error)
     start = method.init(rhs)
-    first = (start, _Parts(known, nothing, nothing))
-    (end, parts), _ = jax.lax.scan(one_round, first, jnp.arange(2, dtype=jnp.int32))
-    solution = deflation.completed(known, _components(parts, end.solution), end.solution)
+    first = (start, _Parts(deflated, nothing, nothing))
+    (end, parts), _ = jax.lax.scan(one_stage, first, jnp.arange(2, dtype=jnp.int32))
+    solution = deflation.completed(deflated, _components(parts, end.solution), end.solution)
     return LinearSolution(solution, end.residual, method.tested(end), end.num_matvecs)
 
 
@@ -95,7 +95,9 @@ class _Method(NamedTuple):
 
 def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
     if operator_norm is None:
-        return _Method(functools.partial(minres.init, keep_rest=True), minres.advance, lambda state: state.residual)
+        return _Method(
+            functools.partial(minres.init, keep_residual_vector=True), minres.advance, lambda state: state.residual
+        )
     return _Method(
         functools.partial(conjugate_gradients.init, operator_norm=operator_norm),
         functools.partial(conjugate_gradients.advance, by_error=by_error),
@@ -105,31 +107,35 @@ def _method(operator_norm: jax.Array | None, by_error: bool) -> _Method:
 
 def _components(parts: _Parts, x: PyTree) -> jax.Array:
     """Compute u + c, (k, q)."""
-    return parts.before + deflation.components(parts.known, parts.inside, x)
+    return parts.before + deflation.components(parts.deflated, parts.inside, x)
 
 
 _State = conjugate_gradients.State | minres.State
 
 
-def _turned(state: _State, known: Deflation) -> tuple[_State, _Parts]:
+def _project_state(state: _State, deflated: Deflation) -> tuple[_State, _Parts]:
     """Project the current state for stage 2, in the systems that use deflation."""
     # Both for a residual of unit norm.
-    inside = deflation.inside(known, state.rest)
-    rest = deflation.reduced(known, state.rest, inside)
-    chosen = jnp.any(known.used, axis=1)
-    lengths = jnp.where(chosen, tree.norms(rest), 1)
-    rest = jax.vmap(normalize)(rest, lengths)
-    before = deflation.masked(known, deflation.inside(known, state.solution))
-    solution = deflation.without(known, state.solution)
-    turned = _restarted(state, chosen, solution, rest, state.residual * lengths)
+    inside = deflation.inside(deflated, state.residual_vector)
+    residual_vector = deflation.reduced(deflated, state.residual_vector, inside)
+    chosen = jnp.any(deflated.used, axis=1)
+    lengths = jnp.where(chosen, tree.norms(residual_vector), 1)
+    residual_vector = jax.vmap(normalize)(residual_vector, lengths)
+    before = deflation.masked(deflated, deflation.inside(deflated, state.solution))
+    solution = deflation.without(deflated, state.solution)
+    projected = _restarted(state, chosen, solution, residual_vector, state.residual * lengths)
     whole = state.residual[:, None].astype(inside.dtype) * inside
-    return turned, _Parts(known, whole - deflation.coupled(known, solution), before)
+    return projected, _Parts(deflated, whole - deflation.coupled(deflated, solution), before)
 
 
-def _restarted(state: _State, chosen: jax.Array, solution: PyTree, rest: PyTree, residual: jax.Array) -> _State:
+def _restarted(
+    state: _State, chosen: jax.Array, solution: PyTree, residual_vector: PyTree, residual: jax.Array
+) -> _State:
     """Replace the state of the chosen systems; the vectors of the others are unchanged."""
     if isinstance(state, minres.State):
-        return minres.restarted(state, chosen, solution, rest, residual)
-    direction = jax.vmap(tree.where)(chosen, rest, state.direction)
+        return minres.restarted(state, chosen, solution, residual_vector, residual)
+    direction = jax.vmap(tree.where)(chosen, residual_vector, state.direction)
     square = jnp.where(chosen, 1, state.square)
-    return state._replace(solution=solution, rest=rest, direction=direction, residual=residual, square=square)
+    return state._replace(
+        solution=solution, residual_vector=residual_vector, direction=direction, residual=residual, square=square
+    )

@@ -39,10 +39,10 @@ def tangent_along(function: Callable[[Any], PyTree], op: Any, op_dot: Any) -> Py
         return None
 
     def of_moving(*moved):
-        filled = list(leaves)
+        all_leaves = list(leaves)
         for i, leaf in zip(moving, moved, strict=True):
-            filled[i] = leaf
-        return function(jax.tree.unflatten(treedef, filled))
+            all_leaves[i] = leaf
+        return function(jax.tree.unflatten(treedef, all_leaves))
 
     _, tangent = jax.jvp(of_moving, tuple(leaves[i] for i in moving), tuple(tangents[i] for i in moving))
     return tangent

@@ -21,7 +21,7 @@ class SolvedTriplets(NamedTuple):
     right: PyTree  # V, with a leading axis k on every leaf
     residuals: jax.Array  # (k,) residuals of the triplets
     adjoint_tol: jax.Array | None  # () relative residual of the linear systems; None derives it from the triplets
-    known: RecycledPairs | None = None  # recycled triplets, of the smaller side
+    recycled: RecycledPairs | None = None  # recycled triplets, of the smaller side
 
 
 def reciprocal_gaps(solved: SolvedTriplets, dtype: Any) -> tuple[jax.Array, jax.Array]:

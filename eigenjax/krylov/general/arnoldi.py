@@ -27,43 +27,43 @@ _DROPPED = 64.0
 
 def expand(op: LinearOperator, state: KrylovDecomposition) -> KrylovDecomposition:
     """Move d into V with one matvec; this needs a free row."""
-    row = jnp.argmin(state.filled).astype(jnp.int32)  # the first free row
+    row = jnp.argmin(state.valid).astype(jnp.int32)  # the first free row
     vector = tree.row(state.residual_block, 0)
     basis = tree.set_row(state.basis, row, vector)
     # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
     norm_with = lambda coefficients, left: jnp.maximum(state.operator_norm, tree.norm((coefficients, left)))
     is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
-    rest, replaced = orthogonalize_or_replace(fresh_seed(state), basis, matvec(op, vector), is_nothing=is_nothing)
-    length = jnp.where(replaced, 0, rest.norm)
+    residual, replaced = orthogonalize_or_replace(fresh_seed(state), basis, matvec(op, vector), is_nothing=is_nothing)
+    length = jnp.where(replaced, 0, residual.norm)
     return state._replace(
         basis=basis,
-        filled=state.filled.at[row].set(True),
-        residual_block=jax.tree.map(lambda x: x[None], normalize(rest.vector, rest.norm)),
-        matrix=state.matrix.at[row].set(state.coupling[0]).at[:, row].set(rest.coefficients),
+        valid=state.valid.at[row].set(True),
+        residual_block=jax.tree.map(lambda x: x[None], normalize(residual.vector, residual.norm)),
+        matrix=state.matrix.at[row].set(state.coupling[0]).at[:, row].set(residual.coefficients),
         coupling=jnp.zeros_like(state.coupling).at[0, row].set(length.astype(state.coupling.dtype)),
-        operator_norm=norm_with(rest.coefficients, length),
+        operator_norm=norm_with(residual.coefficients, length),
         broken_down=state.broken_down | replaced,
         polynomials=lanczos_polynomials.extend(
-            state.polynomials, row[None], rest.coefficients[None], length.astype(state.matrix.dtype)[None, None]
+            state.polynomials, row[None], residual.coefficients[None], length.astype(state.matrix.dtype)[None, None]
         ),
         num_matvecs=state.num_matvecs + 1,
     )
 
 
 def restart(
-    state: KrylovDecomposition, vectors: SchurBasis, kept: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
+    state: KrylovDecomposition, vectors: SchurBasis, num_keep: jax.Array, most: int, fresh: jax.Array, levels: jax.Array
 ) -> KrylovDecomposition:
     """Keep the invariant subspace of the most wanted Ritz values, and continue with d or a random direction.
 
     Args:
         state: the decomposition.
         vectors: its Schur vectors.
-        kept: () int32, dimension of the subspace; it divides no pair of a real operator.
-        most: maximum of `kept`, static.
+        num_keep: () int32, dimension of the subspace; it divides no pair of a real operator.
+        most: maximum of `num_keep`, static.
         fresh: () bool: the coupling to d is dropped, a random d is drawn, and a missed-pair search begins.
         levels: (L,) numbers at which the polynomials of a random direction are evaluated.
     """
-    coefficients = jnp.where(jnp.arange(most, dtype=jnp.int32) < kept, vectors.coefficients[:, :most], 0)
+    coefficients = jnp.where(jnp.arange(most, dtype=jnp.int32) < num_keep, vectors.coefficients[:, :most], 0)
     images = matmul(state.matrix, coefficients)
     outside = images - matmul(coefficients, jnp.conj(coefficients).T, images)
     coupling = matmul(state.coupling, coefficients)

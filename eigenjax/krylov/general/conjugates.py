@@ -83,9 +83,9 @@ def _one_of_each(values: jax.Array, vectors: jax.Array, partner: jax.Array) -> t
     index, heights = _index(values), values.imag
     is_upper = (heights > heights[partner]) | ((heights == heights[partner]) & (index <= partner))
     source = jnp.where(is_upper, index, partner)
-    kept, columns = values[source], vectors[:, source]
-    flipped = (kept.imag >= 0) != is_upper
-    return jnp.where(flipped, jnp.conj(kept), kept), jnp.where(flipped[None, :], jnp.conj(columns), columns)
+    chosen, columns = values[source], vectors[:, source]
+    flipped = (chosen.imag >= 0) != is_upper
+    return jnp.where(flipped, jnp.conj(chosen), chosen), jnp.where(flipped[None, :], jnp.conj(columns), columns)
 
 
 def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -106,8 +106,8 @@ def _real_pairs(form: Schur, values: jax.Array, vectors: jax.Array, moved: jax.A
 
     start = values.real.astype(values.dtype), _product(jnp.conj(form.unitary).T, vectors)
     # No iteration if nothing is moved, under vmap too.
-    turns = jnp.where(jnp.any(moved), _STEPS, 0)
-    quotients, columns = jax.lax.fori_loop(0, turns, improve, start)
+    num_steps = jnp.where(jnp.any(moved), _STEPS, 0)
+    quotients, columns = jax.lax.fori_loop(0, num_steps, improve, start)
     values = jnp.where(moved, quotients.real, values.real)
     return values, jnp.where(moved[None, :], _product(form.unitary, columns), vectors)
 
@@ -121,15 +121,15 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
     m = vectors.shape[0]
     squares = jnp.sum(vectors * vectors, axis=0)
     halfway = jnp.angle(squares) / 2
-    lone = _normalized((vectors * jax.lax.complex(jnp.cos(halfway), -jnp.sin(halfway))[None, :]).real)
+    single = _normalized((vectors * jax.lax.complex(jnp.cos(halfway), -jnp.sin(halfway))[None, :]).real)
     together = (jnp.abs(values[:, None] - values[None, :]) <= unit) & real[:, None] & real[None, :]
     repeated = jnp.sum(together, axis=1) > 1
     parts = jnp.concatenate([vectors.real, vectors.imag], axis=1)
 
     def choose(i, carry):
         chosen, parts = carry
-        own = jnp.tile(together[i], 2)
-        lengths = jnp.where(own, jnp.linalg.norm(parts, axis=0), 0)
+        cluster = jnp.tile(together[i], 2)
+        lengths = jnp.where(cluster, jnp.linalg.norm(parts, axis=0), 0)
         pivot = jnp.argmax(lengths)
         # Orthogonalize again against the earlier ones: the remainder may be short.
         basis = jnp.where((together[i] & (_index(values) < i))[None, :], chosen, 0)
@@ -137,11 +137,11 @@ def _independent(values: jax.Array, vectors: jax.Array, real: jax.Array, unit: j
         found = _normalized(found[:, None])[:, 0]
         determined = repeated[i] & (lengths[pivot] > _INDEPENDENT / m**0.5)
         found = jnp.where(determined, found, chosen[:, i])
-        removed = jnp.where(own[None, :], parts - found[:, None] * _product(found, parts)[None, :], parts)
+        removed = jnp.where(cluster[None, :], parts - found[:, None] * _product(found, parts)[None, :], parts)
         return chosen.at[:, i].set(found), removed
 
-    turns = jnp.where(jnp.any(repeated), m, 0)
-    chosen, _ = jax.lax.fori_loop(0, turns, choose, (lone, parts))
+    num_steps = jnp.where(jnp.any(repeated), m, 0)
+    chosen, _ = jax.lax.fori_loop(0, num_steps, choose, (single, parts))
     return jax.lax.complex(chosen, jnp.zeros_like(chosen))
 
 

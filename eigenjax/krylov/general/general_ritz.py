@@ -66,23 +66,23 @@ def wanted_keys(values: jax.Array, which: str, *, real: bool) -> jax.Array:
     return {"LM": -jnp.abs(values), "LR": -values.real, "SR": values.real}[which]
 
 
-def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Array, *, real: bool) -> jax.Array:
+def boundary(values: jax.Array, which: str, distance: jax.Array, norm_estimate: jax.Array, *, real: bool) -> jax.Array:
     """Return points on the boundary of the region of eigenvalues that are more wanted than the given ones.
 
     Args:
         values: (k,) complex, the most wanted first.
         which: one of `WHICH`.
         distance: () distance by which eigenvalues on the boundary are more wanted than the last value.
-        scale: () norm estimate, up to which the boundary is sampled.
+        norm_estimate: () norm estimate, up to which the boundary is sampled.
         real: whether the operator is real.
 
     >>> print(boundary(jnp.array([2.0 + 0.0j]), "LR", jnp.float32(0.5), jnp.float32(3.0), real=True)[0])
     (2.5-3j)
     """
     last = values[-1]
-    along = jnp.linspace(-1, 1, NUM_BOUNDARY, dtype=scale.dtype) * scale
+    along = jnp.linspace(-1, 1, NUM_BOUNDARY, dtype=norm_estimate.dtype) * norm_estimate
     if which == "LM":
-        angles = jnp.arange(NUM_BOUNDARY, dtype=scale.dtype) * (2 * jnp.pi / NUM_BOUNDARY)
+        angles = jnp.arange(NUM_BOUNDARY, dtype=norm_estimate.dtype) * (2 * jnp.pi / NUM_BOUNDARY)
         radius = jnp.abs(last) + distance
         return jax.lax.complex(radius * jnp.cos(angles), radius * jnp.sin(angles))
     if which == "LI":
@@ -95,10 +95,10 @@ def boundary(values: jax.Array, which: str, distance: jax.Array, scale: jax.Arra
 
 def general_ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) -> GeneralRitz:
     """Compute the Ritz pairs of a decomposition, at the cost of one Schur form."""
-    m = state.filled.shape[0]
+    m = state.valid.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
-    valid = index < state.num_filled
-    place = jnp.argsort(~state.filled, stable=True)
+    valid = index < state.num_valid
+    place = jnp.argsort(~state.valid, stable=True)
     compact = jnp.where(valid[:, None] & valid[None, :], state.matrix[place][:, place], 0)
     form = schur(compact)
     values, vectors, partner = conjugate_pairs(form, valid) if real else (*eigenpairs(form, valid), index)
@@ -107,10 +107,10 @@ def general_ritz_pairs(state: KrylovDecomposition, which: str, *, real: bool) ->
     order = jnp.lexsort((-values.imag, jnp.minimum(partner, index), keys)).astype(jnp.int32)
     values, vectors, valid = values[order], vectors[:, order], valid[order]
     residuals = _residuals(state, compact, values, vectors, place)
-    nothing_filled = jnp.zeros_like(vectors)
+    zeros = jnp.zeros_like(vectors)
     return GeneralRitz(
         values=values,
-        coefficients=nothing_filled.at[place].set(jnp.where(valid, vectors, 0)),
+        coefficients=zeros.at[place].set(jnp.where(valid, vectors, 0)),
         residuals=jnp.where(valid, residuals, jnp.inf),
         keys=keys[order],
         paired=jnp.append(partner[order][:-1] == order[1:], False) & (values.imag != 0),
@@ -131,21 +131,21 @@ def schur_basis(state: KrylovDecomposition, found: GeneralRitz, which: str) -> S
         The basis. H C - C (C^H H C) is rounding for the first p columns C if they divide no pair. The order is that of
         the eigenvalues of this Schur form. It may differ from the order in `found` if rounding changes them.
     """
-    place = jnp.argsort(~state.filled, stable=True)
+    place = jnp.argsort(~state.valid, stable=True)
     if jnp.iscomplexobj(state.matrix):
         vectors = reorder(found.form, found.ranks).unitary
-        second = jnp.zeros_like(state.filled)
+        second = jnp.zeros_like(state.valid)
     else:
-        valid = state.filled[place]
+        valid = state.valid[place]
         form = real_schur(jnp.where(valid[:, None] & valid[None, :], state.matrix[place][:, place], 0))
         keys = jnp.where(valid, wanted_keys(block_eigenvalues(form), which, real=True), jnp.inf)
         form = reorder_blocks(form, keys)
         vectors, second = form.orthogonal, form.second
     # Hundreds of rotations lose orthogonality; one Newton step restores it.
     vectors = 1.5 * vectors - 0.5 * matmul(vectors, jnp.conj(vectors).T, vectors)
-    there = jnp.arange(vectors.shape[1], dtype=jnp.int32) < state.num_filled
-    placed = jnp.zeros_like(vectors).at[place].set(jnp.where(there, vectors, 0))
-    return SchurBasis(jnp.where(state.filled[:, None], placed, 0), second)
+    leading = jnp.arange(vectors.shape[1], dtype=jnp.int32) < state.num_valid
+    placed = jnp.zeros_like(vectors).at[place].set(jnp.where(leading, vectors, 0))
+    return SchurBasis(jnp.where(state.valid[:, None], placed, 0), second)
 
 
 def no_basis(m: int, dtype: Any) -> SchurBasis:

@@ -67,8 +67,8 @@ def real_schur(matrix: jax.Array) -> RealSchur:
     scaled = shrink(jnp.where(finite, matrix, 0))
     reduced, orthogonal = hessenberg(scaled, jnp.eye(m, dtype=scaled.dtype), 0, m - 2)
     start = _Iteration(without_negligible(reduced), orthogonal, jnp.int32(0), jnp.int32(0))
-    goes_on = lambda state: jnp.any(_unfinished(state.matrix)) & (state.sweeps < _SWEEPS_PER_VALUE * m)
-    end = start if m == 1 else jax.lax.while_loop(goes_on, _sweep, start)
+    has_to_sweep = lambda state: jnp.any(_unfinished(state.matrix)) & (state.sweeps < _SWEEPS_PER_VALUE * m)
+    end = start if m == 1 else jax.lax.while_loop(has_to_sweep, _sweep, start)
     unfinished = _unfinished(end.matrix)
     matrix = end.matrix - jnp.diag(jnp.where(unfinished, jnp.diag(end.matrix, -1), 0), -1)
     or_nan = lambda x: jnp.where(finite, x, jnp.nan)
@@ -143,11 +143,11 @@ def _shifted_column(matrix: jax.Array, first: jax.Array, last: jax.Array, stalle
     If they are real, the one nearer to the last diagonal entry is used twice.
     """
     a, b, c, d = _entries(matrix, last - 1)
-    made_up = stalled % _STALLED == _STALLED - 1
+    is_exceptional = stalled % _STALLED == _STALLED - 1
     size = jnp.abs(c) + jnp.abs(matrix[last - 1, jnp.maximum(last - 2, 0)])
     along, across = _EXCEPTIONAL
-    d = jnp.where(made_up, d + along * size, d)
-    a, b, c = (jnp.where(made_up, x, y) for x, y in ((d, a), (across * size, b), (size, c)))
+    d = jnp.where(is_exceptional, d + along * size, d)
+    a, b, c = (jnp.where(is_exceptional, x, y) for x, y in ((d, a), (across * size, b), (size, c)))
     half = (a - d) / 2
     square = half * half + b * c
     root = jnp.sqrt(jnp.abs(square))
@@ -191,43 +191,43 @@ def reorder_blocks(form: RealSchur, keys: jax.Array) -> RealSchur:
     place = rows[None, :] == (2 * block + form.second.astype(jnp.int32))[:, None]
     embed = place.astype(form.triangular.dtype)
     matrix = _matmul(embed.T, _matmul(form.triangular, embed))
-    there = jnp.any(place, axis=0)
+    valid = jnp.any(place, axis=0)
     first = (block[:, None] == jnp.arange(num_blocks, dtype=jnp.int32)[None, :]) & ~form.second[:, None]
     keys = jnp.min(jnp.where(first, keys[:, None], jnp.inf), axis=0)
     ranks = jnp.argsort(jnp.argsort(keys, stable=True)).astype(jnp.int32)
 
-    def exchange(turn, carry):
-        shift = turn % 2
+    def exchange(sweep, carry):
+        shift = sweep % 2
         roll = lambda x, by: jnp.roll(x, by, axis=0)
-        matrix, orthogonal, ranks, there = carry
+        matrix, orthogonal, ranks, valid = carry
         # Pairs of blocks begin at even positions; the pair that wraps around the end is not exchanged.
         matrix = jnp.roll(matrix, (-2 * shift, -2 * shift), (0, 1))
         orthogonal = jnp.roll(orthogonal, -2 * shift, 1)
-        ranks, there = roll(ranks, -shift), roll(there, -2 * shift)
+        ranks, valid = roll(ranks, -shift), roll(valid, -2 * shift)
         open_end = (jnp.arange(num_blocks // 2, dtype=jnp.int32) < num_blocks // 2 - 1) | (shift == 0)
-        matrix, rotation, ranks, there = _exchange_pairs(matrix, ranks, there, open_end)
+        matrix, rotation, ranks, valid = _exchange_pairs(matrix, ranks, valid, open_end)
         orthogonal = _matmul(orthogonal, rotation)
-        matrix, there = jnp.roll(matrix, (2 * shift, 2 * shift), (0, 1)), roll(there, 2 * shift)
+        matrix, valid = jnp.roll(matrix, (2 * shift, 2 * shift), (0, 1)), roll(valid, 2 * shift)
         # Set to zero the entries in empty rows and columns, and below the blocks.
-        matrix = jnp.where(there[:, None] & there[None, :] & on_or_above, matrix, 0)
-        return matrix, jnp.roll(orthogonal, 2 * shift, 1), roll(ranks, shift), there
+        matrix = jnp.where(valid[:, None] & valid[None, :] & on_or_above, matrix, 0)
+        return matrix, jnp.roll(orthogonal, 2 * shift, 1), roll(ranks, shift), valid
 
-    start = (matrix, _matmul(form.orthogonal, embed), ranks, there)
-    matrix, orthogonal, _, there = jax.lax.fori_loop(0, num_blocks, exchange, start)
-    order = jnp.argsort(~there, stable=True)[:m]
-    both = there[0::2] & there[1::2]
+    start = (matrix, _matmul(form.orthogonal, embed), ranks, valid)
+    matrix, orthogonal, _, valid = jax.lax.fori_loop(0, num_blocks, exchange, start)
+    order = jnp.argsort(~valid, stable=True)[:m]
+    both = valid[0::2] & valid[1::2]
     second = jnp.stack([jnp.zeros_like(both), both], axis=1).reshape(-1)[order]
     return RealSchur(matrix[order][:, order], orthogonal[:, order], second, form.converged)
 
 
 def _exchange_pairs(
-    matrix: jax.Array, ranks: jax.Array, there: jax.Array, allowed: jax.Array
+    matrix: jax.Array, ranks: jax.Array, valid: jax.Array, allowed: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Exchange blocks 2 i and 2 i + 1 if allowed, out of order, and stable; return the rotation too."""
     pairs = allowed.shape[0]
     index = jnp.arange(pairs, dtype=jnp.int32)
     windows = matrix.reshape(pairs, 4, pairs, 4)[index, :, index, :]
-    rows = there.reshape(pairs, 4)
+    rows = valid.reshape(pairs, 4)
     rotations, stable = jax.vmap(_exchange)(windows, rows)
     ranks = ranks.reshape(pairs, 2)
     exchanged = allowed & stable & (ranks[:, 0] > ranks[:, 1])
@@ -235,12 +235,12 @@ def _exchange_pairs(
     same = jnp.eye(pairs, dtype=matrix.dtype)
     rotation = (rotations[:, :, None, :] * same[:, None, :, None]).reshape(4 * pairs, 4 * pairs)
     ranks = jnp.where(exchanged[:, None], ranks[:, ::-1], ranks).reshape(-1)
-    there = jnp.where(exchanged[:, None], jnp.roll(rows, 2, axis=1), rows).reshape(-1)
+    valid = jnp.where(exchanged[:, None], jnp.roll(rows, 2, axis=1), rows).reshape(-1)
     matrix = _matmul(rotation.T, _matmul(matrix, rotation))
-    return matrix, rotation, ranks, there
+    return matrix, rotation, ranks, valid
 
 
-def _exchange(window: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _exchange(window: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the rotation that exchanges the two blocks of a (4, 4) window, and whether the exchange is stable.
 
     With  A X - X B = -C  the columns of [X; I] span the invariant subspace of B in [[A, C], [0, B]], and those of
@@ -248,13 +248,13 @@ def _exchange(window: jax.Array, there: jax.Array) -> tuple[jax.Array, jax.Array
     """
     upper, coupling, lower = window[:2, :2], window[:2, 2:], window[2:, 2:]
     identity = jnp.eye(2, dtype=window.dtype)
-    unknown = (there[:2, None] & there[None, 2:]).reshape(-1)
+    unknown = (valid[:2, None] & valid[None, 2:]).reshape(-1)
     system = jnp.kron(upper, identity) - jnp.kron(identity, lower.T)
     system = jnp.where(unknown[:, None] & unknown[None, :], system, jnp.eye(4, dtype=window.dtype))
     solution = jnp.linalg.solve(system, jnp.where(unknown, -coupling.reshape(-1), 0))
     finite = jnp.all(jnp.isfinite(solution))
     x = jnp.where(finite, solution, 0).reshape(2, 2)
     rotation, _ = jnp.linalg.qr(jnp.block([[x, identity], [identity, -x.T]]))
-    turned = _matmul(rotation.T, _matmul(window, rotation))
+    exchanged = _matmul(rotation.T, _matmul(window, rotation))
     bound = _UNSTABLE * jnp.finfo(window.dtype).eps * jnp.max(jnp.abs(window))
-    return rotation, finite & (jnp.max(jnp.abs(turned[2:, :2])) <= bound)
+    return rotation, finite & (jnp.max(jnp.abs(exchanged[2:, :2])) <= bound)

@@ -116,9 +116,9 @@ def reorder(form: Schur, ranks: jax.Array) -> Schur:
     m = ranks.shape[0]
     index = jnp.arange(m, dtype=jnp.int32)
 
-    def exchange(turn, carry):
+    def exchange(sweep, carry):
         triangular, unitary, ranks = carry
-        first = (index[:-1] % 2 == turn % 2) & (ranks[:-1] > ranks[1:])
+        first = (index[:-1] % 2 == sweep % 2) & (ranks[:-1] > ranks[1:])
         values = jnp.diag(triangular)
         # (T_12, T_22 - T_11) is the eigenvector of T_22 in the plane of the two; e_1 if both are zero.
         along, across = jnp.diag(triangular, 1), values[1:] - values[:-1]
@@ -205,17 +205,17 @@ def _iterate(matrix: jax.Array, unitary: jax.Array) -> _Iteration:
     m = matrix.shape[0]
 
     def sweep(state):
-        swept, rotation = _sweep(state.hessenberg, state.stalled)
-        swept = without_negligible(swept)
-        progress = _count_nonzero(swept) < _count_nonzero(state.hessenberg)
+        hessenberg, rotation = _sweep(state.hessenberg, state.stalled)
+        hessenberg = without_negligible(hessenberg)
+        progress = _count_nonzero(hessenberg) < _count_nonzero(state.hessenberg)
         stalled = jnp.where(progress, 0, state.stalled + 1).astype(jnp.int32)
-        return _Iteration(swept, _matmul(state.unitary, rotation), state.sweeps + 1, stalled)
+        return _Iteration(hessenberg, _matmul(state.unitary, rotation), state.sweeps + 1, stalled)
 
-    def goes_on(state):
+    def has_to_sweep(state):
         return (_count_nonzero(state.hessenberg) > 0) & (state.sweeps < _SWEEPS_PER_VALUE * m)
 
     start = _Iteration(without_negligible(matrix), unitary, jnp.int32(0), jnp.int32(0))
-    return start if m == 1 else jax.lax.while_loop(goes_on, sweep, start)
+    return start if m == 1 else jax.lax.while_loop(has_to_sweep, sweep, start)
 
 
 def _sweep(matrix: jax.Array, stalled: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -242,8 +242,8 @@ def _shift(matrix: jax.Array, last: jax.Array, stalled: jax.Array) -> jax.Array:
     root = jnp.where((half * jnp.conj(root)).real < 0, -root, root)
     away = half + root
     regular = d - safe_divide(b * c, away, where=away != 0, otherwise=0)
-    made_up = d + jnp.asarray(_EXCEPTIONAL, d.dtype) * jnp.abs(c).astype(d.dtype)
-    return jnp.where(stalled % _STALLED == _STALLED - 1, made_up, regular)
+    exceptional = d + jnp.asarray(_EXCEPTIONAL, d.dtype) * jnp.abs(c).astype(d.dtype)
+    return jnp.where(stalled % _STALLED == _STALLED - 1, exceptional, regular)
 
 
 def _count_nonzero(matrix: jax.Array) -> jax.Array:

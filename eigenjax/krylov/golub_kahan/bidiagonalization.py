@@ -50,8 +50,8 @@ class Bidiagonalization(NamedTuple):
 
     left: PyTree  # (m, ...) U; rows that are not valid are zero
     right: PyTree  # (m, ...) V; rows that are not valid are zero
-    left_filled: jax.Array  # (m,) bool, which rows of U are valid
-    right_filled: jax.Array  # (m,) bool, which rows of V are valid, as many as of U
+    left_valid: jax.Array  # (m,) bool, which rows of U are valid
+    right_valid: jax.Array  # (m,) bool, which rows of V are valid, as many as of U
     direction: PyTree  # d, the next vector
     matrix: jax.Array  # (m, m) B
     coupling: jax.Array  # (m,) g
@@ -64,12 +64,12 @@ class Bidiagonalization(NamedTuple):
     seed: jax.Array  # (2,) uint32, of all random directions
     num_matvecs: jax.Array  # () int32, matvecs of A and of A^H so far
     num_restarts: jax.Array  # () int32, restarts so far
-    kept: jax.Array  # (2,) int32, numbers of rows that the last two restarts kept
+    num_keep: jax.Array  # (2,) int32, numbers of rows that the last two restarts kept
 
     @property
-    def num_filled(self) -> jax.Array:
+    def num_valid(self) -> jax.Array:
         """Number of valid rows, () int32."""
-        return jnp.sum(self.right_filled, dtype=jnp.int32)
+        return jnp.sum(self.right_valid, dtype=jnp.int32)
 
 
 def initialize(
@@ -96,8 +96,8 @@ def initialize(
     return Bidiagonalization(
         left=tree.zero_basis(u, krylov_dim),
         right=tree.zero_basis(start, krylov_dim),
-        left_filled=jnp.zeros(krylov_dim, bool),
-        right_filled=jnp.zeros(krylov_dim, bool),
+        left_valid=jnp.zeros(krylov_dim, bool),
+        right_valid=jnp.zeros(krylov_dim, bool),
         direction=direction,
         matrix=jnp.zeros((krylov_dim, krylov_dim), dtype),
         coupling=jnp.zeros(krylov_dim, dtype),
@@ -112,7 +112,7 @@ def initialize(
         seed=seed,
         num_matvecs=jnp.zeros((), jnp.int32),
         num_restarts=jnp.zeros((), jnp.int32),
-        kept=jnp.zeros(2, jnp.int32),
+        num_keep=jnp.zeros(2, jnp.int32),
     )
 
 
@@ -122,7 +122,7 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
     V <- [V d],    alpha u = (I - U U^H) A d,    U <- [U u],    beta d = (I - V V^H) A^H u
     """
     left_seed, right_seed = (fold_in(fold_in(state.seed, side), state.num_matvecs) for side in (_LEFT, _RIGHT))
-    left_row, right_row = (jnp.argmin(filled).astype(jnp.int32) for filled in (state.left_filled, state.right_filled))
+    left_row, right_row = (jnp.argmin(valid).astype(jnp.int32) for valid in (state.left_valid, state.right_valid))
     right = tree.set_row(state.right, right_row, state.direction)
     # The part that the recurrence predicts is subtracted first; the full orthogonalization then needs one pass.
     image = matvec(op, state.direction)
@@ -136,8 +136,8 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
     return Bidiagonalization(
         left=left,
         right=right,
-        left_filled=state.left_filled.at[left_row].set(True),
-        right_filled=state.right_filled.at[right_row].set(True),
+        left_valid=state.left_valid.at[left_row].set(True),
+        right_valid=state.right_valid.at[right_row].set(True),
         direction=back.vector,
         matrix=state.matrix.at[:, right_row].set(column),
         coupling=jnp.zeros_like(state.coupling).at[left_row].set(back.length.astype(dtype)),
@@ -155,7 +155,7 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
         seed=state.seed,
         num_matvecs=state.num_matvecs + 2,
         num_restarts=state.num_restarts,
-        kept=state.kept,
+        num_keep=state.num_keep,
     )
 
 
@@ -184,14 +184,14 @@ def compress(
     defects = jnp.hypot(combined_defects(state, P), dropped)
     drawn = fold_in(fold_in(state.seed, _RESTARTING), state.num_restarts)
     values, uncoupled = state.polynomials, state._replace(last_length=jnp.zeros_like(state.last_length))
-    turned = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
-    continued = values._replace(left=turned(left_rows, values.left, P), right=turned(right_rows, values.right, Q))
+    combined = lambda rows, x, c: jnp.zeros_like(x).at[:, rows].set(matmul(x, c))
+    continued = values._replace(left=combined(left_rows, values.left, P), right=combined(right_rows, values.right, Q))
     draw = lambda d: random_direction(drawn, right, tree.structure_of(d))
     return state._replace(
         left=left,
         right=right,
-        left_filled=jnp.zeros_like(state.left_filled).at[left_rows].set(jnp.any(P != 0, axis=0)),
-        right_filled=jnp.zeros_like(state.right_filled).at[right_rows].set(jnp.any(Q != 0, axis=0)),
+        left_valid=jnp.zeros_like(state.left_valid).at[left_rows].set(jnp.any(P != 0, axis=0)),
+        right_valid=jnp.zeros_like(state.right_valid).at[right_rows].set(jnp.any(Q != 0, axis=0)),
         direction=apply_when(fresh, draw, state.direction),
         matrix=jnp.zeros_like(state.matrix).at[left_rows[:, None], right_rows].set(projected),
         coupling=jnp.zeros_like(state.coupling).at[left_rows].set(jnp.where(fresh, 0, coupling)),
@@ -200,7 +200,7 @@ def compress(
         broken_down=jnp.zeros_like(state.broken_down),
         polynomials=tree.where(fresh, begin_search(uncoupled, levels), continued),
         num_restarts=state.num_restarts + 1,
-        kept=jnp.stack([state.kept[1], jnp.sum(jnp.any(Q != 0, axis=0), dtype=jnp.int32)]),
+        num_keep=jnp.stack([state.num_keep[1], jnp.sum(jnp.any(Q != 0, axis=0), dtype=jnp.int32)]),
     )
 
 
@@ -218,12 +218,12 @@ def combined_defects(state: Bidiagonalization, left_coefficients: jax.Array) -> 
 def _reorthonormalized(state: Bidiagonalization, basis: PyTree, coefficients: jax.Array) -> jax.Array:
     """Return C (3 I - C^H G C) / 2, G the Gram matrix of the basis, every 8 restarts; it reorthonormalizes the rows."""
 
-    def mend(coefficients):
+    def reorthonormalize(coefficients):
         gram = matmul(jnp.conj(coefficients).T, tree.self_gram(basis).astype(coefficients.dtype), coefficients)
         return 1.5 * coefficients - 0.5 * matmul(coefficients, gram)
 
     due = state.num_restarts % _RESTARTS_BETWEEN_REORTHONORMALIZATIONS == _RESTARTS_BETWEEN_REORTHONORMALIZATIONS - 1
-    return apply_when(due, mend, coefficients)
+    return apply_when(due, reorthonormalize, coefficients)
 
 
 class _Extended(NamedTuple):
@@ -242,7 +242,7 @@ def _extended(
     # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
     norm_with = lambda coefficients, left: jnp.maximum(operator_norm, tree.norm((along(coefficients), left)))
     is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
-    rest, replaced = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
-    length = jnp.where(replaced, 0, rest.norm)
-    norm = norm_with(rest.coefficients, length)
-    return _Extended(normalize(rest.vector, rest.norm), length, along(rest.coefficients), norm, replaced)
+    residual, replaced = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
+    length = jnp.where(replaced, 0, residual.norm)
+    norm = norm_with(residual.coefficients, length)
+    return _Extended(normalize(residual.vector, residual.norm), length, along(residual.coefficients), norm, replaced)

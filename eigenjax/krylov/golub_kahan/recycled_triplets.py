@@ -18,7 +18,7 @@ def recycled_triplets(space: Bidiagonalization, found: Triplets, k: int) -> Recy
     left, right = found.left_coefficients[:, k:], found.right_coefficients[:, k:]
     eps = jnp.finfo(space.operator_norm.dtype).eps
     dropped = bidiagonalization.combined_defects(space, left) > DROPPED * eps * space.operator_norm
-    there = jnp.isfinite(found.residuals[k:]) & ~dropped
-    coupling = jnp.where(there, jnp.matmul(space.coupling, left, precision=jax.lax.Precision.HIGHEST), 0)
+    valid = jnp.isfinite(found.residuals[k:]) & ~dropped
+    coupling = jnp.where(valid, jnp.matmul(space.coupling, left, precision=jax.lax.Precision.HIGHEST), 0)
     residual_block = jax.tree.map(lambda x: x[None], space.direction)
-    return RecycledPairs(space.right, jnp.where(there, right, 0), found.values[k:], residual_block, coupling[None])
+    return RecycledPairs(space.right, jnp.where(valid, right, 0), found.values[k:], residual_block, coupling[None])

@@ -28,17 +28,17 @@ def extract(space: Bidiagonalization) -> Triplets:
     return from them; the caller detects them separately.
     """
     m = space.coupling.shape[0]
-    filled = space.left_filled[:, None] & space.right_filled[None, :]
-    matrix = jnp.where(jnp.isfinite(space.matrix) & filled, space.matrix, 0)
+    mask = space.left_valid[:, None] & space.right_valid[None, :]
+    matrix = jnp.where(jnp.isfinite(space.matrix) & mask, space.matrix, 0)
     largest = jnp.max(jnp.abs(matrix))
     _, exponent = jnp.frexp(positive_or_one(largest))
     matrix = matrix * jnp.ldexp(jnp.ones_like(largest), -exponent).astype(matrix.dtype)
     # Other rows are paired at a value beyond the valid ones: these pairs come first, and their vectors do not mix.
-    left, right = (jnp.where(f, 0, jnp.cumsum(~f, dtype=jnp.int32)) for f in (space.left_filled, space.right_filled))
+    left, right = (jnp.where(f, 0, jnp.cumsum(~f, dtype=jnp.int32)) for f in (space.left_valid, space.right_valid))
     beyond = (left[:, None] == right[None, :]) & (left[:, None] > 0)
     P, values, QH = jnp.linalg.svd(matrix + jnp.where(beyond, ritz.norm_bound(matrix), 0).astype(matrix.dtype))
-    num_filled = space.num_filled
-    P, values, Q = (jnp.roll(x, num_filled - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
-    valid = jnp.arange(m, dtype=jnp.int32) < num_filled
+    num_valid = space.num_valid
+    P, values, Q = (jnp.roll(x, num_valid - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
+    valid = jnp.arange(m, dtype=jnp.int32) < num_valid
     residuals = jnp.hypot(jnp.abs(matmul(space.coupling, P)), bidiagonalization.combined_defects(space, P))
     return Triplets(jnp.ldexp(jnp.where(valid, values, 0), exponent), P, Q, jnp.where(valid, residuals, jnp.inf))

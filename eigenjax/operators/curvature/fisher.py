@@ -67,14 +67,14 @@ class GradientCovarianceOperator(LinearOperator):
         vector = tree.placed_like(vector, self.varying)
         mean = self._mean_slope(vector) if self.centered else None
 
-        def product(batch):
+        def matvec_of_batch(batch):
             line, shares = self._linearized(*batch)
             slopes = line.push(vector)
             slopes = slopes if mean is None else slopes - mean.astype(slopes.dtype)
             return line.pull(shares.astype(slopes.dtype) * slopes)
 
         zero = working_zeros(self.varying)
-        return tree.placed_like(tree.cast_like(self._sum(product, zero), vector), self.varying)
+        return tree.placed_like(tree.cast_like(self._sum(matvec_of_batch, zero), vector), self.varying)
 
     # Symmetric.
     adjoint_mv = mv
@@ -200,9 +200,9 @@ def fisher(
 
 
 def _check_options(kind, likelihood, key, ignore_label, centered) -> None:
-    for name, value, known in (("kind", kind, KINDS), ("likelihood", likelihood, LIKELIHOODS)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, known))}")
+    for name, value, choices in (("kind", kind, KINDS), ("likelihood", likelihood, LIKELIHOODS)):
+        if value not in choices:
+            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
     if kind == "monte_carlo" and key is None:
         raise ValueError("kind='monte_carlo' draws labels: pass key=jax.random.key(seed)")
     if kind != "monte_carlo" and key is not None:

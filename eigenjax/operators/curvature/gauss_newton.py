@@ -34,7 +34,7 @@ from eigenjax.operators.curvature.hessian import hessian_product
 from eigenjax.operators.curvature.linear_head import LinearHead
 from eigenjax.operators.curvature.means import check_mean_once, check_no_sum_over_devices, mistake_of, spread_shape
 from eigenjax.operators.curvature.modules import parameters_of, without_aux
-from eigenjax.operators.curvature.output_loss import CrossEntropy, check_labels, recognised
+from eigenjax.operators.curvature.output_loss import CrossEntropy, check_labels, recognized
 from eigenjax.operators.functions.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.functions.linearization import linearized
 from eigenjax.operators.parts.selection import Select, merge, partition
@@ -63,8 +63,8 @@ class GaussNewtonOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """Compute G v, summed over microbatches, each weighted by its share of the mean."""
         zero, vector = working_zeros(self.varying), tree.placed_like(vector, self.varying)
-        product = lambda batch: self._product(batch[0], batch[1], vector)
-        total = sum_over_batches(product, (self.data, self.weights), self.batch_size, zero)
+        matvec_of_batch = lambda batch: self._product(batch[0], batch[1], vector)
+        total = sum_over_batches(matvec_of_batch, (self.data, self.weights), self.batch_size, zero)
         return tree.placed_like(tree.cast_like(total, vector), self.varying)
 
     def mistake_of_loss(self) -> str | None:
@@ -87,7 +87,7 @@ class GaussNewtonOperator(LinearOperator):
         outputs = lambda varying: self._outputs(merge(varying, self.constant), batch[0])
         floating = lambda varying: partition(outputs(varying), name="the model's output ")
         line = linearized(floating, self.varying)
-        at = line.value, line.rest, line.push(vector), batch, weights
+        at = line.value, line.aux, line.push(vector), batch, weights
         if isinstance(self.loss, CrossEntropy):
             return line.pull(self._closed_form(self.loss, *at))
         return line.pull(self._by_derivatives(self.loss, *at))
@@ -98,17 +98,17 @@ class GaussNewtonOperator(LinearOperator):
         is_formed = isinstance(outputs, LinearHead) and not isinstance(self.loss, CrossEntropy)
         return outputs.logits() if is_formed else outputs
 
-    def _by_derivatives(self, loss: Callable, outputs, rest, tangent, batch, weights) -> PyTree:
+    def _by_derivatives(self, loss: Callable, outputs, others, tangent, batch, weights) -> PyTree:
         part = num_examples(batch), num_examples(self.data)
 
         def share(floating):
-            value = loss(merge(floating, rest), batch[1])
+            value = loss(merge(floating, others), batch[1])
             return mean_share(value, part, weights, self.weights, "loss(outputs, targets)")
 
         return hessian_product(share, outputs, tangent)
 
-    def _closed_form(self, loss: CrossEntropy, outputs, rest, tangent, batch, weights) -> PyTree:
-        whole, targets = merge(outputs, rest), batch[1]
+    def _closed_form(self, loss: CrossEntropy, outputs, others, tangent, batch, weights) -> PyTree:
+        whole, targets = merge(outputs, others), batch[1]
         loss.check(whole, targets)
         leaf = whole.features if isinstance(whole, LinearHead) else whole
         num_classes = whole.num_classes if isinstance(whole, LinearHead) else whole.shape[-1]
@@ -191,21 +191,21 @@ def gauss_newton(
     batch_size = checked_batch_size(batch_size)
     data, weights = check_pair(data), as_weights(weights)
     check_weights(weights, num_examples(data), trailing=True)
-    known = recognised(loss)
-    if known is not None:
+    named_loss = recognized(loss)
+    if named_loss is not None:
         check_labels(data[1])
         shape = () if weights is None else weights.shape
-        check_shape(jax.ShapeDtypeStruct(known.shape(data[1]), jnp.float32), shape, _call(weights))
+        check_shape(jax.ShapeDtypeStruct(named_loss.shape(data[1]), jnp.float32), shape, _call(weights))
     params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
     batches = batch_examples(data, batch_size)
     params = merge(varying, constant)
     traced = capture_model(model, params, batches)
     check_no_sum_over_devices(traced, "model")
-    if known is not None:
+    if named_loss is not None:
         for outputs, (_, targets) in zip(traced.results, batches, strict=True):
-            known.check(outputs, targets)
-        return GaussNewtonOperator(varying, constant, data, weights, traced, known, batch_size)
+            named_loss.check(outputs, targets)
+        return GaussNewtonOperator(varying, constant, data, weights, traced, named_loss, batch_size)
     traced_loss = capture_loss(loss, traced, batches)
     for result, batch in zip(traced_loss.results, batches, strict=True):
         shape = () if weights is None else (num_examples(batch), *weights.shape[1:])

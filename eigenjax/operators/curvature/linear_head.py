@@ -130,7 +130,7 @@ def _over_chunks(function: Callable, parts: PyTree, head: LinearHead, zero: PyTr
 def _chunk_size(head: LinearHead, length: int) -> int:
     if head.chunk_size is not None:
         return head.chunk_size
-    beside = functools.reduce(int.__mul__, head.positions[:-1], 1)
-    most = min(max(_CHUNK_LOGITS // (beside * head.num_classes), 1), length)
+    outer_size = functools.reduce(int.__mul__, head.positions[:-1], 1)
+    most = min(max(_CHUNK_LOGITS // (outer_size * head.num_classes), 1), length)
     # Prefer a divisor of the length that is not much smaller: no second program for a last, smaller chunk is needed.
     return next((size for size in range(most, most // 2, -1) if length % size == 0), most)

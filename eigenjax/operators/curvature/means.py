@@ -145,6 +145,6 @@ def check_no_sum_over_devices(function: CapturedFunction, name: str) -> None:
     if any(traced.mentions("psum") for traced in function.traces):
         raise ValueError(
             f"{name} adds up over devices (psum, pmean) under pmap, vmap or shard_map(check_vma=False), where JAX "
-            "differentiates each device's part alone: products would be those of its own data. Use "
-            "shard_map(check_vma=True), jit with sharded arrays, or leave the pmean out and take it of each product"
+            "differentiates each device's part alone: matvecs would be those of its own data. Use "
+            "shard_map(check_vma=True), jit with sharded arrays, or leave the pmean out and take it of each matvec"
         )

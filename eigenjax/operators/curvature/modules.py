@@ -42,18 +42,18 @@ def _split(params: Any) -> tuple[PyTree, Callable[[PyTree], Any] | None]:
     # A module exists only if flax is imported already; importing it here would cost time for nothing.
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(params, nnx.Module):
-        graph, varying, rest = nnx.split(params, nnx.Param, ...)
-        return varying, lambda arrays: nnx.merge(graph, arrays, rest, copy=True)
+        graph, varying, other_state = nnx.split(params, nnx.Param, ...)
+        return varying, lambda arrays: nnx.merge(graph, arrays, other_state, copy=True)
     leaves, treedef = jax.tree.flatten(params)
     is_array = [_is_array(leaf) for leaf in leaves]
     if all(is_array):
         return params, None
-    others = [None if kept else leaf for leaf, kept in zip(leaves, is_array, strict=True)]
-    arrays = treedef.unflatten(leaf if kept else None for leaf, kept in zip(leaves, is_array, strict=True))
+    others = [None if keep else leaf for leaf, keep in zip(leaves, is_array, strict=True)]
+    arrays = treedef.unflatten(leaf if keep else None for leaf, keep in zip(leaves, is_array, strict=True))
 
     def whole(arrays: PyTree) -> Any:
         remaining = iter(jax.tree.leaves(arrays))
-        return treedef.unflatten(next(remaining) if kept else x for x, kept in zip(others, is_array, strict=True))
+        return treedef.unflatten(next(remaining) if keep else x for x, keep in zip(others, is_array, strict=True))
 
     return arrays, whole
 

@@ -160,7 +160,7 @@ class CrossEntropy:
         return jnp.where(self.is_valid(targets), losses, 0)
 
 
-def recognised(loss: Callable) -> CrossEntropy | None:
+def recognized(loss: Callable) -> CrossEntropy | None:
     """Return the loss as a `CrossEntropy` if it is `softmax_cross_entropy`, with or without options; else None."""
     if loss is softmax_cross_entropy:
         return CrossEntropy()
@@ -182,8 +182,8 @@ def check_labels(targets: Any) -> None:
 def _curvature(logits: jax.Array, tangent: jax.Array, position_weights: jax.Array) -> jax.Array:
     dtype = tree.accumulation_dtype(logits)
     probabilities, moved = jax.nn.softmax(logits.astype(dtype), -1), tangent.astype(dtype)
-    centred = moved - jnp.sum(probabilities * moved, -1, keepdims=True)
-    return (position_weights[..., None].astype(dtype) * probabilities * centred).astype(logits.dtype)
+    centered = moved - jnp.sum(probabilities * moved, -1, keepdims=True)
+    return (position_weights[..., None].astype(dtype) * probabilities * centered).astype(logits.dtype)
 
 
 def _is_label(targets: jax.Array, num_classes: int) -> jax.Array:

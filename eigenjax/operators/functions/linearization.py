@@ -14,7 +14,7 @@ class Linearization(NamedTuple):
     """Value and derivative of a function at a point."""
 
     value: PyTree
-    rest: PyTree  # second result of the function, which is not differentiated
+    aux: PyTree  # second result of the function, which is not differentiated
     push: Callable[[PyTree], PyTree]  # v -> J v
     pull: Callable[[PyTree], PyTree]  # u -> J^T u
 
@@ -45,12 +45,12 @@ def linearized(function: Callable[[PyTree], tuple[PyTree, PyTree]], point: PyTre
     # Trace once: J v and J^T u then differentiate the same program, whose values XLA computes once.
     traced, constants = hoist(function, point)
     again = lambda x: traced(constants, x)
-    value, reverse, rest = jax.vjp(again, point, has_aux=True)
+    value, reverse, aux = jax.vjp(again, point, has_aux=True)
     pull = lambda u: reverse(u)[0]
 
     forward = lambda v: jax.jvp(lambda x: again(x)[0], (point,), (v,))[1]
     backward = lambda v: jax.vjp(pull, jax.tree.map(jnp.zeros_like, value))[1](v)[0]
-    return Linearization(value, rest, lambda v: first_evaluable((forward, backward), v), pull)
+    return Linearization(value, aux, lambda v: first_evaluable((forward, backward), v), pull)
 
 
 def first_evaluable(products: Sequence[Callable[[PyTree], PyTree]], vector: PyTree) -> PyTree:

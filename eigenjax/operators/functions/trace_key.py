@@ -54,14 +54,14 @@ class _ByIdentity:
 
 def _program(jaxpr: Any, order: int) -> tuple:
     numbers: dict[Any, int] = {}
-    number = lambda variable: numbers.setdefault(variable, len(numbers))
-    atom = lambda x: _literal(x) if isinstance(x, Literal) else number(x)
-    outer = tuple((number(variable), variable.aval) for variable in (*jaxpr.constvars, *jaxpr.invars))
+    index_of = lambda variable: numbers.setdefault(variable, len(numbers))
+    atom = lambda x: _literal(x) if isinstance(x, Literal) else index_of(x)
+    outer = tuple((index_of(variable), variable.aval) for variable in (*jaxpr.constvars, *jaxpr.invars))
     equations = tuple(
         (
             equation.primitive,
             tuple(atom(x) for x in equation.invars),
-            tuple((number(x), x.aval) for x in equation.outvars),
+            tuple((index_of(x), x.aval) for x in equation.outvars),
             _params(equation, jaxpr, order),
         )
         for equation in jaxpr.eqns

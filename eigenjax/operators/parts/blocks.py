@@ -59,7 +59,7 @@ def blocks(op: Any, by: By = None, *, like: PyTree = None) -> dict[str, LinearOp
         [12. 12. 12.]
     """
     op = as_operator(op, like=like)
-    return {name: block(op, kept) for name, kept in layers(op.structure, by).items()}
+    return {name: block(op, mask) for name, mask in layers(op.structure, by).items()}
 
 
 def layers(structure: PyTree, by: By = None) -> dict[str, tuple[bool, ...]]:

@@ -134,8 +134,8 @@ def diagonal_operator(diagonal: PyTree, like: PyTree = None) -> LinearOperator:
     """
     structure = describe_all(diagonal if like is None else like)
     if jax.tree_util.all_leaves([diagonal]) and jnp.ndim(diagonal) == 0:
-        number = diagonal
-        diagonal = jax.tree.map(lambda _: number, structure)
+        scalar = diagonal
+        diagonal = jax.tree.map(lambda _: scalar, structure)
     diagonal = part_of(diagonal, structure, "diagonal")
     entries = jax.tree_util.tree_map_with_path(_entries, structure, diagonal)
     leaves, treedef = jax.tree.flatten(structure)
@@ -155,9 +155,9 @@ def part_of(whole: PyTree, structure: PyTree, name: str) -> PyTree:
 
 def _entries(path: Any, leaf: jax.ShapeDtypeStruct, value: Any) -> jax.Array:
     value = jnp.asarray(value)
-    where = f"diagonal{jax.tree_util.keystr(path)}"
+    leaf_name = f"diagonal{jax.tree_util.keystr(path)}"
     if value.shape not in ((), leaf.shape):
-        raise ValueError(f"{where} has shape {value.shape}, but the operator needs {leaf.shape}, or one number")
+        raise ValueError(f"{leaf_name} has shape {value.shape}, but the operator needs {leaf.shape}, or one number")
     if jnp.iscomplexobj(value) and not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        raise TypeError(f"{where} is complex ({value.dtype}), but the vectors are real ({leaf.dtype})")
+        raise TypeError(f"{leaf_name} is complex ({value.dtype}), but the vectors are real ({leaf.dtype})")
     return value.astype(leaf.dtype)

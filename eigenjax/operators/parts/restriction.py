@@ -28,17 +28,17 @@ class RestrictedOperator(LinearOperator):
     """Block P^T A P for the selected leaves; the other leaves of its vectors are None."""
 
     inner: LinearOperator
-    kept: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
+    mask: tuple[bool, ...] = dataclasses.field(metadata={"static": True})
 
     @property
     def structure(self) -> PyTree:
         """Structure of the vectors of A, with None in place of the leaves left out."""
-        return split(self.inner.structure, self.kept)[0]
+        return split(self.inner.structure, self.mask)[0]
 
     def mv(self, vector: PyTree) -> PyTree:
         """Compute P^T A P v: pad the vector with zeros, multiply by A and select the leaves."""
-        outside = split(self.inner.structure, self.kept)[1]
-        return split(self.inner.mv(merge(vector, jax.tree.map(zeros, outside))), self.kept)[0]
+        outside = split(self.inner.structure, self.mask)[1]
+        return split(self.inner.mv(merge(vector, jax.tree.map(zeros, outside))), self.mask)[0]
 
 
 @explained
@@ -73,56 +73,56 @@ def restrict(op: Any, select: Select, *, like: PyTree = None) -> LinearOperator:
         None [[2.]]
     """
     op = as_operator(op, like=like)
-    kept = chosen(op.structure, select)
-    if not any(kept):
+    mask = chosen(op.structure, select)
+    if not any(mask):
         raise ValueError("select: no leaf of the operator's vectors is selected")
-    return block(op, kept)
+    return block(op, mask)
 
 
-def block(op: LinearOperator, kept: Sequence[bool]) -> LinearOperator:
+def block(op: LinearOperator, mask: Sequence[bool]) -> LinearOperator:
     """Return the block on the leaves whose flag is True, in the order of the leaves."""
-    return op if all(kept) else _block(op, tuple(kept))
+    return op if all(mask) else _block(op, tuple(mask))
 
 
 @functools.singledispatch
-def _block(op: LinearOperator, kept: tuple[bool, ...]) -> LinearOperator:
+def _block(op: LinearOperator, mask: tuple[bool, ...]) -> LinearOperator:
     fields = {field.name for field in dataclasses.fields(op)} if dataclasses.is_dataclass(op) else set()
     if not {"varying", "constant"} <= fields:
-        return RestrictedOperator(op, kept)
-    varying, fixed = split(op.varying, kept)  # type: ignore[attr-defined]
+        return RestrictedOperator(op, mask)
+    varying, fixed = split(op.varying, mask)  # type: ignore[attr-defined]
     return dataclasses.replace(op, varying=varying, constant=merge(fixed, op.constant))  # type: ignore[attr-defined, type-var]
 
 
 @_block.register
-def _(op: SumOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    return _block(op.left, kept) + _block(op.right, kept)
+def _(op: SumOperator, mask: tuple[bool, ...]) -> LinearOperator:
+    return _block(op.left, mask) + _block(op.right, mask)
 
 
 @_block.register
-def _(op: ScaledOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    return dataclasses.replace(op, inner=_block(op.inner, kept))
+def _(op: ScaledOperator, mask: tuple[bool, ...]) -> LinearOperator:
+    return dataclasses.replace(op, inner=_block(op.inner, mask))
 
 
 @_block.register
-def _(op: ShiftedOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    return dataclasses.replace(op, inner=_block(op.inner, kept))
+def _(op: ShiftedOperator, mask: tuple[bool, ...]) -> LinearOperator:
+    return dataclasses.replace(op, inner=_block(op.inner, mask))
 
 
 @_block.register
-def _(op: PreconditionedOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    return PreconditionedOperator(_block(op.inner, kept), split(op.diagonal, kept)[0])
+def _(op: PreconditionedOperator, mask: tuple[bool, ...]) -> LinearOperator:
+    return PreconditionedOperator(_block(op.inner, mask), split(op.diagonal, mask)[0])
 
 
 @_block.register
-def _(op: DiagonalOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    return diagonal_operator(split(op.diagonal, kept)[0], like=split(op.structure, kept)[0])
+def _(op: DiagonalOperator, mask: tuple[bool, ...]) -> LinearOperator:
+    return diagonal_operator(split(op.diagonal, mask)[0], like=split(op.structure, mask)[0])
 
 
 @_block.register
-def _(op: RestrictedOperator, kept: tuple[bool, ...]) -> LinearOperator:
-    # Block of a block: `kept` has one flag for each leaf that op.kept selects.
-    remaining = iter(kept)
-    return _block(op.inner, tuple(before and next(remaining) for before in op.kept))
+def _(op: RestrictedOperator, mask: tuple[bool, ...]) -> LinearOperator:
+    # Block of a block: `mask` has one flag for each leaf that op.mask selects.
+    remaining = iter(mask)
+    return _block(op.inner, tuple(before and next(remaining) for before in op.mask))
 
 
 def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -82,9 +82,9 @@ def chosen(params: PyTree, select: Select) -> list[bool]:
 
 def listed(paths: Sequence[str]) -> str:
     """Format paths for an error message, with at most the first 20."""
-    shown = ", ".join(repr(path) for path in paths[:_PATHS_SHOWN])
+    first_paths = ", ".join(repr(path) for path in paths[:_PATHS_SHOWN])
     more = len(paths) - _PATHS_SHOWN
-    return (shown or "none") + (f" and {more} more" if more > 0 else "")
+    return (first_paths or "none") + (f" and {more} more" if more > 0 else "")
 
 
 def partition(params: PyTree, select: Select | None = None, name: str = "params") -> tuple[PyTree, PyTree]:
@@ -117,25 +117,27 @@ def partition(params: PyTree, select: Select | None = None, name: str = "params"
             "arrays of floats, such as x.astype(float)"
         )
     wanted = is_floating if select is None else chosen(arrays, select)
-    kept = [floating and keep for floating, keep in zip(is_floating, wanted, strict=True)]
-    if not any(kept):
+    mask = [floating and keep for floating, keep in zip(is_floating, wanted, strict=True)]
+    if not any(mask):
         raise ValueError(f"no floating-point leaf of {name} is selected; its leaves are: {listed(paths_of(arrays))}")
-    _check_real(arrays, kept, name)
-    return split(arrays, kept)
+    _check_real(arrays, mask, name)
+    return split(arrays, mask)
 
 
 def _array(name: str, path: Any, leaf: Any) -> jax.Array:
     try:
         return jnp.asarray(leaf)
     except TypeError as error:
-        where = f"{name}{jax.tree_util.keystr(path)}"
-        raise TypeError(f"{where} is of type {type(leaf).__name__}: give arrays, or leave it out of {name}") from error
+        leaf_name = f"{name}{jax.tree_util.keystr(path)}"
+        raise TypeError(
+            f"{leaf_name} is of type {type(leaf).__name__}: give arrays, or leave it out of {name}"
+        ) from error
 
 
-def split(params: PyTree, kept: Sequence[bool]) -> tuple[PyTree, PyTree]:
+def split(params: PyTree, mask: Sequence[bool]) -> tuple[PyTree, PyTree]:
     """Split a pytree into the leaves whose flag is True and the others, each with None in place of the rest."""
     leaves, treedef = jax.tree.flatten(params)
-    part = lambda side: treedef.unflatten(x if keep is side else None for x, keep in zip(leaves, kept, strict=True))
+    part = lambda side: treedef.unflatten(x if keep is side else None for x, keep in zip(leaves, mask, strict=True))
     return part(True), part(False)
 
 
@@ -166,8 +168,8 @@ def _matching(paths: list[str], pattern: str | re.Pattern[str]) -> list[bool]:
     return found
 
 
-def _check_real(arrays: PyTree, kept: Sequence[bool], name: str) -> None:
-    for (path, leaf), keep in zip(jax.tree_util.tree_flatten_with_path(arrays)[0], kept, strict=True):
+def _check_real(arrays: PyTree, mask: Sequence[bool], name: str) -> None:
+    for (path, leaf), keep in zip(jax.tree_util.tree_flatten_with_path(arrays)[0], mask, strict=True):
         if keep and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise TypeError(
                 f"{name}{jax.tree_util.keystr(path)} is complex ({leaf.dtype}): the second derivative of a real loss "

@@ -64,12 +64,12 @@ def measure(
         progress: display of each analysis.
 
     Returns:
-        The results. Cost: at most `NUM_PROBES * DENSITY_DIM`, `layers.MAX_PRODUCTS` and
+        The results. Cost: at most `NUM_PROBES * DENSITY_DIM`, `layers.MAX_MATVECS` and
         `max(GAUSS_NEWTON_DIM, 2 * k)` matvecs. A smaller `settings.krylov_dim` replaces either dimension.
     """
     notes = dict.fromkeys(without, "left out, as asked for by --without")
     if not np.isfinite(largest):
-        notes |= dict.fromkeys(NAMES, "left out: products with the operator are not finite")
+        notes |= dict.fromkeys(NAMES, "left out: matvecs with the operator are not finite")
         return Additions(None, None, None, notes)
     # Random numbers independent of those of the training and of the solves' start vectors.
     key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), 2)
@@ -102,7 +102,7 @@ def _attempt(name: str, function: Callable[[], Any], notes: dict[str, str], prog
 def _density(op: LinearOperator, key: jax.Array, krylov_dim: int, progress: Progress) -> SpectralDensity:
     krylov_dim = min(krylov_dim, op.size)
     with progress.stage("density", 1) as update:
-        update(0, f"{NUM_PROBES * krylov_dim} products to be taken")
+        update(0, f"{NUM_PROBES * krylov_dim} matvecs to be taken")
         # One program compiles in less time than its parts.
         density = jax.jit(lambda op, key: spectral_density(op, key=key, num_probes=NUM_PROBES, krylov_dim=krylov_dim))(
             op, key
@@ -110,7 +110,7 @@ def _density(op: LinearOperator, key: jax.Array, krylov_dim: int, progress: Prog
         density = jax.tree.map(np.asarray, jax.block_until_ready(density))
         if not np.all(np.isfinite(density.nodes)):
             raise FloatingPointError("the density's nodes are not finite")
-        update(1, f"{int(density.num_matvecs)} products, {NUM_PROBES} probes")
+        update(1, f"{int(density.num_matvecs)} matvecs, {NUM_PROBES} probes")
     return density
 
 
@@ -134,5 +134,5 @@ def _gauss_newton(
 ) -> Solve:
     op = operator_of(problem, "gauss-newton", batch_size=batch_size)
     krylov_dim = min(max(GAUSS_NEWTON_DIM, 2 * k), settings.krylov_dim)
-    own = settings._replace(groups={"LA": k}, krylov_dim=krylov_dim)
-    return solve_by_lanczos(op, own, key, progress, programs, title="G.-Newton")
+    lanczos_settings = settings._replace(groups={"LA": k}, krylov_dim=krylov_dim)
+    return solve_by_lanczos(op, lanczos_settings, key, progress, programs, title="G.-Newton")

@@ -20,16 +20,16 @@ import numpy as np
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.parts.blocks import layers
 from eigenjax.operators.parts.selection import split
-from eigenjax.report.analysis.solve import LANCZOS_CHUNK, Programs, advance_lanczos, begin_lanczos, look_at_lanczos
+from eigenjax.report.analysis.solve import LANCZOS_CHUNK, Programs, advance_lanczos, begin_lanczos, check_lanczos
 from eigenjax.report.inputs.progress import Update
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
 # Largest number of matvecs for all layers together.
-MAX_PRODUCTS = 2000
+MAX_MATVECS = 2000
 # Fewest matvecs for one layer: with fewer, its first pairs do not converge.
-LEAST_PRODUCTS = 30
+LEAST_MATVECS = 30
 # c is -_MARGIN times the largest magnitude found, because the lowest eigenvalue is known only approximately.
 _MARGIN = 1.25
 
@@ -48,7 +48,7 @@ class LayerOperator(LinearOperator):
     """
 
     inner: LinearOperator  # A
-    kept: PyTree  # () bool for each leaf: True if P keeps it
+    mask: PyTree  # () bool for each leaf: True if P keeps it
     outside: jax.Array  # () eigenvalue c on the other leaves
 
     @property
@@ -58,10 +58,10 @@ class LayerOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Compute P A P v + c (I - P) v with one matvec of A."""
-        part = jax.tree.map(lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)), self.kept, vector)
+        part = jax.tree.map(lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)), self.mask, vector)
         image = self.inner.mv(part)
         choose = lambda keep, inside, x: jnp.where(keep, inside, self.outside.astype(x.dtype) * x)
-        return jax.tree.map(choose, self.kept, image, vector)
+        return jax.tree.map(choose, self.mask, image, vector)
 
 
 class LayerSpectra(NamedTuple):
@@ -105,47 +105,47 @@ def solve_layers(
         update: called as `update(completed, note)` after each layer.
 
     Returns:
-        The results. Cost: at most about `MAX_PRODUCTS` matvecs. The smallest layers are left out if that is not
+        The results. Cost: at most about `MAX_MATVECS` matvecs. The smallest layers are left out if that is not
         enough for all.
     """
     named = layers_of(op)
-    sizes = {name: tree.size(split(op.structure, kept)[0]) for name, kept in named.items()}
-    room = max(MAX_PRODUCTS // LEAST_PRODUCTS, 1)
+    sizes = {name: tree.size(split(op.structure, mask)[0]) for name, mask in named.items()}
+    room = max(MAX_MATVECS // LEAST_MATVECS, 1)
     solved = set(sorted(named, key=lambda name: -sizes[name])[:room])
-    most = max(min(krylov_dim, MAX_PRODUCTS // len(solved)), min(k, krylov_dim))
+    most = max(min(krylov_dim, MAX_MATVECS // len(solved)), min(k, krylov_dim))
     results = {}
-    for name, kept in named.items():
+    for name, mask in named.items():
         if name in solved:
-            layer = _part(op, kept, -_MARGIN * largest)
+            layer = _part(op, mask, -_MARGIN * largest)
             result = _solve(layer, programs, k, krylov_dim, most, tol)
             results[name] = _first(result, min(k, sizes[name]))
-            update(len(results), f"{len(results)} of {len(solved)}, {_products(results)} products")
+            update(len(results), f"{len(results)} of {len(solved)}, {_num_matvecs(results)} matvecs")
     left_out = [name for name in named if name not in solved]
     return LayerSpectra(results, sizes, left_out)
 
 
-def _products(results: dict[str, EigenResult]) -> int:
+def _num_matvecs(results: dict[str, EigenResult]) -> int:
     return sum(int(result.num_matvecs) for result in results.values())
 
 
-def _part(op: LinearOperator, kept: Any, outside: float) -> LayerOperator:
+def _part(op: LinearOperator, mask: Any, outside: float) -> LayerOperator:
     structures, treedef = jax.tree.flatten(op.structure)
     dtype = tree.real_dtype(tree.accumulation_dtype(tree.working_structure(op.structure)))
-    assert len(structures) == len(kept)
-    return LayerOperator(op, treedef.unflatten([jnp.asarray(keep) for keep in kept]), jnp.asarray(outside, dtype))
+    assert len(structures) == len(mask)
+    return LayerOperator(op, treedef.unflatten([jnp.asarray(keep) for keep in mask]), jnp.asarray(outside, dtype))
 
 
 def _solve(op: LayerOperator, programs: Programs, k: int, krylov_dim: int, most: int, tol: float) -> EigenResult:
     # The "rbg" implementation compiles in half the time; the layers may share their start vector.
-    state, done, looks = begin_lanczos(programs, op, jax.random.key(0, impl="rbg"), krylov_dim), 0, 0
+    state, done, check_matvecs = begin_lanczos(programs, op, jax.random.key(0, impl="rbg"), krylov_dim), 0, 0
     while True:
         chunk = min(LANCZOS_CHUNK, most - done)
         state, done = advance_lanczos(programs, op, state, chunk), done + chunk
         if done >= min(k, most):
-            result = look_at_lanczos(programs, op, state, tol, k=k, which="LA")
-            looks += int(result.num_matvecs) - done
+            result = check_lanczos(programs, op, state, tol, k=k, which="LA")
+            check_matvecs += int(result.num_matvecs) - done
             if done >= most or bool(result.converged.all()):
-                return result._replace(num_matvecs=np.int32(done + looks))
+                return result._replace(num_matvecs=np.int32(done + check_matvecs))
 
 
 def _first(result: EigenResult, count: int) -> EigenResult:

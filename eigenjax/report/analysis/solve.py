@@ -39,7 +39,7 @@ class Solve(NamedTuple):
     num_matvecs: int  # all matvecs, including those of the progress display
     seconds: float  # wall time
     compile_seconds: float  # part of `seconds` spent on compilation
-    looks: list[tuple[int, np.ndarray]]  # convergence checks of Lanczos: matvecs and (k,) residuals at each
+    checks: list[tuple[int, np.ndarray]]  # convergence checks of Lanczos: matvecs and (k,) residuals at each
 
 
 def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
@@ -77,7 +77,7 @@ def solve_by_lanczos(
     """
     clock = _Clock(programs)
     (which, k), *_ = settings.groups.items()
-    done, spent, seen, standing, is_done = 0, 0, [], "", False
+    done, verification_matvecs, seen, summary_text, is_done = 0, 0, [], "", False
     with progress.stage(title, settings.krylov_dim) as update:
         update(0, "compiling")
         state = begin_lanczos(clock, op, key, settings.krylov_dim)
@@ -85,20 +85,20 @@ def solve_by_lanczos(
             chunk = min(LANCZOS_CHUNK, settings.krylov_dim - done)
             state, done = advance_lanczos(clock, op, state, chunk), done + chunk
             if done >= k and done < settings.krylov_dim and not is_done:
-                check_convergence = look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
-                spent += int(check_convergence.num_matvecs) - done
+                check_convergence = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
+                verification_matvecs += int(check_convergence.num_matvecs) - done
                 seen.append((done, np.asarray(check_convergence.residuals)))
-                standing, is_done = _standing([check_convergence]), bool(np.all(check_convergence.converged))
-            update(done, f"{done} products{standing}")
+                summary_text, is_done = _summary([check_convergence]), bool(np.all(check_convergence.converged))
+            update(done, f"{done} matvecs{summary_text}")
         results = {
-            which: look_at_lanczos(clock, op, state, settings.tol, k=k, which=which)
+            which: check_lanczos(clock, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
-        update(done, f"{done} products{_standing(list(results.values()))}")
+        update(done, f"{done} matvecs{_summary(list(results.values()))}")
     if not is_done:
         seen.append((done, np.asarray(results[which].residuals)))
     num_verifications = sum(int(result.num_matvecs) - done for result in results.values())
-    return clock.solve(results, done + spent + num_verifications, seen)
+    return clock.solve(results, done + verification_matvecs + num_verifications, seen)
 
 
 def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:
@@ -111,7 +111,7 @@ def advance_lanczos(programs: "Programs | _Clock", op: LinearOperator, state: An
     return programs.run(_lanczos_steps, op, state, jnp.int32(count))
 
 
-def look_at_lanczos(
+def check_lanczos(
     programs: "Programs | _Clock", op: LinearOperator, state: Any, tol: float, *, k: int, which: str
 ) -> EigenResult:
     """Compute the Ritz pairs of a solver state, with residuals verified by one matvec."""
@@ -153,7 +153,7 @@ def _power_group(op, settings: Settings, key, which: str, update: Callable, cloc
         state = clock.run(_power_steps, signed, state, settings.tol, settings.momentum, **options)
         pairs = _first_pairs(state, k)
         worst = float(np.max(pairs.residuals))
-        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} products, worst residual {worst:.1e}")
+        update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} matvecs, worst residual {worst:.1e}")
     result = clock.run(_power_finalize, signed, _first_pairs(state, k), settings.tol, which=side)
     return result._replace(eigenvalues=sign * result.eigenvalues)
 
@@ -168,7 +168,7 @@ def _first_pairs(state: power_iteration.PowerState, k: int) -> power_iteration.P
     )
 
 
-def _standing(found: Sequence[EigenResult]) -> str:
+def _summary(found: Sequence[EigenResult]) -> str:
     converged = np.concatenate([pairs.converged for pairs in found])
     worst = max(float(np.max(pairs.residuals)) for pairs in found)
     return f", {converged.sum()}/{converged.size} converged, worst {worst:.1e}"

@@ -76,7 +76,7 @@ def _cells(result: EigenResult, index: int) -> tuple[str, str, str]:
 
 def _summary(name: str, solve: Solve, operator: str) -> list[str]:
     seconds = f"{solve.seconds:.1f} s, {solve.compile_seconds:.1f} s of them compiling"
-    lines = [f"{name}: {solve.num_matvecs} products with the {operator} in {seconds}"]
+    lines = [f"{name}: {solve.num_matvecs} matvecs with the {operator} in {seconds}"]
     for which, result in solve.results.items():
         status = Status(int(result.status))
         if status is not Status.CONVERGED:

@@ -81,11 +81,11 @@ def _not_finite(tree: PyTree, name: str) -> Iterator[str]:
         bad = np.asarray(~jnp.isfinite(leaf))
         if bad.any():
             first = np.asarray(leaf).astype(complex)[bad][0]
-            shown = _shown(first)
-            yield f"{bad.sum()} of {bad.size} numbers of {name}{jax.tree_util.keystr(path)} are not finite ({shown})"
+            leaf_name = name + jax.tree_util.keystr(path)
+            yield f"{bad.sum()} of {bad.size} numbers of {leaf_name} are not finite ({_number_text(first)})"
 
 
-def _shown(number: Any) -> str:
+def _number_text(number: Any) -> str:
     return str(float(number.real)) if number.imag == 0 or np.isnan(number.real) else str(complex(number))
 
 

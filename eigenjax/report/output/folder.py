@@ -50,16 +50,16 @@ def staged(
         >>> shutil.rmtree(parent)
     """
     target = pathlib.Path(out).absolute()
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as cleanup:
         with _refusing(out):
             _check_free(target, expected)
-            scratch = _make_scratch(target, undo)
+            scratch = _make_scratch(target, cleanup)
         yield scratch
         with _refusing(out):
             seal(scratch)
             blocked = _move(scratch, target)
             place = _keep_apart(scratch, target, blocked) if blocked else out
-        undo.pop_all()
+        cleanup.pop_all()
     placed(place)
 
 
@@ -93,19 +93,19 @@ def _check_free(target: pathlib.Path, names: Iterable[str]) -> None:
 
 def _blocked(target: pathlib.Path, names: Iterable[str]) -> list[str]:
     """List the names that exist in the folder but were not written by a report."""
-    there = [name for name in names if is_there(target / name)]
-    own = own_files(target) if there else frozenset()
-    return [name for name in there if name not in own]
+    existing = [name for name in names if is_there(target / name)]
+    written = own_files(target) if existing else frozenset()
+    return [name for name in existing if name not in written]
 
 
-def _make_scratch(target: pathlib.Path, undo: contextlib.ExitStack) -> pathlib.Path:
+def _make_scratch(target: pathlib.Path, cleanup: contextlib.ExitStack) -> pathlib.Path:
     # Inside an existing target, because its parent may be read-only or on another file system.
     parent = target if target.exists() else target.parent
     for folder in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
         folder.mkdir()
-        undo.callback(_remove_if_empty, folder)
+        cleanup.callback(_remove_if_empty, folder)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=".eigenjax-", dir=parent))
-    undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+    cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
     return scratch
 
 
@@ -124,11 +124,11 @@ def _move(scratch: pathlib.Path, target: pathlib.Path) -> list[str]:
         return [target.name]
     # The manifest is moved last, so that it never lists a missing file.
     names = sorted((path.name for path in scratch.iterdir()), key=lambda name: (name == CONTENTS, name))
-    own = own_files(target)
-    blocked = [name for name in names if is_there(target / name) and name not in own]
+    written = own_files(target)
+    blocked = [name for name in names if is_there(target / name) and name not in written]
     if blocked:
         return blocked
-    for stale in own - set(names):
+    for stale in written - set(names):
         (target / stale).unlink(missing_ok=True)
     for name in names:
         (scratch / name).replace(target / name)

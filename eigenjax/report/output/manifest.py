@@ -72,9 +72,9 @@ def _intact_list(path: pathlib.Path) -> dict[str, str]:
     hashes = manifest.get("sha256")
     if not isinstance(hashes, dict) or not all(isinstance(wanted, str) for wanted in hashes.values()):
         return {}
-    own = hashes.get(CONTENTS, "")
-    blank = path.read_bytes().replace(own.encode(), _BLANK.encode(), 1)
-    return hashes if len(own) == len(_BLANK) and _hash(blank) == own else {}
+    stored_hash = hashes.get(CONTENTS, "")
+    blank = path.read_bytes().replace(stored_hash.encode(), _BLANK.encode(), 1)
+    return hashes if len(stored_hash) == len(_BLANK) and _hash(blank) == stored_hash else {}
 
 
 def _document(path: pathlib.Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ _ABOUT = {
     "pairs": "An eigenvalue lies within the residual r of each value shown. The error estimate is r\u00b2 over the "
     "distance to the others found, where a pair stands apart from them: smaller, and right unless an eigenvalue that "
     "was not found lies nearer. Neither is below rounding.",
-    "gauss-newton": "It is the part of the Hessian that stays when the model is linearised, and has no negative "
+    "gauss-newton": "It is the part of the Hessian that stays when the model is linearized, and has no negative "
     "eigenvalues. For a cross-entropy of logits, one position to an example, it is the Fisher information too.",
     "density": "By stochastic Lanczos quadrature: shares are counted, eigenvalues not computed. What is narrower than "
     "the kernel of the curve is not resolved.",

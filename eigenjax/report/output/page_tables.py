@@ -13,13 +13,13 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
     """Yield the HTML of the summary: the problem, the main numbers, and the status of each solve."""
     problem, algorithms = document["problem"], document["algorithms"]
     examples = "no data" if problem["num_examples"] is None else f"{problem['num_examples']:,} examples"
-    where = f"{document['device']['count']} x {document['device']['kind']}"
+    devices = f"{document['device']['count']} x {document['device']['kind']}"
     about = (
         document["arguments"]["problem"],
         f"{problem['num_parameters']:,} parameters",
         examples,
         problem["dtype"],
-        where,
+        devices,
     )
     yield f'<p class="about">{html.escape(", ".join(map(str, about)))}; {html.escape(document["written"])}</p>'
     yield f'<dl class="facts">{"".join(_fact(name, value) for name, value in _facts(document))}</dl>'
@@ -84,7 +84,7 @@ def _facts(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "pairs converged", f"{sum(flags)} of {len(flags)}"
     if document["problem"]["loss"] is not None:
         yield "loss", f"{document['problem']['loss']:.5g}"
-    yield "products of the pairs", f"{sum(each['products'] for each in document['algorithms'].values()):,}"
+    yield "matvecs of the pairs", f"{sum(each['products'] for each in document['algorithms'].values()):,}"
     yield "seconds in all", f"{document['seconds']:.1f}"
 
 
@@ -124,23 +124,23 @@ def _spent(document: Mapping[str, Any]) -> list[str]:
         (_NAMES[name], record["products"], f"{record['seconds']:.1f}", f"{record['compile_seconds']:.1f}")
         for name, record in document["algorithms"].items()
     ]
-    return [table("What the solves took", ("", "products", "seconds", "of them compiling"), rows)]
+    return [table("What the solves took", ("", "matvecs", "seconds", "of them compiling"), rows)]
 
 
 def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
-    beside = document["gauss_newton"]["pairs"]["LA"]
-    own = next(iter(document["algorithms"].values()))["pairs"].get("LA")
-    values = own["eigenvalues"] if own else [None] * len(beside["eigenvalues"])
-    rows = [(i + 1, _number(values[i]), *_cells(beside, i)) for i in range(len(beside["eigenvalues"]))]
+    gauss_newton = document["gauss_newton"]["pairs"]["LA"]
+    hessian_pairs = next(iter(document["algorithms"].values()))["pairs"].get("LA")
+    values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(gauss_newton["eigenvalues"])
+    rows = [(i + 1, _number(values[i]), *_cells(gauss_newton, i)) for i in range(len(gauss_newton["eigenvalues"]))]
     head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
-    products = f"{document['gauss_newton']['products']} products: {beside['status']}: {beside['advice']}"
-    return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(products)}</p>']
+    summary = f"{document['gauss_newton']['products']} matvecs: {gauss_newton['status']}: {gauss_newton['advice']}"
+    return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(summary)}</p>']
 
 
 def _density(document: Mapping[str, Any]) -> list[str]:
     found = document["density"]
     rows = [(f"{at:.4g}", f"{share:.4f}", f"{error:.1e}") for at, share, error in found["cdf"]]
-    text = f"{found['products']} products, {len(found['nodes'])} probes of {len(found['nodes'][0])} steps."
+    text = f"{found['products']} matvecs, {len(found['nodes'])} probes of {len(found['nodes'][0])} steps."
     head = ("up to", "share of eigenvalues", "standard error")
     return [table("How many eigenvalues lie where", head, rows, texts=0), f'<p class="about">{text}</p>']
 
@@ -158,8 +158,8 @@ def _layers(document: Mapping[str, Any]) -> list[str]:
         )
         for name, record in found["found"].items()
     ]
-    head = ("layer", "parameters", "products", "converged", "largest", "and then")
-    text = f"Left out, since products were to be spared: {', '.join(found['left_out'])}." if found["left_out"] else ""
+    head = ("layer", "parameters", "matvecs", "converged", "largest", "and then")
+    text = f"Left out, since matvecs were to be spared: {', '.join(found['left_out'])}." if found["left_out"] else ""
     return [table("The largest eigenvalues of each layer", head, rows), f'<p class="about">{html.escape(text)}</p>']
 
 

@@ -73,24 +73,22 @@ def _pairs(solves: dict[str, Solve], tol: float) -> list[Panel]:
 
 
 def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> list[Panel]:
-    looks = {"Lanczos": solves["lanczos"].looks} if "lanczos" in solves else {}
+    checks = {"Lanczos": solves["lanczos"].checks} if "lanczos" in solves else {}
     if additions.gauss_newton is not None:
-        looks["Lanczos, Gauss-Newton matrix"] = additions.gauss_newton.looks
-    histories = {name: ([at for at, _ in seen], [residuals for _, residuals in seen]) for name, seen in looks.items()}
+        checks["Lanczos, Gauss-Newton matrix"] = additions.gauss_newton.checks
+    histories = {name: ([at for at, _ in seen], [residuals for _, residuals in seen]) for name, seen in checks.items()}
     histories = {name: history for name, history in histories.items() if np.isfinite(history[1]).any()}
     if not histories:
         return []
-    caption = (
-        "Residuals against products spent, until all had converged: the worst as a thick line, each as a thin one."
-    )
+    caption = "Residuals against matvecs spent, until all had converged: the worst as a thick line, each as a thin one."
     return [Panel("convergence", caption, pictures.draw_convergence(histories, tolerance=allowed(solves, tol)))]
 
 
-def _gauss_newton(solves: dict[str, Solve], beside: Solve) -> list[Panel]:
-    own = next(iter(solves.values())).results
-    if "LA" not in own:
+def _gauss_newton(solves: dict[str, Solve], gauss_newton: Solve) -> list[Panel]:
+    hessian_results = next(iter(solves.values())).results
+    if "LA" not in hessian_results:
         return []
-    results = {"Hessian": own["LA"], "Gauss-Newton": beside.results["LA"]}
+    results = {"Hessian": hessian_results["LA"], "Gauss-Newton": gauss_newton.results["LA"]}
     axes = pictures.draw_eigenvalues(results, title="Hessian and Gauss-Newton matrix")
     caption = "The largest eigenvalues of both: they differ by what the model's own curvature adds."
     return [Panel("gauss-newton-values", caption, axes)]

@@ -47,10 +47,10 @@ def inline_svg(figure: Any, name: str, label: str) -> str:
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
     # The page sets the size: only the aspect ratio, in viewBox, stays.
-    head, rest = text.split(">", 1)
+    head, body = text.split(">", 1)
     head = re.sub(r' (width|height|version|xmlns(:\w+)?)="[^"]*"', "", head)
-    rest = rest.replace("xlink:href", "href")
-    return head.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1) + ">" + rest.strip()
+    body = body.replace("xlink:href", "href")
+    return head.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1) + ">" + body.strip()
 
 
 def save_figure(figure: Any, path: pathlib.Path, formats: Sequence[str]) -> None:

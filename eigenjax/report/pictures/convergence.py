@@ -18,7 +18,7 @@ def draw_convergence(
     """Draw residuals against matvecs on a logarithmic axis.
 
     Args:
-        histories: for each solver, by name, a pair (products, residuals) from t convergence checks: (t,) matvecs
+        histories: for each solver, by name, a pair (matvecs, residuals) from t convergence checks: (t,) matvecs
             taken so far, and (t,) or (t, k) residuals of k pairs. For k pairs, the largest residual is a thick line,
             and each pair a thin one. Inf and NaN are omitted.
         tolerance: residual up to which a pair counts as converged; None draws no line.
@@ -29,7 +29,7 @@ def draw_convergence(
 
     Raises:
         TypeError: if histories is not a dict.
-        ValueError: if it is empty, or products and residuals differ in length.
+        ValueError: if it is empty, or matvecs and residuals differ in length.
 
     Example:
         Draw the steps of a solver, from a loop on the host:
@@ -37,54 +37,54 @@ def draw_convergence(
         >>> import eigenjax, jax.numpy as jnp
         >>> from eigenjax.solvers.symmetric import lanczos
         >>> op = eigenjax.as_operator(jnp.diag(jnp.linspace(0.0, 1.0, 200) ** 4))
-        >>> state, looks = lanczos.init(op, krylov_dim=40), []
-        >>> for products in range(1, 41):
+        >>> state, checks = lanczos.init(op, krylov_dim=40), []
+        >>> for matvecs in range(1, 41):
         ...     state = lanczos.step(op, state)
-        ...     if products >= 10 and products % 10 == 0:
-        ...         looks.append((products, lanczos.finalize(op, state, 3, which="LA").residuals))
-        >>> axes = draw_convergence({"Lanczos": tuple(zip(*looks))}, tolerance=1e-4)
+        ...     if matvecs >= 10 and matvecs % 10 == 0:
+        ...         checks.append((matvecs, lanczos.finalize(op, state, 3, which="LA").residuals))
+        >>> axes = draw_convergence({"Lanczos": tuple(zip(*checks))}, tolerance=1e-4)
         >>> axes.get_xlabel()
-        'products with the operator'
+        'matvecs with the operator'
     """
     if not isinstance(histories, Mapping):
         raise TypeError(
-            f"histories is a {type(histories).__name__}: give a dict of (products, residuals) by name, "
-            "{'eigsh': (products, residuals)}"
+            f"histories is a {type(histories).__name__}: give a dict of (matvecs, residuals) by name, "
+            "{'eigsh': (matvecs, residuals)}"
         )
     if not histories:
-        raise ValueError("histories is empty: give at least one solver's (products, residuals)")
+        raise ValueError("histories is empty: give at least one solver's (matvecs, residuals)")
     axes = canvas.axes_or_new(axes)
-    all_products = []
+    all_matvecs = []
     for index, (name, history) in enumerate(histories.items()):
-        products, residuals = _looks(name, history)
-        all_products.append(products)
-        _draw_one(axes, name, products, residuals, canvas.SERIES[index % len(canvas.SERIES)])
+        matvecs, residuals = _checks(name, history)
+        all_matvecs.append(matvecs)
+        _draw_one(axes, name, matvecs, residuals, canvas.SERIES[index % len(canvas.SERIES)])
     if tolerance is not None and tolerance > 0 and np.isfinite(tolerance):
         axes.axhline(tolerance, color=canvas.GREY, linestyle="--", linewidth=1.2, label=f"tolerance {tolerance:.1e}")
-    if canvas.is_wide(np.concatenate(all_products)):
+    if canvas.is_wide(np.concatenate(all_matvecs)):
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)
     axes.set_yscale("log")
     # Below the axes: the lines of k pairs for each solver leave no corner free.
     canvas.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
-    title, x, y = "Convergence: each pair, and the worst", "products with the operator", "residual  ‖A v - λ v‖"
+    title, x, y = "Convergence: each pair, and the worst", "matvecs with the operator", "residual  ‖A v - λ v‖"
     return canvas.dress(axes, title=title, x=x, y=y)
 
 
-def _looks(name: str, history: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+def _checks(name: str, history: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(history, list | tuple) or len(history) != 2:
-        raise ValueError(f"histories[{name!r}] is not a pair: give (products, residuals)")
-    products = canvas.numbers(f"products of {name!r}", history[0])
+        raise ValueError(f"histories[{name!r}] is not a pair: give (matvecs, residuals)")
+    matvecs = canvas.numbers(f"matvecs of {name!r}", history[0])
     residuals = canvas.numbers(f"residuals of {name!r}", [np.asarray(row) for row in history[1]], ndim=(1, 2))
-    canvas.paired(f"residuals of {name!r}", residuals, "products", products)
-    residuals = residuals.reshape(len(products), -1)
-    return products, np.where(np.isfinite(residuals), np.maximum(residuals, _ZERO), np.nan)
+    canvas.paired(f"residuals of {name!r}", residuals, "matvecs", matvecs)
+    residuals = residuals.reshape(len(matvecs), -1)
+    return matvecs, np.where(np.isfinite(residuals), np.maximum(residuals, _ZERO), np.nan)
 
 
-def _draw_one(axes: Any, name: str, products: np.ndarray, residuals: np.ndarray, color: str) -> None:
+def _draw_one(axes: Any, name: str, matvecs: np.ndarray, residuals: np.ndarray, color: str) -> None:
     if residuals.shape[1] > 1:
-        axes.plot(products, residuals, color=color, linewidth=0.7, alpha=0.45)
+        axes.plot(matvecs, residuals, color=color, linewidth=0.7, alpha=0.45)
     # If any pair has no residual yet, the largest residual is NaN, which draws a gap.
-    mark = {"marker": "o", "markersize": 3.5} if len(products) <= 60 else {}
-    axes.plot(products, residuals.max(axis=1), color=color, linewidth=1.8, label=word(name), **mark)
+    mark = {"marker": "o", "markersize": 3.5} if len(matvecs) <= 60 else {}
+    axes.plot(matvecs, residuals.max(axis=1), color=color, linewidth=1.8, label=word(name), **mark)

@@ -47,7 +47,7 @@ def draw_density(
         raise TypeError(f"found is a {type(found).__name__}: give what spectral_density(op, key=...) returns")
     nodes = np.asarray(found.nodes, np.float64)
     if not np.all(np.isfinite(nodes)):
-        raise ValueError("found holds NaN or Inf: the operator's products were not finite; check the loss and the data")
+        raise ValueError("found holds NaN or Inf: the operator's matvecs were not finite; check the loss and the data")
     low, high = _range(nodes)
     grid = np.linspace(low, high, _NUM_POINTS)
     width = width if width is not None else max(_SMOOTHING * float(np.ptp(nodes)), grid[1] - grid[0])
@@ -84,11 +84,11 @@ def outliers(found: SpectralDensity) -> np.ndarray:
     if spread == 0:
         return np.empty(0)
     seen = []
-    for row, far in zip(nodes, residuals, strict=True):
+    for row, row_residuals in zip(nodes, residuals, strict=True):
         order = np.argsort(row)
-        row, far = row[order], far[order]
+        row, row_residuals = row[order], row_residuals[order]
         gaps = np.diff(row, prepend=-np.inf, append=np.inf)
-        seen.append(row[(far <= _RESOLVED * spread) & (np.minimum(gaps[:-1], gaps[1:]) > _APART * spread)])
+        seen.append(row[(row_residuals <= _RESOLVED * spread) & (np.minimum(gaps[:-1], gaps[1:]) > _APART * spread)])
     found_by_any = np.sort(np.concatenate(seen))
     new = np.diff(found_by_any, prepend=-np.inf) > 2 * _RESOLVED * spread
     return found_by_any[new]

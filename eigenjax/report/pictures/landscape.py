@@ -55,10 +55,10 @@ def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
     low, high = landscape.plane.min(), landscape.plane.max()
     # Denser where the loss is low, to resolve the shape of the minimum.
     levels = low + (high - low) * np.linspace(0, 1, 25) ** 2 if high > low else 24
-    filled = axes.contourf(first, second, landscape.plane, levels=levels, cmap="viridis")
+    contours = axes.contourf(first, second, landscape.plane, levels=levels, cmap="viridis")
     axes.contour(first, second, landscape.plane, levels=levels, colors="white", linewidths=0.4, alpha=0.5)
     axes.plot(0, 0, "o", color="white", markeredgecolor="black", markersize=7)
-    bar = axes.figure.colorbar(filled, ax=axes, spacing="proportional", ticks=MaxNLocator(8), format="%g")
+    bar = axes.figure.colorbar(contours, ax=axes, spacing="proportional", ticks=MaxNLocator(8), format="%g")
     canvas.dress(bar.ax, y="loss", grid=False)
     bar.outline.set_visible(False)
     if 1 / 3 < first[-1] / second[-1] < 3:

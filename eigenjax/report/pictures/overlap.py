@@ -84,9 +84,9 @@ def draw_overlaps(overlaps: Any, *, steps: Any = None, axes: Any = None) -> Any:
     canvas.paired("steps", names, "overlaps", overlaps)
     axes = canvas.axes_or_new(axes, 5.2, 4.4)
     image = axes.imshow(overlaps, vmin=0, vmax=1, cmap="viridis", origin="lower")
-    shown = np.arange(0, count, -(-count // _FEW))
+    ticks = np.arange(0, count, -(-count // _FEW))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(shown, [word(names[i], _LONGEST) for i in shown])
+        axis.set_ticks(ticks, [word(names[i], _LONGEST) for i in ticks])
         literal(axis.get_ticklabels())
     if count <= _FEW:
         _write_numbers(axes, overlaps)

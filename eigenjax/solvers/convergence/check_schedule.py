@@ -27,6 +27,6 @@ def rows_to_wait(
     2
     """
     rate = (before - distance) / jnp.maximum(steps, 1).astype(distance.dtype)
-    known = jnp.isfinite(rate) & (rate > 0)
-    expected = safe_divide(_PATIENCE * distance, rate, where=known, otherwise=least)
+    is_converging = jnp.isfinite(rate) & (rate > 0)
+    expected = safe_divide(_PATIENCE * distance, rate, where=is_converging, otherwise=least)
     return jnp.clip(expected, least, max(least, most)).astype(jnp.int32)

@@ -67,13 +67,13 @@ def advance(
     ends = search.running & converged & (exhausted | excluded | ~same)
     nothing_new = ends & same
     asked_for = converged & ~search.running & (spec.verify | exhausted)
-    goes_on = asked_for | (ends & ~same) | (exhausted & ~nothing_new)
+    search_again = asked_for | (ends & ~same) | (exhausted & ~nothing_new)
     first = converged & jnp.isinf(search.at_first[0])
     return Search(
-        running=(search.running | goes_on) & ~nothing_new,
-        starts=goes_on & ~exhausted,
-        satisfied=nothing_new | (converged & ~goes_on & ~search.running),
-        before=jnp.where(goes_on, jnp.where(converged, values, jnp.inf), search.before),
+        running=(search.running | search_again) & ~nothing_new,
+        starts=search_again & ~exhausted,
+        satisfied=nothing_new | (converged & ~search_again & ~search.running),
+        before=jnp.where(search_again, jnp.where(converged, values, jnp.inf), search.before),
         at_first=jnp.where(first, values, search.at_first),
         num_searches=search.num_searches + ends.astype(jnp.int32),
     )
@@ -85,7 +85,7 @@ class Check(NamedTuple):
     search: Search
     targets: SearchTargets  # targets of the search that runs or begins
     remaining: jax.Array  # () log of the factor that residuals must fall by or, in a search, polynomials must grow by
-    begins_here: jax.Array  # () bool, a search begins at the random vector that is already in the space
+    begins_in_place: jax.Array  # () bool, a search begins at the random vector that is already in the space
 
 
 def check(
@@ -95,7 +95,7 @@ def check(
     residuals: jax.Array,
     amplitudes: jax.Array,
     targets: SearchTargets,
-    new_aims: SearchTargets,
+    new_targets: SearchTargets,
     bounds: Bounds,
     exhausted: jax.Array,
 ) -> Check:
@@ -108,26 +108,31 @@ def check(
         residuals: (k,) their residuals.
         amplitudes: (L,) amplitudes of the polynomials of the space.
         targets: targets of the running search.
-        new_aims: targets of a search that begins at this check.
+        new_targets: targets of a search that begins at this check.
         bounds: bounds on the residuals.
         exhausted: () bool, the space is invariant: an uncoupled random vector continues it already.
     """
-    known = _matched(values, search.before, bounds.same)
+    found_before = _matched(values, search.before, bounds.same)
     # The dropped residuals of locked pairs are a part of their copies, and grow like unrelated errors.
     searches = 1 + search.num_searches.astype(residuals.dtype)
     of_copies = jnp.minimum(bounds.residual * jnp.sqrt(2 * searches), bounds.locked)
-    allowed = jnp.where(search.running, jnp.where(known, bounds.locked, of_copies), bounds.residual)
+    allowed = jnp.where(search.running, jnp.where(found_before, bounds.locked, of_copies), bounds.residual)
     converged = jnp.all(residuals <= allowed)
     growth_left = jnp.max(jnp.log(jnp.maximum(targets.needed, 1) / jnp.maximum(amplitudes, 1)))
-    state = {"same": jnp.all(known), "converged": converged, "excluded": growth_left <= 0, "exhausted": exhausted}
+    state = {
+        "same": jnp.all(found_before),
+        "converged": converged,
+        "excluded": growth_left <= 0,
+        "exhausted": exhausted,
+    }
     after = advance(search, spec, values, **state)
-    begins_here = exhausted & after.running
-    begins = after.starts | begins_here
-    chosen = SearchTargets(*(jnp.where(begins, x, y) for x, y in zip(new_aims, targets, strict=True)))
+    begins_in_place = exhausted & after.running
+    begins = after.starts | begins_in_place
+    chosen = SearchTargets(*(jnp.where(begins, x, y) for x, y in zip(new_targets, targets, strict=True)))
     at_least = jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny)
     remaining = jnp.max(jnp.log(safe_divide(at_least, allowed)))
     remaining = jnp.where(search.running & converged, growth_left, remaining)
-    return Check(after, chosen, remaining, begins_here)
+    return Check(after, chosen, remaining, begins_in_place)
 
 
 def has_given_up(search: Search, k: int) -> jax.Array:

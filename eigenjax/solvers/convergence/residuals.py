@@ -88,11 +88,11 @@ def verified_residuals(
     k = eigenvalues.shape[0]
     signs = arbitrary_signs(seed, k, eigenvalues.dtype)
     combined, predicted = verification_vector(vectors, eigenvalues.dtype, seed), predict(signs)
-    turned = jnp.sqrt(1 + jnp.asarray(num_restarts, eigenvalues.dtype))
-    bound = VERIFICATION_TOLERANCE * turned * rounding_unit(op) * operator_norm
+    growth = jnp.sqrt(1 + jnp.asarray(num_restarts, eigenvalues.dtype))
+    bound = VERIFICATION_TOLERANCE * growth * rounding_unit(op) * operator_norm
 
     # One loop for the verification and for the residuals that it may require, so that the matvec is compiled once.
-    def turn(carry):
+    def body(carry):
         i, _, discrepancy, residuals = carry
         pair = jnp.maximum(i - 1, 0)
         first = i == 0
@@ -106,8 +106,8 @@ def verified_residuals(
 
     estimated, end = estimated.astype(eigenvalues.dtype), jnp.asarray(needed).astype(jnp.int32)
     start = (jnp.int32(0), end, jnp.zeros((), estimated.dtype), estimated)
-    spent, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], turn, start)
-    return residuals, discrepancy, spent
+    num_matvecs, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], body, start)
+    return residuals, discrepancy, num_matvecs
 
 
 def verification_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:

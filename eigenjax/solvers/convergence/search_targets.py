@@ -12,7 +12,7 @@ from eigenjax.vectors.division import safe_divide
 
 # Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
 # this over sqrt(n).
-_OVERSIGHT = 1e-6
+_MISS_PROBABILITY = 1e-6
 # Locked pairs must stay converged although a search drops their residuals. Within a cluster, the order of locked pairs
 # is that of the eigenvalues only if their errors are below the width of the cluster. Therefore a solve with a search
 # first continues to this share of tol.
@@ -28,24 +28,24 @@ class Bounds(NamedTuple):
     locked: jax.Array  # () on the residual of a locked pair, to stay converged: includes its dropped part
     eigenvalue: jax.Array  # () on the error of an eigenvalue
     same: jax.Array  # () values closer than this count as equal
-    scale: jax.Array  # () the largest |Ritz value| seen, the norm estimate
+    norm_estimate: jax.Array  # () the largest |Ritz value| seen, the norm estimate
 
 
-def bounds_of(op: Any, spec: SolveSpec, tol: Any, scale: jax.Array, lost: float = 0.0) -> Bounds:
+def bounds_of(op: Any, spec: SolveSpec, tol: Any, norm_estimate: jax.Array, storage_error: float = 0.0) -> Bounds:
     """Return the bounds for the tolerance of a solve.
 
     Args:
         op: the operator.
         spec: options, with verify.
-        tol: tolerance relative to the scale, or None.
-        scale: () the largest |Ritz value| seen, the norm estimate.
-        lost: rounding error of the storage of the basis, relative to the scale.
+        tol: tolerance relative to `norm_estimate`, or None.
+        norm_estimate: () the largest |Ritz value| seen, the norm estimate.
+        storage_error: rounding error of the storage of the basis, relative to `norm_estimate`.
     """
     share = VERIFIED_SHARE if spec.verify else 1.0
-    residual, eigenvalue = (stopping_tolerance(op, tol, scale.dtype, part) for part in (share, 1.0))
+    residual, eigenvalue = (stopping_tolerance(op, tol, norm_estimate.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
-    absolute = lambda relative: jnp.maximum(relative, lost) * scale
-    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), scale)
+    absolute = lambda relative: jnp.maximum(relative, storage_error) * norm_estimate
+    return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), norm_estimate)
 
 
 def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: jax.Array) -> Bounds:
@@ -64,7 +64,7 @@ def bounds_by_condition(op: Any, bounds: Bounds, condition: jax.Array, values: j
         Values that count as equal are closer than half the distance of any two distinct given values. So a copy that
         is found is always recognized.
     """
-    far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.scale
+    far, rounding = far_enough(bounds), LOCKED_ROUNDING * rounding_unit(op) * bounds.norm_estimate
     smaller = jnp.maximum(bounds.residual / condition, jnp.minimum(rounding, bounds.residual))
     distances = jnp.abs(values[:, None] - values[None, :])
     gap = jnp.min(jnp.where(distances > bounds.same, distances, 2 * far))
@@ -102,15 +102,15 @@ def targets_of(
         sigma: () the shift, used if spec.interior.
     """
     distance = far_enough(bounds)
-    number = jnp.asarray(sigma).astype(distance.dtype)
+    shift = jnp.asarray(sigma).astype(distance.dtype)
     missed_before = probability_missed(spec, worst, distance)
-    needed = needed_amplitudes(spec, values, size, slack=bounds.eigenvalue, sigma=number, missed_before=missed_before)
-    return SearchTargets(levels(spec, values, distance, number), needed)
+    needed = needed_amplitudes(spec, values, size, slack=bounds.eigenvalue, sigma=shift, missed_before=missed_before)
+    return SearchTargets(levels(spec, values, distance, shift), needed)
 
 
 def far_enough(bounds: Bounds) -> jax.Array:
     """Return sqrt(tol) ||A||, (): the distance at which missed eigenvalues that are no copies are searched."""
-    return jnp.sqrt(safe_divide(bounds.eigenvalue, bounds.scale)) * bounds.scale
+    return jnp.sqrt(safe_divide(bounds.eigenvalue, bounds.norm_estimate)) * bounds.norm_estimate
 
 
 def probability_missed(spec: SolveSpec, worst: jax.Array, distance: jax.Array) -> jax.Array:
@@ -164,15 +164,15 @@ def num_levels(spec: SolveSpec) -> int:
     return jax.eval_shape(lambda z: levels(spec, jnp.zeros(spec.k, z.dtype), z, z), zero).shape[0]
 
 
-def amplitude_of_certainty(size: int) -> float:
+def certain_amplitude(size: int) -> float:
     """Return the amplitude whose inverse is a lower bound, with near certainty, of a random start's components.
 
     A random start in n dimensions has a smaller component along a given unit vector with probability at most 1e-6.
 
-    >>> print(f"{amplitude_of_certainty(10000):.0e}")
+    >>> print(f"{certain_amplitude(10000):.0e}")
     1e+08
     """
-    return size**0.5 / _OVERSIGHT
+    return size**0.5 / _MISS_PROBABILITY
 
 
 def needed_amplitudes(
@@ -195,7 +195,7 @@ def needed_amplitudes(
     >>> print(needed_amplitudes(spec, jnp.array([3.0, 2.0]), 10000, **options).round(-2))
     [1.e+08 0.e+00 1.e+06]
     """
-    certain = amplitude_of_certainty(size)
+    certain = certain_amplitude(size)
     if spec.which == "BE" and not spec.interior:
         high = jnp.arange(spec.k, dtype=jnp.int32) % 2 == 0
         ranks = jnp.where(high, values - jnp.min(values[::2]), jnp.max(values[1::2], initial=-jnp.inf) - values)

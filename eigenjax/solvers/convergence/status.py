@@ -63,10 +63,10 @@ def with_status(
     pairs: CandidatePairs,
     *,
     tol: Any,
-    scale: jax.Array,
+    norm_estimate: jax.Array,
     discrepancy: jax.Array,
     finite: jax.Array,
-    lost: float = 0.0,
+    storage_error: float = 0.0,
     verified: jax.Array | bool = True,
 ) -> EigenResult:
     """Return pairs with `converged` and `status`; if a matvec is not finite, all numbers are NaN.
@@ -74,19 +74,19 @@ def with_status(
     Args:
         op: the operator.
         pairs: pairs of the solve.
-        tol: tolerance relative to `scale`; None is `default_tol`.
-        scale: () the largest |Ritz value| seen, the norm estimate.
+        tol: tolerance relative to `norm_estimate`; None is `default_tol`.
+        norm_estimate: () the largest |Ritz value| seen, the norm estimate.
         discrepancy: () ||A v - (the prediction of the recurrence)||.
         finite: () bool, all matvecs are finite.
-        lost: rounding error of the storage of the vectors, relative to their norm.
+        storage_error: rounding error of the storage of the vectors, relative to their norm.
         verified: () bool, the missed-pair search has ended, or is not requested.
     """
     residuals = pairs.residuals
     finite = finite & jnp.all(jnp.isfinite(residuals) | ~pairs.valid)
-    converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype) * scale) & finite
+    converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype) * norm_estimate) & finite
     unit = rounding_unit(op)
-    at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, lost) * scale))
-    inconsistent = discrepancy > unit**0.5 * scale
+    at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, storage_error) * norm_estimate))
+    inconsistent = discrepancy > unit**0.5 * norm_estimate
     status = jnp.select(
         [~finite, jnp.all(converged) & verified, jnp.all(converged), inconsistent, at_rounding],
         [

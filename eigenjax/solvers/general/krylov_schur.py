@@ -99,27 +99,27 @@ def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, seed: jax.Array) -
 
 def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
     """Expand until the next convergence check, make the check, and restart if necessary."""
-    m = state.krylov.filled.shape[0]
+    m = state.krylov.valid.shape[0]
 
-    def goes_on(part):
-        has_room = (part.num_filled < m) & (part.num_matvecs < spec.max_matvecs)
-        return (part.num_filled < state.next_check) & has_room & ~part.broken_down
+    def has_to_grow(part):
+        has_room = (part.num_valid < m) & (part.num_matvecs < spec.max_matvecs)
+        return (part.num_valid < state.next_check) & has_room & ~part.broken_down
 
     # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
-    grown = jax.lax.while_loop(goes_on, lambda part: arnoldi.expand(op, part), first)
+    grown = jax.lax.while_loop(has_to_grow, lambda part: arnoldi.expand(op, part), first)
     state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol)
     if m < op.size:
         most = max(spec.k + 1, m - LONGEST_WAIT)
         fresh = state.search.starts
-        kept = num_keep(state.vectors, spec.k, most)
-        kept = jnp.where(fresh, undivided(state.vectors, spec.k, most), kept)
-        turn = lambda part: arnoldi.restart(part, state.vectors, kept, most, fresh, state.targets.levels)
-        restarting = ((state.krylov.num_filled == m) | fresh) & ~state.done
+        num_kept = num_keep(state.vectors, spec.k, most)
+        num_kept = jnp.where(fresh, undivided(state.vectors, spec.k, most), num_kept)
+        restart_space = lambda part: arnoldi.restart(part, state.vectors, num_kept, most, fresh, state.targets.levels)
+        restarting = ((state.krylov.num_valid == m) | fresh) & ~state.done
         state = state._replace(
-            krylov=apply_when(restarting, turn, state.krylov), search=missed_pairs.begun(state.search)
+            krylov=apply_when(restarting, restart_space, state.krylov), search=missed_pairs.begun(state.search)
         )
-    return state._replace(next_check=state.next_check + state.krylov.num_filled)
+    return state._replace(next_check=state.next_check + state.krylov.num_valid)
 
 
 class _Extraction(NamedTuple):
@@ -134,8 +134,8 @@ class _Extraction(NamedTuple):
 def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
     """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     part = state.krylov
-    m, spent = part.filled.shape[0], part.num_matvecs
-    complete = part.num_filled >= op.size
+    m, num_matvecs = part.valid.shape[0], part.num_matvecs
+    complete = part.num_valid >= op.size
     found, vectors, bounds, residuals = _extract(op, state, spec, tol)
     values = found.values[: spec.k]
     check = missed_pairs.check(
@@ -149,24 +149,24 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
         bounds,
         part.broken_down & ~complete,
     )
-    polynomials = tree.where(check.begins_here, begin_search(part, check.targets.levels), part.polynomials)
+    polynomials = tree.where(check.begins_in_place, begin_search(part, check.targets.levels), part.polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed. A search proves nothing about locked
     # pairs that restarts have perturbed.
-    spoiled = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
-    given_up = spoiled | missed_pairs.has_given_up(check.search, spec.k)
+    perturbed = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
+    given_up = perturbed | missed_pairs.has_given_up(check.search, spec.k)
     finished = check.search.satisfied | given_up if m < op.size else False
     most = max(LONGEST_WAIT, m // _WAITING_SHARE)
-    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_check, most=most)
+    wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, most=most)
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
         found=found,
         vectors=vectors,
-        next_check=jnp.maximum(wait, spec.k - part.num_filled),
+        next_check=jnp.maximum(wait, spec.k - part.num_valid),
         distance=check.remaining,
-        last_check=spent,
+        last_check=num_matvecs,
         search=check.search,
         targets=check.targets,
-        done=finished | complete | (spent >= spec.max_matvecs) | ~jnp.isfinite(part.operator_norm),
+        done=finished | complete | (num_matvecs >= spec.max_matvecs) | ~jnp.isfinite(part.operator_norm),
     )
 
 
@@ -177,7 +177,7 @@ def _extract(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, tol: 
     bounds = search_targets.bounds_of(op, spec, tol, part.operator_norm)
     residuals = found.residuals[:k]
     candidates = jnp.all(residuals <= bounds.locked)
-    full = part.num_filled == part.filled.shape[0]
+    full = part.num_valid == part.valid.shape[0]
     vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, spec.which), state.vectors)
     if not spec.verify:
         return _Extraction(found, vectors, bounds, residuals)
@@ -208,10 +208,10 @@ def _targets(
     """Compute levels and bounds of a search that follows these values: their copies, and more wanted eigenvalues."""
     distance, real = search_targets.far_enough(bounds), is_real(op.structure)
     keys = wanted_keys(values, spec.which, real=real)
-    certain = search_targets.amplitude_of_certainty(op.size)
+    certain = search_targets.certain_amplitude(op.size)
     copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
     others = certain * search_targets.probability_missed(spec, worst, distance)
-    points = boundary(values, spec.which, distance, bounds.scale, real=real)
+    points = boundary(values, spec.which, distance, bounds.norm_estimate, real=real)
     levels = jnp.concatenate([values, points.astype(values.dtype)])
     return search_targets.SearchTargets(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
 
@@ -225,19 +225,19 @@ def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, to
     found = tree.where(unfinished, converged_first(state.found, bound), state.found)
     values, residuals, coefficients = found.values[:k], found.residuals[:k], found.coefficients[:, :k]
     vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
-    there = jnp.isfinite(residuals)
+    valid = jnp.isfinite(residuals)
     unverified = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
     # The decomposition lacks the parts that a search dropped: each residual is then recomputed.
     searched = state.search.running | (state.search.num_searches > 0)
-    estimated = jnp.where(there, residuals, 0)
+    estimated = jnp.where(valid, residuals, 0)
     verification = lambda _: _verified(op, part, values, vectors, coefficients, estimated, searched)
-    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), verification, unverified)
-    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
-    pairs = CandidatePairs(values, vectors, residuals, there, part.num_matvecs + num_verifications)
-    verified = (part.num_filled >= op.size) | state.search.satisfied if spec.verify else True
+    residuals, discrepancy, num_verifications = apply_when(jnp.any(valid), verification, unverified)
+    residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
+    pairs = CandidatePairs(values, vectors, residuals, valid, part.num_matvecs + num_verifications)
+    verified = (part.num_valid >= op.size) | state.search.satisfied if spec.verify else True
     finite = jnp.isfinite(part.operator_norm)
     result = with_status(
-        op, pairs, tol=tol, scale=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
+        op, pairs, tol=tol, norm_estimate=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
     )
     recovered = missed_pairs.num_recovered(state.search, values, 2 * jnp.max(residuals))
     return result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
@@ -276,6 +276,6 @@ def _verified(
         return residuals.at[i].set(tree.norm(tree.add_scaled(image, -values[i], vector)))
 
     # A loop, so that confirmed residuals cost no matvec, under vmap too.
-    turns = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
-    residuals = jax.lax.fori_loop(0, turns, recompute, jnp.hypot(estimated, discrepancy))
-    return residuals, discrepancy, (1 + turns * (2 if real else 1)).astype(jnp.int32)
+    num_recomputed = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
+    residuals = jax.lax.fori_loop(0, num_recomputed, recompute, jnp.hypot(estimated, discrepancy))
+    return residuals, discrepancy, (1 + num_recomputed * (2 if real else 1)).astype(jnp.int32)

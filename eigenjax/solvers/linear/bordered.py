@@ -146,19 +146,19 @@ def _adjoint_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solut
     basis = parts.basis
     part = _inside(parts, jnp.conj(value), jnp.conj(parts.projected).T, v, residual, tree.project(basis, f), h)
     inside = tree.combine(part.small, basis)
-    product = functools.partial(adjoint_matvec, parts.system.op)
-    rest = jax.tree.map(jnp.add, f, product(inside))
-    outside, told = _outside(parts, product, jnp.conj(value), rest, f, h, tol)
-    return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), told._replace(left_out=part.left_out)
+    mv = functools.partial(adjoint_matvec, parts.system.op)
+    rhs = jax.tree.map(jnp.add, f, mv(inside))
+    outside, info = _outside(parts, mv, jnp.conj(value), rhs, f, h, tol)
+    return Solution(jax.tree.map(jnp.add, inside, outside), part.multiplier), info._replace(left_out=part.left_out)
 
 
 def _forward_system(parts: _Parts, value, v, residual, tol, f, h) -> tuple[Solution, SolveInfo]:
-    product = functools.partial(complex_matvec, parts.system.op)
-    outside, told = _outside(parts, product, value, f, f, h, tol)
-    rest = tree.project(parts.basis, jax.tree.map(jnp.add, f, product(outside)))
-    part = _inside(parts, value, parts.projected, v, residual, rest, h)
+    mv = functools.partial(complex_matvec, parts.system.op)
+    outside, info = _outside(parts, mv, value, f, f, h, tol)
+    rhs = tree.project(parts.basis, jax.tree.map(jnp.add, f, mv(outside)))
+    part = _inside(parts, value, parts.projected, v, residual, rhs, h)
     whole = jax.tree.map(jnp.add, tree.combine(part.small, parts.basis), outside)
-    return Solution(whole, part.multiplier), told._replace(left_out=part.left_out)
+    return Solution(whole, part.multiplier), info._replace(left_out=part.left_out)
 
 
 class _Inside(NamedTuple):
@@ -167,34 +167,34 @@ class _Inside(NamedTuple):
     left_out: jax.Array  # () norm of the dropped part of the right-hand side
 
 
-def _inside(parts: _Parts, value, projected, v, residual, rest, h) -> _Inside:
+def _inside(parts: _Parts, value, projected, v, residual, rhs, h) -> _Inside:
     """Solve the small system, scaled to order one; nearly singular directions, those of a cluster, are dropped."""
-    k, scale = rest.shape[0], parts.system.scale
+    k, scale = rhs.shape[0], parts.system.scale
     border = tree.project(parts.basis, v)
-    matrix = jnp.zeros((k + 1, k + 1), rest.dtype)
-    matrix = matrix.at[:k, :k].set((value * jnp.eye(k, dtype=rest.dtype) - projected) / scale.astype(rest.dtype))
+    matrix = jnp.zeros((k + 1, k + 1), rhs.dtype)
+    matrix = matrix.at[:k, :k].set((value * jnp.eye(k, dtype=rhs.dtype) - projected) / scale.astype(rhs.dtype))
     matrix = matrix.at[:k, k].set(border).at[k, :k].set(jnp.conj(border))
     left, values, right = jnp.linalg.svd(jnp.where(jnp.isfinite(matrix), matrix, 0))
     unit = _CLUSTER_ROUNDING * jnp.finfo(values.dtype).eps
     width = _CLUSTER_RESIDUALS * residual / scale + unit * jnp.max(values)
-    known = values > width
-    inverse = safe_divide(1, values, where=known, otherwise=0).astype(rest.dtype)
+    is_regular = values > width
+    inverse = safe_divide(1, values, where=is_regular, otherwise=0).astype(rhs.dtype)
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    numbers = product(jnp.conj(left).T, jnp.append(rest, h))
-    found = product(jnp.conj(right).T, inverse * numbers / scale.astype(rest.dtype))
-    return _Inside(found[:k], found[k], tree.norm(jnp.where(known, 0, numbers)))
+    numbers = product(jnp.conj(left).T, jnp.append(rhs, h))
+    found = product(jnp.conj(right).T, inverse * numbers / scale.astype(rhs.dtype))
+    return _Inside(found[:k], found[k], tree.norm(jnp.where(is_regular, 0, numbers)))
 
 
-def _outside(parts: _Parts, product: Callable, value, rest, f, h, tol) -> tuple[PyTree, SolveInfo]:
+def _outside(parts: _Parts, mv: Callable, value, rhs, f, h, tol) -> tuple[PyTree, SolveInfo]:
     """Solve the system on the complement."""
     nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
-    whole = tree.norm((f, h, rest))
+    whole = tree.norm((f, h, rhs))
     if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
-        return jax.tree.map(jnp.zeros_like, rest), SolveInfo(whole, nothing, none, nothing)  # there is no complement
+        return jax.tree.map(jnp.zeros_like, rhs), SolveInfo(whole, nothing, none, nothing)  # there is no complement
     away = functools.partial(project_out_of_vector, parts.basis)
     # At every matvec: rounding would bring the eigenvectors back.
-    shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, product(away(x))))
-    projected = away(rest)
+    shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, mv(away(x))))
+    projected = away(rhs)
     target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
     restart = min(_RESTART, parts.system.op.size)
     found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
@@ -205,9 +205,11 @@ def _orthonormal(vectors: PyTree) -> PyTree:
     """Compute an orthonormal basis of the eigenvectors; dependent ones give zero rows."""
 
     def clean(i, done):
-        rest = orthogonalize(done, tree.row(vectors, i))
-        length = jnp.where(rest.norm > _DEPENDENT, rest.norm, 0)
-        direction = tree.where(length > 0, normalize(rest.vector, length), jax.tree.map(jnp.zeros_like, rest.vector))
+        residual = orthogonalize(done, tree.row(vectors, i))
+        length = jnp.where(residual.norm > _DEPENDENT, residual.norm, 0)
+        direction = tree.where(
+            length > 0, normalize(residual.vector, length), jax.tree.map(jnp.zeros_like, residual.vector)
+        )
         return tree.set_row(done, i, direction)
 
     k = jax.tree.leaves(vectors)[0].shape[0]

@@ -41,7 +41,7 @@ class State(NamedTuple):
     """Solver state of k systems, with a leading axis k on every leaf."""
 
     solution: PyTree  # x
-    rest: PyTree  # (b - A x) / ||b - A x||
+    residual_vector: PyTree  # (b - A x) / ||b - A x||
     direction: PyTree  # p / ||b - A x||
     residual: jax.Array  # (k,) ||b - A x||
     square: jax.Array  # (k,) ||p||^2 / ||r||^2
@@ -95,11 +95,11 @@ def conjugate_gradients_together(
 def init(rhs: PyTree, operator_norm: jax.Array | float = 0.0) -> State:
     """Initialize k systems at x_i = 0; operator_norm is a lower bound of ||A_i||."""
     lengths = tree.norms(rhs)
-    rest = jax.vmap(normalize)(rhs, lengths)
+    residual_vector = jax.vmap(normalize)(rhs, lengths)
     return State(
         solution=jax.tree.map(jnp.zeros_like, rhs),
-        rest=rest,
-        direction=rest,
+        residual_vector=residual_vector,
+        direction=residual_vector,
         residual=lengths,
         square=jnp.ones_like(lengths),
         attainable=_ATTAINABLE * jnp.finfo(lengths.dtype).eps * lengths,
@@ -121,8 +121,8 @@ def advance(
 
     def unfinished(state, target):
         # NaN compares False and ends the loop too.
-        far = tested(state, by_error) > jnp.maximum(target, state.attainable)
-        return far & ~state.ended & (state.num_matvecs < max_iter)
+        unconverged = tested(state, by_error) > jnp.maximum(target, state.attainable)
+        return unconverged & ~state.ended & (state.num_matvecs < max_iter)
 
     start = state, unfinished(state, targets(state.solution))
     step = functools.partial(_step, operator, targets, unfinished)
@@ -165,15 +165,15 @@ def _step(
     target = targets(solution)
     # Compute the target first: else XLA would keep the direction for it, and write the next one beside it.
     on = on & ~jnp.isnan(target)
-    rest = _added(state.rest, -alpha, images)
-    shrunk = jnp.where(on, jnp.sqrt(_inner(rest, rest).real), 1)
-    rest = jax.vmap(normalize)(rest, shrunk)
+    residual_vector = _added(state.residual_vector, -alpha, images)
+    reduction = jnp.where(on, jnp.sqrt(_inner(residual_vector, residual_vector).real), 1)
+    residual_vector = jax.vmap(normalize)(residual_vector, reduction)
     stepped = state._replace(
         solution=solution,
-        rest=rest,
-        direction=_added(_scaled(shrunk, state.direction), on.astype(shrunk.dtype), rest),
-        residual=state.residual * shrunk,
-        square=jnp.where(on, 1 + jnp.square(shrunk) * state.square, state.square),
+        residual_vector=residual_vector,
+        direction=_added(_scaled(reduction, state.direction), on.astype(reduction.dtype), residual_vector),
+        residual=state.residual * reduction,
+        square=jnp.where(on, 1 + jnp.square(reduction) * state.square, state.square),
         operator_norm=operator_norm,
         ended=state.ended | singular,
         num_matvecs=state.num_matvecs + moves.astype(jnp.int32),

@@ -65,34 +65,34 @@ def gmres(
     length = tree.norm(rhs)
     target = jnp.maximum(target, _ATTAINABLE * jnp.finfo(length.dtype).eps * length)
 
-    def goes_on(carry):
+    def has_to_go_on(carry):
         _, _, residual, before, count = carry
         # NaN compares False and ends the loop too.
         return (residual > target) & (residual < _STAGNATED * before) & (count < max_iter)
 
     def cycle(carry):
-        solution, rest, residual, _, count = carry
-        correction, spent = _one_cycle(operator, rest, residual, target, restart)
+        solution, residual_vector, residual, _, count = carry
+        correction, num_steps = _one_cycle(operator, residual_vector, residual, target, restart)
         moved = jax.tree.map(jnp.add, solution, correction)
-        rest = tree.add_scaled(rhs, -1.0, operator(moved))
-        after = tree.norm(rest)
+        residual_vector = tree.add_scaled(rhs, -1.0, operator(moved))
+        after = tree.norm(residual_vector)
         # If a cycle increases the residual, the previous solution is returned.
         better = after < residual
         solution = tree.where(better, moved, solution)
-        return solution, rest, jnp.where(better, after, residual), residual, count + spent + 1
+        return solution, residual_vector, jnp.where(better, after, residual), residual, count + num_steps + 1
 
     start = (jax.tree.map(jnp.zeros_like, rhs), rhs, length, length * 0 + jnp.inf, jnp.zeros((), jnp.int32))
-    solution, _, residual, _, count = jax.lax.while_loop(goes_on, cycle, start)
+    solution, _, residual, _, count = jax.lax.while_loop(has_to_go_on, cycle, start)
     return LinearSolution(solution, residual, residual, count)
 
 
 def _one_cycle(
-    operator: Callable[[PyTree], PyTree], rest: PyTree, length: jax.Array, target: jax.Array, restart: int
+    operator: Callable[[PyTree], PyTree], residual_vector: PyTree, length: jax.Array, target: jax.Array, restart: int
 ) -> tuple[PyTree, jax.Array]:
     """Compute the correction from one Krylov space, and the number of its matvecs."""
-    dtype = tree.accumulation_dtype(rest)
+    dtype = tree.accumulation_dtype(residual_vector)
     start = _Cycle(
-        basis=tree.set_row(tree.zero_basis(rest, restart + 1), 0, normalize(rest, length)),
+        basis=tree.set_row(tree.zero_basis(residual_vector, restart + 1), 0, normalize(residual_vector, length)),
         triangle=jnp.zeros((restart, restart), dtype),
         rotation=jnp.eye(restart + 1, dtype=dtype),
         target=jnp.zeros(restart + 1, dtype).at[0].set(length.astype(dtype)),
@@ -101,27 +101,27 @@ def _one_cycle(
         ended=jnp.zeros((), bool),
     )
 
-    def goes_on(state):
+    def has_to_go_on(state):
         return (jnp.abs(state.target[state.length]) > target) & ~state.ended & (state.length < restart)
 
-    end = jax.lax.while_loop(goes_on, lambda state: _step(operator, state), start)
-    there = jnp.arange(restart, dtype=jnp.int32) < end.length
-    diagonal = jnp.where(there, jnp.diag(end.triangle), 1)
+    end = jax.lax.while_loop(has_to_go_on, lambda state: _step(operator, state), start)
+    valid = jnp.arange(restart, dtype=jnp.int32) < end.length
+    diagonal = jnp.where(valid, jnp.diag(end.triangle), 1)
     floor = _SINGULAR * jnp.finfo(length.dtype).eps * jnp.max(jnp.abs(end.triangle))
-    solvable = jnp.abs(diagonal) > jnp.where(there, floor, 0)
+    solvable = jnp.abs(diagonal) > jnp.where(valid, floor, 0)
     diagonal = jnp.where(solvable, diagonal, 1)
     square = jnp.triu(end.triangle, 1) + jnp.diag(diagonal)
-    numbers = jnp.where(there & solvable, end.target[:restart], 0)
+    numbers = jnp.where(valid & solvable, end.target[:restart], 0)
     weights = jax.lax.linalg.triangular_solve(square, numbers[:, None], left_side=True, lower=False)[:, 0]
     return tree.combine(jnp.append(weights, jnp.zeros(1, dtype)), end.basis), end.length
 
 
 def _step(operator: Callable[[PyTree], PyTree], state: _Cycle) -> _Cycle:
     j = state.length
-    rest = orthogonalize(state.basis, operator(tree.row(state.basis, j)))
-    norm = jnp.maximum(state.operator_norm, tree.norm((rest.coefficients, rest.norm)))
-    ended = rest.norm <= _EXHAUSTED * jnp.finfo(norm.dtype).eps * norm
-    column = rest.coefficients.at[j + 1].set(jnp.where(ended, 0, rest.norm).astype(rest.coefficients.dtype))
+    residual = orthogonalize(state.basis, operator(tree.row(state.basis, j)))
+    norm = jnp.maximum(state.operator_norm, tree.norm((residual.coefficients, residual.norm)))
+    ended = residual.norm <= _EXHAUSTED * jnp.finfo(norm.dtype).eps * norm
+    column = residual.coefficients.at[j + 1].set(jnp.where(ended, 0, residual.norm).astype(residual.coefficients.dtype))
     column = jnp.matmul(state.rotation, column, precision=jax.lax.Precision.HIGHEST)
     # One rotation of the rows j and j + 1 annihilates the last entry.
     pair = jax.lax.dynamic_slice(column, (j,), (2,))
@@ -129,16 +129,16 @@ def _step(operator: Callable[[PyTree], PyTree], state: _Cycle) -> _Cycle:
     cosine, sine = safe_divide(pair[0], length, otherwise=1), safe_divide(pair[1], length)
     plane = jnp.stack([jnp.stack([jnp.conj(cosine), jnp.conj(sine)]), jnp.stack([-sine, cosine])])
 
-    def turned(rows):
+    def rotated(rows):
         two = jax.lax.dynamic_slice_in_dim(rows, j, 2)
         two = jnp.matmul(plane, two, precision=jax.lax.Precision.HIGHEST)
         return jax.lax.dynamic_update_slice_in_dim(rows, two, j, 0)
 
     return _Cycle(
-        basis=tree.set_row(state.basis, j + 1, normalize(rest.vector, rest.norm)),
-        triangle=state.triangle.at[:, j].set(turned(column)[:-1]),
-        rotation=turned(state.rotation),
-        target=turned(state.target),
+        basis=tree.set_row(state.basis, j + 1, normalize(residual.vector, residual.norm)),
+        triangle=state.triangle.at[:, j].set(rotated(column)[:-1]),
+        rotation=rotated(state.rotation),
+        target=rotated(state.target),
         operator_norm=norm,
         length=j + 1,
         ended=ended,

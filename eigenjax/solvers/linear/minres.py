@@ -45,7 +45,7 @@ class State(NamedTuple):
     coupling: jax.Array  # (k,) beta_j, which couples the two
     direction: PyTree  # w_j, the current search direction
     before: PyTree  # w_{j-1}
-    rest: PyTree | None  # (b - A x) / ||b - A x||, or None if it is not needed
+    residual_vector: PyTree | None  # (b - A x) / ||b - A x||, or None if it is not needed
     cosine: jax.Array  # (k,) cosine of the last rotation
     sine: jax.Array  # (k,) sine of the last rotation
     carried: jax.Array  # (k,) entry left of the diagonal, for the next rotation
@@ -137,7 +137,7 @@ def advance(
 _scaled, _added, _chosen = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.vmap(tree.where)
 
 
-def init(rhs: PyTree, *, keep_rest: bool = False) -> State:
+def init(rhs: PyTree, *, keep_residual_vector: bool = False) -> State:
     """Initialize k systems at x_i = 0; keep_rest stores the residual vectors too, k vectors more, for `restarted`."""
     lengths = tree.norms(rhs)
     zero, zeros = jnp.zeros_like(lengths), jax.tree.map(jnp.zeros_like, rhs)
@@ -149,7 +149,7 @@ def init(rhs: PyTree, *, keep_rest: bool = False) -> State:
         coupling=zero,
         direction=zeros,
         before=zeros,
-        rest=vector if keep_rest else None,
+        residual_vector=vector if keep_residual_vector else None,
         cosine=zero - 1,
         sine=zero,
         carried=zero,
@@ -162,9 +162,11 @@ def init(rhs: PyTree, *, keep_rest: bool = False) -> State:
     )
 
 
-def restarted(state: State, chosen: jax.Array, solution: PyTree, rest: PyTree, residual: jax.Array) -> State:
+def restarted(state: State, chosen: jax.Array, solution: PyTree, residual_vector: PyTree, residual: jax.Array) -> State:
     """Restart the chosen systems from other solutions, with residual vectors of unit norm and (k,) residual norms."""
-    fresh = init(rest, keep_rest=True)._replace(operator_norm=state.operator_norm, num_matvecs=state.num_matvecs)
+    fresh = init(residual_vector, keep_residual_vector=True)._replace(
+        operator_norm=state.operator_norm, num_matvecs=state.num_matvecs
+    )
     fresh = fresh._replace(solution=solution, residual=residual, attainable=state.attainable, ended=state.ended)
     return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(chosen, new, old), fresh, state)
 
@@ -197,10 +199,10 @@ def _step(images: PyTree, state: State, moves: jax.Array) -> State:
     vector = _chosen(on, jax.vmap(normalize)(images, beta), state.vector)
     direction = _added(_added(previous, -state.skipped, state.before), -above, state.direction)
     direction = _scaled(1 / safe, direction)
-    rest = state.rest
-    if rest is not None:
+    residual_vector = state.residual_vector
+    if residual_vector is not None:
         # r_{j+1} = sine^2 r_j - cosine ||r_{j+1}|| v_{j+1}, normalized.
-        rest = _chosen(on, _added(_scaled(sine, rest), -cosine, vector), rest)
+        residual_vector = _chosen(on, _added(_scaled(sine, residual_vector), -cosine, vector), residual_vector)
     numbers = {
         "coupling": beta,
         "cosine": cosine,
@@ -216,8 +218,8 @@ def _step(images: PyTree, state: State, moves: jax.Array) -> State:
         previous=previous,
         direction=_chosen(on, direction, state.direction),
         before=_chosen(on, state.direction, state.before),
-        rest=rest,
+        residual_vector=residual_vector,
         ended=state.ended | (moves & (singular | (beta <= _EXHAUSTED * eps * operator_norm))),
         num_matvecs=state.num_matvecs + moves.astype(jnp.int32),
-        **{name: jnp.where(on, number, getattr(state, name)) for name, number in numbers.items()},
+        **{name: jnp.where(on, value, getattr(state, name)) for name, value in numbers.items()},
     )

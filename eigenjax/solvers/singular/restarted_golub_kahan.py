@@ -46,7 +46,7 @@ class SolveState(NamedTuple):
 
     space: Bidiagonalization  # the decomposition A V = U B, A^H U = V B^H + d g
     found: Triplets  # triplets of the last convergence check
-    scale: jax.Array  # () the largest singular value seen, a lower bound of ||A||
+    norm_estimate: jax.Array  # () the largest singular value seen, a lower bound of ||A||
     next_check: jax.Array  # () int32, basis rows at the next convergence check
     distance: jax.Array  # () log(residual / bound) of the worst triplet at the last check; inf at first
     last_check: jax.Array  # () int32, matvecs at the last check
@@ -72,7 +72,7 @@ def init(op: RectangularOperator, start: PyTree, spec: SolveSpec, *, krylov_dim:
     return SolveState(
         space=space,
         found=Triplets(jnp.zeros(m, zero.dtype), identity, identity, jnp.full(m, jnp.inf, zero.dtype)),
-        scale=zero,
+        norm_estimate=zero,
         next_check=jnp.asarray(spec.k, jnp.int32),
         distance=zero + jnp.inf,
         last_check=jnp.zeros((), jnp.int32),
@@ -86,29 +86,29 @@ def step(op: RectangularOperator, state: SolveState, spec: SolveSpec, *, tol: An
     """Expand until the next convergence check, make the check, and restart if necessary."""
     m, n = state.found.values.shape[0], op.shape[1]
 
-    def goes_on(space):
-        has_room = (space.num_filled < m) & (space.num_matvecs + 2 <= spec.max_matvecs)
-        return (space.num_filled < state.next_check) & has_room & ~space.broken_down
+    def has_to_grow(space):
+        has_room = (space.num_valid < m) & (space.num_matvecs + 2 <= spec.max_matvecs)
+        return (space.num_valid < state.next_check) & has_room & ~space.broken_down
 
     # Clear the breakdown flag: the last check handled it.
     first = state.space._replace(broken_down=jnp.zeros((), bool))
-    grown = jax.lax.while_loop(goes_on, lambda space: bidiagonalization.expand(op, space), first)
+    grown = jax.lax.while_loop(has_to_grow, lambda space: bidiagonalization.expand(op, space), first)
     state = check_convergence(op, state._replace(space=grown), spec, tol=tol)
     if m < n:
-        restarting = ((state.space.num_filled == m) | state.search.starts) & ~state.done
+        restarting = ((state.space.num_valid == m) | state.search.starts) & ~state.done
         restart = lambda space: _restart(space, state.found, spec, state.search.starts, state.targets.levels)
         space = apply_when(restarting, restart, state.space)
         state = state._replace(space=space, search=missed_pairs.begun(state.search))
-    return state._replace(next_check=state.next_check + state.space.num_filled)
+    return state._replace(next_check=state.next_check + state.space.num_valid)
 
 
 def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpec, *, tol: Any) -> SolveState:
     """Extract and test the triplets, and schedule the next convergence check (`next_check` is relative here)."""
     space, found = state.space, extract(state.space)
     m, n = found.values.shape[0], op.shape[1]
-    scale = jnp.maximum(state.scale, found.values[0])
-    bounds = search_targets.bounds_of(Dilation(op), spec, tol, scale)
-    complete = space.num_filled >= n
+    norm_estimate = jnp.maximum(state.norm_estimate, found.values[0])
+    bounds = search_targets.bounds_of(Dilation(op), spec, tol, norm_estimate)
+    complete = space.num_valid >= n
     values, residuals = found.values[: spec.k], found.residuals[: spec.k]
     check = missed_pairs.check(
         state.search,
@@ -123,7 +123,7 @@ def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpe
     )
     search = check.search
     polynomials = tree.where(
-        check.begins_here, bidiagonalization.begin_search(space, check.targets.levels), space.polynomials
+        check.begins_in_place, bidiagonalization.begin_search(space, check.targets.levels), space.polynomials
     )
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = search.satisfied | missed_pairs.has_given_up(search, spec.k) if m < n else False
@@ -131,9 +131,9 @@ def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpe
     return state._replace(
         space=space._replace(polynomials=polynomials),
         found=found,
-        scale=scale,
+        norm_estimate=norm_estimate,
         targets=check.targets,
-        next_check=jnp.maximum(wait, spec.k - space.num_filled),
+        next_check=jnp.maximum(wait, spec.k - space.num_valid),
         distance=check.remaining,
         last_check=space.num_matvecs,
         search=search,
@@ -163,32 +163,34 @@ def finalize(
     left, right, phases = _signed(
         tree.combine(P, space.left), tree.combine(found.right_coefficients[:, :k], space.right), sign_by_left
     )
-    there = jnp.isfinite(residuals)
+    valid = jnp.isfinite(residuals)
     # The defects are left out: the verification finds them if they are still present.
     coupling = (matmul(space.coupling, P)) * phases.astype(P.dtype)
 
     def predict(signs):
         """Predict A and A^H applied to sum_i signs_i (u_i, v_i) by the decomposition."""
         along = signs.astype(values.dtype) * values
-        beside = jnp.sum(signs.astype(coupling.dtype) * coupling)
-        return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), beside, space.direction)
+        along_direction = jnp.sum(signs.astype(coupling.dtype) * coupling)
+        return tree.combine(along, left), tree.add_scaled(tree.combine(along, right), along_direction, space.direction)
 
     def verification(_):
-        estimates = jnp.where(there, jnp.abs(coupling), 0)
-        return verified_residuals(Dilation(op), values, (left, right), estimates, predict, state.scale, space.seed)
+        estimates = jnp.where(valid, jnp.abs(coupling), 0)
+        return verified_residuals(
+            Dilation(op), values, (left, right), estimates, predict, state.norm_estimate, space.seed
+        )
 
-    unverified = (residuals, jnp.zeros_like(state.scale), jnp.zeros((), jnp.int32))
-    residuals, discrepancy, num_verifications = apply_when(jnp.any(there), verification, unverified)
-    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
+    unverified = (residuals, jnp.zeros_like(state.norm_estimate), jnp.zeros((), jnp.int32))
+    residuals, discrepancy, num_verifications = apply_when(jnp.any(valid), verification, unverified)
+    residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
     num_matvecs = space.num_matvecs + 2 * num_verifications
     return with_status(
         Dilation(op),
-        CandidatePairs(values, (left, right), residuals, there, num_matvecs),
+        CandidatePairs(values, (left, right), residuals, valid, num_matvecs),
         tol=tol,
-        scale=state.scale,
+        norm_estimate=state.norm_estimate,
         discrepancy=discrepancy,
         finite=jnp.isfinite(space.operator_norm),
-        verified=(space.num_filled >= op.shape[1]) | state.search.satisfied if spec.verify else True,
+        verified=(space.num_valid >= op.shape[1]) | state.search.satisfied if spec.verify else True,
     )
 
 
@@ -199,9 +201,9 @@ def _restart(
     m = found.values.shape[0]
     most = max_keep(spec.k, m, 1)
     growth = jnp.square(safe_divide(found.values, found.values[0]))
-    kept = jnp.where(fresh, spec.k, num_keep(growth, space.num_filled, spec.k, most, space.kept))
-    is_kept = jnp.arange(most, dtype=jnp.int32) < kept
-    P, Q = (jnp.where(is_kept, x[:, :most], 0) for x in (found.left_coefficients, found.right_coefficients))
+    num_kept = jnp.where(fresh, spec.k, num_keep(growth, space.num_valid, spec.k, most, space.num_keep))
+    keep = jnp.arange(most, dtype=jnp.int32) < num_kept
+    P, Q = (jnp.where(keep, x[:, :most], 0) for x in (found.left_coefficients, found.right_coefficients))
     return bidiagonalization.compress(space, P, Q, fresh, levels)
 
 

@@ -110,7 +110,7 @@ def svds(
     p, n = op.shape
     k = _checked_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
-    max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), products_per_step=2)
+    max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), matvecs_per_step=2)
     seed = seed_of(key)
     start_seed = fold_in(seed, 0)
     start = _start_vector(op, v0, start_seed)

@@ -184,7 +184,7 @@ def _restarted(op: LinearOperator, plan: Plan, v0: Any, sigma: Any, key: jax.Arr
     """Run the thick-restart Lanczos method."""
     spec = plan.spec
     state, known, references = initialize_solve(op, plan, v0, seed_of(key))
-    advance = lambda state: restarted_lanczos.step(op, state, spec, tol=plan.tol, sigma=sigma, known=known)
+    advance = lambda state: restarted_lanczos.step(op, state, spec, tol=plan.tol, sigma=sigma, given=known)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     result = finalize(op, state, spec, tol=plan.tol, sigma=sigma, references=references)
     # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.

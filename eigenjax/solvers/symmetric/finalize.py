@@ -15,7 +15,7 @@ from eigenjax.solvers.convergence.error_bounds import with_error_bounds
 from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit, verified_residuals
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
-from eigenjax.solvers.warm_start import RayleighRitz, known_vectors, rayleigh_ritz
+from eigenjax.solvers.warm_start import RayleighRitz, given_vectors, rayleigh_ritz
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import orthogonalize
@@ -40,49 +40,53 @@ def finalize(
     if storage.is_narrow(state.krylov.basis):
         pairs = _polished(op, vectors, spec, sigma)
         vectors, _ = fix_signs(pairs.vectors, references=references)
-        spent, scale = state.krylov.num_matvecs + k, jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
-        there = jnp.isfinite(residuals)
-        candidates = CandidatePairs(pairs.values, vectors, pairs.residuals, there, spent)
-        return _with_status(op, candidates, state, spec, tol, scale, jnp.zeros_like(scale))
+        num_matvecs = state.krylov.num_matvecs + k
+        norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(pairs.values)))
+        valid = jnp.isfinite(residuals)
+        candidates = CandidatePairs(pairs.values, vectors, pairs.residuals, valid, num_matvecs)
+        return _with_status(op, candidates, state, spec, tol, norm_estimate, jnp.zeros_like(norm_estimate))
     vectors, phases = fix_signs(vectors, references=references)
-    there = jnp.isfinite(residuals)
+    valid = jnp.isfinite(residuals)
 
     # A V C = V H C + D^T B C + w s^H C, where D and the part of w outside of V and D are orthogonal.
     part = state.krylov
     images = matmul(part.matrix, coefficients)
-    beside = matmul(part.dropped_couplings, coefficients)
+    along_dropped = matmul(part.dropped_couplings, coefficients)
     along, outside, length = _left_out(part, coefficients)
 
     def predict(signs):
-        turned = signs.astype(phases.dtype) * phases
-        image = storage.combine(matmul(images, turned), part.basis)
-        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, turned), part.residual_block))
-        return tree.add_scaled(image, matmul(beside, turned), outside)
+        weights = signs.astype(phases.dtype) * phases
+        image = storage.combine(matmul(images, weights), part.basis)
+        image = jax.tree.map(jnp.add, image, tree.combine(matmul(along, weights), part.residual_block))
+        return tree.add_scaled(image, matmul(along_dropped, weights), outside)
 
     # The defects are left out: the verification finds them if they are still present.
     inside = images - coefficients * values.astype(coefficients.dtype)[None, :]
-    estimated = jax.vmap(tree.norm, in_axes=1)((inside, along, (length.astype(beside.dtype) * beside)[None]))
-
-    needed = ~state.residuals_verified & jnp.any(there)
-    estimates = jnp.where(needed, jnp.where(there, estimated, 0), residuals)
-    seed, turns = state.krylov.seed, state.krylov.num_restarts
-    norm = jnp.maximum(state.scale, state.krylov.operator_norm)  # a Ritz value of a small Krylov space may be far below
-    residuals, discrepancy, num_verifications = verified_residuals(
-        op, values, vectors, estimates, predict, norm, seed, turns, needed
+    estimated = jax.vmap(tree.norm, in_axes=1)(
+        (inside, along, (length.astype(along_dropped.dtype) * along_dropped)[None])
     )
-    residuals = jnp.where(there | jnp.isnan(residuals), residuals, jnp.inf)
+
+    needed = ~state.residuals_verified & jnp.any(valid)
+    estimates = jnp.where(needed, jnp.where(valid, estimated, 0), residuals)
+    seed, num_restarts = state.krylov.seed, state.krylov.num_restarts
+    # A Ritz value of a small Krylov space may be far below the norm.
+    norm = jnp.maximum(state.norm_estimate, state.krylov.operator_norm)
+    residuals, discrepancy, num_verifications = verified_residuals(
+        op, values, vectors, estimates, predict, norm, seed, num_restarts, needed
+    )
+    residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
     num_matvecs = state.krylov.num_matvecs + num_verifications
-    candidates = CandidatePairs(values, vectors, residuals, there, num_matvecs)
-    return _with_status(op, candidates, state, spec, tol, state.scale, discrepancy)
+    candidates = CandidatePairs(values, vectors, residuals, valid, num_matvecs)
+    return _with_status(op, candidates, state, spec, tol, state.norm_estimate, discrepancy)
 
 
 def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
     """Compute the (b, k) components of A V C along D, the part of w outside of V and D, and its length."""
     along = matmul(part.coupling, coefficients)
-    rest = orthogonalize(part.basis, part.dropped, part.residual_block)
-    on_directions = rest.coefficients[part.filled.shape[0] :]
+    residual = orthogonalize(part.basis, part.dropped, part.residual_block)
+    on_directions = residual.coefficients[part.valid.shape[0] :]
     along = along + on_directions[:, None] * matmul(part.dropped_couplings, coefficients)[None, :]
-    return along, rest.vector, rest.norm
+    return along, residual.vector, residual.norm
 
 
 def _with_status(
@@ -91,27 +95,27 @@ def _with_status(
     state: RestartedState,
     spec: SolveSpec,
     tol: Any,
-    scale: jax.Array,
+    norm_estimate: jax.Array,
     discrepancy: jax.Array,
 ) -> EigenResult:
     finite = jnp.isfinite(state.krylov.operator_norm)
-    complete = state.krylov.num_filled >= op.size
+    complete = state.krylov.num_valid >= op.size
     verified = complete | state.search.satisfied if spec.verify else jnp.ones((), bool)
     result = with_status(
         op,
         pairs,
         tol=tol,
-        scale=scale,
+        norm_estimate=norm_estimate,
         discrepancy=discrepancy,
         finite=finite,
-        lost=spec.storage.unit,
+        storage_error=spec.storage.unit,
         verified=verified,
     )
     recovered = missed_pairs.num_recovered(state.search, result.eigenvalues, 2 * jnp.max(result.residuals))
     result = result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
     # The discrepancy that the verification accepts as rounding.
-    units = VERIFICATION_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(scale.dtype))
-    rounding = units * rounding_unit(op) * scale
+    units = VERIFICATION_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(norm_estimate.dtype))
+    rounding = units * rounding_unit(op) * norm_estimate
     return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
 
 
@@ -120,6 +124,6 @@ def _polished(op: LinearOperator, vectors: PyTree, spec: SolveSpec, sigma: Any) 
 
     The eigenvalue error is quadratic in the vector error.
     """
-    pairs = rayleigh_ritz(op, known_vectors(vectors).rows)
+    pairs = rayleigh_ritz(op, given_vectors(vectors).rows)
     order = ritz.pair_order(pairs.values, spec.which, sigma if spec.interior else None)
     return RayleighRitz(pairs.values[order], jax.tree.map(lambda x: x[order], pairs.vectors), pairs.residuals[order])

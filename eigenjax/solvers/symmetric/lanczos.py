@@ -147,11 +147,11 @@ def finalize(
     Returns:
         The result. Cost: one matvec if it confirms the residuals of the recurrence, else k + 1.
     """
-    values, coefficients, filled = ritz.projected_eigh(_projected_matrix(state), state.step)
+    values, coefficients, valid = ritz.projected_eigh(_projected_matrix(state), state.step)
     last = coefficients[state.step - 1] * state.length
-    distinct, lengths = filled, jnp.ones_like(values)
+    distinct, lengths = valid, jnp.ones_like(values)
     if not reorthogonalize:
-        distinct, lengths = distinct_ritz_vectors(state.basis, coefficients, jnp.abs(last), filled)
+        distinct, lengths = distinct_ritz_vectors(state.basis, coefficients, jnp.abs(last), valid)
     chosen = ritz.wanted_order(values, which, distinct)[:k]
     vectors, phases = fix_signs(
         tree.combine(coefficients[:, chosen] / lengths[None, chosen], state.basis), given_start(op, v0)
@@ -169,7 +169,7 @@ def finalize(
         op,
         CandidatePairs(values[chosen], vectors, residuals, distinct[chosen], state.step + num_verifications),
         tol=tol,
-        scale=jnp.max(jnp.where(filled, jnp.abs(values), 0)),
+        norm_estimate=jnp.max(jnp.where(valid, jnp.abs(values), 0)),
         discrepancy=discrepancy,
         finite=jnp.isfinite(state.operator_norm),
     )
@@ -245,8 +245,8 @@ def lanczos(
 
 def _projected_matrix(state: LanczosState) -> jax.Array:
     """Build T."""
-    beside = jnp.diag(state.offdiagonal[:-1], 1)
-    return jnp.diag(state.diagonal) + beside + beside.T
+    offdiagonal = jnp.diag(state.offdiagonal[:-1], 1)
+    return jnp.diag(state.diagonal) + offdiagonal + offdiagonal.T
 
 
 def _checked_krylov_dim(krylov_dim: int | None, k: int, size: int) -> int:

@@ -41,7 +41,7 @@ from eigenjax.vectors.tree import PyTree
 # A unit vector is dependent if a projection leaves less than this times eps of it.
 _DEPENDENT = 100.0
 # The first pass of orthonormalization may amplify rounding to order one; the second yields a well-conditioned block.
-_ROUNDS = 3
+_PASSES = 3
 # Residuals below the first times eps ||A|| that do not halve within the second number of steps stagnate.
 _NEAR_ROUNDING, _PATIENCE = 100.0, 40
 # Block matvecs by default: preconditioned solves take 10 to 50, plain ones on a 2-D Laplacian of 4200 about 250.
@@ -53,13 +53,13 @@ class LobpcgState(NamedTuple):
 
     vectors: tuple[PyTree, PyTree]  # X and A X, b rows each, the most wanted first; A X is a carried combination
     directions: tuple[PyTree, PyTree]  # P and A P, P orthonormal and orthogonal to X; zero rows where there is none
-    rest: PyTree  # A X - X diag(theta), b rows
+    residual_vectors: PyTree  # A X - X diag(theta), b rows
     values: jax.Array  # (b,) Ritz values theta
-    residuals: jax.Array  # (b,) norms of the rows of `rest`
+    residuals: jax.Array  # (b,) norms of the rows of `residual_vectors`
     largest: jax.Array  # () the largest |Ritz value| seen
     discrepancy: jax.Array  # () largest entry of |V^H A V - (V^H A V)^H|; NaN or Inf if a matvec is
     best: jax.Array  # () the largest residual of the k when it last halved
-    idle: jax.Array  # () int32, steps since then
+    num_stalled: jax.Array  # () int32, steps since then
     refresh: jax.Array  # () bool, the next block matvec is A X: the first one, and to verify residuals
     ending: jax.Array  # () bool, only a refreshing step may follow
     done: jax.Array  # () bool, the solve is over; the residuals are true
@@ -75,13 +75,13 @@ def init(op: LinearOperator, v0: PyTree | None = None, *, k: int, key: jax.Array
     return LobpcgState(
         vectors=(vectors, nothing[1]),
         directions=nothing,
-        rest=vectors,
+        residual_vectors=vectors,
         values=zeros,
         residuals=zeros,
         largest=zeros[0],
         discrepancy=zeros[0],
         best=zeros[0] + jnp.inf,
-        idle=jnp.zeros((), jnp.int32),
+        num_stalled=jnp.zeros((), jnp.int32),
         refresh=jnp.ones((), bool),
         ending=jnp.zeros((), bool),
         done=jnp.zeros((), bool),
@@ -105,30 +105,30 @@ def step(
     carried = _concatenate(state.vectors, state.directions)
     carried = jax.tree.map(lambda x: jnp.where(state.refresh, 0, x), carried)
     # Normalize the residuals, because the smallest would underflow in T.
-    search = jax.vmap(normalize)(state.rest, state.residuals)
+    search = jax.vmap(normalize)(state.residual_vectors, state.residuals)
     search = search if preconditioner is None else jax.vmap(partial(matvec, preconditioner))(search)
-    block = _orthonormal_rest(tree.where(state.refresh, state.vectors[0], search), carried[0])
+    block = _orthonormalize_against(tree.where(state.refresh, state.vectors[0], search), carried[0])
     both = _concatenate(carried, (block, jax.vmap(partial(matvec, op))(block)))
-    filled = jax.vmap(tree.norm)(both[0]) > 0
+    mask = jax.vmap(tree.norm)(both[0]) > 0
 
     projection = tree.gram(*both)
-    values, coefficients = _rayleigh_ritz(projection, filled, which)
+    values, coefficients = _rayleigh_ritz(projection, mask, which)
     rotation, theta = coefficients[:, :size], values[:size]
-    moves = _orthonormal_rest(rotation.at[:size].set(0).T, rotation.T)
+    moves = _orthonormalize_against(rotation.at[:size].set(0).T, rotation.T)
     vectors, images = (tree.combine(rotation, rows) for rows in both)
-    rest = jax.vmap(lambda image, value, vector: tree.add_scaled(image, -value, vector))(images, theta, vectors)
+    residual_vectors = jax.vmap(tree.add_scaled)(images, -theta, vectors)
     moved = state._replace(
         vectors=(vectors, images),
         directions=tree.combine(moves.T, both),
-        rest=rest,
+        residual_vectors=residual_vectors,
         values=theta,
         # A start block of rank below b leaves zero vectors until the search has found the others.
-        residuals=jnp.where(jax.vmap(tree.norm)(vectors) > 0, jax.vmap(tree.norm)(rest), jnp.inf),
+        residuals=jnp.where(jax.vmap(tree.norm)(vectors) > 0, jax.vmap(tree.norm)(residual_vectors), jnp.inf),
         largest=jnp.maximum(state.largest, jnp.max(jnp.abs(values))),
         discrepancy=jnp.maximum(state.discrepancy, jnp.max(jnp.abs(projection - jnp.conj(projection).T))),
         num_matvecs=state.num_matvecs + size,
     )
-    exhausted = ~state.refresh & ~jnp.any(filled[2 * size :])
+    exhausted = ~state.refresh & ~jnp.any(mask[2 * size :])
     return _decide(moved, k, exhausted, rounding_unit(op), tol, max_matvecs)
 
 
@@ -144,7 +144,7 @@ def finalize(op: LinearOperator, state: LobpcgState, k: int, tol: Any = None, v0
         op,
         CandidatePairs(state.values[:k], vectors, residuals, reached, state.num_matvecs),
         tol=tol,
-        scale=state.largest,
+        norm_estimate=state.largest,
         discrepancy=state.discrepancy,
         finite=jnp.isfinite(state.discrepancy),
     )
@@ -229,7 +229,7 @@ def _start_block(op: LinearOperator, v0: PyTree | None, k: int, size: int, seed:
         return drawn
     finite = jnp.isfinite(jax.vmap(tree.norm)(given))
     given = jax.vmap(tree.where)(finite, given, jax.tree.map(jnp.zeros_like, given))
-    given = _orthonormal_rest(given, jax.tree.map(lambda x: jnp.zeros_like(x[:1]), given))
+    given = _orthonormalize_against(given, jax.tree.map(lambda x: jnp.zeros_like(x[:1]), given))
     usable, count = jax.vmap(tree.norm)(given) > 0, len(finite)
     given = jax.vmap(tree.where)(usable, given, jax.tree.map(lambda x: x[:count], drawn))
     return _concatenate(given, jax.tree.map(lambda x: x[count:], drawn))
@@ -240,40 +240,40 @@ def _decide(state: LobpcgState, k: int, exhausted: jax.Array, unit: float, tol: 
     size = state.values.shape[0]
     allowed = jnp.asarray(_DEFAULT_BLOCKS * size if max_matvecs is None else max_matvecs, jnp.int32)
     worst = jnp.max(state.residuals[:k])
-    settled = worst <= tolerance(tol, worst.dtype) * state.largest
+    below_tol = worst <= tolerance(tol, worst.dtype) * state.largest
     halved = worst <= state.best / 2
-    idle = jnp.where(halved, 0, state.idle + 1)
-    stalled = (idle >= _PATIENCE) & (worst <= _NEAR_ROUNDING * unit * state.largest)
+    num_stalled = jnp.where(halved, 0, state.num_stalled + 1)
+    stalled = (num_stalled >= _PATIENCE) & (worst <= _NEAR_ROUNDING * unit * state.largest)
     # End unless the budget allows another step and the refresh after it.
     ending = state.ending | stalled | exhausted | (state.num_matvecs > allowed - 2 * size)
     return state._replace(
         best=jnp.where(halved, worst, state.best),
-        idle=idle,
-        refresh=~state.refresh & (settled | ending),
+        num_stalled=num_stalled,
+        refresh=~state.refresh & (below_tol | ending),
         ending=ending,
-        done=(state.refresh & (settled | ending)) | ~jnp.isfinite(state.discrepancy),
+        done=(state.refresh & (below_tol | ending)) | ~jnp.isfinite(state.discrepancy),
     )
 
 
-def _rayleigh_ritz(projection: jax.Array, filled: jax.Array, which: str) -> tuple[jax.Array, jax.Array]:
+def _rayleigh_ritz(projection: jax.Array, mask: jax.Array, which: str) -> tuple[jax.Array, jax.Array]:
     """Compute Ritz values, the most wanted first, and coefficients as columns, from the valid basis rows."""
-    order = jnp.argsort(~filled, stable=True)
+    order = jnp.argsort(~mask, stable=True)
     hermitian = (projection + jnp.conj(projection).T) / 2
-    values, vectors, valid = ritz.projected_eigh(hermitian[order][:, order], jnp.sum(filled, dtype=jnp.int32))
+    values, vectors, valid = ritz.projected_eigh(hermitian[order][:, order], jnp.sum(mask, dtype=jnp.int32))
     chosen = ritz.wanted_order(values, which, valid)
     coefficients = jnp.zeros_like(vectors).at[order].set(vectors)
     # Coefficients of invalid rows are exactly zero: their rounding would count as a part of the vector.
-    return values[chosen], jnp.where(filled[:, None], coefficients, 0)[:, chosen]
+    return values[chosen], jnp.where(mask[:, None], coefficients, 0)[:, chosen]
 
 
-def _orthonormal_rest(block: PyTree, basis: PyTree) -> PyTree:
+def _orthonormalize_against(block: PyTree, basis: PyTree) -> PyTree:
     """Compute an orthonormal basis of the part of a block outside the span of orthonormal rows, padded with zero rows.
 
     Each pass projects and scales the principal axes of the remainder to length one (SVQB: Stathopoulos and Wu 2002).
     """
     unit = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(block))
 
-    def one_round(_, block):
+    def one_pass(_, block):
         block = jax.vmap(normalize)(block, jax.vmap(tree.norm)(block))
         block = project_out(basis, block)
         lengths = jax.vmap(tree.norm)(block)
@@ -285,7 +285,7 @@ def _orthonormal_rest(block: PyTree, basis: PyTree) -> PyTree:
         inverse = jnp.where(independent, jax.lax.rsqrt(jnp.where(independent, squares, 1)), 0)
         return tree.combine(axes * inverse.astype(axes.dtype)[None, :], block)
 
-    return jax.lax.fori_loop(0, _ROUNDS, one_round, block)
+    return jax.lax.fori_loop(0, _PASSES, one_pass, block)
 
 
 def _concatenate(first: PyTree, second: PyTree) -> PyTree:
@@ -297,4 +297,4 @@ def _check_options(which: str, max_matvecs: Any) -> None:
     if which not in ("LA", "SA"):
         raise ValueError(f"which={which!r}: LOBPCG goes to one end, 'LA' or 'SA'; use eigsh without a preconditioner")
     if isinstance(max_matvecs, bool | float) or (isinstance(max_matvecs, int) and not 0 <= max_matvecs < 2**31):
-        raise ValueError(f"max_matvecs={max_matvecs!r}: give the number of products allowed, an int from 0 to 2^31 - 1")
+        raise ValueError(f"max_matvecs={max_matvecs!r}: give the number of matvecs allowed, an int from 0 to 2^31 - 1")

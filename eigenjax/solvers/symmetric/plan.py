@@ -14,7 +14,7 @@ from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.convergence.status import default_tolerance
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
-from eigenjax.solvers.warm_start import KnownVectors, is_several, known_vectors, start_rows, starting_block
+from eigenjax.solvers.warm_start import GivenVectors, given_vectors, is_start_block, start_rows, starting_block
 from eigenjax.vectors import storage
 from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.storage import Storage
@@ -75,16 +75,16 @@ def planned(
 
 def initialize_solve(
     op: Any, plan: Plan, v0: Any, seed: jax.Array
-) -> tuple[RestartedState, KnownVectors | None, PyTree | None]:
+) -> tuple[RestartedState, GivenVectors | None, PyTree | None]:
     """Return the state before the first matvec, the eigenvectors given in v0, and the vectors that signs follow."""
     spec = plan.spec
     rows = start_rows(op, v0)
     known = None
     # A search needs room to restart; without room the space is filled, and the result is complete.
     can_search = not spec.verify or plan.krylov_dim < op.size
-    believable = is_several(op, v0) and can_search and plan.block_size == 1 and spec.storage == Storage()
+    believable = is_start_block(op, v0) and can_search and plan.block_size == 1 and spec.storage == Storage()
     if believable and jax.tree.leaves(rows)[0].shape[0] >= spec.k:
-        known = known_vectors(rows)
+        known = given_vectors(rows)
     starts = starting_block(op, rows if known is None else known.rows, plan.block_size, fold_in(seed, 0))
     first_check = spec.k if known is None else 1
     state = restarted_lanczos.init(

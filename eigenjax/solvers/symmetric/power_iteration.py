@@ -139,7 +139,7 @@ def finalize(
         op,
         CandidatePairs(eigenvalues, vectors, residuals, done, num_matvecs),
         tol=tol,
-        scale=jnp.maximum(state.largest, jnp.max(jnp.abs(eigenvalues))),
+        norm_estimate=jnp.maximum(state.largest, jnp.max(jnp.abs(eigenvalues))),
         discrepancy=jnp.zeros_like(state.largest),
         finite=jnp.isfinite(state.operator_norm),
     )
@@ -217,11 +217,11 @@ def _advance(op: LinearOperator, state: PowerState, which: str, max_iter: int, t
     state = state._replace(
         operator_norm=jnp.maximum(state.operator_norm, tree.norm(image)), num_matvecs=state.num_matvecs + 1
     )
-    on_the_way = lambda state: _tested(state, image, which, max_iter, tol, momentum)
+    test_step = lambda state: _tested(state, image, which, max_iter, tol, momentum)
     if which == "LM":
-        return on_the_way(state)
+        return test_step(state)
     probed = lambda state: _probed(state, image, state.num_matvecs == _num_probes(which))
-    return apply_when(~probing, on_the_way, apply_when(probing, probed, state))
+    return apply_when(~probing, test_step, apply_when(probing, probed, state))
 
 
 def _tested(state: PowerState, image: PyTree, which: str, max_iter: int, tol: Any, momentum: Any) -> PowerState:
@@ -255,9 +255,9 @@ def _begin_probing(state: PowerState) -> PowerState:
 def _probed(state: PowerState, image: PyTree, is_last: jax.Array) -> PowerState:
     """Advance the random vector; after its last matvec restore the start vector."""
     length = tree.norm(image)
-    onward = tree.where(length > 0, normalize(image, length), state.vector)
+    following = tree.where(length > 0, normalize(image, length), state.vector)
     return state._replace(
-        vector=tree.where(is_last, state.previous, onward),
+        vector=tree.where(is_last, state.previous, following),
         previous=tree.where(is_last, jax.tree.map(jnp.zeros_like, state.previous), state.previous),
     )
 
@@ -267,8 +267,8 @@ def _move(state: PowerState, image: PyTree, theta: jax.Array, which: str, moment
     rate = jnp.minimum(jnp.asarray(momentum).astype(theta.dtype), _MOMENTUM_LIMIT) * (theta + shift) / 2
     image = tree.add_scaled(image, shift, state.vector)
     # Multiply by the rate twice, because its square may overflow where the eigenvalue does not.
-    brake = tree.scale(rate, tree.scale(rate, state.previous))
-    direction, length, _ = orthogonalize(state.basis, tree.add_scaled(image, -1.0, brake))
+    momentum_term = tree.scale(rate, tree.scale(rate, state.previous))
+    direction, length, _ = orthogonalize(state.basis, tree.add_scaled(image, -1.0, momentum_term))
     vanished = length <= _VANISHED * jnp.finfo(length.dtype).eps * state.operator_norm
     length = jnp.where(vanished, 1, length)
     return state._replace(

@@ -25,14 +25,14 @@ from eigenjax.krylov.thick_restart import begin_search, kept_coefficients, outsi
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import rows_to_wait
-from eigenjax.solvers.warm_start import KnownVectors, distance_from, rayleigh_ritz
+from eigenjax.solvers.warm_start import GivenVectors, distance_from, rayleigh_ritz
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.tree import PyTree
 
 # A basis stored in fewer bits perturbs the vectors by about this fraction of its machine epsilon: smaller residuals of
 # the recurrence gain nothing.
-_LOST = 0.1
+_STORAGE_SHARE = 0.1
 
 
 class RestartedState(NamedTuple):
@@ -40,7 +40,7 @@ class RestartedState(NamedTuple):
 
     krylov: KrylovDecomposition  # the decomposition A V = V H + D^T B
     found: Extraction  # Ritz pairs of the last convergence check
-    scale: jax.Array  # () the largest |Ritz value| so far, a lower bound of ||A||
+    norm_estimate: jax.Array  # () the largest |Ritz value| so far, a lower bound of ||A||
     target: jax.Array  # () the shift of the harmonic pairs found; 0 without a sigma
     next_check: jax.Array  # () int32, basis rows at the next convergence check
     distance: jax.Array  # () log(residual / bound) of the worst pair at the last check; inf at first
@@ -71,7 +71,7 @@ def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, first_check: int, 
         found=Extraction(
             jnp.zeros(m, zero.dtype), jnp.eye(m, dtype=state.matrix.dtype), jnp.full(m, jnp.inf, zero.dtype)
         ),
-        scale=zero,
+        norm_estimate=zero,
         target=zero,
         next_check=jnp.asarray(first_check, jnp.int32),
         distance=zero + jnp.inf,
@@ -90,7 +90,7 @@ def step(
     *,
     tol: Any,
     sigma: Any,
-    known: KnownVectors | None = None,
+    given: GivenVectors | None = None,
 ) -> RestartedState:
     """Expand until the next convergence check, make the check, and restart if necessary.
 
@@ -100,14 +100,14 @@ def step(
         spec: the static options of the solve.
         tol: relative tolerance on the residuals; None is sqrt(eps).
         sigma: () the shift, used if spec.interior.
-        known: k or more given vectors whose signed sum is the start vector. If the first matvec shows that they are
+        given: k or more given vectors whose signed sum is the start vector. If the first matvec shows that they are
             eigenvectors, the solve ends with them.
     """
     # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
-    goes_on = lambda part: _has_to_grow(part, state.next_check, spec)
-    grown = jax.lax.while_loop(goes_on, lambda part: decomposition.expand(op, part), first)
-    return _settle(op, state._replace(krylov=grown), spec, tol=tol, sigma=sigma, known=known)
+    has_to_grow = lambda part: _has_to_grow(part, state.next_check, spec)
+    grown = jax.lax.while_loop(has_to_grow, lambda part: decomposition.expand(op, part), first)
+    return _settle(op, state._replace(krylov=grown), spec, tol=tol, sigma=sigma, given=given)
 
 
 def propose(state: RestartedState) -> PyTree:
@@ -124,34 +124,34 @@ def absorb(
     """
     state = state._replace(krylov=decomposition.absorb(state.krylov, images))
     is_due = ~_has_to_grow(state.krylov, state.next_check, spec)
-    return apply_when(is_due, lambda state: _settle(op, state, spec, tol=tol, sigma=sigma, known=None), state)
+    return apply_when(is_due, lambda state: _settle(op, state, spec, tol=tol, sigma=sigma, given=None), state)
 
 
 def _has_to_grow(part: KrylovDecomposition, next_check: jax.Array, spec: SolveSpec) -> jax.Array:
     """Return () bool: there is room, and no convergence check is due."""
     b, m = part.coupling.shape
-    has_room = (part.num_filled + b <= m) & (part.num_matvecs + b <= spec.max_matvecs)
-    return (part.num_filled < next_check) & has_room & ~part.broken_down
+    has_room = (part.num_valid + b <= m) & (part.num_matvecs + b <= spec.max_matvecs)
+    return (part.num_valid < next_check) & has_room & ~part.broken_down
 
 
 def _settle(
-    op: LinearOperator, state: RestartedState, spec: SolveSpec, *, tol: Any, sigma: Any, known: KnownVectors | None
+    op: LinearOperator, state: RestartedState, spec: SolveSpec, *, tol: Any, sigma: Any, given: GivenVectors | None
 ) -> RestartedState:
     """Make the convergence check and the restart that it asks for."""
     b, m = state.krylov.coupling.shape
     state = check_convergence(op, state, spec, tol=tol, sigma=sigma)
-    if known is not None:
-        bound = _bounds(op, spec, tol, state.scale).residual
+    if given is not None:
+        bound = _bounds(op, spec, tol, state.norm_estimate).residual
         length = tree.norm(state.krylov.coupling)
-        outside = distance_from(known.rows, tree.row(state.krylov.residual_block, 0), length)
-        is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & known.independent
-        state = apply_when(is_close, lambda state: _try_known(op, state, spec, known, bound, tol, sigma), state)
+        outside = distance_from(given.rows, tree.row(state.krylov.residual_block, 0), length)
+        is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & given.independent
+        state = apply_when(is_close, lambda state: _try_given(op, state, spec, given, bound, tol, sigma), state)
     if m < op.size:
-        is_full = state.krylov.num_filled + b > m
+        is_full = state.krylov.num_valid + b > m
         restarting = (is_full | state.search.starts) & ~state.done
-        bound = _bounds(op, spec, tol, state.scale).residual
+        bound = _bounds(op, spec, tol, state.norm_estimate).residual
         state = state._replace(krylov=_restart(state, spec, restarting, bound), search=missed_pairs.begun(state.search))
-    return state._replace(next_check=state.next_check + state.krylov.num_filled)
+    return state._replace(next_check=state.next_check + state.krylov.num_valid)
 
 
 def _restart(state: RestartedState, spec: SolveSpec, restarting: jax.Array, bound: jax.Array) -> KrylovDecomposition:
@@ -163,8 +163,8 @@ def _restart(state: RestartedState, spec: SolveSpec, restarting: jax.Array, boun
     elif part.block_size == 1:
         part = outside(part, restarting)
     fresh, found, levels = state.search.starts, state.found, state.targets.levels
-    turn = lambda part: restart(part, coefficients, found, fresh, levels, translated=spec.interior)
-    return apply_when(restarting, turn, part)
+    restart_space = lambda part: restart(part, coefficients, found, fresh, levels, translated=spec.interior)
+    return apply_when(restarting, restart_space, part)
 
 
 def check_convergence(
@@ -173,10 +173,10 @@ def check_convergence(
     """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     found, target = _extract(state, spec, sigma)
     b, m = state.krylov.coupling.shape
-    num_filled, spent = state.krylov.num_filled, state.krylov.num_matvecs
-    scale = jnp.maximum(state.scale, jnp.max(jnp.abs(found.values)))
-    bounds = _bounds(op, spec, tol, scale)
-    complete = num_filled >= op.size
+    num_valid, num_matvecs = state.krylov.num_valid, state.krylov.num_matvecs
+    norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(found.values)))
+    bounds = _bounds(op, spec, tol, norm_estimate)
+    complete = num_valid >= op.size
     exhausted = state.krylov.broken_down & ~complete
     values, residuals = found.values[: spec.k], found.residuals[: spec.k]
     check = missed_pairs.check(
@@ -191,51 +191,51 @@ def check_convergence(
         exhausted,
     )
     polynomials = state.krylov.polynomials
-    polynomials = tree.where(check.begins_here, begin_search(state.krylov, check.targets.levels), polynomials)
+    polynomials = tree.where(check.begins_in_place, begin_search(state.krylov, check.targets.levels), polynomials)
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = check.search.satisfied | missed_pairs.has_given_up(check.search, spec.k) if m < op.size else False
-    out_of_budget = spent + b > spec.max_matvecs
-    wait = rows_to_wait(state.distance, check.remaining, spent - state.last_check, least=b)
+    out_of_budget = num_matvecs + b > spec.max_matvecs
+    wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, least=b)
     return state._replace(
         krylov=state.krylov._replace(polynomials=polynomials),
         found=found,
-        scale=scale,
+        norm_estimate=norm_estimate,
         target=target,
         targets=check.targets,
-        next_check=jnp.maximum(wait, spec.k - num_filled),
+        next_check=jnp.maximum(wait, spec.k - num_valid),
         distance=check.remaining,
-        last_check=spent,
+        last_check=num_matvecs,
         search=check.search,
         done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
     )
 
 
-def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, scale: jax.Array) -> search_targets.Bounds:
-    return search_targets.bounds_of(op, spec, tol, scale, _LOST * spec.storage.unit)
+def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, norm_estimate: jax.Array) -> search_targets.Bounds:
+    return search_targets.bounds_of(op, spec, tol, norm_estimate, _STORAGE_SHARE * spec.storage.unit)
 
 
 def _extract(state: RestartedState, spec: SolveSpec, sigma: Any) -> tuple[Extraction, jax.Array]:
     if not spec.interior:
         return ritz_pairs(state.krylov, spec.which), state.target
-    number = jnp.asarray(sigma).astype(state.scale.dtype)
-    looked_before = jnp.isfinite(state.found.residuals[0])
-    target = jnp.where(looked_before, stand_off(number, state.found.values[: spec.k]), number)
-    return harmonic_pairs(state.krylov, number, target, spec.k), target
+    shift = jnp.asarray(sigma).astype(state.norm_estimate.dtype)
+    has_ritz_pairs = jnp.isfinite(state.found.residuals[0])
+    target = jnp.where(has_ritz_pairs, stand_off(shift, state.found.values[: spec.k]), shift)
+    return harmonic_pairs(state.krylov, shift, target, spec.k), target
 
 
-def _try_known(
+def _try_given(
     op: LinearOperator,
     state: RestartedState,
     spec: SolveSpec,
-    known: KnownVectors,
+    given: GivenVectors,
     bound: jax.Array,
     tol: Any,
     sigma: Any,
 ) -> RestartedState:
     """End the solve with the Ritz pairs of the given vectors if they have converged."""
-    pairs = rayleigh_ritz(op, known.rows)
+    pairs = rayleigh_ritz(op, given.rows)
     order = ritz.pair_order(pairs.values, spec.which, sigma if spec.interior else None)[: spec.k]
-    scale = jnp.maximum(state.scale, jnp.max(jnp.abs(pairs.values)))
+    norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(pairs.values)))
     success = jnp.all(pairs.residuals[order] <= bound)
     m = state.found.values.shape[0]
     padded = lambda x, fill: jnp.full(m, fill, x.dtype).at[: spec.k].set(x[order])
@@ -246,7 +246,7 @@ def _try_known(
     )
     part = state.krylov._replace(
         basis=basis,
-        filled=jnp.arange(m, dtype=jnp.int32) < spec.k,
+        valid=jnp.arange(m, dtype=jnp.int32) < spec.k,
         matrix=jnp.diag(values.astype(dtype)),
         coupling=jnp.zeros_like(state.krylov.coupling),
         last_length=jnp.zeros_like(state.krylov.last_length),
@@ -261,12 +261,12 @@ def _try_known(
         exhausted=jnp.zeros((), bool),
     )
     found = Extraction(values, jnp.eye(m, dtype=dtype), residuals)
-    worst, bounds = jnp.max(pairs.residuals[order]), _bounds(op, spec, tol, scale)
+    worst, bounds = jnp.max(pairs.residuals[order]), _bounds(op, spec, tol, norm_estimate)
     targets = search_targets.targets_of(spec, values[: spec.k], worst, bounds, size=op.size, sigma=sigma)
     ended = state._replace(
         krylov=part,
         found=found,
-        scale=scale,
+        norm_estimate=norm_estimate,
         targets=targets,
         search=search,
         residuals_verified=~search.running,

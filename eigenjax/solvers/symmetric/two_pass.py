@@ -51,7 +51,7 @@ _GHOST_ROUNDING, _GHOST_SHARE = 16.0, 2.0
 # The first pass ends at this fraction of tol, a margin for the rounding of the second and for Rayleigh-Ritz.
 _MARGIN = 0.5
 # Checks of T after 2 k steps, then every 4, later at a growth by one eighth: 25 dense solves in 300 steps.
-_LOOK_STEPS, _LOOK_GROWTH = 4, 8
+_CHECK_STEPS, _CHECK_GROWTH = 4, 8
 # A vector of which orthogonalization leaves less than this times eps is dependent on those before it.
 _COLLAPSED = 10.0
 # Steps by default: a Hessian takes 10 to 40; k = 5 of a 60 x 70 Laplacian at 1e-6 needs 326 to 460.
@@ -73,7 +73,7 @@ class TwoPassState(NamedTuple):
     replaying: jax.Array  # () bool, this is the second pass
     coefficients: jax.Array  # (m, k) the selected eigenvectors of T; zero in the first pass
     vectors: PyTree  # (k, ...) partial sums of their Ritz vectors
-    scale: jax.Array  # () the largest |Ritz value|
+    norm_estimate: jax.Array  # () the largest |Ritz value|
     drift: jax.Array  # () the largest difference of alpha or beta between the passes
 
 
@@ -84,21 +84,21 @@ def init(op: LinearOperator, v0: PyTree = None, *, k: int, krylov_dim: int, key:
     length, fresh = tree.norm(start), lambda x: arbitrary_vector(fold_in(seed, 1), x)
     start = apply_when(~((length > 0) & jnp.isfinite(length)), fresh, normalize(start, length))
     start = normalize(start, tree.norm(start))
-    zero, none, room = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
+    zero, none, max_steps = jnp.zeros_like(length), jnp.zeros((), jnp.int32), max(krylov_dim, 1)
     return TwoPassState(
         start=start,
         previous=jax.tree.map(jnp.zeros_like, start),
         direction=start,
         length=jnp.ones_like(length),
-        diagonal=jnp.zeros(room, length.dtype),
-        offdiagonal=jnp.zeros(room, length.dtype),
+        diagonal=jnp.zeros(max_steps, length.dtype),
+        offdiagonal=jnp.zeros(max_steps, length.dtype),
         operator_norm=zero,
         step=none,
         stop=jnp.full_like(none, min(2 * k, krylov_dim)),
         replaying=jnp.asarray(False),
-        coefficients=jnp.zeros((room, k), length.dtype),
+        coefficients=jnp.zeros((max_steps, k), length.dtype),
         vectors=tree.zero_basis(start, k),
-        scale=zero,
+        norm_estimate=zero,
         drift=zero,
     )
 
@@ -140,7 +140,7 @@ def step(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None
     rounding = max(
         _GHOST_ROUNDING * float(jnp.finfo(length.dtype).eps), _GHOST_SHARE * rounding_unit(op) / op.size**0.5
     )
-    return apply_when(due, lambda state: _look(state, which, tol, rounding), state)
+    return apply_when(due, lambda state: _check_convergence(state, which, tol, rounding), state)
 
 
 def finalize(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = None, v0: PyTree = None) -> EigenResult:
@@ -161,7 +161,7 @@ def finalize(op: LinearOperator, state: TwoPassState, *, which: str, tol: Any = 
         op,
         CandidatePairs(values, vectors, residuals, jnp.ones(k, bool), num_matvecs),
         tol=tol,
-        scale=jnp.maximum(state.scale, jnp.max(jnp.abs(values))),
+        norm_estimate=jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(values))),
         discrepancy=jnp.maximum(tree.norm(matrix - adjoint), state.drift),
         finite=jnp.isfinite(state.operator_norm),
     )
@@ -223,34 +223,34 @@ def two_pass_lanczos(
     return finalize(op, jax.lax.while_loop(unfinished, advance, state), which=which, tol=tol, v0=v0)
 
 
-def _look(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPassState:
+def _check_convergence(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPassState:
     # Convergence check with T: begin the second pass, or schedule the next check.
     (most, k), j = state.coefficients.shape, state.step
     values, vectors, residuals, genuine = _genuine_pairs(state, rounding)
-    chosen, scale = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
+    chosen, norm_estimate = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
     found = genuine[chosen]
-    estimated = found & (residuals[chosen] <= _MARGIN * tolerance(tol, scale.dtype) * scale)
-    turn = (jnp.sum(estimated) == k) | (state.length == 0) | (j >= most)
-    later = jnp.minimum(j + jnp.maximum(_LOOK_STEPS, j // _LOOK_GROWTH), most)
+    estimated = found & (residuals[chosen] <= _MARGIN * tolerance(tol, norm_estimate.dtype) * norm_estimate)
+    begin_replay = (jnp.sum(estimated) == k) | (state.length == 0) | (j >= most)
+    later = jnp.minimum(j + jnp.maximum(_CHECK_STEPS, j // _CHECK_GROWTH), most)
     return state._replace(
-        direction=tree.where(turn, state.start, state.direction),
-        length=jnp.where(turn, 1, state.length),
-        step=jnp.where(turn, 0, j),
-        stop=jnp.where(turn, j, later),
-        replaying=turn,
+        direction=tree.where(begin_replay, state.start, state.direction),
+        length=jnp.where(begin_replay, 1, state.length),
+        step=jnp.where(begin_replay, 0, j),
+        stop=jnp.where(begin_replay, j, later),
+        replaying=begin_replay,
         # The budget may allow fewer than k steps.
-        coefficients=jnp.pad(jnp.where(turn & found, vectors[:, chosen], 0), ((0, 0), (0, max(k - most, 0)))),
-        scale=scale,
+        coefficients=jnp.pad(jnp.where(begin_replay & found, vectors[:, chosen], 0), ((0, 0), (0, max(k - most, 0)))),
+        norm_estimate=norm_estimate,
     )
 
 
 def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     # (m,) Ritz values, group representatives in columns, residuals, and a mask of the values that are no ghosts.
-    beside = jnp.diag(state.offdiagonal[:-1], 1)
-    values, vectors, filled = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, state.step)
+    offdiagonal = jnp.diag(state.offdiagonal[:-1], 1)
+    values, vectors, valid = ritz.projected_eigh(jnp.diag(state.diagonal) + offdiagonal + offdiagonal.T, state.step)
     largest = jnp.max(jnp.abs(values))
     gaps = safe_divide(jnp.abs(values[:, None] - values[None, :]), largest)
-    first, index = jnp.where(filled, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)
+    first, index = jnp.where(valid, vectors[0], 0), jnp.arange(values.shape[0], dtype=jnp.int32)
     overlaps, copies = jnp.abs(first), gaps <= rounding
     lesser = (overlaps[:, None] < overlaps[None, :]) | (
         (overlaps[:, None] == overlaps[None, :]) & (index[:, None] > index[None, :])
@@ -271,9 +271,9 @@ def _genuine_pairs(state: TwoPassState, rounding: float) -> tuple[jax.Array, jax
     mixed, mixed_residuals = represent(ghosts | (index[:, None] == index[None, :]))
     residuals = jnp.minimum(plain_residuals, mixed_residuals)
     # Ghosts appear only after a pair has converged at least this far (Paige 1971).
-    settled = filled & (residuals <= rounding**0.5 * largest)
+    settled = valid & (residuals <= rounding**0.5 * largest)
     vectors = jnp.where(plain_residuals <= mixed_residuals, plain, mixed)
-    return values, vectors, residuals, filled & ~jnp.any(ghosts & settled[None, :], axis=1)
+    return values, vectors, residuals, valid & ~jnp.any(ghosts & settled[None, :], axis=1)
 
 
 def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTree, PyTree]:
@@ -281,10 +281,10 @@ def _orthonormalized(op: LinearOperator, vectors: PyTree, k: int) -> tuple[PyTre
     def make_row(i, carry):
         basis, vectors = carry
         vector = tree.row(vectors, i)
-        before, rest = tree.norm(vector), orthogonalize(basis, vector)
-        collapsed = rest.norm <= _COLLAPSED * jnp.finfo(before.dtype).eps * before
+        before, residual = tree.norm(vector), orthogonalize(basis, vector)
+        collapsed = residual.norm <= _COLLAPSED * jnp.finfo(before.dtype).eps * before
         # A fixed seed, because any random direction will do.
-        unit = unless_broken_down(fold_in(seed_of(None), i), basis, rest.vector, rest.norm, collapsed)
+        unit = unless_broken_down(fold_in(seed_of(None), i), basis, residual.vector, residual.norm, collapsed)
         return tree.set_row(basis, i, unit), tree.set_row(vectors, i, matvec(op, unit))
 
     return jax.lax.fori_loop(0, k, make_row, (jax.tree.map(jnp.zeros_like, vectors), vectors))

@@ -13,7 +13,7 @@ from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
 
-class KnownPairs(NamedTuple):
+class DeflatedPairs(NamedTuple):
     """Known eigenpairs of an operator; all entries of pairs that have not converged are zero."""
 
     values: jax.Array  # (k,) eigenvalues, or zero
@@ -32,7 +32,7 @@ class ComplementOperator(LinearOperator):
     """
 
     inner: LinearOperator  # A
-    known: PyTree  # (k, ...) X, orthonormal rows or zero
+    deflated: PyTree  # (k, ...) X, orthonormal rows or zero
     inside: jax.Array  # () c, a value inside the remaining spectrum
 
     @property
@@ -43,13 +43,13 @@ class ComplementOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """Return P A P v + c (v - P v)."""
         structure = tree.working_structure(self.structure)
-        outside = project_out_of_vector(self.known, tree.cast_like(vector, structure))
-        image = project_out_of_vector(self.known, matvec(self.inner, outside))
+        outside = project_out_of_vector(self.deflated, tree.cast_like(vector, structure))
+        image = project_out_of_vector(self.deflated, matvec(self.inner, outside))
         along = tree.add_scaled(tree.cast_like(vector, structure), -1.0, outside)
         return tree.cast_like(tree.add_scaled(image, self.inside, along), self.structure)
 
 
-def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:
+def deflated_pairs(op: LinearOperator, deflate: Any) -> DeflatedPairs | None:
     """Return the converged pairs of a result; None stays None.
 
     Raises:
@@ -63,7 +63,7 @@ def known_pairs(op: LinearOperator, deflate: Any) -> KnownPairs | None:
     check_vector(jax.tree.map(lambda x: x[0], deflate.eigenvectors), structure, name="a vector of deflate")
     keep = lambda x: jnp.where(deflate.converged.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
     values = keep(deflate.eigenvalues)
-    return KnownPairs(values, jax.tree.map(keep, deflate.eigenvectors), deflate.converged.astype(values.dtype))
+    return DeflatedPairs(values, jax.tree.map(keep, deflate.eigenvectors), deflate.converged.astype(values.dtype))
 
 
 def check_result(deflate: Any) -> None:

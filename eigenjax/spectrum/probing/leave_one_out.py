@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator
-from eigenjax.spectrum.probing.probes import orthonormal_rows, products
+from eigenjax.spectrum.probing.probes import matvecs, orthonormal_rows
 from eigenjax.vectors import tree
 from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.tree import PyTree
@@ -46,13 +46,13 @@ class Sketch(NamedTuple):
 
 def sketch(op: LinearOperator, probes: PyTree, probe_batch: int) -> Sketch:
     """Compute the sketch of an operator with these probes, at 2 k matvecs and in 4 k vectors."""
-    images = products(op, probes, probe_batch)
+    images = matvecs(op, probes, probe_batch)
     # The estimate is unbiased for every subspace, so the derivative of the subspace is left out.
     basis, triangle = orthonormal_rows(jax.lax.stop_gradient(images))
     left_out = _left_out(triangle)
     along = tree.gram(basis, probes)
     inside = along - left_out * jnp.sum(jnp.conj(left_out) * along, axis=0, keepdims=True)
-    return Sketch(probes, images, basis, products(op, basis, probe_batch), left_out, inside)
+    return Sketch(probes, images, basis, matvecs(op, basis, probe_batch), left_out, inside)
 
 
 def _left_out(triangle: jax.Array) -> jax.Array:

@@ -46,18 +46,18 @@ def bars(nodes: jax.Array, weights: jax.Array, residuals: jax.Array, rounding: j
     [0.25 0.5  0.5 ]
     """
     distances = nodes[None, :] - nodes[:, None]
-    there = (weights > 0)[None, :]
-    gap_left, on_left = _nearest(jnp.where(there & (distances < -rounding), -distances, jnp.inf))
-    gap_right, on_right = _nearest(jnp.where(there & (distances > rounding), distances, jnp.inf))
+    has_weight = (weights > 0)[None, :]
+    gap_left, on_left = _nearest(jnp.where(has_weight & (distances < -rounding), -distances, jnp.inf))
+    gap_right, on_right = _nearest(jnp.where(has_weight & (distances > rounding), distances, jnp.inf))
     is_first, is_last, gap = jnp.isinf(gap_left), jnp.isinf(gap_right), jnp.minimum(gap_left, gap_right)
-    reach = lambda own, other, is_end: jnp.where(is_end, _SHARE_BEYOND * other, own / 2)
+    reach = lambda this_gap, other_gap, is_end: jnp.where(is_end, _SHARE_BEYOND * other_gap, this_gap / 2)
     left, right = reach(gap_left, gap_right, is_first), reach(gap_right, gap_left, is_last)
     # A single node has no gaps, and its residual is the standard deviation of the measure.
     most = jnp.where(is_first & is_last, residuals, residuals * (residuals / gap))
     around = safe_divide(weights, left + right, where=~(is_first & is_last))
     left, right = (jnp.maximum(jnp.minimum(x, most), _LINE * rounding) for x in (left, right))
-    own = weights / (left + right)
-    beside = lambda neighbour, is_end: jnp.where(is_end, own, jnp.minimum(around[neighbour], own))
+    density = weights / (left + right)
+    beside = lambda neighbor, is_end: jnp.where(is_end, density, jnp.minimum(around[neighbor], density))
     mass_left, mass_right = beside(on_left, is_first) * left, beside(on_right, is_last) * right
     return Bars(left, right, safe_divide(mass_left, mass_left + mass_right, otherwise=0.5), gap)
 

@@ -78,7 +78,7 @@ def draw(sample: Callable[[jax.Array, PyTree], PyTree], key: jax.Array, op: Line
     return jax.lax.map(lambda key: sample(key, structure), jax.random.split(key, count))
 
 
-def products(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:
+def matvecs(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:
     """Apply A to each row, `probe_batch` rows at once."""
     return each(lambda row: matvec(op, row), rows, probe_batch)
 
@@ -100,10 +100,10 @@ def orthonormal_rows(rows: PyTree) -> tuple[PyTree, jax.Array]:
 
     def add(i, carry):
         basis, triangle = carry
-        rest = orthogonalize(basis, tree.row(rows, i))
-        length = jnp.where(rest.norm > breakdown_length(largest), rest.norm, 0)
-        unit = tree.where(length > 0, normalize(rest.vector, length), jax.tree.map(jnp.zeros_like, rest.vector))
-        column = rest.coefficients.at[i].set(length.astype(dtype))
+        residual = orthogonalize(basis, tree.row(rows, i))
+        length = jnp.where(residual.norm > breakdown_length(largest), residual.norm, 0)
+        unit = tree.where(length > 0, normalize(residual.vector, length), jax.tree.map(jnp.zeros_like, residual.vector))
+        column = residual.coefficients.at[i].set(length.astype(dtype))
         return tree.set_row(basis, i, unit), triangle.at[:, i].set(column)
 
     start = (jax.tree.map(jnp.zeros_like, rows), jnp.zeros((count, count), dtype))

@@ -19,7 +19,7 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.symmetric import lanczos
 from eigenjax.solvers.symmetric.lanczos import LanczosState
-from eigenjax.spectrum.probing.deflation import ComplementOperator, KnownPairs
+from eigenjax.spectrum.probing.deflation import ComplementOperator, DeflatedPairs
 from eigenjax.spectrum.probing.probes import each, random_sphere
 from eigenjax.vectors import tree
 from eigenjax.vectors.division import safe_divide
@@ -43,7 +43,7 @@ class Quadrature(NamedTuple):
 def tridiagonals(
     op: LinearOperator,
     key: jax.Array,
-    known: KnownPairs | None,
+    deflated: DeflatedPairs | None,
     *,
     num_probes: int,
     krylov_dim: int,
@@ -55,16 +55,16 @@ def tridiagonals(
     """
     structure = tree.working_structure(op.structure)
     inner = op
-    if known is not None:
-        vector = project_out_of_vector(known.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
+    if deflated is not None:
+        vector = project_out_of_vector(deflated.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
         # The length is zero, or rounding error, if the known pairs span the whole space.
         length = tree.inner(vector, vector).real
         value = safe_divide(tree.inner(vector, matvec(op, vector)).real, length)
-        inner = ComplementOperator(op, known.vectors, value)
+        inner = ComplementOperator(op, deflated.vectors, value)
 
     def run(key):
         start = random_sphere(key, structure)
-        start = start if known is None else project_out_of_vector(known.vectors, start)
+        start = start if deflated is None else project_out_of_vector(deflated.vectors, start)
         return follow(inner, start, krylov_dim, seed_of(key))._replace(basis=None, direction=None)
 
     return each(run, jax.random.split(key, num_probes), probe_batch)

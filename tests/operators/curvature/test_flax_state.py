@@ -46,7 +46,7 @@ def check(op, loss, params):
     return dense
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Dense(4, param_dtype=float)(x)
@@ -55,7 +55,7 @@ class Normalised(nn.Module):
 
 
 def test_linen_batch_norm_in_both_modes(batch):
-    model = Normalised()
+    model = Normalized()
     variables = model.init(KEY, batch[0], train=False)
     params, state = variables["params"], variables["batch_stats"]
     state = jax.tree.map(lambda x: x.astype(float) + 0.3, state)  # not the initial averages
@@ -97,13 +97,13 @@ class Module(nnx.Module):
 def test_nnx_modules_are_split_outside_the_loss_and_merged_inside(batch, mode):
     model = Module(nnx.Rngs(0))
     getattr(model, mode)()
-    graph, params, averages, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    graph, params, averages, others = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     averages = jax.tree.map(lambda x: x.astype(float), averages)
 
     def loss(params, batch):
         # The copy leaves the generator state and the running averages of the outer model unchanged.
         # Therefore every matvec uses the same dropout mask.
-        merged = nnx.merge(graph, params, averages, rest, copy=True)
+        merged = nnx.merge(graph, params, averages, others, copy=True)
         return jnp.mean((merged(batch[0]) - batch[1]) ** 2)
 
     op = hessian(loss, params, batch)

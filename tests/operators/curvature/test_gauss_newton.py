@@ -270,8 +270,8 @@ def test_a_model_that_closes_over_a_dropout_key_and_arrays(problem):
 
     def model_of(key, offset):
         def model(params, inputs):
-            kept = jax.random.bernoulli(key, 0.5, inputs.shape)
-            return network(params, jnp.where(kept, inputs, 0.0) + offset[None, :])
+            mask = jax.random.bernoulli(key, 0.5, inputs.shape)
+            return network(params, jnp.where(mask, inputs, 0.0) + offset[None, :])
 
         return model
 

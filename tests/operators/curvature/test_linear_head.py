@@ -93,8 +93,8 @@ def test_the_gauss_newton_matrix_is_that_of_the_logits(problem):
     jacobian = np.asarray(jax.jacobian(lambda x: logits(unravel(x), tokens))(flat)).reshape(len(z), V, -1)
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     dense = sum(J.T @ (np.diag(q) - np.outer(q, q)) @ J for J, q in zip(jacobian, p, strict=True)) / len(z)
-    own = lambda z, y: -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[..., None], -1))
-    for loss in (softmax_cross_entropy, own):
+    handwritten = lambda z, y: -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[..., None], -1))
+    for loss in (softmax_cross_entropy, handwritten):
         ours = to_dense(gauss_newton(functools.partial(head, chunk_size=2), loss, params, (tokens, labels)))
         assert_allclose(ours, dense, rtol=0, atol=1e-13 * np.abs(dense).max())
 

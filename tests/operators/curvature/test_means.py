@@ -82,9 +82,9 @@ def distance(outputs, targets):
 
 def test_targets_spread_against_outputs(inputs):
     targets = jnp.arange(9.0)
-    told = pytest.raises(ValueError, match=r"\(9, 1\) and the targets \(9,\).*targets\[:, None\]")
+    error = pytest.raises(ValueError, match=r"\(9, 1\) and the targets \(9,\).*targets\[:, None\]")
     # With rank promotion allowed, JAX itself does not raise an error here.
-    with jax.numpy_rank_promotion("allow"), told:
+    with jax.numpy_rank_promotion("allow"), error:
         gauss_newton(column, distance, PARAMS, (inputs, targets))
     expected = 2 * inputs.T @ inputs / 9
     assert_allclose(to_dense(gauss_newton(column, distance, PARAMS, (inputs, targets[:, None]))), expected, rtol=1e-5)

@@ -40,14 +40,14 @@ def data(rng):
 
 def of_params(net, function):
     """Return `function` as a function of the raveled floating-point parameters, and their values."""
-    graph, params, rest = nnx.split(net, nnx.Param, ...)
+    graph, params, others = nnx.split(net, nnx.Param, ...)
     is_floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
     floating = jax.tree.map(lambda x: x if is_floating(x) else None, params)
     flat, unravel = jax.flatten_util.ravel_pytree(floating)
 
     def call(flat, *args):
         merged = jax.tree.map(lambda x, y: y if x is None else x, unravel(flat), params, is_leaf=lambda x: x is None)
-        return function(nnx.merge(graph, merged, rest, copy=True), *args)
+        return function(nnx.merge(graph, merged, others, copy=True), *args)
 
     return call, flat
 

@@ -203,8 +203,8 @@ def test_start_vectors_of_every_kind():
 
 def test_a_warm_start_is_cheap():
     matrix = jnp.asarray(normal())
-    cold, known = solve(matrix, 1e-6), solve(matrix, 1e-11)
-    again = jax.jit(lambda key: eigs(matrix, K, tol=1e-6, v0=known, key=key, verify=False))
+    cold, accurate = solve(matrix, 1e-6), solve(matrix, 1e-11)
+    again = jax.jit(lambda key: eigs(matrix, K, tol=1e-6, v0=accurate, key=key, verify=False))
     # For any signs in the sum of the known vectors.
     for seed in range(8):
         warm = again(jax.random.key(seed))

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 def rotated(matrix, seed):
-    turn = np.linalg.qr(np.random.default_rng(seed).normal(size=matrix.shape))[0]
-    return turn @ matrix @ turn.T
+    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=matrix.shape))[0]
+    return rotation @ matrix @ rotation.T
 
 
 def far_from_normal():

@@ -76,9 +76,9 @@ def test_what_is_said_of_the_pairs_of_a_grcar_matrix_is_true(n, which):
         # The condition number bounds the distance from the true eigenvalue. Infinity stands for an unknown condition.
         distances = np.abs(found[:, None] - values)
         assert np.all(distances.min(axis=1) <= 2 * np.asarray(left.conditions) * (residuals + 1e-13))
-        known = np.isfinite(left.conditions)
-        assert np.all(known) or n > 50
+        determined = np.isfinite(left.conditions)
+        assert np.all(determined) or n > 50
         if tol == 1e-8:
             true = conditions[distances.argmin(axis=1)]
-            np.testing.assert_allclose(np.asarray(left.conditions)[known], true[known], rtol=1e-2)
-            assert np.all(known | (true > 1e3))
+            np.testing.assert_allclose(np.asarray(left.conditions)[determined], true[determined], rtol=1e-2)
+            assert np.all(determined | (true > 1e3))

@@ -68,7 +68,7 @@ def test_restarts_and_searches_drop_no_more_than_is_converged():
 def test_every_cut_of_the_schur_basis_is_invariant(name):
     matrix = jnp.asarray(far_from_normal()[name].astype(np.float32)[:20, :20])
     part = decomposition.begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None))
-    part = part._replace(filled=jnp.ones(20, bool), matrix=matrix)
+    part = part._replace(valid=jnp.ones(20, bool), matrix=matrix)
     basis = jax.jit(lambda part: schur_basis(part, general_ritz_pairs(part, "LM", real=True), "LM"))(part)
     vectors, small = np.asarray(basis.coefficients, np.float64), np.asarray(matrix, np.float64)
     unit = np.finfo(np.float32).eps * np.linalg.norm(small, 2)
@@ -124,8 +124,8 @@ def test_a_search_ends_where_eigenvalues_are_ill_conditioned_but_determined(drif
 def test_copies_of_ill_conditioned_eigenvalues_are_found():
     # Two copies of one matrix, rotated: every eigenvalue is double.
     twice = scipy.linalg.block_diag(convection(0.4, SIZE // 2), convection(0.4, SIZE // 2))
-    turn = np.linalg.qr(np.random.default_rng(8).normal(size=(SIZE, SIZE)))[0]
-    result = solve(jnp.asarray(turn @ twice @ turn.T), k=4)
+    rotation = np.linalg.qr(np.random.default_rng(8).normal(size=(SIZE, SIZE)))[0]
+    result = solve(jnp.asarray(rotation @ twice @ rotation.T), k=4)
     assert int(result.status) == Status.CONVERGED
     true = np.repeat(top_of_convection(0.4, SIZE // 2, 2), 2)
     np.testing.assert_allclose(result.eigenvalues, true, atol=1e-6)

@@ -43,11 +43,11 @@ def wide(x):
 
 def assert_decomposes(part, matrix):
     """Assert orthonormal V and d, and A V - V H - d b^H within `defects` and the rounding of all restarts."""
-    filled = np.asarray(part.filled)
+    valid = np.asarray(part.valid)
     V, d, H, b = (wide(x) for x in (part.basis, part.residual_block, part.matrix, part.coupling))
     eps, restarts = np.finfo(part.matrix.dtype).eps, int(part.num_restarts)
-    rows = np.concatenate([V[filled], d]) if filled.sum() < V.shape[1] else V
-    assert not V[~filled].any()
+    rows = np.concatenate([V[valid], d]) if valid.sum() < V.shape[1] else V
+    assert not V[~valid].any()
     chex.assert_trees_all_close(
         rows.conj() @ rows.T, np.eye(len(rows)), rtol=0, atol=(UNITS + RESTART * restarts) * eps
     )

@@ -113,13 +113,13 @@ def test_solutions_are_those_of_the_dense_matrices(problem, transposed):
     eps, k = np.finfo(system.scale.dtype).eps, len(borders)
     tol = jnp.zeros(k, system.scale.dtype)
     found, info, _ = solved(jnp.asarray(matrix), system, rhs, tol, transposed)
-    kept = np.conj(borders).transpose(0, 2, 1) if transposed else borders
+    matrices = np.conj(borders).transpose(0, 2, 1) if transposed else borders
     b, x = stacked(rhs), stacked(found)
-    truth = np.linalg.solve(kept, b[:, :, None])[:, :, 0]
+    truth = np.linalg.solve(matrices, b[:, :, None])[:, :, 0]
     # A backward error of SOLVE * eps in the right-hand side and in K, amplified by the inverse. The Schur form splits
     # the system into two, each amplified by its own inverse.
-    inverse = np.linalg.norm(np.linalg.inv(kept), 2, axis=(1, 2))
-    condition = inverse * np.linalg.norm(kept, 2, axis=(1, 2))
+    inverse = np.linalg.norm(np.linalg.inv(matrices), 2, axis=(1, 2))
+    condition = inverse * np.linalg.norm(matrices, 2, axis=(1, 2))
     atol = SOLVE * eps * (condition * (inverse * np.linalg.norm(b, axis=1) + np.linalg.norm(truth, axis=1))).max()
     chex.assert_trees_all_close(x, truth, rtol=0, atol=atol)
     assert not np.any(info.left_out)
@@ -136,8 +136,8 @@ def test_the_tolerance_is_relative_and_saves_matvecs(problem, transposed):
     for tol in (1e-1, 1e-3):
         found, info, residuals = solved(jnp.asarray(matrix), system, rhs, jnp.full(K, tol, dtype), transposed)
         counts.append(int(np.sum(info.num_matvecs)))
-        kept = np.conj(borders).transpose(0, 2, 1) if transposed else borders
-        left = away((stacked(rhs) - np.einsum("kij,kj->ki", kept, stacked(found)))[:, :-1])
+        matrices = np.conj(borders).transpose(0, 2, 1) if transposed else borders
+        left = away((stacked(rhs) - np.einsum("kij,kj->ki", matrices, stacked(found)))[:, :-1])
         rounding = SOLVE * np.finfo(dtype).eps * np.asarray(info.whole, float)
         true = np.linalg.norm(left, axis=1)
         assert (true <= np.asarray(info.target) + rounding).all()
@@ -153,9 +153,9 @@ def test_without_a_complement_the_small_system_is_the_whole(transposed, float64,
     matrix, system, borders = setting(spread(np.dtype(float), normal, rng)[:4, :4], np.float64, k=4)
     rhs = sides(normal, rng, system)
     found, info, _ = solved(jnp.asarray(matrix), system, rhs, jnp.zeros(4), transposed)
-    kept = np.conj(borders).transpose(0, 2, 1) if transposed else borders
-    truth = np.linalg.solve(kept, stacked(rhs)[:, :, None])[:, :, 0]
-    atol = SOLVE * np.finfo(float).eps * np.linalg.cond(kept).max() * np.linalg.norm(truth, axis=1).max()
+    matrices = np.conj(borders).transpose(0, 2, 1) if transposed else borders
+    truth = np.linalg.solve(matrices, stacked(rhs)[:, :, None])[:, :, 0]
+    atol = SOLVE * np.finfo(float).eps * np.linalg.cond(matrices).max() * np.linalg.norm(truth, axis=1).max()
     chex.assert_trees_all_close(stacked(found), truth, rtol=0, atol=atol)
     assert not np.any(info.num_matvecs)
 
@@ -174,8 +174,8 @@ def test_a_double_eigenvalue_leaves_out_what_has_no_solution(transposed, scalar,
     atol = SOLVE * eps * np.linalg.cond(matrix) * np.linalg.norm(stacked(rhs), axis=1).max()
     chex.assert_trees_all_close(np.asarray(info.left_out, float), lost, rtol=0, atol=atol)
     # The expected solution is the least-squares solution of least norm.
-    kept = np.conj(borders).transpose(0, 2, 1) if transposed else borders
-    truth = np.stack([np.linalg.pinv(a, rcond=1e-4) @ b for a, b in zip(kept, stacked(rhs), strict=True)])
+    matrices = np.conj(borders).transpose(0, 2, 1) if transposed else borders
+    truth = np.stack([np.linalg.pinv(a, rcond=1e-4) @ b for a, b in zip(matrices, stacked(rhs), strict=True)])
     chex.assert_trees_all_close(stacked(found), truth, rtol=0, atol=atol)
 
 

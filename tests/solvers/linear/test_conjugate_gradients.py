@@ -66,12 +66,12 @@ def test_tiny_right_hand_sides_keep_their_digits_in_float32(rng):
     assert_allclose(found.solution, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
-@pytest.mark.parametrize(("known", "expected"), [(0.0, 1.0), (2.0, 0.0)])
-def test_rounding_along_a_null_vector_is_not_divided_by(known, expected):
+@pytest.mark.parametrize(("operator_norm", "expected"), [(0.0, 1.0), (2.0, 0.0)])
+def test_rounding_along_a_null_vector_is_not_divided_by(operator_norm, expected):
     # A projected null vector leaves rounding: a system of its own, or zero if the operator norm is known.
     solve = functools.partial(conjugate_gradients_together, targets=lambda x: 0.0, max_iter=5)
     values, rhs = jnp.array([1e-17, 1.0, 2.0]), jnp.array([[1e-17, 0.0, 0.0]])
-    found = solve(lambda v: values[None, :] * v, rhs, operator_norm=known)
+    found = solve(lambda v: values[None, :] * v, rhs, operator_norm=operator_norm)
     assert_allclose(found.solution, [[expected, 0, 0]], rtol=1e-12)
 
 

@@ -27,8 +27,8 @@ def solve(matrix, rhs, target, max_iter=60):
 
 def least_squares(matrix, rhs):
     values, vectors = np.linalg.eigh(matrix)
-    kept = np.abs(values) > 1e-9
-    return vectors[:, kept] @ (vectors[:, kept].T @ rhs / values[kept])
+    nonzero = np.abs(values) > 1e-9
+    return vectors[:, nonzero] @ (vectors[:, nonzero].T @ rhs / values[nonzero])
 
 
 @pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])

@@ -74,9 +74,9 @@ def check_result(result, matrix, *, tol=None, complete=True):
     tol = eps**0.5 if tol is None else tol
     slack = UNITS * eps * truth[0] + np.finfo(float).tiny
     left, values, right = flat(result.left), np.asarray(result.values, float), flat(result.right)
-    there = np.linalg.norm(right @ dense.T - values[:, None] * left, axis=1)
+    forward = np.linalg.norm(right @ dense.T - values[:, None] * left, axis=1)
     back = np.linalg.norm(left @ dense.conj() - values[:, None] * right, axis=1)
-    residuals, converged = np.hypot(there, back), np.asarray(result.converged)
+    residuals, converged = np.hypot(forward, back), np.asarray(result.converged)
     assert_allclose(np.asarray(result.residuals, float), residuals, rtol=0, atol=slack)
     assert (residuals[converged] <= tol * truth[0] + slack).all()
     assert (np.diff(values) <= 0).all()

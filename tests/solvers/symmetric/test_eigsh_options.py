@@ -80,7 +80,7 @@ def test_no_key_is_key_zero_and_jit_changes_nothing(matrix):
     np.testing.assert_allclose(keyed.residuals, jitted.residuals, rtol=1e-2)
 
 
-def neighbours(matrix):
+def neighbors(matrix):
     """Return matrices for other lanes of a batch: the same one, one with many restarts, one with NaN, and zero."""
     path = 2 * np.eye(N) - np.eye(N, k=1) - np.eye(N, k=-1)
     broken = matrix.copy()
@@ -92,8 +92,8 @@ def test_a_lane_is_the_single_solve_whatever_stands_beside_it(matrix, check_resu
     easy = np.diag([10.0, 9, 8, 7] + [0] * (N - 4))
     single = solved(jnp.asarray(matrix))
     reference = None
-    for name, neighbour in neighbours(matrix).items():
-        results = batch_solved(jnp.asarray(np.stack([easy, neighbour, matrix])))
+    for name, neighbor in neighbors(matrix).items():
+        results = batch_solved(jnp.asarray(np.stack([easy, neighbor, matrix])))
         beside = lane_of(results, 0), lane_of(results, 2)
         reference = beside if reference is None else reference
         for now, before in zip(beside, reference, strict=True):
@@ -104,7 +104,7 @@ def test_a_lane_is_the_single_solve_whatever_stands_beside_it(matrix, check_resu
             assert np.isnan(middle.eigenvalues).all()
             assert not np.any(middle.converged)
         else:
-            check_result(middle, neighbour, which="LA", tol=TOL, complete=True, accuracy=1e-9)
+            check_result(middle, neighbor, which="LA", tol=TOL, complete=True, accuracy=1e-9)
     assert int(reference[1].num_matvecs) == int(single.num_matvecs)
     np.testing.assert_allclose(reference[1].eigenvalues, single.eigenvalues, rtol=0, atol=1e-13)
     np.testing.assert_allclose(reference[1].eigenvectors, single.eigenvectors, rtol=0, atol=1e-9)

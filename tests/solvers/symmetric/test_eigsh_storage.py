@@ -24,15 +24,15 @@ def relative(result, matrix):
     return residuals / SPECTRUM[0], np.abs(values - truth).max() / SPECTRUM[0]
 
 
-@pytest.mark.parametrize("kept", ["bfloat16", "float16"])
-def test_eigenvalues_keep_twice_the_digits_of_the_vectors(kept, rotated):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_eigenvalues_keep_twice_the_digits_of_the_vectors(dtype, rotated):
     matrix = np.asarray(rotated(SPECTRUM), np.float32)
-    result = eigsh(matrix, K, basis_dtype=kept, krylov_dim=12)
+    result = eigsh(matrix, K, basis_dtype=dtype, krylov_dim=12)
     residuals, error = relative(result, matrix.astype(float))
     assert int(result.status) == Status.CONVERGED
     np.testing.assert_allclose(np.asarray(result.residuals) / SPECTRUM[0], residuals, rtol=0.01, atol=1e-6)
-    assert residuals.max() < EPS[kept]
-    assert error < EPS[kept] ** 2 + 1e-6
+    assert residuals.max() < EPS[dtype]
+    assert error < EPS[dtype] ** 2 + 1e-6
     vectors = np.asarray(result.eigenvectors, float)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(K), rtol=0, atol=1e-5)
 
@@ -57,10 +57,10 @@ def test_a_float32_basis_serves_float64_and_hermitian_operators(rotated):
 
 def test_a_basis_on_the_host_changes_nothing(rotated):
     matrix = np.asarray(rotated(SPECTRUM), np.float32)
-    here, there = (eigsh(matrix, K, krylov_dim=12, basis=basis) for basis in ("device", "offload"))
-    assert int(here.num_matvecs) == int(there.num_matvecs)
-    np.testing.assert_allclose(np.asarray(there.eigenvalues), np.asarray(here.eigenvalues), rtol=1e-5)
-    assert relative(there, matrix.astype(float))[0].max() < 4e-4
+    on_device, offloaded = (eigsh(matrix, K, krylov_dim=12, basis=basis) for basis in ("device", "offload"))
+    assert int(on_device.num_matvecs) == int(offloaded.num_matvecs)
+    np.testing.assert_allclose(np.asarray(offloaded.eigenvalues), np.asarray(on_device.eigenvalues), rtol=1e-5)
+    assert relative(offloaded, matrix.astype(float))[0].max() < 4e-4
 
 
 def test_the_rows_on_the_host_are_declared_there():
@@ -74,8 +74,8 @@ def test_the_rows_on_the_host_are_declared_there():
 def test_fewer_bits_are_less_memory():
     n = 20_000
 
-    def vectors(**kept):
-        program = jax.jit(lambda d: solver(lambda v: d * v, 4, v0=d, krylov_dim=40, **kept).result)
+    def vectors(**options):
+        program = jax.jit(lambda d: solver(lambda v: d * v, 4, v0=d, krylov_dim=40, **options).result)
         compiled = program.lower(jax.ShapeDtypeStruct((n,), jnp.float32)).compile()
         return compiled.memory_analysis().temp_size_in_bytes / (4 * n)
 

@@ -9,7 +9,7 @@ import pytest
 
 from eigenjax import Status
 from eigenjax.solvers.convergence.status import default_tol
-from eigenjax.solvers.symmetric.lobpcg import _orthonormal_rest, lobpcg
+from eigenjax.solvers.symmetric.lobpcg import _orthonormalize_against, lobpcg
 
 # A block of 6 vectors for k = 5: one guard vector.
 N, BLOCK = 60, 6
@@ -223,13 +223,13 @@ def test_what_is_dependent_becomes_zero_rows(rng):
     # In the span; nearly in the span; independent; a multiple of the previous one; close to a multiple; zero.
     block = [basis[0] + basis[1], basis[1] + 1e-4 * fresh[0], 1e-20 * fresh[1], fresh[1], fresh[1] + 3e-3 * fresh[2]]
     block = jnp.asarray([*block, np.zeros(50)], jnp.float32)
-    rest = np.asarray(_orthonormal_rest(block, jnp.asarray(basis, jnp.float32)), float)
-    lengths = np.linalg.norm(rest, axis=1)
+    residuals = np.asarray(_orthonormalize_against(block, jnp.asarray(basis, jnp.float32)), float)
+    lengths = np.linalg.norm(residuals, axis=1)
     np.testing.assert_allclose(np.sort(lengths), [0, 0, 0, 1, 1, 1], atol=1e-5)
-    np.testing.assert_allclose(rest @ rest.T, np.diag(lengths**2), atol=1e-6)
-    np.testing.assert_allclose(rest @ basis.T, 0, atol=1e-6)
+    np.testing.assert_allclose(residuals @ residuals.T, np.diag(lengths**2), atol=1e-6)
+    np.testing.assert_allclose(residuals @ basis.T, 0, atol=1e-6)
     # No independent direction is lost.
-    np.testing.assert_allclose(np.linalg.norm(rest @ fresh.T, axis=0), 1, atol=1e-2)
+    np.testing.assert_allclose(np.linalg.norm(residuals @ fresh.T, axis=0), 1, atol=1e-2)
 
 
 @pytest.mark.parametrize(
