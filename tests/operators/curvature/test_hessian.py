@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -174,7 +175,7 @@ def test_a_loss_that_closes_over_tracers(problem):
     for argument in (0, 1):
         ours = jax.jit(jax.grad(top, argument))(params, data[0])
         theirs = jax.grad(dense, argument)(params, data[0])
-        jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-6, atol=1e-9), ours, theirs)
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_a_loss_that_cannot_be_hashed():

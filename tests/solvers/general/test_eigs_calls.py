@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import sparse
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
 from eigenjax import Status, eigs
 from eigenjax.operators.convert import MatrixOperator
@@ -119,10 +119,8 @@ def test_same_key_same_bits_and_jit_is_eager():
     matrix = jnp.asarray(normal())
     first, again = (solve(matrix, 1e-9) for _ in range(2))
     jitted = jax.jit(lambda a: solve(a, 1e-9))(matrix)
-    for one, other, third in zip(first, again, jitted, strict=True):
-        if one is not None:
-            assert_array_equal(one, other)
-            assert_allclose(one, third, rtol=1e-7, atol=1e-12)
+    chex.assert_trees_all_equal(first, again)
+    chex.assert_trees_all_close(first, jitted, rtol=1e-7, atol=1e-12)
 
 
 @SLOW

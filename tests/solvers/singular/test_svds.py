@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
 
 from eigenjax import EigenError, Status, raise_if_failed, svds
 from eigenjax.operators.maps import MatrixMap
@@ -125,7 +125,7 @@ def test_wide_matrices_in_float32(name, rng):
     v0 = rng.standard_normal(P).astype(np.float32)
     result = solved(matrix, v0)
     check_result(result, matrix, complete=name not in COPIES | {"clusters"})
-    jax.tree.map(assert_array_equal, result, solved(matrix, v0))
+    chex.assert_trees_all_equal(result, solved(matrix, v0))
 
 
 def test_a_looser_tolerance_costs_less_and_none_stagnates():
