@@ -25,6 +25,7 @@ import scipy.sparse.linalg
 from jax.experimental import sparse
 
 from benchmarks.support import timing
+from benchmarks.support.counted_operator import CountedOperator
 from benchmarks.support.spectra import Spectrum, problems
 from eigenjax import eigsh
 
@@ -105,21 +106,14 @@ def run_arpack(problem: Spectrum, k: int, tol: float, ncv: int, start: np.ndarra
 
 
 def _arpack_once(problem: Spectrum, k: int, tol: float, relative: float, ncv: int, start: np.ndarray) -> Run:
-    products = 0
-
-    def matvec(v):
-        nonlocal products
-        products += 1
-        return problem.matrix @ v.ravel()
-
-    operator = scipy.sparse.linalg.LinearOperator(problem.matrix.shape, matvec=matvec, dtype=np.float64)
+    operator = CountedOperator(problem.matrix.shape, lambda v: problem.matrix @ v)
     try:
         values, vectors = scipy.sparse.linalg.eigsh(
             operator, k, which=problem.which, ncv=ncv, tol=relative, v0=start.copy()
         )
     except scipy.sparse.linalg.ArpackNoConvergence:
-        return Run(products, np.inf, False)
-    return checked_run(problem, values, vectors.T, products, tol)
+        return Run(operator.products, np.inf, False)
+    return checked_run(problem, values, vectors.T, operator.products, tol)
 
 
 def checked_run(problem: Spectrum, values: np.ndarray, vectors: np.ndarray, products: int, tol: float) -> Run:

@@ -34,6 +34,7 @@ from benchmarks.eigen.lanczos_overhead import (
 )
 from benchmarks.eigen.products import product
 from benchmarks.support import timing
+from benchmarks.support.counted_operator import CountedOperator
 from benchmarks.support.trained_networks import Network, convolutional, perceptron
 from eigenjax import LinearOperator, eigsh
 
@@ -68,17 +69,11 @@ def arpack(network: Network, k: int) -> Iterator[Program]:
     op = network.operator
 
     def program(tol):
-        products = 0
-
-        def matvec(v):
-            nonlocal products
-            products += 1
-            return np.asarray(product(op, jnp.asarray(v.ravel())))
-
-        linear = scipy.sparse.linalg.LinearOperator((op.size, op.size), matvec=matvec, dtype=np.float32)
+        multiply = lambda v: np.asarray(product(op, jnp.asarray(v)))
+        linear = CountedOperator((op.size, op.size), multiply, dtype=np.float32)
         start = np.random.default_rng(0).normal(size=op.size).astype(np.float32)
         values, vectors = scipy.sparse.linalg.eigsh(linear, k, which="LA", tol=tol, v0=start)
-        return values, vectors.T, products
+        return values, vectors.T, linear.products
 
     for i in range(6):
         yield functools.partial(program, TOL / 3**i)

@@ -19,6 +19,7 @@ import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
 from benchmarks.support import timing
+from benchmarks.support.counted_operator import CountedOperator
 from eigenjax import LinearOperator, as_operator, deflated_power_iteration, hessian, lanczos
 from eigenjax.report.inputs.digits import digits_problem
 
@@ -71,20 +72,14 @@ def product(op: LinearOperator, flat: jax.Array) -> jax.Array:
 
 def arpack(op: LinearOperator, k: int, basis_size: int) -> Pairs:
     """Run SciPy's ARPACK around the same jitted matvec, and count matvecs."""
-    products = 0
-
-    def matvec(v):
-        nonlocal products
-        products += 1
-        return np.asarray(product(op, jnp.asarray(v.ravel())))
-
-    linear = scipy.sparse.linalg.LinearOperator((op.size, op.size), matvec=matvec, dtype=np.float32)
+    multiply = lambda v: np.asarray(product(op, jnp.asarray(v)))
+    linear = CountedOperator((op.size, op.size), multiply, dtype=np.float32)
     start = np.random.default_rng(2).normal(size=op.size).astype(np.float32)
     try:
         values, vectors = scipy.sparse.linalg.eigsh(linear, k, ncv=basis_size, tol=TOL, v0=start, maxiter=200)
     except scipy.sparse.linalg.ArpackNoConvergence as partial:
         values, vectors = partial.eigenvalues, partial.eigenvectors
-    return Pairs(values, vectors.T, products, len(values))
+    return Pairs(values, vectors.T, linear.products, len(values))
 
 
 def flat_pairs(result: Any) -> Pairs:

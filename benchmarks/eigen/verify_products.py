@@ -20,6 +20,7 @@ import scipy.sparse.linalg
 from jax.experimental import sparse
 
 from benchmarks.support import timing
+from benchmarks.support.counted_operator import CountedOperator
 from benchmarks.support.spectra import Spectrum, problems
 from eigenjax import Status, eigsh
 
@@ -47,16 +48,9 @@ def as_jax(matrix: Any) -> Any:
 
 def scipy_products(problem: Spectrum, k: int, start: np.ndarray) -> int:
     """Count the matvecs of SciPy's call with its defaults."""
-    products = 0
-
-    def matvec(v):
-        nonlocal products
-        products += 1
-        return problem.matrix @ v.ravel()
-
-    operator = scipy.sparse.linalg.LinearOperator(problem.matrix.shape, matvec=matvec, dtype=np.float64)
+    operator = CountedOperator(problem.matrix.shape, lambda v: problem.matrix @ v)
     scipy.sparse.linalg.eigsh(operator, k, which=problem.which, v0=start)
-    return products
+    return operator.products
 
 
 def compare(problem: Spectrum, pairs: Sequence[int], tolerances: Sequence[float], starts: int) -> list[dict[str, Any]]:

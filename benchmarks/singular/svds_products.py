@@ -22,6 +22,7 @@ import numpy as np
 import scipy.sparse.linalg
 
 from benchmarks.support import timing
+from benchmarks.support.counted_operator import CountedOperator
 from eigenjax import svds
 
 PAIRS = (1, 5, 10, 20)
@@ -126,25 +127,13 @@ def run_arpack(problem: Problem, k: int, tol: float, start: np.ndarray) -> Run:
 
 
 def _arpack_once(problem: Problem, k: int, relative: float, start: np.ndarray) -> Run:
-    products = 0
-
-    def counted(matrix):
-        def product(v):
-            nonlocal products
-            products += 1
-            return matrix @ v.ravel()
-
-        return product
-
     matrix = problem.matrix
-    operator = scipy.sparse.linalg.LinearOperator(
-        matrix.shape, matvec=counted(matrix), rmatvec=counted(matrix.T), dtype=np.float64
-    )
+    operator = CountedOperator(matrix.shape, lambda v: matrix @ v, lambda u: matrix.T @ u)
     if matrix.shape[0] < matrix.shape[1]:
         start = matrix @ start
     left, values, right = scipy.sparse.linalg.svds(operator, k, ncv=basis_size(k), tol=relative, v0=start)
     order = np.argsort(-values)
-    return checked_run(problem, left.T[order], values[order], right[order], products)
+    return checked_run(problem, left.T[order], values[order], right[order], operator.products)
 
 
 def checked_run(problem: Problem, left: np.ndarray, values: np.ndarray, right: np.ndarray, products: int) -> Run:

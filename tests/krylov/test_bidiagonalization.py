@@ -208,6 +208,19 @@ def test_the_whole_domain_gives_all_singular_values(scalar, normal, rng):
     chex.assert_trees_all_close(values, truth, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("unusable", [0.0, np.inf, -np.inf, np.nan])
+def test_a_random_vector_replaces_a_start_that_is_no_direction(unusable, normal, rng):
+    matrix = normal(rng, (P, N), np.float32)
+    start = np.where(np.arange(N) == 5, unusable, 0).astype(np.float32)
+    state = begun(jnp.asarray(matrix), jnp.asarray(start))
+    chex.assert_trees_all_close(np.linalg.norm(wide(state.direction)), 1.0, rtol=ORTHONORMAL * np.finfo(np.float32).eps)
+    state = grown(jnp.asarray(matrix), state, M)
+    assert_decomposes(state, matrix)
+    assert not bool(state.broken_down)
+    # The random vector has components along all others, unlike the start.
+    assert np.all(np.asarray(state.right)[0] != 0)
+
+
 @pytest.mark.parametrize("unusable", [0.0, np.inf])
 def test_zero_matrices_and_starts_that_are_no_directions(unusable):
     matrix = np.zeros((P, N), np.float32)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 
 ROOT = Path(__file__).parents[2]
 SLOW = (
@@ -253,6 +254,15 @@ def test_the_wanted_end_of_a_spectrum(benchmark, which):
     wanted = {"LA": [-1.0, 2.0, 2.5], "SA": [-3.0, -1.0, 2.0], "LM": [-3.0, 2.0, 2.5], "BE": [-3.0, 2.0, 2.5]}
     assert problem.wanted(3).tolist() == wanted[which]
     assert problem.norm == 3.0
+
+
+def test_products_of_scipys_solvers_are_counted(benchmark, rng):
+    matrix, calls = rng.normal(size=(9, 6)), []
+    recorded = lambda a: lambda v: calls.append(1) or a @ v
+    operator = benchmark("counted_operator").CountedOperator(matrix.shape, recorded(matrix), recorded(matrix.T))
+    values = scipy.sparse.linalg.svds(operator, 2, v0=np.ones(6), return_singular_vectors=False)
+    np.testing.assert_allclose(np.sort(values)[::-1], np.linalg.svd(matrix, compute_uv=False)[:2], rtol=1e-10)
+    assert operator.products == len(calls) > 0
 
 
 def test_every_benchmark_is_in_the_readme():

@@ -15,14 +15,7 @@ from eigenjax import eigsh, hessian, run
 from eigenjax.runs.progress import Moment, describe, time_left
 from eigenjax.runs.solve import SolveProgress
 
-from .conftest import network_loss
-
-SPECS = {"inner": P(None, "model"), "bias": P("model"), "outer": P("model", None)}
-
-
-def same_bits(one, other):
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+from .conftest import SPECS, network_loss, same_bits
 
 
 def test_the_pairs_are_right(matrix):

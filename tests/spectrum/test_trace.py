@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,8 +156,7 @@ def test_sharded_vectors_stay_so(mode):
     placed = {name: jax.device_put(x, NamedSharding(mesh, SPECS[name])) for name, x in weights.items()}
     with jax.set_mesh(mesh):
         together = jax.jit(run)(placed, jax.random.key(0))
-    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-        assert_allclose(np.asarray(x), np.asarray(y), rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(together, alone, rtol=1e-4, atol=1e-4)
     for vector in (together[0], together[3]):
         for name, x in vector.items():
             assert x.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[name]), x.ndim), name

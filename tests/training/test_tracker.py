@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,8 +105,7 @@ def test_the_same_key_gives_the_same_bits_and_a_state_survives_a_checkpoint(tmp_
     once, metrics = run(initial_state(), 0, 8)
     again, _ = run(initial_state(), 0, 8)
     flattened, _ = run(initial_state(), 0, 8, lambda state: jax.tree.unflatten(*jax.tree.flatten(state)[::-1]))
-    jax.tree.map(assert_array_equal, once, again)
-    jax.tree.map(assert_array_equal, once, flattened)
+    chex.assert_trees_all_equal(once, again, flattened)
     assert all(jnp.shape(value) == () for value in metrics.values())
 
     checkpoint = pytest.importorskip("orbax.checkpoint")
@@ -114,7 +114,7 @@ def test_the_same_key_gives_the_same_bits_and_a_state_survives_a_checkpoint(tmp_
         checkpointer.save(tmp_path / "state", half)
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: half))
-    jax.tree.map(assert_array_equal, once, run(restored, 4, 8)[0])
+    chex.assert_trees_all_equal(once, run(restored, 4, 8)[0])
 
 
 def test_nan_is_told_and_forgotten():

@@ -1,5 +1,6 @@
 """Basis storage in fewer bits or on the host: equal to a plain basis, up to the rounding of stored rows."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +55,9 @@ def test_float64_and_complex128_are_kept_in_half():
     basis = storage.set_row(storage.zero_basis(x, 2, Storage("float32")), 1, x)
     assert {name: str(leaf.dtype) for name, leaf in basis.rows.items()} == {"real": "float32", "complex": "complex64"}
     back = storage.row(basis, 1)
-    assert jax.tree.map(lambda leaf: leaf.dtype, back) == jax.tree.map(lambda leaf: leaf.dtype, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7), back, x)
-    jax.tree.map(np.testing.assert_array_equal, back, storage.rounded(basis, x))
+    chex.assert_trees_all_equal_dtypes(back, x)
+    chex.assert_trees_all_close(back, x, rtol=1e-7)
+    chex.assert_trees_all_equal(back, storage.rounded(basis, x))
     assert storage.vector_bytes(tree.structure_of(x), Storage("float32")) == 3 * 4 + 2 * 8
 
 

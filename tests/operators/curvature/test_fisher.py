@@ -1,7 +1,6 @@
 """Exact, sampled and empirical Fisher information against per-example gradients and closed forms."""
 
 import functools
-import pathlib
 
 import jax
 import jax.flatten_util
@@ -12,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from eigenjax import eigsh, fisher, gauss_newton, softmax_cross_entropy, to_dense
 
-REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "mlp_tanh.npz"
-IGNORED = -1
+from .conftest import IGNORED, assert_close, product_bytes, reference, reference_model
+
 SLOW = pytest.mark.slow
 KEY = jax.random.key(0)
 
@@ -57,21 +56,10 @@ def gradients(params, data):
     return np.asarray(jax.vmap(jax.grad(loss), (None, 0))(flat, data))
 
 
-def assert_close(ours, theirs):
-    assert_allclose(ours, theirs, rtol=0, atol=1e-13 * np.abs(theirs).max())
-
-
 @pytest.mark.parametrize("batch_size", [pytest.param(None, marks=SLOW), 8, 17])
 def test_the_empirical_spectrum_is_that_of_another_framework(batch_size, float64):
-    saved = np.load(REFERENCE)
-    params = [(jnp.asarray(saved[f"W{i}"]), jnp.asarray(saved[f"b{i}"])) for i in range(3)]
-
-    def model(params, inputs):
-        for kernel, bias in params[:-1]:
-            inputs = jnp.tanh(inputs @ kernel + bias[None, :])
-        return inputs @ params[-1][0] + params[-1][1][None, :]
-
-    op = fisher(model, params, (saved["X"], saved["y"]), kind="empirical", batch_size=batch_size)
+    saved, params, data = reference()
+    op = fisher(reference_model, params, data, kind="empirical", batch_size=batch_size)
     truth = saved["empirical_fisher_eigenvalues"]
     assert_allclose(np.linalg.eigvalsh(to_dense(op)), truth, rtol=0, atol=1e-13 * truth[-1])
 
@@ -232,7 +220,7 @@ def test_no_gradient_of_an_example_is_stored():
     def temporaries(examples, **options):
         data = (jnp.ones((examples, 64)), jnp.zeros(examples, jnp.int32))
         op = fisher(network, params, data, batch_size=64, **options)
-        return jax.jit(lambda op, v: op(v)).lower(op, params).compile().memory_analysis().temp_size_in_bytes
+        return product_bytes(op, params)
 
     for options in ({"kind": "empirical", "centered": True}, {"kind": "monte_carlo", "key": KEY}):
         needed = temporaries(512, **options)

@@ -6,6 +6,7 @@ Everything else (running averages, a dropout key, frozen parameters) is a consta
 
 import re
 
+import chex
 import flax.linen as nn
 import jax
 import jax.flatten_util
@@ -109,7 +110,7 @@ def test_nnx_modules_are_split_outside_the_loss_and_merged_inside(batch, mode):
     op = hessian(loss, params, batch)
     check(op, lambda p: loss(p, batch), params)
     vector = jax.tree.map(jnp.ones_like, params)
-    jax.tree.map(np.testing.assert_array_equal, op(vector), op(vector))
+    chex.assert_trees_all_equal(op(vector), op(vector))
     assert set(blocks(op)) == {"inner", "norm", "outer"}
     kernels = hessian(loss, params, batch, select="*/kernel")
     assert kernels.size == 16

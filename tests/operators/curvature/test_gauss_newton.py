@@ -1,31 +1,29 @@
 """The Gauss-Newton matrix against dense Jacobians, closed forms, and a spectrum from another framework."""
 
 import functools
-import pathlib
 
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
-from eigenjax import eigsh, gauss_newton, hessian, softmax_cross_entropy, to_dense
+from eigenjax import gauss_newton, hessian, softmax_cross_entropy, to_dense
 
-REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "mlp_tanh.npz"
-IGNORED = -1
+from .conftest import (
+    IGNORED,
+    assert_close,
+    cross_entropy,
+    cube,
+    dense_gauss_newton,
+    network,
+    reference,
+    reference_model,
+    scanned_cube,
+)
+
 SLOW = pytest.mark.slow
-
-
-def network(params, inputs):
-    linear = inputs @ params["w0"]
-    return jnp.tanh(linear + jnp.broadcast_to(params["b0"], linear.shape)) @ params["w1"]
-
-
-def cross_entropy(logits, labels):
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], -1))
 
 
 def squared_error(outputs, targets):
@@ -40,40 +38,12 @@ def masked_losses(logits, labels):
 
 
 @pytest.fixture
-def problem(rng, float64):
-    params = {"w0": rng.normal(size=(3, 4)), "b0": rng.normal(size=4), "w1": rng.normal(size=(4, 2))}
-    data = (rng.normal(size=(10, 3)), rng.integers(0, 2, size=10))
-    return jax.tree.map(jnp.asarray, (params, data))
-
-
-@pytest.fixture
 def sequences(rng, float64):
     """Return parameters and ten sequences of five positions with ignored labels; the last one is entirely ignored."""
     params = {"w0": rng.normal(size=(3, 4)), "b0": rng.normal(size=4), "w1": rng.normal(size=(4, 6))}
     labels = np.where(rng.uniform(size=(10, 5)) < 0.4, IGNORED, rng.integers(0, 6, size=(10, 5)))
     labels[-1] = IGNORED
     return jax.tree.map(jnp.asarray, (params, (rng.normal(size=(10, 5, 3)), labels)))
-
-
-def dense_gauss_newton(model, loss, params, data):
-    """Compute J^T H J from the dense Jacobian of raveled outputs and the dense Hessian of the loss in them."""
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    outputs, unravel_outputs = jax.flatten_util.ravel_pytree(model(params, data[0]))
-    jacobian = jax.jacobian(lambda x: jax.flatten_util.ravel_pytree(model(unravel(x), data[0]))[0])(flat)
-    curvature = jax.hessian(lambda z: loss(unravel_outputs(z), data[1]))(outputs)
-    return np.asarray(jacobian.T @ curvature @ jacobian)
-
-
-def reference():
-    saved = np.load(REFERENCE)
-    params = [(jnp.asarray(saved[f"W{i}"]), jnp.asarray(saved[f"b{i}"])) for i in range(3)]
-    return saved, params, (jnp.asarray(saved["X"]), jnp.asarray(saved["y"]))
-
-
-def reference_model(params, inputs):
-    for kernel, bias in params[:-1]:
-        inputs = jnp.tanh(inputs @ kernel + bias[None, :])
-    return inputs @ params[-1][0] + params[-1][1][None, :]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +91,7 @@ def test_a_dense_jacobian_gives_the_same_and_it_is_positive_semidefinite(problem
     quartic = lambda z, y: jnp.mean(jnp.sum((z - y) ** 4, -1) + jnp.prod(z, -1) ** 2)
     dense = dense_gauss_newton(network, quartic, params, (inputs, targets))
     ours = np.asarray(to_dense(gauss_newton(network, quartic, params, (inputs, targets), batch_size=4)))
-    assert_allclose(ours, dense, rtol=0, atol=1e-13 * np.abs(dense).max())
+    assert_close(ours, dense)
     convex = np.asarray(to_dense(gauss_newton(network, squared_error, params, (inputs, targets))))
     assert_allclose(convex, convex.T, rtol=0, atol=1e-14 * np.abs(convex).max())
     assert np.linalg.eigvalsh(convex)[0] > -1e-13 * np.abs(convex).max()
@@ -143,7 +113,7 @@ def test_outputs_may_be_a_pytree_with_integers_in_it(problem, rng):
     floating = lambda params, inputs: {k: v for k, v in model(params, inputs).items() if k != "index"}
     dense = dense_gauss_newton(floating, lambda z, y: loss(z | {"index": data[0]["index"]}, y), params, data)
     ours = to_dense(gauss_newton(model, loss, params, data, batch_size=3))
-    assert_allclose(ours, dense, rtol=0, atol=1e-13 * np.abs(dense).max())
+    assert_close(ours, dense)
 
 
 # Losses that give an exact mean over valid positions, each with the weights for its reduction.
@@ -176,7 +146,7 @@ def test_ignored_labels_in_microbatches(sequences, name):
     dense = dense_gauss_newton(network, mean, params, data)
     weights = weights_of(valid.astype(float))
     ours = to_dense(gauss_newton(network, loss, params, data, batch_size=3, weights=weights))
-    assert_allclose(ours, dense, rtol=0, atol=1e-13 * np.abs(dense).max())
+    assert_close(ours, dense)
 
 
 def test_labels_out_of_range_are_not_passed_over(sequences):
@@ -195,55 +165,7 @@ def test_weights_make_a_weighted_mean(problem, rng):
     dense = dense_gauss_newton(network, lambda z, y: jnp.sum(weights * losses(z, y)) / weights.sum(), params, data)
     for loss in (example, losses):
         ours = to_dense(gauss_newton(network, loss, params, data, weights=weights, batch_size=4))
-        assert_allclose(ours, dense, rtol=0, atol=1e-13 * np.abs(dense).max())
-
-
-def temporaries(examples, batch_size, loss=cross_entropy):
-    params = {"w0": jnp.ones((8, 64)), "b0": jnp.ones(64), "w1": jnp.ones((64, 2))}
-    data = (jnp.ones((examples, 8)), jnp.zeros(examples, jnp.int32))
-    op = gauss_newton(network, loss, params, data, batch_size=batch_size)
-    return jax.jit(lambda op, v: op(v)).lower(op, params).compile().memory_analysis().temp_size_in_bytes
-
-
-@pytest.mark.parametrize("loss", [pytest.param(cross_entropy, marks=SLOW), softmax_cross_entropy])
-def test_memory_does_not_grow_with_the_number_of_examples(loss):
-    assert temporaries(8192, 64, loss) <= temporaries(512, 64, loss)
-    assert temporaries(512, 64, loss) < temporaries(512, None, loss) / 4
-
-
-def test_the_closed_form_saves_an_array_of_logits():
-    params = {"w0": jnp.ones((8, 16)), "b0": jnp.ones(16), "w1": jnp.ones((16, 2000))}
-    data = (jnp.ones((4, 64, 8)), jnp.zeros((4, 64), jnp.int32))
-
-    def arrays(loss):
-        product = lambda params, data: gauss_newton(network, loss, params, data)(params)
-        return jax.jit(product).lower(params, data).compile().memory_analysis().temp_size_in_bytes / (4 * 256 * 2000)
-
-    assert arrays(softmax_cross_entropy) < arrays(cross_entropy) - 0.9
-
-
-def test_parameters_and_data_change_without_a_new_program(problem):
-    params, data = problem
-    product = jax.jit(lambda op, v: op(v))
-    for _ in range(3):
-        # Each loss is a new object; the program is reused because the losses compare equal.
-        loss = functools.partial(softmax_cross_entropy, ignore_label=IGNORED)
-        params = jax.tree.map(lambda x: 1.1 * x, params)
-        ours = product(gauss_newton(network, loss, params, data, batch_size=5), params)
-    assert product._cache_size() == 1
-    flat = jax.flatten_util.ravel_pytree(params)[0]
-    dense = dense_gauss_newton(network, cross_entropy, params, data)
-    assert_allclose(jax.flatten_util.ravel_pytree(ours)[0], dense @ flat, rtol=1e-10, atol=1e-14)
-
-
-def test_vectors_by_vmap(problem, rng):
-    params, data = problem
-    op = gauss_newton(network, cross_entropy, params, data, batch_size=4)
-    vectors = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=(3, *x.shape))), params)
-    together, single = jax.jit(jax.vmap(op))(vectors), jax.jit(op)
-    for i in range(3):
-        alone = single(jax.tree.map(lambda x, i=i: x[i], vectors))
-        jax.tree.map(lambda x, y, i=i: assert_allclose(x[i], y, rtol=1e-12, atol=1e-14), together, alone)
+        assert_close(ours, dense)
 
 
 def test_selected_parameters_integer_leaves_and_tied_weights(problem):
@@ -259,68 +181,9 @@ def test_selected_parameters_integer_leaves_and_tied_weights(problem):
     both = dense_gauss_newton(floating, cross_entropy, w0 | {"b0": params["b0"]}, data)
     op = gauss_newton(model, softmax_cross_entropy, params, data)
     assert op.structure["shift"] is None
-    assert_allclose(to_dense(op), both, rtol=0, atol=1e-13 * np.abs(both).max())
+    assert_close(to_dense(op), both)
     block = gauss_newton(model, cross_entropy, params, data, select=lambda path, leaf: leaf.ndim == 2)
     assert_allclose(to_dense(block), dense_gauss_newton(floating, cross_entropy, w0, data), rtol=0, atol=1e-13)
-
-
-@pytest.mark.slow
-def test_a_model_that_closes_over_a_dropout_key_and_arrays(problem):
-    params, data = problem
-
-    def model_of(key, offset):
-        def model(params, inputs):
-            mask = jax.random.bernoulli(key, 0.5, inputs.shape)
-            return network(params, jnp.where(mask, inputs, 0.0) + offset[None, :])
-
-        return model
-
-    def product(key, offset, params):
-        return gauss_newton(model_of(key, offset), softmax_cross_entropy, params, data, batch_size=4)(params)
-
-    first = jax.jit(product)(jax.random.key(1), jnp.ones(3), params)
-    again = product(jax.random.key(1), jnp.ones(3), params)
-    other = product(jax.random.key(2), jnp.ones(3), params)
-    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-10), first, again)
-    assert np.abs(first["w0"] - other["w0"]).max() > 1e-4
-
-
-@pytest.mark.slow
-def test_the_derivative_of_the_top_eigenvalue(problem):
-    params, data = problem
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    direction = np.cos(np.arange(flat.size))
-
-    def top(x):
-        op = gauss_newton(network, softmax_cross_entropy, unravel(x), data, batch_size=4)
-        return eigsh(op, k=1, tol=1e-12, krylov_dim=20).eigenvalues[0]
-
-    slope = jax.jit(jax.grad(top))(flat) @ direction
-    dense = jax.jit(functools.partial(dense_top, network, cross_entropy), static_argnums=0)
-    at = lambda t: dense(unravel, flat + t * direction, data)
-    h = 1e-3
-    difference = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
-    assert_allclose(slope, difference, rtol=1e-8)
-
-
-def dense_top(model, loss, unravel, flat, data):
-    jacobian = jax.jacobian(lambda x: model(unravel(x), data[0]).ravel())(flat)
-    outputs = model(unravel(flat), data[0])
-    curvature = jax.hessian(lambda z: loss(z.reshape(outputs.shape), data[1]))(outputs.ravel())
-    return jnp.linalg.eigvalsh(jacobian.T @ curvature @ jacobian)[-1]
-
-
-@jax.custom_vjp
-def cube(x):
-    return x**3
-
-
-# The forward rule calls the function itself, so that a second derivative meets the custom rule again.
-cube.defvjp(lambda x: (cube(x), x), lambda x, g: (3 * x**2 * g,))
-
-
-def scanned_cube(x):
-    return jax.lax.scan(lambda carry, _: (cube(carry), None), x, length=1)[0]
 
 
 @pytest.mark.parametrize("function", [cube, scanned_cube])
@@ -335,37 +198,6 @@ def test_models_and_losses_with_a_custom_vjp(function, float64):
     op = gauss_newton(model, loss, p, data)
     assert_allclose(to_dense(op), expected, rtol=1e-12)
     assert_allclose(op(jnp.ones(2)), expected.sum(1), rtol=1e-12)
-
-
-def test_bfloat16_parameters_sum_their_microbatches_in_float32():
-    # 512 batches of equal curvature 1/512: a sum in bfloat16 would stop growing near 2^-1.
-    data = (jnp.ones((512, 1), jnp.bfloat16), jnp.zeros(512, jnp.bfloat16))
-    loss = lambda z, y: 0.5 * jnp.mean((z - y) ** 2)
-    op = gauss_newton(lambda p, x: x @ p, loss, jnp.ones(1, jnp.bfloat16), data, batch_size=1)
-    assert_allclose(float(op(jnp.ones(1, jnp.bfloat16))[0]), 1.0, rtol=1e-2)
-
-
-def test_data_and_parameters_sharded_over_explicit_axes(rng):
-    shapes = {"w0": (6, 16), "b0": (16,), "w1": (16, 4)}
-    specs = {"w0": P(None, "model"), "b0": P("model"), "w1": P("model", None)}
-    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    data = (rng.normal(size=(20, 6)).astype(np.float32), rng.integers(0, 4, size=20).astype(np.int32))
-
-    def model(params, inputs, out_sharding=None):
-        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", inputs, params["w0"]) + params["b0"][None, :])
-        return jnp.einsum("nh,ho->no", hidden, params["w1"], out_sharding=out_sharding)
-
-    product = lambda model, params, data: gauss_newton(model, softmax_cross_entropy, params, data)(params)
-    alone = product(model, params, data)
-    mesh = jax.make_mesh((2, 4), ("data", "model"))
-    with jax.set_mesh(mesh):
-        sharded = functools.partial(model, out_sharding=P("data", None))
-        placed = {name: jax.device_put(x, NamedSharding(mesh, specs[name])) for name, x in params.items()}
-        examples = jax.device_put(data, NamedSharding(mesh, P("data")))
-        together = jax.jit(functools.partial(product, sharded))(placed, examples)
-    for name, x in together.items():
-        assert x.sharding.is_equivalent_to(NamedSharding(mesh, specs[name]), x.ndim), name
-        assert_allclose(x, alone[name], rtol=1e-4, atol=1e-5 * np.abs(alone[name]).max())
 
 
 def test_bad_input_is_refused(problem):

@@ -1,8 +1,8 @@
 """The Hessian against dense derivatives, closed forms, and a spectrum from another framework."""
 
 import dataclasses
-import pathlib
 
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -12,26 +12,26 @@ from numpy.testing import assert_allclose
 
 from eigenjax import hessian, hvp, lanczos, to_dense
 
-REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "mlp_tanh.npz"
+from .conftest import (
+    cross_entropy,
+    cube,
+    network,
+    product_bytes,
+    reference,
+    reference_model,
+    scanned_cube,
+    temporary_bytes,
+)
+
 MODES = ("auto", "forward_over_reverse", "linearize", "reverse_over_reverse")
 
 
 def mlp_loss(params, batch):
-    inputs, labels = batch
-    hidden = jnp.tanh(inputs @ params["w0"] + params["b0"][None, :])
-    logits = hidden @ params["w1"]
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
+    return cross_entropy(network(params, batch[0]), batch[1])
 
 
 def example_losses(params, batch):
     return jax.vmap(lambda x, y: mlp_loss(params, (x[None], y[None])))(*batch)
-
-
-@pytest.fixture
-def problem(rng, float64):
-    params = {"w0": rng.normal(size=(3, 4)), "b0": rng.normal(size=4), "w1": rng.normal(size=(4, 2))}
-    data = (rng.normal(size=(10, 3)), rng.integers(0, 2, size=10))
-    return jax.tree.map(jnp.asarray, (params, data))
 
 
 def dense_hessian(loss, params):
@@ -60,7 +60,7 @@ def test_microbatches_need_the_memory_of_one(rng):
 
     def temporaries(batch_size):
         op = hessian(mlp_loss, params, data, batch_size=batch_size)
-        return jax.jit(lambda op, v: op(v)).lower(op, params).compile().memory_analysis().temp_size_in_bytes
+        return product_bytes(op, params)
 
     assert temporaries(64) < temporaries(None) / 16
 
@@ -71,7 +71,7 @@ def test_the_derivative_of_a_product_needs_the_memory_of_one_microbatch_too():
 
     def temporaries(batch_size):
         square = lambda p: jnp.sum(hessian(mlp_loss, p, data, batch_size=batch_size)(params)["w0"] ** 2)
-        return jax.jit(jax.grad(square)).lower(params).compile().memory_analysis().temp_size_in_bytes
+        return temporary_bytes(jax.grad(square), params)
 
     assert temporaries(64) < temporaries(None) / 8
 
@@ -111,25 +111,12 @@ def test_parameters_that_the_loss_does_not_use_give_zeros(float64):
     assert_allclose(to_dense(op), np.diag([0.0, 0.0, 6.0]))
 
 
-@jax.custom_vjp
-def _cube(x):
-    return x**3
-
-
-# The forward rule calls the function itself, so that jvp(grad) meets the custom rule again.
-_cube.defvjp(lambda x: (_cube(x), x), lambda x, g: (3 * x**2 * g,))
-
-
-def scanned_cube(x):
-    return jax.lax.scan(lambda carry, _: (_cube(carry), None), x, length=1)[0]
-
-
 @pytest.mark.parametrize(
     ("function", "mode"),
     [
-        (_cube, "auto"),
-        (_cube, "linearize"),
-        (_cube, "reverse_over_reverse"),
+        (cube, "auto"),
+        (cube, "linearize"),
+        (cube, "reverse_over_reverse"),
         (scanned_cube, "auto"),
         (scanned_cube, "reverse_over_reverse"),
     ],
@@ -141,7 +128,7 @@ def test_a_loss_with_a_custom_vjp(function, mode, float64):
     assert_allclose(hvp(lambda p: jnp.sum(function(p)), point, jnp.ones(2)), [6.0, 12.0])
 
 
-@pytest.mark.parametrize("function", [_cube, scanned_cube])
+@pytest.mark.parametrize("function", [cube, scanned_cube])
 def test_a_loss_with_a_custom_vjp_within_a_solver(function, float64):
     op = hessian(lambda p: jnp.sum(function(p)), jnp.array([1.0, 2.0]))
     assert_allclose(jax.jit(op)(jnp.ones(2)), [6.0, 12.0])
@@ -151,7 +138,7 @@ def test_a_loss_with_a_custom_vjp_within_a_solver(function, float64):
 
 def test_the_mode_asked_for_is_the_mode_used():
     with pytest.raises(TypeError, match="custom_vjp"):
-        hessian(lambda p: jnp.sum(_cube(p)), jnp.ones(2), mode="forward_over_reverse")(jnp.ones(2))
+        hessian(lambda p: jnp.sum(cube(p)), jnp.ones(2), mode="forward_over_reverse")(jnp.ones(2))
 
 
 def test_an_error_in_the_loss_is_not_mistaken_for_a_custom_vjp():
@@ -188,7 +175,7 @@ def test_a_loss_that_closes_over_tracers(problem):
     for argument in (0, 1):
         ours = jax.jit(jax.grad(top, argument))(params, data[0])
         theirs = jax.grad(dense, argument)(params, data[0])
-        jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-6, atol=1e-9), ours, theirs)
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_a_loss_that_cannot_be_hashed():
@@ -232,20 +219,14 @@ def test_bad_losses_and_data_are_refused(problem):
 
 
 def reference_loss(params, batch):
-    hidden = batch[0]
-    for kernel, bias in params[:-1]:
-        hidden = jnp.tanh(hidden @ kernel + bias[None, :])
-    log_probabilities = jax.nn.log_softmax(hidden @ params[-1][0] + params[-1][1][None, :])
-    return -jnp.mean(jnp.take_along_axis(log_probabilities, batch[1][:, None], axis=1))
+    return cross_entropy(reference_model(params, batch[0]), batch[1])
 
 
 @pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_the_spectrum_is_that_of_another_framework(dtype, batch_size):
     tolerance = 1e-8 if dtype == np.float64 else 1e-4
-    saved = np.load(REFERENCE)
-    params = [(jnp.asarray(saved[f"W{i}"], dtype), jnp.asarray(saved[f"b{i}"], dtype)) for i in range(3)]
-    batch = (jnp.asarray(saved["X"], dtype), jnp.asarray(saved["y"]))
+    saved, params, batch = reference(dtype)
     op = hessian(reference_loss, params, batch, batch_size=batch_size)
     truth = saved["hessian_eigenvalues"]
     solve = jax.jit(lanczos, static_argnames=("k", "which", "krylov_dim"))

@@ -9,6 +9,8 @@ from numpy.testing import assert_allclose
 
 from eigenjax import eigsh, jacobian, neural_tangent_kernel, svds, to_dense
 
+from .conftest import product_bytes, scanned_cube
+
 N = 7
 
 
@@ -99,17 +101,9 @@ def test_a_model_that_closes_over_arrays_and_gradients_through_it(problem, rng):
     assert_allclose(gradient, jnp.stack(central), rtol=1e-8)
 
 
-@jax.custom_vjp
-def _cube(x):
-    return x**3
-
-
-_cube.defvjp(lambda x: (_cube(x), x), lambda x, g: (3 * x**2 * g,))
-
-
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_a_model_with_a_custom_vjp(float64, batch_size):
-    model = lambda p, x: jax.lax.scan(lambda c, _: (_cube(c), None), p, length=1)[0][None, :] * x
+    model = lambda p, x: scanned_cube(p)[None, :] * x
     op = jacobian(model, jnp.array([1.0, 2.0]), jnp.ones((3, 2)), batch_size=batch_size)
     for product in (op.mv, jax.jit(op.mv)):
         assert_allclose(product(jnp.ones(2)), np.tile([3.0, 12.0], (3, 1)))
@@ -122,8 +116,7 @@ def test_microbatches_need_the_memory_of_one():
 
     def temporaries(batch_size):
         kernel = neural_tangent_kernel(deep, params, jnp.ones((4096, 8)), batch_size=batch_size)
-        compiled = jax.jit(lambda op, v: op(v)).lower(kernel, jnp.ones((4096, 2))).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        return product_bytes(kernel, jnp.ones((4096, 2)))
 
     assert temporaries(64) < temporaries(None) / 8
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def test_curvature_is_that_of_formed_logits(problem, chunk_size):
     model = functools.partial(head, chunk_size=chunk_size)
     loss_of = lambda model: lambda params, batch: ignoring(model(params, batch[0]), batch[1])
     gradients = [jax.grad(loss_of(m))(params, data) for m in (model, logits)]
-    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-12, atol=1e-14), *gradients)
+    chex.assert_trees_all_close(*gradients, rtol=1e-12, atol=1e-14)
     pairs = {
         "Hessian": [hessian(loss_of(m), params, data) for m in (model, logits)],
         "Gauss-Newton": [gauss_newton(m, ignoring, params, data, batch_size=1) for m in (model, logits)],
@@ -125,7 +126,7 @@ def test_the_derivative_of_a_product(problem):
 
     ours = jax.jit(jax.grad(functools.partial(square, functools.partial(head, chunk_size=2))))(params)
     theirs = jax.jit(jax.grad(functools.partial(square, logits)))(params)
-    jax.tree.map(lambda x, y: assert_allclose(x, y, rtol=1e-9, atol=1e-12), ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_no_array_of_all_logits_exists():

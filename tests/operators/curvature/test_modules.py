@@ -1,5 +1,6 @@
 """Modules of flax.nnx as parameters, models that return more than outputs, and pytrees with other leaves."""
 
+import chex
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def test_hessian_of_a_module(net, data):
     dense = jax.hessian(function)(flat, data)
     assert_allclose(to_dense(op), dense, atol=2e-5)
     assert op.size == flat.size
-    jax.tree.map(np.testing.assert_array_equal, before, state_of(net))
+    chex.assert_trees_all_equal(before, state_of(net))
 
 
 def test_eigenvectors_are_shaped_like_the_state_of_the_parameters(data):

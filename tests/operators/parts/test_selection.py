@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
@@ -82,7 +83,7 @@ def test_a_part_and_the_rest_make_the_whole():
     varying, constant = partition(PARAMS, "*")
     assert varying["table"] is None
     assert constant["params"]["Dense_0"] == {"bias": None, "kernel": None}
-    jax.tree.map(assert_allclose, merge(varying, constant), PARAMS)
+    chex.assert_trees_all_equal(merge(varying, constant), PARAMS)
     bias_only = partition(PARAMS, "*/bias")[0]
     part = part_like(PARAMS, bias_only)
     assert jax.tree.structure(part) == jax.tree.structure(bias_only)

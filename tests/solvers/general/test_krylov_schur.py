@@ -1,5 +1,7 @@
 """Krylov-Schur method step by step: the relation, the restart, and results against dense NumPy."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -119,6 +121,44 @@ def test_an_invariant_start_hides_no_larger_eigenvalue(problem):
     start = vectors[:, smallest].sum(axis=1)
     state = advanced(matrix, (start if matrix.dtype.kind == "c" else start.real).astype(matrix.dtype), tol)
     assert_found(finalize(jnp.asarray(matrix), state, tol), matrix, tol)
+
+
+def test_a_breakdown_ends_the_expansion_and_the_next_step_clears_it(normal, rng):
+    # Without a missed-pair search the breakdown alone shows that the space is not the whole one.
+    spec, tol = SPEC._replace(verify=False, random_start=False), 1e-4
+    step = jax.jit(functools.partial(krylov_schur.step, spec=spec, tol=tol))
+    # The space of e_0 is that of three eigenvalues of magnitude 2, exactly; the wanted ones are 6 +- 2i.
+    matrix, block = np.zeros((N, N)), np.diag(np.linspace(-3, 4, N - 3))
+    matrix[[1, 2, 0], [0, 1, 2]], block[:2, :2] = 2, [[6, 2], [-2, 6]]
+    basis = np.linalg.qr(normal(rng, (N - 3, N - 3), float))[0]
+    matrix[3:, 3:] = basis @ (block + 0.1 * np.triu(normal(rng, block.shape, float), 2)) @ basis.T
+    matrix = matrix.astype(np.float32)
+    state = step(as_operator(jnp.asarray(matrix)), init(jnp.eye(N)[0]))
+    assert int(state.krylov.num_matvecs) == 3
+    assert bool(state.krylov.broken_down)
+    assert not bool(state.done)
+    spent = 3
+    while not bool(state.done):
+        state = step(as_operator(jnp.asarray(matrix)), state)
+        assert int(state.krylov.num_matvecs) > spent
+        assert not bool(state.krylov.broken_down)
+        spent = int(state.krylov.num_matvecs)
+    result = krylov_schur.finalize(as_operator(jnp.asarray(matrix)), state, spec, tol=tol)
+    assert_found(result, matrix, tol)
+
+
+def test_the_whole_space_is_no_breakdown(normal, rng):
+    # The residuals of a search would be recomputed; here one matvec verifies them all.
+    matrix = normal(rng, (M, M), np.float32)
+    spec = SPEC._replace(verify=False)
+    state = krylov_schur.init(jnp.ones((1, M)), spec, krylov_dim=M, seed=seed_of(jax.random.key(5)))
+    step = jax.jit(functools.partial(krylov_schur.step, spec=spec, tol=0.0))
+    while not bool(state.done):
+        state = step(as_operator(jnp.asarray(matrix)), state)
+    assert int(state.krylov.num_matvecs) == M
+    result = krylov_schur.finalize(as_operator(jnp.asarray(matrix)), state, spec, tol=1e-4)
+    assert int(result.num_matvecs) == M + 1
+    assert_found(result, matrix, 1e-4)
 
 
 def test_finalize_recomputes_residuals_that_a_matvec_contradicts(problem):

@@ -94,6 +94,20 @@ def test_a_cycle_minimizes_the_residual_over_the_krylov_space(system):
         chex.assert_trees_all_close(float(found.residual), smallest, rtol=0, atol=atol * np.linalg.norm(dense))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_cycle_ends_at_the_step_that_reaches_the_target(system, steps):
+    matrix, rhs = system
+    dense, b = wide(matrix), wide(rhs)
+    before, after = (np.linalg.norm(b - dense @ least_residual(dense, b, j)) for j in (steps, steps + 1))
+    # A target between the least residuals of this step and the next; a full cycle has N steps.
+    target = (before * after) ** 0.5
+    found = solve(jnp.asarray(matrix), jnp.asarray(rhs), target)
+    assert int(found.num_matvecs) == steps + 2
+    assert_solves(found, matrix, rhs, target)
+    rounding = UNITS * np.finfo(rhs.dtype).eps * np.linalg.norm(dense) * np.linalg.norm(b) * inverse(dense)
+    chex.assert_trees_all_close(float(found.residual), after, rtol=0, atol=rounding)
+
+
 def test_an_exactly_invariant_space_ends_the_cycle(scalar, normal, rng):
     # Three eigenvalues: the Krylov space of any right-hand side has dimension three, that of an eigenvector one.
     values = np.repeat([2.0, 3.0, 7.0], 4)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +36,6 @@ def lane_of(results, lane):
     return jax.tree.map(lambda x: x[lane], results)
 
 
-def assert_same_bits(one, other):
-    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.slow
 def test_k_pairs_are_the_first_of_k_plus_one(matrix):
     fewer, more = solved(jnp.asarray(matrix)), solved(jnp.asarray(matrix), k=K + 1)
@@ -64,7 +60,7 @@ def test_scaling_and_shifting_the_operator_does_so_to_its_eigenvalues(scale, shi
 
 def test_the_same_key_gives_the_same_bits_and_another_key_another_start(matrix):
     solve = lambda seed: solved(jnp.asarray(matrix), jax.random.key(seed))
-    assert_same_bits(solve(3), solve(3))
+    chex.assert_trees_all_equal(solve(3), solve(3))
     one, other = solve(3), solve(4)
     assert not np.array_equal(one.residuals, other.residuals)
     np.testing.assert_allclose(one.eigenvalues, other.eigenvalues, rtol=0, atol=1e-12)
@@ -96,8 +92,7 @@ def test_a_lane_is_the_single_solve_whatever_stands_beside_it(matrix, check_resu
         results = batch_solved(jnp.asarray(np.stack([easy, neighbor, matrix])))
         beside = lane_of(results, 0), lane_of(results, 2)
         reference = beside if reference is None else reference
-        for now, before in zip(beside, reference, strict=True):
-            assert_same_bits(now, before)
+        chex.assert_trees_all_equal(beside, reference)
         middle = lane_of(results, 1)
         if name == "NaN":
             assert int(middle.status) == Status.NONFINITE
