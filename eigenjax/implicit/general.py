@@ -41,11 +41,13 @@ from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import complex_matvec
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.result import EigenResult
 from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
 from eigenjax.vectors import tree
 from eigenjax.vectors.division import positive_or_one, safe_divide
+from eigenjax.vectors.packing import spans_devices
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 
@@ -108,7 +110,11 @@ def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> L
         >>> print(left_eigenvectors(matrix, eigs(matrix, k=1)).conditions.round())
         [100.]
     """
-    return _left_eigenvectors(as_operator(op, like=like), result)
+    op = as_operator(op, like=like)
+    whole = op if spans_devices(result) else packed_operator(op)
+    vectors = packed(result.eigenvectors, packing_used(whole))
+    found = _left_eigenvectors(whole, result._replace(eigenvectors=vectors))
+    return found._replace(vectors=unpacked(found.vectors, packing_used(whole)))
 
 
 @jax.jit

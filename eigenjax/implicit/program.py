@@ -4,7 +4,6 @@ A program is compiled once per operator type, shape and static options. Its deri
 operator, and the options that are arrays, which the solver's signature annotates as `Traced`.
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
@@ -19,11 +18,10 @@ from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
-from eigenjax.operators.packed import PackedOperator, packed_operator, unpacked
+from eigenjax.operators.packed import PackedOperator, packed_operator, packing_used, unpacked
 from eigenjax.result import EigenResult
 from eigenjax.solvers.warm_start import example_vector, packed_start
-from eigenjax.vectors.packing import Packing, spans_devices
-from eigenjax.vectors.tree import PyTree
+from eigenjax.vectors.packing import spans_devices
 
 # Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"
@@ -101,15 +99,7 @@ def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOpera
 
 def unpack_pairs(op: LinearOperator, result: EigenResult) -> EigenResult:
     """Return a result with the eigenvectors of the operator inside, if its vectors are packed."""
-    if not isinstance(op, PackedOperator):
-        return result
-    return result._replace(eigenvectors=unpack(result.eigenvectors, packing=op.packing))
-
-
-@functools.partial(jax.jit, static_argnames="packing")
-def unpack(vectors: PyTree, packing: Packing | None) -> PyTree:
-    """Unpack vectors in one program."""
-    return unpacked(vectors, packing)
+    return result._replace(eigenvectors=unpacked(result.eigenvectors, packing_used(op)))
 
 
 _packed_start = jax.jit(packed_start)

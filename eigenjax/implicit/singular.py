@@ -34,14 +34,14 @@ import jax.numpy as jnp
 
 from eigenjax.implicit.differentiable import conjugated
 from eigenjax.implicit.phases import are_complex, at_fixed_phase
-from eigenjax.implicit.program import Method, Rule, unpack
+from eigenjax.implicit.program import Method, Rule
 from eigenjax.implicit.systems.dilation import solve_dilation
 from eigenjax.implicit.systems.pairs import without_rounding
 from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
 from eigenjax.implicit.systems.triplets import SolvedTriplets, antihermitian, reciprocal_gaps
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.maps import RectangularOperator
-from eigenjax.operators.packed import PackedMap, packed_map
+from eigenjax.operators.packed import PackedMap, packed_map, unpacked
 from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.start import given_vector
@@ -116,7 +116,7 @@ def _finish(method: Method, op: Any, traced: dict[str, Any], result: SingularRes
         result = _at_fixed_phases(result)
     if not isinstance(op, PackedMap):
         return result
-    left, right = unpack(result.left, op.output_packing), unpack(result.right, op.input_packing)
+    left, right = unpacked(result.left, op.output_packing), unpacked(result.right, op.input_packing)
     return result._replace(left=left, right=right)
 
 

@@ -1,6 +1,7 @@
 """Operators on packed vectors: the form in which solvers multiply."""
 
 import dataclasses
+import functools
 
 import jax
 
@@ -85,6 +86,22 @@ def packed_image(image: PyTree, structure: PyTree, packing: Packing | None) -> P
     return image if packing is None else packing.pack(tree.cast_like(image, tree.working_structure(structure)))
 
 
+def packing_used(op: LinearOperator) -> Packing | None:
+    """Return the packing of an operator's vectors; None if they are not packed."""
+    return op.packing if isinstance(op, PackedOperator) else None
+
+
 def unpacked(vectors: PyTree, packing: Packing | None) -> PyTree:
     """Unpack vectors; without a packing they are returned unchanged."""
-    return vectors if packing is None else packing.unpack(vectors)
+    return vectors if packing is None else _unpacked(vectors, packing)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _unpacked(vectors: PyTree, packing: Packing) -> PyTree:
+    """Unpack vectors in one program, outside of a compiled one too."""
+    return packing.unpack(vectors)
+
+
+def packed(vectors: PyTree, packing: Packing | None) -> PyTree:
+    """Pack vectors of working dtypes; without a packing they are returned unchanged."""
+    return vectors if packing is None else packing.pack(vectors)

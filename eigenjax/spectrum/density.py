@@ -20,6 +20,7 @@ from eigenjax.arguments import check_key, on_device
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.packed import packed_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
 from eigenjax.spectrum.probing.node_widths import Bars, bars
@@ -136,7 +137,7 @@ def spectral_density(
 
     Source: Ubaru, Chen and Saad (2017); Ghorbani, Krishnan and Xiao (2019); Chen, Trogdon and Ubaru (2021).
     """
-    op = as_operator(op, like=like)
+    op = packed_operator(as_operator(op, like=like))
     check_key(key)
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch

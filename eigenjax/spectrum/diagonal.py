@@ -19,12 +19,14 @@ from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.packed import packed_operator, packing_used, unpacked
 from eigenjax.spectrum.probing.leave_one_out import Sketch, sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
     draw,
     random_signs,
+    random_vector,
     unit_vector,
     widened,
 )
@@ -86,11 +88,14 @@ def diagonal(
 
     Source: Epperly, Tropp and Webber (2024), XTrace, section 4; Bekas, Kokiopoulou and Saad (2007).
     """
-    op = as_operator(op, like=like)
+    op = packed_operator(as_operator(op, like=like))
     check_key(key)
     num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=2, why=", the least that XDiag needs")
     probe_batch = check_int(None, "probe_batch", probe_batch)
-    return _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
+    found = _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
+    packing = packing_used(op)
+    error = unpacked(found.standard_error, packing)
+    return found._replace(estimate=unpacked(found.estimate, packing), standard_error=error)
 
 
 @functools.partial(jax.jit, static_argnames=("num_matvecs", "probe_batch"))
@@ -111,7 +116,7 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     sums = jax.lax.scan(add, (nothing, nothing), samples)[0]
     if odd:
         # One more sample, in the complement of the whole range.
-        signs = random_signs(key_odd, tree.working_structure(op.structure))
+        signs = random_vector(random_signs, key_odd, op)
         image = matvec(op, project_out_of_vector(drawn.basis, signs))
         sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs), unit)
     return _mean(base, sums, unit, count + odd, num_matvecs)

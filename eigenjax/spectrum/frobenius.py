@@ -10,6 +10,7 @@ from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.packed import packed_operator
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.vectors import tree
@@ -54,7 +55,7 @@ def frobenius_norm(
 
     Source: Meyer, Musco, Musco and Woodruff (2021), Hutch++, for A^H A.
     """
-    op = as_operator(op, like=like)
+    op = packed_operator(as_operator(op, like=like))
     check_key(key)
     num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=3)
     probe_batch = check_int(None, "probe_batch", probe_batch)

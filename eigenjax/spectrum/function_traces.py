@@ -18,6 +18,7 @@ from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
+from eigenjax.operators.packed import packed_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.functions import checked_values
@@ -85,7 +86,7 @@ def trace_of_function(
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
-    return _trace_of_function(as_operator(op, like=like), f, key, positive=False, **options)
+    return _trace_of_function(packed_operator(as_operator(op, like=like)), f, key, positive=False, **options)
 
 
 def _trace_of_function(
@@ -189,7 +190,7 @@ def logdet(
 
     Source: Ubaru, Chen and Saad (2017).
     """
-    op = as_operator(op, like=like)
+    op = packed_operator(as_operator(op, like=like))
     check_key(key)
     check_result(deflate)
     counts = checked_ints(num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)

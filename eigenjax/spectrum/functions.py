@@ -18,6 +18,7 @@ from eigenjax.arguments import check_int
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.start import given_start
 from eigenjax.solvers.symmetric.lanczos import LanczosState
@@ -88,6 +89,8 @@ def matrix_function(
     op = as_operator(op, like=v if like is None else like)
     krylov_dim = check_int(None, "krylov_dim", krylov_dim)
     start = given_start(op, v)
+    op = packed_operator(op)
+    start = packed(start, packing_used(op))
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
     count = steps_before_breakdown(state)
     length = tree.norm(start)
@@ -104,7 +107,9 @@ def matrix_function(
     vector = tree.where(length == 0, jax.tree.map(jnp.zeros_like, vector), vector)
     norm = tree.norm(vector)
     converged = (error <= tolerance(tol, norm.dtype) * norm) & jnp.isfinite(norm)
-    return FunctionResult(vector, error, converged, jnp.int32(state.diagonal.shape[0]), status_of(norm))
+    return FunctionResult(
+        unpacked(vector, packing_used(op)), error, converged, jnp.int32(state.diagonal.shape[0]), status_of(norm)
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("krylov_dim",))

@@ -20,6 +20,7 @@ from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.packed import packed_operator
 from eigenjax.spectrum.probing.leave_one_out import sketch
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
@@ -32,6 +33,7 @@ from eigenjax.spectrum.probing.probes import (
     orthonormal_rows,
     random_signs,
     random_sphere,
+    random_vector,
     unit_vector,
 )
 from eigenjax.spectrum.status import EstimateStatus, status_of
@@ -120,7 +122,7 @@ def trace(
     Source: Epperly, Tropp and Webber (2024), XTrace; Meyer, Musco, Musco and Woodruff (2021), Hutch++; Girard (1989),
     Hutchinson (1990).
     """
-    op = as_operator(op, like=like)
+    op = packed_operator(as_operator(op, like=like))
     check_key(key)
     if method not in _LEAST:
         raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, _LEAST))}")
@@ -166,13 +168,12 @@ def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form
     """
     sketched = budget // 3
     key_inside, key_outside = jax.random.split(key)
-    structure = tree.working_structure(op.structure)
     probes = draw(random_sphere, key_inside, op, sketched)
     basis, _ = orthonormal_rows(jax.lax.stop_gradient(matvecs(op, probes, probe_batch)))
     inside = each(lambda row: form(row, matvec(op, row)), basis, probe_batch)
 
     def sample(key):
-        vector = project_out_of_vector(basis, random_signs(key, structure))
+        vector = project_out_of_vector(basis, random_vector(random_signs, key, op))
         return form(vector, matvec(op, vector)), tree.inner(vector, vector).real
 
     outside, squares = each(sample, jax.random.split(key_outside, budget - 2 * sketched), probe_batch)
@@ -199,16 +200,14 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
 
 def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
     """Sample the form's trace in the complement of a basis, with a direction uniform on the sphere there."""
-    start = project_out_of_vector(basis, random_vectors.normal(key, tree.working_structure(op.structure)))
+    start = project_out_of_vector(basis, random_vector(random_vectors.normal, key, op))
     vector = of_length(start, op.size - rank)
     return form(vector, matvec(op, vector))
 
 
 def _hutchinson(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -> tuple[jax.Array, jax.Array]:
-    structure = tree.working_structure(op.structure)
-
     def sample(key):
-        signs = random_signs(key, structure)
+        signs = random_vector(random_signs, key, op)
         return quadratic_form(signs, matvec(op, signs))
 
     samples = each(sample, jax.random.split(key, budget), probe_batch)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.solvers.convergence.status import stopping_tolerance
 from eigenjax.training.matching import continued_tracks, match
 from eigenjax.training.search import Found, search
@@ -26,6 +27,7 @@ from eigenjax.training.simultaneous import (
 from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
+from eigenjax.vectors.packing import spans_devices
 from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.signs import fix_signs
 
@@ -56,6 +58,15 @@ class TrackerSpec(NamedTuple):
 
 def measure(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> TrackerState:
     """Measure the pairs of an operator, from the rows of a state."""
+    op = op if spans_devices(state) else packed_operator(op)
+    packing = packing_used(op)
+    packed_state = state._replace(eigenvectors=packed(state.eigenvectors, packing), rows=packed(state.rows, packing))
+    new = _measured(plan, op, packed_state)
+    return new._replace(eigenvectors=unpacked(new.eigenvectors, packing), rows=unpacked(new.rows, packing))
+
+
+def _measured(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> TrackerState:
+    """Measure the pairs of an operator on packed vectors."""
     q = state.tracks.shape[0]
     count = jnp.minimum(state.num_active + 1, q)
     seed = fold_in(state.seed, state.num_matvecs)
@@ -98,7 +109,8 @@ def first_followed(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -
     and at least |<v, A v>|. Otherwise the residual of an operator that shrinks would be compared with a norm that is
     too large.
     """
-    vector = tree.row(state.eigenvectors, 0)
+    op = op if spans_devices(state) else packed_operator(op)
+    vector = packed(tree.row(state.eigenvectors, 0), packing_used(op))
     image = matvec(op, vector)
     value = tree.inner(vector, image).real
     residual = tree.norm(tree.add_scaled(image, -value, vector))

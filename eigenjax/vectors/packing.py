@@ -32,6 +32,11 @@ class Packing:
     treedef: Any
 
     @property
+    def vector_structure(self) -> PyTree:
+        """Structure of a vector that is not packed."""
+        return jax.tree.unflatten(self.treedef, self.leaves)
+
+    @property
     def groups(self) -> list[list[int]]:
         """Indices of the leaves in each array of a packed vector: those of one dtype."""
         return groups_of(self.leaves)

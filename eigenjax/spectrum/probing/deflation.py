@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
+from eigenjax.operators.packed import packed, packing_used
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import project_out_of_vector
@@ -59,11 +60,13 @@ def deflated_pairs(op: LinearOperator, deflate: Any) -> DeflatedPairs | None:
     check_result(deflate)
     if deflate is None:
         return None
-    structure = tree.working_structure(op.structure)
+    packing = packing_used(op)
+    structure = tree.working_structure(op.structure if packing is None else packing.vector_structure)
     check_vector(jax.tree.map(lambda x: x[0], deflate.eigenvectors), structure, name="a vector of deflate")
     keep = lambda x: jnp.where(deflate.converged.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
     values = keep(deflate.eigenvalues)
-    return DeflatedPairs(values, jax.tree.map(keep, deflate.eigenvectors), deflate.converged.astype(values.dtype))
+    vectors = jax.tree.map(keep, packed(deflate.eigenvectors, packing))
+    return DeflatedPairs(values, vectors, deflate.converged.astype(values.dtype))
 
 
 def check_result(deflate: Any) -> None:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from eigenjax.arguments import check_int
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.packed import packed, packing_used
 from eigenjax.vectors import random_vectors, tree
 from eigenjax.vectors.division import positive_or_one
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize
@@ -72,10 +73,16 @@ def unit_vector(structure: PyTree, index: jax.Array) -> PyTree:
     return jax.tree.unflatten(treedef, units)
 
 
+def random_vector(sample: Callable[[jax.Array, PyTree], PyTree], key: jax.Array, op: LinearOperator) -> PyTree:
+    """Draw a vector of an operator by `random_signs` or another; its numbers do not depend on the packing."""
+    packing = packing_used(op)
+    structure = op.structure if packing is None else packing.vector_structure
+    return packed(sample(key, tree.working_structure(structure)), packing)
+
+
 def draw(sample: Callable[[jax.Array, PyTree], PyTree], key: jax.Array, op: LinearOperator, count: int) -> PyTree:
     """Draw `count` random vectors of an operator, with a leading axis, one after another, each from its own key."""
-    structure = tree.working_structure(op.structure)
-    return jax.lax.map(lambda key: sample(key, structure), jax.random.split(key, count))
+    return jax.lax.map(lambda key: random_vector(sample, key, op), jax.random.split(key, count))
 
 
 def matvecs(op: LinearOperator, rows: PyTree, probe_batch: int) -> PyTree:

@@ -20,7 +20,7 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.symmetric import lanczos
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.deflation import ComplementOperator, DeflatedPairs
-from eigenjax.spectrum.probing.probes import each, random_sphere
+from eigenjax.spectrum.probing.probes import each, random_sphere, random_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.orthogonalize import project_out_of_vector
@@ -53,17 +53,18 @@ def tridiagonals(
 
     Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
     """
-    structure = tree.working_structure(op.structure)
     inner = op
     if deflated is not None:
-        vector = project_out_of_vector(deflated.vectors, random_sphere(jax.random.fold_in(key, num_probes), structure))
+        vector = project_out_of_vector(
+            deflated.vectors, random_vector(random_sphere, jax.random.fold_in(key, num_probes), op)
+        )
         # The length is zero, or rounding error, if the known pairs span the whole space.
         length = tree.inner(vector, vector).real
         value = safe_divide(tree.inner(vector, matvec(op, vector)).real, length)
         inner = ComplementOperator(op, deflated.vectors, value)
 
     def run(key):
-        start = random_sphere(key, structure)
+        start = random_vector(random_sphere, key, op)
         start = start if deflated is None else project_out_of_vector(deflated.vectors, start)
         return follow(inner, start, krylov_dim, seed_of(key))._replace(basis=None, direction=None)
 
