@@ -296,7 +296,7 @@ def test_a_callable_on_pytrees_is_traced_once(rng):
     check(result._replace(eigenvectors=joined), matrix, tol=1e-9)
 
 
-def test_what_does_not_fit_is_told():
+def test_what_does_not_fit_is_reported():
     matrix = jnp.asarray(normal())
     with pytest.raises(ValueError, match="which='LA'"):
         eigs(matrix, 2, which="LA")
