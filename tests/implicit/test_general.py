@@ -159,7 +159,7 @@ def test_never_nan_where_eigenvalues_coalesce():
 
 
 @SLOW
-def test_v0_gets_a_zero_cotangent_and_options_of_the_adjoint_are_told(rng):
+def test_v0_gets_a_zero_cotangent_and_options_of_the_adjoint_are_reported(rng):
     matrix = jnp.asarray(matrix_with("real", 3))
     by_start = jax.grad(lambda v0: jnp.sum(eigs(matrix, 1, v0=v0, adjoint_tol=1e-3).eigenvectors.real))
     assert not np.any(by_start(jnp.asarray(rng.normal(size=3))))

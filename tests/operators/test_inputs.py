@@ -167,7 +167,7 @@ def test_counts_of_numpy_in_other_functions():
         (lambda: eigenjax.precondition(GRAPH, "ones"), TypeError, "diagonal is no array of numbers"),
     ],
 )
-def test_what_is_no_operator_is_told(call, error, words):
+def test_what_is_no_operator_is_reported(call, error, words):
     with pytest.raises(error, match=words):
         call()
 

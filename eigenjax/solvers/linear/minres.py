@@ -138,7 +138,7 @@ _scaled, _added, _chosen = jax.vmap(tree.scale), jax.vmap(tree.add_scaled), jax.
 
 
 def init(rhs: PyTree, *, keep_residual_vector: bool = False) -> State:
-    """Initialize k systems at x_i = 0; keep_rest stores the residual vectors too, k vectors more, for `restarted`."""
+    """Initialize k systems at x_i = 0; `keep_residual_vector` stores k more vectors, which `restarted` needs."""
     lengths = tree.norms(rhs)
     zero, zeros = jnp.zeros_like(lengths), jax.tree.map(jnp.zeros_like, rhs)
     vector = jax.vmap(normalize)(rhs, lengths)

@@ -192,7 +192,7 @@ LINEAR, SQUARES = lambda p, x: x @ p, lambda z, y: jnp.mean((z - y) ** 2)
         (lambda: jacobian(lambda p, x: x @ p, WEIGHTS, {"x": object()}), TypeError, r"inputs\['x'\] is no array"),
     ],
 )
-def test_wrong_calls_are_told(call, error, words):
+def test_wrong_calls_are_reported(call, error, words):
     with pytest.raises(error, match=words):
         call()
 

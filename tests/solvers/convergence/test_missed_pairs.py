@@ -83,7 +83,7 @@ def test_a_search_ends_on_a_large_ring():
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_budget_that_ends_a_search_is_told():
+def test_a_budget_that_ends_a_search_is_reported():
     # Each budget lacks the last matvecs of the search.
     matrix = jnp.asarray(ring(90))
     rectangular = jnp.asarray(np.diag(np.r_[5.0, 5.0, np.linspace(0, 4.5, 60)])[:, :61])

@@ -71,7 +71,7 @@ def test_the_target_is_absolute_and_spares_products(rotated, rng):
     assert 0 < int(coarse.num_matvecs) < int(fine.num_matvecs) <= N
 
 
-def test_max_iter_is_kept_and_the_residual_told(rotated, rng):
+def test_max_iter_is_kept_and_the_residual_reported(rotated, rng):
     matrix, rhs = rotated(SPECTRA["indefinite"]), rng.standard_normal(N)
     found = solve(jnp.asarray(matrix, jnp.float32), jnp.asarray(rhs, jnp.float32), 0.0, max_iter=3)
     assert int(found.num_matvecs) == 3

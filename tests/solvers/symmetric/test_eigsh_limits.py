@@ -18,7 +18,7 @@ def matrix(rotated):
 
 
 @pytest.mark.parametrize("budget", [0, 1, 30])
-def test_a_budget_is_kept_and_what_was_not_found_is_not_claimed(budget, matrix, check_result):
+def test_a_budget_is_kept_and_what_was_not_found_is_not_reported(budget, matrix, check_result):
     result = eigsh(jnp.asarray(matrix), K, max_matvecs=budget, tol=1e-12)
     assert int(result.num_matvecs) <= budget + 1
     assert int(result.status) == Status.NOT_CONVERGED

@@ -37,7 +37,7 @@ def test_eigenvalues_keep_twice_the_digits_of_the_vectors(dtype, rotated):
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(K), rtol=0, atol=1e-5)
 
 
-def test_more_than_the_storage_has_is_not_claimed(rotated):
+def test_more_than_the_storage_has_is_not_reported(rotated):
     matrix = np.asarray(rotated(SPECTRUM), np.float32)
     result = eigsh(matrix, K, basis_dtype="bfloat16", tol=1e-6)
     assert int(result.status) == Status.STAGNATED

@@ -54,7 +54,7 @@ def test_a_state_half_filled_can_be_judged(eigenvalues, scale, rotated, check_re
     assert int(result.num_matvecs) == 8
 
 
-def test_pairs_that_a_state_has_no_vectors_for_are_not_claimed(matrix):
+def test_pairs_that_a_state_has_no_vectors_for_are_not_reported(matrix):
     result = judged_early(as_operator(jnp.asarray(matrix)), count=3, k=5)
     assert not np.any(result.converged[3:])
     assert int(result.status) == Status.NOT_CONVERGED

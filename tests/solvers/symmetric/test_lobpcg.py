@@ -125,7 +125,7 @@ def test_a_nan_lane_leaves_the_others_alone(spread, check_result):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_preconditioner_that_is_not_finite_is_told(bad, spread):
+def test_a_preconditioner_that_is_not_finite_is_reported(bad, spread):
     result = solve(jnp.asarray(spread, jnp.float32), jnp.full((N, N), bad, jnp.float32))
     assert int(result.status) == Status.NONFINITE
 
@@ -212,7 +212,7 @@ def test_bfloat16_operators_are_judged_by_their_own_rounding(spread, check_resul
     np.testing.assert_allclose(result.eigenvalues, np.linalg.eigvalsh(wide)[:5], atol=0.02 * 125)
 
 
-def test_an_operator_that_is_not_symmetric_is_told(spread, rng):
+def test_an_operator_that_is_not_symmetric_is_reported(spread, rng):
     result = solve(jnp.asarray(spread + 5 * rng.standard_normal((N, N)), jnp.float32), max_matvecs=120)
     assert int(result.status) == Status.INCONSISTENT
 

@@ -65,7 +65,7 @@ def test_which_end(which, expected, matrix, check_result):
     np.testing.assert_allclose(result.eigenvalues, expected, rtol=0, atol=1e-3)
 
 
-def test_a_tie_of_opposite_signs_is_not_claimed(rotated):
+def test_a_tie_of_opposite_signs_is_not_reported(rotated):
     matrix = rotated([5, -5, 1, 0.5, 0, 0, 0, 0, 0, 0]).astype(np.float32)
     result = deflated_power_iteration(jnp.asarray(matrix), 1)
     assert int(result.status) == Status.NOT_CONVERGED

@@ -91,7 +91,7 @@ def test_both_passes_agree_to_the_last_bit_and_the_claims_hold(dtype, rotated):
     assert (residuals <= 1e3 * np.finfo(dtype).eps * 100).all()
 
 
-def test_an_operator_that_changes_between_the_passes_is_told():
+def test_an_operator_that_changes_between_the_passes_is_reported():
     calls = []
 
     def drifting(image):
