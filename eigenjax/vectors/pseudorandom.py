@@ -7,6 +7,7 @@ hashed to a seed once, and a seed to further seeds. A vector is a hash of a seed
 hash takes ten instructions.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -52,6 +53,7 @@ def _folded(words: jax.Array) -> jax.Array:
     return seed
 
 
+@jax.jit
 def fold_in(seed: jax.Array, data: Any) -> jax.Array:
     """Derive another seed for each number.
 
@@ -82,7 +84,7 @@ def arbitrary_vector(key: jax.Array, structure: PyTree) -> PyTree:
     for number, group in enumerate(groups_of(leaves)):
         seed_of_group, first = fold_in(seed, number), 0
         for i in group:
-            drawn[i] = _numbers(seed_of_group, leaves[i], first)
+            drawn[i] = _numbers(seed_of_group, tree.structure_of(leaves[i]), first)
             first += math.prod(leaves[i].shape)
     return jax.tree.unflatten(treedef, drawn)
 
@@ -124,7 +126,8 @@ _IMAGINARY = 1
 _GOLDEN = 0x9E3779B9
 
 
-def _numbers(seed: jax.Array, leaf: Any, first: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _numbers(seed: jax.Array, leaf: jax.ShapeDtypeStruct, first: int) -> jax.Array:
     real = _uniform(seed, leaf, first)
     if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return real

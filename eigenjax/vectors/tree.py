@@ -148,6 +148,8 @@ def inner(x: PyTree, y: PyTree) -> jax.Array:
     return _total(jax.tree.map(product, x, y), dtype)
 
 
+# Compiled functions are traced once for each structure, however often they stand in a program.
+@jax.jit
 def norm(x: PyTree) -> jax.Array:
     """Compute the Euclidean norm, without overflow or underflow of the squares.
 
