@@ -35,13 +35,13 @@ import jax.numpy as jnp
 from eigenjax import printing
 from eigenjax.calls import explained
 from eigenjax.implicit.differentiable import conjugated
-from eigenjax.implicit.program import Method, Rule, pack_square, square, unpack_pairs
+from eigenjax.implicit.program import Method, Rule, pack_square, square
 from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import complex_matvec
 from eigenjax.operators.convert import as_operator
-from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
+from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked, unpacked_pairs
 from eigenjax.result import EigenResult
 from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
@@ -165,7 +165,7 @@ def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | No
 def _finish(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
     # The rule includes the phase.
     del method, traced
-    return unpack_pairs(op, result)
+    return unpacked_pairs(op, result)
 
 
 RULE = Rule(square, pack_square, _save, _cotangent, _tangent, _finish)

@@ -18,8 +18,7 @@ from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
-from eigenjax.operators.packed import PackedOperator, packed_operator, packing_used, unpacked
-from eigenjax.result import EigenResult
+from eigenjax.operators.packed import PackedOperator, packed_operator
 from eigenjax.solvers.warm_start import example_vector, packed_start
 from eigenjax.vectors.packing import spans_devices
 
@@ -95,11 +94,6 @@ def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOpera
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = PackedOperator(traced["preconditioner"], whole.packing)
     return whole, traced
-
-
-def unpack_pairs(op: LinearOperator, result: EigenResult) -> EigenResult:
-    """Return a result with the eigenvectors of the operator inside, if its vectors are packed."""
-    return result._replace(eigenvectors=unpacked(result.eigenvectors, packing_used(op)))
 
 
 _packed_start = jax.jit(packed_start)

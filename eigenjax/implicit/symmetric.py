@@ -27,12 +27,13 @@ import jax.numpy as jnp
 from eigenjax.implicit.differentiable import conjugated
 from eigenjax.implicit.gauge import antihermitian_part
 from eigenjax.implicit.phases import are_complex, at_fixed_phase, references_of
-from eigenjax.implicit.program import Method, Rule, pack_square, square, unpack_pairs
+from eigenjax.implicit.program import Method, Rule, pack_square, square
 from eigenjax.implicit.systems.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.systems.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
 from eigenjax.implicit.systems.tangents import all_zero, image_tangent, is_zero, pull_back
 from eigenjax.krylov.recycling import RecycledPairs, WithRecycled
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.packed import unpacked_pairs
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 
@@ -82,7 +83,7 @@ def _options(method: Method, saved: Saved) -> dict[str, Any]:
 def _finish(method: Method, op: LinearOperator, traced: dict[str, Any], result: EigenResult) -> EigenResult:
     if are_complex(result.eigenvectors):
         result = _at_fixed_phases(method, op, traced, result)
-    return unpack_pairs(op, result)
+    return unpacked_pairs(op, result)
 
 
 @functools.partial(jax.jit, static_argnums=0)

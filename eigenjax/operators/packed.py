@@ -7,6 +7,7 @@ import jax
 
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.maps import RectangularOperator
+from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
 from eigenjax.vectors.packing import Packing, packing_of, spans_devices
 from eigenjax.vectors.tree import PyTree
@@ -94,6 +95,11 @@ def packing_used(op: LinearOperator) -> Packing | None:
 def unpacked(vectors: PyTree, packing: Packing | None) -> PyTree:
     """Unpack vectors; without a packing they are returned unchanged."""
     return vectors if packing is None else _unpacked(vectors, packing)
+
+
+def unpacked_pairs(op: LinearOperator, result: EigenResult) -> EigenResult:
+    """Return a result with unpacked eigenvectors."""
+    return result._replace(eigenvectors=unpacked(result.eigenvectors, packing_used(op)))
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.packed import packed_operator, unpacked_pairs
 from eigenjax.report.inputs.progress import Progress
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric import lanczos, power_iteration
@@ -207,27 +208,34 @@ class _Clock:
         return Solve(on_host, num_matvecs, time.perf_counter() - self._start, compiling, seen)
 
 
+# The states hold packed vectors, and so compile in a fraction of the time; the results are unpacked.
+
+
 def _lanczos_init(op, key, *, krylov_dim):
-    return lanczos.init(op, krylov_dim=krylov_dim, key=key)
+    return lanczos.init(packed_operator(op), krylov_dim=krylov_dim, key=key)
 
 
 def _lanczos_steps(op, state, count):
+    op = packed_operator(op)
     return jax.lax.fori_loop(0, count, lambda _, state: lanczos.step(op, state), state)
 
 
 def _lanczos_finalize(op, state, tol, *, k, which):
-    return lanczos.finalize(op, state, k, which=which, tol=tol)
+    op = packed_operator(op)
+    return unpacked_pairs(op, lanczos.finalize(op, state, k, which=which, tol=tol))
 
 
 def _power_init(op, key, *, k):
-    return power_iteration.init(op, k=k, key=key)
+    return power_iteration.init(packed_operator(op), k=k, key=key)
 
 
 def _power_steps(op, state, tol, momentum, *, which, max_iter):
+    op = packed_operator(op)
     advance = lambda state: power_iteration.step(op, state, which=which, max_iter=max_iter, tol=tol, momentum=momentum)
     # A step after the last pair takes no matvec.
     return jax.lax.fori_loop(0, _POWER_CHUNK, lambda _, state: advance(state), state)
 
 
 def _power_finalize(op, state, tol, *, which):
-    return power_iteration.finalize(op, state, which=which, tol=tol)
+    op = packed_operator(op)
+    return unpacked_pairs(op, power_iteration.finalize(op, state, which=which, tol=tol))
