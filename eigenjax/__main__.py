@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: arguments after the program's name; None takes those of this process.
+        argv: arguments after the program's name. None takes those of this process, and keeps compiled programs for
+            later ones.
 
     Returns:
         The exit status: 0; 2 for an invalid request, with one line on standard error; 130 after an interrupt.
@@ -39,10 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = vars(_parser().parse_args(argv))
         options.pop("command")
+        uses_cache = options.pop("cache") and argv is None
         options["without"] = tuple(options["without"])
         # Import only after the options are checked, because this takes as long as importing JAX.
         from eigenjax.report.command import Request, report_spectrum
+        from eigenjax.report.compilation_cache import keep_programs
 
+        if uses_cache:
+            keep_programs()
         report_spectrum(Request(**options))
     except ReportError as error:
         sys.stderr.write(f"eigenjax: error: {error}\n")
@@ -146,6 +151,13 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--momentum", type=_share, default=0.98, metavar="R", help="power: 0 to 1, 0 is the plain method (0.98)"
+    )
+    group.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="compile all programs anew; otherwise they are kept in the user's cache folder, or in "
+        "JAX_COMPILATION_CACHE_DIR, and a second run starts at once",
     )
     group.add_argument(
         "--batch-size", type=_positive, metavar="B", help="examples at a time, for data too large for memory (all)"

@@ -1,8 +1,8 @@
 """Vector space of pytrees: inner products, norms, sums and bases.
 
 A vector is a pytree of arrays, shaped and sharded like the parameters of a model; a flat array is a pytree with one
-leaf. Vectors are never raveled: every operation acts leaf by leaf and adds up scalars. Leaves keep their sharding, on
-meshes with Auto and with Explicit axes.
+leaf. Every operation acts leaf by leaf and adds up scalars. Leaves keep their sharding, on meshes with Auto and with
+Explicit axes. Where no leaf is sharded, solvers work on packed vectors, of one flat leaf for each dtype (`packing`).
 
 A basis of m vectors has a leading axis m on every leaf. Scalars are accumulated in the widest precision among the
 leaves, and at least in float32. `working_structure` gives the dtypes in which a solver holds vectors.
