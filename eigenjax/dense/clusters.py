@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from eigenjax import arguments
 from eigenjax.operators.convert import refuse_stream
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Rounding splits a repeated eigenvalue by a few eps times the largest one (measured: at most 15 eps for n up to 60).
 # At a gap of 32 eps, derivatives of functions of the invariant subspace still have two digits.

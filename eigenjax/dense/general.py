@@ -27,7 +27,7 @@ from eigenjax.dense.clusters import (
     without_diagonal,
 )
 from eigenjax.dense.phases import phases_of_columns
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Rounding moves an eigenvalue by a few eps times the norm of A, times its condition number.
 _SPLIT_ROUNDING = 8.0

@@ -31,7 +31,7 @@ from eigenjax.dense.clusters import (
     relative_tolerance,
 )
 from eigenjax.dense.phases import phases_of_columns
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 
 class SingularVectors(NamedTuple):

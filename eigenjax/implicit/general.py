@@ -46,8 +46,8 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import positive_or_one, safe_divide
-from eigenjax.vectors.packing import spans_devices
+from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
+from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 

@@ -20,7 +20,7 @@ from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
 from eigenjax.operators.packed import PackedOperator, packed_operator
 from eigenjax.solvers.warm_start import example_vector, packed_start
-from eigenjax.vectors.packing import spans_devices
+from eigenjax.vectors.placement import spans_devices
 
 # Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"

@@ -46,7 +46,8 @@ from eigenjax.operators.rectangular import adjoint_matvec, as_rectangular, matve
 from eigenjax.result import SingularResult
 from eigenjax.solvers.start import given_vector
 from eigenjax.vectors import tree
-from eigenjax.vectors.packing import Packing, spans_devices
+from eigenjax.vectors.packing import Packing
+from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.tree import PyTree
 
 

@@ -19,9 +19,9 @@ from eigenjax.krylov import lanczos_polynomials
 from eigenjax.krylov.lanczos_polynomials import LanczosPolynomials
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import storage, tree
+from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.basis_change import change_basis, places
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.storage import Storage

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from eigenjax.krylov import ritz
 from eigenjax.krylov.decomposition import KrylovDecomposition
 from eigenjax.vectors import tree
-from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.arithmetic import matmul
 
 # If sigma is an eigenvalue, its harmonic Ritz value is 0 / 0. The shift is moved off by this share of the distance to
 # the farthest wanted value, so that it is not an eigenvalue.

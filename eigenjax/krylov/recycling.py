@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.decomposition import KrylovDecomposition, combined_defects
 from eigenjax.krylov.rayleigh_ritz import Extraction
-from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.tree import PyTree
 

@@ -22,7 +22,7 @@ The product of gap and length of nu-TRLan (Yamazaki et al. 2010) measures conver
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Lost matvecs s: one, and in longer cycles one more for every ten vectors; measured with m = 20 to 80.
 _STARTUP, _STARTUP_SHARE = 1.0, 0.1

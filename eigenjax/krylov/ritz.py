@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import arguments
-from eigenjax.vectors.division import positive_or_one
+from eigenjax.vectors.arithmetic import positive_or_one
 
 WHICH = ("LM", "LA", "SA", "BE")
 _NOT_SYMMETRIC = "; of an operator that is not symmetric, eigs has 'LM', 'LR', 'SR', 'LI'"

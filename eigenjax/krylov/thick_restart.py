@@ -10,9 +10,8 @@ from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR, Extraction, harmonic_d
 from eigenjax.krylov.restart_size import max_keep, num_keep
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.vectors import storage, tree
+from eigenjax.vectors.arithmetic import matmul, safe_divide
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.division import safe_divide
-from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.tree import PyTree

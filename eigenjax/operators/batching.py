@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.functions.convolutions import fast_in_loops
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement, tree
 from eigenjax.vectors.tree import PyTree
 
 
@@ -222,10 +222,10 @@ def _spread(part: jax.Array, whole: jax.Array) -> jax.Array:
     and no resharding, every device would compute the whole microbatch.
     """
     count, total = part.shape[0], whole.shape[0]
-    if not jnp.issubdtype(whole.dtype, jnp.number) or total % count or tree.explicit_sharding(whole) is not None:
+    if not jnp.issubdtype(whole.dtype, jnp.number) or total % count or placement.explicit_sharding(whole) is not None:
         return part
     # Every (total / count)-th example: equally many from each device, and none of them moves.
-    return tree.placed_like(part, whole.reshape(count, total // count, *whole.shape[1:])[:, 0])
+    return placement.placed_like(part, whole.reshape(count, total // count, *whole.shape[1:])[:, 0])
 
 
 def _side_by_side(pieces: jax.Array, axis: int) -> jax.Array:

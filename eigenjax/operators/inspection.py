@@ -16,7 +16,7 @@ from eigenjax.operators.functions.captured import with_sources
 from eigenjax.operators.host import is_scipy_operator
 from eigenjax.operators.matrices import is_matrix
 from eigenjax.vectors import random_vectors, tree
-from eigenjax.vectors.division import positive_or_one, safe_divide
+from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # Columns that `to_dense` computes at once.

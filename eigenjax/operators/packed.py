@@ -9,7 +9,8 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
-from eigenjax.vectors.packing import Packing, packing_of, spans_devices
+from eigenjax.vectors.packing import Packing, packing_of
+from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.tree import PyTree
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 

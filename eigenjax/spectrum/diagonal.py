@@ -31,7 +31,7 @@ from eigenjax.spectrum.probing.probes import (
     widened,
 )
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import positive_or_one
+from eigenjax.vectors.arithmetic import positive_or_one
 from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 

@@ -14,7 +14,7 @@ from eigenjax.operators.packed import packed_operator
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult, combined, forms_in_and_out, unit_forms
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 

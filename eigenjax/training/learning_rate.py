@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from eigenjax.arguments import brief, check_number
 from eigenjax.calls import explained
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Slightly below 2, the stability limit of gradient descent.
 DEFAULT_BOUND = 1.8

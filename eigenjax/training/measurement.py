@@ -27,7 +27,7 @@ from eigenjax.training.simultaneous import (
 from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.packing import spans_devices
+from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.signs import fix_signs
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import storage, tree
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.pseudorandom import arbitrary_vector
 from eigenjax.vectors.tree import PyTree
 

@@ -4,8 +4,7 @@ An operation on a vector of a hundred leaves is a hundred operations to compile,
 hundred kernels to launch. Inside a solver a vector is therefore packed: one flat array for each dtype. Packing and
 unpacking take place around the matvec, and where vectors enter and leave a solver.
 
-On several devices leaves stay apart, because packing would move their shards. The type of an array tells whether it is
-on a mesh, within a compiled program too, with Auto axes as with Explicit ones.
+On several devices leaves stay apart, because packing would move their shards (`placement.spans_devices`).
 """
 
 import dataclasses
@@ -14,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from eigenjax.vectors.tree import PyTree
 
@@ -86,22 +84,6 @@ def groups_of(leaves: Any) -> list[list[int]]:
     for i, leaf in enumerate(leaves):
         groups.setdefault(jnp.dtype(leaf.dtype), []).append(i)
     return list(groups.values())
-
-
-def spans_devices(*trees: PyTree) -> bool:
-    """Return whether an array among the leaves, or the mesh of the program, is on more than one device.
-
-    >>> spans_devices({"a": jnp.ones(2)}, 3)
-    False
-    """
-    meshes = [jax.sharding.get_abstract_mesh()]
-    for leaf in jax.tree.leaves(trees):
-        if isinstance(leaf, jax.Array):
-            meshes.append(jax.typeof(leaf).sharding.mesh)
-            # An array in hand may be on several devices without a mesh.
-            if not isinstance(leaf, Tracer) and len(leaf.sharding.device_set) > 1:
-                return True
-    return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
 
 
 _ONE_LEAF = jax.tree.structure(0)

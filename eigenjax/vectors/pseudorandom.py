@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement, tree
 from eigenjax.vectors.packing import groups_of
 from eigenjax.vectors.tree import PyTree
 
@@ -112,7 +112,7 @@ def positions(leaf: Any) -> jax.Array:
     [[0 1 2]
      [3 4 5]]
     """
-    sharding, stride = tree.explicit_sharding(leaf), 1
+    sharding, stride = placement.explicit_sharding(leaf), 1
     index = jnp.zeros(leaf.shape, jnp.uint32, out_sharding=sharding)
     for axis in reversed(range(len(leaf.shape))):
         along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis, out_sharding=sharding)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.tree import PyTree, accumulation_dtype, explicit_sharding
+from eigenjax.vectors.placement import explicit_sharding
+from eigenjax.vectors.tree import PyTree, accumulation_dtype
 
 
 def normal(key: jax.Array, structure: PyTree) -> PyTree:

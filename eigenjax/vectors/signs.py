@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree
 

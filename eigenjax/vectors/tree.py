@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eigenjax.vectors.placement import explicit_sharding
+
 PyTree = Any
 
 
@@ -52,14 +54,6 @@ def real_dtype(dtype: Any) -> jnp.dtype:
     return jnp.finfo(dtype).dtype
 
 
-def explicit_sharding(leaf: Any) -> NamedSharding | None:
-    """Return the sharding of a leaf if it is part of its type (meshes with Explicit axes), else None."""
-    sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf).sharding
-    if not isinstance(sharding, NamedSharding) or not sharding.mesh.are_all_axes_explicit or sharding.mesh.empty:
-        return None
-    return sharding
-
-
 def structure_of(tree: PyTree) -> PyTree:
     """Return shapes, dtypes and explicit shardings of a vector, without its numbers.
 
@@ -78,29 +72,6 @@ def working_structure(structure: PyTree) -> PyTree:
     """
     widen = lambda x: jax.ShapeDtypeStruct(x.shape, accumulation_dtype(x), sharding=x.sharding)
     return jax.tree.map(widen, structure)
-
-
-def placed_like(x: PyTree, like: PyTree) -> PyTree:
-    """Return x, sharded over devices like a vector of the same shapes; the numbers are those of `x`.
-
-    With Explicit axes the type of an array contains its sharding. With Auto axes the compiler chooses it, and gives
-    arrays that meet in one operation the same sharding. A matvec that gathers its parameters before it uses them (FSDP)
-    is no such operation: without this function the vectors of a solver would be replicated on every device.
-
-    >>> print(placed_like(jnp.array([1.0, 2.0]), jnp.array([jnp.inf, jnp.nan])))
-    [1. 2.]
-    """
-    return jax.tree.map(_meeting, x, like) if jax.device_count() > 1 else x
-
-
-def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
-    if explicit_sharding(like) is not None:
-        return x
-    # No number is above infinity, but no compiler pass before sharding propagation can use this. The result is linear
-    # in x; with a predicate that depends on x it would not be.
-    like = jax.lax.stop_gradient(like)
-    real_part = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
-    return jnp.where(real_part > jnp.inf, like.astype(x.dtype), x)
 
 
 def cast_like(tree: PyTree, structure: PyTree) -> PyTree:

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 
 from eigenjax import hessian, to_dense
 from eigenjax.spectrum.probing.probes import random_signs, random_sphere
+from eigenjax.vectors.placement import placed_like
 from eigenjax.vectors.pseudorandom import arbitrary_vector
-from eigenjax.vectors.tree import placed_like
 
 MODES = ("auto", "explicit")
 # Solvers that take Lanczos, Arnoldi or bidiagonalization steps.

@@ -10,7 +10,8 @@ from numpy.testing import assert_array_equal
 from eigenjax import eigs, eigsh, hessian, svds
 from eigenjax.operators.packed import PackedMap, PackedOperator, packed_map, packed_operator
 from eigenjax.operators.rectangular import as_rectangular
-from eigenjax.vectors.packing import packing_of, spans_devices
+from eigenjax.vectors.packing import packing_of
+from eigenjax.vectors.placement import placed_like, spans_devices
 from eigenjax.vectors.pseudorandom import arbitrary_vector
 
 LEAVES = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((), jnp.bfloat16), "c": jnp.zeros((0, 4)), "d": jnp.zeros(5)}
@@ -115,3 +116,14 @@ def count(jaxpr):
 
 def is_program(x):
     return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
+
+def test_the_types_tell_the_devices_of_a_program_compiled_elsewhere(monkeypatch):
+    # A program for a pod is compiled by a process of one device.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    params = jnp.ones(16)
+    on_mesh = jax.device_put(params, NamedSharding(mesh, PartitionSpec("x")))
+    program = lambda like: str(jax.make_jaxpr(lambda like: placed_like(jnp.zeros(16), like))(like))
+    assert "select_n" in program(on_mesh)
+    assert "select_n" not in program(params)

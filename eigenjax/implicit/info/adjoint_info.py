@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # The residual of a recurrence and the true one differ by less than this times eps.
 _ATTAINABLE_ROUNDING = 100.0

@@ -43,7 +43,7 @@ from eigenjax.operators.base import matvec
 from eigenjax.solvers.linear.conjugate_gradients import conjugate_gradients_together
 from eigenjax.solvers.linear.minres import LinearSolution, minres_together
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import positive_or_one, safe_divide
+from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
 from eigenjax.vectors.orthogonalize import project_out
 from eigenjax.vectors.tree import PyTree
 

@@ -28,7 +28,7 @@ from eigenjax.implicit.systems.groups import in_groups
 from eigenjax.implicit.systems.pairs import CLUSTER_ROUNDING, Pairs
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # S E^-1 S^H must not exceed this times ||A||, or the deflation would lose digits by its growth.

@@ -37,7 +37,7 @@ from eigenjax.operators.base import matvec as symmetric_matvec
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
 from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.orthogonalize import project_out, project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 

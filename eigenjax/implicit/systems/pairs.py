@@ -22,7 +22,7 @@ from eigenjax.implicit.systems.tangents import image_tangent
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # Two eigenvalues closer than this times the sum of their residuals are not distinguished by the forward solve ...

@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import MatrixOperator
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement
 from eigenjax.vectors.tree import PyTree
 
 
@@ -61,7 +61,7 @@ def pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOpe
     """
     (op_bar,) = jax.vjp(lambda op: _images(op, vectors), op)[1](weights)
     # A loss that gathers its parameters (FSDP) would leave whole cotangents on every device.
-    place = lambda x, like: tree.placed_like(x, like) if _is_inexact(like) else x
+    place = lambda x, like: placement.placed_like(x, like) if _is_inexact(like) else x
     return _symmetrized(jax.tree.map(place, op_bar, op))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eigenjax.implicit.systems.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.maps import RectangularOperator
-from eigenjax.vectors.division import positive_or_one, safe_divide
+from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
 from eigenjax.vectors.tree import PyTree
 
 

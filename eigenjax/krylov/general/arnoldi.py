@@ -17,8 +17,8 @@ from eigenjax.krylov.general.general_ritz import SchurBasis
 from eigenjax.krylov.thick_restart import begin_search, fresh_directions
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize_or_replace
 
 # Terms that a restart drops are rounding if they are below this times eps ||A||.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.general.schur import Schur
 from eigenjax.krylov.general.triangular import solve_shifted, triangular_eigenvectors
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Imaginary parts below this times eps times the largest entry count as zero. Real eigenvalues that differ by less count
 # as repeated.

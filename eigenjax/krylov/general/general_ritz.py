@@ -17,7 +17,7 @@ from eigenjax.krylov.general.real_schur import block_eigenvalues, real_schur, re
 from eigenjax.krylov.general.schur import Schur, reorder, schur
 from eigenjax.krylov.general.triangular import conditions
 from eigenjax.vectors import tree
-from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.arithmetic import matmul
 
 WHICH = ("LM", "LR", "SR", "LI")
 # Number of points on the boundary of the region of more wanted eigenvalues.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov.general.schur import hessenberg, reflected, scaling, without_negligible
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Maximum of sweeps for each eigenvalue, on average; one or two are typical.
 _SWEEPS_PER_VALUE = 20

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import accumulation_dtype
 
 # Entries below the diagonal are zero if they are at most this times eps times the largest entry: a sweep adds rounding

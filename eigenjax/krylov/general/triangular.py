@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.division import positive_or_one, safe_divide
+from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
 
 # Differences of eigenvalues below this times eps times the largest entry count as zero.
 _COINCIDENT = 1.0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.lanczos_polynomials import clipped
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 
 class BidiagonalPolynomials(NamedTuple):

@@ -25,9 +25,9 @@ from eigenjax.krylov.golub_kahan.bidiagonal_polynomials import BidiagonalPolynom
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import adjoint_matvec, matvec
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.basis_change import change_basis
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.orthogonalize import (
     arbitrary_direction,
     breakdown_length,

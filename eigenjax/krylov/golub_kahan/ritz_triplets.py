@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from eigenjax.krylov import ritz
 from eigenjax.krylov.golub_kahan import bidiagonalization
 from eigenjax.krylov.golub_kahan.bidiagonalization import Bidiagonalization
-from eigenjax.vectors.division import positive_or_one
-from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.arithmetic import matmul, positive_or_one
 
 
 class Triplets(NamedTuple):

@@ -36,7 +36,7 @@ from eigenjax.operators.curvature.output_loss import CrossEntropy
 from eigenjax.operators.functions.captured import CapturedFunction, check_callable
 from eigenjax.operators.functions.linearization import Linearization, linearized
 from eigenjax.operators.parts.selection import Select, merge, partition
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement, tree
 from eigenjax.vectors.tree import PyTree
 
 KINDS = ("exact", "monte_carlo", "empirical")
@@ -64,7 +64,7 @@ class GradientCovarianceOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Compute sum_n w_n g_n (<g_n, v> - m), with m = 0 or, centered, m = sum_n w_n <g_n, v>."""
-        vector = tree.placed_like(vector, self.varying)
+        vector = placement.placed_like(vector, self.varying)
         mean = self._mean_slope(vector) if self.centered else None
 
         def matvec_of_batch(batch):
@@ -74,7 +74,7 @@ class GradientCovarianceOperator(LinearOperator):
             return line.pull(shares.astype(slopes.dtype) * slopes)
 
         zero = working_zeros(self.varying)
-        return tree.placed_like(tree.cast_like(self._sum(matvec_of_batch, zero), vector), self.varying)
+        return placement.placed_like(tree.cast_like(self._sum(matvec_of_batch, zero), vector), self.varying)
 
     # Symmetric.
     adjoint_mv = mv

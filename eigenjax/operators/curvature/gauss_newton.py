@@ -38,7 +38,7 @@ from eigenjax.operators.curvature.output_loss import CrossEntropy, check_labels,
 from eigenjax.operators.functions.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.functions.linearization import linearized
 from eigenjax.operators.parts.selection import Select, merge, partition
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement, tree
 from eigenjax.vectors.tree import PyTree
 
 
@@ -62,10 +62,10 @@ class GaussNewtonOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Compute G v, summed over microbatches, each weighted by its share of the mean."""
-        zero, vector = working_zeros(self.varying), tree.placed_like(vector, self.varying)
+        zero, vector = working_zeros(self.varying), placement.placed_like(vector, self.varying)
         matvec_of_batch = lambda batch: self._product(batch[0], batch[1], vector)
         total = sum_over_batches(matvec_of_batch, (self.data, self.weights), self.batch_size, zero)
-        return tree.placed_like(tree.cast_like(total, vector), self.varying)
+        return placement.placed_like(tree.cast_like(total, vector), self.varying)
 
     def mistake_of_loss(self) -> str | None:
         """Return an error message if the loss, evaluated on a few examples, is not a mean over examples; else None."""

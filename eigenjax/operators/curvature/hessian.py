@@ -31,7 +31,7 @@ from eigenjax.operators.curvature.modules import parameters_of, without_aux
 from eigenjax.operators.functions.captured import CapturedFunction, capture, check_callable
 from eigenjax.operators.functions.linearization import first_evaluable
 from eigenjax.operators.parts.selection import Select, merge, partition
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement, tree
 from eigenjax.vectors.tree import PyTree
 
 Scalar = Callable[[PyTree], jax.Array]
@@ -57,10 +57,10 @@ class HessianOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Compute H v, summed over microbatches, each weighted by its share of the mean."""
-        product, vector = _PRODUCTS[self.mode], tree.placed_like(vector, self.varying)
+        product, vector = _PRODUCTS[self.mode], placement.placed_like(vector, self.varying)
         if self.data is None:
             image = product(lambda p: self._share(p, None, None), self.varying, vector)
-            return tree.placed_like(image, self.varying)
+            return placement.placed_like(image, self.varying)
         zero = working_zeros(self.varying)
         total = sum_over_batches(
             lambda batch: product(lambda p: self._share(p, *batch), self.varying, vector),
@@ -68,7 +68,7 @@ class HessianOperator(LinearOperator):
             self.batch_size,
             zero,
         )
-        return tree.placed_like(tree.cast_like(total, vector), self.varying)
+        return placement.placed_like(tree.cast_like(total, vector), self.varying)
 
     def mistake_of_loss(self) -> str | None:
         """Return an error message if the loss, evaluated on a few examples, is not a mean over examples; else None."""
@@ -213,7 +213,7 @@ def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any, has_aux: bool = F
     params, loss = parameters_of(params, without_aux(loss, "loss") if has_aux else loss)
     check_vector(v, tree.structure_of(params), name="v")
     scalar = lambda p: check_shape(loss(p, *args), (), "loss(params, *args)")
-    return tree.placed_like(hessian_product(scalar, params, tree.placed_like(v, params)), params)
+    return placement.placed_like(hessian_product(scalar, params, placement.placed_like(v, params)), params)
 
 
 def _call(data: PyTree, weights: jax.Array | None) -> str:

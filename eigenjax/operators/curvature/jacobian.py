@@ -31,7 +31,7 @@ from eigenjax.operators.functions.captured import CapturedFunction, capture, che
 from eigenjax.operators.functions.linearization import linearized
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.parts.selection import Select, merge, partition
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement, tree
 from eigenjax.vectors.tree import PyTree
 
 Model = Callable[[PyTree, PyTree], PyTree]
@@ -64,16 +64,16 @@ class JacobianMap(RectangularOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Compute J v, one microbatch at a time."""
-        outputs = self._forward(tree.placed_like(vector, self.varying))
+        outputs = self._forward(placement.placed_like(vector, self.varying))
         return over_slices(lambda inputs: ((), outputs(inputs)), self.inputs, self.batch_size, ())[1]
 
     def adjoint_mv(self, vector: PyTree) -> PyTree:
         """Compute J^T u, summed over microbatches."""
         if self.batch_size is None:
-            return tree.placed_like(self._backward(self.inputs, vector), self.varying)
+            return placement.placed_like(self._backward(self.inputs, vector), self.varying)
         zero = working_zeros(self.varying)
         total = sum_over_batches(lambda batch: self._backward(*batch), (self.inputs, vector), self.batch_size, zero)
-        return tree.placed_like(tree.cast_like(total, self.domain), self.varying)
+        return placement.placed_like(tree.cast_like(total, self.domain), self.varying)
 
     def _outputs(self, inputs: PyTree) -> Callable[[PyTree], PyTree]:
         return lambda varying: self.model(merge(varying, self.constant), inputs)

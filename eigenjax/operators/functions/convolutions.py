@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.functions.closure import TracedFunction, hoist
-from eigenjax.vectors.tree import explicit_sharding
+from eigenjax.vectors.placement import explicit_sharding
 
 _CONVOLUTION = "conv_general_dilated"
 

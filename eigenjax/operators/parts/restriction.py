@@ -18,7 +18,7 @@ from eigenjax.operators.base import LinearOperator, ScaledOperator, ShiftedOpera
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.parts.precondition import DiagonalOperator, PreconditionedOperator, diagonal_operator
 from eigenjax.operators.parts.selection import Select, chosen, merge, split
-from eigenjax.vectors import tree
+from eigenjax.vectors import placement
 from eigenjax.vectors.tree import PyTree
 
 
@@ -128,4 +128,4 @@ def _(op: RestrictedOperator, mask: tuple[bool, ...]) -> LinearOperator:
 def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
     """Return zeros of a leaf, with its sharding on a mesh with Explicit axes."""
     zero = jnp.zeros((), leaf.dtype)
-    return jax.lax.broadcast_in_dim(zero, leaf.shape, (), out_sharding=tree.explicit_sharding(leaf))
+    return jax.lax.broadcast_in_dim(zero, leaf.shape, (), out_sharding=placement.explicit_sharding(leaf))

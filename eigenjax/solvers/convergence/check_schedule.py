@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # The next check comes after this share of the steps that the current rate predicts, because convergence accelerates ...
 _PATIENCE = 0.5

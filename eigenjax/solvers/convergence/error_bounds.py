@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.rayleigh_ritz import Extraction
 from eigenjax.result import EigenResult
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # The error of an eigenvalue is at least this times the machine epsilon times the largest Ritz value, however small its
 # residual.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.search_targets import Bounds, SearchTargets
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # A search may find only one copy, so that k searches may be needed; after this many the solve gives up.
 _SEARCHES_PER_PAIR, _MORE_SEARCHES = 2, 4

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import stopping_tolerance
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
 # this over sqrt(n).

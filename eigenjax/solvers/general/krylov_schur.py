@@ -42,8 +42,8 @@ from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wa
 from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.pseudorandom import arbitrary_signs
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree

@@ -26,7 +26,7 @@ from eigenjax.operators.complexified import complex_matvec, on_complex
 from eigenjax.operators.functions.convolutions import fast_in_loops
 from eigenjax.solvers.linear.gmres import gmres
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize, project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 

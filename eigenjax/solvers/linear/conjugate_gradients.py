@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from eigenjax.solvers.linear.minres import LinearSolution
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.tree import PyTree
 

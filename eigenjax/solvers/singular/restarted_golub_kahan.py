@@ -34,9 +34,8 @@ from eigenjax.solvers.convergence.check_schedule import rows_to_wait
 from eigenjax.solvers.convergence.residuals import verified_residuals
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import matmul, safe_divide
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.division import safe_divide
-from eigenjax.vectors.matmul import matmul
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 

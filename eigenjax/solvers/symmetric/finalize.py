@@ -17,7 +17,7 @@ from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import RayleighRitz, given_vectors, rayleigh_ritz
 from eigenjax.vectors import storage, tree
-from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.orthogonalize import orthogonalize
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree

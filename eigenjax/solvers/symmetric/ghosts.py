@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import positive_or_one
-from eigenjax.vectors.matmul import matmul
+from eigenjax.vectors.arithmetic import matmul, positive_or_one
 from eigenjax.vectors.tree import PyTree
 
 # Two unit Ritz vectors with a larger inner product are copies of one vector.

@@ -39,8 +39,8 @@ from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_status
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.division import safe_divide
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize, unless_broken_down
 from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs

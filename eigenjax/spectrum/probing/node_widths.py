@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 
 # Length of a bar beyond the first or last node, as a fraction of the gap on the other side.
 _SHARE_BEYOND = 0.25

@@ -18,7 +18,7 @@ from eigenjax.arguments import check_int
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.packed import packed, packing_used
 from eigenjax.vectors import random_vectors, tree
-from eigenjax.vectors.division import positive_or_one
+from eigenjax.vectors.arithmetic import positive_or_one
 from eigenjax.vectors.orthogonalize import breakdown_length, normalize, orthogonalize
 from eigenjax.vectors.pseudorandom import positions
 from eigenjax.vectors.tree import PyTree

@@ -22,7 +22,7 @@ from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.deflation import ComplementOperator, DeflatedPairs
 from eigenjax.spectrum.probing.probes import each, random_sphere, random_vector
 from eigenjax.vectors import tree
-from eigenjax.vectors.division import safe_divide
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree

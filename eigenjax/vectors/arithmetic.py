@@ -1,5 +1,6 @@
-"""Division without division by zero, in values and in derivatives."""
+"""Arithmetic of numbers and small matrices: division that is safe in derivatives, products in full precision."""
 
+import functools
 from typing import Any
 
 import jax
@@ -37,3 +38,15 @@ def positive_or_one(x: jax.Array) -> jax.Array:
     [2. 1.]
     """
     return jnp.where(x > 0, x, 1)
+
+
+def matmul(*factors: jax.Array) -> jax.Array:
+    """Multiply matrices (or vectors) in the full precision of their dtype.
+
+    The default precision of a GPU or TPU keeps 10 or 7 bits of a float32 factor. The Ritz values of a solve, and all
+    results that follow from them, would have errors of that size.
+
+    >>> print(matmul(jnp.eye(2), jnp.ones((2, 2)), jnp.ones(2)))
+    [2. 2.]
+    """
+    return functools.reduce(lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST), factors)

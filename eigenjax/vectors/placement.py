@@ -1,0 +1,60 @@
+"""Devices that arrays are on, as far as their types tell, and the placement of vectors on those of the parameters.
+
+The type of an array tells whether it is on a mesh, within a compiled program too, with Auto axes as with Explicit ones.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import NamedSharding
+
+
+def explicit_sharding(leaf: Any) -> NamedSharding | None:
+    """Return the sharding of a leaf if it is part of its type (meshes with Explicit axes), else None."""
+    sharding = leaf.sharding if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf).sharding
+    if not isinstance(sharding, NamedSharding) or not sharding.mesh.are_all_axes_explicit or sharding.mesh.empty:
+        return None
+    return sharding
+
+
+def spans_devices(*trees: Any) -> bool:
+    """Return whether an array among the leaves, or the mesh of the program, is on more than one device.
+
+    >>> spans_devices({"a": jnp.ones(2)}, 3)
+    False
+    """
+    meshes = [jax.sharding.get_abstract_mesh()]
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array):
+            meshes.append(jax.typeof(leaf).sharding.mesh)
+            # An array in hand may be on several devices without a mesh.
+            if not isinstance(leaf, Tracer) and len(leaf.sharding.device_set) > 1:
+                return True
+    return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+
+
+def placed_like(x: Any, like: Any) -> Any:
+    """Return x, sharded over devices like a vector of the same shapes; the numbers are those of `x`.
+
+    With Explicit axes the type of an array contains its sharding. With Auto axes the compiler chooses it, and gives
+    arrays that meet in one operation the same sharding. A matvec that gathers its parameters before it uses them (FSDP)
+    is no such operation: without this function the vectors of a solver would be replicated on every device.
+
+    >>> print(placed_like(jnp.array([1.0, 2.0]), jnp.array([jnp.inf, jnp.nan])))
+    [1. 2.]
+    """
+    # The process that compiles a program for a pod may have a single device, and a program of several processes may
+    # place arrays whose types tell nothing.
+    return jax.tree.map(_meeting, x, like) if jax.device_count() > 1 or spans_devices(like) else x
+
+
+def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
+    if explicit_sharding(like) is not None:
+        return x
+    # No number is above infinity, but no compiler pass before sharding propagation can use this. The result is linear
+    # in x; with a predicate that depends on x it would not be.
+    like = jax.lax.stop_gradient(like)
+    real_part = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
+    return jnp.where(real_part > jnp.inf, like.astype(x.dtype), x)
