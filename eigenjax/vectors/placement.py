@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 
 
 def explicit_sharding(leaf: Any) -> NamedSharding | None:
@@ -22,6 +22,8 @@ def explicit_sharding(leaf: Any) -> NamedSharding | None:
 def spans_devices(*trees: Any) -> bool:
     """Return whether an array among the leaves, or the mesh of the program, is on more than one device.
 
+    A mesh of one device with Explicit axes counts as well, because its arrays cannot be reshaped like others.
+
     >>> spans_devices({"a": jnp.ones(2)}, 3)
     False
     """
@@ -32,7 +34,7 @@ def spans_devices(*trees: Any) -> bool:
             # An array in hand may be on several devices without a mesh.
             if not isinstance(leaf, Tracer) and len(leaf.sharding.device_set) > 1:
                 return True
-    return any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+    return any(not mesh.empty and (mesh.size > 1 or AxisType.Explicit in mesh.axis_types) for mesh in meshes)
 
 
 def placed_like(x: Any, like: Any) -> Any:

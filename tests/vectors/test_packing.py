@@ -74,7 +74,16 @@ def test_leaves_on_a_mesh_stay_apart(mesh):
     assert found[0] is PackedOperator
     assert found[1] is not PackedOperator
     assert spans_devices(on_mesh)
-    assert not spans_devices(jax.device_put(params, NamedSharding(jax.make_mesh((1,), ("x",)), PartitionSpec())))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_of_one_device(kind):
+    # Arrays on an Explicit mesh cannot be reshaped across a sharded axis, however few devices it has.
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(kind,))
+    params = jax.device_put({"a": jnp.ones((4, 2))}, NamedSharding(mesh, PartitionSpec("x")))
+    assert spans_devices(params) == (kind == AxisType.Explicit)
+    result = jax.jit(lambda p: eigsh(hessian(lambda p: jnp.sum(p["a"] ** 3), p), 1))(params)
+    np.testing.assert_allclose(result.eigenvalues, 6, rtol=1e-6)
 
 
 def test_an_array_on_several_devices_without_a_mesh_stays_apart():
