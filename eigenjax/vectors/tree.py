@@ -203,18 +203,24 @@ def gram(x: PyTree, y: PyTree) -> jax.Array:
 
 def self_gram(x: PyTree) -> jax.Array:
     """Compute the (m, m) matrix of inner products <x_i, x_j> of one basis, a few columns at a time."""
+    few, one = (functools.partial(_gram_by_columns, count) for count in (_GRAM_COLUMNS, 1))
+    return jax.lax.platform_dependent(x, cuda=one, rocm=one, default=few)
+
+
+# Columns computed at once. For all columns at once XLA would copy the basis, and a GPU copies it for any number but one
+# unless its length is a multiple of a power of two.
+_GRAM_COLUMNS = 4
+
+
+def _gram_by_columns(count: int, x: PyTree) -> jax.Array:
     m = jax.tree.leaves(x)[0].shape[0]
-    group = min(_GRAM_COLUMNS, m)
+    group = min(count, m)
     # The last group overlaps the one before it, so that it stays inside the basis.
     firsts = jnp.minimum(jnp.arange(0, m, group, dtype=jnp.int32), m - group)
     few = lambda first: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, group), x)
     columns = jax.lax.map(lambda first: gram(x, few(first)), firsts)
     places = firsts[:, None] + jnp.arange(group, dtype=jnp.int32)[None, :]
     return jnp.zeros((m, m), columns.dtype).at[:, places.reshape(-1)].set(jnp.swapaxes(columns, 0, 1).reshape(m, -1))
-
-
-# Columns computed at once: for all columns at once XLA would copy the basis.
-_GRAM_COLUMNS = 4
 
 
 # A matrix-vector product on a CPU, or one of a few vectors with a few, is summed sequentially in a few lanes. In
