@@ -1,0 +1,193 @@
+"""Claim (not met yet): the first call of a solver takes about two seconds, whatever the number of leaves.
+
+Seconds of the first call of a jitted function, from tracing to the result, each in a fresh process on one small
+problem, with the limit that it should keep. Limits of the networks follow from the compilation of their
+Hessian-vector product, those of the digits from the first call of the forward pass in matfree, if that is installed.
+
+    python -m benchmarks.scale.first_call
+"""
+
+import argparse
+import functools
+import importlib.util
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import eigenjax
+from benchmarks.eigen.products import product
+from benchmarks.support import timing
+from benchmarks.support.trained_networks import perceptron
+
+LEAVES, QUICK_LEAVES = (2, 8, 32, 128), (2,)
+WIDTH = 64
+DIGITS_WIDTHS, DIGITS_EXAMPLES, DIGITS_STEPS = (64, 256, 256, 10), 1797, 100
+MATFREE_STEPS = 20
+
+Job = Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]  # () -> function and its arguments
+
+
+def cubes(vectors: Any) -> jax.Array:
+    """Sum the cubes of all components: a loss that depends on each vector."""
+    return sum((jnp.sum(x**3) for x in jax.tree.leaves(vectors)), jnp.zeros(()))
+
+
+def string(d: jax.Array, v: jax.Array) -> jax.Array:
+    """Multiply by a tridiagonal matrix with the diagonal d."""
+    return d * v - jnp.roll(v, 1) - jnp.roll(v, -1)
+
+
+def on_callable(solve: Callable[[Any], Any], n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a function of the diagonal that solves with a callable of n numbers."""
+    function = lambda d: solve(eigenjax.as_operator(functools.partial(string, d), like=d))
+    return function, (jnp.linspace(3.0, 9.0, n),)
+
+
+def gradient_on_callable(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the gradient of a loss of eigenvectors."""
+    loss = lambda d: cubes(eigenjax.eigsh(functools.partial(string, d), 3, like=d).eigenvectors)
+    return jax.grad(loss), (jnp.linspace(3.0, 9.0, n),)
+
+
+def digits(solve: Callable[[Any], Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a function of the parameters that solves with the Hessian of a trained network."""
+    network = perceptron(DIGITS_WIDTHS, DIGITS_EXAMPLES, DIGITS_STEPS)
+    batch = network.images, network.labels
+    return (lambda params, batch: solve(eigenjax.hessian(network.loss, params, batch))), (network.params, batch)
+
+
+def by_matfree(op: Any) -> Any:
+    """Compute the top five Ritz pairs of one Krylov space."""
+    from matfree import decomp, eig
+
+    start = jnp.ones(op.size)
+    return eig.eigh_partial(decomp.tridiag_sym(MATFREE_STEPS, reortho="full"))(lambda v: product(op, v), start)
+
+
+def residual_loss(params: dict[str, dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+    """Compute the mean square of the outputs of a residual network."""
+    for layer in params.values():
+        x = x + jnp.tanh(x @ layer["w"] + layer["b"])
+    return jnp.mean(x**2)
+
+
+def residual(solve: Callable[..., Any], leaves: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a function of the parameters of a residual network with this number of leaves."""
+    layer = {"w": 0.1 * jnp.ones((WIDTH, WIDTH)), "b": jnp.zeros(WIDTH)}
+    params = {f"layer_{i:03d}": layer for i in range(leaves // 2)}
+    return (lambda params, x: solve(params, x)), (params, jnp.ones((32, WIDTH)))
+
+
+def hessian_vector(params: Any, x: jax.Array) -> Any:
+    """Compute one Hessian-vector product, without a solver."""
+    return jax.jvp(jax.grad(lambda p: residual_loss(p, x)), (params,), (params,))[1]
+
+
+def top_of_residual(params: Any, x: jax.Array) -> Any:
+    """Compute the top five pairs."""
+    return eigenjax.eigsh(eigenjax.hessian(residual_loss, params, x), 5)
+
+
+def slope_of_residual(params: Any, x: jax.Array) -> Any:
+    """Compute the gradient of a loss of the top three vectors."""
+    loss = lambda p: cubes(eigenjax.eigsh(eigenjax.hessian(residual_loss, p, x), 3).eigenvectors)
+    return jax.grad(loss)(params)
+
+
+def jobs(quick: bool) -> dict[str, Job]:
+    """List the jobs by name."""
+    key, sizes = jax.random.key(0), (200,) if quick else (2000, 40_000)
+    found: dict[str, Job] = {}
+    for n in sizes:
+        found[f"callable {n} eigsh"] = functools.partial(on_callable, lambda op: eigenjax.eigsh(op, 6), n)
+        if not quick:
+            found[f"callable {n} gradient"] = functools.partial(gradient_on_callable, n)
+    others = {
+        "eigs": lambda op: eigenjax.eigs(op, 6),
+        "svds": lambda op: eigenjax.svds(op, 6),
+        "trace": lambda op: eigenjax.trace(op, key=key, num_matvecs=30),
+        "spectral_density": lambda op: eigenjax.spectral_density(op, key=key),
+        "tracker": _tracked,
+    }
+    for name, solve in others.items():
+        if quick and name != "trace":
+            continue
+        found[f"callable {sizes[0]} {name}"] = functools.partial(on_callable, solve, sizes[0])
+    if not quick:
+        found["digits eigsh"] = lambda: digits(lambda op: eigenjax.eigsh(op, 5, tol=1e-4))
+        found["digits gradient"] = lambda: digits(lambda op: cubes(eigenjax.eigsh(op, 3).eigenvectors))
+    if not quick and importlib.util.find_spec("matfree"):
+        found["digits matfree"] = lambda: digits(by_matfree)
+    for leaves in QUICK_LEAVES if quick else LEAVES:
+        ways = {"product": hessian_vector, "eigsh": top_of_residual, "gradient": slope_of_residual}
+        for name, solve in ways.items():
+            found[f"residual {leaves} {name}"] = functools.partial(residual, solve, leaves)
+    return found
+
+
+def _tracked(op: Any) -> Any:
+    tracker = eigenjax.spectrum_tracker(3)
+    return tracker.update(op, tracker.init(op, jax.random.key(0)))
+
+
+def first_seconds(job: Job, name: str) -> float:
+    """Measure the first call of a job in this process, without the start of the device."""
+    function, arguments = job()
+    if name == "digits gradient":
+        function = jax.grad(function)
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.ones(3)))
+    start = time.perf_counter()
+    jax.block_until_ready(jax.jit(function)(*arguments))
+    return time.perf_counter() - start
+
+
+def in_fresh_process(name: str, quick: bool) -> float:
+    """Measure a job in a process of its own."""
+    words = [sys.executable, "-m", "benchmarks.scale.first_call", "--job", name, *(["--quick"] if quick else [])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def limit(name: str, seconds: dict[str, float]) -> float | None:
+    """Return the seconds that a job should take; None where it only serves to compare."""
+    problem, size, *_ = name.split()
+    way = name.split()[-1]
+    if problem == "residual":
+        compared = seconds[f"residual {size} product"]
+        return {"product": None, "eigsh": 2 + 3 * compared, "gradient": 4 + 8 * compared}[way]
+    if problem == "digits":
+        compared = seconds.get("digits matfree")
+        return None if compared is None or way == "matfree" else {"eigsh": 2, "gradient": 4}[way] * compared
+    return {"eigsh": 1.5, "gradient": 3.0}.get(way, 2.0)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure times and record them."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--job")
+    own, rest = parser.parse_known_args(argv)
+    if own.job:
+        print(first_seconds(jobs("--quick" in rest)[own.job], own.job))
+        return
+    args = timing.arguments(__doc__, 3, rest)
+    samples: dict[str, list[float]] = {name: [] for name in jobs(args.quick)}
+    for _ in range(1 if args.quick else args.repeats):
+        for name, measured in samples.items():
+            measured.append(in_fresh_process(name, args.quick))
+    seconds = {name: statistics.median(measured) for name, measured in samples.items()}
+    rows = []
+    for name, measured in seconds.items():
+        allowed = limit(name, seconds)
+        met = None if allowed is None else measured <= allowed
+        rows.append({"job": name, "first_s": measured, "limit_s": allowed, "met": met})
+    timing.record("first_call", rows, args)
+
+
+if __name__ == "__main__":
+    main()
