@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eigenjax import eigsh
 from eigenjax.krylov.ritz import check_count, check_which, masked_eigh, projected_eigh, wanted_order
 
 VALUES = np.array([-3.0, 2.0, 1.0, 0.0, -2.5], np.float32)
@@ -84,3 +85,23 @@ def test_rows_not_filled_cost_no_digits(num_valid, rng, float64):
         matrix[np.ix_(valid, valid)] = projected
         values = np.asarray(solve(jnp.asarray(matrix)))[:num_valid]
         np.testing.assert_allclose(values, np.linalg.eigvalsh(projected), rtol=0, atol=10 * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_vectors_are_orthonormal_to_rounding(dtype, rng):
+    # NumPy's eigh in the same precision leaves 10 to 30 eps.
+    bound = 4 * np.finfo(np.float32).eps
+    for m in (8, 22, 60):
+        noise = rng.normal(size=(m, m)) + (1j * rng.normal(size=(m, m)) if dtype is np.complex64 else 0)
+        matrix = jnp.asarray(noise + noise.conj().T, dtype)
+        _, vectors, _ = masked_eigh(matrix, jnp.arange(m) < m - 2)
+        vectors = np.asarray(vectors, np.complex128)
+        assert np.abs(vectors.conj().T @ vectors - np.eye(m)).max() < bound
+
+
+def test_the_vectors_of_a_solve_are_orthonormal_to_rounding(rng):
+    noise = rng.normal(size=(300, 300))
+    matrix = jnp.asarray(noise + noise.T, jnp.float32)
+    for seed in range(4):
+        vectors = np.asarray(eigsh(matrix, 6, key=jax.random.key(seed)).eigenvectors, np.float64)
+        assert np.abs(vectors @ vectors.T - np.eye(6)).max() < 8 * np.finfo(np.float32).eps
