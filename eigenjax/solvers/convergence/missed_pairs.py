@@ -98,6 +98,8 @@ def check(
     new_targets: SearchTargets,
     bounds: Bounds,
     exhausted: jax.Array,
+    *,
+    center: Any = None,
 ) -> Check:
     """Advance the missed-pair search at a convergence check.
 
@@ -111,6 +113,8 @@ def check(
         new_targets: targets of a search that begins at this check.
         bounds: bounds on the residuals.
         exhausted: () bool, the space is invariant: an uncoupled random vector continues it already.
+        center: () the number whose distance orders the values; None if they are not ordered by a distance. Of two
+            values on both sides at equal distance either may be found, so that their distances are compared.
     """
     found_before = _matched(values, search.before, bounds.same)
     # The dropped residuals of locked pairs are a part of their copies, and grow like unrelated errors.
@@ -120,7 +124,9 @@ def check(
     converged = jnp.all(residuals <= allowed)
     growth_left = jnp.max(jnp.log(jnp.maximum(targets.needed, 1) / jnp.maximum(amplitudes, 1)))
     state = {
-        "same": jnp.all(found_before),
+        "same": jnp.all(
+            found_before if center is None else _matched_around(center, values, search.before, bounds.same)
+        ),
         "converged": converged,
         "excluded": growth_left <= 0,
         "exhausted": exhausted,
@@ -144,6 +150,10 @@ def num_recovered(search: Search, values: jax.Array, tolerance: jax.Array) -> ja
     """Return the number of values that are not among those converged for the first time, () int32."""
     new = jnp.sum(~_matched(values, search.at_first, tolerance), dtype=jnp.int32)
     return jnp.where(jnp.isinf(search.at_first[0]), 0, new)
+
+
+def _matched_around(center: Any, values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:
+    return _matched(jnp.abs(values - center), jnp.abs(others - center), tolerance)
 
 
 def _matched(values: jax.Array, others: jax.Array, tolerance: jax.Array) -> jax.Array:

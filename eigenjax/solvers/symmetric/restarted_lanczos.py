@@ -189,6 +189,7 @@ def check_convergence(
         search_targets.targets_of(spec, values, jnp.max(residuals), bounds, size=op.size, sigma=sigma),
         bounds,
         exhausted,
+        center=_center(spec, sigma),
     )
     polynomials = state.krylov.polynomials
     polynomials = tree.where(check.begins_in_place, begin_search(state.krylov, check.targets.levels), polynomials)
@@ -208,6 +209,11 @@ def check_convergence(
         search=check.search,
         done=finished | complete | out_of_budget | ~jnp.isfinite(state.krylov.operator_norm),
     )
+
+
+def _center(spec: SolveSpec, sigma: Any) -> Any:
+    """Return the number whose distance orders the wanted eigenvalues; None for an end of the spectrum."""
+    return sigma if spec.interior else 0.0 if spec.which == "LM" else None
 
 
 def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, norm_estimate: jax.Array) -> search_targets.Bounds:

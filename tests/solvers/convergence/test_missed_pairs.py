@@ -181,3 +181,21 @@ def test_levels_are_the_values_wanted_and_beyond():
     interior = SolveSpec(k=2, which="LA", interior=True, verify=True, max_matvecs=10)
     levels = search_targets.levels(interior, jnp.array([1.1, 0.7]), jnp.float32(0.05), jnp.float32(1))
     np.testing.assert_allclose(levels, [1.1, 0.7, 0.75, 1.25], rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"which": "LM"}, {"sigma": 0.25}], ids=str)
+def test_a_tie_that_the_last_pair_cuts_ends_the_search(options, rng):
+    # Of two values at equal distance from the center either may be the last one, whichever rounding prefers.
+    distances = np.arange(1, 21) if "which" in options else np.arange(1, 21) / 20
+    center = options.get("sigma", 0.0)
+    values = np.concatenate([center + distances, center - distances])
+    basis, _ = np.linalg.qr(rng.normal(size=(40, 40)))
+    matrix = jnp.asarray((basis * values) @ basis.T, jnp.float32)
+    solve = jax.jit(jax.vmap(lambda key: eigsh(matrix, 7, key=key, tol=2e-6, krylov_dim=30, **options)))
+    results = solve(jax.random.split(jax.random.key(0), 12))
+    wanted = np.sort(distances)[-4:] if "which" in options else distances[:4]
+    assert np.all(results.status == Status.CONVERGED)
+    assert np.all(results.num_probes <= 4)
+    found = np.sort(np.abs(np.asarray(results.eigenvalues) - center), axis=1)
+    expected = np.sort(np.repeat(wanted, 2)[1:] if "which" in options else np.repeat(wanted, 2)[:7])
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=0, atol=1e-4)
