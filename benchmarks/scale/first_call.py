@@ -1,8 +1,9 @@
 """Claim (not met yet): the first call of a solver takes about two seconds, whatever the number of leaves.
 
-Seconds of the first call of a jitted function, from tracing to the result, each in a fresh process on one small
-problem, with the limit that it should keep. Limits of the networks follow from the compilation of their
-Hessian-vector product, those of the digits from the first call of the forward pass in matfree, if that is installed.
+Seconds of the first call of a jitted function, from tracing to the result, compared with a limit. Each job solves one
+small problem in a fresh process. The limits of residual networks are computed from the first call of their
+Hessian-vector product. Those of the digits are computed from the first call of matfree without a derivative, if it is
+installed.
 
     python -m benchmarks.scale.first_call
 """
@@ -39,24 +40,24 @@ def cubes(vectors: Any) -> jax.Array:
 
 
 def string(d: jax.Array, v: jax.Array) -> jax.Array:
-    """Multiply by a tridiagonal matrix with the diagonal d."""
+    """Multiply by a cyclic tridiagonal matrix with the diagonal d and -1 beside it."""
     return d * v - jnp.roll(v, 1) - jnp.roll(v, -1)
 
 
 def on_callable(solve: Callable[[Any], Any], n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a function of the diagonal that solves with a callable of n numbers."""
+    """Return a function of the diagonal that solves for a callable operator of size n."""
     function = lambda d: solve(eigenjax.as_operator(functools.partial(string, d), like=d))
     return function, (jnp.linspace(3.0, 9.0, n),)
 
 
 def gradient_on_callable(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return the gradient of a loss of eigenvectors."""
+    """Return the gradient of a loss of the eigenvectors of a callable operator of size n."""
     loss = lambda d: cubes(eigenjax.eigsh(functools.partial(string, d), 3, like=d).eigenvectors)
     return jax.grad(loss), (jnp.linspace(3.0, 9.0, n),)
 
 
 def digits(solve: Callable[[Any], Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a function of the parameters that solves with the Hessian of a trained network."""
+    """Return a function of the parameters that solves for the Hessian of a trained network."""
     network = perceptron(DIGITS_WIDTHS, DIGITS_EXAMPLES, DIGITS_STEPS)
     batch = network.images, network.labels
     return (lambda params, batch: solve(eigenjax.hessian(network.loss, params, batch))), (network.params, batch)
@@ -90,12 +91,12 @@ def hessian_vector(params: Any, x: jax.Array) -> Any:
 
 
 def top_of_residual(params: Any, x: jax.Array) -> Any:
-    """Compute the top five pairs."""
+    """Compute the top five eigenpairs of the Hessian."""
     return eigenjax.eigsh(eigenjax.hessian(residual_loss, params, x), 5)
 
 
 def slope_of_residual(params: Any, x: jax.Array) -> Any:
-    """Compute the gradient of a loss of the top three vectors."""
+    """Compute the gradient of a loss of the top three eigenvectors."""
     loss = lambda p: cubes(eigenjax.eigsh(eigenjax.hessian(residual_loss, p, x), 3).eigenvectors)
     return jax.grad(loss)(params)
 
@@ -137,7 +138,7 @@ def _tracked(op: Any) -> Any:
 
 
 def first_seconds(job: Job, name: str) -> float:
-    """Measure the first call of a job in this process, without the start of the device."""
+    """Measure the first call of a job in this process, after the device is initialized."""
     function, arguments = job()
     if name == "digits gradient":
         function = jax.grad(function)
@@ -148,14 +149,14 @@ def first_seconds(job: Job, name: str) -> float:
 
 
 def in_fresh_process(name: str, quick: bool) -> float:
-    """Measure a job in a process of its own."""
+    """Measure the first call of a job in a new process."""
     words = [sys.executable, "-m", "benchmarks.scale.first_call", "--job", name, *(["--quick"] if quick else [])]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def limit(name: str, seconds: dict[str, float]) -> float | None:
-    """Return the seconds that a job should take; None where it only serves to compare."""
+    """Return the seconds that a job should take at most; None for a job that is only a reference."""
     problem, size, *_ = name.split()
     way = name.split()[-1]
     if problem == "residual":

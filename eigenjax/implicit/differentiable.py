@@ -1,9 +1,8 @@
 """Registration of a solver's derivative with JAX, the same for every kind of problem.
 
-A `Rule` says what the derivative is: `symmetric`, `general` and `singular` each define one. The compiled program has it
-in two forms, for cotangents ("reverse") and for tangents ("forward"). No iteration is differentiated, and every piece
-is itself differentiable: the saved solution carries this same rule, and the linear solves have their own derivatives.
-So each rule holds to any order.
+A `Rule` defines the derivative: `symmetric`, `general` and `singular` each contain one. It is registered in two forms,
+for cotangents ("reverse") and for tangents ("forward"). No iteration is differentiated. Each rule holds to any order,
+because all its parts are differentiable: the saved solution by this same rule, the linear solves by rules of their own.
 """
 
 import functools
@@ -24,13 +23,13 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
 
     The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
     jax.jvp, jacfwd, jax.hessian and jax.grad, which transposes it. `adjoint_tol` is the residual of the linear solves
-    relative to their right-hand sides; None derives it from the accuracy of the pairs, beyond which it is wasted.
+    relative to their right-hand sides. None derives it from the residuals of the pairs: a smaller one gains nothing.
     `adjoint_max_iter`, static, limits their matvecs for one pair. The function is compiled once per operator type,
     shape and static options.
 
-    The derivative is as accurate as the pairs: for one that is not `converged` it is that of another matrix, its
-    residual away, with an error of C r / gap. `adjoint_info` reports the convergence of the linear solves. v0, key, tol
-    and the other options have zero derivatives.
+    The derivative is as accurate as the pairs: a pair with residual r belongs to a matrix at the distance r from A, and
+    its derivative has an error of order r / gap. `adjoint_info` reports the convergence of the linear solves. v0, key,
+    tol and the other options have zero derivatives.
 
     Args:
         solver: `solver(op, k, **options)`, a black box that returns an `EigenResult` or a `SingularResult`.
@@ -80,7 +79,7 @@ def _save(method: Method, keep: bool, op: Any, traced: Any) -> tuple[WithRecycle
 
 
 def _pull_back(method: Method, keep: bool, saved: Any, cotangents: WithRecycled) -> tuple[Any, None]:
-    # The recycled Ritz pairs only accelerate the solve: their cotangent is zero, returned or not.
+    # The recycled Ritz pairs only accelerate the solve: their cotangent is ignored.
     del keep
     return method.rule.cotangent(method, saved, cotangents.result), None
 

@@ -17,8 +17,8 @@ is one bordered system per pair (`solvers.linear.bordered`), for both cotangents
 w_i v_i^H. It is never formed: W is pulled back once through the map from the operator's leaves to A V. A matrix is not
 assumed to be symmetric.
 
-Tangents use the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda. The
-phase follows from the same formula.
+Tangents use the adjoint of the same bordered matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0, where s is an
+estimate of ||A|| and s mu = d lambda. The phase is then fixed by the formula above.
 
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
@@ -51,12 +51,12 @@ from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 
-# The adjoint solve need not be more accurate than the forward one; this factor is a safety margin.
+# Tolerance of the adjoint solves relative to the residuals of the pairs: a safety margin, since they limit accuracy.
 _ADJOINT_SHARE = 0.1
-# Derivatives of inaccurate pairs are still solved to a hundredth.
+# Largest tolerance of the adjoint solves, however inaccurate the pairs are.
 _LOOSEST = 0.01
-# To first order the error of an eigenvalue is its residual times its condition: a condition is reported if that is at
-# most this share of ||A||.
+# A condition is reported if the error of its eigenvalue, to first order residual times condition, is at most this times
+# ||A||.
 _KNOWN = 0.1
 # Maximal number of matvecs for one adjoint system: without restarts n suffice.
 _ADJOINT_PRODUCTS_PER_DIMENSION = 10
@@ -80,7 +80,7 @@ class LeftEigenvectors(NamedTuple):
     """(k, ...) unit vectors, <v_i, u_i> real and positive."""
     conditions: jax.Array
     """(k,) 1 / |u^H v|: a bound on the change of an eigenvalue for a small perturbation of A, per unit norm. It is inf
-    if the residual of u is too large to tell; with a small residual of the pair this means a large condition."""
+    if the residual of u is too large to determine it. If the pair itself has a small residual, it is then large."""
     residuals: jax.Array
     """(k,) ||A^H u - conj(lambda) u||; a large one means that eigenvalues coalesce, or that A is far from normal."""
 
@@ -130,7 +130,7 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
         return tree.norm(tree.add_scaled(bordered.adjoint_matvec(op, vector), -jnp.conj(value), vector))
 
     residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
-    # A left vector whose own eigenvalue is uncertain by a large part of ||A|| gives no condition.
+    # A left vector does not determine the condition if its eigenvalue has an error comparable to ||A||.
     known = residuals * conditions <= _KNOWN * general_norm_estimate(solved)
     return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
 
@@ -155,7 +155,7 @@ def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | No
     images = tangent_along(functools.partial(_images, vectors=solved.vectors), solved.op, op_dot)
     if images is None:
         return None
-    # Zero, and linear in the tangent, as every right-hand side must be to be transposed.
+    # A zero that is linear in the tangent: JAX transposes the solve only if all right-hand sides are linear.
     nothing = 0 * jax.vmap(tree.inner)(solved.vectors, images)
     along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
     values = general_norm_estimate(solved).astype(solved.eigenvalues.dtype) * along.multipliers
@@ -176,7 +176,7 @@ def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:
 
 
 def _weights(max_iter: int | None, solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
-    """Compute W, all pairs together."""
+    """Compute W for all pairs together."""
     return _bordered(max_iter, solved, adjoint_rhs(solved, vectors_bar, values_bar), adjoint=False).vectors
 
 
@@ -223,7 +223,7 @@ def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
 
 
 def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
-    """Compute xbar of one pair."""
+    """Compute xbar, the cotangent of one vector before its normalization."""
     along = tree.inner(vector_bar, vector)
     rest = tree.add_scaled(vector_bar, -along.real, vector)
     unit = at_largest(vector)

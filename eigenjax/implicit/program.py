@@ -1,7 +1,7 @@
 """Options of a call of a solver, checked and sorted into static ones and arrays.
 
 A program is compiled once per operator type, shape and static options. Its derivative rule takes two arguments: the
-operator, and the options that are arrays, which the solver's signature annotates as `Traced`.
+operator, and the options that are arrays. The solver's signature annotates these options with `TRACED`.
 """
 
 import inspect
@@ -60,7 +60,7 @@ class Method(NamedTuple):
     chosen: str | None  # the `which` of the solve; None if there is a sigma or no `which`
 
     def solve(self, op: Any, traced: dict[str, Any], keep: bool) -> WithRecycled:
-        """Run the solver, a black box; return its result and, if they are to be kept, the recycled Ritz pairs."""
+        """Run the solver, a black box; return its result, with the recycled Ritz pairs if `keep`."""
         options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
         solved = self.solver(op, **dict(self.options), **options)
         if not self.recycles:
@@ -84,7 +84,7 @@ def square(op: Any, options: dict[str, Any]) -> LinearOperator:
 
 
 def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOperator, dict[str, Any]]:
-    """Return the operator of an eigensolver and its arrays on packed vectors."""
+    """Convert the operator and the array options of an eigensolver to packed vectors."""
     if spans_devices(traced):
         return op, traced
     whole = packed_operator(op)
@@ -140,7 +140,8 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
         raise ValueError(f"{told}: sigma asks for the eigenvalues nearest to it, so leave which out")
     traced |= {key: arguments.on_device(traced[key]) for key in _NUMBERS if key in traced}
     static = tuple((key, _static(name, key, value)) for key, value in sorted(bound.items()))
-    # A cache of programs takes True for 1 and 2.0 for 2, the checks of a solver do not: the types are part of the key.
+    # The cache of programs does not distinguish True from 1, or 2.0 from 2, but the checks of a solver do. The types are
+    # therefore part of the key.
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
@@ -150,7 +151,7 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:
-    """Return the public signature of the solver: with the options that `differentiable` adds."""
+    """Return the public signature of the solver, which includes the options that `differentiable` adds."""
     own = inspect.signature(solver)
     plain = [
         parameter.replace(annotation=get_args(parameter.annotation)[0]) if _is_traced(parameter) else parameter
@@ -165,7 +166,7 @@ def signature(solver: Callable[..., Any]) -> inspect.Signature:
 
 
 def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeError) -> None:
-    """Raise a TypeError that names derivative="forward" where JAX refuses forward mode; else do nothing.
+    """Raise a TypeError that names derivative="forward" if JAX refused forward mode; else do nothing.
 
     Args:
         solver: the solver called.

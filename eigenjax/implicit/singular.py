@@ -18,7 +18,7 @@ so that for cotangents (Ubar, sbar, Vbar), with aU and aV the antihermitian part
 of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the operator's
 leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
 
-Tangents use the same numbers and systems: du_i = sum_j u_j N_ji + x_i with
+Tangents use the same denominators and systems: du_i = sum_j u_j N_ji + x_i with
 N = ((D + D^H) / (s_i - s_j) + (D - D^H) / (s_i + s_j)) / 2. For dv_i the second term has the opposite sign. The
 right-hand sides are [P_U dA v_i; P_V dA^H u_i], where the adjoint is differentiated.
 
@@ -123,7 +123,7 @@ def _finish(method: Method, op: Any, traced: dict[str, Any], result: SingularRes
 
 @jax.jit
 def _at_fixed_phases(result: SingularResult) -> SingularResult:
-    # Each pair of vectors has one phase, which the solver fixes by the right one.
+    # The left and right vectors of a triplet share one phase; the solver fixes it by the right vector.
     right, left = at_fixed_phase(result.right, along=result.left)
     return result._replace(left=left, right=right)
 

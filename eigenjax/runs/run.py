@@ -20,7 +20,7 @@ from eigenjax.solvers.warm_start import example_vector
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
-# Number of matvecs until the next progress report, if there are no reports.
+# A number of matvecs that no run reaches: no limit.
 _WITHOUT_END = 2**31 - 1
 
 
@@ -51,21 +51,21 @@ def run(
     run, another call costs two matvecs.
 
     Args:
-        op: whatever `as_operator` takes, or a `Stream`; symmetric or Hermitian.
+        op: anything that `as_operator` takes, or a `Stream`; symmetric or Hermitian.
         k: number of pairs.
         progress: report converged pairs, worst residual, matvecs and remaining time on standard error: a bar at a
-            terminal (with the extra `report`), else a line every ten seconds. With many processes, the first reports.
-        checkpoint_dir: a directory for this run alone: new, empty or that of this run, seen by all processes. Needs
-            the extra `checkpoints`. None saves nothing.
+            terminal (with the extra `report`), else a line every ten seconds. Only the first process reports.
+        checkpoint_dir: a directory for this run alone: new, empty or used by this run before. All processes must have
+            access to it. It needs the extra `checkpoints`. None saves nothing.
         every: matvecs between two checkpoints; each writes krylov_dim + block_size vectors.
         which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn; "SM", smallest
             magnitude, is sigma=0.
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|. None is sqrt(eps) of
             the accumulation dtype, or 4 eps for leaves of 16 bits if that is more.
         krylov_dim: m, number of basis vectors. None is max(2 k + 10, 20), for interior eigenvalues max(4 k + 20, 60),
-            and more for blocks. More vectors need fewer matvecs; the least is k + block_size, 2 more for interior ones.
-        max_matvecs: most matvecs, besides those that verify the residuals; None is the larger of 100 m and
-            10 min(n, 1000).
+            and more for blocks. More vectors need fewer matvecs; the minimum is k + block_size, or 2 more if interior.
+        max_matvecs: maximal number of matvecs, without those that verify the residuals; None is the larger of 100 m
+            and 10 min(n, 1000).
         block_size: b, vectors multiplied at once (by vmap); for a stream, the vectors in one pass over the data.
         sigma: find the interior eigenvalues nearest to this number, nearest first, instead of `which`.
         v0: start vector; several vectors, with a leading axis; or an `EigenResult`. If k are eigenvectors to within
@@ -80,7 +80,7 @@ def run(
 
     Raises:
         ValueError: if an option does not fit the operator, or two options exclude each other.
-        TypeError: if `op` is nothing that `as_operator` takes, an option has the wrong type, or under jit.
+        TypeError: if `as_operator` does not accept `op`, an option has the wrong type, or under jit.
         ImportError: for a checkpoint_dir without Orbax.
         RunError: if the directory is in use, cannot be written, is damaged, or holds another run (then nothing is
             written); or if the batches of a stream are not the same in every pass. Also at the end, if no checkpoint

@@ -51,7 +51,7 @@ class OperatorSolve:
         )
 
     def advance(self, until: int) -> SolveProgress:
-        """Run to the first convergence check at which `until` matvecs are spent, at least one check."""
+        """Advance by at least one convergence check, until `until` matvecs have been used."""
         program = _compiled(_advance, self._plan.spec, self.shardings, num_others=1)
         self.state, progress = program(self._op, self.state, self._given, _moved(until), **self._numbers)
         return jax.device_get(progress)
@@ -73,7 +73,7 @@ class StreamSolve(OperatorSolve):
         super().__init__(sampled_operator(stream.structure), plan, sigma, v0, seed, shardings)
 
     def advance(self, until: int) -> SolveProgress:
-        """Run until `until` matvecs are spent, at least one block."""
+        """Advance by at least one block, until `until` matvecs have been used."""
         program = _compiled(_absorb, self._plan.spec, self.shardings, num_others=1)
         while True:
             images = self._stream.products(_propose(self.state))

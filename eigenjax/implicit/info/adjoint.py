@@ -76,9 +76,9 @@ def adjoint_info(
 ) -> AdjointInfo:
     """Solve the linear systems of a reverse pass as jax.grad does, and return their convergence information.
 
-    A gradient carries no flags: if a linear solve fails, it is finite and wrong. To test a gradient, compute the
-    cotangent of the vectors and pass it to this function, with the options given to the solver. The gradient of `eigsh`
-    itself takes fewer matvecs, because it uses recycled Ritz pairs, which a result does not contain.
+    A gradient carries no flags: if a linear solve fails, the gradient is finite but wrong. To test a gradient, compute
+    the cotangent of the vectors and pass it to this function, with the options given to the solver. The gradient of
+    `eigsh` itself takes fewer matvecs, because it uses recycled Ritz pairs, which a result does not contain.
 
     Args:
         op: the operator, anything that the solver takes. For a bare callable the vectors of the result give the
@@ -95,10 +95,10 @@ def adjoint_info(
     Returns:
         An `AdjointInfo`. If a system has not converged, increase adjoint_max_iter; compute more pairs if result.gap is
         small or eigenvalues coalesce; decrease tol of the solver if a pair is inaccurate. GMRES, used for `eigs`, may
-        stagnate far from normal in any case: do not use such a derivative.
+        stagnate far from normal in spite of all this: then do not use the derivative.
 
     Raises:
-        TypeError: if the solver does not accept `op`, or adjoint_max_iter is no int.
+        TypeError: if the solver does not accept `op`, or adjoint_max_iter is not an int.
         ValueError: if the cotangent is not shaped like the vectors, or adjoint_max_iter is less than one.
 
     Cost: that of the solves, and k matvecs to recompute the residuals.

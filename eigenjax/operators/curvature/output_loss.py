@@ -32,8 +32,8 @@ def softmax_cross_entropy(
         l = log sum_j exp(z_j) - z_y
 
     `gauss_newton` treats this loss in closed form, also with options: `functools.partial(softmax_cross_entropy,
-    ignore_label=-1)`. It then counts the valid positions of all the data. With microbatches too, the operator is that
-    of the mean over all valid positions.
+    ignore_label=-1)`. It divides by the number of valid positions in all the data: with microbatches too, the operator
+    is that of the mean over all valid positions.
 
     Args:
         outputs: (..., V) logits, or a `LinearHead`: then only a chunk of the logits is formed at a time, in this value

@@ -208,7 +208,7 @@ class _Clock:
         return Solve(on_host, num_matvecs, time.perf_counter() - self._start, compiling, seen)
 
 
-# The states hold packed vectors, and so compile in a fraction of the time; the results are unpacked.
+# The states hold packed vectors, because these compile in a fraction of the time. The results are unpacked.
 
 
 def _lanczos_init(op, key, *, krylov_dim):
