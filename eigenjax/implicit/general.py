@@ -54,13 +54,13 @@ from eigenjax.vectors.tree import PyTree
 # Tolerance of the adjoint solves relative to the residuals of the pairs: a safety margin, since they limit accuracy.
 _ADJOINT_SHARE = 0.1
 # Largest tolerance of the adjoint solves, however inaccurate the pairs are.
-_LOOSEST = 0.01
+_LARGEST_TOLERANCE = 0.01
 # A condition is reported if the error of its eigenvalue, to first order residual times condition, is at most this times
 # ||A||.
-_KNOWN = 0.1
+_LARGEST_ERROR = 0.1
 # Maximal number of matvecs for one adjoint system: without restarts n suffice.
-_ADJOINT_PRODUCTS_PER_DIMENSION = 10
-_ADJOINT_PRODUCTS = 10_000
+_ADJOINT_MATVECS_PER_DIMENSION = 10
+_ADJOINT_MATVECS = 10_000
 
 
 class Solved(NamedTuple):
@@ -111,17 +111,17 @@ def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> L
         [100.]
     """
     op = as_operator(op, like=like)
-    whole = op if spans_devices(result) else packed_operator(op)
-    vectors = packed(result.eigenvectors, packing_used(whole))
-    found = _left_eigenvectors(whole, result._replace(eigenvectors=vectors))
-    return found._replace(vectors=unpacked(found.vectors, packing_used(whole)))
+    packed_op = op if spans_devices(result) else packed_operator(op)
+    vectors = packed(result.eigenvectors, packing_used(packed_op))
+    found = _left_eigenvectors(packed_op, result._replace(eigenvectors=vectors))
+    return found._replace(vectors=unpacked(found.vectors, packing_used(packed_op)))
 
 
 @jax.jit
 def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvectors:
     solved = Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
-    nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
-    weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))
+    zeros = jax.tree.map(jnp.zeros_like, result.eigenvectors)
+    weights = _weights(None, solved, zeros, jnp.ones_like(result.eigenvalues))
     conditions = jax.vmap(tree.norm)(weights)
     vectors = jax.vmap(lambda x, length: tree.scale(safe_divide(1, length), x))(weights, conditions)
 
@@ -131,8 +131,8 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
 
     residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
     # A left vector does not determine the condition if its eigenvalue has an error comparable to ||A||.
-    known = residuals * conditions <= _KNOWN * general_norm_estimate(solved)
-    return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
+    determined = residuals * conditions <= _LARGEST_ERROR * general_norm_estimate(solved)
+    return LeftEigenvectors(vectors, jnp.where(determined, conditions, jnp.inf), residuals)
 
 
 def _save(method: Method, op: LinearOperator, solved: WithRecycled[EigenResult], adjoint_tol: Any) -> Solved:
@@ -147,8 +147,8 @@ def _cotangent(method: Method, solved: Solved, cotangent: EigenResult) -> Linear
     if not all_zero(cotangent.eigenvectors):
         vectors_bar = jax.vmap(before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
-    products = functools.partial(_images, vectors=solved.vectors)
-    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
+    images = functools.partial(_images, vectors=solved.vectors)
+    return jax.vjp(images, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
 
 
 def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | None:
@@ -156,8 +156,8 @@ def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | No
     if images is None:
         return None
     # A zero that is linear in the tangent: JAX transposes the solve only if all right-hand sides are linear.
-    nothing = 0 * jax.vmap(tree.inner)(solved.vectors, images)
-    along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
+    zeros = 0 * jax.vmap(tree.inner)(solved.vectors, images)
+    along = _bordered(method.adjoint_max_iter, solved, Solution(images, zeros), adjoint=True)
     values = general_norm_estimate(solved).astype(solved.eigenvalues.dtype) * along.multipliers
     return {"eigenvalues": values, "eigenvectors": jax.vmap(_at_fixed_phase)(solved.vectors, along.vectors)}
 
@@ -194,20 +194,20 @@ def solve_bordered(
     max_iter: int | None, solved: Solved, rhs: Solution, *, transposed: bool
 ) -> tuple[Solution, SolveInfo]:
     """Solve the systems once, without derivatives; return the convergence information too."""
-    known = jax.lax.stop_gradient(system_of(solved))
-    limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)
-    return bordered.solve(known, rhs, tol=_adjoint_tol(solved, known.scale), max_iter=limit, transposed=transposed)
+    system = jax.lax.stop_gradient(system_of(solved))
+    limit = max_iter or min(_ADJOINT_MATVECS_PER_DIMENSION * solved.op.size, _ADJOINT_MATVECS)
+    return bordered.solve(system, rhs, tol=_adjoint_tol(solved, system.scale), max_iter=limit, transposed=transposed)
 
 
 def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: bool) -> Solution:
     """Solve the bordered systems, or their adjoints; differentiable."""
     conjugate = functools.partial(jax.tree.map, jnp.conj)
     run = lambda rhs, transposed: solve_bordered(max_iter, solved, rhs, transposed=transposed)[0]
+    solve = lambda _, rhs: run(rhs, adjoint)
     # The transpose is the conjugate of the adjoint.
-    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), not adjoint))
-    plain = lambda _, rhs: run(rhs, adjoint)
+    solve_transpose = lambda _, rhs: conjugate(run(conjugate(rhs), not adjoint))
     apply = functools.partial(bordered.apply_adjoint if adjoint else bordered.apply, system_of(solved))
-    return jax.lax.custom_linear_solve(apply, rhs, plain, transposed)
+    return jax.lax.custom_linear_solve(apply, rhs, solve, solve_transpose)
 
 
 def general_norm_estimate(solved: Solved) -> jax.Array:
@@ -218,23 +218,23 @@ def general_norm_estimate(solved: Solved) -> jax.Array:
 def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
     if solved.adjoint_tol is not None:
         return jnp.full_like(solved.residuals, solved.adjoint_tol)
-    unit = float(jnp.finfo(scale.dtype).eps)
-    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, _LOOSEST))
+    eps = float(jnp.finfo(scale.dtype).eps)
+    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * eps, _LARGEST_TOLERANCE))
 
 
 def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
     """Compute xbar, the cotangent of one vector before its normalization."""
     along = tree.inner(vector_bar, vector)
-    rest = tree.add_scaled(vector_bar, -along.real, vector)
+    tangential = tree.add_scaled(vector_bar, -along.real, vector)
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
-    turn = safe_divide(along.imag, component)
-    return tree.add_scaled(rest, jax.lax.complex(jnp.zeros_like(turn), turn), unit)
+    phase = safe_divide(along.imag, component)
+    return tree.add_scaled(tangential, jax.lax.complex(jnp.zeros_like(phase), phase), unit)
 
 
 def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
     """Rotate a tangent orthogonal to its vector so that the largest component stays real."""
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
-    turn = safe_divide(tree.inner(unit, tangent).imag, component)
-    return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(turn), -turn), vector)
+    phase = safe_divide(tree.inner(unit, tangent).imag, component)
+    return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(phase), -phase), vector)
