@@ -66,21 +66,21 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _reverse(method: Method, keep: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
-    return method.solve(op, traced, keep)
+def _reverse(method: Method, keep_recycled: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
+    return method.solve(op, traced, keep_recycled)
 
 
-def _save(method: Method, keep: bool, op: Any, traced: Any) -> tuple[WithRecycled, Any]:
+def _save(method: Method, keep_recycled: bool, op: Any, traced: Any) -> tuple[WithRecycled, Any]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Call the rule, not the solver: this makes the second derivative right.
     solved = _reverse(method, method.recycles, op, traced)
     saved = method.rule.save(method, op, solved, traced["adjoint_tol"])
-    return solved if keep else solved._replace(recycled=None), saved
+    return solved if keep_recycled else solved._replace(recycled=None), saved
 
 
-def _pull_back(method: Method, keep: bool, saved: Any, cotangents: WithRecycled) -> tuple[Any, None]:
+def _pull_back(method: Method, keep_recycled: bool, saved: Any, cotangents: WithRecycled) -> tuple[Any, None]:
     # The recycled Ritz pairs only accelerate the solve: their cotangent is ignored.
-    del keep
+    del keep_recycled
     return method.rule.cotangent(method, saved, cotangents.result), None
 
 
@@ -89,16 +89,18 @@ _reverse.__wrapped__.defvjp(_save, _pull_back, symbolic_zeros=True)  # type: ign
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _forward(method: Method, keep: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
-    return method.solve(op, traced, keep)
+def _forward(method: Method, keep_recycled: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
+    return method.solve(op, traced, keep_recycled)
 
 
-def _push_forward(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[WithRecycled, WithRecycled]:
+def _push_forward(
+    method: Method, keep_recycled: bool, primals: Any, tangents: Any
+) -> tuple[WithRecycled, WithRecycled]:
     op, traced = primals
     # Call the rule, not the solver: this makes the second derivative right.
     solved = _forward(method, method.recycles, op, traced)
     saved = method.rule.save(method, op, solved, traced["adjoint_tol"])
-    solved = solved if keep else solved._replace(recycled=None)
+    solved = solved if keep_recycled else solved._replace(recycled=None)
     zero = jax.tree.map(no_tangent, solved)
     fields = method.rule.tangent(method, saved, tangents[0]) or {}
     return solved, zero._replace(result=zero.result._replace(**fields))

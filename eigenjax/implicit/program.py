@@ -59,13 +59,13 @@ class Method(NamedTuple):
     adjoint_max_iter: int | None  # maximal number of matvecs of a linear system for one pair; None is the default
     chosen: str | None  # the `which` of the solve; None if there is a sigma or no `which`
 
-    def solve(self, op: Any, traced: dict[str, Any], keep: bool) -> WithRecycled:
-        """Run the solver, a black box; return its result, with the recycled Ritz pairs if `keep`."""
+    def solve(self, op: Any, traced: dict[str, Any], keep_recycled: bool) -> WithRecycled:
+        """Run the solver, a black box; return its result, with the recycled Ritz pairs if `keep_recycled`."""
         options = {name: value for name, value in traced.items() if name not in _DERIVATIVE_OPTIONS}
         solved = self.solver(op, **dict(self.options), **options)
         if not self.recycles:
             return WithRecycled(solved, None)
-        return solved if keep else solved._replace(recycled=None)
+        return solved if keep_recycled else solved._replace(recycled=None)
 
 
 class Bound(NamedTuple):

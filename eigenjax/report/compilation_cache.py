@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 # Minimum compile time of a cached program, in seconds: to find and read one takes about as long.
-_LEAST_SECONDS = 0.1
-_FOLDER = "jax_compilation_cache_dir"
+_MIN_COMPILE_SECONDS = 0.1
+_CACHE_OPTION = "jax_compilation_cache_dir"
 
 
 def keep_programs() -> pathlib.Path | None:
@@ -22,15 +22,15 @@ def keep_programs() -> pathlib.Path | None:
         The folder. None if the option was not set: the user has chosen a folder (`JAX_COMPILATION_CACHE_DIR`), or has
         no home.
     """
-    if getattr(jax.config, _FOLDER) is not None:
+    if getattr(jax.config, _CACHE_OPTION) is not None:
         return None
     try:
         home = pathlib.Path.home()
     except RuntimeError:
         return None
     folder = cache_folder(sys.platform, os.environ, home)
-    jax.config.update(_FOLDER, str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    jax.config.update(_CACHE_OPTION, str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     return folder
 
 

@@ -21,7 +21,7 @@ from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
 # A number of matvecs that no run reaches: no limit.
-_WITHOUT_END = 2**31 - 1
+_NO_LIMIT = 2**31 - 1
 
 
 @explained
@@ -128,12 +128,12 @@ def run(
 
 
 def _run(
-    op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, folder: checkpoint.Folder | None, every: int, tells: bool
+    op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, folder: checkpoint.Folder | None, every: int, reports: bool
 ) -> EigenResult:
     image, numbers = fingerprint.sketch(op.first_operator() if isinstance(op, Stream) else op)
     identity = _identity(op, plan, sigma, v0, key, numbers) if folder else {}
     # Checked before memory is allocated for the state.
-    found = _found(folder, identity)
+    found = _newest_state(folder, identity)
     options = (plan, sigma, v0, seed_of(key), vector_shardings(image))
     with prefixed("run"):
         solve = StreamSolve(op, *options) if isinstance(op, Stream) else OperatorSolve(op, *options)
@@ -142,9 +142,9 @@ def _run(
         solve.state = folder.restore(*found, like=solve.state)
         if isinstance(op, Stream) and jax.process_index() == 0:  # the process whose data the record describes
             op.expected = found[1].get("epoch")
-    wanted = tells and jax.process_index() == 0
+    wanted = reports and jax.process_index() == 0
     with progress_display(wanted, plan.spec.k, plan.spec.max_matvecs) as show:
-        _go_on(solve, op, folder, {"identity": identity}, every, show if tells else None)
+        _advance_until_done(solve, op, folder, {"identity": identity}, every, show if reports else None)
     result = solve.finish()
     if folder and folder.has_failed and not folder.has_saved:
         raise RunError(
@@ -155,13 +155,13 @@ def _run(
     return result
 
 
-def _go_on(
+def _advance_until_done(
     solve: OperatorSolve, op: Any, folder: checkpoint.Folder | None, record: dict, every: int, show: Show | None
 ) -> None:
     """Advance until the solve is done, with progress reports and checkpoints as requested."""
     num_matvecs, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
     while not done:
-        next_save = min((num_matvecs // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
+        next_save = min((num_matvecs // every + 1) * every, _NO_LIMIT) if folder else _NO_LIMIT
         while not done and num_matvecs < next_save:
             # Every process takes the same steps, although only one reports progress.
             info = solve.advance(num_matvecs + 1 if show else next_save)
@@ -173,7 +173,7 @@ def _go_on(
             folder.save(num_matvecs, solve.state, {**record, "epoch": epoch})
 
 
-def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+def _newest_state(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """Return the newest state of this same run, if there is one."""
     found = folder.latest() if folder else None
     if folder is None or found is None:

@@ -116,18 +116,18 @@ def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
     rows = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
-    everywhere = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
-    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, residual_block=rows, dropped=shardings))
+    replicated = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
+    return replicated._replace(krylov=replicated.krylov._replace(basis=rows, residual_block=rows, dropped=shardings))
 
 
 def _compiled(program: Any, fixed: Plan | SolveSpec, shardings: RestartedState | None, *, num_others: int) -> Any:
     """Compile a program; its first result, the state, is sharded by `shardings`; `num_others` more results follow."""
     leaves, treedef = jax.tree.flatten(shardings)
-    return _remembered(program, fixed, tuple(leaves), treedef, num_others)
+    return _compiled_once(program, fixed, tuple(leaves), treedef, num_others)
 
 
 @functools.lru_cache(maxsize=32)
-def _remembered(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, num_others: int) -> Any:
+def _compiled_once(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, num_others: int) -> Any:
     shardings = jax.tree.unflatten(treedef, leaves)
     name = "plan" if isinstance(fixed, Plan) else "spec"
     # The state is updated in place: two copies of it would be two bases.

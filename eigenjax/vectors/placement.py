@@ -49,10 +49,10 @@ def placed_like(x: Any, like: Any) -> Any:
     """
     # Both tests are needed. A process with a single device may compile a program for many. A process with several may
     # place arrays on them whose types contain no mesh.
-    return jax.tree.map(_meeting, x, like) if jax.device_count() > 1 or spans_devices(like) else x
+    return jax.tree.map(_placed_leaf, x, like) if jax.device_count() > 1 or spans_devices(like) else x
 
 
-def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
+def _placed_leaf(x: jax.Array, like: jax.Array) -> jax.Array:
     if explicit_sharding(like) is not None:
         return x
     # The predicate is always false, but is not simplified before sharding propagation. It does not depend on x, so that

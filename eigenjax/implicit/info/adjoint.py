@@ -34,17 +34,15 @@ def _adjoint_info(
     gauge = gauge_residual(result, cotangent)
     whole = jax.vmap(tree.norm)(vectors_bar)
     if pairs.eigenvalues.shape[0] == op.size:  # there is no complement
-        nothing, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
-        return solve_info(
-            nothing, whole=whole, targets=nothing, reach=nothing, steps=none, matvecs_per_step=1, gauge=gauge
-        )
+        zeros, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
+        return solve_info(zeros, whole=whole, targets=zeros, reach=zeros, steps=none, matvecs_per_step=1, gauge=gauge)
     found = complement.iterate(
         pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.OUTERMOST
     )
 
     solutions = project_out(pairs.vectors, found.solution)
     rhs = project_out(pairs.vectors, vectors_bar)
-    misses = jax.tree.map(
+    residuals = jax.tree.map(
         lambda b, z, image: b - _spread(pairs.eigenvalues, z) * z + image,
         rhs,
         solutions,
@@ -53,7 +51,7 @@ def _adjoint_info(
     norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
     floors = complement.negligible(vectors_bar)
     return solve_info(
-        jax.vmap(tree.norm)(project_out(pairs.vectors, misses)),
+        jax.vmap(tree.norm)(project_out(pairs.vectors, residuals)),
         whole=whole,
         targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),
         reach=complement.norm_estimate_of(pairs) * norms,

@@ -181,8 +181,8 @@ def check_labels(targets: Any) -> None:
 
 def _curvature(logits: jax.Array, tangent: jax.Array, position_weights: jax.Array) -> jax.Array:
     dtype = tree.accumulation_dtype(logits)
-    probabilities, moved = jax.nn.softmax(logits.astype(dtype), -1), tangent.astype(dtype)
-    centered = moved - jnp.sum(probabilities * moved, -1, keepdims=True)
+    probabilities, direction = jax.nn.softmax(logits.astype(dtype), -1), tangent.astype(dtype)
+    centered = direction - jnp.sum(probabilities * direction, -1, keepdims=True)
     return (position_weights[..., None].astype(dtype) * probabilities * centered).astype(logits.dtype)
 
 

@@ -91,8 +91,8 @@ def init(
 def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = True) -> LanczosState:
     """Take one step with one matvec: v_{j+1}, alpha_{j+1} and the direction after it; at most m steps."""
     j = state.step
-    fresh = fold_in(state.seed, j)
-    vector = unless_broken_down(fresh, state.basis, state.direction, state.length, state.broken_down)
+    seed = fold_in(state.seed, j)
+    vector = unless_broken_down(seed, state.basis, state.direction, state.length, state.broken_down)
     coupling = jnp.where((j == 0) | state.broken_down, 0, state.length)
     basis = tree.set_row(state.basis, j, vector)
     # Read from the new basis: reading the old basis after the new one is written would copy it.
