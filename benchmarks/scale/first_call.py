@@ -39,20 +39,20 @@ def cubes(vectors: Any) -> jax.Array:
     return sum((jnp.sum(x**3) for x in jax.tree.leaves(vectors)), jnp.zeros(()))
 
 
-def string(d: jax.Array, v: jax.Array) -> jax.Array:
+def cyclic_tridiagonal(d: jax.Array, v: jax.Array) -> jax.Array:
     """Multiply by a cyclic tridiagonal matrix with the diagonal d and -1 beside it."""
     return d * v - jnp.roll(v, 1) - jnp.roll(v, -1)
 
 
 def on_callable(solve: Callable[[Any], Any], n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return a function of the diagonal that solves for a callable operator of size n."""
-    function = lambda d: solve(eigenjax.as_operator(functools.partial(string, d), like=d))
+    function = lambda d: solve(eigenjax.as_operator(functools.partial(cyclic_tridiagonal, d), like=d))
     return function, (jnp.linspace(3.0, 9.0, n),)
 
 
 def gradient_on_callable(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return the gradient of a loss of the eigenvectors of a callable operator of size n."""
-    loss = lambda d: cubes(eigenjax.eigsh(functools.partial(string, d), 3, like=d).eigenvectors)
+    loss = lambda d: cubes(eigenjax.eigsh(functools.partial(cyclic_tridiagonal, d), 3, like=d).eigenvectors)
     return jax.grad(loss), (jnp.linspace(3.0, 9.0, n),)
 
 
@@ -95,7 +95,7 @@ def top_of_residual(params: Any, x: jax.Array) -> Any:
     return eigenjax.eigsh(eigenjax.hessian(residual_loss, params, x), 5)
 
 
-def slope_of_residual(params: Any, x: jax.Array) -> Any:
+def gradient_of_residual(params: Any, x: jax.Array) -> Any:
     """Compute the gradient of a loss of the top three eigenvectors."""
     loss = lambda p: cubes(eigenjax.eigsh(eigenjax.hessian(residual_loss, p, x), 3).eigenvectors)
     return jax.grad(loss)(params)
@@ -104,32 +104,32 @@ def slope_of_residual(params: Any, x: jax.Array) -> Any:
 def jobs(quick: bool) -> dict[str, Job]:
     """List the jobs by name."""
     key, sizes = jax.random.key(0), (200,) if quick else (2000, 40_000)
-    found: dict[str, Job] = {}
+    named_jobs: dict[str, Job] = {}
     for n in sizes:
-        found[f"callable {n} eigsh"] = functools.partial(on_callable, lambda op: eigenjax.eigsh(op, 6), n)
+        named_jobs[f"callable {n} eigsh"] = functools.partial(on_callable, lambda op: eigenjax.eigsh(op, 6), n)
         if not quick:
-            found[f"callable {n} gradient"] = functools.partial(gradient_on_callable, n)
-    others = {
+            named_jobs[f"callable {n} gradient"] = functools.partial(gradient_on_callable, n)
+    solvers = {
         "eigs": lambda op: eigenjax.eigs(op, 6),
         "svds": lambda op: eigenjax.svds(op, 6),
         "trace": lambda op: eigenjax.trace(op, key=key, num_matvecs=30),
         "spectral_density": lambda op: eigenjax.spectral_density(op, key=key),
         "tracker": _tracked,
     }
-    for name, solve in others.items():
+    for name, solve in solvers.items():
         if quick and name != "trace":
             continue
-        found[f"callable {sizes[0]} {name}"] = functools.partial(on_callable, solve, sizes[0])
+        named_jobs[f"callable {sizes[0]} {name}"] = functools.partial(on_callable, solve, sizes[0])
     if not quick:
-        found["digits eigsh"] = lambda: digits(lambda op: eigenjax.eigsh(op, 5, tol=1e-4))
-        found["digits gradient"] = lambda: digits(lambda op: cubes(eigenjax.eigsh(op, 3).eigenvectors))
+        named_jobs["digits eigsh"] = lambda: digits(lambda op: eigenjax.eigsh(op, 5, tol=1e-4))
+        named_jobs["digits gradient"] = lambda: digits(lambda op: cubes(eigenjax.eigsh(op, 3).eigenvectors))
     if not quick and importlib.util.find_spec("matfree"):
-        found["digits matfree"] = lambda: digits(by_matfree)
+        named_jobs["digits matfree"] = lambda: digits(by_matfree)
     for leaves in QUICK_LEAVES if quick else LEAVES:
-        ways = {"product": hessian_vector, "eigsh": top_of_residual, "gradient": slope_of_residual}
-        for name, solve in ways.items():
-            found[f"residual {leaves} {name}"] = functools.partial(residual, solve, leaves)
-    return found
+        functions = {"product": hessian_vector, "eigsh": top_of_residual, "gradient": gradient_of_residual}
+        for name, solve in functions.items():
+            named_jobs[f"residual {leaves} {name}"] = functools.partial(residual, solve, leaves)
+    return named_jobs
 
 
 def _tracked(op: Any) -> Any:
@@ -150,22 +150,22 @@ def first_seconds(job: Job, name: str) -> float:
 
 def in_fresh_process(name: str, quick: bool) -> float:
     """Measure the first call of a job in a new process."""
-    words = [sys.executable, "-m", "benchmarks.scale.first_call", "--job", name, *(["--quick"] if quick else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "benchmarks.scale.first_call", "--job", name, *(["--quick"] if quick else [])]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(completed.stdout.splitlines()[-1])
 
 
 def limit(name: str, seconds: dict[str, float]) -> float | None:
     """Return the seconds that a job should take at most; None for a job that is only a reference."""
     problem, size, *_ = name.split()
-    way = name.split()[-1]
+    task = name.split()[-1]
     if problem == "residual":
-        compared = seconds[f"residual {size} product"]
-        return {"product": None, "eigsh": 2 + 3 * compared, "gradient": 4 + 8 * compared}[way]
+        reference = seconds[f"residual {size} product"]
+        return {"product": None, "eigsh": 2 + 3 * reference, "gradient": 4 + 8 * reference}[task]
     if problem == "digits":
-        compared = seconds.get("digits matfree")
-        return None if compared is None or way == "matfree" else {"eigsh": 2, "gradient": 4}[way] * compared
-    return {"eigsh": 1.5, "gradient": 3.0}.get(way, 2.0)
+        reference = seconds.get("digits matfree")
+        return None if reference is None or task == "matfree" else {"eigsh": 2, "gradient": 4}[task] * reference
+    return {"eigsh": 1.5, "gradient": 3.0}.get(task, 2.0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,9 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = {name: statistics.median(measured) for name, measured in samples.items()}
     rows = []
     for name, measured in seconds.items():
-        allowed = limit(name, seconds)
-        met = None if allowed is None else measured <= allowed
-        rows.append({"job": name, "first_s": measured, "limit_s": allowed, "met": met})
+        limit_s = limit(name, seconds)
+        met = None if limit_s is None else measured <= limit_s
+        rows.append({"job": name, "first_s": measured, "limit_s": limit_s, "met": met})
     timing.record("first_call", rows, args)
 
 
