@@ -216,10 +216,10 @@ def _without_values(state: TrackerState, nan: jax.Array) -> TrackerState:
         state: state before the measurement.
         nan: () NaN of the matvecs. No other NaN is created, so that `jax_debug_nans` finds its origin.
     """
-    nothing = jnp.broadcast_to(nan, state.eigenvalues.shape)
+    nans = jnp.broadcast_to(nan, state.eigenvalues.shape)
     return state._replace(
-        eigenvalues=nothing,
-        residuals=nothing,
+        eigenvalues=nans,
+        residuals=nans,
         converged=jnp.zeros_like(state.converged),
         next_eigenvalue=nan,
         searched=jnp.zeros_like(state.searched),
