@@ -1,8 +1,9 @@
 """Claim (not met yet): the first call of a solver takes about two seconds, whatever the number of leaves.
 
-Seconds of the first call of a jitted function, from tracing to the result, each in a fresh process on one small
-problem, with the limit that it should keep. Limits of the networks follow from the compilation of their
-Hessian-vector product, those of the digits from the first call of the forward pass in matfree, if that is installed.
+Seconds of the first call of a jitted function, from tracing to the result, compared with a limit. Each job solves one
+small problem in a fresh process. The limits of residual networks are computed from the first call of their
+Hessian-vector product. Those of the digits are computed from the first call of matfree without a derivative, if it is
+installed.
 
     python -m benchmarks.scale.first_call
 """
@@ -38,25 +39,25 @@ def cubes(vectors: Any) -> jax.Array:
     return sum((jnp.sum(x**3) for x in jax.tree.leaves(vectors)), jnp.zeros(()))
 
 
-def string(d: jax.Array, v: jax.Array) -> jax.Array:
-    """Multiply by a tridiagonal matrix with the diagonal d."""
+def cyclic_tridiagonal(d: jax.Array, v: jax.Array) -> jax.Array:
+    """Multiply by a cyclic tridiagonal matrix with the diagonal d and -1 beside it."""
     return d * v - jnp.roll(v, 1) - jnp.roll(v, -1)
 
 
 def on_callable(solve: Callable[[Any], Any], n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a function of the diagonal that solves with a callable of n numbers."""
-    function = lambda d: solve(eigenjax.as_operator(functools.partial(string, d), like=d))
+    """Return a function of the diagonal that solves for a callable operator of size n."""
+    function = lambda d: solve(eigenjax.as_operator(functools.partial(cyclic_tridiagonal, d), like=d))
     return function, (jnp.linspace(3.0, 9.0, n),)
 
 
 def gradient_on_callable(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return the gradient of a loss of eigenvectors."""
-    loss = lambda d: cubes(eigenjax.eigsh(functools.partial(string, d), 3, like=d).eigenvectors)
+    """Return the gradient of a loss of the eigenvectors of a callable operator of size n."""
+    loss = lambda d: cubes(eigenjax.eigsh(functools.partial(cyclic_tridiagonal, d), 3, like=d).eigenvectors)
     return jax.grad(loss), (jnp.linspace(3.0, 9.0, n),)
 
 
 def digits(solve: Callable[[Any], Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a function of the parameters that solves with the Hessian of a trained network."""
+    """Return a function of the parameters that solves for the Hessian of a trained network."""
     network = perceptron(DIGITS_WIDTHS, DIGITS_EXAMPLES, DIGITS_STEPS)
     batch = network.images, network.labels
     return (lambda params, batch: solve(eigenjax.hessian(network.loss, params, batch))), (network.params, batch)
@@ -90,12 +91,12 @@ def hessian_vector(params: Any, x: jax.Array) -> Any:
 
 
 def top_of_residual(params: Any, x: jax.Array) -> Any:
-    """Compute the top five pairs."""
+    """Compute the top five eigenpairs of the Hessian."""
     return eigenjax.eigsh(eigenjax.hessian(residual_loss, params, x), 5)
 
 
-def slope_of_residual(params: Any, x: jax.Array) -> Any:
-    """Compute the gradient of a loss of the top three vectors."""
+def gradient_of_residual(params: Any, x: jax.Array) -> Any:
+    """Compute the gradient of a loss of the top three eigenvectors."""
     loss = lambda p: cubes(eigenjax.eigsh(eigenjax.hessian(residual_loss, p, x), 3).eigenvectors)
     return jax.grad(loss)(params)
 
@@ -103,32 +104,32 @@ def slope_of_residual(params: Any, x: jax.Array) -> Any:
 def jobs(quick: bool) -> dict[str, Job]:
     """List the jobs by name."""
     key, sizes = jax.random.key(0), (200,) if quick else (2000, 40_000)
-    found: dict[str, Job] = {}
+    named_jobs: dict[str, Job] = {}
     for n in sizes:
-        found[f"callable {n} eigsh"] = functools.partial(on_callable, lambda op: eigenjax.eigsh(op, 6), n)
+        named_jobs[f"callable {n} eigsh"] = functools.partial(on_callable, lambda op: eigenjax.eigsh(op, 6), n)
         if not quick:
-            found[f"callable {n} gradient"] = functools.partial(gradient_on_callable, n)
-    others = {
+            named_jobs[f"callable {n} gradient"] = functools.partial(gradient_on_callable, n)
+    solvers = {
         "eigs": lambda op: eigenjax.eigs(op, 6),
         "svds": lambda op: eigenjax.svds(op, 6),
         "trace": lambda op: eigenjax.trace(op, key=key, num_matvecs=30),
         "spectral_density": lambda op: eigenjax.spectral_density(op, key=key),
         "tracker": _tracked,
     }
-    for name, solve in others.items():
+    for name, solve in solvers.items():
         if quick and name != "trace":
             continue
-        found[f"callable {sizes[0]} {name}"] = functools.partial(on_callable, solve, sizes[0])
+        named_jobs[f"callable {sizes[0]} {name}"] = functools.partial(on_callable, solve, sizes[0])
     if not quick:
-        found["digits eigsh"] = lambda: digits(lambda op: eigenjax.eigsh(op, 5, tol=1e-4))
-        found["digits gradient"] = lambda: digits(lambda op: cubes(eigenjax.eigsh(op, 3).eigenvectors))
+        named_jobs["digits eigsh"] = lambda: digits(lambda op: eigenjax.eigsh(op, 5, tol=1e-4))
+        named_jobs["digits gradient"] = lambda: digits(lambda op: cubes(eigenjax.eigsh(op, 3).eigenvectors))
     if not quick and importlib.util.find_spec("matfree"):
-        found["digits matfree"] = lambda: digits(by_matfree)
+        named_jobs["digits matfree"] = lambda: digits(by_matfree)
     for leaves in QUICK_LEAVES if quick else LEAVES:
-        ways = {"product": hessian_vector, "eigsh": top_of_residual, "gradient": slope_of_residual}
-        for name, solve in ways.items():
-            found[f"residual {leaves} {name}"] = functools.partial(residual, solve, leaves)
-    return found
+        functions = {"product": hessian_vector, "eigsh": top_of_residual, "gradient": gradient_of_residual}
+        for name, solve in functions.items():
+            named_jobs[f"residual {leaves} {name}"] = functools.partial(residual, solve, leaves)
+    return named_jobs
 
 
 def _tracked(op: Any) -> Any:
@@ -137,7 +138,7 @@ def _tracked(op: Any) -> Any:
 
 
 def first_seconds(job: Job, name: str) -> float:
-    """Measure the first call of a job in this process, without the start of the device."""
+    """Measure the first call of a job in this process, after the device is initialized."""
     function, arguments = job()
     if name == "digits gradient":
         function = jax.grad(function)
@@ -148,23 +149,23 @@ def first_seconds(job: Job, name: str) -> float:
 
 
 def in_fresh_process(name: str, quick: bool) -> float:
-    """Measure a job in a process of its own."""
-    words = [sys.executable, "-m", "benchmarks.scale.first_call", "--job", name, *(["--quick"] if quick else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    """Measure the first call of a job in a new process."""
+    command = [sys.executable, "-m", "benchmarks.scale.first_call", "--job", name, *(["--quick"] if quick else [])]
+    completed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(completed.stdout.splitlines()[-1])
 
 
 def limit(name: str, seconds: dict[str, float]) -> float | None:
-    """Return the seconds that a job should take; None where it only serves to compare."""
+    """Return the seconds that a job should take at most; None for a job that is only a reference."""
     problem, size, *_ = name.split()
-    way = name.split()[-1]
+    task = name.split()[-1]
     if problem == "residual":
-        compared = seconds[f"residual {size} product"]
-        return {"product": None, "eigsh": 2 + 3 * compared, "gradient": 4 + 8 * compared}[way]
+        reference = seconds[f"residual {size} product"]
+        return {"product": None, "eigsh": 2 + 3 * reference, "gradient": 4 + 8 * reference}[task]
     if problem == "digits":
-        compared = seconds.get("digits matfree")
-        return None if compared is None or way == "matfree" else {"eigsh": 2, "gradient": 4}[way] * compared
-    return {"eigsh": 1.5, "gradient": 3.0}.get(way, 2.0)
+        reference = seconds.get("digits matfree")
+        return None if reference is None or task == "matfree" else {"eigsh": 2, "gradient": 4}[task] * reference
+    return {"eigsh": 1.5, "gradient": 3.0}.get(task, 2.0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -183,9 +184,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = {name: statistics.median(measured) for name, measured in samples.items()}
     rows = []
     for name, measured in seconds.items():
-        allowed = limit(name, seconds)
-        met = None if allowed is None else measured <= allowed
-        rows.append({"job": name, "first_s": measured, "limit_s": allowed, "met": met})
+        limit_s = limit(name, seconds)
+        met = None if limit_s is None else measured <= limit_s
+        rows.append({"job": name, "first_s": measured, "limit_s": limit_s, "met": met})
     timing.record("first_call", rows, args)
 
 

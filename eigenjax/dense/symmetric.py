@@ -45,7 +45,7 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     """Compute eigenvalues and eigenvectors of (batches of) symmetric matrices, with derivatives that stay finite.
 
     The result is that of `jnp.linalg.eigh`, except for the phase of complex eigenvectors: their component of largest
-    modulus is real and positive. Derivatives are those at this phase.
+    modulus is real and positive. Derivatives keep this phase.
 
     Eigenvalues that differ by no more than rounding form a cluster. The derivative of an eigenvector divides by
     lambda_j - lambda_i; the components within its cluster are left out. In forward and reverse mode:
@@ -55,7 +55,7 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
     - exact to first order only: other symmetric functions of a cluster's eigenvalues, such as sum(f(eigenvalues)).
       Their second derivative lacks f'' |E_ij|^2 for i != j within a cluster;
     - not exact where eigenvalues repeat, already in the first derivative: V f(eigenvalues) V^H assembled from the
-      parts. The entries f' E_ij, i != j, of a cluster are missing, because no derivative of the parts can hold them.
+      parts. The entries f' E_ij, i != j, of a cluster are missing, because derivatives of the parts cannot hold them.
       Use the functions of matrices in `jnp.linalg` and `jax.scipy.linalg` instead;
     - finite but meaningless: derivatives of a loss that depends on single vectors of a cluster; none exists there.
 
@@ -77,7 +77,7 @@ def eigh(a: Any, b: Any = None, *, degeneracy_tol: Any = None) -> SymmetricEigen
         TypeError: for a dtype other than float32, float64, complex64, complex128, or two different ones.
         ValueError: for a shape that is not square, or two that do not fit.
 
-    Cost: one decomposition; three products of n x n matrices for a first derivative, five with `b` by either.
+    Cost: one decomposition; three products of n x n matrices for a first derivative, five if `b` is given.
 
     Example:
         >>> loss = lambda a: eigh(a).eigenvectors[1, 2] ** 2 + eigh(a).eigenvalues[2]

@@ -1,9 +1,8 @@
 """Registration of a solver's derivative with JAX, the same for every kind of problem.
 
-A `Rule` says what the derivative is: `symmetric`, `general` and `singular` each define one. The compiled program has it
-in two forms, for cotangents ("reverse") and for tangents ("forward"). No iteration is differentiated, and every piece
-is itself differentiable: the saved solution carries this same rule, and the linear solves have their own derivatives.
-So each rule holds to any order.
+A `Rule` defines the derivative: `symmetric`, `general` and `singular` each contain one. It is registered in two forms,
+for cotangents ("reverse") and for tangents ("forward"). No iteration is differentiated. Each rule holds to any order,
+because all its parts are differentiable: the saved solution by this same rule, the linear solves by rules of their own.
 """
 
 import functools
@@ -24,13 +23,13 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
 
     The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
     jax.jvp, jacfwd, jax.hessian and jax.grad, which transposes it. `adjoint_tol` is the residual of the linear solves
-    relative to their right-hand sides; None derives it from the accuracy of the pairs, beyond which it is wasted.
+    relative to their right-hand sides. None derives it from the residuals of the pairs: a smaller one gains nothing.
     `adjoint_max_iter`, static, limits their matvecs for one pair. The function is compiled once per operator type,
     shape and static options.
 
-    The derivative is as accurate as the pairs: for one that is not `converged` it is that of another matrix, its
-    residual away, with an error of C r / gap. `adjoint_info` reports the convergence of the linear solves. v0, key, tol
-    and the other options have zero derivatives.
+    The derivative is as accurate as the pairs: a pair with residual r belongs to a matrix at the distance r from A, and
+    its derivative has an error of order r / gap. `adjoint_info` reports the convergence of the linear solves. v0, key,
+    tol and the other options have zero derivatives.
 
     Args:
         solver: `solver(op, k, **options)`, a black box that returns an `EigenResult` or a `SingularResult`.
@@ -67,21 +66,21 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _reverse(method: Method, keep: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
-    return method.solve(op, traced, keep)
+def _reverse(method: Method, keep_recycled: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
+    return method.solve(op, traced, keep_recycled)
 
 
-def _save(method: Method, keep: bool, op: Any, traced: Any) -> tuple[WithRecycled, Any]:
+def _save(method: Method, keep_recycled: bool, op: Any, traced: Any) -> tuple[WithRecycled, Any]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Call the rule, not the solver: this makes the second derivative right.
     solved = _reverse(method, method.recycles, op, traced)
     saved = method.rule.save(method, op, solved, traced["adjoint_tol"])
-    return solved if keep else solved._replace(recycled=None), saved
+    return solved if keep_recycled else solved._replace(recycled=None), saved
 
 
-def _pull_back(method: Method, keep: bool, saved: Any, cotangents: WithRecycled) -> tuple[Any, None]:
-    # The recycled Ritz pairs only accelerate the solve: their cotangent is zero, returned or not.
-    del keep
+def _pull_back(method: Method, keep_recycled: bool, saved: Any, cotangents: WithRecycled) -> tuple[Any, None]:
+    # The recycled Ritz pairs only accelerate the solve: their cotangent is ignored.
+    del keep_recycled
     return method.rule.cotangent(method, saved, cotangents.result), None
 
 
@@ -90,16 +89,18 @@ _reverse.__wrapped__.defvjp(_save, _pull_back, symbolic_zeros=True)  # type: ign
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _forward(method: Method, keep: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
-    return method.solve(op, traced, keep)
+def _forward(method: Method, keep_recycled: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
+    return method.solve(op, traced, keep_recycled)
 
 
-def _push_forward(method: Method, keep: bool, primals: Any, tangents: Any) -> tuple[WithRecycled, WithRecycled]:
+def _push_forward(
+    method: Method, keep_recycled: bool, primals: Any, tangents: Any
+) -> tuple[WithRecycled, WithRecycled]:
     op, traced = primals
     # Call the rule, not the solver: this makes the second derivative right.
     solved = _forward(method, method.recycles, op, traced)
     saved = method.rule.save(method, op, solved, traced["adjoint_tol"])
-    solved = solved if keep else solved._replace(recycled=None)
+    solved = solved if keep_recycled else solved._replace(recycled=None)
     zero = jax.tree.map(no_tangent, solved)
     fields = method.rule.tangent(method, saved, tangents[0]) or {}
     return solved, zero._replace(result=zero.result._replace(**fields))

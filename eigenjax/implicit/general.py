@@ -17,8 +17,8 @@ is one bordered system per pair (`solvers.linear.bordered`), for both cotangents
 w_i v_i^H. It is never formed: W is pulled back once through the map from the operator's leaves to A V. A matrix is not
 assumed to be symmetric.
 
-Tangents use the adjoint of the same matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0 and s mu = d lambda. The
-phase follows from the same formula.
+Tangents use the adjoint of the same bordered matrix: (lambda - A) dv + s mu v = dA v with v^H dv = 0, where s is an
+estimate of ||A|| and s mu = d lambda. The phase is then fixed by the formula above.
 
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
@@ -51,16 +51,16 @@ from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 
-# The adjoint solve need not be more accurate than the forward one; this factor is a safety margin.
+# Tolerance of the adjoint solves relative to the residuals of the pairs: a safety margin, since they limit accuracy.
 _ADJOINT_SHARE = 0.1
-# Derivatives of inaccurate pairs are still solved to a hundredth.
-_LOOSEST = 0.01
-# To first order the error of an eigenvalue is its residual times its condition: a condition is reported if that is at
-# most this share of ||A||.
-_KNOWN = 0.1
+# Largest tolerance of the adjoint solves, however inaccurate the pairs are.
+_LARGEST_TOLERANCE = 0.01
+# A condition is reported if the error of its eigenvalue, to first order residual times condition, is at most this times
+# ||A||.
+_LARGEST_ERROR = 0.1
 # Maximal number of matvecs for one adjoint system: without restarts n suffice.
-_ADJOINT_PRODUCTS_PER_DIMENSION = 10
-_ADJOINT_PRODUCTS = 10_000
+_ADJOINT_MATVECS_PER_DIMENSION = 10
+_ADJOINT_MATVECS = 10_000
 
 
 class Solved(NamedTuple):
@@ -80,7 +80,7 @@ class LeftEigenvectors(NamedTuple):
     """(k, ...) unit vectors, <v_i, u_i> real and positive."""
     conditions: jax.Array
     """(k,) 1 / |u^H v|: a bound on the change of an eigenvalue for a small perturbation of A, per unit norm. It is inf
-    if the residual of u is too large to tell; with a small residual of the pair this means a large condition."""
+    if the residual of u is too large to determine it. If the pair itself has a small residual, it is then large."""
     residuals: jax.Array
     """(k,) ||A^H u - conj(lambda) u||; a large one means that eigenvalues coalesce, or that A is far from normal."""
 
@@ -111,17 +111,17 @@ def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> L
         [100.]
     """
     op = as_operator(op, like=like)
-    whole = op if spans_devices(result) else packed_operator(op)
-    vectors = packed(result.eigenvectors, packing_used(whole))
-    found = _left_eigenvectors(whole, result._replace(eigenvectors=vectors))
-    return found._replace(vectors=unpacked(found.vectors, packing_used(whole)))
+    packed_op = op if spans_devices(result) else packed_operator(op)
+    vectors = packed(result.eigenvectors, packing_used(packed_op))
+    found = _left_eigenvectors(packed_op, result._replace(eigenvectors=vectors))
+    return found._replace(vectors=unpacked(found.vectors, packing_used(packed_op)))
 
 
 @jax.jit
 def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvectors:
     solved = Solved(op, result.eigenvalues, result.eigenvectors, result.residuals, None)
-    nothing = jax.tree.map(jnp.zeros_like, result.eigenvectors)
-    weights = _weights(None, solved, nothing, jnp.ones_like(result.eigenvalues))
+    zeros = jax.tree.map(jnp.zeros_like, result.eigenvectors)
+    weights = _weights(None, solved, zeros, jnp.ones_like(result.eigenvalues))
     conditions = jax.vmap(tree.norm)(weights)
     vectors = jax.vmap(lambda x, length: tree.scale(safe_divide(1, length), x))(weights, conditions)
 
@@ -130,9 +130,9 @@ def _left_eigenvectors(op: LinearOperator, result: EigenResult) -> LeftEigenvect
         return tree.norm(tree.add_scaled(bordered.adjoint_matvec(op, vector), -jnp.conj(value), vector))
 
     residuals = jax.lax.map(residual, (result.eigenvalues, vectors))
-    # A left vector whose own eigenvalue is uncertain by a large part of ||A|| gives no condition.
-    known = residuals * conditions <= _KNOWN * general_norm_estimate(solved)
-    return LeftEigenvectors(vectors, jnp.where(known, conditions, jnp.inf), residuals)
+    # A left vector does not determine the condition if its eigenvalue has an error comparable to ||A||.
+    determined = residuals * conditions <= _LARGEST_ERROR * general_norm_estimate(solved)
+    return LeftEigenvectors(vectors, jnp.where(determined, conditions, jnp.inf), residuals)
 
 
 def _save(method: Method, op: LinearOperator, solved: WithRecycled[EigenResult], adjoint_tol: Any) -> Solved:
@@ -147,17 +147,17 @@ def _cotangent(method: Method, solved: Solved, cotangent: EigenResult) -> Linear
     if not all_zero(cotangent.eigenvectors):
         vectors_bar = jax.vmap(before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
-    products = functools.partial(_images, vectors=solved.vectors)
-    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
+    images = functools.partial(_images, vectors=solved.vectors)
+    return jax.vjp(images, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
 
 
 def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | None:
     images = tangent_along(functools.partial(_images, vectors=solved.vectors), solved.op, op_dot)
     if images is None:
         return None
-    # Zero, and linear in the tangent, as every right-hand side must be to be transposed.
-    nothing = 0 * jax.vmap(tree.inner)(solved.vectors, images)
-    along = _bordered(method.adjoint_max_iter, solved, Solution(images, nothing), adjoint=True)
+    # A zero that is linear in the tangent: JAX transposes the solve only if all right-hand sides are linear.
+    zeros = 0 * jax.vmap(tree.inner)(solved.vectors, images)
+    along = _bordered(method.adjoint_max_iter, solved, Solution(images, zeros), adjoint=True)
     values = general_norm_estimate(solved).astype(solved.eigenvalues.dtype) * along.multipliers
     return {"eigenvalues": values, "eigenvectors": jax.vmap(_at_fixed_phase)(solved.vectors, along.vectors)}
 
@@ -176,7 +176,7 @@ def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:
 
 
 def _weights(max_iter: int | None, solved: Solved, vectors_bar: PyTree, values_bar: jax.Array) -> PyTree:
-    """Compute W, all pairs together."""
+    """Compute W for all pairs together."""
     return _bordered(max_iter, solved, adjoint_rhs(solved, vectors_bar, values_bar), adjoint=False).vectors
 
 
@@ -194,20 +194,20 @@ def solve_bordered(
     max_iter: int | None, solved: Solved, rhs: Solution, *, transposed: bool
 ) -> tuple[Solution, SolveInfo]:
     """Solve the systems once, without derivatives; return the convergence information too."""
-    known = jax.lax.stop_gradient(system_of(solved))
-    limit = max_iter or min(_ADJOINT_PRODUCTS_PER_DIMENSION * solved.op.size, _ADJOINT_PRODUCTS)
-    return bordered.solve(known, rhs, tol=_adjoint_tol(solved, known.scale), max_iter=limit, transposed=transposed)
+    system = jax.lax.stop_gradient(system_of(solved))
+    limit = max_iter or min(_ADJOINT_MATVECS_PER_DIMENSION * solved.op.size, _ADJOINT_MATVECS)
+    return bordered.solve(system, rhs, tol=_adjoint_tol(solved, system.scale), max_iter=limit, transposed=transposed)
 
 
 def _bordered(max_iter: int | None, solved: Solved, rhs: Solution, *, adjoint: bool) -> Solution:
     """Solve the bordered systems, or their adjoints; differentiable."""
     conjugate = functools.partial(jax.tree.map, jnp.conj)
     run = lambda rhs, transposed: solve_bordered(max_iter, solved, rhs, transposed=transposed)[0]
+    solve = lambda _, rhs: run(rhs, adjoint)
     # The transpose is the conjugate of the adjoint.
-    transposed = lambda _, rhs: conjugate(run(conjugate(rhs), not adjoint))
-    plain = lambda _, rhs: run(rhs, adjoint)
+    solve_transpose = lambda _, rhs: conjugate(run(conjugate(rhs), not adjoint))
     apply = functools.partial(bordered.apply_adjoint if adjoint else bordered.apply, system_of(solved))
-    return jax.lax.custom_linear_solve(apply, rhs, plain, transposed)
+    return jax.lax.custom_linear_solve(apply, rhs, solve, solve_transpose)
 
 
 def general_norm_estimate(solved: Solved) -> jax.Array:
@@ -218,23 +218,23 @@ def general_norm_estimate(solved: Solved) -> jax.Array:
 def _adjoint_tol(solved: Solved, scale: jax.Array) -> jax.Array:
     if solved.adjoint_tol is not None:
         return jnp.full_like(solved.residuals, solved.adjoint_tol)
-    unit = float(jnp.finfo(scale.dtype).eps)
-    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * unit, _LOOSEST))
+    eps = float(jnp.finfo(scale.dtype).eps)
+    return jax.lax.stop_gradient(jnp.clip(_ADJOINT_SHARE * solved.residuals / scale, 10 * eps, _LARGEST_TOLERANCE))
 
 
 def before_normalization(vector: PyTree, vector_bar: PyTree) -> PyTree:
-    """Compute xbar of one pair."""
+    """Compute xbar, the cotangent of one vector before its normalization."""
     along = tree.inner(vector_bar, vector)
-    rest = tree.add_scaled(vector_bar, -along.real, vector)
+    tangential = tree.add_scaled(vector_bar, -along.real, vector)
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
-    turn = safe_divide(along.imag, component)
-    return tree.add_scaled(rest, jax.lax.complex(jnp.zeros_like(turn), turn), unit)
+    phase = safe_divide(along.imag, component)
+    return tree.add_scaled(tangential, jax.lax.complex(jnp.zeros_like(phase), phase), unit)
 
 
 def _at_fixed_phase(vector: PyTree, tangent: PyTree) -> PyTree:
     """Rotate a tangent orthogonal to its vector so that the largest component stays real."""
     unit = at_largest(vector)
     component = tree.inner(unit, vector).real
-    turn = safe_divide(tree.inner(unit, tangent).imag, component)
-    return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(turn), -turn), vector)
+    phase = safe_divide(tree.inner(unit, tangent).imag, component)
+    return tree.add_scaled(tangent, jax.lax.complex(jnp.zeros_like(phase), -phase), vector)

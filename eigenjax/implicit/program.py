@@ -1,7 +1,7 @@
 """Options of a call of a solver, checked and sorted into static ones and arrays.
 
 A program is compiled once per operator type, shape and static options. Its derivative rule takes two arguments: the
-operator, and the options that are arrays, which the solver's signature annotates as `Traced`.
+operator, and the options that are arrays. The solver's signature annotates these options with `TRACED`.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from eigenjax.vectors.placement import spans_devices
 
 # Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"
-_OF_THE_DERIVATIVE = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
+_DERIVATIVE_OPTIONS = {"derivative": "reverse", "adjoint_tol": None, "adjoint_max_iter": None}
 _CHECKS = (
     ("tol", 0.0, "give a number from 0 up, or None for the square root of the rounding"),
     ("adjoint_tol", 0.0, "give a number from 0 up, or None for what the residuals are worth"),
@@ -34,7 +34,7 @@ _CHECKS = (
 )
 _NUMBERS = tuple(name for name, *_ in _CHECKS)
 _STATIC_REMEDY = "give a Python value that can be hashed; it is static under jit"
-_SERVES = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
+_TRANSFORMS = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
 
 
 class Rule(NamedTuple):
@@ -59,13 +59,13 @@ class Method(NamedTuple):
     adjoint_max_iter: int | None  # maximal number of matvecs of a linear system for one pair; None is the default
     chosen: str | None  # the `which` of the solve; None if there is a sigma or no `which`
 
-    def solve(self, op: Any, traced: dict[str, Any], keep: bool) -> WithRecycled:
-        """Run the solver, a black box; return its result and, if they are to be kept, the recycled Ritz pairs."""
-        options = {name: value for name, value in traced.items() if name not in _OF_THE_DERIVATIVE}
+    def solve(self, op: Any, traced: dict[str, Any], keep_recycled: bool) -> WithRecycled:
+        """Run the solver, a black box; return its result, with the recycled Ritz pairs if `keep_recycled`."""
+        options = {name: value for name, value in traced.items() if name not in _DERIVATIVE_OPTIONS}
         solved = self.solver(op, **dict(self.options), **options)
         if not self.recycles:
             return WithRecycled(solved, None)
-        return solved if keep else solved._replace(recycled=None)
+        return solved if keep_recycled else solved._replace(recycled=None)
 
 
 class Bound(NamedTuple):
@@ -84,16 +84,16 @@ def square(op: Any, options: dict[str, Any]) -> LinearOperator:
 
 
 def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOperator, dict[str, Any]]:
-    """Return the operator of an eigensolver and its arrays on packed vectors."""
+    """Convert the operator and the array options of an eigensolver to packed vectors."""
     if spans_devices(traced):
         return op, traced
-    whole = packed_operator(op)
-    if not isinstance(whole, PackedOperator):
+    packed_op = packed_operator(op)
+    if not isinstance(packed_op, PackedOperator):
         return op, traced
-    traced = traced | {"v0": _packed_start(whole, traced["v0"])}
+    traced = traced | {"v0": _packed_start(packed_op, traced["v0"])}
     if traced.get("preconditioner") is not None:
-        traced["preconditioner"] = PackedOperator(traced["preconditioner"], whole.packing)
-    return whole, traced
+        traced["preconditioner"] = PackedOperator(traced["preconditioner"], packed_op.packing)
+    return packed_op, traced
 
 
 _packed_start = jax.jit(packed_start)
@@ -116,10 +116,10 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
     """
     name = solver.__name__
     calls.check_call(name, signature(solver), args, options)
-    of_the_derivative = (options.pop(key, default) for key, default in _OF_THE_DERIVATIVE.items())
-    derivative, adjoint_tol, adjoint_max_iter = map(arguments.plain_int, of_the_derivative)
-    if derivative not in _SERVES:
-        choices = " or ".join(f"{name!r} ({serves})" for name, serves in _SERVES.items())
+    derivative_options = (options.pop(key, default) for key, default in _DERIVATIVE_OPTIONS.items())
+    derivative, adjoint_tol, adjoint_max_iter = map(arguments.plain_int, derivative_options)
+    if derivative not in _TRANSFORMS:
+        choices = " or ".join(f"{name!r} ({transforms})" for name, transforms in _TRANSFORMS.items())
         raise ValueError(f"{name} got derivative={derivative!r}: choose {choices}")
     check_max_iter(adjoint_max_iter)
     like = options.pop(_LIKE, None)
@@ -136,11 +136,12 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
     traced = {name: bound.pop(name) for name in _traced_options(solver) if name in bound} | {"adjoint_tol": adjoint_tol}
     _check_numbers(name, traced)
     if traced.get("sigma") is not None and bound.get("which") not in ("LM", call.signature.parameters["which"].default):
-        told = f"{name} got which={bound['which']!r} and sigma"
-        raise ValueError(f"{told}: sigma asks for the eigenvalues nearest to it, so leave which out")
+        message = f"{name} got which={bound['which']!r} and sigma"
+        raise ValueError(f"{message}: sigma asks for the eigenvalues nearest to it, so leave which out")
     traced |= {key: arguments.on_device(traced[key]) for key in _NUMBERS if key in traced}
     static = tuple((key, _static(name, key, value)) for key, value in sorted(bound.items()))
-    # A cache of programs takes True for 1 and 2.0 for 2, the checks of a solver do not: the types are part of the key.
+    # The cache of programs does not distinguish True from 1, or 2.0 from 2, but the checks of a solver do. So the key
+    # contains the types.
     kinds = tuple(type(value) for _, value in static)
     if traced.get("preconditioner") is not None:
         traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
@@ -150,22 +151,22 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
 
 
 def signature(solver: Callable[..., Any]) -> inspect.Signature:
-    """Return the public signature of the solver: with the options that `differentiable` adds."""
-    own = inspect.signature(solver)
+    """Return the public signature of the solver, which includes the options that `differentiable` adds."""
+    solver_signature = inspect.signature(solver)
     plain = [
         parameter.replace(annotation=get_args(parameter.annotation)[0]) if _is_traced(parameter) else parameter
-        for parameter in own.parameters.values()
+        for parameter in solver_signature.parameters.values()
     ]
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in {_LIKE: None, **_OF_THE_DERIVATIVE}.items()
+        for name, default in {_LIKE: None, **_DERIVATIVE_OPTIONS}.items()
     ]
-    result = get_args(own.return_annotation) or (own.return_annotation,)
-    return own.replace(parameters=[*plain, *extra], return_annotation=result[0])
+    result = get_args(solver_signature.return_annotation) or (solver_signature.return_annotation,)
+    return solver_signature.replace(parameters=[*plain, *extra], return_annotation=result[0])
 
 
 def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeError) -> None:
-    """Raise a TypeError that names derivative="forward" where JAX refuses forward mode; else do nothing.
+    """Raise a TypeError that names derivative="forward" if JAX refused forward mode; else do nothing.
 
     Args:
         solver: the solver called.
@@ -176,7 +177,7 @@ def explain_forward_mode(solver: Callable[..., Any], given: Any, error: TypeErro
         name = solver.__name__
         raise TypeError(
             f"{name} has a derivative for reverse mode (jax.grad), and forward mode was asked for: pass "
-            f'{name}(..., derivative="forward") for {_SERVES["forward"]}'
+            f'{name}(..., derivative="forward") for {_TRANSFORMS["forward"]}'
         ) from error
 
 
@@ -208,10 +209,10 @@ def _static(solver: str, name: str, value: Any) -> Any:
 
 
 def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
-    told = (
+    message = (
         f"{solver} got preconditioner={arguments.brief(given)}: give M^-1 as an operator, or as a callable v -> M^-1 v"
     )
-    with prefixed(told):
+    with prefixed(message):
         return operator_of(given, structure)
 
 
@@ -221,8 +222,8 @@ def _check_arrays(solver: str, options: dict[str, Any]) -> None:
         raise TypeError(f"{solver} got key={arguments.brief(key)}: give a typed key, such as jax.random.key(0)")
     for leaf in jax.tree.leaves(v0):
         if not isinstance(leaf, int | float | complex | np.generic | np.ndarray | jax.Array):
-            told = f"{solver} got v0 with {arguments.brief(leaf)} in it"
-            raise TypeError(f"{told}: give arrays shaped like a vector of the operator, or a result of before")
+            message = f"{solver} got v0 with {arguments.brief(leaf)} in it"
+            raise TypeError(f"{message}: give arrays shaped like a vector of the operator, or a result of before")
 
 
 def _check_numbers(solver: str, options: dict[str, Any]) -> None:

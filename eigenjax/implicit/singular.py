@@ -18,7 +18,7 @@ so that for cotangents (Ubar, sbar, Vbar), with aU and aV the antihermitian part
 of A is sum_i w_i v_i^H + u_i y_i^H. It is never formed: W and U are pulled back through the map from the operator's
 leaves to A V and A Y. The adjoint of the operator is used, but not differentiated.
 
-Tangents use the same numbers and systems: du_i = sum_j u_j N_ji + x_i with
+Tangents use the same denominators and systems: du_i = sum_j u_j N_ji + x_i with
 N = ((D + D^H) / (s_i - s_j) + (D - D^H) / (s_i + s_j)) / 2. For dv_i the second term has the opposite sign. The
 right-hand sides are [P_U dA v_i; P_V dA^H u_i], where the adjoint is differentiated.
 
@@ -59,10 +59,10 @@ def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
 def _pack(op: RectangularOperator, traced: dict[str, Any]) -> tuple[RectangularOperator, dict[str, Any]]:
     if spans_devices(traced):
         return op, traced
-    whole = packed_map(op)
-    if isinstance(whole, PackedMap) and whole.input_packing and traced["v0"] is not None:
-        traced = traced | {"v0": _packed_start(op, traced["v0"], whole.input_packing)}
-    return whole, traced
+    packed_op = packed_map(op)
+    if isinstance(packed_op, PackedMap) and packed_op.input_packing and traced["v0"] is not None:
+        traced = traced | {"v0": _packed_start(op, traced["v0"], packed_op.input_packing)}
+    return packed_op, traced
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -84,7 +84,7 @@ def _cotangent(method: Method, solved: SolvedTriplets, cotangent: SingularResult
     bars, pair = (cotangent.left, cotangent.right), (solved.left, solved.right)
     if not all_zero(bars):
         bars = jax.tree.map(conjugated, bars, pair, is_leaf=is_zero)
-        weights = jax.tree.map(jnp.add, weights, tree.combine(_within(solved, *bars), solved.left))
+        weights = jax.tree.map(jnp.add, weights, tree.combine(_inner_coefficients(solved, *bars), solved.left))
         if _has_complement(solved):
             x, y = solve_dilation(solved, bars, method.adjoint_max_iter)
             weights = jax.tree.map(jnp.add, weights, x)
@@ -100,14 +100,14 @@ def _tangent(method: Method, solved: SolvedTriplets, op_dot: Any) -> dict[str, A
     if images is None:
         return None
     inner = tree.gram(solved.left, images[0])
-    between, across = reciprocal_gaps(solved, inner.dtype)
+    over_differences, over_sums = reciprocal_gaps(solved, inner.dtype)
     conjugate = jnp.conj(inner).T
-    apart, together = (inner - conjugate) * across, (inner + conjugate) * between
-    left = tree.combine((together + apart) / 2, solved.left)
-    right = tree.combine((together - apart) / 2, solved.right)
+    minus, plus = (inner - conjugate) * over_sums, (inner + conjugate) * over_differences
+    left = tree.combine((plus + minus) / 2, solved.left)
+    right = tree.combine((plus - minus) / 2, solved.right)
     if _has_complement(solved):
-        outside = solve_dilation(solved, images, method.adjoint_max_iter)
-        left, right = jax.tree.map(jnp.add, (left, right), outside)
+        complement = solve_dilation(solved, images, method.adjoint_max_iter)
+        left, right = jax.tree.map(jnp.add, (left, right), complement)
     return {"left": left, "values": jnp.diagonal(inner).real.astype(solved.values.dtype), "right": right}
 
 
@@ -123,7 +123,7 @@ def _finish(method: Method, op: Any, traced: dict[str, Any], result: SingularRes
 
 @jax.jit
 def _at_fixed_phases(result: SingularResult) -> SingularResult:
-    # Each pair of vectors has one phase, which the solver fixes by the right one.
+    # The left and right vectors of a triplet share one phase; the solver fixes it by the right vector.
     right, left = at_fixed_phase(result.right, along=result.left)
     return result._replace(left=left, right=right)
 
@@ -140,9 +140,9 @@ def _both_images(op: RectangularOperator, *, left: PyTree, right: PyTree) -> PyT
     return jax.vmap(functools.partial(matvec, op))(right), jax.vmap(functools.partial(adjoint_matvec, op))(left)
 
 
-def _within(solved: SolvedTriplets, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
+def _inner_coefficients(solved: SolvedTriplets, left_bar: PyTree, right_bar: PyTree) -> jax.Array:
     """Compute (k, k) M without the term of the singular values."""
     aU, aV = (antihermitian(tree.gram(*x)) for x in ((solved.left, left_bar), (solved.right, right_bar)))
-    between, across = reciprocal_gaps(solved, aU.dtype)
-    sizes = jnp.hypot(tree.norms(left_bar), tree.norms(right_bar))
-    return without_rounding(aU + aV, sizes) * between + without_rounding(aU - aV, sizes) * across
+    over_differences, over_sums = reciprocal_gaps(solved, aU.dtype)
+    norms = jnp.hypot(tree.norms(left_bar), tree.norms(right_bar))
+    return without_rounding(aU + aV, norms) * over_differences + without_rounding(aU - aV, norms) * over_sums

@@ -58,9 +58,9 @@ def _cotangent(method: Method, saved: Saved, cotangent: EigenResult) -> LinearOp
     else:
         vectors_bar = jax.tree.map(conjugated, cotangent.eigenvectors, pairs.vectors, is_leaf=is_zero)
         numerators = antihermitian_part(pairs.vectors, vectors_bar)
-        turning = divided_by_gaps(pairs, without_rounding(numerators, tree.norms(vectors_bar)))
-        inside = turning + jnp.diag(values_bar).astype(turning.dtype)
-        weights = solve_complement(pairs, inside, vectors_bar, **_options(method, saved))
+        coefficients = divided_by_gaps(pairs, without_rounding(numerators, tree.norms(vectors_bar)))
+        coefficients = coefficients + jnp.diag(values_bar).astype(coefficients.dtype)
+        weights = solve_complement(pairs, coefficients, vectors_bar, **_options(method, saved))
     return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights))
 
 

@@ -88,10 +88,10 @@ def begin(
     if b == 1:
         residual_block = jax.tree.map(lambda x: x[None], _unit(first, fold_in(seed, _BEGINNING)))
     else:
-        nothing = tree.zero_basis(first, 1)
+        zeros = tree.zero_basis(first, 1)
         fresh = fold_in(seed, _BEGINNING)
         starts = jax.vmap(_finite_or_zero)(starts)
-        residual_block = _orthonormalize(nothing, starts, jnp.zeros((b, 1), dtype), zero, fresh).residual_block
+        residual_block = _orthonormalize(zeros, starts, jnp.zeros((b, 1), dtype), zero, fresh).residual_block
     return KrylovDecomposition(
         basis=storage.zero_basis(first, krylov_dim, stored),
         valid=jnp.zeros(krylov_dim, bool),
@@ -254,13 +254,13 @@ def _orthonormalize(
             operator_norm=norm_with(residual.coefficients, length),
         )
 
-    nothing = _Orthonormalized(
+    initial = _Orthonormalized(
         residual_block=jax.tree.map(jnp.zeros_like, images),
         columns=jnp.zeros((b, m), dtype),
         triangle=jnp.zeros((b, b), dtype),
         operator_norm=operator_norm,
     )
-    return add(0, nothing) if b == 1 else jax.lax.fori_loop(0, b, add, nothing)
+    return add(0, initial) if b == 1 else jax.lax.fori_loop(0, b, add, initial)
 
 
 def _recurrence(

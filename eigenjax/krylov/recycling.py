@@ -43,7 +43,7 @@ class WithRecycled(NamedTuple, Generic[_Result]):
     """Result of a solver, and the recycled Ritz pairs of its Krylov space, for the derivative."""
 
     result: _Result
-    recycled: RecycledPairs | None  # None where there are none
+    recycled: RecycledPairs | None  # None if the solver returns none
 
 
 def recycled_pairs(state: KrylovDecomposition, found: Extraction, k: int) -> RecycledPairs:

@@ -1,4 +1,4 @@
-"""Operators on packed vectors: the form in which solvers multiply."""
+"""Operators on packed vectors, as solvers use them on one device."""
 
 import dataclasses
 import functools
@@ -105,7 +105,7 @@ def unpacked_pairs(op: LinearOperator, result: EigenResult) -> EigenResult:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _unpacked(vectors: PyTree, packing: Packing) -> PyTree:
-    """Unpack vectors in one program, outside of a compiled one too."""
+    """Unpack vectors by one compiled program, also when called outside of jit."""
     return packing.unpack(vectors)
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs of the command, kept for later runs in the user's cache folder."""
+"""Compilation cache of the command, in the user's cache folder."""
 
 import os
 import pathlib
@@ -8,28 +8,29 @@ from typing import Any
 
 import jax
 
-# Programs that compile faster than this are compiled again: to find and read one takes about as long.
-_LEAST_SECONDS = 0.1
-_FOLDER = "jax_compilation_cache_dir"
+# Minimum compile time of a cached program, in seconds: to find and read one takes about as long.
+_MIN_COMPILE_SECONDS = 0.1
+_CACHE_OPTION = "jax_compilation_cache_dir"
 
 
 def keep_programs() -> pathlib.Path | None:
-    """Let JAX keep the programs that this process compiles, and use those of earlier processes.
+    """Enable JAX's compilation cache, so that later processes reuse the programs that this process compiles.
 
-    Only for a process of its own: the setting is JAX's, and holds for the rest of the process.
+    Call it only in the process of the command: it sets an option of JAX until the end of the process.
 
     Returns:
-        The folder; None if the user has chosen one already (`JAX_COMPILATION_CACHE_DIR`), which stays, or has no home.
+        The folder. None if the option was not set: the user has chosen a folder (`JAX_COMPILATION_CACHE_DIR`), or has
+        no home.
     """
-    if getattr(jax.config, _FOLDER) is not None:
+    if getattr(jax.config, _CACHE_OPTION) is not None:
         return None
     try:
         home = pathlib.Path.home()
     except RuntimeError:
         return None
     folder = cache_folder(sys.platform, os.environ, home)
-    jax.config.update(_FOLDER, str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    jax.config.update(_CACHE_OPTION, str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
     return folder
 
 

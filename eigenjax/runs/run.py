@@ -20,8 +20,8 @@ from eigenjax.solvers.warm_start import example_vector
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
-# Number of matvecs until the next progress report, if there are no reports.
-_WITHOUT_END = 2**31 - 1
+# A number of matvecs that no run reaches: no limit.
+_NO_LIMIT = 2**31 - 1
 
 
 @explained
@@ -51,21 +51,21 @@ def run(
     run, another call costs two matvecs.
 
     Args:
-        op: whatever `as_operator` takes, or a `Stream`; symmetric or Hermitian.
+        op: anything that `as_operator` takes, or a `Stream`; symmetric or Hermitian.
         k: number of pairs.
         progress: report converged pairs, worst residual, matvecs and remaining time on standard error: a bar at a
-            terminal (with the extra `report`), else a line every ten seconds. With many processes, the first reports.
-        checkpoint_dir: a directory for this run alone: new, empty or that of this run, seen by all processes. Needs
-            the extra `checkpoints`. None saves nothing.
+            terminal (with the extra `report`), else a line every ten seconds. Only the first process reports.
+        checkpoint_dir: a directory for this run alone: new, empty or used by this run before. All processes must have
+            access to it. It needs the extra `checkpoints`. None saves nothing.
         every: matvecs between two checkpoints; each writes krylov_dim + block_size vectors.
         which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" from both ends in turn; "SM", smallest
             magnitude, is sigma=0.
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|. None is sqrt(eps) of
             the accumulation dtype, or 4 eps for leaves of 16 bits if that is more.
         krylov_dim: m, number of basis vectors. None is max(2 k + 10, 20), for interior eigenvalues max(4 k + 20, 60),
-            and more for blocks. More vectors need fewer matvecs; the least is k + block_size, 2 more for interior ones.
-        max_matvecs: most matvecs, besides those that verify the residuals; None is the larger of 100 m and
-            10 min(n, 1000).
+            and more for blocks. More vectors need fewer matvecs; the minimum is k + block_size, or 2 more if interior.
+        max_matvecs: maximal number of matvecs, without those that verify the residuals; None is the larger of 100 m
+            and 10 min(n, 1000).
         block_size: b, vectors multiplied at once (by vmap); for a stream, the vectors in one pass over the data.
         sigma: find the interior eigenvalues nearest to this number, nearest first, instead of `which`.
         v0: start vector; several vectors, with a leading axis; or an `EigenResult`. If k are eigenvectors to within
@@ -80,7 +80,7 @@ def run(
 
     Raises:
         ValueError: if an option does not fit the operator, or two options exclude each other.
-        TypeError: if `op` is nothing that `as_operator` takes, an option has the wrong type, or under jit.
+        TypeError: if `as_operator` does not accept `op`, an option has the wrong type, or under jit.
         ImportError: for a checkpoint_dir without Orbax.
         RunError: if the directory is in use, cannot be written, is damaged, or holds another run (then nothing is
             written); or if the batches of a stream are not the same in every pass. Also at the end, if no checkpoint
@@ -128,12 +128,12 @@ def run(
 
 
 def _run(
-    op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, folder: checkpoint.Folder | None, every: int, tells: bool
+    op: Any, plan: Plan, sigma: Any, v0: Any, key: Any, folder: checkpoint.Folder | None, every: int, reports: bool
 ) -> EigenResult:
     image, numbers = fingerprint.sketch(op.first_operator() if isinstance(op, Stream) else op)
     identity = _identity(op, plan, sigma, v0, key, numbers) if folder else {}
     # Checked before memory is allocated for the state.
-    found = _found(folder, identity)
+    found = _newest_state(folder, identity)
     options = (plan, sigma, v0, seed_of(key), vector_shardings(image))
     with prefixed("run"):
         solve = StreamSolve(op, *options) if isinstance(op, Stream) else OperatorSolve(op, *options)
@@ -142,9 +142,9 @@ def _run(
         solve.state = folder.restore(*found, like=solve.state)
         if isinstance(op, Stream) and jax.process_index() == 0:  # the process whose data the record describes
             op.expected = found[1].get("epoch")
-    wanted = tells and jax.process_index() == 0
+    wanted = reports and jax.process_index() == 0
     with progress_display(wanted, plan.spec.k, plan.spec.max_matvecs) as show:
-        _go_on(solve, op, folder, {"identity": identity}, every, show if tells else None)
+        _advance_until_done(solve, op, folder, {"identity": identity}, every, show if reports else None)
     result = solve.finish()
     if folder and folder.has_failed and not folder.has_saved:
         raise RunError(
@@ -155,13 +155,13 @@ def _run(
     return result
 
 
-def _go_on(
+def _advance_until_done(
     solve: OperatorSolve, op: Any, folder: checkpoint.Folder | None, record: dict, every: int, show: Show | None
 ) -> None:
     """Advance until the solve is done, with progress reports and checkpoints as requested."""
     num_matvecs, done = int(solve.state.krylov.num_matvecs), bool(solve.state.done)
     while not done:
-        next_save = min((num_matvecs // every + 1) * every, _WITHOUT_END) if folder else _WITHOUT_END
+        next_save = min((num_matvecs // every + 1) * every, _NO_LIMIT) if folder else _NO_LIMIT
         while not done and num_matvecs < next_save:
             # Every process takes the same steps, although only one reports progress.
             info = solve.advance(num_matvecs + 1 if show else next_save)
@@ -173,7 +173,7 @@ def _go_on(
             folder.save(num_matvecs, solve.state, {**record, "epoch": epoch})
 
 
-def _found(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+def _newest_state(folder: checkpoint.Folder | None, identity: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """Return the newest state of this same run, if there is one."""
     found = folder.latest() if folder else None
     if folder is None or found is None:

@@ -51,7 +51,7 @@ class OperatorSolve:
         )
 
     def advance(self, until: int) -> SolveProgress:
-        """Run to the first convergence check at which `until` matvecs are spent, at least one check."""
+        """Advance by at least one convergence check, until `until` matvecs have been used."""
         program = _compiled(_advance, self._plan.spec, self.shardings, num_others=1)
         self.state, progress = program(self._op, self.state, self._given, _moved(until), **self._numbers)
         return jax.device_get(progress)
@@ -73,7 +73,7 @@ class StreamSolve(OperatorSolve):
         super().__init__(sampled_operator(stream.structure), plan, sigma, v0, seed, shardings)
 
     def advance(self, until: int) -> SolveProgress:
-        """Run until `until` matvecs are spent, at least one block."""
+        """Advance by at least one block, until `until` matvecs have been used."""
         program = _compiled(_absorb, self._plan.spec, self.shardings, num_others=1)
         while True:
             images = self._stream.products(_propose(self.state))
@@ -116,18 +116,18 @@ def _state_shardings(state: RestartedState, shardings: PyTree) -> RestartedState
         return None
     mesh = jax.tree.leaves(shardings)[0].mesh
     rows = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
-    everywhere = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
-    return everywhere._replace(krylov=everywhere.krylov._replace(basis=rows, residual_block=rows, dropped=shardings))
+    replicated = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), state)
+    return replicated._replace(krylov=replicated.krylov._replace(basis=rows, residual_block=rows, dropped=shardings))
 
 
 def _compiled(program: Any, fixed: Plan | SolveSpec, shardings: RestartedState | None, *, num_others: int) -> Any:
     """Compile a program; its first result, the state, is sharded by `shardings`; `num_others` more results follow."""
     leaves, treedef = jax.tree.flatten(shardings)
-    return _remembered(program, fixed, tuple(leaves), treedef, num_others)
+    return _compiled_once(program, fixed, tuple(leaves), treedef, num_others)
 
 
 @functools.lru_cache(maxsize=32)
-def _remembered(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, num_others: int) -> Any:
+def _compiled_once(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef: Any, num_others: int) -> Any:
     shardings = jax.tree.unflatten(treedef, leaves)
     name = "plan" if isinstance(fixed, Plan) else "spec"
     # The state is updated in place: two copies of it would be two bases.

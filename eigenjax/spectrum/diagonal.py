@@ -109,11 +109,11 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     base = jax.tree.map(
         lambda z, q: jnp.sum((z * jnp.conj(q.astype(z.dtype))).real, axis=0), drawn.basis_images, drawn.basis
     )
-    nothing = jax.tree.map(jnp.zeros_like, base)
+    zeros = jax.tree.map(jnp.zeros_like, base)
     samples = jnp.arange(count, dtype=jnp.int32)
     unit = _largest((drawn.images, drawn.basis_images))
     add = lambda sums, i: (_counted(sums, _sample(drawn, i), unit), None)
-    sums = jax.lax.scan(add, (nothing, nothing), samples)[0]
+    sums = jax.lax.scan(add, (zeros, zeros), samples)[0]
     if odd:
         # One more sample, in the complement of the whole range.
         signs = random_vector(random_signs, key_odd, op)
@@ -174,6 +174,6 @@ def _exact(op: LinearOperator) -> DiagonalResult:
         picked = jax.tree.map(_times_conjugate, matvec(op, unit), unit)
         return jax.tree.map(jnp.add, total, picked), None
 
-    nothing = jax.tree.map(lambda x: jnp.zeros_like(x.real), unit_vector(structure, jnp.int32(0)))
-    entries, _ = jax.lax.scan(add, nothing, jnp.arange(op.size, dtype=jnp.int32))
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x.real), unit_vector(structure, jnp.int32(0)))
+    entries, _ = jax.lax.scan(add, zeros, jnp.arange(op.size, dtype=jnp.int32))
     return DiagonalResult(entries, jax.tree.map(jnp.zeros_like, entries), jnp.int32(op.size))

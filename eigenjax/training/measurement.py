@@ -152,13 +152,13 @@ def _is_good(plan: TrackerSpec, op: LinearOperator, found: Found) -> jax.Array:
 def _searched(
     plan: TrackerSpec, op: LinearOperator, num_active: jax.Array, spec: SolveSpec, seed: jax.Array, previous: Found
 ) -> Found:
-    """Run a search, and return its pairs unless the known ones are better; the matvecs of both are counted."""
+    """Run a search, and return its pairs unless the previous ones are better; the matvecs of both are counted."""
     dim = _krylov_dim(plan, op.size)
     found = search(op, previous.pairs.vectors, num_active, spec=spec, krylov_dim=dim, tol=plan.tol, seed=seed)
     active = jnp.arange(found.pairs.values.shape[0], dtype=jnp.int32) < num_active
     worst = lambda pairs: jnp.max(jnp.where(active, pairs.residuals, 0))
     is_better = jnp.all(_is_good(plan, op, found) | ~active) | (worst(found.pairs) <= worst(previous.pairs))
-    # A Ritz value is never beyond the eigenvalue of its rank, so a search must reach the known values again.
+    # A Ritz value is never beyond the eigenvalue of its rank, so a search must reach the previous values again.
     slack = plan.tol * tracked_norm_estimate(found.pairs, found.far_end)
     reached = _outwards(found.pairs.values, plan.which) >= _outwards(previous.pairs.values, plan.which) - slack
     is_better &= jnp.all(reached | ~active)
@@ -198,7 +198,7 @@ def _resized(plan: TrackerSpec, values: jax.Array, num_active: jax.Array) -> jax
 
 
 def _extended(which: str, state: TrackerState, pairs: TrackedPairs) -> jax.Array:
-    """Return the known far end of the spectrum, or a Ritz value beyond it, ()."""
+    """Return () the previous far end of the spectrum, or a Ritz value beyond it."""
     valid = jnp.isfinite(pairs.residuals)
     if which == "SA":
         return jnp.maximum(state.far_end, jnp.max(jnp.where(valid, pairs.values, state.far_end)))
@@ -216,10 +216,10 @@ def _without_values(state: TrackerState, nan: jax.Array) -> TrackerState:
         state: state before the measurement.
         nan: () NaN of the matvecs. No other NaN is created, so that `jax_debug_nans` finds its origin.
     """
-    nothing = jnp.broadcast_to(nan, state.eigenvalues.shape)
+    nans = jnp.broadcast_to(nan, state.eigenvalues.shape)
     return state._replace(
-        eigenvalues=nothing,
-        residuals=nothing,
+        eigenvalues=nans,
+        residuals=nans,
         converged=jnp.zeros_like(state.converged),
         next_eigenvalue=nan,
         searched=jnp.zeros_like(state.searched),

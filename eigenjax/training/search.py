@@ -70,8 +70,8 @@ def search(
     values, vectors, residuals = result.eigenvalues, result.eigenvectors, result.residuals
     if q > spec.k:
         values, vectors, residuals = _with_next((values, vectors, residuals), state, spec.k)
-    nothing = jax.tree.map(jnp.zeros_like, vectors)
-    return Found(TrackedPairs(values, vectors, nothing, residuals), _far_end(state, spec.which), result.num_matvecs)
+    zeros = jax.tree.map(jnp.zeros_like, vectors)
+    return Found(TrackedPairs(values, vectors, zeros, residuals), _far_end(state, spec.which), result.num_matvecs)
 
 
 def _with_next(pairs: tuple[jax.Array, PyTree, jax.Array], state: RestartedState, k: int):

@@ -32,7 +32,7 @@ def safe_divide(numerator: Any, denominator: jax.Array, *, where: Any = None, ot
 
 
 def positive_or_one(x: jax.Array) -> jax.Array:
-    """Replace numbers that are not positive by one, so that a scale can be divided by.
+    """Replace numbers that are not positive by one, to make them valid divisors.
 
     >>> print(positive_or_one(jnp.array([2.0, 0.0])))
     [2. 1.]

@@ -1,10 +1,10 @@
 """Packed vectors: all leaves of one dtype as one flat array.
 
-An operation on a vector of a hundred leaves is a hundred operations to compile, at every place of a program, and a
-hundred kernels to launch. Inside a solver a vector is therefore packed: one flat array for each dtype. Packing and
-unpacking take place around the matvec, and where vectors enter and leave a solver.
+Each operation on a vector of a hundred leaves compiles to a hundred operations, and launches a hundred kernels. Inside
+a solver a vector is therefore packed into one flat array for each dtype. Vectors are packed and unpacked around the
+matvec, and where they enter and leave a solver.
 
-On several devices leaves stay apart, because packing would move their shards (`placement.spans_devices`).
+On several devices vectors are not packed, because packing would move their shards (`placement.spans_devices`).
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""Devices that arrays are on, as far as their types tell, and the placement of vectors on those of the parameters.
+"""Devices of arrays, read from their types, and placement of vectors on the devices of the parameters.
 
-The type of an array tells whether it is on a mesh, within a compiled program too, with Auto axes as with Explicit ones.
+The type of an array contains its mesh, also within a compiled program, whether the axes are Auto or Explicit.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def spans_devices(*trees: Any) -> bool:
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, jax.Array):
             meshes.append(jax.typeof(leaf).sharding.mesh)
-            # An array in hand may be on several devices without a mesh.
+            # A concrete array may be on several devices without a mesh.
             if not isinstance(leaf, Tracer) and len(leaf.sharding.device_set) > 1:
                 return True
     return any(not mesh.empty and (mesh.size > 1 or AxisType.Explicit in mesh.axis_types) for mesh in meshes)
@@ -47,16 +47,16 @@ def placed_like(x: Any, like: Any) -> Any:
     >>> print(placed_like(jnp.array([1.0, 2.0]), jnp.array([jnp.inf, jnp.nan])))
     [1. 2.]
     """
-    # The process that compiles a program for a pod may have a single device, and a program of several processes may
-    # place arrays whose types tell nothing.
-    return jax.tree.map(_meeting, x, like) if jax.device_count() > 1 or spans_devices(like) else x
+    # Both tests are needed. A process with a single device may compile a program for many. A process with several may
+    # place arrays on them whose types contain no mesh.
+    return jax.tree.map(_placed_leaf, x, like) if jax.device_count() > 1 or spans_devices(like) else x
 
 
-def _meeting(x: jax.Array, like: jax.Array) -> jax.Array:
+def _placed_leaf(x: jax.Array, like: jax.Array) -> jax.Array:
     if explicit_sharding(like) is not None:
         return x
-    # No number is above infinity, but no compiler pass before sharding propagation can use this. The result is linear
-    # in x; with a predicate that depends on x it would not be.
+    # The predicate is always false, but is not simplified before sharding propagation. It does not depend on x, so that
+    # the result is linear in x.
     like = jax.lax.stop_gradient(like)
     real_part = like.real if jnp.issubdtype(like.dtype, jnp.inexact) else like.astype(jnp.float32)
     return jnp.where(real_part > jnp.inf, like.astype(x.dtype), x)

@@ -139,9 +139,9 @@ def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
         weights = jnp.where(fresh.reshape(-1, *[1] * (coefficients.ndim - 1)), coefficients[places], 0)
         return tree.add_scaled(total, 1.0, tree.combine(weights, _few(basis, first))), None
 
-    nothing = jax.tree.map(jnp.zeros_like, row(basis, 0))
-    nothing = nothing if coefficients.ndim == 1 else tree.zero_basis(nothing, coefficients.shape[1])
-    total, _ = jax.lax.scan(add, nothing, (firsts, places, fresh))
+    zeros = jax.tree.map(jnp.zeros_like, row(basis, 0))
+    zeros = zeros if coefficients.ndim == 1 else tree.zero_basis(zeros, coefficients.shape[1])
+    total, _ = jax.lax.scan(add, zeros, (firsts, places, fresh))
     return total
 
 

@@ -25,7 +25,7 @@ def network(params, data):
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_solve_is_foreseen():
+def test_estimated_memory_agrees_with_the_compiler():
     op = jax.eval_shape(network, SHAPES, DATA)
     estimated = estimate(op, 3, krylov_dim=30)
     solve = jax.jit(lambda op: eigsh(op, 3, krylov_dim=30)).lower(op).compile().memory_analysis()
@@ -36,7 +36,7 @@ def test_the_memory_of_a_solve_is_foreseen():
     assert estimated.num_matvecs == (6, 10_000)
 
 
-def test_on_a_mesh_each_device_holds_its_part():
+def test_on_a_mesh_the_estimate_is_for_one_device():
     mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
     op = jax.eval_shape(network, SHAPES, DATA)
     alone, together = estimate(op, 3), estimate(op, 3, mesh=mesh)
@@ -47,7 +47,7 @@ def test_on_a_mesh_each_device_holds_its_part():
     assert together.network_bytes < 10 * alone.operator_bytes
 
 
-def test_what_collectives_move():
+def test_moved_bytes_counts_the_outputs_of_collectives():
     assert moved_bytes("%a = f32[8,4]{1,0} all-gather(%b), dimensions={0}") == 128
     assert moved_bytes("%a = bf16[3]{0} all-reduce-start(%b)\n%c = f32[3]{0} add(%a, %a)") == 12
     assert moved_bytes("%a = (s32[], pred[4]) collective-permute(%b, %c)") == 8

@@ -27,7 +27,7 @@ def rows(rng):
 
 
 @pytest.mark.parametrize("stored_as", KINDS, ids=str)
-def test_products_with_the_rows_are_those_of_the_rounded_rows(rows, stored_as, rng):
+def test_products_with_stored_rows_equal_those_with_rounded_rows(rows, stored_as, rng):
     basis = filled_basis(rows, stored_as)
     flat = lambda x: np.concatenate([np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)], 1)
     rounded = jax.vmap(lambda x: storage.rounded(basis, x))(rows)
@@ -50,7 +50,7 @@ def test_products_with_the_rows_are_those_of_the_rounded_rows(rows, stored_as, r
 
 
 @pytest.mark.usefixtures("float64")
-def test_float64_and_complex128_are_kept_in_half():
+def test_float64_and_complex128_are_stored_in_half_the_bits():
     x = {"real": jnp.full(3, 1 / 3), "complex": jnp.full(2, 1 / 3 - 2j / 3)}
     basis = storage.set_row(storage.zero_basis(x, 2, Storage("float32")), 1, x)
     assert {name: str(leaf.dtype) for name, leaf in basis.rows.items()} == {"real": "float32", "complex": "complex64"}
@@ -61,12 +61,12 @@ def test_float64_and_complex128_are_kept_in_half():
     assert storage.vector_bytes(tree.structure_of(x), Storage("float32")) == 3 * 4 + 2 * 8
 
 
-def test_what_is_narrow_already_is_kept_as_it_is():
+def test_vectors_in_few_bits_are_stored_unchanged():
     assert not storage.loses(jnp.ones(3), Storage("float32"))
     assert storage.loses(jnp.ones(3, jnp.bfloat16), Storage("bfloat16"))  # bfloat16 operators are solved in float32
     assert not isinstance(storage.zero_basis(jnp.ones(3), 2, Storage()), StoredBasis)
 
 
-def test_there_are_no_complex_numbers_of_sixteen_bits():
+def test_complex_vectors_cannot_be_stored_in_sixteen_bits():
     with pytest.raises(ValueError, match=r"basis_dtype='bfloat16'.*'float32'"):
         storage.loses(jnp.ones(3, jnp.complex64), Storage("bfloat16"))

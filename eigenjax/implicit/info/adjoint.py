@@ -34,17 +34,15 @@ def _adjoint_info(
     gauge = gauge_residual(result, cotangent)
     whole = jax.vmap(tree.norm)(vectors_bar)
     if pairs.eigenvalues.shape[0] == op.size:  # there is no complement
-        nothing, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
-        return solve_info(
-            nothing, whole=whole, targets=nothing, reach=nothing, steps=none, matvecs_per_step=1, gauge=gauge
-        )
+        zeros, none = jnp.zeros_like(whole), jnp.zeros(whole.shape, jnp.int32)
+        return solve_info(zeros, whole=whole, targets=zeros, reach=zeros, steps=none, matvecs_per_step=1, gauge=gauge)
     found = complement.iterate(
         pairs, vectors_bar, adjoint_tol=adjoint_tol, max_iter=adjoint_max_iter, definite=which in complement.OUTERMOST
     )
 
     solutions = project_out(pairs.vectors, found.solution)
     rhs = project_out(pairs.vectors, vectors_bar)
-    misses = jax.tree.map(
+    residuals = jax.tree.map(
         lambda b, z, image: b - _spread(pairs.eigenvalues, z) * z + image,
         rhs,
         solutions,
@@ -53,7 +51,7 @@ def _adjoint_info(
     norms, lengths = jax.vmap(tree.norm)(solutions), jax.vmap(tree.norm)(rhs)
     floors = complement.negligible(vectors_bar)
     return solve_info(
-        jax.vmap(tree.norm)(project_out(pairs.vectors, misses)),
+        jax.vmap(tree.norm)(project_out(pairs.vectors, residuals)),
         whole=whole,
         targets=complement.asked(found, pairs, solutions, lengths, floors, adjoint_tol),
         reach=complement.norm_estimate_of(pairs) * norms,
@@ -76,9 +74,9 @@ def adjoint_info(
 ) -> AdjointInfo:
     """Solve the linear systems of a reverse pass as jax.grad does, and return their convergence information.
 
-    A gradient carries no flags: if a linear solve fails, it is finite and wrong. To test a gradient, compute the
-    cotangent of the vectors and pass it to this function, with the options given to the solver. The gradient of `eigsh`
-    itself takes fewer matvecs, because it uses recycled Ritz pairs, which a result does not contain.
+    A gradient carries no flags: if a linear solve fails, the gradient is finite but wrong. To test a gradient, compute
+    the cotangent of the vectors and pass it to this function, with the options given to the solver. The gradient of
+    `eigsh` itself takes fewer matvecs, because it uses recycled Ritz pairs, which a result does not contain.
 
     Args:
         op: the operator, anything that the solver takes. For a bare callable the vectors of the result give the
@@ -95,10 +93,10 @@ def adjoint_info(
     Returns:
         An `AdjointInfo`. If a system has not converged, increase adjoint_max_iter; compute more pairs if result.gap is
         small or eigenvalues coalesce; decrease tol of the solver if a pair is inaccurate. GMRES, used for `eigs`, may
-        stagnate far from normal in any case: do not use such a derivative.
+        stagnate far from normal in spite of all this: then do not use the derivative.
 
     Raises:
-        TypeError: if the solver does not accept `op`, or adjoint_max_iter is no int.
+        TypeError: if the solver does not accept `op`, or adjoint_max_iter is not an int.
         ValueError: if the cotangent is not shaped like the vectors, or adjoint_max_iter is less than one.
 
     Cost: that of the solves, and k matvecs to recompute the residuals.

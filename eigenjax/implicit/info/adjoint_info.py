@@ -36,7 +36,7 @@ class AdjointInfo(NamedTuple):
 
 
 def solve_info(
-    misses: jax.Array,
+    residual_norms: jax.Array,
     *,
     whole: jax.Array,
     targets: jax.Array,
@@ -48,9 +48,9 @@ def solve_info(
     """Build the convergence information of k systems.
 
     Args:
-        misses: (k,) true residuals.
+        residual_norms: (k,) norms of the true residuals.
         whole: (k,) norms that residuals and targets are divided by.
-        targets: (k,) targets of the residuals, in the units of `misses` and `whole`.
+        targets: (k,) targets of the residuals, in the units of `residual_norms` and `whole`.
         reach: (k,) norm of the operator times that of the solution.
         steps: (k,) number of steps of each system.
         matvecs_per_step: number of matvecs per step.
@@ -60,8 +60,8 @@ def solve_info(
     relative = lambda x: safe_divide(x, whole, otherwise=0)
     return AdjointInfo(
         # NaN compares False: not converged.
-        converged=misses <= jnp.maximum(targets, attainable),
-        residuals=relative(misses),
+        converged=residual_norms <= jnp.maximum(targets, attainable),
+        residuals=relative(residual_norms),
         targets=relative(targets),
         num_matvecs=jnp.sum(matvecs_per_step * steps, dtype=jnp.int32),
         num_steps=jnp.max(steps),

@@ -37,16 +37,14 @@ def information(
     gauge = _dropped(solved, bars)
     whole = jax.vmap(tree.norm)(bars)
     if result.values.shape[0] == max(op.shape):  # there is no complement
-        nothing = jnp.zeros_like(whole)
+        zeros = jnp.zeros_like(whole)
         none = jnp.zeros(whole.shape, jnp.int32)
-        return solve_info(
-            nothing, whole=whole, targets=nothing, reach=nothing, steps=none, matvecs_per_step=2, gauge=gauge
-        )
+        return solve_info(zeros, whole=whole, targets=zeros, reach=zeros, steps=none, matvecs_per_step=2, gauge=gauge)
     bars = jax.vmap(tree.scale)(positive(solved), bars)
     found = dilation.iterate(solved, bars, max_iter)
-    misses = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
+    residuals = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
     return solve_info(
-        jax.vmap(tree.norm)(misses),
+        jax.vmap(tree.norm)(residuals),
         whole=whole,
         targets=found.targets,
         reach=triplet_norm_estimate(solved) * jax.vmap(tree.norm)(found.vectors),

@@ -110,9 +110,9 @@ def solve_complement(
     conjugate = functools.partial(jax.tree.map, jnp.conj)
     is_complex = jnp.issubdtype(tree.accumulation_dtype(vectors), jnp.complexfloating)
     transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
-    # The part of b_i within the span of X is passed on, as `iterate` uses the norm of the whole, and removed after it.
-    whole = jax.lax.custom_linear_solve(system, rhs, solve, transposed, symmetric=not is_complex)
-    return _with_inside(vectors, whole, inside)
+    # Solve for all of b_i, because `iterate` uses its norm. Then replace the part of the solution within the span of X.
+    solution = jax.lax.custom_linear_solve(system, rhs, solve, transposed, symmetric=not is_complex)
+    return _with_inside(vectors, solution, inside)
 
 
 def _with_inside(vectors: PyTree, block: PyTree, inside: jax.Array) -> PyTree:

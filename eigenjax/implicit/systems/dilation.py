@@ -76,9 +76,9 @@ def solve_dilation(solved: SolvedTriplets, bars: PyTree, max_iter: int | None) -
     transposed = (lambda vecmat, rhs: conjugate(solve(vecmat, conjugate(rhs)))) if is_complex else None
     # Before and after the solve, for the derivatives.
     masked = functools.partial(jax.vmap(tree.scale), positive(solved))
-    # The part within the span is passed on, as the solve uses the norm of the whole, and removed after it.
-    whole = jax.lax.custom_linear_solve(apply, masked(bars), solve, transposed, symmetric=not is_complex)
-    return masked(outside(solved, whole))
+    # Solve for whole vectors, because the solve uses their norms. Then remove the part within the span.
+    solution = jax.lax.custom_linear_solve(apply, masked(bars), solve, transposed, symmetric=not is_complex)
+    return masked(outside(solved, solution))
 
 
 def outside(solved: SolvedTriplets, z: PyTree) -> PyTree:

@@ -62,7 +62,7 @@ def solve(
         operator_norm: (k,) lower bound of ||A|| if all systems are definite; None if not.
         by_error: targets bound the errors of the solutions, each times the eigenvalue nearest to zero; static.
     """
-    nothing = jnp.zeros_like(deflated.inverses)
+    zeros = jnp.zeros_like(deflated.inverses)
 
     def one_stage(carry, stage):
         state, parts = carry
@@ -79,7 +79,7 @@ def solve(
 
     method = _method(operator_norm, by_error)
     start = method.init(rhs)
-    first = (start, _Parts(deflated, nothing, nothing))
+    first = (start, _Parts(deflated, zeros, zeros))
     (end, parts), _ = jax.lax.scan(one_stage, first, jnp.arange(2, dtype=jnp.int32))
     solution = deflation.completed(deflated, _components(parts, end.solution), end.solution)
     return LinearSolution(solution, end.residual, method.tested(end), end.num_matvecs)

@@ -182,14 +182,14 @@ def converged_first(found: GeneralRitz, bound: jax.Array) -> GeneralRitz:
 
 def no_pairs(m: int, dtype: Any, real_dtype: Any) -> GeneralRitz:
     """Return an empty set of Ritz pairs, before the first convergence check."""
-    nothing = jnp.zeros((m, m), dtype)
+    zeros = jnp.zeros((m, m), dtype)
     return GeneralRitz(
         values=jnp.zeros(m, dtype),
-        coefficients=nothing,
+        coefficients=zeros,
         residuals=jnp.full(m, jnp.inf, real_dtype),
         keys=jnp.full(m, jnp.inf, real_dtype),
         paired=jnp.zeros(m, bool),
-        form=Schur(nothing, nothing, jnp.zeros((), bool)),
+        form=Schur(zeros, zeros, jnp.zeros((), bool)),
         ranks=jnp.arange(m, dtype=jnp.int32),
     )
 

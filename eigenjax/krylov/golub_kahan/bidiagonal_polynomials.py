@@ -39,11 +39,11 @@ def start(
         last_row: () int32, the row of U that d is coupled to.
         last_length: () that coupling; 0 if d is the start.
     """
-    nothing = jnp.zeros((levels.shape[0], num_rows), dtype)
+    zeros = jnp.zeros((levels.shape[0], num_rows), dtype)
     is_left = last_length > 0
     of_direction = safe_divide(levels, last_length, otherwise=1).astype(dtype)
-    left = nothing.at[:, last_row].set(is_left.astype(dtype))
-    return BidiagonalPolynomials(levels, left, nothing, of_direction)
+    left = zeros.at[:, last_row].set(is_left.astype(dtype))
+    return BidiagonalPolynomials(levels, left, zeros, of_direction)
 
 
 def extend(

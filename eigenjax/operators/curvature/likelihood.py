@@ -78,7 +78,7 @@ class Gaussian:
 
     def sample(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
         """Sample standard normal numbers shaped like the outputs."""
-        outputs = _formed(outputs)
+        outputs = _materialized(outputs)
         leaves, treedef = jax.tree.flatten(outputs)
         draw = lambda key, leaf: jax.random.normal(key, leaf.shape[1:], leaf.dtype)
         drawn = [
@@ -108,7 +108,7 @@ def _draw(likelihood, batch_size, model, params, data, key):
 
 
 def _half_squares(outputs: PyTree, targets: PyTree) -> jax.Array:
-    outputs = _formed(outputs)
+    outputs = _materialized(outputs)
     shapes = [jax.tree.map(jnp.shape, x) for x in (targets, outputs)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"targets have the shapes {shapes[0]}, but the model's outputs {shapes[1]}: give equal ones")
@@ -126,11 +126,11 @@ def _scores(outputs: PyTree, noise: PyTree) -> jax.Array:
 
 
 def _inner_products(x: PyTree, y: PyTree) -> jax.Array:
-    y = _formed(y)
+    y = _materialized(y)
     dtype = tree.accumulation_dtype((x, y))
     product = lambda x, y: jnp.sum(x.astype(dtype) * y.astype(dtype), tuple(range(1, x.ndim)))
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(product, x, y)))
 
 
-def _formed(outputs: PyTree) -> PyTree:
+def _materialized(outputs: PyTree) -> PyTree:
     return outputs.logits() if isinstance(outputs, LinearHead) else outputs

@@ -32,8 +32,8 @@ def softmax_cross_entropy(
         l = log sum_j exp(z_j) - z_y
 
     `gauss_newton` treats this loss in closed form, also with options: `functools.partial(softmax_cross_entropy,
-    ignore_label=-1)`. It then counts the valid positions of all the data. With microbatches too, the operator is that
-    of the mean over all valid positions.
+    ignore_label=-1)`. It divides by the number of valid positions in all the data: with microbatches too, the operator
+    is that of the mean over all valid positions.
 
     Args:
         outputs: (..., V) logits, or a `LinearHead`: then only a chunk of the logits is formed at a time, in this value
@@ -181,8 +181,8 @@ def check_labels(targets: Any) -> None:
 
 def _curvature(logits: jax.Array, tangent: jax.Array, position_weights: jax.Array) -> jax.Array:
     dtype = tree.accumulation_dtype(logits)
-    probabilities, moved = jax.nn.softmax(logits.astype(dtype), -1), tangent.astype(dtype)
-    centered = moved - jnp.sum(probabilities * moved, -1, keepdims=True)
+    probabilities, direction = jax.nn.softmax(logits.astype(dtype), -1), tangent.astype(dtype)
+    centered = direction - jnp.sum(probabilities * direction, -1, keepdims=True)
     return (position_weights[..., None].astype(dtype) * probabilities * centered).astype(logits.dtype)
 
 

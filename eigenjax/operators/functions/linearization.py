@@ -29,7 +29,7 @@ def linearized(function: Callable[[PyTree], tuple[PyTree, PyTree]], point: PyTre
     which is linear in u, so that the derivative may be taken at any u.
 
     Args:
-        function: function of the point; returns a pair (value, rest) of pytrees; `value` holds floating-point arrays
+        function: function of the point; returns a pair (value, aux) of pytrees; `value` holds floating-point arrays
             only.
         point: pytree of floating-point arrays.
 

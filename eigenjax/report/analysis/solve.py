@@ -78,28 +78,28 @@ def solve_by_lanczos(
     """
     clock = _Clock(programs)
     (which, k), *_ = settings.groups.items()
-    done, verification_matvecs, seen, summary_text, is_done = 0, 0, [], "", False
+    done, verification_matvecs, checks, summary_text, all_converged = 0, 0, [], "", False
     with progress.stage(title, settings.krylov_dim) as update:
         update(0, "compiling")
         state = begin_lanczos(clock, op, key, settings.krylov_dim)
         while done < settings.krylov_dim:
             chunk = min(LANCZOS_CHUNK, settings.krylov_dim - done)
             state, done = advance_lanczos(clock, op, state, chunk), done + chunk
-            if done >= k and done < settings.krylov_dim and not is_done:
-                check_convergence = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
-                verification_matvecs += int(check_convergence.num_matvecs) - done
-                seen.append((done, np.asarray(check_convergence.residuals)))
-                summary_text, is_done = _summary([check_convergence]), bool(np.all(check_convergence.converged))
+            if done >= k and done < settings.krylov_dim and not all_converged:
+                checked = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
+                verification_matvecs += int(checked.num_matvecs) - done
+                checks.append((done, np.asarray(checked.residuals)))
+                summary_text, all_converged = _summary([checked]), bool(np.all(checked.converged))
             update(done, f"{done} matvecs{summary_text}")
         results = {
             which: check_lanczos(clock, op, state, settings.tol, k=k, which=which)
             for which, k in settings.groups.items()
         }
         update(done, f"{done} matvecs{_summary(list(results.values()))}")
-    if not is_done:
-        seen.append((done, np.asarray(results[which].residuals)))
+    if not all_converged:
+        checks.append((done, np.asarray(results[which].residuals)))
     num_verifications = sum(int(result.num_matvecs) - done for result in results.values())
-    return clock.solve(results, done + verification_matvecs + num_verifications, seen)
+    return clock.solve(results, done + verification_matvecs + num_verifications, checks)
 
 
 def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:
@@ -184,13 +184,13 @@ class Programs:
 
     def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
         """Call a function compiled for its static options, and wait for the result."""
-        name = (function, tuple(static.items()))
-        name += (jax.tree.structure(arguments), *map(jnp.shape, jax.tree.leaves(arguments)))
-        if name not in self._compiled:
+        key = (function, tuple(static.items()))
+        key += (jax.tree.structure(arguments), *map(jnp.shape, jax.tree.leaves(arguments)))
+        if key not in self._compiled:
             start = time.perf_counter()
-            self._compiled[name] = jax.jit(functools.partial(function, **static)).lower(*arguments).compile()
+            self._compiled[key] = jax.jit(functools.partial(function, **static)).lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - start
-        return jax.block_until_ready(self._compiled[name](*arguments))
+        return jax.block_until_ready(self._compiled[key](*arguments))
 
 
 class _Clock:
@@ -202,13 +202,13 @@ class _Clock:
     def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
         return self._programs.run(function, *arguments, **static)
 
-    def solve(self, results: dict[str, EigenResult], num_matvecs: int, seen: list[tuple[int, np.ndarray]]) -> Solve:
+    def solve(self, results: dict[str, EigenResult], num_matvecs: int, checks: list[tuple[int, np.ndarray]]) -> Solve:
         on_host = jax.tree.map(np.asarray, results)
         compiling = self._programs.compile_seconds - self._compiled_before
-        return Solve(on_host, num_matvecs, time.perf_counter() - self._start, compiling, seen)
+        return Solve(on_host, num_matvecs, time.perf_counter() - self._start, compiling, checks)
 
 
-# The states hold packed vectors, and so compile in a fraction of the time; the results are unpacked.
+# The states hold packed vectors, because these compile in a fraction of the time. The results are unpacked.
 
 
 def _lanczos_init(op, key, *, krylov_dim):

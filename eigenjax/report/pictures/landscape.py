@@ -14,7 +14,7 @@ def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: An
     Args:
         line: one of the slices returned by `eigenjax.report.analysis.landscape.survey`.
         eigenvalue: eigenvalue of the direction.
-        number: index of the direction, for the texts.
+        number: number of the direction in the title and the axis label.
         axes: matplotlib axes to draw on; None creates a figure.
 
     Returns:

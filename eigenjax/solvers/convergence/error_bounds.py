@@ -41,14 +41,14 @@ def with_error_bounds(
         # The first pair that is not wanted; if all pairs are known, each of them.
         first = jnp.arange(others.shape[0], dtype=jnp.int32) == 0
         counts = jnp.isfinite(their_residuals) & (complete | first)
-        inside = jnp.where(jnp.isfinite(their_residuals), their_residuals, 0)
-        nearest = jnp.min(jnp.where(counts[None, :], distances - inside[None, :], jnp.inf), axis=1)
+        radii = jnp.where(jnp.isfinite(their_residuals), their_residuals, 0)
+        nearest = jnp.min(jnp.where(counts[None, :], distances - radii[None, :], jnp.inf), axis=1)
     apart = jnp.abs(result.eigenvalues[:, None] - result.eigenvalues[None, :]) - residuals[None, :]
     nearest = jnp.minimum(nearest, jnp.min(jnp.where(jnp.eye(k, dtype=bool), jnp.inf, apart), axis=1))
     # An infinite distance means that nothing is known about a neighbor.
-    wide = (nearest > residuals) & jnp.isfinite(nearest)
-    quadratic = jnp.where(wide, residuals * safe_divide(residuals, nearest, where=wide), residuals)
-    least = _RESIDUAL_ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
-    estimates = jnp.maximum(quadratic, least)
+    separated = (nearest > residuals) & jnp.isfinite(nearest)
+    quadratic = jnp.where(separated, residuals * safe_divide(residuals, nearest, where=separated), residuals)
+    smallest = _RESIDUAL_ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
+    estimates = jnp.maximum(quadratic, smallest)
     bounds = jnp.where(complete, estimates, residuals) + rounding
     return result._replace(error_bounds=bounds, error_estimates=estimates, gap=gap)

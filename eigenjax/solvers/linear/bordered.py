@@ -187,18 +187,18 @@ def _inside(parts: _Parts, value, projected, v, residual, rhs, h) -> _Inside:
 
 def _outside(parts: _Parts, mv: Callable, value, rhs, f, h, tol) -> tuple[PyTree, SolveInfo]:
     """Solve the system on the complement."""
-    nothing, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
-    whole = tree.norm((f, h, rhs))
+    zeros, none = jnp.zeros_like(tol), jnp.zeros((), jnp.int32)
+    rhs_norm = tree.norm((f, h, rhs))
     if jax.tree.leaves(parts.basis)[0].shape[0] == parts.system.op.size:
-        return jax.tree.map(jnp.zeros_like, rhs), SolveInfo(whole, nothing, none, nothing)  # there is no complement
+        return jax.tree.map(jnp.zeros_like, rhs), SolveInfo(rhs_norm, zeros, none, zeros)  # there is no complement
     away = functools.partial(project_out_of_vector, parts.basis)
     # At every matvec: rounding would bring the eigenvectors back.
     shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, mv(away(x))))
     projected = away(rhs)
-    target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * whole)
+    target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * rhs_norm)
     restart = min(_RESTART, parts.system.op.size)
     found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
-    return away(found.solution), SolveInfo(whole, target, found.num_matvecs, nothing)
+    return away(found.solution), SolveInfo(rhs_norm, target, found.num_matvecs, zeros)
 
 
 def _orthonormal(vectors: PyTree) -> PyTree:

@@ -160,10 +160,10 @@ def eigsh(
         result = two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
         return WithRecycled(result, None)
     block_size = check_int(None, "block_size", block_size)
-    kept = checked_storage(basis, basis_dtype, op)
+    stored_as = checked_storage(basis, basis_dtype, op)
     if max_basis_bytes is not None:
         least = min(least_dim(k, block_size, interior), op.size)
-        krylov_dim = fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, kept), k, least)
+        krylov_dim = fitting_dim(max_basis_bytes, krylov_dim, storage.vector_bytes(op.structure, stored_as), k, least)
     plan = planned(
         op,
         k,
@@ -174,7 +174,7 @@ def eigsh(
         block_size=block_size,
         interior=interior,
         verify=verify,
-        storage=kept,
+        storage=stored_as,
         random_start=v0 is None,
     )
     return _restarted(op, plan, v0, 0.0 if sigma is None else sigma, key)
@@ -183,8 +183,8 @@ def eigsh(
 def _restarted(op: LinearOperator, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> WithRecycled[EigenResult]:
     """Run the thick-restart Lanczos method."""
     spec = plan.spec
-    state, known, references = initialize_solve(op, plan, v0, seed_of(key))
-    advance = lambda state: restarted_lanczos.step(op, state, spec, tol=plan.tol, sigma=sigma, given=known)
+    state, given, references = initialize_solve(op, plan, v0, seed_of(key))
+    advance = lambda state: restarted_lanczos.step(op, state, spec, tol=plan.tol, sigma=sigma, given=given)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
     result = finalize(op, state, spec, tol=plan.tol, sigma=sigma, references=references)
     # Harmonic extraction leaves no Ritz pairs, and a basis in fewer bits obeys no recurrence to working precision.

@@ -31,8 +31,8 @@ def distinct_ritz_vectors(
         `distinct, lengths`: (m,) bool, and (m,) the norms ||y_i||. Cost: the m^2 inner products of the basis.
     """
     products = tree.self_gram(basis)
-    rotation = coefficients.astype(products.dtype)
-    overlaps = jnp.abs(matmul(rotation.T, products, rotation))
+    weights = coefficients.astype(products.dtype)
+    overlaps = jnp.abs(matmul(weights.T, products, weights))
     lengths = jnp.sqrt(jnp.diag(overlaps))
     safe = positive_or_one(lengths)
     overlaps = overlaps / (safe[:, None] * safe[None, :])

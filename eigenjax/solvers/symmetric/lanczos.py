@@ -91,8 +91,8 @@ def init(
 def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = True) -> LanczosState:
     """Take one step with one matvec: v_{j+1}, alpha_{j+1} and the direction after it; at most m steps."""
     j = state.step
-    fresh = fold_in(state.seed, j)
-    vector = unless_broken_down(fresh, state.basis, state.direction, state.length, state.broken_down)
+    seed = fold_in(state.seed, j)
+    vector = unless_broken_down(seed, state.basis, state.direction, state.length, state.broken_down)
     coupling = jnp.where((j == 0) | state.broken_down, 0, state.length)
     basis = tree.set_row(state.basis, j, vector)
     # Read from the new basis: reading the old basis after the new one is written would copy it.
@@ -191,12 +191,12 @@ def lanczos(
         A V = V T + beta_m v_{m+1} e_m^T,    T s = theta s,    v = V s,    ||A v - theta v|| = beta_m |s_m|
 
     One scan of m matvecs without restarts: the cost is known in advance, and pairs that have not converged are flagged.
-    A Krylov space holds one vector of a repeated eigenvalue until it is exhausted: further copies appear only if
-    krylov_dim exceeds that dimension.
+    A Krylov space contains only one eigenvector of a repeated eigenvalue. Further copies appear only if krylov_dim
+    exceeds the dimension at which the space becomes invariant.
 
     Args:
         op: symmetric or Hermitian operator, anything that `as_operator` takes. A bare callable needs `v0` or `like`.
-        k: number of pairs; static. The default is more than that of `eigsh`, because one Krylov space has them all.
+        k: number of pairs; static. The default is more than that of `eigsh`, because one Krylov space yields them all.
         krylov_dim: m, the number of matvecs and of basis vectors, at most n; static. None is min(n, max(2 k + 1, 20)).
         which: "LM" largest magnitude, "LA" largest, "SA" smallest, "BE" alternately from both ends; static. The default
             is "LM", because both ends of a Krylov space converge first.

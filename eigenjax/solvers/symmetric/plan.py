@@ -79,24 +79,24 @@ def initialize_solve(
     """Return the state before the first matvec, the eigenvectors given in v0, and the vectors that signs follow."""
     spec = plan.spec
     rows = start_rows(op, v0)
-    known = None
+    given = None
     # A search needs room to restart; without room the space is filled, and the result is complete.
     can_search = not spec.verify or plan.krylov_dim < op.size
-    believable = is_start_block(op, v0) and can_search and plan.block_size == 1 and spec.storage == Storage()
-    if believable and jax.tree.leaves(rows)[0].shape[0] >= spec.k:
-        known = given_vectors(rows)
-    starts = starting_block(op, rows if known is None else known.rows, plan.block_size, fold_in(seed, 0))
-    first_check = spec.k if known is None else 1
+    can_verify = is_start_block(op, v0) and can_search and plan.block_size == 1 and spec.storage == Storage()
+    if can_verify and jax.tree.leaves(rows)[0].shape[0] >= spec.k:
+        given = given_vectors(rows)
+    starts = starting_block(op, rows if given is None else given.rows, plan.block_size, fold_in(seed, 0))
+    first_check = spec.k if given is None else 1
     state = restarted_lanczos.init(
         starts, spec, krylov_dim=plan.krylov_dim, first_check=first_check, seed=fold_in(seed, 1)
     )
-    return state, known, rows
+    return state, given, rows
 
 
 def refuse(options: dict[str, Any], other: str) -> None:
     """Raise an error if an option is given that another one excludes."""
-    shown = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
-    given = [shown(name, value) for name, value in options.items() if value is not None]
+    described = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
+    given = [described(name, value) for name, value in options.items() if value is not None]
     if given:
         raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
 
@@ -111,8 +111,8 @@ def checked_storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
         name = str(dtype)
     if name not in _NARROW:
         raise ValueError(f"basis_dtype={dtype!r}: choose one of {', '.join(map(repr, _NARROW))}, or None")
-    kept = Storage(name, on_host=basis == "offload")
-    return kept if storage.loses(op.structure, kept) else kept._replace(dtype=None)
+    chosen = Storage(name, on_host=basis == "offload")
+    return chosen if storage.loses(op.structure, chosen) else chosen._replace(dtype=None)
 
 
 def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int, least: int) -> int:

@@ -51,17 +51,17 @@ def stepping(steps):
     return run
 
 
-def test_restarts_and_searches_drop_no_more_than_is_converged():
+def test_restarts_and_searches_violate_the_decomposition_by_at_most_the_tolerance():
     for matrix in (convection(0.3), convection(0.6), *far_from_normal().values()):
         start = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
         part = stepping(60)(jnp.asarray(matrix.astype(np.float32)), jnp.asarray(start)).krylov
         assert int(part.num_restarts) >= 1
-        basis, residue = np.asarray(part.basis, np.float64), np.asarray(part.residual_block, np.float64)
+        basis, residual = np.asarray(part.basis, np.float64), np.asarray(part.residual_block, np.float64)
         # Predicted matvecs: A V = V H + d b^H.
-        predicted = np.asarray(part.matrix, np.float64).T @ basis + np.outer(part.coupling[0], residue)
-        off = np.linalg.norm(basis @ matrix.T - predicted, axis=1)
+        predicted = np.asarray(part.matrix, np.float64).T @ basis + np.outer(part.coupling[0], residual)
+        discrepancy = np.linalg.norm(basis @ matrix.T - predicted, axis=1)
         # The bound is the tolerance: locked pairs have converged to it.
-        assert off.max() <= np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)
+        assert discrepancy.max() <= np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)
 
 
 @pytest.mark.parametrize("name", far_from_normal())
@@ -71,13 +71,13 @@ def test_every_cut_of_the_schur_basis_is_invariant(name):
     part = part._replace(valid=jnp.ones(20, bool), matrix=matrix)
     basis = jax.jit(lambda part: schur_basis(part, general_ritz_pairs(part, "LM", real=True), "LM"))(part)
     vectors, small = np.asarray(basis.coefficients, np.float64), np.asarray(matrix, np.float64)
-    unit = np.finfo(np.float32).eps * np.linalg.norm(small, 2)
+    rounding = np.finfo(np.float32).eps * np.linalg.norm(small, 2)
     assert np.abs(vectors.T @ vectors - np.eye(20)).max() < 1e-6
     for cut in range(1, 20):
         if not basis.second[cut]:
             images = small @ vectors[:, :cut]
             outside = images - vectors[:, :cut] @ (vectors[:, :cut].T @ images)
-            assert np.linalg.norm(outside, axis=0).max() <= 64 * unit
+            assert np.linalg.norm(outside, axis=0).max() <= 64 * rounding
 
 
 solve = jax.jit(eigs, static_argnames=("k", "which", "verify"))
@@ -86,12 +86,12 @@ solve = jax.jit(eigs, static_argnames=("k", "which", "verify"))
 def check_residuals(result, matrix, tol):
     wide, vectors = matrix.astype(np.float64), np.asarray(result.eigenvectors, complex)
     residuals = np.linalg.norm(vectors @ wide.T - np.asarray(result.eigenvalues)[:, None] * vectors, axis=1)
-    unit = np.finfo(matrix.dtype).eps * np.linalg.norm(wide, 2)
-    assert np.abs(residuals - np.asarray(result.residuals)).max() <= 30 * unit
-    assert residuals.max() <= tol * np.linalg.norm(wide, 2) + 30 * unit
+    rounding = np.finfo(matrix.dtype).eps * np.linalg.norm(wide, 2)
+    assert np.abs(residuals - np.asarray(result.residuals)).max() <= 30 * rounding
+    assert residuals.max() <= tol * np.linalg.norm(wide, 2) + 30 * rounding
 
 
-def test_what_is_said_far_from_normal_in_float32_is_true():
+def test_residuals_and_status_far_from_normal_are_correct_in_float32():
     for name, matrix in far_from_normal().items():
         matrix = matrix.astype(np.float32)
         result = solve(jnp.asarray(matrix), k=K)
@@ -131,7 +131,7 @@ def test_copies_of_ill_conditioned_eigenvalues_are_found():
     np.testing.assert_allclose(result.eigenvalues, true, atol=1e-6)
 
 
-def test_pairs_that_have_not_converged_come_last_and_no_pair_is_divided():
+def test_pairs_that_have_not_converged_come_last_and_conjugate_pairs_stay_together():
     values = jnp.array([5.0, 4 + 1j, 4 - 1j, 3.0, 2.0], jnp.complex64)
     found = no_pairs(5, jnp.complex64, jnp.float32)._replace(
         values=values,
