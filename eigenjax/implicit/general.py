@@ -23,7 +23,11 @@ estimate of ||A|| and s mu = d lambda. The phase is then fixed by the formula ab
 With xbar = 0 and lambdabar = 1, w is the left eigenvector, and ||w|| = ||u|| ||v|| / |u^H v| the condition of lambda.
 
 GMRES may stagnate far from normal or where eigenvalues nearly coalesce: the derivative is then finite, but wrong.
-`adjoint_info` reports this. If eigenvalues coalesce within the residuals of their pairs, the undefined part is dropped.
+`adjoint_info` reports this. If eigenvalues coalesce within the residuals of their pairs, the undefined part is dropped:
+never NaN.
+
+Cost besides the forward solve: one system per pair for all its cotangents, solved by GMRES with A^H (two real matvecs
+per step if A is real) and 40 k complex vectors, and 3 k matvecs.
 """
 
 import functools
@@ -47,7 +51,6 @@ from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
-from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.signs import at_largest
 from eigenjax.vectors.tree import PyTree
 
@@ -111,7 +114,7 @@ def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> L
         [100.]
     """
     op = as_operator(op, like=like)
-    packed_op = op if spans_devices(result) else packed_operator(op)
+    packed_op = packed_operator(op, result)
     vectors = packed(result.eigenvectors, packing_used(packed_op))
     found = _left_eigenvectors(packed_op, result._replace(eigenvectors=vectors))
     return found._replace(vectors=unpacked(found.vectors, packing_used(packed_op)))

@@ -20,7 +20,6 @@ from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
 from eigenjax.operators.packed import PackedOperator, packed_operator
 from eigenjax.solvers.warm_start import example_vector, packed_start
-from eigenjax.vectors.placement import spans_devices
 
 # Options that `differentiable` adds to those of the solver, and their defaults.
 _LIKE = "like"
@@ -85,9 +84,7 @@ def square(op: Any, options: dict[str, Any]) -> LinearOperator:
 
 def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOperator, dict[str, Any]]:
     """Convert the operator and the array options of an eigensolver to packed vectors."""
-    if spans_devices(traced):
-        return op, traced
-    packed_op = packed_operator(op)
+    packed_op = packed_operator(op, traced)
     if not isinstance(packed_op, PackedOperator):
         return op, traced
     traced = traced | {"v0": _packed_start(packed_op, traced["v0"])}

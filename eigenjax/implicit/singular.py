@@ -24,6 +24,10 @@ right-hand sides are [P_U dA v_i; P_V dA^H u_i], where the adjoint is differenti
 
 The first term is zero within clusters, the second where both values are zero, and x_i and y_i where s_i is zero. A loss
 that does not depend on the choice of vectors there gets its exact gradient; no other gradient is defined.
+
+Cost besides the forward solve: one pull-back through k matvecs. If the loss depends on the vectors, add one through k
+more, and the conjugate gradient steps on the complement (`systems.dilation`), each with a matvec with A and one with
+A^H.
 """
 
 import functools
@@ -47,7 +51,6 @@ from eigenjax.result import SingularResult
 from eigenjax.solvers.start import given_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.packing import Packing
-from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.tree import PyTree
 
 
@@ -57,9 +60,7 @@ def _rectangular(op: Any, options: dict[str, Any]) -> RectangularOperator:
 
 
 def _pack(op: RectangularOperator, traced: dict[str, Any]) -> tuple[RectangularOperator, dict[str, Any]]:
-    if spans_devices(traced):
-        return op, traced
-    packed_op = packed_map(op)
+    packed_op = packed_map(op, traced)
     if isinstance(packed_op, PackedMap) and packed_op.input_packing and traced["v0"] is not None:
         traced = traced | {"v0": _packed_start(op, traced["v0"], packed_op.input_packing)}
     return packed_op, traced

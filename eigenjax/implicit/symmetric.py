@@ -14,8 +14,15 @@ The cotangent of A is sum_i w_i x_i^H. It is never formed: W is pulled back once
 leaves to A X. Within a cluster F is zero: for a loss of the invariant subspace `a` vanishes there and the result is
 exact; other losses have no derivative there (`gauge`). The phase of a complex vector is fixed afterwards (`phases`).
 
-The linear solver needs the gaps between the wanted eigenvalues and the others, and recycles the Krylov space of the
-solve. `differentiable` registers the rule.
+For a loss of the subspace of close eigenvalues the gradient is exact at any gap between them. Forward mode rotates the
+vectors within it and loses about eps ||A|| / gap, the second derivative (eps ||A|| / gap)^2 and more.
+`eigh(degeneracy_tol=...)` of the dense matrix loses neither.
+
+The linear solver uses the gaps between the wanted eigenvalues and the others, and recycles the Krylov space of the
+solve. Cost besides the forward solve: one pull-back through k matvecs. If the loss depends on the eigenvectors, add the
+matvecs of conjugate gradients on the complement, for each pair (`systems.complement`). Memory besides the saved pairs
+and, where it is used, the basis: 3 k + 8 vectors if k of them exceed 32 MiB, else 4 k + 11, or 8 k + 11 for interior
+eigenvalues. `differentiable` registers the rule.
 """
 
 import functools

@@ -66,15 +66,22 @@ class PackedMap(RectangularOperator):
         return packed_image(image, self.inner.domain, self.input_packing)
 
 
-def packed_operator(op: LinearOperator) -> LinearOperator:
-    """Return the operator on packed vectors; one of flat vectors, or on several devices, is returned unchanged."""
-    packing = None if isinstance(op, PackedOperator) or spans_devices(op) else packing_of(op.structure)
+def packed_operator(op: LinearOperator, *others: PyTree) -> LinearOperator:
+    """Return the operator on packed vectors.
+
+    Args:
+        op: the operator. It is returned unchanged if its vectors are flat, or if it is on several devices.
+        *others: vectors that it is used with. The operator is returned unchanged if they are on several devices.
+    """
+    if isinstance(op, PackedOperator) or spans_devices(op, op.structure, *others):
+        return op
+    packing = packing_of(op.structure)
     return op if packing is None else PackedOperator(op, packing)
 
 
-def packed_map(op: RectangularOperator) -> RectangularOperator:
-    """Return the map between packed vectors; one between flat vectors, or on several devices, is returned unchanged."""
-    if isinstance(op, PackedMap) or spans_devices(op):
+def packed_map(op: RectangularOperator, *others: PyTree) -> RectangularOperator:
+    """Return the map between packed vectors; the exceptions are those of `packed_operator`."""
+    if isinstance(op, PackedMap) or spans_devices(op, op.domain, op.codomain, *others):
         return op
     packings = packing_of(op.domain), packing_of(op.codomain)
     return op if packings == (None, None) else PackedMap(op, *packings)

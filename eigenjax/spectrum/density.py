@@ -137,7 +137,7 @@ def spectral_density(
 
     Source: Ubaru, Chen and Saad (2017); Ghorbani, Krishnan and Xiao (2019); Chen, Trogdon and Ubaru (2021).
     """
-    op = packed_operator(as_operator(op, like=like))
+    op = packed_operator(as_operator(op, like=like), deflate)
     check_key(key)
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch

@@ -86,7 +86,7 @@ def trace_of_function(
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
-    return _trace_of_function(packed_operator(as_operator(op, like=like)), f, key, positive=False, **options)
+    return _trace_of_function(packed_operator(as_operator(op, like=like), deflate), f, key, positive=False, **options)
 
 
 def _trace_of_function(
@@ -190,7 +190,7 @@ def logdet(
 
     Source: Ubaru, Chen and Saad (2017).
     """
-    op = packed_operator(as_operator(op, like=like))
+    op = packed_operator(as_operator(op, like=like), deflate)
     check_key(key)
     check_result(deflate)
     counts = checked_ints(num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)

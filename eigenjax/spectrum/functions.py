@@ -89,7 +89,7 @@ def matrix_function(
     op = as_operator(op, like=v if like is None else like)
     krylov_dim = check_int(None, "krylov_dim", krylov_dim)
     start = given_start(op, v)
-    op = packed_operator(op)
+    op = packed_operator(op, start)
     start = packed(start, packing_used(op))
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
     count = steps_before_breakdown(state)

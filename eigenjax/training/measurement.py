@@ -27,7 +27,6 @@ from eigenjax.training.simultaneous import (
 from eigenjax.training.tracker_state import TrackerState, keep_first, no_value
 from eigenjax.vectors import tree
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.pseudorandom import fold_in
 from eigenjax.vectors.signs import fix_signs
 
@@ -58,7 +57,7 @@ class TrackerSpec(NamedTuple):
 
 def measure(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -> TrackerState:
     """Measure the pairs of an operator, from the rows of a state."""
-    op = op if spans_devices(state) else packed_operator(op)
+    op = packed_operator(op, state)
     packing = packing_used(op)
     packed_state = state._replace(eigenvectors=packed(state.eigenvectors, packing), rows=packed(state.rows, packing))
     new = _measured(plan, op, packed_state)
@@ -109,7 +108,7 @@ def first_followed(plan: TrackerSpec, op: LinearOperator, state: TrackerState) -
     and at least |<v, A v>|. Otherwise the residual of an operator that shrinks would be compared with a norm that is
     too large.
     """
-    op = op if spans_devices(state) else packed_operator(op)
+    op = packed_operator(op, state)
     vector = packed(tree.row(state.eigenvectors, 0), packing_used(op))
     image = matvec(op, vector)
     value = tree.inner(vector, image).real

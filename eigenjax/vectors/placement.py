@@ -22,13 +22,16 @@ def explicit_sharding(leaf: Any) -> NamedSharding | None:
 def spans_devices(*trees: Any) -> bool:
     """Return whether an array among the leaves, or the mesh of the program, is on more than one device.
 
-    A mesh of one device with Explicit axes counts as well, because its arrays cannot be reshaped like others.
+    A mesh of one device with Explicit axes counts as well, because its arrays cannot be reshaped like others. So does a
+    `jax.ShapeDtypeStruct` on such a mesh.
 
     >>> spans_devices({"a": jnp.ones(2)}, 3)
     False
     """
     meshes = [jax.sharding.get_abstract_mesh()]
     for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.ShapeDtypeStruct) and explicit_sharding(leaf) is not None:
+            return True
         if isinstance(leaf, jax.Array):
             meshes.append(jax.typeof(leaf).sharding.mesh)
             # A concrete array may be on several devices without a mesh.

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_array_equal
 
-from eigenjax import eigs, eigsh, hessian, svds
+from eigenjax import as_operator, eigs, eigsh, hessian, svds
 from eigenjax.operators.packed import PackedMap, PackedOperator, packed_map, packed_operator
 from eigenjax.operators.rectangular import as_rectangular
 from eigenjax.vectors.packing import packing_of
@@ -86,11 +86,22 @@ def test_a_mesh_of_one_device(kind):
     np.testing.assert_allclose(result.eigenvalues, 6, rtol=1e-6)
 
 
-def test_an_array_on_several_devices_without_a_mesh_stays_apart():
-    pieces = [jax.device_put(jnp.ones((1, 2)), device) for device in jax.devices()[:8]]
+def test_one_array_on_several_devices_among_numbers_is_enough():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
-    array = jax.make_array_from_single_device_arrays((8, 2), NamedSharding(mesh, PartitionSpec("x")), pieces)
+    array = jax.device_put(jnp.ones((8, 2)), NamedSharding(mesh, PartitionSpec("x")))
     assert spans_devices([1.0, np.ones(2), array])
+    assert not spans_devices([1.0, np.ones(2), jnp.ones(2)])
+
+
+def test_an_operator_without_arrays_is_packed_unless_its_vectors_are_on_several_devices():
+    like = {"a": jnp.ones((16, 2)), "b": jnp.ones(8)}
+    auto, explicit = (jax.device_put(like, NamedSharding(mesh, PartitionSpec("x"))) for mesh in meshes())
+    operator = lambda like: as_operator(lambda v: v, like=like)
+    assert isinstance(packed_operator(operator(like)), PackedOperator)
+    assert not isinstance(packed_operator(operator(like), auto), PackedOperator)
+    # The structure of its vectors contains the sharding.
+    assert not isinstance(packed_operator(operator(explicit)), PackedOperator)
+    assert not isinstance(packed_map(as_rectangular(lambda v: v, like=explicit)), PackedMap)
 
 
 def test_a_map_is_packed_on_both_sides():
