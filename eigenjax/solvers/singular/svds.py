@@ -95,6 +95,7 @@ def svds(
     m + k + 3 vectors on each side, besides that of a matvec.
 
     Example:
+        >>> from eigenjax import svds
         >>> differences = lambda v: {"inside": v[1:] - v[:-1], "ends": v[::11]}
         >>> result = svds(differences, k=2, v0=jnp.zeros(12))
         >>> print(jnp.abs(result.values - 2 * jnp.cos(jnp.pi / 26 * jnp.array([1, 2]))) < 1e-5)

@@ -132,6 +132,7 @@ def eigsh(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from eigenjax import eigsh
         >>> laplacian = lambda v: 2 * v - jnp.roll(v, 1) - jnp.roll(v, -1)  # a ring: all but two eigenvalues are double
         >>> result = eigsh(laplacian, k=3, which="SA", v0=jnp.zeros(64))
         >>> print(jnp.abs(result.eigenvalues - 4 * jnp.sin(jnp.pi / 64 * jnp.array([0, 1, 1])) ** 2) < 1e-4)
