@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from benchmarks.accelerator.harness import Item, Log, Row, compiled, describe, rounds, side_by_side
 from benchmarks.accelerator.problems import five_point
 from eigenjax import eigsh
-from eigenjax.krylov import decomposition
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.vectors.orthogonalize import orthogonalize
 
 K, KRYLOV_DIM = 5, 20
@@ -120,8 +121,8 @@ def _changed(basis: jax.Array, rotation: jax.Array) -> jax.Array:
 def _expansions(potential: jax.Array, start: jax.Array) -> Any:
     """Expand one vector to a full basis: matvec, recurrence, orthogonalization; no convergence check."""
     op = five_point(potential, None)
-    state = decomposition.begin(start[None], KRYLOV_DIM, jnp.zeros(2, jnp.uint32))
-    return jax.lax.scan(lambda state, _: (decomposition.expand(op, state), None), state, length=KRYLOV_DIM)[0]
+    state = orthonormalized(begin(start[None], KRYLOV_DIM, jnp.zeros(2, jnp.uint32)))
+    return jax.lax.scan(lambda state, _: (expand(op, state), None), state, length=KRYLOV_DIM)[0]
 
 
 def _orthonormal(side: int) -> jax.Array:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import set_columns
 
 # Values larger than this carry no more information, and their squares would overflow in float32.
 _LARGEST = 1e16
@@ -54,12 +55,12 @@ def extend(
 
     Args:
         polynomials: values before the step.
-        rows: (b,) int32, the rows of V that hold D after the step.
+        rows: (b,) int32, the rows of V that hold D after the step; none if they are not below m.
         columns: (b, m) C, transposed.
         triangle: (b, b) T, upper triangular; 0 on the diagonal if a random vector replaced a negligible one.
     """
     residual_block = polynomials.residual_block
-    values = polynomials.rows.at[:, :, rows].set(residual_block)
+    values = set_columns(polynomials.rows, rows, residual_block)
     levels = polynomials.levels.astype(residual_block.dtype)[:, None, None]
     matmul = lambda a, b: jnp.matmul(a, b.astype(a.dtype), precision=jax.lax.Precision.HIGHEST)
     right = levels * residual_block - matmul(values, columns.T)

@@ -56,8 +56,12 @@ def num_keep(values: jax.Array, num_valid: jax.Array, k: int, most: int, before:
     index = jnp.arange(m, dtype=jnp.int32)
     last = jnp.maximum(num_valid - 1, 0)
     values = jnp.where(index <= last, values, values[last])
-    # At index p: of all values that are dropped if p vectors are kept.
-    highest, lowest = jax.lax.cummax(values, reverse=True), jax.lax.cummin(values, reverse=True)
+    # At index p: of all values that are dropped if p vectors are kept. (A cumulative maximum takes long to compile.)
+    is_dropped = index[None, :] >= index[:, None]
+    highest, lowest = (
+        extremum(jnp.where(is_dropped, values[None, :], other), axis=1)
+        for extremum, other in ((jnp.max, -jnp.inf), (jnp.min, jnp.inf))
+    )
     target = values[min(k, m) - 1]
     gap = jnp.maximum(jnp.maximum(target - highest, lowest - target), 0)
     gamma = safe_divide(gap, highest - lowest, otherwise=0)

@@ -12,12 +12,8 @@ from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.arithmetic import matmul, safe_divide
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.orthogonalize import normalize, orthogonalize
-from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
-from eigenjax.vectors.tree import PyTree
+from eigenjax.vectors.orthogonalize import project_out_of_vector
 
-# Number from which the seeds of random directions of restarts are derived; `decomposition` uses 0 and 1.
-_RESTARTING = 2
 # A kept pair may perturb a pair that a search finds by less than this share of the bound on its residual.
 _PERTURBATION_SHARE = 0.3
 
@@ -95,6 +91,8 @@ def restart(
         translated: whether the residual block comes from `translate`, orthonormal up to rounding; static.
     """
     coupling = matmul(state.coupling, coefficients)
+    # Random directions replace pending zeros.
+    residual_block = tree.where(fresh, jax.tree.map(jnp.zeros_like, state.residual_block), state.residual_block)
     if state.block_size == 1 and not translated:
         # All residuals are along the one direction, which becomes w. Only the norms of the terms along the previous w
         # are kept.
@@ -108,18 +106,15 @@ def restart(
         residuals = jnp.where(jnp.any(coefficients != 0, axis=0), found.residuals[: coefficients.shape[1]], 0)
         dropped_norms = _without(residuals, combined_defects(state, coefficients))
     new = compress(state, coefficients, jnp.where(fresh, 0, coupling), jnp.where(fresh, dropped_norms, 0))
-    if translated:
-        residual_block = _orthonormal(new, state.residual_block, fresh)
-    else:
-        residual_block = apply_when(fresh, lambda rows: fresh_directions(new, rows), state.residual_block)
     values = begin_search(new, levels)
     polynomials = jax.tree.map(lambda x, y: jnp.where(fresh, x, y), values, new.polynomials)
-    return new._replace(residual_block=residual_block, polynomials=polynomials)
+    return new._replace(residual_block=residual_block, pending=fresh | translated, polynomials=polynomials)
 
 
 def outside(state: KrylovDecomposition, restarting: jax.Array) -> KrylovDecomposition:
     """Remove from w its part in V before a restart: H contains that part, and a restart would lose it from V."""
-    remove = lambda dropped: orthogonalize(state.basis, dropped).vector
+    # Once: what remains in V is rounding of a unit vector, and counts only times the couplings.
+    remove = lambda dropped: project_out_of_vector(state.basis, dropped)
     needed = restarting & jnp.any(state.dropped_couplings != 0)
     return state._replace(dropped=apply_when(needed, remove, state.dropped))
 
@@ -134,30 +129,3 @@ def _without(hypotenuse: jax.Array, part: jax.Array) -> jax.Array:
     """Compute (a^2 - b^2)^(1/2) of numbers that are not negative, and 0 if b is larger."""
     share = jnp.minimum(safe_divide(part, hypotenuse), 1)
     return hypotenuse * jnp.sqrt((1 - share) * (1 + share))
-
-
-def fresh_directions(state: KrylovDecomposition, residual_block: PyTree) -> PyTree:
-    """Draw random directions, orthonormal and orthogonal to the basis, shaped like those given."""
-    return _orthonormal(state, residual_block, None)
-
-
-def _orthonormal(state: KrylovDecomposition, residual_block: PyTree, fresh: jax.Array | None) -> PyTree:
-    """Orthonormalize directions against the basis; they are random if `fresh` holds or is None, else the given ones."""
-    seed = fold_in(fold_in(state.seed, _RESTARTING), state.num_restarts)
-    structure = tree.structure_of(tree.row(residual_block, 0))
-
-    def clean(i, rows):
-        drawn = lambda _: arbitrary_vector(fold_in(seed, i), structure)
-        direction = drawn(None) if fresh is None else apply_when(fresh, drawn, tree.row(rows, i))
-        # Later rows are not orthogonal to it yet, and are ignored.
-        earlier = jax.tree.map(lambda x: jnp.where(_before(i, x), x, jnp.zeros_like(x)), rows)
-        residual = orthogonalize(state.basis, direction, *(() if b == 1 else (earlier,)))
-        return tree.set_row(rows, i, normalize(residual.vector, residual.norm))
-
-    b = state.block_size
-    return clean(0, residual_block) if b == 1 else jax.lax.fori_loop(0, b, clean, residual_block)
-
-
-def _before(i: jax.Array, rows: jax.Array) -> jax.Array:
-    index = jnp.arange(rows.shape[0], dtype=jnp.int32)
-    return (index < i).reshape(-1, *[1] * (rows.ndim - 1))

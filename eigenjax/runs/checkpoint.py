@@ -29,7 +29,7 @@ from eigenjax.runs.lock import locked
 from eigenjax.vectors.tree import PyTree
 
 _KIND = "eigenjax run, "
-FORMAT = f"{_KIND}2"
+FORMAT = f"{_KIND}3"
 _RECORD, _ARRAYS = "run.json", "state"
 # Names in the spelling of `Folder._step`, and no other spelling of the same number.
 _STEP = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,17})")

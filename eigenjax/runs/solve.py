@@ -138,6 +138,7 @@ def _compiled_once(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef
 
 def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple[RestartedState, Any, Any]:
     state, given, references = planning.initialize_solve(op, plan, v0, seed)
+    state = restarted_lanczos.prepared(state)
     # Without weak types, the first call of `_advance` and all others are one program.
     strong = lambda x: jax.lax.convert_element_type(x, x.dtype)
     return jax.tree.map(strong, state), given, references

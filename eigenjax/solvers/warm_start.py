@@ -16,7 +16,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize, project_out_of_vector
-from eigenjax.vectors.pseudorandom import arbitrary_rows, arbitrary_signs, fold_in
+from eigenjax.vectors.pseudorandom import arbitrary_signs, fold_in
 from eigenjax.vectors.tree import PyTree
 
 # A row whose remainder after orthogonalization against earlier rows is below this is linearly dependent on them.
@@ -89,20 +89,22 @@ def packed_start(op: LinearOperator, v0: Any) -> Any:
 
 
 def starting_block(op: LinearOperator, rows: PyTree | None, block_size: int, seed: jax.Array) -> PyTree:
-    """Return the (b, ...) start vectors of a solve: sums of the vectors of v0, in turn, with random signs."""
-    structure = tree.working_structure(op.structure)
-    drawn = arbitrary_rows(fold_in(seed, 0), structure, block_size)
+    """Return the (b, ...) start vectors of a solve: sums of the vectors of v0, in turn, with random signs.
+
+    Zeros stand for the others; a Krylov decomposition replaces them by random directions.
+    """
+    zeros = tree.zero_basis(tree.zeros(tree.working_structure(op.structure)), block_size)
     if rows is None:
-        return drawn
+        return zeros
     count = jax.tree.leaves(rows)[0].shape[0]
     if count == 1:
-        return tree.set_rows(drawn, 0, rows)
+        return tree.set_rows(zeros, 0, rows)
     signs = arbitrary_signs(fold_in(seed, 1), count, jnp.float32)
     place = jnp.arange(count, dtype=jnp.int32) % block_size
     weights = jnp.where(place[:, None] == jnp.arange(block_size, dtype=jnp.int32)[None, :], signs[:, None], 0)
     sums = tree.combine(weights.astype(tree.accumulation_dtype(rows)), rows)
     given = min(count, block_size)
-    return jax.tree.map(lambda x, y: jnp.concatenate([x[:given].astype(y.dtype), y[given:]]), sums, drawn)
+    return jax.tree.map(lambda x, y: jnp.concatenate([x[:given].astype(y.dtype), y[given:]]), sums, zeros)
 
 
 def is_start_block(op: LinearOperator, v0: Any) -> bool:

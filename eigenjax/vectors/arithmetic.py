@@ -40,6 +40,24 @@ def positive_or_one(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, x, 1)
 
 
+def set_columns(x: jax.Array, columns: jax.Array, values: jax.Array) -> jax.Array:
+    """Replace columns of a small array, by comparison, because a scatter takes long to compile.
+
+    Args:
+        x: (..., m).
+        columns: (b,) int32, different indices; those that are not below m are ignored.
+        values: (..., b), the new columns.
+
+    >>> print(set_columns(jnp.zeros((2, 3)), jnp.array([2]), jnp.ones((2, 1))))
+    [[0. 0. 1.]
+     [0. 0. 1.]]
+    """
+    hit = columns[:, None] == jnp.arange(x.shape[-1], dtype=jnp.int32)[None, :]
+    spread = lambda mask: mask.reshape(*[1] * (x.ndim - 1), *mask.shape)
+    placed = jnp.sum(jnp.where(spread(hit), values[..., None], 0), axis=-2)
+    return jnp.where(spread(jnp.any(hit, axis=0)), placed.astype(x.dtype), x)
+
+
 def matmul(*factors: jax.Array) -> jax.Array:
     """Multiply matrices (or vectors) in the full precision of their dtype.
 

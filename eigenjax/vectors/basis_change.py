@@ -46,8 +46,10 @@ def change_basis(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Ar
     # Transposed: the weights of one vector are then one row, which a matrix product reads fastest.
     factors = jnp.stack([below.T, above.T])[:, :, place]
     group = -(-p // _GROUPS)
-    numbers = jnp.arange(-(-p // group), dtype=jnp.int32)
-    sweeps = jnp.repeat(jnp.arange(2, dtype=jnp.int32), len(numbers))
+    # Lists become constants, which take no time to compile.
+    numbers = list(range(-(-p // group)))
+    sweeps = jnp.asarray([0] * len(numbers) + [1] * len(numbers), jnp.int32)
+    group_indices = jnp.asarray(numbers + numbers[::-1], jnp.int32)
 
     def make_group(basis, step):
         sweep, group_index = step
@@ -61,7 +63,7 @@ def change_basis(basis: PyTree, coefficients: jax.Array) -> tuple[PyTree, jax.Ar
         put = lambda i, basis: storage.set_row(basis, targets[i], tree.row(made, i))
         return jax.lax.fori_loop(0, group, put, basis), None
 
-    basis, _ = jax.lax.scan(make_group, basis, (sweeps, jnp.concatenate([numbers, numbers[::-1]])))
+    basis, _ = jax.lax.scan(make_group, basis, (sweeps, group_indices))
     return storage.keep_rows(basis, place < p), rows
 
 

@@ -56,12 +56,13 @@ def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalize
 
     # The loop contains the first pass too: outside of the loop XLA would hold a second copy of the basis.
     def one_pass(carry):
-        vector, _, taken, _, passes = carry
-        cleaned, after, coefficients, again = _one_pass((basis, *more), vector)
-        return cleaned, after, taken + coefficients, again, passes + 1
+        vector, _, taken, passes_left = carry
+        done = _one_pass((basis, *more), vector)
+        passes_left = jnp.where(done.is_unsafe, passes_left - 1, 0)
+        return done.vector, done.after, taken + done.coefficients, passes_left
 
-    start = (vector, *_nothing_taken(vector, (basis, *more)), jnp.asarray(True), jnp.int32(0))
-    end = jax.lax.while_loop(lambda carry: carry[3] & (carry[4] < _MAX_PASSES), one_pass, start)
+    start = (vector, *_nothing_taken(vector, (basis, *more)), jnp.int32(_MAX_PASSES))
+    end = jax.lax.while_loop(lambda carry: carry[3] > 0, one_pass, start)
     return Orthogonalized(*end[:3])
 
 
@@ -71,7 +72,7 @@ def orthogonalize_or_replace(
     vector: PyTree,
     *more: PyTree,
     is_nothing: Callable[[jax.Array, jax.Array], jax.Array],
-) -> tuple[Orthogonalized, jax.Array]:
+) -> tuple[Orthogonalized, jax.Array, jax.Array]:
     """Orthogonalize a vector against a basis, or replace it by an arbitrary one if the remainder is negligible.
 
     A negligible remainder means that the basis spans an invariant subspace. To divide by it would amplify rounding; to
@@ -82,27 +83,30 @@ def orthogonalize_or_replace(
         basis: orthonormal rows, with a leading axis m on every leaf; zero rows are allowed.
         vector: any vector.
         *more: further bases, orthonormal with the first; their coefficients follow those of the first.
-        is_nothing: (coefficients, norm of the remainder) -> () bool, whether the remainder is negligible.
+        is_nothing: (norm of the vector, norm of the remainder) -> () bool, whether the remainder is negligible.
 
     Returns:
-        `orthogonalized, replaced`: the remainder, its norm and the coefficients; and () bool, whether the vector is
-        replaced. Then the remainder and its norm belong to the replacement, the coefficients to the given vector.
+        `orthogonalized, replaced, norm`: the remainder, its norm and the coefficients; () bool, whether the vector is
+        replaced; and () the norm of the given vector. If it is replaced, the remainder and its norm belong to the
+        replacement, the coefficients to the given vector.
     """
     structure = tree.structure_of(vector)
 
     def one_pass(carry):
-        vector, _, taken, _, passes, replaced = carry
-        cleaned, after, coefficients, again = _one_pass((basis, *more), vector)
-        taken = jnp.where(replaced, taken, taken + coefficients)
-        again, passes = again & (passes < _MAX_PASSES - 1), passes + 1
-        collapsed = ~again & ~replaced & is_nothing(taken, after)
-        cleaned = apply_when(collapsed, lambda _: arbitrary_vector(seed, structure), cleaned)
-        return cleaned, after, taken, again | collapsed, jnp.where(collapsed, 0, passes), replaced | collapsed
+        vector, _, taken, passes_left, replaced, norm = carry
+        done = _one_pass((basis, *more), vector)
+        taken = jnp.where(replaced, taken, taken + done.coefficients)
+        norm = jnp.where(norm < 0, done.before, norm)
+        passes_left = jnp.where(done.is_unsafe, passes_left - 1, 0)
+        collapsed = (passes_left == 0) & ~replaced & is_nothing(norm, done.after)
+        vector = apply_when(collapsed, lambda _: arbitrary_vector(seed, structure), done.vector)
+        passes_left = jnp.where(collapsed, _MAX_PASSES, passes_left)
+        return vector, done.after, taken, passes_left, replaced | collapsed, norm
 
-    no = jnp.zeros((), bool)
-    start = (vector, *_nothing_taken(vector, (basis, *more)), jnp.asarray(True), jnp.int32(0), no)
-    end = jax.lax.while_loop(lambda carry: carry[3], one_pass, start)
-    return Orthogonalized(*end[:3]), end[5]
+    no_norm, nothing_taken = _nothing_taken(vector, (basis, *more))
+    start = (vector, no_norm, nothing_taken, jnp.int32(_MAX_PASSES), jnp.zeros((), bool), no_norm - 1)
+    end = jax.lax.while_loop(lambda carry: carry[3] > 0, one_pass, start)
+    return Orthogonalized(*end[:3]), end[4], end[5]
 
 
 def _nothing_taken(vector: PyTree, bases: tuple[PyTree, ...]) -> tuple[jax.Array, jax.Array]:
@@ -111,8 +115,16 @@ def _nothing_taken(vector: PyTree, bases: tuple[PyTree, ...]) -> tuple[jax.Array
     return jnp.zeros((), tree.real_dtype(dtype)), jnp.zeros(count, dtype)
 
 
-def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> tuple[PyTree, jax.Array, jax.Array, jax.Array]:
-    """Run one Gram-Schmidt pass; return the remainder, its norm, the coefficients, and whether to repeat the pass.
+class _Pass(NamedTuple):
+    vector: PyTree  # the remainder
+    before: jax.Array  # () norm of the vector
+    after: jax.Array  # () norm of the remainder
+    coefficients: jax.Array  # (m,) coefficients of the removed part
+    is_unsafe: jax.Array  # () bool, the pass has to be repeated
+
+
+def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> _Pass:
+    """Run one Gram-Schmidt pass.
 
     On several devices a pass needs two small reductions: the maximum that scales the norm, and one sum for the
     coefficients and the norm before the pass. The norm after it follows from ||w||^2 = ||w - V V^H w||^2 + ||V^H w||^2.
@@ -126,7 +138,7 @@ def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> tuple[PyTree, jax.Ar
         vector = tree.add_scaled(vector, -1.0, storage.combine(along, rows))
     share = safe_divide(tree.norm(coefficients), before, where=before != 0)
     after = before * jnp.sqrt(jnp.maximum((1 - share) * (1 + share), 0))
-    return vector, after, jnp.concatenate(coefficients), share > _UNSAFE_SHARE
+    return _Pass(vector, before, after, jnp.concatenate(coefficients), share > _UNSAFE_SHARE)
 
 
 def project_out(basis: PyTree, block: PyTree) -> PyTree:
@@ -145,12 +157,17 @@ def project_out_of_vector(basis: PyTree, vector: PyTree) -> PyTree:
     >>> print(project_out_of_vector(jnp.eye(3)[:1], jnp.ones(3)))
     [0. 1. 1.]
     """
-    return tree.add_scaled(vector, -1.0, tree.combine(tree.project(basis, vector), basis))
+    return tree.add_scaled(vector, -1.0, storage.combine(storage.project(basis, vector), basis))
 
 
 def breakdown_length(operator_norm: jax.Array) -> jax.Array:
     """Return the norm, (), up to which the remainder of an orthogonalized matvec counts as zero."""
     return jnp.maximum(_BREAKDOWN * jnp.finfo(operator_norm.dtype).eps * operator_norm, underflow(operator_norm))
+
+
+def dependent_length(norm: jax.Array) -> jax.Array:
+    """Return the norm, (), up to which the remainder of a vector of this norm counts as zero."""
+    return _BREAKDOWN * jnp.finfo(norm.dtype).eps * norm
 
 
 def underflow(length: jax.Array) -> float:

@@ -145,6 +145,18 @@ def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
     return total
 
 
+def self_gram(basis: PyTree) -> jax.Array:
+    """Compute the (m, m) matrix of inner products <b_i, b_j>.
+
+    >>> print(self_gram(zero_basis(jnp.ones(2), 2, Storage("bfloat16"))))
+    [[0. 0.]
+     [0. 0.]]
+    """
+    if not isinstance(basis, StoredBasis):
+        return tree.self_gram(basis)
+    return jax.lax.map(lambda i: project(basis, row(basis, i)), jnp.arange(_length(basis), dtype=jnp.int32)).T
+
+
 def _stored_dtype(dtype: Any, storage: Storage) -> jnp.dtype:
     """Return the narrower of a working dtype and the dtype of the storage."""
     if storage.dtype is None or jnp.finfo(dtype).bits <= jnp.finfo(storage.dtype).bits:

@@ -152,6 +152,15 @@ def norms(basis: PyTree) -> jax.Array:
     return jax.lax.map(norm, basis)
 
 
+def zeros(structure: PyTree) -> PyTree:
+    """Create a zero vector with the shapes, dtypes and explicit shardings of a structure.
+
+    >>> print(zeros(jax.ShapeDtypeStruct((2,), jnp.float32)))
+    [0. 0.]
+    """
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=explicit_sharding(x)), structure)
+
+
 def zero_basis(x: PyTree, length: int) -> PyTree:
     """Create a basis of `length` zero vectors, shaped and sharded like x."""
     # zeros_like of a broadcast, because plain zeros would lose the sharding.
@@ -216,11 +225,11 @@ def _gram_by_columns(count: int, x: PyTree) -> jax.Array:
     m = jax.tree.leaves(x)[0].shape[0]
     group = min(count, m)
     # The last group overlaps the one before it, so that it stays inside the basis.
-    firsts = jnp.minimum(jnp.arange(0, m, group, dtype=jnp.int32), m - group)
+    firsts = jnp.asarray([min(first, m - group) for first in range(0, m, group)], jnp.int32)
     few = lambda first: jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, group), x)
-    columns = jax.lax.map(lambda first: gram(x, few(first)), firsts)
-    places = firsts[:, None] + jnp.arange(group, dtype=jnp.int32)[None, :]
-    return jnp.zeros((m, m), columns.dtype).at[:, places.reshape(-1)].set(jnp.swapaxes(columns, 0, 1).reshape(m, -1))
+    columns = jnp.swapaxes(jax.lax.map(lambda first: gram(x, few(first)), firsts), 0, 1).reshape(m, -1)
+    num_last = m % group
+    return columns if num_last == 0 else jnp.concatenate([columns[:, : m - num_last], columns[:, -num_last:]], axis=1)
 
 
 # A matrix-vector product on a CPU, or one of a few vectors with a few, is summed sequentially in a few lanes. In

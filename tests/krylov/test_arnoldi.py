@@ -10,7 +10,8 @@ import pytest
 import scipy.linalg
 
 from eigenjax import as_operator
-from eigenjax.krylov import decomposition
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.krylov.general import arnoldi
 from eigenjax.krylov.general.general_ritz import SchurBasis
 from eigenjax.vectors.pseudorandom import seed_of
@@ -25,19 +26,19 @@ RELATION = N + 2 * (M + 1)
 
 @functools.partial(jax.jit, static_argnames="size")
 def begun(start, size=M):
-    return decomposition.begin(start[None], size, seed_of(jax.random.key(3)), levels=jnp.zeros(1, start.dtype))
+    return orthonormalized(begin(start[None], size, seed_of(jax.random.key(3)), levels=jnp.zeros(1, start.dtype)))
 
 
 @jax.jit
 def grown(matrix, state, steps):
     op = as_operator(matrix)
-    return jax.lax.fori_loop(0, steps, lambda _, state: arnoldi.expand(op, state), state)
+    return jax.lax.fori_loop(0, steps, lambda _, state: expand(op, state, symmetric=False), state)
 
 
 @jax.jit
 def restarted(state, coefficients, num_keep, fresh):
     basis = SchurBasis(coefficients, jnp.zeros(M, bool))
-    return arnoldi.restart(state, basis, num_keep, MOST, fresh, jnp.zeros(1, coefficients.dtype))
+    return orthonormalized(arnoldi.restart(state, basis, num_keep, MOST, fresh, jnp.zeros(1, coefficients.dtype)))
 
 
 def wide(x):

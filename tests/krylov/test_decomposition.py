@@ -9,6 +9,8 @@ import pytest
 
 from eigenjax import as_operator
 from eigenjax.krylov import decomposition
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.krylov.rayleigh_ritz import ritz_pairs
 from eigenjax.vectors.pseudorandom import seed_of
 
@@ -20,8 +22,8 @@ BLOCKS = pytest.mark.parametrize("block_size", [1, 3])
 @jax.jit
 def grown(matrix, starts, steps):
     op = as_operator(matrix)
-    state = decomposition.begin(starts, M, seed_of(jax.random.key(1)))
-    return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
+    state = orthonormalized(begin(starts, M, seed_of(jax.random.key(1))))
+    return jax.lax.fori_loop(0, steps, lambda _, state: expand(op, state), state)
 
 
 def restarted(op, state, num_keep):
@@ -32,7 +34,7 @@ def restarted(op, state, num_keep):
     )
     b = state.block_size
     steps = (state.coupling.shape[1] - num_keep) // b
-    return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(op, state), state)
+    return jax.lax.fori_loop(0, steps, lambda _, state: expand(op, state), state)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -150,8 +152,8 @@ def defect_after(restarts, matrix, start):
 
     @jax.jit
     def run(starts):
-        state = decomposition.begin(starts, M, seed_of(jax.random.key(1)))
-        state = jax.lax.fori_loop(0, M, lambda _, state: decomposition.expand(op, state), state)
+        state = orthonormalized(begin(starts, M, seed_of(jax.random.key(1))))
+        state = jax.lax.fori_loop(0, M, lambda _, state: expand(op, state), state)
         return jax.lax.fori_loop(0, restarts, lambda _, state: restarted(op, state, 8), state)
 
     basis = np.asarray(run(start).basis, float)

@@ -9,7 +9,8 @@ import pytest
 
 from eigenjax import as_operator
 from eigenjax.krylov import decomposition, lanczos_polynomials
-from eigenjax.krylov.general import arnoldi
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.krylov.golub_kahan import bidiagonalization
 from eigenjax.krylov.thick_restart import begin_search
 from eigenjax.operators.rectangular import as_rectangular
@@ -29,7 +30,7 @@ def orthonormal(rng, rows, columns, is_complex):
 @functools.partial(jax.jit, static_argnames=("expand", "steps"))
 def grown(expand, matrix, starts, levels, steps):
     op = as_operator(matrix)
-    state = decomposition.begin(starts, M, seed_of(jax.random.key(1)), levels=levels)
+    state = orthonormalized(begin(starts, M, seed_of(jax.random.key(1)), levels=levels))
     return jax.lax.fori_loop(0, steps, lambda _, state: expand(op, state), state)
 
 
@@ -56,7 +57,7 @@ def test_they_are_what_the_basis_holds_of_an_eigenvector(block_size, is_complex,
     values, vectors = np.linalg.eigh(matrix)
     starts = orthonormal(rng, N, block_size, is_complex).T
     levels = jnp.asarray(values[[-1, -2]])
-    state = grown(decomposition.expand, jnp.asarray(matrix), jnp.asarray(starts), levels, STEPS // block_size)
+    state = grown(expand, jnp.asarray(matrix), jnp.asarray(starts), levels, STEPS // block_size)
     for level, vector in enumerate(vectors.T[[-1, -2]]):
         assert_holds(state, vector, starts @ vector.conj(), level)
     # A restart combines the rows.
@@ -71,13 +72,13 @@ def test_a_locked_vector_is_left_out(rotated, rng):
     matrix = rotated(np.r_[np.linspace(-2, 2, N - 2), 5, 5])
     vectors = np.linalg.eigh(matrix)[1]
     op = as_operator(jnp.asarray(matrix))
-    state = decomposition.begin(jnp.asarray(vectors.T[-1:]), M, seed_of(None), levels=jnp.asarray([5.0]))
-    state = decomposition.expand(op, state)  # the start is an eigenvector: the next direction is random
+    state = orthonormalized(begin(jnp.asarray(vectors.T[-1:]), M, seed_of(None), levels=jnp.asarray([5.0])))
+    state = expand(op, state)  # the start is an eigenvector: the next direction is random
     assert state.broken_down
     state = state._replace(polynomials=begin_search(state, jnp.asarray([5.0])), broken_down=jnp.zeros((), bool))
     start = np.asarray(state.residual_block[0])
     for _ in range(4):
-        state = decomposition.expand(op, state)
+        state = expand(op, state)
     assert_holds(state, vectors[:, -2], np.array([start @ vectors[:, -2]]))
 
 
@@ -86,7 +87,13 @@ def test_those_of_arnoldi_are_what_the_basis_holds_of_a_left_eigenvector(rng):
     values, left = np.linalg.eig(matrix.T)
     place = np.argmax(np.abs(values))
     start = orthonormal(rng, N, 1, is_complex=False).T
-    state = grown(arnoldi.expand, jnp.asarray(matrix), jnp.asarray(start), jnp.asarray(values[[place]]), STEPS)
+    state = grown(
+        functools.partial(expand, symmetric=False),
+        jnp.asarray(matrix),
+        jnp.asarray(start),
+        jnp.asarray(values[[place]]),
+        STEPS,
+    )
     # The left eigenvector satisfies y^H A = lambda y^H; y is the conjugate of an eigenvector of the transpose.
     assert_holds(state, np.conj(left[:, place]), start @ left[:, place])
 
@@ -112,5 +119,5 @@ def test_those_of_both_bases_are_what_they_hold_of_singular_vectors(is_complex, 
 def test_they_do_not_overflow():
     # Two steps with a matrix that couples the start vector to the others by 1e-13 only.
     matrix = np.diag([1.0, 2.0, 3.0]) + 1e-13 * (np.eye(3, k=1) + np.eye(3, k=-1))
-    state = grown(decomposition.expand, jnp.asarray(matrix), jnp.eye(3)[:1], jnp.asarray([1e10]), 2)
+    state = grown(expand, jnp.asarray(matrix), jnp.eye(3)[:1], jnp.asarray([1e10]), 2)
     assert np.isfinite(np.asarray(lanczos_polynomials.amplitudes(state.polynomials))).all()

@@ -9,7 +9,8 @@ import pytest
 import scipy.linalg
 
 from eigenjax import Status, as_operator, eigsh
-from eigenjax.krylov import decomposition
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.krylov.rayleigh_ritz import harmonic_pairs, ritz_pairs
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.vectors.pseudorandom import seed_of
@@ -24,8 +25,8 @@ SIGMA = 0.7
 @functools.partial(jax.jit, static_argnames="block_size")
 def grown(matrix, block_size, steps):
     starts = jax.random.normal(jax.random.key(0), (block_size, N), jnp.float64).astype(matrix.dtype)
-    state = decomposition.begin(starts, M, seed_of(jax.random.key(1)))
-    return jax.lax.fori_loop(0, steps, lambda _, state: decomposition.expand(as_operator(matrix), state), state)
+    state = orthonormalized(begin(starts, M, seed_of(jax.random.key(1))))
+    return jax.lax.fori_loop(0, steps, lambda _, state: expand(as_operator(matrix), state), state)
 
 
 nearest = jax.jit(lambda state, sigma, target: harmonic_pairs(state, sigma, target, K))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from eigenjax import as_operator
-from eigenjax.krylov import decomposition, thick_restart
+from eigenjax.krylov import thick_restart
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.krylov.rayleigh_ritz import harmonic_pairs, ritz_pairs
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.symmetric import restarted_lanczos
@@ -31,7 +33,7 @@ def grown(matrix, state):
     """Expand until the basis is full."""
     op = as_operator(matrix)
     room = lambda state: state.num_valid + state.block_size <= M
-    return jax.lax.while_loop(room, lambda state: decomposition.expand(op, state), state)
+    return jax.lax.while_loop(room, lambda state: expand(op, state), state)
 
 
 @functools.partial(jax.jit, static_argnames="interior")
@@ -46,12 +48,12 @@ def turned(state, fresh, bound, sigma, interior=False):
         state = thick_restart.outside(state, jnp.asarray(True))
     levels = jnp.zeros(1, state.defects.dtype)
     after = thick_restart.restart(state, coefficients, found, fresh, levels, translated=interior)
-    return after, coefficients, found
+    return orthonormalized(after), coefficients, found
 
 
 @jax.jit
 def begun(matrix, starts):
-    return grown(matrix, decomposition.begin(starts, M, seed_of(jax.random.key(4))))
+    return grown(matrix, orthonormalized(begin(starts, M, seed_of(jax.random.key(4)))))
 
 
 def wide(x):

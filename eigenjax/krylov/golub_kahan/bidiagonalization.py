@@ -238,11 +238,11 @@ def _extended(
     seed: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
 ) -> _Extended:
     """Orthonormalize a matvec against a basis; `taken` of its component along one row is already subtracted."""
-    along = lambda coefficients: coefficients.at[row].add(taken.astype(coefficients.dtype))
-    # ||A v||^2 is the sum of squares of the removed coefficients and of the remainder.
-    norm_with = lambda coefficients, left: jnp.maximum(operator_norm, tree.norm((along(coefficients), left)))
-    is_nothing = lambda coefficients, left: left <= breakdown_length(norm_with(coefficients, left))
-    residual, replaced = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
+    # ||A v||^2 is the sum of squares of the removed coefficient and of the norm of the remainder.
+    norm_with = lambda norm: jnp.maximum(operator_norm, jnp.hypot(taken, norm))
+    is_nothing = lambda norm, left: left <= breakdown_length(norm_with(norm))
+    residual, replaced, norm = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
     length = jnp.where(replaced, 0, residual.norm)
-    norm = norm_with(residual.coefficients, length)
-    return _Extended(normalize(residual.vector, residual.norm), length, along(residual.coefficients), norm, replaced)
+    index = jnp.arange(residual.coefficients.shape[0], dtype=jnp.int32)
+    coefficients = residual.coefficients + jnp.where(index == row, taken, 0).astype(residual.coefficients.dtype)
+    return _Extended(normalize(residual.vector, residual.norm), length, coefficients, norm_with(norm), replaced)

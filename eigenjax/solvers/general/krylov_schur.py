@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov import decomposition, lanczos_polynomials
 from eigenjax.krylov.decomposition import KrylovDecomposition
+from eigenjax.krylov.expansion import expand
 from eigenjax.krylov.general import arnoldi
 from eigenjax.krylov.general.general_ritz import (
     NUM_BOUNDARY,
@@ -34,7 +35,7 @@ from eigenjax.krylov.general.schur import complex_dtype
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.krylov.thick_restart import begin_search
 from eigenjax.operators import complexified
-from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.complexified import complex_matvec, is_real
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
@@ -107,7 +108,7 @@ def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: A
 
     # Clear the breakdown flag: the last check handled it.
     first = state.krylov._replace(broken_down=jnp.zeros((), bool))
-    grown = jax.lax.while_loop(has_to_grow, lambda part: arnoldi.expand(op, part), first)
+    grown = jax.lax.while_loop(has_to_grow, lambda part: expand(op, part, symmetric=False), first)
     state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol)
     if m < op.size:
         most = max(spec.k + 1, m - LONGEST_WAIT)
@@ -266,7 +267,7 @@ def _verified(
     c = matmul(columns, signs)
     predicted = tree.combine(matmul(part.matrix, c), part.basis)
     predicted = tree.add_scaled(predicted, matmul(part.coupling[0], c), tree.row(part.residual_block, 0))
-    image = decomposition.matvec(op, tree.combine(c, part.basis))
+    image = matvec(op, tree.combine(c, part.basis))
     discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
     confirmed = (discrepancy <= VERIFICATION_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
 

@@ -9,7 +9,8 @@ import pytest
 import scipy.linalg
 
 from eigenjax import Status, as_operator, eigs
-from eigenjax.krylov import decomposition
+from eigenjax.krylov.decomposition import begin
+from eigenjax.krylov.expansion import orthonormalized
 from eigenjax.krylov.general.general_ritz import converged_first, general_ritz_pairs, no_pairs, schur_basis
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.general import krylov_schur
@@ -67,7 +68,7 @@ def test_restarts_and_searches_violate_the_decomposition_by_at_most_the_toleranc
 @pytest.mark.parametrize("name", far_from_normal())
 def test_every_cut_of_the_schur_basis_is_invariant(name):
     matrix = jnp.asarray(far_from_normal()[name].astype(np.float32)[:20, :20])
-    part = decomposition.begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None))
+    part = orthonormalized(begin(jnp.ones((1, 20), jnp.float32), 20, seed_of(None)))
     part = part._replace(valid=jnp.ones(20, bool), matrix=matrix)
     basis = jax.jit(lambda part: schur_basis(part, general_ritz_pairs(part, "LM", real=True), "LM"))(part)
     vectors, small = np.asarray(basis.coefficients, np.float64), np.asarray(matrix, np.float64)

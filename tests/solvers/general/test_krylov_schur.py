@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from eigenjax import Status, as_operator
+from eigenjax.krylov.expansion import orthonormalized
 from eigenjax.krylov.general.general_ritz import SchurBasis
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.general import krylov_schur
@@ -39,12 +40,16 @@ def finalize(matrix, state, tol):
     return krylov_schur.finalize(as_operator(matrix), state, SPEC, tol=tol)
 
 
+READY = jax.jit(orthonormalized)
+
+
 def wide(x):
     return np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
 def assert_decomposes(part, matrix):
     """Assert orthonormal V and d, and A V - V H - d b^H within `defects` and the rounding of all restarts."""
+    part = READY(part)
     valid = np.asarray(part.valid)
     V, d, H, b = (wide(x) for x in (part.basis, part.residual_block, part.matrix, part.coupling))
     eps, restarts = np.finfo(part.matrix.dtype).eps, int(part.num_restarts)
