@@ -189,6 +189,21 @@ def assert_in_order(values, which):
         assert (np.diff(keys) >= 0).all(), values
 
 
+def operations(jaxpr):
+    """Yield the operations of a program, and those of all programs inside: of loops, branches and calls."""
+    is_program = lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
+            if is_program(inner):
+                yield from operations(getattr(inner, "jaxpr", inner))
+
+
+@pytest.fixture(name="operations", scope="session")
+def _operations():
+    return operations
+
+
 @pytest.fixture(name="rotated", scope="session")
 def _rotated():
     return rotated

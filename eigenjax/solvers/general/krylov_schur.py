@@ -36,7 +36,7 @@ from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.krylov.thick_restart import begin_search
 from eigenjax.operators import complexified
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.operators.complexified import complex_matvec, is_real
+from eigenjax.operators.complexified import is_real
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wait
@@ -262,21 +262,30 @@ def _verified(
     """
     real = not jnp.iscomplexobj(part.matrix)
     columns = jnp.concatenate([coefficients.real, coefficients.imag], axis=1) if real else coefficients
-    count = columns.shape[1]
+    count, num_parts = columns.shape[1], 2 if real else 1
     signs = arbitrary_signs(part.seed, count, columns.dtype)
     c = matmul(columns, signs)
-    predicted = tree.combine(matmul(part.matrix, c), part.basis)
+    combined, predicted = tree.combine(c, part.basis), tree.combine(matmul(part.matrix, c), part.basis)
     predicted = tree.add_scaled(predicted, matmul(part.coupling[0], c), tree.row(part.residual_block, 0))
-    image = matvec(op, tree.combine(c, part.basis))
-    discrepancy = tree.norm(tree.add_scaled(image, -1.0, predicted)) / count**0.5
-    confirmed = (discrepancy <= VERIFICATION_TOLERANCE * rounding_unit(op) * part.operator_norm) & ~searched
+    bound = VERIFICATION_TOLERANCE * rounding_unit(op) * part.operator_norm
 
-    def recompute(i, residuals):
-        vector = tree.row(vectors, i)
-        image = complex_matvec(op, vector)
-        return residuals.at[i].set(tree.norm(tree.add_scaled(image, -values[i], vector)))
+    # One loop for the verification and for the residuals that it may require, so that the matvec is compiled once.
+    def body(carry):
+        step, _, discrepancy, residuals = carry
+        pair, place = jnp.maximum(step - 1, 0) // num_parts, jnp.maximum(step - 1, 0) % num_parts
+        first, vector = step == 0, tree.row(vectors, pair)
+        part_of = lambda x: jax.tree.map(lambda x: jnp.where(place == 0, x.real, x.imag), x) if real else x
+        expected = tree.where(first, predicted, part_of(tree.scale(values[pair], vector)))
+        image = matvec(op, tree.where(first, combined, part_of(vector)))
+        length = tree.norm(tree.add_scaled(image, -1.0, expected))
+        discrepancy = jnp.where(first, length / count**0.5, discrepancy)
+        confirmed = ((discrepancy <= bound) & ~searched) | ~jnp.isfinite(discrepancy)
+        before = jnp.where(place == 0, 0, residuals[pair])
+        recomputed = residuals.at[pair].set(jnp.hypot(before, length))
+        residuals = jnp.where(first, jnp.hypot(estimated, discrepancy), recomputed)
+        end = jnp.where(confirmed, 1, 1 + num_parts * values.shape[0]).astype(jnp.int32)
+        return step + 1, end, discrepancy, residuals
 
-    # A loop, so that confirmed residuals cost no matvec, under vmap too.
-    num_recomputed = jnp.where(confirmed | ~jnp.isfinite(discrepancy), 0, values.shape[0])
-    residuals = jax.lax.fori_loop(0, num_recomputed, recompute, jnp.hypot(estimated, discrepancy))
-    return residuals, discrepancy, (1 + num_recomputed * (2 if real else 1)).astype(jnp.int32)
+    start = (jnp.int32(0), jnp.int32(1), jnp.zeros_like(part.operator_norm), estimated)
+    num_matvecs, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], body, start)
+    return residuals, discrepancy, num_matvecs
