@@ -13,6 +13,7 @@ from eigenjax.vectors import storage, tree
 from eigenjax.vectors.arithmetic import matmul, safe_divide
 from eigenjax.vectors.conditional import apply_when
 from eigenjax.vectors.orthogonalize import project_out_of_vector
+from eigenjax.vectors.tree import PyTree
 
 # A kept pair may perturb a pair that a search finds by less than this share of the bound on its residual.
 _PERTURBATION_SHARE = 0.3
@@ -111,12 +112,12 @@ def restart(
     return new._replace(residual_block=residual_block, pending=fresh | translated, polynomials=polynomials)
 
 
-def outside(state: KrylovDecomposition, restarting: jax.Array) -> KrylovDecomposition:
-    """Remove from w its part in V before a restart: H contains that part, and a restart would lose it from V."""
-    # Once: what remains in V is rounding of a unit vector, and counts only times the couplings.
+def outside_of_basis(state: KrylovDecomposition, needed: jax.Array) -> PyTree:
+    """Return w without its part in V if `needed`, () bool; H contains that part, and a restart would lose it from V."""
+    # Once: what remains in V is rounding of a unit vector, and counts only times the couplings. In a loop, because
+    # elsewhere XLA would hold a second copy of the basis.
     remove = lambda dropped: project_out_of_vector(state.basis, dropped)
-    needed = restarting & jnp.any(state.dropped_couplings != 0)
-    return state._replace(dropped=apply_when(needed, remove, state.dropped))
+    return apply_when(needed & jnp.any(state.dropped_couplings != 0), remove, state.dropped)
 
 
 def begin_search(state: KrylovDecomposition, levels: jax.Array) -> LanczosPolynomials:

@@ -45,7 +45,7 @@ def turned(state, fresh, bound, sigma, interior=False):
     if interior:
         state = thick_restart.translate(state, coefficients, sigma)
     elif state.block_size == 1:
-        state = thick_restart.outside(state, jnp.asarray(True))
+        state = state._replace(dropped=thick_restart.outside_of_basis(state, jnp.asarray(True)))
     levels = jnp.zeros(1, state.defects.dtype)
     after = thick_restart.restart(state, coefficients, found, fresh, levels, translated=interior)
     return orthonormalized(after), coefficients, found

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from eigenjax.krylov import ritz
 from eigenjax.krylov.decomposition import KrylovDecomposition
 from eigenjax.krylov.solve_spec import SolveSpec
+from eigenjax.krylov.thick_restart import outside_of_basis
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs
@@ -18,7 +19,6 @@ from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import RayleighRitz, given_vectors, rayleigh_ritz
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.arithmetic import matmul
-from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
@@ -83,8 +83,7 @@ def finalize(
 def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
     """Compute the (b, k) components of A V C along D, the part of w outside of V and D, and its length."""
     along = matmul(part.coupling, coefficients)
-    # Once: what remains of w in V and D is rounding of a unit vector, and counts only times the couplings.
-    outside = project_out_of_vector(part.basis, part.dropped)
+    outside = outside_of_basis(part, jnp.ones((), bool))
     on_directions = tree.project(part.residual_block, outside)
     outside = tree.add_scaled(outside, -1.0, tree.combine(on_directions, part.residual_block))
     along = along + on_directions[:, None] * matmul(part.dropped_couplings, coefficients)[None, :]

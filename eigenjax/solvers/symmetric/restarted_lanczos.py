@@ -21,7 +21,7 @@ from eigenjax.krylov import decomposition, expansion, lanczos_polynomials, ritz
 from eigenjax.krylov.decomposition import KrylovDecomposition
 from eigenjax.krylov.rayleigh_ritz import Extraction, harmonic_pairs, ritz_pairs, stand_off
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.krylov.thick_restart import begin_search, kept_coefficients, outside, restart, translate
+from eigenjax.krylov.thick_restart import begin_search, kept_coefficients, outside_of_basis, restart, translate
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import rows_to_wait
@@ -168,7 +168,7 @@ def _restart(state: RestartedState, spec: SolveSpec, restarting: jax.Array, boun
         # A separate step, so that the last read of the basis precedes its basis change in place.
         part = apply_when(restarting, lambda part: translate(part, coefficients, state.target), part)
     elif part.block_size == 1:
-        part = outside(part, restarting)
+        part = part._replace(dropped=outside_of_basis(part, restarting))
     fresh, found, levels = state.search.starts, state.found, state.targets.levels
     restart_space = lambda part: restart(part, coefficients, found, fresh, levels, translated=spec.interior)
     return apply_when(restarting, restart_space, part)
