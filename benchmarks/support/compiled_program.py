@@ -70,7 +70,7 @@ def product_loops(text: str) -> list[Loop]:
     """List the loops with matvecs in the body, such as the steps of a Krylov space; not loops within a matvec."""
     computations, entry = _parsed(text)
     found = list(_walk(computations, entry, ()))
-    paths = sorted({path for path in _bodies(computations, entry, ()) if _takes_products(computations[path[-1]])})
+    paths = sorted({path for path in _bodies(computations, entry, ()) if _takes_products(computations, path[-1])})
     loops = []
     for path in paths:
         inside = [one for one in found if one.loops[: len(path)] == path]
@@ -147,8 +147,11 @@ def _bodies(
                 yield from _bodies(computations, called, loops)
 
 
-def _takes_products(body: list[_Instruction]) -> bool:
-    return any(_of_product(line) for line in body)
+def _takes_products(computations: dict[str, list[_Instruction]], name: str) -> bool:
+    """Return whether a computation, or a branch or call in it, makes a matvec; loops in it are not looked into."""
+    body = computations.get(name, [])
+    branches = [called for line in body if line.opcode in ("call", "conditional") for called in line.called]
+    return any(_of_product(line) for line in body) or any(_takes_products(computations, other) for other in branches)
 
 
 def _of_product(line: _Instruction) -> bool:
