@@ -97,7 +97,7 @@ def absorb(state: KrylovDecomposition, images: PyTree, *, symmetric: bool = True
     )
 
 
-def fresh_seed(state: KrylovDecomposition) -> jax.Array:
+def _fresh_seed(state: KrylovDecomposition) -> jax.Array:
     """Return the seed of the random directions of the next expansion."""
     return fold_in(fold_in(state.seed, jnp.where(state.pending, _PENDING, _EXPANDING)), state.num_matvecs)
 
@@ -117,7 +117,7 @@ class _Orthonormalized(NamedTuple):
 def _orthonormalize(basis: PyTree, images: PyTree, removed: _Removed, state: KrylovDecomposition) -> _Orthonormalized:
     """Orthonormalize the matvecs against the basis and each other; a random direction replaces a negligible one."""
     b, m = state.coupling.shape
-    dtype, seed = state.matrix.dtype, fresh_seed(state)
+    dtype, seed = state.matrix.dtype, _fresh_seed(state)
 
     def add(i, grown):
         before = () if b == 1 else (grown.residual_block,)
