@@ -40,7 +40,7 @@ from eigenjax import printing
 from eigenjax.calls import explained
 from eigenjax.implicit.differentiable import conjugated
 from eigenjax.implicit.program import Method, Rule, pack_square, square
-from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
+from eigenjax.implicit.systems.tangents import all_zero, is_zero, pull_back, tangent_along
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import complex_matvec
@@ -150,8 +150,7 @@ def _cotangent(method: Method, solved: Solved, cotangent: EigenResult) -> Linear
     if not all_zero(cotangent.eigenvectors):
         vectors_bar = jax.vmap(before_normalization)(solved.vectors, vectors_bar)
     weights = _weights(method.adjoint_max_iter, solved, vectors_bar, values_bar)
-    images = functools.partial(_images, vectors=solved.vectors)
-    return jax.vjp(images, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
+    return pull_back(complex_matvec, solved.op, solved.vectors, jax.tree.map(jnp.conj, weights))
 
 
 def _tangent(method: Method, solved: Solved, op_dot: Any) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ from eigenjax.implicit.phases import are_complex, at_fixed_phase
 from eigenjax.implicit.program import Method, Rule
 from eigenjax.implicit.systems.dilation import solve_dilation
 from eigenjax.implicit.systems.pairs import without_rounding
-from eigenjax.implicit.systems.tangents import all_zero, is_zero, tangent_along
+from eigenjax.implicit.systems.tangents import all_zero, is_zero, pull_back, tangent_along
 from eigenjax.implicit.systems.triplets import SolvedTriplets, antihermitian, reciprocal_gaps
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.maps import RectangularOperator
@@ -91,8 +91,7 @@ def _cotangent(method: Method, solved: SolvedTriplets, cotangent: SingularResult
             weights = jax.tree.map(jnp.add, weights, x)
             stacked = functools.partial(jax.tree.map, lambda a, b: jnp.concatenate([a, b]))
             vectors, weights = stacked(solved.right, y), stacked(weights, solved.left)
-    products = lambda op: jax.vmap(functools.partial(matvec, op))(vectors)
-    return jax.vjp(products, solved.op)[1](jax.tree.map(jnp.conj, weights))[0]
+    return pull_back(matvec, solved.op, vectors, jax.tree.map(jnp.conj, weights))
 
 
 def _tangent(method: Method, solved: SolvedTriplets, op_dot: Any) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ from eigenjax.implicit.phases import are_complex, at_fixed_phase, references_of
 from eigenjax.implicit.program import Method, Rule, pack_square, square
 from eigenjax.implicit.systems.complement import OUTERMOST, solve_complement
 from eigenjax.implicit.systems.pairs import Pairs, divided_by_gaps, pairs_of, without_rounding
-from eigenjax.implicit.systems.tangents import all_zero, image_tangent, is_zero, pull_back
+from eigenjax.implicit.systems.tangents import all_zero, image_tangent, is_zero, symmetric_cotangent
 from eigenjax.krylov.recycling import RecycledPairs, WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.packed import unpacked_pairs
@@ -68,7 +68,7 @@ def _cotangent(method: Method, saved: Saved, cotangent: EigenResult) -> LinearOp
         coefficients = divided_by_gaps(pairs, without_rounding(numerators, tree.norms(vectors_bar)))
         coefficients = coefficients + jnp.diag(values_bar).astype(coefficients.dtype)
         weights = solve_complement(pairs, coefficients, vectors_bar, **_options(method, saved))
-    return pull_back(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights))
+    return symmetric_cotangent(pairs.op, pairs.vectors, jax.tree.map(jnp.conj, weights))
 
 
 def _tangent(method: Method, saved: Saved, op_dot: Any) -> dict[str, Any] | None:

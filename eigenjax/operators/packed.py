@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 
@@ -93,6 +94,13 @@ def packed_image(image: PyTree, structure: PyTree, packing: Packing | None) -> P
     The leaves of a group agree in their working dtypes. An operator may return wider ones than it takes.
     """
     return image if packing is None else packing.pack(tree.cast_like(image, tree.working_structure(structure)))
+
+
+def without_packing(op: PackedOperator | PackedMap, vectors: PyTree, images: PyTree) -> tuple[Any, PyTree, PyTree]:
+    """Return the operator inside, and unpacked, several vectors of its domain and as many of its codomain."""
+    if isinstance(op, PackedOperator):
+        return op.inner, op.packing.unpack(vectors), op.packing.unpack(images)
+    return op.inner, unpacked(vectors, op.input_packing), unpacked(images, op.output_packing)
 
 
 def packing_used(op: LinearOperator) -> Packing | None:

@@ -5,9 +5,14 @@ a solver a vector is therefore packed into one flat array for each dtype. Vector
 matvec, and where they enter and leave a solver.
 
 On several devices vectors are not packed, because packing would move their shards (`placement.spans_devices`).
+
+A slice at a constant place is a kernel of its own, so that a hundred leaves take a hundred kernels to compile at each
+place where a vector is unpacked. On a CPU the places are therefore numbers that the compiler does not know: all leaves
+of one shape then share a kernel.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -15,6 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.vectors.tree import PyTree
+
+# With fewer leaves, the loop that hides their places takes longer to compile than their kernels.
+_MANY_LEAVES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Packing:
     @property
     def structure(self) -> PyTree:
         """Structure of a packed vector: one flat array, or a tuple of them."""
-        sizes = [sum(math.prod(self.leaves[i].shape) for i in group) for group in self.groups]
+        sizes = [sum(self._sizes(group)) for group in self.groups]
         dtypes = [self.leaves[group[0]].dtype for group in self.groups]
         return _one_or_all([jax.ShapeDtypeStruct((n,), dtype) for n, dtype in zip(sizes, dtypes, strict=True)])
 
@@ -53,17 +61,65 @@ class Packing:
 
     def unpack(self, packed: PyTree) -> PyTree:
         """Unpack a vector, or several with common leading axes."""
+        if len(self.leaves) < _MANY_LEAVES or jax.default_backend() != "cpu":
+            return self.split(packed)
+        return _unpack_at_hidden_places(self, packed)
+
+    def split(self, packed: PyTree) -> PyTree:
+        """Unpack by slices at constant places."""
         leaves: list[Any] = [None] * len(self.leaves)
         for group, array in zip(self.groups, jax.tree.leaves(packed), strict=True):
-            shapes = [self.leaves[i].shape for i in group]
             # The transpose of a split is one concatenation; that of slices would be a sum of padded arrays.
-            parts = jax.lax.split(array, [math.prod(shape) for shape in shapes], axis=array.ndim - 1)
-            for i, part, shape in zip(group, parts, shapes, strict=True):
-                leaves[i] = part.reshape(*array.shape[:-1], *shape)
+            parts = jax.lax.split(array, self._sizes(group), axis=array.ndim - 1)
+            for i, part in zip(group, parts, strict=True):
+                leaves[i] = part.reshape(*array.shape[:-1], *self.leaves[i].shape)
         return jax.tree.unflatten(self.treedef, leaves)
+
+    def take(self, packed: PyTree, places: list[jax.Array]) -> PyTree:
+        """Unpack by slices that begin at the given places, () int32 for each leaf."""
+        leaves: list[Any] = [None] * len(self.leaves)
+        for group, array in zip(self.groups, jax.tree.leaves(packed), strict=True):
+            axis = array.ndim - 1
+            for i, size in zip(group, self._sizes(group), strict=True):
+                part = jax.lax.dynamic_slice_in_dim(array, places[i], size, axis, allow_negative_indices=False)
+                leaves[i] = part.reshape(*array.shape[:-1], *self.leaves[i].shape)
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    @property
+    def places(self) -> list[int]:
+        """First index of each leaf in its array."""
+        places = [0] * len(self.leaves)
+        for group in self.groups:
+            first = 0
+            for i, size in zip(group, self._sizes(group), strict=True):
+                places[i], first = first, first + size
+        return places
+
+    def _sizes(self, group: list[int]) -> list[int]:
+        return [math.prod(self.leaves[i].shape) for i in group]
 
     def _leading(self, index: int, leaf: Any) -> tuple[int, ...]:
         return leaf.shape[: leaf.ndim - len(self.leaves[index].shape)]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _unpack_at_hidden_places(packing: Packing, packed: PyTree) -> PyTree:
+    return packing.take(packed, _hidden(packing.places))
+
+
+@_unpack_at_hidden_places.defjvp
+def _unpack_tangent(packing: Packing, packed: tuple[PyTree], tangent: tuple[PyTree]) -> tuple[PyTree, PyTree]:
+    return _unpack_at_hidden_places(packing, *packed), packing.split(*tangent)
+
+
+def _hidden(numbers: list[int]) -> list[jax.Array]:
+    """Return the numbers, () int32 each, as results of a loop, which the compiler does not know in advance.
+
+    The loop exchanges neighbors twice.
+    """
+    pairs = [jnp.asarray(n, jnp.int32) for n in numbers] + [jnp.zeros((), jnp.int32)] * (len(numbers) % 2)
+    exchange = lambda _, xs: [xs[j ^ 1] for j in range(len(xs))]
+    return jax.lax.fori_loop(0, 2, exchange, pairs)[: len(numbers)]
 
 
 def packing_of(structure: PyTree) -> Packing | None:

@@ -1,5 +1,6 @@
 """Derivatives with respect to an operator: dA X for a tangent, and the cotangent of A, without forming dA or W X^H."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import MatrixOperator
+from eigenjax.operators.packed import PackedMap, PackedOperator, without_packing
 from eigenjax.vectors import placement
 from eigenjax.vectors.tree import PyTree
 
@@ -53,13 +55,29 @@ def no_tangent(x: jax.Array) -> Any:
     return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
 
 
-def pull_back(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOperator:
-    """Compute the cotangent of the operator: pull sum_i w_i x_i^H back to its leaves.
+def pull_back(multiply: Callable[[Any, PyTree], PyTree], op: Any, vectors: PyTree, weights: PyTree) -> Any:
+    """Compute the cotangent of the operator: pull the weights of the images A x_i back to its leaves.
 
-    Cost: k matvecs and their transpose. A matrix is a symmetric operator: its cotangent is the Hermitian part, as in
-    jnp.linalg.eigh.
+    Cost: k matvecs and their transpose.
+
+    Args:
+        multiply: (A, x) -> A x.
+        op: A, an operator or a rectangular map.
+        vectors: the k vectors x_i.
+        weights: the k cotangents of A x_i.
     """
-    (op_bar,) = jax.vjp(lambda op: _images(op, vectors), op)[1](weights)
+    if isinstance(op, PackedOperator | PackedMap):
+        # Packing is linear and its transpose is known: many leaves take less to compile without it.
+        return dataclasses.replace(op, inner=pull_back(multiply, *without_packing(op, vectors, weights)))
+    return jax.vjp(lambda op: jax.vmap(functools.partial(multiply, op))(vectors), op)[1](weights)[0]
+
+
+def symmetric_cotangent(op: LinearOperator, vectors: PyTree, weights: PyTree) -> LinearOperator:
+    """Compute the cotangent of a symmetric operator from the k weights w_i of A x_i; `pull_back` states the cost.
+
+    A matrix is a symmetric operator: its cotangent is the Hermitian part, as in jnp.linalg.eigh.
+    """
+    op_bar = pull_back(matvec, op, vectors, weights)
     # A loss that gathers its parameters (FSDP) would leave whole cotangents on every device.
     place = lambda x, like: placement.placed_like(x, like) if _is_inexact(like) else x
     return _symmetrized(jax.tree.map(place, op_bar, op))
