@@ -19,7 +19,7 @@ from eigenjax.solvers.symmetric import lanczos as _lanczos
 from eigenjax.solvers.symmetric import power_iteration as _power
 
 eigs = _differentiable(_eigs.eigs, _general.RULE)
-eigsh = _differentiable(_eigsh.eigsh, _symmetric.RULE, recycles=True)
+eigsh = _differentiable(_eigsh.eigsh, _symmetric.RULE, recycles=True, shares_programs=_eigsh.shares_programs)
 lanczos = _differentiable(_lanczos.lanczos, _symmetric.RULE)
 deflated_power_iteration = _differentiable(_power.deflated_power_iteration, _symmetric.RULE)
 svds = _differentiable(_svds.svds, _singular.RULE, recycles=True)

@@ -18,7 +18,13 @@ from eigenjax.implicit.systems.tangents import is_zero, no_tangent
 from eigenjax.krylov.recycling import WithRecycled
 
 
-def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = False) -> Callable[..., Any]:
+def differentiable(
+    solver: Callable[..., Any],
+    rule: Rule,
+    *,
+    recycles: bool = False,
+    shares_programs: Callable[[Any, dict[str, Any]], bool] | None = None,
+) -> Callable[..., Any]:
     """Make a solver differentiable in its operator, to any order, and compile it.
 
     The result takes three more options. `derivative`, static, is "reverse" for jax.grad to any order, or "forward" for
@@ -35,6 +41,8 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
         solver: `solver(op, k, **options)`, a black box that returns an `EigenResult` or a `SingularResult`.
         rule: its derivative.
         recycles: the solver returns `WithRecycled`: its result, and recycled Ritz pairs that save matvecs.
+        shares_programs: (op, options) -> whether the solver compiles its own programs, which several operators share.
+            It is then called outside of any program, where no derivative is wanted.
 
     Returns:
         The same function with this derivative.
@@ -53,8 +61,10 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any) -> Any:
         method, derivative, op, traced = bind(solver, rule, recycles, args, options)
+        is_shared = shares_programs is not None and shares_programs(op, dict(method.options) | traced)
+        run = {"reverse": _reverse, "forward": _forward}[derivative] if not is_shared else Method.solve
         try:
-            result = {"reverse": _reverse, "forward": _forward}[derivative](method, False, op, traced).result
+            result = run(method, op, traced, False).result
         except TypeError as error:
             explain_forward_mode(solver, (op, traced), error)
             raise
@@ -64,16 +74,16 @@ def differentiable(solver: Callable[..., Any], rule: Rule, *, recycles: bool = F
     return solve
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _reverse(method: Method, keep_recycled: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _reverse(method: Method, op: Any, traced: dict[str, Any], keep_recycled: bool) -> WithRecycled:
     return method.solve(op, traced, keep_recycled)
 
 
-def _save(method: Method, keep_recycled: bool, op: Any, traced: Any) -> tuple[WithRecycled, Any]:
+def _save(method: Method, op: Any, traced: Any, keep_recycled: bool) -> tuple[WithRecycled, Any]:
     op, traced = jax.tree.map(lambda leaf: leaf.value, (op, traced), is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
     # Call the rule, not the solver: this makes the second derivative right.
-    solved = _reverse(method, method.recycles, op, traced)
+    solved = _reverse(method, op, traced, method.recycles)
     saved = method.rule.save(method, op, solved, traced["adjoint_tol"])
     return solved if keep_recycled else solved._replace(recycled=None), saved
 
@@ -87,9 +97,9 @@ def _pull_back(method: Method, keep_recycled: bool, saved: Any, cotangents: With
 _reverse.__wrapped__.defvjp(_save, _pull_back, symbolic_zeros=True)  # type: ignore[attr-defined]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _forward(method: Method, keep_recycled: bool, op: Any, traced: dict[str, Any]) -> WithRecycled:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
+def _forward(method: Method, op: Any, traced: dict[str, Any], keep_recycled: bool) -> WithRecycled:
     return method.solve(op, traced, keep_recycled)
 
 
@@ -98,7 +108,7 @@ def _push_forward(
 ) -> tuple[WithRecycled, WithRecycled]:
     op, traced = primals
     # Call the rule, not the solver: this makes the second derivative right.
-    solved = _forward(method, method.recycles, op, traced)
+    solved = _forward(method, op, traced, method.recycles)
     saved = method.rule.save(method, op, solved, traced["adjoint_tol"])
     solved = solved if keep_recycled else solved._replace(recycled=None)
     zero = jax.tree.map(no_tangent, solved)

@@ -209,6 +209,30 @@ class TransposedOperator(LinearOperator):
         return self.inner.mv(vector) if self.conjugate else conjugated(self.inner.mv(conjugated(vector)))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class StructuralOperator(LinearOperator):
+    """Structure of an operator, without its matvec, for programs whose matvecs are computed elsewhere."""
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
+    treedef: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def structure(self) -> PyTree:
+        """Structure of a vector."""
+        return jax.tree.unflatten(self.treedef, self.leaves)
+
+
+def structural_operator(structure: PyTree) -> StructuralOperator:
+    """Return the operator without a matvec whose vectors have this structure.
+
+    >>> structural_operator(jax.ShapeDtypeStruct((3,), jnp.float32)).shape
+    (3, 3)
+    """
+    leaves, treedef = jax.tree.flatten(structure)
+    return StructuralOperator(tuple(leaves), treedef)
+
+
 def conjugated(vector: PyTree) -> PyTree:
     """Return the complex conjugate of every leaf."""
     return jax.tree.map(jnp.conj, vector)

@@ -13,15 +13,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from eigenjax.arguments import on_device
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.base import LinearOperator, structural_operator
 from eigenjax.result import EigenResult
-from eigenjax.runs.sampled_operator import sampled_operator
 from eigenjax.runs.stream import Stream
-from eigenjax.solvers.convergence.residuals import verification_vector
 from eigenjax.solvers.convergence.status import stopping_tolerance
 from eigenjax.solvers.symmetric import plan as planning
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
+from eigenjax.solvers.symmetric.host_loop import verified_on_host
 from eigenjax.solvers.symmetric.plan import Plan
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.vectors.tree import PyTree
@@ -58,11 +57,8 @@ class OperatorSolve:
 
     def finish(self) -> EigenResult:
         """Return the result of the current state."""
-        return self._finished(self._op)
-
-    def _finished(self, op: LinearOperator) -> EigenResult:
         finalize = _compiled(_finalize, self._plan.spec, None, num_others=0)
-        return finalize(op, self.state, self._references, **self._numbers)
+        return finalize(self._op, self.state, self._references, **self._numbers)
 
 
 class StreamSolve(OperatorSolve):
@@ -70,13 +66,14 @@ class StreamSolve(OperatorSolve):
 
     def __init__(self, stream: Stream, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._stream = stream
-        super().__init__(sampled_operator(stream.structure), plan, sigma, v0, seed, shardings)
+        super().__init__(structural_operator(stream.structure), plan, sigma, v0, seed, shardings)
 
     def advance(self, until: int) -> SolveProgress:
         """Advance by at least one block, until `until` matvecs have been used."""
         program = _compiled(_absorb, self._plan.spec, self.shardings, num_others=1)
         while True:
-            images = self._stream.products(_propose(self.state))
+            vectors = _propose(self.state)
+            images = vectors if jax.device_get(self.state.krylov.pending) else self._stream.products(vectors)
             self.state, progress = program(self._op, self.state, images, **self._numbers)
             progress = jax.device_get(progress)
             if progress.done or progress.num_matvecs >= until:
@@ -84,20 +81,8 @@ class StreamSolve(OperatorSolve):
 
     def finish(self) -> EigenResult:
         """Return the result of the state: one matvec verifies the residuals, k more recompute them if that fails."""
-        # The vectors are needed first, because the matvec for the verification is with a combination of them.
-        result = super().finish()
-        vectors, structure = result.eigenvectors, self._stream.structure
-        combined = verification_vector(vectors, result.eigenvalues.dtype, self.state.krylov.seed)
-        table = jax.tree.map(lambda x: x[None], combined)
-        images = self._stream.products(table)
-        result = self._finished(sampled_operator(structure, table, images))
-        if int(result.num_matvecs) - int(self.state.krylov.num_matvecs) <= 1:
-            return result
-        b, k = self._plan.block_size, self._plan.spec.k
-        for start in range(0, k, b):
-            rows = jax.tree.map(lambda x: x[start : start + b], vectors)  # noqa: B023, called at once
-            table, images = _stacked(table, rows), _stacked(images, self._stream.products(rows))
-        return self._finished(sampled_operator(structure, table, images))
+        spec, tol = self._plan.spec, self._numbers["tol"]
+        return verified_on_host(self._stream.products, self._op, self.state, self._references, spec, tol)
 
 
 def vector_shardings(image: PyTree) -> PyTree | None:
@@ -138,7 +123,6 @@ def _compiled_once(program: Any, fixed: Plan | SolveSpec, leaves: tuple, treedef
 
 def _begin(op: LinearOperator, v0: Any, seed: jax.Array, *, plan: Plan) -> tuple[RestartedState, Any, Any]:
     state, given, references = planning.initialize_solve(op, plan, v0, seed)
-    state = restarted_lanczos.prepared(state)
     # Without weak types, the first call of `_advance` and all others are one program.
     strong = lambda x: jax.lax.convert_element_type(x, x.dtype)
     return jax.tree.map(strong, state), given, references
@@ -173,10 +157,6 @@ def _progress(op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: A
     bound = stopping_tolerance(op, tol, state.norm_estimate.dtype) * state.norm_estimate
     num_converged = jnp.sum(residuals <= bound, dtype=jnp.int32)
     return SolveProgress(state.krylov.num_matvecs, num_converged, jnp.max(residuals), bound, state.done)
-
-
-def _stacked(rows: PyTree, more: PyTree) -> PyTree:
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rows, more)
 
 
 def _moved(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Verified residuals: estimates of the recurrence, confirmed by a matvec."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,26 @@ def recurrence_residuals(
     return verified_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, seed)
 
 
+class Verification(NamedTuple):
+    """Pairs with estimated residuals, and the matvec that verifies them."""
+
+    eigenvalues: jax.Array  # (k,) the lambda_i
+    vectors: PyTree  # k unit vectors v_i
+    estimated: jax.Array  # (k,) estimated residual norms
+    combined: PyTree  # u = sum_i s_i v_i with random signs s_i, the vector to multiply
+    predicted: PyTree  # the prediction of A u by the method
+    bound: jax.Array  # () a discrepancy below this is rounding
+
+
+class VerificationProgress(NamedTuple):
+    """State of a verification: one matvec, and one more for each pair if the first contradicts the estimates."""
+
+    num_matvecs: jax.Array  # () int32, matvecs so far
+    needed: jax.Array  # () int32, matvecs needed: 0, 1 or k + 1
+    discrepancy: jax.Array  # () ||A u - predicted|| / sqrt(k)
+    residuals: jax.Array  # (k,) residual norms, as far as they are known
+
+
 def verified_residuals(
     op: LinearOperator,
     eigenvalues: jax.Array,
@@ -65,8 +85,6 @@ def verified_residuals(
     predict: Callable[[jax.Array], PyTree],
     operator_norm: jax.Array,
     seed: jax.Array,
-    num_restarts: jax.Array | int = 0,
-    needed: jax.Array | bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Verify estimated residual norms with one matvec of a random combination; recompute each if it does not confirm.
 
@@ -78,41 +96,91 @@ def verified_residuals(
         predict: (k,) signs s -> the prediction of A (sum_i s_i v_i) by the method.
         operator_norm: () norm estimate of A.
         seed: seed of the signs.
-        num_restarts: () number of basis changes, each of which adds to the rounding.
-        needed: () bool; if False, no matvec is made, and the estimates are returned.
 
     Returns:
         `residuals, discrepancy, num_matvecs`: (k,), () ||A u - predicted|| / sqrt(k) with u = sum_i s_i v_i, () int32
-        0, 1 or k + 1.
+        1 or k + 1.
+    """
+    progress = verify(op, *begin_verification(op, eigenvalues, vectors, estimated, predict, operator_norm, seed))
+    return progress.residuals, progress.discrepancy, progress.num_matvecs
+
+
+def begin_verification(
+    op: LinearOperator,
+    eigenvalues: jax.Array,
+    vectors: PyTree,
+    estimated: jax.Array,
+    predict: Callable[[jax.Array], PyTree],
+    operator_norm: jax.Array,
+    seed: jax.Array,
+    num_restarts: jax.Array | int = 0,
+    needed: jax.Array | bool = True,
+) -> tuple[Verification, VerificationProgress]:
+    """Prepare the verification of `verified_residuals`, whose arguments these are; no matvec is made.
+
+    Args:
+        op: the operator, of which only the structure is used.
+        eigenvalues: (k,) the lambda_i.
+        vectors: k unit vectors v_i.
+        estimated: (k,) estimated residual norms.
+        predict: (k,) signs s -> the prediction of A (sum_i s_i v_i) by the method.
+        operator_norm: () norm estimate of A.
+        seed: seed of the signs.
+        num_restarts: () number of basis changes, each of which adds to the rounding.
+        needed: () bool; if False, no matvec is needed, and the estimates are the residuals.
     """
     k = eigenvalues.shape[0]
     signs = arbitrary_signs(seed, k, eigenvalues.dtype)
-    combined, predicted = verification_vector(vectors, eigenvalues.dtype, seed), predict(signs)
     growth = jnp.sqrt(1 + jnp.asarray(num_restarts, eigenvalues.dtype))
-    bound = VERIFICATION_TOLERANCE * growth * rounding_unit(op) * operator_norm
+    estimated = estimated.astype(eigenvalues.dtype)
+    verification = Verification(
+        eigenvalues=eigenvalues,
+        vectors=vectors,
+        estimated=estimated,
+        combined=tree.combine(signs, vectors),
+        predicted=predict(signs),
+        bound=VERIFICATION_TOLERANCE * growth * rounding_unit(op) * operator_norm,
+    )
+    needed = jnp.asarray(needed).astype(jnp.int32)
+    return verification, VerificationProgress(jnp.int32(0), needed, jnp.zeros((), estimated.dtype), estimated)
+
+
+def verify(op: LinearOperator, verification: Verification, progress: VerificationProgress) -> VerificationProgress:
+    """Make all matvecs of a verification."""
 
     # One loop for the verification and for the residuals that it may require, so that the matvec is compiled once.
-    def body(carry):
-        i, _, discrepancy, residuals = carry
-        pair = jnp.maximum(i - 1, 0)
-        first = i == 0
-        vector = tree.where(first, combined, tree.row(vectors, pair))
-        expected = tree.where(first, predicted, tree.scale(eigenvalues[pair], vector))
-        length = tree.norm(tree.add_scaled(matvec(op, vector), -1.0, expected))
-        discrepancy = jnp.where(first, length / k**0.5, discrepancy)
-        estimates = (discrepancy <= bound) | ~jnp.isfinite(discrepancy)
-        residuals = jnp.where(first, jnp.hypot(estimated, discrepancy), residuals.at[pair].set(length))
-        return i + 1, jnp.where(estimates, 1, 1 + k).astype(jnp.int32), discrepancy, residuals
+    def advance(progress):
+        return absorb_image(verification, progress, matvec(op, vector_to_multiply(verification, progress)))
 
-    estimated, end = estimated.astype(eigenvalues.dtype), jnp.asarray(needed).astype(jnp.int32)
-    start = (jnp.int32(0), end, jnp.zeros((), estimated.dtype), estimated)
-    num_matvecs, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], body, start)
-    return residuals, discrepancy, num_matvecs
+    return jax.lax.while_loop(lambda progress: progress.num_matvecs < progress.needed, advance, progress)
 
 
-def verification_vector(vectors: PyTree, dtype: Any, seed: jax.Array) -> PyTree:
-    """Return the sum of the k vectors with random signs, the vector of the verifying matvec."""
-    return tree.combine(arbitrary_signs(seed, jax.tree.leaves(vectors)[0].shape[0], dtype), vectors)
+def vector_to_multiply(verification: Verification, progress: VerificationProgress) -> PyTree:
+    """Return the vector of the next matvec: the combination first, then each of the pairs."""
+    vector = tree.row(verification.vectors, _pair(progress))
+    return tree.where(progress.num_matvecs == 0, verification.combined, vector)
+
+
+def absorb_image(verification: Verification, progress: VerificationProgress, image: PyTree) -> VerificationProgress:
+    """Advance a verification by the matvec of `vector_to_multiply` (reverse communication)."""
+    first, pair = progress.num_matvecs == 0, _pair(progress)
+    k = verification.eigenvalues.shape[0]
+    along = tree.scale(verification.eigenvalues[pair], tree.row(verification.vectors, pair))
+    expected = tree.where(first, verification.predicted, along)
+    length = tree.norm(tree.add_scaled(image, -1.0, expected))
+    discrepancy = jnp.where(first, length / k**0.5, progress.discrepancy)
+    estimates = (discrepancy <= verification.bound) | ~jnp.isfinite(discrepancy)
+    recomputed = progress.residuals.at[pair].set(length)
+    return VerificationProgress(
+        num_matvecs=progress.num_matvecs + 1,
+        needed=jnp.where(estimates, 1, 1 + k).astype(jnp.int32),
+        discrepancy=discrepancy,
+        residuals=jnp.where(first, jnp.hypot(verification.estimated, discrepancy), recomputed),
+    )
+
+
+def _pair(progress: VerificationProgress) -> jax.Array:
+    return jnp.maximum(progress.num_matvecs - 1, 0)
 
 
 def true_residuals(op: LinearOperator, eigenvalues: jax.Array, vectors: PyTree) -> jax.Array:

@@ -1,4 +1,8 @@
-"""Result of a restarted solve: the pairs of its last convergence check, with verified residuals."""
+"""Result of a restarted solve: the pairs of its last convergence check, with verified residuals.
+
+`finalize` makes the matvecs of the verification itself; `begin` and `conclude` stand before and after matvecs that are
+computed elsewhere.
+"""
 
 from typing import Any
 
@@ -13,10 +17,17 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
-from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit, verified_residuals
+from eigenjax.solvers.convergence.residuals import (
+    VERIFICATION_TOLERANCE,
+    Verification,
+    VerificationProgress,
+    begin_verification,
+    rounding_unit,
+    verify,
+)
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
-from eigenjax.solvers.warm_start import RayleighRitz, given_vectors, rayleigh_ritz
+from eigenjax.solvers.warm_start import given_vectors, rayleigh_ritz
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.signs import fix_signs
@@ -33,23 +44,23 @@ def finalize(
     references: PyTree | None = None,
 ) -> EigenResult:
     """Compute the result of a state with verified residuals, at one matvec, or k + 1 if that one contradicts them."""
-    k = spec.k
+    if storage.is_narrow(state.krylov.basis):
+        return _polished_result(op, state, spec, tol, sigma, references)
+    verification, progress = begin(op, state, spec, references)
+    return conclude(op, state, spec, verification, verify(op, verification, progress), tol=tol)
+
+
+def begin(
+    op: LinearOperator, state: RestartedState, spec: SolveSpec, references: PyTree | None
+) -> tuple[Verification, VerificationProgress]:
+    """Return the pairs of a state, and the verification of their residuals; only the structure of `op` is used."""
+    k, part = spec.k, state.krylov
     values, residuals = state.found.values[:k], state.found.residuals[:k]
     coefficients = state.found.coefficients[:, :k]
-    vectors = storage.combine(coefficients, state.krylov.basis)
-    if storage.is_narrow(state.krylov.basis):
-        pairs = _polished(op, vectors, spec, sigma)
-        vectors, _ = fix_signs(pairs.vectors, references=references)
-        num_matvecs = state.krylov.num_matvecs + k
-        norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(pairs.values)))
-        valid = jnp.isfinite(residuals)
-        candidates = CandidatePairs(pairs.values, vectors, pairs.residuals, valid, num_matvecs)
-        return _with_status(op, candidates, state, spec, tol, norm_estimate, jnp.zeros_like(norm_estimate))
-    vectors, phases = fix_signs(vectors, references=references)
+    vectors, phases = fix_signs(storage.combine(coefficients, part.basis), references=references)
     valid = jnp.isfinite(residuals)
 
     # A V C = V H C + D^T B C + w s^H C, where D and the part of w outside of V and D are orthogonal.
-    part = state.krylov
     images = matmul(part.matrix, coefficients)
     along_dropped = matmul(part.dropped_couplings, coefficients)
     along, outside, length = _left_out(part, coefficients)
@@ -65,19 +76,30 @@ def finalize(
     estimated = jax.vmap(tree.norm, in_axes=1)(
         (inside, along, (length.astype(along_dropped.dtype) * along_dropped)[None])
     )
-
     needed = ~state.residuals_verified & jnp.any(valid)
     estimates = jnp.where(needed, jnp.where(valid, estimated, 0), residuals)
-    seed, num_restarts = state.krylov.seed, state.krylov.num_restarts
     # A Ritz value of a small Krylov space may be far below the norm.
-    norm = jnp.maximum(state.norm_estimate, state.krylov.operator_norm)
-    residuals, discrepancy, num_verifications = verified_residuals(
-        op, values, vectors, estimates, predict, norm, seed, num_restarts, needed
+    norm = jnp.maximum(state.norm_estimate, part.operator_norm)
+    return begin_verification(
+        op, values, vectors, estimates, predict, norm, part.seed, num_restarts=part.num_restarts, needed=needed
     )
+
+
+def conclude(
+    op: LinearOperator,
+    state: RestartedState,
+    spec: SolveSpec,
+    verification: Verification,
+    progress: VerificationProgress,
+    *,
+    tol: Any,
+) -> EigenResult:
+    """Return the result of a state whose residuals are verified; only the structure of `op` is used."""
+    valid, residuals = jnp.isfinite(state.found.residuals[: spec.k]), progress.residuals
     residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
-    num_matvecs = state.krylov.num_matvecs + num_verifications
-    candidates = CandidatePairs(values, vectors, residuals, valid, num_matvecs)
-    return _with_status(op, candidates, state, spec, tol, state.norm_estimate, discrepancy)
+    num_matvecs = state.krylov.num_matvecs + progress.num_matvecs
+    candidates = CandidatePairs(verification.eigenvalues, verification.vectors, residuals, valid, num_matvecs)
+    return _with_status(op, candidates, state, spec, tol, state.norm_estimate, progress.discrepancy)
 
 
 def _left_out(part: KrylovDecomposition, coefficients: jax.Array) -> tuple[jax.Array, PyTree, jax.Array]:
@@ -120,11 +142,19 @@ def _with_status(
     return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
 
 
-def _polished(op: LinearOperator, vectors: PyTree, spec: SolveSpec, sigma: Any) -> RayleighRitz:
-    """Compute the Ritz pairs of vectors combined from rounded rows, in the wanted order, at k matvecs.
+def _polished_result(
+    op: LinearOperator, state: RestartedState, spec: SolveSpec, tol: Any, sigma: Any, references: PyTree | None
+) -> EigenResult:
+    """Return the Ritz pairs of vectors combined from rounded rows, at k matvecs.
 
     The eigenvalue error is quadratic in the vector error.
     """
+    k = spec.k
+    vectors = storage.combine(state.found.coefficients[:, :k], state.krylov.basis)
     pairs = rayleigh_ritz(op, given_vectors(vectors).rows)
     order = ritz.pair_order(pairs.values, spec.which, sigma if spec.interior else None)
-    return RayleighRitz(pairs.values[order], jax.tree.map(lambda x: x[order], pairs.vectors), pairs.residuals[order])
+    vectors, _ = fix_signs(jax.tree.map(lambda x: x[order], pairs.vectors), references=references)
+    norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(pairs.values)))
+    valid, num_matvecs = jnp.isfinite(state.found.residuals[:k]), state.krylov.num_matvecs + k
+    candidates = CandidatePairs(pairs.values[order], vectors, pairs.residuals[order], valid, num_matvecs)
+    return _with_status(op, candidates, state, spec, tol, norm_estimate, jnp.zeros_like(norm_estimate))

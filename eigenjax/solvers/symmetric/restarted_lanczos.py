@@ -111,7 +111,10 @@ def step(
 
 
 def propose(state: RestartedState) -> PyTree:
-    """Return the (b, ...) vectors to multiply next: reverse communication, where the caller computes the matvecs."""
+    """Return the (b, ...) vectors to multiply next: reverse communication, where the caller computes the matvecs.
+
+    If the state's `krylov.pending` holds, the vectors themselves take the place of their matvecs.
+    """
     return expansion.proposed(state.krylov)
 
 
@@ -122,15 +125,11 @@ def absorb(
 
     Only the structure of the operator is used: `propose` and `absorb` together are `step`.
     """
-    state = state._replace(krylov=expansion.absorb(state.krylov, images))
+    # Clear the breakdown flag: a check has handled it.
+    part = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    state = state._replace(krylov=expansion.absorb(part, images))
     is_due = ~_has_to_grow(state.krylov, state.next_check, spec)
-    state = apply_when(is_due, lambda state: _settle(op, state, spec, tol=tol, sigma=sigma, given=None), state)
-    return prepared(state)
-
-
-def prepared(state: RestartedState) -> RestartedState:
-    """Orthonormalize the vectors to multiply next if they are not yet, for reverse communication."""
-    return state._replace(krylov=expansion.orthonormalized(state.krylov))
+    return apply_when(is_due, lambda state: _settle(op, state, spec, tol=tol, sigma=sigma), state)
 
 
 def _has_to_grow(part: KrylovDecomposition, next_check: jax.Array, spec: SolveSpec) -> jax.Array:
@@ -141,9 +140,15 @@ def _has_to_grow(part: KrylovDecomposition, next_check: jax.Array, spec: SolveSp
 
 
 def _settle(
-    op: LinearOperator, state: RestartedState, spec: SolveSpec, *, tol: Any, sigma: Any, given: GivenVectors | None
+    op: LinearOperator,
+    state: RestartedState,
+    spec: SolveSpec,
+    *,
+    tol: Any,
+    sigma: Any,
+    given: GivenVectors | None = None,
 ) -> RestartedState:
-    """Make the convergence check and the restart that it asks for."""
+    """Make the convergence check that is due, and the restart that it asks for."""
     b, m = state.krylov.coupling.shape
     state = check_convergence(op, state, spec, tol=tol, sigma=sigma)
     if given is not None:
