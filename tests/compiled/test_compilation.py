@@ -41,6 +41,7 @@ def network(width, rng):
     return params, jnp.asarray(rng.normal(size=(16, width)).astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_one_trace_of_the_matvec_per_solver(solver):
     product = Counted(lambda v: jnp.arange(8.0) * v)
@@ -64,6 +65,7 @@ def test_one_trace_of_the_loss_per_solver(solver, rng):
     assert loss.calls == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_by_user", [True, False])
 def test_ten_training_steps_are_one_compilation(jit_by_user, rng, counted_compilations):
     params, batch = network(8, rng)

@@ -36,6 +36,7 @@ def lowers(function, argument):
     return set(exported.platforms) == set(PLATFORMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", list(SOLVERS))
 @pytest.mark.parametrize("operator", list(OPERATORS))
 def test_every_solver_and_its_gradient_lowers_everywhere(solver, operator):

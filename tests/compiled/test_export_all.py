@@ -76,6 +76,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_solvers_and_their_gradients(name):
     solve = SOLVERS[name]
@@ -83,11 +84,13 @@ def test_solvers_and_their_gradients(name):
     assert lowers(jax.grad(lambda a: weighted(solve(a)[:2])), MATRIX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FORWARD))
 def test_what_has_no_gradient(name):
     assert lowers(FORWARD[name], MATRIX)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ESTIMATORS))
 def test_estimators_and_their_gradients(name):
     assert lowers(jax.value_and_grad(lambda a: weighted(jax.tree.leaves(ESTIMATORS[name](a))[:1])), MATRIX)
@@ -99,6 +102,7 @@ def test_products_and_their_gradients(name):
     assert lowers(jax.value_and_grad(lambda w: weighted(product(w))), WEIGHTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"every": 3, "between": "rayleigh"}, {"max_k": 3, "threshold": 1.0}])
 def test_a_tracker(options):
     tracker = eigenjax.spectrum_tracker(2, **options)

@@ -178,6 +178,7 @@ def slow_but(quick, names):
 QUICK = ("eigsh SM", "eigsh verify", "eigs LM", "svds", "eig of a batch", "trace xtrace", "distribution", "lanczos")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wide", [pytest.param(False, id="x32"), pytest.param(True, id="x64", marks=SLOW)])
 @pytest.mark.parametrize("name", slow_but(QUICK, CALLS))
 def test_it_is_traced_without_promotion_or_leak_of_tracers(name, wide):
@@ -200,6 +201,7 @@ def test_forward_mode_is_traced_without_promotion_or_leak_of_tracers(name):
 COMPILED = ("eigsh verify", "eigs zero", "svds zero", "eigh", "eig", "distribution", "trace exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "eigsh verify" else SLOW) for name in COMPILED]
 )

@@ -72,6 +72,7 @@ def imprecise(operations, function, *arguments):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_products_of_our_own_are_in_full_precision(name, operations):
     # The loops of logdet have no derivative.

@@ -82,6 +82,7 @@ def test_solvers_on_sharded_parameters(problem, name, mode):
         assert x.addressable_shards[0].data.size == x.size // 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", SLOW_IN_AUTO)
 def test_gradients_on_sharded_parameters(problem, mode):
     params, batch = problem

@@ -49,6 +49,7 @@ def planted(rng, draw, dtype):
     return draw.with_spectrum(values, complex_entries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", LOSSES)
 @pytest.mark.parametrize("dtype_name", DTYPES)
 def test_never_nan(function, dtype_name, rng, draw):

@@ -25,6 +25,7 @@ def projector_loss(values, vectors, planted, weights, probe, xp):
     return xp.sum(xp.abs(mixed * probe) ** 2) + xp.sum(mixed * probe).real + xp.abs(xp.sum(weights * values)) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("complex_entries", [False, True])
 def test_derivatives_of_what_the_subspaces_determine(complex_entries, check, draw):
@@ -46,6 +47,7 @@ def dominant_component_loss(a, weights, xp, solve):
     return xp.sum(xp.abs(vector) ** 2 * weights)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("size", [3, 7])
 def test_all_entries_of_the_gradient_of_the_dominant_eigenvector(size, check, draw):
@@ -85,6 +87,7 @@ def test_the_phase_is_that_of_the_largest_component(check, draw):
     check.assert_derivatives(compiled, lambda a: loss(normalized(a), np), a, direction, first=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype_name", ["float32", "float64", "complex64", "complex128"])
 def test_values_of_a_batch(dtype_name, draw):
     with jax.enable_x64(dtype_name in ("float64", "complex128")):
@@ -132,6 +135,7 @@ def test_a_defective_eigenvalue_leaves_the_others_exact():
     assert_allclose(np.sum(slopes[double], axis=0), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [np.eye(4, k=1), np.zeros((4, 4)), np.eye(4), np.eye(4) + np.eye(4, k=1)])
 def test_never_nan_where_there_is_no_derivative(matrix):
     loss = lambda a: jnp.sum(jnp.abs(eig(a).eigenvectors) ** 4) + jnp.sum(eig(a).eigenvalues ** 2).real

@@ -27,6 +27,7 @@ def subspace_loss(u, s, vh, weights, probe, xp):
     return cross + cross**2 / 10 + mass(left) + mass(right) + xp.sum(weights * s) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("m", "n", "complex_entries"), SHAPES)
 def test_derivatives_of_what_the_subspaces_determine(m, n, complex_entries, check, draw):
@@ -49,6 +50,7 @@ def test_vectors_one_by_one(check, draw):
     check.assert_derivatives(compiled, truth, a, 0.2 * draw(6, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype_name", ["float32", "float64", "complex64", "complex128"])
 @pytest.mark.parametrize(("m", "n"), [(5, 3), (3, 5)])
 def test_values_of_a_batch(dtype_name, m, n, draw):

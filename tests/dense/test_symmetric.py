@@ -30,6 +30,7 @@ def subspace_loss(values, vectors, weights, probe, xp):
     return xp.sum(xp.abs(mixed * probe) ** 2) + xp.real(xp.trace(mixed @ probe)) + xp.sum(weights * values) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("complex_entries", [False, True])
 def test_derivatives_of_what_the_subspaces_determine(complex_entries, check, draw):
@@ -42,6 +43,7 @@ def test_derivatives_of_what_the_subspaces_determine(complex_entries, check, dra
         check.assert_derivatives(compiled, truth, a, direction, np.asarray(weights), probe, 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("complex_entries", [False, True])
 def test_generalised_in_both_matrices(complex_entries, check, draw):
@@ -129,6 +131,7 @@ def test_what_cannot_be_told_within_a_cluster_is_what_the_docstring_says():
     assert_allclose(jax.jit(jax.grad(jax.grad(trace)))(0.0), np.exp(2) * (0.09 + 0.04), rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype_name", ["float32", "float64", "complex64", "complex128"])
 def test_values_of_a_batch(dtype_name, draw):
     with jax.enable_x64(dtype_name in ("float64", "complex128")):

@@ -24,6 +24,7 @@ def temporary_vectors(size, **options):
     return analysis.temp_size_in_bytes / (4 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "size", "vectors"),
     [
@@ -39,6 +40,7 @@ def test_a_reverse_pass_holds_the_vectors_that_its_docstring_says(options, size,
     assert temporary_vectors(size, **options) <= vectors + small_arrays
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("which", "k", "definite"),

@@ -36,6 +36,7 @@ def both_ways(matrix, rhs, definite=False, **options):
     return result, recycled, deflation.deflate(pairs, recycled), solve(recycled=None), solve(recycled=recycled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_complex", "block_size"), [(False, 1), (True, 2)])
 def test_the_solutions_are_those_of_a_dense_solve_in_fewer_products(is_complex, block_size, rng):
     matrix = laplacian(rng, is_complex)
@@ -60,6 +61,7 @@ def test_the_solutions_are_those_of_a_dense_solve_in_fewer_products(is_complex, 
     assert int(jnp.sum(found.num_matvecs)) < 0.8 * int(jnp.sum(plain.num_matvecs))
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_wanted_eigenvalue_is_not_divided_by(rng):
     values = np.concatenate([[-3.0, -2.0, -1.0, -1.0], np.linspace(0, 2, SIZE - 4)])
     rhs = jnp.asarray(rng.normal(size=(K, SIZE)))
@@ -78,6 +80,7 @@ def test_a_copy_of_a_wanted_eigenvalue_is_not_divided_by(rng):
     assert np.all(np.isfinite(found.solution))
 
 
+@pytest.mark.slow
 def test_what_a_restart_has_dropped_is_not_believed(rng):
     # A missed-pair search drops vectors. Recycled columns that this affects are omitted; the others are exact.
     matrix = laplacian(rng, False)
@@ -90,6 +93,7 @@ def test_what_a_restart_has_dropped_is_not_believed(rng):
     assert_allclose(matrix @ leftover[:, valid], images[:, valid], rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("definite", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_right_hand_side_of_few_eigenvectors_is_solved_before_anything_is_mixed_with_them(definite, rng):
     matrix = laplacian(rng, False)

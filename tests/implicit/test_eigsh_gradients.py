@@ -66,6 +66,7 @@ def central_difference(function, theta, direction):
     return (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * STEP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LA", pytest.param("sigma", marks=pytest.mark.slow)])
 def test_the_gradient_of_many_matrices_at_once_is_that_of_dense_numpy(name):
     thetas, directions, _ = (np.stack(x) for x in zip(*(spread(seed) for seed in range(4)), strict=True))
@@ -115,6 +116,7 @@ def test_a_warm_start_gets_zero_cotangents_and_leaves_the_gradient_as_it_is():
     assert values[-1] > values[-2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_cluster_gives_finite_gradients_and_the_separated_vector_its_own(k):
     # The derivative is dv = (4 - 1)^-1 P dA v in closed form; the double eigenvalue beside it does not matter.
@@ -125,6 +127,7 @@ def test_a_cluster_gives_finite_gradients_and_the_separated_vector_its_own(k):
         assert np.all(np.isfinite(gradient(matrix)))
 
 
+@pytest.mark.slow
 def test_the_eigenvalues_of_a_pair_of_equals_have_the_gradient_of_their_sum():
     # The trace over a cluster {4, 4} is smooth, and its gradient is the projector on the eigenspace.
     generator = np.random.default_rng(2)

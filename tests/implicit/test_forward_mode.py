@@ -55,6 +55,7 @@ def dense_derivatives(function, at):
     return np.array(gradient), np.array(second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complex_entries", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_mode_and_order_is_that_of_dense_numpy(complex_entries, rng):
     matrices = family(rng, complex_entries=complex_entries)
@@ -91,6 +92,7 @@ def test_grad_of_a_matrix_is_symmetric_and_that_of_the_reverse_rule(rng):
         assert_allclose(forward, reverse, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cluster_has_exact_derivatives_of_losses_of_its_projector_in_both_orders(mode, rng):
     """Check k = 3 of the eigenvalues {4, 4, 2 | 1, 0, -1}: a cluster, a simple eigenvalue and a complement."""

@@ -67,6 +67,7 @@ def check(loss, dense, points, every):
             assert_allclose(second[i], second[i].T, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "n", "is_complex", "every"),
     [
@@ -90,6 +91,7 @@ def test_every_mode_and_order_of_singular_triplets(p, n, is_complex, every, rng)
     check(loss, functools.partial(dense_triplets, matrices, weights), rng.normal(size=(2, 2)) / 8, every)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("is_complex", "every"),
     [

@@ -26,6 +26,7 @@ def clustered(rng, *, complex_entries=False):
     return jnp.asarray((matrix + matrix.conj().T) / 2), values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("complex_entries", [False, True])
 def test_the_gauge_residual_is_zero_for_projectors_and_half_the_slope_of_a_turn_for_others(complex_entries, rng):
     matrix, values = clustered(rng, complex_entries=complex_entries)
@@ -71,6 +72,7 @@ def test_a_loss_of_the_phase_has_a_derivative_and_a_cotangent_of_the_whole_resul
         gauge_residual(result, of_phase[0])
 
 
+@pytest.mark.slow
 def test_adjoint_info_tells_how_the_solves_went(rng):
     matrix, _ = clustered(rng)
     solve = jax.jit(functools.partial(eigsh, k=K, krylov_dim=20), static_argnames="verify")
@@ -110,6 +112,7 @@ def test_systems_side_by_side_are_those_one_by_one_and_rest_when_they_are_done(r
     assert found.num_matvecs[0] < found.num_matvecs[1]
 
 
+@pytest.mark.slow
 def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_is_wrong(rng):
     n, k = 100, 2
     weights, direction = rng.normal(size=(2, n, n))
@@ -148,6 +151,7 @@ def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_
     assert error(grcar, slope) > 0.1
 
 
+@pytest.mark.slow
 def test_of_triplets_it_tells_how_the_solves_went(rng):
     matrix = jnp.asarray(rng.normal(size=(SIZE, 20)))
     result = svds(matrix, K, tol=1e-10)

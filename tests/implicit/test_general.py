@@ -46,6 +46,7 @@ def reference(weights, matrix):
     return np.sum(weights * np.abs(dominant) ** 2) / np.linalg.norm(dominant) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, pytest.param(7, marks=SLOW)])
 def test_every_entry_of_a_batch_of_four(n):
     weights = np.random.default_rng(5).normal(size=n)
@@ -110,6 +111,7 @@ def convection_diffusion(field, n):
     return as_operator(product, like=jnp.zeros(n))
 
 
+@pytest.mark.slow
 def test_a_matrix_free_operator_with_fields_of_parameters(rng):
     n, k = 60, 2
     field = {"diffusion": 0.3 * rng.normal(size=n + 1), "wind": np.asarray(0.8), "source": 2 * rng.normal(size=n)}
@@ -124,6 +126,7 @@ def test_a_matrix_free_operator_with_fields_of_parameters(rng):
     assert_allclose(ours, expected, rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_matrix_is_not_taken_for_symmetric():
     # The derivative is d lambda / dA = u v^T / (u^T v) in closed form.
     matrix = np.array([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [0.0, 0.2, 1.0]])
@@ -149,6 +152,7 @@ def test_the_conditions_of_eigenvalues(rng):
     assert_allclose(overlap, 1 / found.conditions, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_never_nan_where_eigenvalues_coalesce():
     gradient = jax.jit(jax.grad(lambda a: loss_of(eigs(a, 2), np.ones((2, 2, 4)))))
     block = np.eye(4) + np.eye(4, k=1)

@@ -66,6 +66,7 @@ def susceptibility(num_spins, g):
     return np.sum((coupling / (values[1:] - values[0])) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [pytest.param("reverse", marks=pytest.mark.slow), "forward"])
 def test_energy_and_fidelity_of_ten_spins(mode):
     derivatives = energy_and_overlap(10, mode)

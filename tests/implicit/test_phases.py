@@ -75,6 +75,7 @@ def check(vectors, square, *, forward, second):
         assert_allclose(jax.grad(slope)(at[1]), of_slope, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "second"),
     [
@@ -89,17 +90,20 @@ def test_of_symmetric_solvers(name, second):
     check(SYMMETRIC[name], True, forward={"derivative": "forward"}, second=second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_of_triplets(second):
     check(RECTANGULAR["svds"], False, forward={"derivative": "forward"}, second=second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
 def test_of_dense_decompositions(name):
     vectors, square = DENSE[name]
     check(vectors, square, forward={}, second=True)
 
 
+@pytest.mark.slow
 def test_an_invariant_loss_has_the_gradient_of_numpy():
     matrix, direction = (np.asarray(x) for x in problem(True))
     weights = hermitian(drawn(5, SIZE, SIZE))

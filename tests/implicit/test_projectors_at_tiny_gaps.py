@@ -62,6 +62,7 @@ def check(name, seeds, gaps, *, complex_entries=False):
     assert errors.max() < 1e-6, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lanczos", "eigh", "svd"])
 def test_the_gradient_of_a_loss_of_a_projector(name):
     check(name, range(2), GAPS)
@@ -83,6 +84,7 @@ def test_what_is_more_than_rounding_stays_and_so_do_derivatives():
         assert dot == 1.0
 
 
+@pytest.mark.slow
 def test_a_loss_that_tells_close_vectors_apart_keeps_its_gradient():
     gap = 1e-6
     matrix, weights, _ = planted(3, gap, complex_entries=False)

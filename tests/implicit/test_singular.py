@@ -82,6 +82,7 @@ def test_the_gradient_of_many_real_matrices_at_once(p, n, k):
     check_gradients(p, n, k, range(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "n", "k"),
     [
@@ -129,6 +130,7 @@ def objective(theta, weights):
     return loss_of(left, result.values, result.right, weights, jnp)
 
 
+@pytest.mark.slow
 def test_a_callable_with_parameters(rng):
     theta = {"weights": np.array([1.0, 2.0, 0.5, 3.0]), "row": rng.standard_normal(5), "unused": np.ones(2)}
     weights = rng.standard_normal((2, 6, 5))
@@ -182,6 +184,7 @@ def gradients():
     return jax.jit(gradient)
 
 
+@pytest.mark.slow
 def test_invariant_losses_of_repeated_and_of_zero_singular_values(rng):
     # A loss of sum u v^H and of the projector on the leading right vectors is smooth, though the vectors are not.
     weight, direction = rng.standard_normal((2, 5, 5))
@@ -204,6 +207,7 @@ def test_zero_and_repeated_singular_values_give_no_nan_and_harm_no_other():
     assert_allclose(gradient(np.diag([2.0, 0, 0, 0, 0])), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_products():
     p, n, k = 90, 60, 5
     generator = np.random.default_rng(3)
@@ -240,6 +244,7 @@ def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_product
         assert int(jnp.sum(found.num_steps)) < 0.6 * int(jnp.sum(plain.num_steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-20, 1e18])
 def test_the_gradient_of_tiny_and_huge_matrices_in_float32(scale, rng):
     left, _, right = np.linalg.svd(rng.normal(size=(14, 11)), full_matrices=False)

@@ -87,6 +87,7 @@ def test_gradient_and_its_gradient(operator, solver, rng):
     assert_derivative(slope, theta, direction)
 
 
+@pytest.mark.slow
 def test_vmap_over_64_matrices(rng):
     weights = jnp.asarray(rng.normal(size=(K, SIZE)))
     loss = functools.partial(loss_of, dense_operator, SOLVERS["lanczos"], weights)
@@ -102,6 +103,7 @@ def test_vmap_over_64_matrices(rng):
     assert_allclose(ours, difference, rtol=TOLERANCE, atol=TOLERANCE * float(jnp.median(jnp.abs(difference))))
 
 
+@pytest.mark.slow
 def test_jit_of_vmap_of_grad_equals_one_by_one(rng):
     loss = functools.partial(loss_of, dense_operator, SOLVERS["lanczos"], jnp.ones((K, SIZE)))
     thetas = jnp.asarray(np.stack([symmetric(rng) for _ in range(3)]))
@@ -110,6 +112,7 @@ def test_jit_of_vmap_of_grad_equals_one_by_one(rng):
     assert_allclose(together, one_by_one, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
 def test_every_which_has_the_same_rule(which, rng):
     weights = jnp.asarray(rng.normal(size=(K, SIZE)))
@@ -118,6 +121,7 @@ def test_every_which_has_the_same_rule(which, rng):
     assert_derivative(jax.jit(functools.partial(loss_of, dense_operator, solver, weights)), theta, direction)
 
 
+@pytest.mark.slow
 def test_complex_hermitian(rng):
     # The loss is invariant to phases; a JAX gradient g means d loss = Re sum g dA.
     probe = jnp.asarray(rng.normal(size=(SIZE, 2)) + 1j * rng.normal(size=(SIZE, 2)))
@@ -136,6 +140,7 @@ def test_complex_hermitian(rng):
     assert_allclose(second, central_difference(slope, theta, direction), rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_separated_vector_beside_a_repeated_eigenvalue():
     # The derivative is dv = (4 - 1)^-1 P dA v in closed form; jnp.linalg.eigh gives NaN here.
     matrix = jnp.diag(jnp.array([4.0, 1.0, 1.0]))
@@ -144,6 +149,7 @@ def test_the_separated_vector_beside_a_repeated_eigenvalue():
     assert not np.all(np.isfinite(jax.grad(lambda a: jnp.linalg.eigh(a)[1][1, 2])(matrix)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 3])
 def test_a_loss_of_the_subspace_of_a_repeated_eigenvalue(k, rng):
     # The loss tr(M V V^T) over the double eigenvalue 4 (and the next) is smooth, though the vectors are not.
@@ -164,6 +170,7 @@ def test_a_loss_of_the_subspace_of_a_repeated_eigenvalue(k, rng):
     assert_allclose(jnp.sum(jax.grad(loss)(matrix) * direction), difference, rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_never_nan_on_repeated_eigenvalues(k):
     loss = lambda a: jnp.sum(lanczos(a, k=k, which="LA").eigenvectors ** 3)
@@ -171,6 +178,7 @@ def test_never_nan_on_repeated_eigenvalues(k):
         assert np.all(np.isfinite(jax.grad(loss)(matrix)))
 
 
+@pytest.mark.slow
 def test_no_complement_when_all_pairs_are_asked_for(rng):
     matrix, direction = jnp.asarray(symmetric(rng)), jnp.asarray(symmetric(rng))
     weights = jnp.asarray(rng.normal(size=(SIZE, SIZE)))
@@ -204,6 +212,7 @@ def count_products(function, *args):
     return len(counts)
 
 
+@pytest.mark.slow
 def test_a_zero_cotangent_of_the_eigenvectors_costs_no_solve(rng):
     theta = jnp.asarray(symmetric(rng))
     values = lambda operator, theta: jax.grad(lambda t: jnp.sum(lanczos(operator(t), k=K).eigenvalues ** 2))(theta)
@@ -267,6 +276,7 @@ def test_static_options_must_be_python_values():
         jax.jit(lambda k: lanczos(jnp.eye(3), k))(2)
 
 
+@pytest.mark.slow
 def test_adjoint_options_bound_the_solve(rng):
     theta = jnp.asarray(symmetric(rng))
     grad = lambda **options: jax.grad(lambda a: jnp.sum(lanczos(a, k=1, which="LA", **options).eigenvectors ** 3))(

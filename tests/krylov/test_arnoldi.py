@@ -89,6 +89,7 @@ def radius_between(values, most=MOST):
     return (sizes[best - 1] * sizes[best]) ** 0.5
 
 
+@pytest.mark.slow
 def test_each_matvec_adds_a_row_and_the_space_is_that_of_the_start(problem):
     matrix, start = problem
     state = begun(jnp.asarray(start))
@@ -115,6 +116,7 @@ def test_each_matvec_adds_a_row_and_the_space_is_that_of_the_start(problem):
     chex.assert_trees_all_close(float(state.operator_norm), largest, rtol=RELATION * eps)
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_the_invariant_subspace_and_grows_again(problem):
     matrix, _ = problem
     state = full(problem)
@@ -190,6 +192,7 @@ def test_an_exactly_invariant_subspace_goes_on_in_a_random_direction(scalar, nor
     assert bool(after.broken_down)  # the flag stays until a convergence check clears it
 
 
+@pytest.mark.slow
 def test_the_whole_space_has_no_direction_left(scalar, normal, rng):
     matrix = normal(rng, (M, M), scalar)
     state = grown(jnp.asarray(matrix), begun(jnp.asarray(normal(rng, M, scalar))), M)

@@ -80,6 +80,7 @@ def full(matrix, normal, rng):
     return grown(jnp.asarray(matrix), begun(jnp.asarray(matrix), jnp.asarray(normal(rng, N, matrix.dtype))), M)
 
 
+@pytest.mark.slow
 def test_each_step_adds_a_row_to_both_bases(matrix, normal, rng):
     start = normal(rng, N, matrix.dtype)
     state = begun(jnp.asarray(matrix), jnp.asarray(start))
@@ -104,6 +105,7 @@ def test_each_step_adds_a_row_to_both_bases(matrix, normal, rng):
     chex.assert_trees_all_close(float(state.operator_norm), largest, rtol=RELATION * eps)
 
 
+@pytest.mark.slow
 def test_restarts_keep_triplets_and_converge_to_those_of_the_matrix(matrix, full):
     state, before = full, full
     for restarts in range(1, 19):  # includes two reorthonormalizations
@@ -197,6 +199,7 @@ def test_breakdown_on_either_side_goes_on_in_random_directions(scalar):
     chex.assert_trees_all_close(values[:2], np.array([3.0, 2.0]), rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 def test_the_whole_domain_gives_all_singular_values(scalar, normal, rng):
     matrix = normal(rng, (P, M), scalar)
     state = grown(jnp.asarray(matrix), begun(jnp.asarray(matrix), jnp.asarray(normal(rng, M, scalar))), M)

@@ -67,6 +67,7 @@ def assert_decomposes(state, matrix, num_valid, tolerance=1e-12):
     np.testing.assert_allclose(projected, in_basis, rtol=0, atol=10 * tolerance)
 
 
+@pytest.mark.slow
 @BLOCKS
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_growing_decomposes_the_operator_at_one_product_a_row(block_size, is_complex, float64, rng, rotated):
@@ -83,6 +84,7 @@ def test_growing_decomposes_the_operator_at_one_product_a_row(block_size, is_com
     np.testing.assert_allclose(residual, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 @BLOCKS
 def test_compressing_keeps_the_relation_and_what_was_asked_for(block_size, float64, rng, rotated):
     matrix = rotated(SPECTRUM)
@@ -97,6 +99,7 @@ def test_compressing_keeps_the_relation_and_what_was_asked_for(block_size, float
         np.testing.assert_allclose(wanted @ (basis.T @ basis), wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @BLOCKS
 def test_growing_again_after_a_restart_still_decomposes(block_size, float64, rng, rotated):
     matrix = rotated(SPECTRUM)

@@ -50,6 +50,7 @@ def assert_holds(state, vector, weights, level=0):
     assert np.linalg.norm(weights) <= 1 / float(lanczos_polynomials.amplitudes(state.polynomials)[level]) + 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 2])
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_they_are_what_the_basis_holds_of_an_eigenvector(block_size, is_complex, rotated, rng):
@@ -68,6 +69,7 @@ def test_they_are_what_the_basis_holds_of_an_eigenvector(block_size, is_complex,
         assert_holds(state, vector, starts @ vector.conj(), level)
 
 
+@pytest.mark.slow
 def test_a_locked_vector_is_left_out(rotated, rng):
     matrix = rotated(np.r_[np.linspace(-2, 2, N - 2), 5, 5])
     vectors = np.linalg.eigh(matrix)[1]
@@ -98,6 +100,7 @@ def test_those_of_arnoldi_are_what_the_basis_holds_of_a_left_eigenvector(rng):
     assert_holds(state, np.conj(left[:, place]), start @ left[:, place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_those_of_both_bases_are_what_they_hold_of_singular_vectors(is_complex, rng):
     rows, columns = orthonormal(rng, N + 6, N, is_complex), orthonormal(rng, N, N, is_complex)

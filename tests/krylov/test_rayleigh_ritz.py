@@ -43,6 +43,7 @@ def residuals_of(state, found, matrix):
     return np.linalg.norm(vectors @ matrix.T - np.asarray(found.values)[:, None] * vectors, axis=1)
 
 
+@pytest.mark.slow
 @CASES
 def test_ritz_pairs_are_those_of_numpy_in_the_order_wanted(block_size, steps, is_complex, rotated):
     matrix = rotated(SPECTRUM, is_complex=is_complex)
@@ -152,6 +153,7 @@ def near_solved(rotated):
     return jax.tree.map(np.asarray, jax.vmap(solve)(jnp.asarray(np.stack(matrices)), jnp.asarray(sigmas)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", near_problems(lambda values: np.diag(values)))
 def test_the_eigenvalues_nearest_to_a_number_on_either_side(name, rotated):
     problems = near_problems(rotated)
@@ -167,6 +169,7 @@ def test_the_eigenvalues_nearest_to_a_number_on_either_side(name, rotated):
     assert int(result.status) == Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_the_smallest_magnitudes_of_a_complex_operator_are_those_nearest_to_zero(rotated):
     values = np.concatenate([[0.02, -0.05, 0.3, -0.31], np.linspace(1, 6, 38), -np.linspace(1, 6, 38)])
     matrix = rotated(values, is_complex=True)

@@ -50,6 +50,7 @@ def check_form(form, matrix):
     return size * eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases())
 def test_form_and_order(name, dtype):
     matrix = cases()[name].astype(dtype)

@@ -12,6 +12,7 @@ NEVER = jnp.zeros(2, jnp.int32)
 SIZES = [(k, m, b) for k in (1, 3, 6) for b in (1, 3) for m in (k + b, k + b + 1, k + 2 * b, 20, 30)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "m", "block_size"), SIZES)
 def test_what_is_kept_holds_the_pairs_wanted_and_leaves_room_for_a_block(k, m, block_size, rng):
     most = max_keep(k, m, block_size)

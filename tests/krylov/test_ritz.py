@@ -87,6 +87,7 @@ def test_rows_not_filled_cost_no_digits(num_valid, rng, float64):
         np.testing.assert_allclose(values, np.linalg.eigvalsh(projected), rtol=0, atol=10 * np.finfo(float).eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.complex64])
 def test_vectors_are_orthonormal_to_rounding(dtype, rng):
     # NumPy's eigh in the same precision leaves 10 to 30 eps.

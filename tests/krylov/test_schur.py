@@ -59,6 +59,7 @@ def check(matrix):
     assert_allclose(np.linalg.norm(vectors, axis=0), 1, rtol=UNITS * eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 2, 12])
 def test_every_case_in_both_precisions(n, dtype):
     wide = np.complex64 if dtype == np.float32 else np.complex128

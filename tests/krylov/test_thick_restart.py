@@ -109,6 +109,7 @@ def problem(request, rotated, normal, rng):
 NO, YES = np.array(False), np.array(True)
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_the_wanted_ritz_vectors_and_the_relation(problem):
     matrix, state = problem
     real = state.defects.dtype
@@ -165,6 +166,7 @@ def test_a_dropped_direction_is_followed_through_later_restarts(problem):
         assert np.any(state.dropped_couplings)
 
 
+@pytest.mark.slow
 def test_harmonic_vectors_are_continued_by_a_translated_block(problem):
     matrix, state = problem
     real = state.defects.dtype
@@ -185,6 +187,7 @@ def test_harmonic_vectors_are_continued_by_a_translated_block(problem):
     assert_decomposes(fresh, matrix)
 
 
+@pytest.mark.slow
 def test_restarts_do_not_add_up_to_a_loss_of_orthonormality():
     line = 2 * np.eye(200) - np.eye(200, k=1) - np.eye(200, k=-1)
     op = as_operator(jnp.asarray(line, jnp.float32))

@@ -84,6 +84,7 @@ def test_dense_arrays_of_integers_become_floats():
     assert_allclose(to_dense(as_operator([[1, 2], [2, 1]])), [[1, 2], [2, 1]])
 
 
+@pytest.mark.slow
 def test_sparse_matrices(rng):
     dense = (rng.normal(size=(6, 6)) * (rng.uniform(size=(6, 6)) < 0.4)).astype(np.float32)
     for matrix in (sparse.BCOO.fromdense(dense), sparse.BCSR.fromdense(dense)):
@@ -175,6 +176,7 @@ def test_symmetry_error_tells_symmetric_from_not(rng):
     assert symmetry_error(as_operator(np.zeros((3, 3))), key) == 0
 
 
+@pytest.mark.slow
 def test_check_operator_finds_a_loss_that_is_not_the_same_at_every_call():
     calls = iter(range(100))
     noisy = lambda p: jnp.sum(p**2) * (1 + next(calls))

@@ -85,6 +85,7 @@ def test_within_loops_branches_checkpoints_and_rules_of_their_own(network):
     assert set(labels(fast)) <= FAST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_every_convolution_of_a_solve_is_fast(network, batch_size):
     kernels, images = network
@@ -99,6 +100,7 @@ def test_every_convolution_of_a_solve_is_fast(network, batch_size):
     assert_allclose(np.abs(program(kernels, images).eigenvalues[0]), largest, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_adjoint_of_a_convolution_is_fast_too(network):
     kernels, images = network
     apply = lambda kernels, images: jax.lax.conv(images, kernels[0], (1, 1), "SAME")

@@ -100,6 +100,7 @@ def test_a_call_answers_for_the_values_of_now(case, changed):
 jit_matrix = jax.jit(lambda op: jax.vmap(op.mv)(jnp.eye(2)))
 
 
+@pytest.mark.slow
 def test_eigsh_and_svds_answer_for_the_values_of_now(changed):
     solve = lambda: eigsh(lambda v: factor * jnp.arange(1.0, 4.0) * v, 1, v0=jnp.ones(3)).eigenvalues[0]
     norms = lambda: svds(jacobian(outputs, POINT, DATA), 1).values[0]

@@ -40,6 +40,7 @@ MATRICES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 @pytest.mark.parametrize("kind", MATRICES)
 def test_every_kind_of_matrix(kind):
@@ -54,6 +55,7 @@ def test_every_kind_of_matrix(kind):
         assert_allclose(rectangular.H @ u, TALL.T @ u)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lists", "scipy csr array", "BCSR", "scipy operator"])
 def test_solvers_take_them(kind):
     square, tall = MATRICES[kind](GRAPH), MATRICES[kind](TALL)
@@ -64,6 +66,7 @@ def test_solvers_take_them(kind):
     assert_allclose(trace(square, key=KEY, num_matvecs=20).estimate, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_truth_values_and_complex_entries():
     is_edge = GRAPH > 0
     values = np.linalg.eigvalsh(is_edge.astype(float))
@@ -78,6 +81,7 @@ def test_truth_values_and_complex_entries():
         assert_allclose(svds(matrix, 1).values[0], np.linalg.norm(tall, 2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_scipy_operator_is_called_on_the_host(rng):
     matrix = rng.normal(size=(6, 6)).astype(np.float32)
     op = spl.LinearOperator((6, 6), matvec=lambda v: matrix @ v, rmatvec=lambda v: matrix.T @ v, dtype=np.float32)
@@ -95,6 +99,7 @@ def test_a_scipy_operator_is_called_on_the_host(rng):
         jax.grad(lambda v: jnp.sum(as_operator(op)(v)))(vectors[0])
 
 
+@pytest.mark.slow
 def test_lineax_and_equinox(rng):
     lineax, eqx = pytest.importorskip("lineax"), pytest.importorskip("equinox")
     matrix = jnp.asarray(rng.normal(size=(4, 4)).astype(np.float32))
@@ -124,6 +129,7 @@ def test_lineax_and_equinox(rng):
     assert hessian(loss, network, jnp.ones((5, 2))).size == 13
 
 
+@pytest.mark.slow
 def test_start_vectors_that_are_lists_and_counts_of_numpy():
     result = eigsh(lambda v: jnp.array([3.0, 1.0, 2.0]) * v, np.int64(1), v0=[1, 1, 1], krylov_dim=np.int32(3))
     assert_allclose(result.eigenvalues, [3], rtol=5e-7)  # four eps
@@ -132,6 +138,7 @@ def test_start_vectors_that_are_lists_and_counts_of_numpy():
     assert_allclose(eigsh(GRAPH, 1, v0=np.ones(5, ">f4")).eigenvalues, np.linalg.eigvalsh(GRAPH)[-1:], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_counts_of_numpy_in_other_functions():
     two = np.int64(2)
     op = as_operator(GRAPH)
@@ -239,6 +246,7 @@ def test_the_version_is_that_of_the_project():
     assert eigenjax.__version__ == importlib.metadata.version("eigenjax")
 
 
+@pytest.mark.slow
 def test_checks_and_functions_take_them():
     matrix = GRAPH.astype(np.float32)
     assert eigenjax.check_operator(spl.aslinearoperator(matrix), KEY).asymmetry < 1e-5
@@ -251,6 +259,7 @@ def test_diagonals_of_sparse_matrices_of_integers():
     assert_allclose(exact.estimate, [1, 2, 3, 4, 5], atol=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, sp.csr_array])
 def test_integers_of_more_than_32_bits_are_not_cut(kind):
     wide = np.array([[3 * 2**40, 2**41], [2**41, -7]], np.int64)

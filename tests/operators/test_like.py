@@ -75,6 +75,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_bare_callable_with_like(name):
     call, expected = CALLS[name]
@@ -99,6 +100,7 @@ def test_a_start_vector_goes_with_like():
     assert_allclose(result.eigenvalues, np.sort(VALUES)[::-1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_like_it_is_asked_for():
     for call in (
         lambda: eigenjax.eigsh(product, 1),

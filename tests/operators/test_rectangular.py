@@ -29,6 +29,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_complex", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_are_those_of_the_matrix(kind, is_complex, rng):

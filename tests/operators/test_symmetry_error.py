@@ -25,6 +25,7 @@ def product(v, gradient=None, **options):
     return jax.jvp(gradient, (PARAMS,), (v,))[1]
 
 
+@pytest.mark.slow
 def test_a_good_operator_passes():
     report = check_operator(hessian(loss, PARAMS, INPUTS, batch_size=3), KEY)
     assert report.change == 0

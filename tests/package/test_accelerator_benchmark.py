@@ -37,6 +37,7 @@ def test_stage_of_the_accelerator_runs(stage, benchmark, tmp_path):
         assert row.get("enough") is not False
 
 
+@pytest.mark.slow
 def test_a_limit_of_time_loses_nothing(benchmark, tmp_path):
     harness, timing = benchmark("accelerator.harness"), benchmark("support.timing")
     args = timing.arguments("what for", 1, ["--out", str(tmp_path)])
@@ -60,6 +61,7 @@ def test_a_limit_of_time_loses_nothing(benchmark, tmp_path):
     assert rows[3]["error"] == "ValueError: on the way"
 
 
+@pytest.mark.slow
 def test_a_program_that_fails_is_left_out_of_the_rounds(benchmark):
     harness = benchmark("accelerator.harness")
     order = []

@@ -105,6 +105,7 @@ PROGRAMS = modules_in(("eigen", "singular", "derivative", "curvature", "spectrum
 SUPPORT = modules_in(("support",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PROGRAMS]
 )

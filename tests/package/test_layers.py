@@ -113,6 +113,7 @@ def test_importing_takes_nothing_optional_along():
     assert printed.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_importing_changes_no_global_configuration():
     code = (
         "import jax; before = dict(jax.config.values); import eigenjax; "

@@ -241,6 +241,7 @@ def code_of(path):
     return sources
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_screen")
 @pytest.mark.parametrize(
     "path",

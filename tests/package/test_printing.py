@@ -95,6 +95,7 @@ def test_a_deleted_array_is_shown_by_its_shape():
     assert "eigenvalues=float32[3]" in str(result)
 
 
+@pytest.mark.slow
 def test_other_results_are_short_too():
     op = jnp.diag(jnp.arange(1.0, 41.0))
     key = jax.random.key(0)

@@ -253,6 +253,7 @@ def test_there_are_many():
     assert len(CASES) > 700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", sorted({case[0] for case in CASES}))
 def test_a_wrong_call_names_the_argument_and_the_remedy(function):
     unclear, call = [], getattr(eigenjax, function)

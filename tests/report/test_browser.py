@@ -113,6 +113,7 @@ def test_the_page_itself_opens_without_a_complaint(browser, made_report, tmp_pat
     assert dom.count("<svg") == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, True)])
 def test_everything_is_seen_at_this_width(browser, made_report, tmp_path, width, dark):
     options = ("--blink-settings=preferredColorScheme=0",) if dark else ()

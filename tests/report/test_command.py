@@ -12,6 +12,7 @@ from eigenjax.__main__ import main
 SMALL = ("--k", "4", "--max-iter", "20000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tolerance"), [pytest.param("float32", 2e-5, marks=pytest.mark.slow), ("float64", 1e-8)]
 )
@@ -29,6 +30,7 @@ def test_both_algorithms_agree_with_the_dense_hessian(run, dense, name, toleranc
     assert np.max(report["relative_disagreement"]["LA"]) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_eigenpairs_can_be_read_back(run, dense):
     _, matrix = dense
     folder, report = run("small", *SMALL, "--dtype", "float64", "--algorithm", "lanczos")
@@ -47,6 +49,7 @@ def test_the_eigenpairs_can_be_read_back(run, dense):
     assert report["problem"]["num_parameters"] == matrix.shape[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("which", "groups"), [("LM", {"LM": 4, "SA": 4}), ("SA", {"SA": 4}), ("BE", {"BE": 4})])
 def test_which_chooses_the_end(run, dense, which, groups):
     values, _ = dense
@@ -57,6 +60,7 @@ def test_which_chooses_the_end(run, dense, which, groups):
     np.testing.assert_allclose(pairs[which]["eigenvalues"], wanted, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_all_pairs_of_a_small_problem_without_data(run):
     folder, report = run("without_data", "--k", "4", "--dtype", "float64", "--max-iter", "20000")
     matrix = np.diag(12 * np.arange(1.0, 5.0) ** 2) + 2
@@ -69,12 +73,14 @@ def test_all_pairs_of_a_small_problem_without_data(run):
     np.testing.assert_allclose(report["problem"]["loss"], 354 + 100)
 
 
+@pytest.mark.slow
 def test_integer_parameters_are_left_alone(run):
     folder, report = run("with_integers", "--k", "2", "--dtype", "float64", "--algorithm", "lanczos")
     np.testing.assert_allclose(report["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], [3 * 192, 3 * 108])
     assert (folder / "landscape.png").exists()
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(run):
     options = ("--k", "2", "--algorithm", "lanczos", "--dtype", "float64")
     _, whole = run("one_leaf", *options, out="whole")
@@ -84,6 +90,7 @@ def test_batches_change_nothing(run):
     np.testing.assert_allclose(whole["problem"]["loss"], batched["problem"]["loss"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_every_digit(run):
     options = ("--k", "2", "--algorithm", "power", "--which", "SA")
     reports = [
@@ -102,6 +109,7 @@ def test_products_are_counted(run):
     assert power["products"] == sum(group["products"] for group in power["pairs"].values())
 
 
+@pytest.mark.slow
 def test_what_does_not_converge_is_said(run, capsys):
     folder, report = run("one_leaf", "--k", "4", "--algorithm", "power", "--max-iter", "1")
     group = report["algorithms"]["power"]["pairs"]["LA"]
@@ -111,6 +119,7 @@ def test_what_does_not_converge_is_said(run, capsys):
     assert (folder / "eigenvalues.png").exists()
 
 
+@pytest.mark.slow
 def test_products_that_are_not_finite_are_said(run, capsys):
     folder, report = run("infinite_curvature", "--k", "2", "--algorithm", "lanczos")
     for record in report["algorithms"].values():
@@ -149,6 +158,7 @@ def test_in_batches_the_one_that_is_not_finite_is_named(workplace, capsys):
     assert "1 of 32 numbers of data['x']" in stderr
 
 
+@pytest.mark.slow
 def test_data_that_the_loss_masks_may_be_anything(run):
     _, report = run("masked_data", "--k", "2", "--algorithm", "lanczos", "--dtype", "float64")
     inputs = np.random.default_rng(6).normal(size=(20, 4))
@@ -157,6 +167,7 @@ def test_data_that_the_loss_masks_may_be_anything(run):
     np.testing.assert_allclose(report["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], truth, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_plain_output_has_no_control_codes_and_fits_a_terminal(run, capsys):
     run("one_leaf", "--k", "3")
     output = capsys.readouterr()

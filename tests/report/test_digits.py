@@ -15,6 +15,7 @@ def problem():
     return digits.digits_problem(jax.random.key(0), num_steps=9)
 
 
+@pytest.mark.slow
 def test_the_data_are_the_digits(problem):
     images, labels = problem.data
     assert images.shape == (1797, 64)

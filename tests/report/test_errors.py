@@ -106,6 +106,7 @@ def test_a_missing_extra_is_named(package, workplace, capsys, monkeypatch):
     assert not (workplace / "eigenjax-out").exists()
 
 
+@pytest.mark.slow
 def test_a_problem_of_ones_own_needs_no_demo(workplace, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "flax", None)
@@ -115,6 +116,7 @@ def test_a_problem_of_ones_own_needs_no_demo(workplace, monkeypatch):
     assert main(words) == 0
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_nothing(workplace, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -66,6 +66,7 @@ def test_eigenvalues_of_any_kind(tmp_path, values):
     assert "deflated power iteration: not converged" in drawn
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_run(run):
     options = ("--k", "3", "--algorithm", "lanczos", "--dtype", "float64", "--formats", "PDF, svg,png,svg")
     folder, report = run("digits_of_two_layers", *options, without=("density", "gauss-newton"))
@@ -87,6 +88,7 @@ def test_every_picture_of_a_run(run):
     assert np.shape(found) == (2, 3)
 
 
+@pytest.mark.slow
 def test_one_pair_gives_one_slice(run):
     folder, _ = run("without_data", "--k", "1", "--algorithm", "lanczos")
     width, height = png_size(folder / "landscape.png")

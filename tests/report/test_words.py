@@ -55,6 +55,7 @@ def all_pictures(name):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_picture_draws_a_name_as_it_is(kind, tmp_path):
     name = NAMES[kind]
@@ -94,6 +95,7 @@ def test_numbers_on_a_logarithmic_axis_are_still_formulas():
     assert any("10^" in text.get_text() and text.get_parse_math() for text in axes.get_xticklabels())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_the_page_holds_names_as_words(kind, made_report, tmp_path):
     name, (_, record, _) = NAMES[kind], made_report

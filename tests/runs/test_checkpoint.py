@@ -20,6 +20,7 @@ from eigenjax.runs import checkpoint, lock
 from .conftest import OPTIONS, SPECS, Interrupted, contents, network_loss, same_bits
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_gives_the_same_bits(matrix, tmp_path, interrupt_after):
     undisturbed = run(matrix, 3, **OPTIONS)
     for _ in range(3):

@@ -88,6 +88,7 @@ TYPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [deep, not_text, a_folder, *TYPES], ids=lambda f: f.__name__)
 def test_whatever_stands_in_place_of_the_record_is_damage(interrupted, damage):
     # Only the folder is read, without a solve: a damaged record ends the run before a solve.
@@ -115,6 +116,7 @@ def damage_orbax(value):
     return damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -84,6 +84,7 @@ def launcher(tmp_path):
     return Launcher(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_twice(launcher):
     undisturbed = launcher.finish(checkpoints=False)
     launcher.out.unlink()

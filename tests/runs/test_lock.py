@@ -43,6 +43,7 @@ class Holder:
         self.process.join(60)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_unlinked_after_it_was_opened_is_no_lock(tmp_path):
     first = Holder(tmp_path)
     assert first.inside.wait(60)

@@ -9,6 +9,7 @@ import pytest
 ALLOWED = {"eigenvalues": 1e-5, "streamed": 1e-5, "read again": 1e-5, "eigenvectors": 1e-3, "gradient": 1e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_many_processes_find_what_one_finds(processes, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2])

@@ -18,6 +18,7 @@ from eigenjax.runs.solve import SolveProgress
 from .conftest import SPECS, network_loss, same_bits
 
 
+@pytest.mark.slow
 def test_the_pairs_are_right(matrix):
     result = run(matrix, 3, krylov_dim=10, progress=False)
     truth = np.linalg.eigvalsh(np.asarray(matrix, "f8"))[::-1][:3]
@@ -111,6 +112,7 @@ def test_bad_arguments_are_named(matrix):
         run(lambda v: v, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"max_matvecs": 12, "tol": 1e-12}], ids=str)
 def test_a_run_holds_no_nan_of_its_own(matrix, options, tmp_path):
     with jax.debug_nans(True):

@@ -44,6 +44,7 @@ class Counted:
             yield take(self.data, part)
 
 
+@pytest.mark.slow
 def test_a_product_is_that_of_all_data_whatever_the_batches(network):
     params, data = network
     v = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
@@ -117,6 +118,7 @@ def test_an_operator_that_is_not_symmetric_is_audited_pair_by_pair(rng):
     assert not result.converged.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 3])
 def test_at_most_two_groups_of_batches_are_on_the_device(network, monkeypatch, group):
     params, data = network

@@ -172,6 +172,7 @@ def test_an_estimate_of_a_matrix_or_of_its_shape_is_that_of_its_operator():
     assert estimated.operator_bytes == 144
 
 
+@pytest.mark.slow
 def test_checkpoints_less_often_than_an_int32_counts(tmp_path):
     result = run(OP, 1, krylov_dim=4, every=2**40, checkpoint_dir=tmp_path, progress=False)
     np.testing.assert_allclose(result.eigenvalues, [7.0], rtol=1e-5)

@@ -180,6 +180,7 @@ def test_a_spectrum_below_the_range_of_float32_flags_no_wrong_pair():
     assert (distance[np.asarray(result.converged)] <= 1e-3 * truth.max()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (2, 1), (3, 3)])
 def test_the_smallest_operators(solver, n, k, rotated, check_result):
@@ -209,6 +210,7 @@ STARTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_any_start_vector(solver, dtype, check_result):
     matrix = jnp.asarray(DIAGONAL.astype(dtype))
@@ -220,6 +222,7 @@ def test_any_start_vector(solver, dtype, check_result):
         check_result(result, matrix, tol=POWER_TOL if solver == "power" else None, complete=solver != "power")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_start_vector_too_long_to_measure_flags_no_wrong_pair(solver, check_result):
     # The norm of the start vector overflows float32.
@@ -231,12 +234,14 @@ def test_a_start_vector_too_long_to_measure_flags_no_wrong_pair(solver, check_re
         check_result(result, matrix, tol=POWER_TOL if solver == "power" else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 5])
 def test_wishart_40_with_few_pairs(k, dtype, check_result):
     matrix = wishart(SIZE).astype(dtype)
     check_result(lanczos(jnp.asarray(matrix), k), matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 10, pytest.param(1000, marks=pytest.mark.slow)])
 def test_wishart_1000(k, dtype, check_result):
     matrix = wishart(1000).astype(dtype)
@@ -254,6 +259,7 @@ def test_forty_pairs_of_rank_fifty_in_a_hundred_dimensions(dtype, rotated, check
     check_result(lanczos(jnp.asarray(matrix), 40), matrix, complete=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_hessian_of_eight_samples_in_a_hundred_dimensions(solver, check_result):
     samples = np.random.default_rng(0).standard_normal((8, 100)).astype(np.float32)

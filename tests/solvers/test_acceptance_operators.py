@@ -36,6 +36,7 @@ def troubled(request, dtype, rotated):
     return request.param, {name: (stack[i], lane(i)) for i, name in enumerate(TROUBLES)}
 
 
+@pytest.mark.slow
 def test_trouble_in_one_lane_is_told_and_harms_no_other(troubled, check_result):
     solver, lanes = troubled
     for name in ("NaN", "Inf"):
@@ -67,6 +68,7 @@ def assert_honest(result, matrix, tol):
     assert (residuals[np.asarray(result.converged)] <= tol * size + slack).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_complex_hermitian(solver, dtype, rotated, check_result):
     matrix = rotated([5, 4, -3, 2, 2, 1, 0, -1], is_complex=True).astype(np.result_type(dtype, np.complex64))
@@ -76,6 +78,7 @@ def test_complex_hermitian(solver, dtype, rotated, check_result):
     check_result(result, matrix, tol=tol, complete=True, accuracy=tol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_bfloat16_operator_is_solved_to_its_rounding(solver, rotated, check_result):
     matrix = jnp.asarray(rotated([8, -6, 4, 3, 2, 1, 0.5, 0]), jnp.bfloat16)
@@ -87,6 +90,7 @@ def test_a_bfloat16_operator_is_solved_to_its_rounding(solver, rotated, check_re
     np.testing.assert_allclose(result.eigenvalues, truth, rtol=0, atol=2 * unit * 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_empty_scalar_and_mixed_leaves(solver, dtype, rotated, check_result):
     narrow = {"float32": "bfloat16", "float64": "float32"}[str(dtype)]

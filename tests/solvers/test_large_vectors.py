@@ -6,6 +6,7 @@ A CPU's matrix products do so, with an error of 6e-5 of the lengths at this size
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from eigenjax import diagonal_operator, eigsh
 
@@ -24,12 +25,14 @@ def check(result, product):
     np.testing.assert_allclose(rows @ rows.T, np.eye(3), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_basis_stays_orthogonal():
     diagonal = np.concatenate([OUTLIERS, BULK.reshape(-1)[5:]]).reshape(SHAPE).astype(np.float32)
     solve = lambda diagonal: eigsh(diagonal_operator(diagonal), 3, which="LM", tol=TOL)
     check(jax.jit(solve)(jnp.asarray(diagonal)), lambda v: diagonal.astype(float) * v)
 
 
+@pytest.mark.slow
 def test_a_recomputed_basis_gives_dense_eigenvectors():
     # The vectors of signs are orthonormal to rounding.
     rows, columns = np.indices(SHAPE)

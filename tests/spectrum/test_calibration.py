@@ -30,6 +30,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -69,6 +70,7 @@ def test_a_budget_of_n_products_is_exact_and_says_so():
         assert found.num_matvecs == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_matvecs", [9, 20])
 def test_the_frobenius_norm_has_no_scale(num_matvecs):
     matrix = np.random.default_rng(1).normal(size=(20, 20)).astype(np.float32)

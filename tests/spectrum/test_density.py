@@ -60,6 +60,7 @@ def cdf_of(found, x):
     return found.cdf(x), found.cdf_standard_error(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_distribution_is_within_three_percent(name, kolmogorov, float64):
     values = np.sort(SPECTRA[name]())
@@ -103,6 +104,7 @@ def test_the_standard_error_is_that_of_the_probes(float64):
     assert_allclose(spread, np.sqrt(2 * truth * (1 - truth) / 202 / 10), rtol=0.35)
 
 
+@pytest.mark.slow
 def test_outliers_do_not_blur_the_bulk(float64):
     values = np.r_[1000, 500, 300, uniform(497)]
     found = found_of(jnp.asarray(values), jax.random.key(0))
@@ -124,6 +126,7 @@ def test_a_line_on_a_grid_holds_its_mass(float64):
     assert_allclose(density[:200].sum() * 0.01, 0.3, atol=0.1)
 
 
+@pytest.mark.slow
 def test_known_pairs_are_exact_nodes(float64, kolmogorov):
     values = jnp.asarray(np.r_[1000, 500, 300, -50, uniform(396)])
     pairs = exact_pairs(values, 4)

@@ -20,6 +20,7 @@ def applied(matrix, vector, name, krylov_dim=24):
     return matrix_function(matrix, FUNCTIONS[name], vector, krylov_dim=krylov_dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_times_a_vector_and_its_error(name, rotated, rng, float64):
     values = np.linspace(0.1, 4, N)
@@ -73,6 +74,7 @@ def test_traces_of_functions_are_unbiased_and_honest(rotated, float64):
     assert (found.num_matvecs == 120).all()
 
 
+@pytest.mark.slow
 def test_the_determinant_and_what_has_none(rotated, float64):
     run = jax.jit(lambda a: logdet(a, key=jax.random.key(0), num_probes=4, krylov_dim=14))
     values = np.linspace(0.5, 3, N)
@@ -104,6 +106,7 @@ def test_a_budget_of_all_products_is_exact(rotated, float64):
         assert found.status == EstimateStatus.NOT_POSITIVE_DEFINITE
 
 
+@pytest.mark.slow
 def test_the_determinant_beside_known_pairs_is_never_lost(rotated, float64):
     rng = np.random.default_rng(5)
     values = np.abs(rng.normal(size=50)) ** 3 + 1e-3

@@ -49,6 +49,7 @@ def truth(name, matrix):
     return {"diagonal": np.diag(matrix), "frobenius": np.linalg.norm(matrix)}.get(name, np.trace(matrix))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ALL[:-1], pytest.param("frobenius", marks=SLOW)])
 def test_unbiased_and_as_accurate_as_they_say(name, matrices, float64):
     for kind in ("1 / i^2", "flat", "indefinite", "not symmetric"):
@@ -84,6 +85,7 @@ def test_xtrace_is_ten_times_as_accurate_where_the_spectrum_decays(matrices, flo
     assert worst["xtrace"] < worst["hutch++"] < worst["hutchinson"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("xtrace", 2), ("hutch++", 3), ("hutchinson", 1), ("diagonal", 2)])
 def test_budgets_are_kept_to_the_product(name, least):
     counts = []
@@ -162,6 +164,7 @@ def test_sharded_vectors_stay_so(mode):
             assert x.sharding.is_equivalent_to(NamedSharding(mesh, SPECS[name]), x.ndim), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name != "xtrace" else []) for name in ALL])
 def test_derivatives_are_estimates_of_the_derivative(name, rotated, float64):
     matrix = jnp.asarray(rotated(1 / np.arange(1.0, 13)))

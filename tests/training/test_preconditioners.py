@@ -72,6 +72,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_step_of_optax_is_the_gradient_over_the_diagonal(name, problem):
     params, gradients = problem
@@ -102,6 +103,7 @@ def test_steps_that_accumulate(problem):
     check_direction(adam_preconditioner(state), gradients[0], updates)
 
 
+@pytest.mark.slow
 def test_the_state_of_an_nnx_optimizer():
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(1.0, b1=0.0), wrt=nnx.Param)
@@ -114,6 +116,7 @@ def test_the_state_of_an_nnx_optimizer():
     jax.tree.map(lambda d: assert_allclose(d, 1.0, rtol=1e-4), diagonal)
 
 
+@pytest.mark.slow
 def test_under_jit_and_in_narrow_dtypes(problem):
     params, gradients = jax.tree.map(lambda x: x.astype(jnp.bfloat16), problem)
     _, state = after_steps(optax.adam(1.0), params, gradients)
@@ -123,6 +126,7 @@ def test_under_jit_and_in_narrow_dtypes(problem):
     assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(before))
 
 
+@pytest.mark.slow
 def test_the_sharpness_that_adam_sees(problem):
     """Compare the eigenvalues of D^-1 H with those of a known, diagonal Hessian."""
     params, gradients = problem

@@ -25,6 +25,7 @@ def problem(rng, float64):
     return jax.tree.map(jnp.asarray, (params, data))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_penalised_loss_is_that_of_finite_differences(problem, rng):
     params, data = problem
     penalised = lambda p: loss(p, data) + 0.1 * sharpness_penalty(hessian(loss, p, data), tol=1e-12)

@@ -45,6 +45,7 @@ def tracks_of(metrics, k=K):
     return [int(metrics[f"track_{i}"]) for i in range(k)]
 
 
+@pytest.mark.slow
 def test_a_turning_spectrum_is_followed_at_a_product_a_pair_and_one():
     state = TRACKER.init(jnp.eye(N), jax.random.key(0))
     products = []

@@ -41,6 +41,7 @@ def turned(angle):
     return rotation @ np.diag(VALUES) @ rotation.T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "matrix",
     [
@@ -103,6 +104,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_training_step_runs_under_debug_nans(options):
     params = {"w": jnp.linspace(0.2, 1.0, 3), "b": jnp.array([0.5, -0.25])}
@@ -123,6 +125,7 @@ def test_a_training_step_runs_under_debug_nans(options):
         assert np.isneginf(metrics["next_eigenvalue"])
 
 
+@pytest.mark.slow
 def test_nan_of_the_operator_is_still_found_by_debug_nans():
     tracker = spectrum_tracker(1, matvecs_per_update=2)
     state = tracker.init(jnp.eye(4))

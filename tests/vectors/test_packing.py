@@ -120,6 +120,7 @@ def test_leaves_on_a_mesh_stay_apart(mesh):
     assert spans_devices(on_mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_a_mesh_of_one_device(kind):
     # Arrays on an Explicit mesh cannot be reshaped across a sharded axis, however few devices it has.
@@ -159,6 +160,7 @@ def test_a_map_is_packed_on_both_sides():
     assert_array_equal(whole.adjoint_mv(jnp.arange(7.0)), [4, 4, 5, 5, 6, 6, 0, 2, 4, 6])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [eigsh, eigs, svds])
 def test_the_number_of_leaves_does_not_change_the_solver(solver, operations):
     def count(leaves):

@@ -26,6 +26,7 @@ def rows(rng):
     return {"kernel": normal(3, 5), "bias": normal()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored_as", KINDS, ids=str)
 def test_products_with_stored_rows_equal_those_with_rounded_rows(rows, stored_as, rng):
     basis = filled_basis(rows, stored_as)

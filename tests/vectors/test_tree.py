@@ -82,6 +82,7 @@ def test_norm_of_many_numbers_keeps_its_digits(rng):
     assert_allclose(tree.norm(jnp.asarray(x)), np.linalg.norm(x.astype(np.float64)), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtypes", MIXTURES.values(), ids=MIXTURES.keys())
 def test_project_combine_and_gram_are_matrix_products(rng, dtypes):
     rows = [vector(rng, dtypes) for _ in range(4)]
@@ -98,6 +99,7 @@ def test_project_combine_and_gram_are_matrix_products(rng, dtypes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(
     ("shape", "largest"), [((2**20,), 1), ((2048, 512), 1), ((3, 349525), 1000), ((2**20 - 1,), 9)]

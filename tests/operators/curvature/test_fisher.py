@@ -56,6 +56,7 @@ def gradients(params, data):
     return np.asarray(jax.vmap(jax.grad(loss), (None, 0))(flat, data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [pytest.param(None, marks=SLOW), 8, 17])
 def test_the_empirical_spectrum_is_that_of_another_framework(batch_size, float64):
     saved, params, data = reference()
@@ -64,6 +65,7 @@ def test_the_empirical_spectrum_is_that_of_another_framework(batch_size, float64
     assert_allclose(np.linalg.eigvalsh(to_dense(op)), truth, rtol=0, atol=1e-13 * truth[-1])
 
 
+@pytest.mark.slow
 def test_the_exact_fisher_is_the_gauss_newton_matrix_of_the_sum_over_positions(problem, sequences):
     params, data = problem
     assert_close(
@@ -107,6 +109,7 @@ def test_gradient_moments_and_covariance(problem, rng, weighted):
     assert_close(centered, centered.T)
 
 
+@pytest.mark.slow
 def test_one_example_of_a_sequence_is_the_sum_over_its_valid_positions(sequences):
     params, data = sequences
     g = gradients(params, data)
@@ -157,6 +160,7 @@ def assert_standard_normal(errors, deviations):
     assert 0.3 < np.sqrt(np.mean(scores**2)) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["categorical", pytest.param("gaussian", marks=SLOW)])
 def test_a_sample_is_one_symmetric_matrix_whatever_the_batches(problem, likelihood):
     params, (inputs, labels) = problem
@@ -213,6 +217,7 @@ def test_the_derivative_of_the_top_eigenvalue(problem):
     assert_allclose(jax.jit(jax.grad(top))(flat) @ direction, difference, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_no_gradient_of_an_example_is_stored():
     n = 64 * 512 + 512 * 2
     params = {"w0": jnp.ones((64, 512)), "w1": jnp.ones((512, 2))}

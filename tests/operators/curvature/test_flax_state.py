@@ -55,6 +55,7 @@ class Normalized(nn.Module):
         return nn.Dense(1, param_dtype=float)(x)
 
 
+@pytest.mark.slow
 def test_linen_batch_norm_in_both_modes(batch):
     model = Normalized()
     variables = model.init(KEY, batch[0], train=False)
@@ -94,6 +95,7 @@ class Module(nnx.Module):
         return self.outer(self.dropout(nnx.tanh(self.norm(self.inner(x)))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_nnx_modules_are_split_outside_the_loss_and_merged_inside(batch, mode):
     model = Module(nnx.Rngs(0))
@@ -124,6 +126,7 @@ class Dropping(nn.Module):
         return nn.Dense(1, param_dtype=float)(x)
 
 
+@pytest.mark.slow
 def test_dropout_with_one_key_and_with_a_fresh_one(batch):
     model = Dropping()
     params = model.init({"params": KEY, "dropout": KEY}, batch[0])["params"]
@@ -176,6 +179,7 @@ def test_frozen_integer_and_low_rank_leaves(batch):
     assert hessian(loss, params, batch).size == 12 + 7 + 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("narrow", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_sixteen_bit_parameters_are_judged_honestly(batch, narrow, rng):
     params = {"b": 0.3 * rng.normal(size=4), "head": rng.normal(size=(4, 1)), "w": rng.normal(size=(3, 4))}

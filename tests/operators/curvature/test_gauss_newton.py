@@ -46,6 +46,7 @@ def sequences(rng, float64):
     return jax.tree.map(jnp.asarray, (params, (rng.normal(size=(10, 5, 3)), labels)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "batch_size"),
     [(cross_entropy, 8), (softmax_cross_entropy, 17), pytest.param(cross_entropy, None, marks=SLOW)],
@@ -85,6 +86,7 @@ def test_softmax_regression_is_a_sum_of_kronecker_products_and_the_hessian(rng, 
     assert_allclose(full, kronecker, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_a_dense_jacobian_gives_the_same_and_it_is_positive_semidefinite(problem, rng):
     params, (inputs, _) = problem
     targets = jnp.asarray(rng.normal(size=(10, 2)))
@@ -135,6 +137,7 @@ MASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[SLOW] if name.startswith("known, by") else []) for name in MASKS]
 )
@@ -168,6 +171,7 @@ def test_weights_make_a_weighted_mean(problem, rng):
         assert_close(ours, dense)
 
 
+@pytest.mark.slow
 def test_selected_parameters_integer_leaves_and_tied_weights(problem):
     params, data = problem
     params = {"w0": params["w0"], "shift": jnp.arange(4), "b0": params["b0"]}

@@ -43,6 +43,7 @@ def test_the_closed_form_saves_an_array_of_logits():
     assert arrays(softmax_cross_entropy) < arrays(cross_entropy) - 0.9
 
 
+@pytest.mark.slow
 def test_parameters_and_data_change_without_a_new_program(problem):
     params, data = problem
     product = jax.jit(chex.assert_max_traces(lambda op, v: op(v), n=1))

@@ -39,6 +39,7 @@ def dense_hessian(loss, params):
     return jax.hessian(lambda x: loss(unravel(x)))(flat)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_dense_hessian(problem, mode):
     params, data = problem
@@ -46,6 +47,7 @@ def test_every_mode_gives_the_dense_hessian(problem, mode):
     assert_allclose(to_dense(hessian(mlp_loss, params, data, mode=mode)), dense, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 9, 10, 11])
 def test_microbatches_give_the_full_data_hessian_to_rounding(problem, batch_size):
     params, data = problem
@@ -76,6 +78,7 @@ def test_the_derivative_of_a_product_needs_the_memory_of_one_microbatch_too():
     assert temporaries(64) < temporaries(None) / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_weights_make_a_weighted_mean(problem, batch_size, rng):
     params, data = problem
@@ -111,6 +114,7 @@ def test_parameters_that_the_loss_does_not_use_give_zeros(float64):
     assert_allclose(to_dense(op), np.diag([0.0, 0.0, 6.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "mode"),
     [
@@ -128,6 +132,7 @@ def test_a_loss_with_a_custom_vjp(function, mode, float64):
     assert_allclose(hvp(lambda p: jnp.sum(function(p)), point, jnp.ones(2)), [6.0, 12.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [cube, scanned_cube])
 def test_a_loss_with_a_custom_vjp_within_a_solver(function, float64):
     op = hessian(lambda p: jnp.sum(function(p)), jnp.array([1.0, 2.0]))
@@ -222,6 +227,7 @@ def reference_loss(params, batch):
     return cross_entropy(reference_model(params, batch[0]), batch[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True)
 def test_the_spectrum_is_that_of_another_framework(dtype, batch_size):

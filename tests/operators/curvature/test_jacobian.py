@@ -44,6 +44,7 @@ def dense_maps(op):
     return columns(op.mv, op.domain), columns(op.adjoint_mv, op.codomain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 3, 7])
 def test_both_products_are_those_of_the_dense_jacobian(problem, batch_size):
     truth = dense_jacobian(dict(problem[0]), problem[1])
@@ -82,6 +83,7 @@ def test_singular_values_and_the_eigenvalues_of_the_kernel(problem):
     assert_allclose(eigsh(kernel, k=3).eigenvalues, truth, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_model_that_closes_over_arrays_and_gradients_through_it(problem, rng):
     params, inputs = problem
     shift = jnp.asarray(rng.normal(size=3))

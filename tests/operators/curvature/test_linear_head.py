@@ -45,6 +45,7 @@ def by_hand(logits, labels):
     return np.where(labels == IGNORED, 0, losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_the_loss_and_its_reductions(problem, chunk_size):
     params, (tokens, labels) = problem

@@ -50,6 +50,7 @@ def test_a_sum_is_refused_with_microbatches(inputs):
     assert_allclose(to_dense(hessian(total, PARAMS, inputs)), 2 * inputs.T @ inputs, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [mean, decayed(mean), centred])
 def test_means_pass(loss, inputs):
     check_operator(hessian(loss, PARAMS, inputs, batch_size=4), KEY)
@@ -145,6 +146,7 @@ def sharded(product, *, check_vma):
     return jax.jit(functools.partial(jax.shard_map, mesh=mesh, check_vma=check_vma, **specs)(product))
 
 
+@pytest.mark.slow
 def test_a_mean_over_devices_with_varying_axes(inputs):
     batch = jnp.concatenate([inputs, inputs[:7]])
     loss = lambda p, b: jax.lax.pmean(mean(p, b), "devices")

@@ -57,6 +57,7 @@ def state_of(net):
     return jax.tree.map(np.asarray, [x for x in jax.tree.leaves(nnx.state(net)) if x.dtype != jax.random.key(0).dtype])
 
 
+@pytest.mark.slow
 def test_hessian_of_a_module(net, data):
     before = state_of(net)
     op = hessian(loss, net, data)
@@ -84,6 +85,7 @@ def test_hvp_of_a_module(data):
     assert_allclose(product["bias"], expected[2:], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_that_are_modules(data):
     net = nnx.view(Net(nnx.Rngs(2)), deterministic=True, use_running_average=True)
     model, squares = lambda module, x: module(x), lambda z, y: jnp.mean((z - y) ** 2)
@@ -95,6 +97,7 @@ def test_models_that_are_modules(data):
     assert_allclose(to_dense(fisher(model, net, data, likelihood="gaussian")), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_selected_parts_and_streams_of_a_module(data):
     net = nnx.view(Net(nnx.Rngs(3)), deterministic=True, use_running_average=True)
     whole, part = hessian(loss, net, data), hessian(loss, net, data, select="out/kernel")
@@ -105,6 +108,7 @@ def test_selected_parts_and_streams_of_a_module(data):
     assert_allclose(flat(stream(loss, net, cut)(ones)), flat(whole(ones)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_module_changed_by_training_is_read_again(data):
     net = nnx.view(Net(nnx.Rngs(4)), deterministic=True, use_running_average=True)
     top = lambda: float(eigsh(hessian(loss, net, data), 1).eigenvalues[0])

@@ -54,6 +54,7 @@ def dense(problem):
     return np.asarray(jax.hessian(lambda x: network_loss(unravel(x), batch))(flat)), owners
 
 
+@pytest.mark.slow
 def test_blocks_of_curvature_are_those_of_the_dense_hessian(problem, dense):
     matrix, owners = dense
     layers = blocks(hessian(network_loss, *problem, batch_size=3))
@@ -175,6 +176,7 @@ def test_spectra_one_layer_after_another_in_a_program_compiled_once(problem, den
     assert programs[0] == programs[1]
 
 
+@pytest.mark.slow
 def test_layers_that_are_alike_are_one_program(problem):
     op = hessian(network_loss, *problem)
     loops = lambda program: jax.jit(program).lower(op).as_text().count("stablehlo.while")

@@ -49,6 +49,7 @@ def test_the_diagonal_of_all_parameters_serves_for_a_part(problem):
     assert_allclose(to_dense(op + 0.1 * decay), to_dense(op) + 0.1 * np.eye(4))
 
 
+@pytest.mark.slow
 def test_a_diagonal_that_is_not_positive_is_told_by_the_status():
     diagonals = jnp.array([1.0, 2.0, 3.0, 4.0]).at[2].set
     results = jax.vmap(lambda entry: eigsh(precondition(jnp.eye(4), diagonals(entry)), 2))(

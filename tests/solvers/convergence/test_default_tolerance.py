@@ -23,6 +23,7 @@ def curvature(dtype):
     return hessian(loss, params, jnp.asarray(generator.normal(size=(EXAMPLES, WIDTH)), jnp.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("solver", [eigsh, lanczos, eigs], ids=lambda solver: solver.__name__)
 def test_networks_in_16_bits_converge_by_default(solver, dtype):
@@ -34,6 +35,7 @@ def test_networks_in_16_bits_converge_by_default(solver, dtype):
     np.testing.assert_allclose(np.real(result.eigenvalues), exact, rtol=0, atol=8 * unit * abs(float(exact[0])))
 
 
+@pytest.mark.slow
 def test_matrices_in_16_bits_have_triplets_by_default():
     matrix = np.random.default_rng(5).normal(size=(40, 30))
     result = svds(jnp.asarray(matrix, jnp.bfloat16), 2)

@@ -52,6 +52,7 @@ def test_all_copies_are_found_by_default(name, dtype):
     np.testing.assert_allclose(np.sort(np.asarray(result.eigenvalues)), wanted(matrix, which, k), rtol=0, atol=slack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [5, 7])
 def test_loose_pairs_that_are_locked_leave_room_for_their_copies(copies, float64):
     # If the search locked pairs at the bound itself, not at a fraction of it, it would run until the budget ends it.
@@ -65,6 +66,7 @@ def test_loose_pairs_that_are_locked_leave_room_for_their_copies(copies, float64
     assert counts[-2] < 2 * np.median(counts)
 
 
+@pytest.mark.slow
 def test_the_first_ritz_value_of_a_search_does_not_end_it():
     # The second copy has a component of 1/100 in a random vector: one step does not show it.
     diagonal = np.concatenate([[20.0, 20.0, 20.0, 7.0], np.linspace(0.0, 1.0, 116)])
@@ -83,6 +85,7 @@ def test_a_search_ends_on_a_large_ring():
     assert int(result.num_matvecs) < 1200
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_a_budget_that_ends_a_search_is_reported():
     # Each budget lacks the last matvecs of the search.
@@ -102,6 +105,7 @@ def hopping(v):
     return 2 * v - jnp.pad(v[1:], (0, 1)) - jnp.pad(v[:-1], (1, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("rows", [1, 2, 4], ids=lambda rows: f"{rows} even vectors")
 def test_start_vectors_with_a_symmetry_lose_nothing(rows):
@@ -114,6 +118,7 @@ def test_start_vectors_with_a_symmetry_lose_nothing(rows):
     assert result.status == Status.CONVERGED
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_copies_of_singular_values_and_of_general_eigenvalues_are_found(rotated, rng):
     spectrum = np.r_[9, 9, 9, 8, 8, 5, np.linspace(0, 3, 64)]
@@ -184,6 +189,7 @@ def test_levels_are_the_values_wanted_and_beyond():
     np.testing.assert_allclose(levels, [1.1, 0.7, 0.75, 1.25], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"which": "LM"}, {"sigma": 0.25}], ids=str)
 def test_a_tie_that_the_last_pair_cuts_ends_the_search(options, rng):
     # Of two values at equal distance from the center either may be the last one, whichever rounding prefers.

@@ -103,6 +103,7 @@ def test_the_rounding_unit_is_that_of_the_narrowest_leaf():
     assert rounding_unit(as_operator(jnp.eye(2, dtype=jnp.complex64))) == np.finfo(np.float32).eps
 
 
+@pytest.mark.slow
 def test_a_restarted_solve_is_audited_by_one_product():
     # Restarts have changed its basis several times, with rounding from the small dense eigensolver.
     n, k = 400, 10

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "which", ["LM", pytest.param("LI", marks=SLOW), pytest.param("LR", marks=SLOW), pytest.param("SR", marks=SLOW)]
 )
@@ -32,6 +33,7 @@ def test_a_basis_hardly_larger_than_the_pairs():
         check(solve(jnp.asarray(matrix), 1e-6, k=6, krylov_dim=10, max_matvecs=5000), matrix, tol=1e-6, k=6)
 
 
+@pytest.mark.slow
 def test_float32_and_its_default_tolerance():
     for matrix in matrices().values():
         matrix = matrix.astype(np.float32)

@@ -75,6 +75,7 @@ SLOW = [(np.float64, 2), (np.float32, SIZE), (np.float32, 2)]
 CASES = [(np.float64, SIZE), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "k"), CASES)
 def test_residuals_far_from_normal_are_as_small_as_those_of_lapack(dtype, k):
     for matrix in far_from_normal().values():
@@ -103,6 +104,7 @@ def test_shifted_triangular_systems():
         np.testing.assert_allclose(x, true / np.linalg.norm(true), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_triangular_eigenvectors_of_a_repeated_eigenvalue_couple_only_where_the_matrix_does():
     coupled = triangular_eigenvectors(jnp.array([[1.0, 1e-3], [0.0, 1.0]], complex))
     np.testing.assert_allclose(np.abs(coupled[:, 1]), [1, 0], atol=1e-6)

@@ -21,6 +21,7 @@ CALLS = []
 pytestmark = pytest.mark.usefixtures("float64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW)])
 def test_small_and_all_pairs(n, rng):
     matrix = rng.normal(size=(n, n))
@@ -51,6 +52,7 @@ def test_start_vectors_of_every_kind():
         check(solve(jnp.asarray(matrix), 1e-9, jnp.asarray(start)), matrix, tol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_cheap():
     matrix = jnp.asarray(normal())
     cold, known = solve(matrix, 1e-6), solve(matrix, 1e-11)
@@ -72,6 +74,7 @@ class CountedMatrix(MatrixOperator):
         return super().mv(vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "end",
     ["converged", *(pytest.param(end, marks=SLOW) for end in ("at rounding", "budget of none", "budget of one"))],

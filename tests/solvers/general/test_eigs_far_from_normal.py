@@ -48,6 +48,7 @@ def solved(matrix, tol, which):
     return result, left_eigenvectors(matrix, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "which"),
     [

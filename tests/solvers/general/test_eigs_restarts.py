@@ -52,6 +52,7 @@ def stepping(steps):
     return run
 
 
+@pytest.mark.slow
 def test_restarts_and_searches_violate_the_decomposition_by_at_most_the_tolerance():
     for matrix in (convection(0.3), convection(0.6), *far_from_normal().values()):
         start = np.random.default_rng(5).normal(size=SIZE).astype(np.float32)
@@ -65,6 +66,7 @@ def test_restarts_and_searches_violate_the_decomposition_by_at_most_the_toleranc
         assert discrepancy.max() <= np.finfo(np.float32).eps ** 0.5 * np.linalg.norm(matrix, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", far_from_normal())
 def test_every_cut_of_the_schur_basis_is_invariant(name):
     matrix = jnp.asarray(far_from_normal()[name].astype(np.float32)[:20, :20])
@@ -92,6 +94,7 @@ def check_residuals(result, matrix, tol):
     assert residuals.max() <= tol * np.linalg.norm(wide, 2) + 30 * rounding
 
 
+@pytest.mark.slow
 def test_residuals_and_status_far_from_normal_are_correct_in_float32():
     for name, matrix in far_from_normal().items():
         matrix = matrix.astype(np.float32)
@@ -102,6 +105,7 @@ def test_residuals_and_status_far_from_normal_are_correct_in_float32():
         check_residuals(result, matrix, np.finfo(np.float32).eps ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drift", [0.25, 0.32])
 def test_a_search_in_float32_ends_where_rounding_leaves_eigenvalues_apart(drift):
     matrix = convection(drift).astype(np.float32)
@@ -111,6 +115,7 @@ def test_a_search_in_float32_ends_where_rounding_leaves_eigenvalues_apart(drift)
     np.testing.assert_allclose(result.eigenvalues, top_of_convection(drift, SIZE, K), atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("drift", [0.5, 0.58])
 def test_a_search_ends_where_eigenvalues_are_ill_conditioned_but_determined(drift):
@@ -121,6 +126,7 @@ def test_a_search_ends_where_eigenvalues_are_ill_conditioned_but_determined(drif
     np.testing.assert_allclose(result.eigenvalues, top_of_convection(drift, SIZE, K), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_copies_of_ill_conditioned_eigenvalues_are_found():
     # Two copies of one matrix, rotated: every eigenvalue is double.

@@ -109,6 +109,7 @@ def problem(request, normal, rng):
         yield matrix, normal(rng, N, dtype), tol
 
 
+@pytest.mark.slow
 def test_every_step_keeps_the_relation_and_the_last_has_the_eigenpairs(problem):
     matrix, start, tol = problem
     state = advanced(matrix, start, tol)
@@ -118,6 +119,7 @@ def test_every_step_keeps_the_relation_and_the_last_has_the_eigenpairs(problem):
     assert int(result.num_matvecs) > int(state.krylov.num_matvecs)
 
 
+@pytest.mark.slow
 def test_an_invariant_start_hides_no_larger_eigenvalue(problem):
     matrix, _, tol = problem
     # The start is a sum of eigenvectors of the smallest eigenvalues: their space is invariant.
@@ -128,6 +130,7 @@ def test_an_invariant_start_hides_no_larger_eigenvalue(problem):
     assert_found(finalize(jnp.asarray(matrix), state, tol), matrix, tol)
 
 
+@pytest.mark.slow
 def test_a_breakdown_ends_the_expansion_and_the_next_step_clears_it(normal, rng):
     # Without a missed-pair search the breakdown alone shows that the space is not the whole one.
     spec, tol = SPEC._replace(verify=False, random_start=False), 1e-4
@@ -152,6 +155,7 @@ def test_a_breakdown_ends_the_expansion_and_the_next_step_clears_it(normal, rng)
     assert_found(result, matrix, tol)
 
 
+@pytest.mark.slow
 def test_the_whole_space_is_no_breakdown(normal, rng):
     # The residuals of a search would be recomputed; here one matvec verifies them all.
     matrix = normal(rng, (M, M), np.float32)

@@ -107,6 +107,7 @@ def test_products_are_those_of_the_dense_matrices(problem):
     chex.assert_trees_all_close(np.asarray(transposed, complex), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 def test_solutions_are_those_of_the_dense_matrices(problem, transposed):
     matrix, system, borders, rhs = problem

@@ -28,6 +28,7 @@ def solved(matrix, shifts, rhs, tol, solver=conjugate_gradients_together):
     return solver(apply, rhs, targets=lambda x: tol, max_iter=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_definite_systems_of_either_sign_are_solved_and_rest_when_they_are_done(is_complex, rng):
     matrix = hermitian(rng, np.linspace(1, 30, SIZE), is_complex)
@@ -66,6 +67,7 @@ def test_tiny_right_hand_sides_keep_their_digits_in_float32(rng):
     assert_allclose(found.solution, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operator_norm", "expected"), [(0.0, 1.0), (2.0, 0.0)])
 def test_rounding_along_a_null_vector_is_not_divided_by(operator_norm, expected):
     # A projected null vector leaves rounding: a system of its own, or zero if the operator norm is known.
@@ -75,6 +77,7 @@ def test_rounding_along_a_null_vector_is_not_divided_by(operator_norm, expected)
     assert_allclose(found.solution, [[expected, 0, 0]], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_least_residual_is_known_and_bounds_the_error(rng):
     values = np.geomspace(1e-2, 10, SIZE)
     matrix, rhs = hermitian(rng, values), rng.normal(size=(1, SIZE))

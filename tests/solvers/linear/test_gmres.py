@@ -76,6 +76,7 @@ def test_restarts_reach_the_target_with_a_smaller_basis(system):
     assert RESTART + 1 < int(found.num_matvecs) <= 60 + RESTART
 
 
+@pytest.mark.slow
 def test_a_cycle_minimizes_the_residual_over_the_krylov_space(system):
     matrix, rhs = system
     dense, b = wide(matrix), wide(rhs)
@@ -187,6 +188,7 @@ def test_nan_ends_the_iteration(rng):
     assert not np.any(found.solution)
 
 
+@pytest.mark.slow
 def test_lanes_and_pytrees(system):
     matrix, rhs = system
     a, b = jnp.asarray(matrix), jnp.asarray(rhs)

@@ -67,6 +67,7 @@ def lane(results, index):
     return jax.tree.map(lambda x: x[index], results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_all_wanted_triplets_to_the_last_digit(name, float64):
     check_result(lane(verified(), NAMES.index(name)), matrices(np.float64)[name], tol=1e-13)

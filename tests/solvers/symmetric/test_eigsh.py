@@ -66,6 +66,7 @@ def arpack(matrix, k, which, krylov_dim, residual):
     raise AssertionError("ARPACK did not reach it")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["SA", "LA"])
 def test_the_ends_of_a_grid_laplacian_have_their_closed_form(which, check_result):
     result = solved_grid(which, 1e-10)
@@ -75,6 +76,7 @@ def test_the_ends_of_a_grid_laplacian_have_their_closed_form(which, check_result
     check_result(result, grid(), which=which, tol=1e-10, complete=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["SA", "LA"])
 def test_a_grid_laplacian_takes_no_more_products_than_arpack(which):
     for tol in (1e-6, 1e-10):
@@ -85,6 +87,7 @@ def test_a_grid_laplacian_takes_no_more_products_than_arpack(which):
         assert int(result.num_matvecs) <= theirs, tol
 
 
+@pytest.mark.slow
 def test_a_hessian_takes_about_two_products_a_pair_and_fewer_than_arpack(rotated, check_result):
     matrix = hessian_like(rotated)
     result = eigsh(jnp.asarray(matrix), 10, tol=1e-6, verify=False)
@@ -93,6 +96,7 @@ def test_a_hessian_takes_about_two_products_a_pair_and_fewer_than_arpack(rotated
     assert int(result.num_matvecs) <= arpack(matrix, 10, "LA", 30, 1e-6 * 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-5])
 def test_error_bounds_bound_the_error_and_estimates_say_more_than_the_residuals(tol, rotated):
     solves = [(solved_grid(which, tol), grid()) for which in ("SA", "LA")]
@@ -118,6 +122,7 @@ def test_of_a_small_matrix_the_quadratic_bounds_are_certified(rotated):
     assert np.max(result.error_bounds) <= 20 * np.finfo(float).eps * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"which": "LA"}, {"which": "SA"}, {"which": "LM"}, {"which": "BE"}, {"sigma": 0.51}]
 )
@@ -131,6 +136,7 @@ def test_error_bounds_hold_where_a_cluster_is_cut(options, seed):
     assert (error <= np.asarray(result.error_bounds)).all()
 
 
+@pytest.mark.slow
 def test_the_gap_is_the_distance_to_the_first_eigenvalue_not_wanted(rotated):
     matrix = hessian_like(rotated, outliers=14)
     truth = np.linalg.eigvalsh(matrix)[::-1]
@@ -138,6 +144,7 @@ def test_the_gap_is_the_distance_to_the_first_eigenvalue_not_wanted(rotated):
     np.testing.assert_allclose(result.gap, truth[9] - truth[10], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 3])
 @pytest.mark.parametrize("end", ["converged", "at rounding", "non-symmetric"])
 def test_products_are_counted_exactly(block_size, end, rotated, rng):

@@ -17,6 +17,7 @@ def matrix(rotated):
     return rotated(np.linspace(-1, 1, N) ** 3 * 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 1, 30])
 def test_a_budget_is_kept_and_what_was_not_found_is_not_reported(budget, matrix, check_result):
     result = eigsh(jnp.asarray(matrix), K, max_matvecs=budget, tol=1e-12)
@@ -29,12 +30,14 @@ def test_a_budget_is_kept_and_what_was_not_found_is_not_reported(budget, matrix,
         check_result(result, matrix, which="LA", tol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("krylov_dim", [K + 1, K + 2])
 def test_the_least_room_is_enough(krylov_dim, matrix, check_result):
     result = eigsh(jnp.asarray(matrix), K, krylov_dim=krylov_dim, tol=1e-8)
     check_result(result, matrix, which="LA", tol=1e-8, complete=True, accuracy=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [8, 7])
 def test_all_pairs_and_all_but_one(k, rotated, check_result):
     matrices = np.stack(

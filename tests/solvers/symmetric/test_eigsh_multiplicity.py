@@ -46,6 +46,7 @@ def is_right(result, rotated):
     return np.abs(result.eigenvalues - wanted).max(axis=1) < 1e-6
 
 
+@pytest.mark.slow
 def test_verify_finds_every_copy_and_says_what_it_recovered(rotated):
     plain, verified = solved(rotated, False, 1), solved(rotated, True, 1)
     was_right, is_right_now = is_right(plain, rotated), is_right(verified, rotated)
@@ -58,12 +59,14 @@ def test_verify_finds_every_copy_and_says_what_it_recovered(rotated):
     assert (plain.num_probes[:KEYS] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_probe_is_no_excuse_for_any_number_of_products(rotated):
     plain, verified = solved(rotated, False, 1), solved(rotated, True, 1)
     # Reported elsewhere: 28 to 74 matvecs became 88 to 149.
     assert (verified.num_matvecs[:KEYS] <= 4 * plain.num_matvecs[:KEYS]).all(), verified.num_matvecs
 
 
+@pytest.mark.slow
 def test_every_pair_is_an_eigenpair_even_where_copies_are_missed(rotated, check_result):
     for verify, block_size in [(False, 1), (True, 1), (False, 3)]:
         for lane, matrix in enumerate(problems(rotated)):

@@ -58,6 +58,7 @@ def test_scaling_and_shifting_the_operator_does_so_to_its_eigenvalues(scale, shi
     assert int(moved.status) == Status.CONVERGED
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits_and_another_key_another_start(matrix):
     solve = lambda seed: solved(jnp.asarray(matrix), jax.random.key(seed))
     chex.assert_trees_all_equal(solve(3), solve(3))
@@ -84,6 +85,7 @@ def neighbors(matrix):
     return {"itself": matrix, "hard": np.linalg.matrix_power(path, 3), "NaN": broken, "zero": 0 * matrix}
 
 
+@pytest.mark.slow
 def test_a_lane_is_the_single_solve_whatever_stands_beside_it(matrix, check_result):
     easy = np.diag([10.0, 9, 8, 7] + [0] * (N - 4))
     single = solved(jnp.asarray(matrix))
@@ -105,6 +107,7 @@ def test_a_lane_is_the_single_solve_whatever_stands_beside_it(matrix, check_resu
     np.testing.assert_allclose(reference[1].eigenvectors, single.eigenvectors, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_nan_at_step_j_is_told_and_stops_only_its_own_lane():
     # Krylov vectors of a path that start at its end: entry j of the vector is zero until the j-th matvec.
     path = 2 * np.eye(N) - np.eye(N, k=1) - np.eye(N, k=-1)

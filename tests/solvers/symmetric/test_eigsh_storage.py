@@ -24,6 +24,7 @@ def relative(result, matrix):
     return residuals / SPECTRUM[0], np.abs(values - truth).max() / SPECTRUM[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_eigenvalues_keep_twice_the_digits_of_the_vectors(dtype, rotated):
     matrix = np.asarray(rotated(SPECTRUM), np.float32)
@@ -37,6 +38,7 @@ def test_eigenvalues_keep_twice_the_digits_of_the_vectors(dtype, rotated):
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(K), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_than_the_storage_has_is_not_reported(rotated):
     matrix = np.asarray(rotated(SPECTRUM), np.float32)
     result = eigsh(matrix, K, basis_dtype="bfloat16", tol=1e-6)
@@ -55,6 +57,7 @@ def test_a_float32_basis_serves_float64_and_hermitian_operators(rotated):
         np.testing.assert_allclose(np.asarray(result.eigenvalues), np.sort(SPECTRUM)[::-1][:K], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_basis_on_the_host_changes_nothing(rotated):
     matrix = np.asarray(rotated(SPECTRUM), np.float32)
     on_device, offloaded = (eigsh(matrix, K, krylov_dim=12, basis=basis) for basis in ("device", "offload"))

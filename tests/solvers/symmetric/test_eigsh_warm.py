@@ -48,6 +48,7 @@ def exact(matrix):
     return np.linalg.eigh(matrix)[1].T[::-1]
 
 
+@pytest.mark.slow
 def test_a_result_given_back_costs_a_product_a_pair_and_one(matrix, check_result):
     cold = solve(matrix)
     again = solve(matrix, v0=cold)
@@ -55,6 +56,7 @@ def test_a_result_given_back_costs_a_product_a_pair_and_one(matrix, check_result
     assert int(again.num_matvecs) <= K + 1 < int(cold.num_matvecs)
 
 
+@pytest.mark.slow
 def test_exact_eigenvectors_cost_a_product_each_and_one(matrix, exact, rng, check_result):
     turned = np.linalg.qr(rng.standard_normal((K, K)))[0] @ exact[:K]
     for rows in (exact[:K], exact[:K][::-1], 7 * exact[:K], turned):
@@ -63,6 +65,7 @@ def test_exact_eigenvectors_cost_a_product_each_and_one(matrix, exact, rng, chec
         assert int(result.num_matvecs) <= K + 1
 
 
+@pytest.mark.slow
 def test_copies_that_the_vectors_given_lack_are_found(rotated, check_result):
     matrix = rotated([50, 50, 41, 33, 33, 20, *np.linspace(-0.5, 2, N - 6)])
     one_copy = jnp.asarray(np.linalg.eigh(matrix)[1].T[::-1][[0, 2, 3, 5, 6]])
@@ -96,6 +99,7 @@ def starts(exact, generator):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", starts(np.eye(N), np.random.default_rng(0)))
 def test_several_vectors_that_are_no_basis_do_no_harm(name, matrix, exact, rng, check_result):
     cold = solve(matrix)
@@ -111,6 +115,7 @@ def test_vectors_nearly_right_are_improved_not_believed(matrix, exact, rng, chec
     check_result(result, matrix, which="LA", tol=1e-8, complete=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eigenvector", "sum of all", "zero", "unwanted eigenvector"])
 def test_one_vector_is_a_start(name, matrix, exact, check_result):
     vectors = {
@@ -130,6 +135,7 @@ def drifting(matrix, generator, count, size):
         yield matrix
 
 
+@pytest.mark.slow
 def test_twenty_small_changes_cost_less_when_tracked(matrix, rng, check_result):
     previous, warm_products, cold_products = solve(matrix, tol=1e-3), 0, 0
     for changed in drifting(matrix, rng, 20, 1e-3):

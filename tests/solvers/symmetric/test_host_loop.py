@@ -30,6 +30,7 @@ def test_a_second_operator_compiles_its_matvec_only(counted_compilations):
     assert counted_compilations() - before <= 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"which": "BE"}, {"sigma": 0.3}, {"block_size": 2}, {"max_matvecs": 12}, {"verify": False}, {"tol": 1e-2}],

@@ -135,6 +135,7 @@ def test_the_same_key_gives_the_same_bits_and_another_key_another_start(matrix):
     assert np.array_equal(lanczos(jnp.asarray(matrix), 2, krylov_dim=4).eigenvectors, first.eigenvectors)
 
 
+@pytest.mark.slow
 def test_eager_jitted_and_batched_agree(matrix):
     a = jnp.asarray(matrix)
     eager = lanczos(a, 3)

@@ -36,6 +36,7 @@ def spread(rotated):
     return rotated(np.linspace(-3, 5, N) ** 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["SA", "LA"])
 def test_a_preconditioner_saves_two_thirds_of_the_products(which, dtype, rng, check_result):
     # The operator is -1000 u_xx - u_yy + V u; the preconditioner inverts it without V, shifted below the spectrum.
@@ -85,6 +86,7 @@ def test_a_space_smaller_than_the_trial_space(size, k, rotated, check_result):
         np.testing.assert_allclose(result.eigenvalues, np.arange(1.0, k + 1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_complex_hermitian(dtype, rotated, check_result):
     matrix = rotated(np.arange(N) ** 2, is_complex=True).astype(np.result_type(dtype, np.complex64))
     which = "SA" if dtype == np.float32 else "LA"
@@ -112,6 +114,7 @@ def test_pytrees(spread, check_result):
     check_result(result, matrix, which="SA", complete=True)
 
 
+@pytest.mark.slow
 def test_a_nan_lane_leaves_the_others_alone(spread, check_result):
     matrix = spread.astype(np.float32)
     lanes = jnp.stack([jnp.asarray(matrix), jnp.full((N, N), jnp.nan), -jnp.asarray(matrix)])

@@ -39,6 +39,7 @@ def test_momentum_spares_products_where_eigenvalues_are_close(with_momentum, rot
     assert int(helped.num_matvecs) < 0.8 * int(plain.num_matvecs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batched", [False, True])
 def test_an_early_end_skips_the_work_that_is_left(matrix, batched):
     executed = []
@@ -56,6 +57,7 @@ def test_an_early_end_skips_the_work_that_is_left(matrix, batched):
     assert len(executed) <= 3 * 100 / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "expected"), [("LM", [16, 12, -9]), ("LA", [16, 12, 6]), ("SA", [-9, -1, 0]), ("BE", [16, -9, 12])]
 )

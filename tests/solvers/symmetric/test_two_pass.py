@@ -42,6 +42,7 @@ compiled_passes = jax.jit(both_passes, static_argnames=("k", "krylov_dim"))
 finalize = jax.jit(lambda op, state, tol: two_pass.finalize(op, state, which="LA", tol=tol))
 
 
+@pytest.mark.slow
 @QUICK_IN_FLOAT64
 def test_both_ends_of_a_laplacian(dtype, check_result):
     matrix = laplacian(20, 23).astype(dtype)
@@ -91,6 +92,7 @@ def test_both_passes_agree_to_the_last_bit_and_the_claims_hold(dtype, rotated):
     assert (residuals <= 1e3 * np.finfo(dtype).eps * 100).all()
 
 
+@pytest.mark.slow
 def test_an_operator_that_changes_between_the_passes_is_reported():
     calls = []
 
@@ -120,6 +122,7 @@ SPECTRA = {
 }
 
 
+@pytest.mark.slow
 @QUICK_IN_FLOAT64
 def test_no_pair_is_wrong_in_a_batch_and_nan_stays_in_its_lane(dtype, rotated, check_result):
     stack = np.stack([rotated(values) for values, _ in SPECTRA.values()]).astype(dtype)
@@ -166,6 +169,7 @@ def test_the_smallest_operators(n, k, rotated, check_result):
         check_result(jax.tree.map(lambda x, lane=lane: x[lane], results), matrix, which="LA", complete=True)
 
 
+@pytest.mark.slow
 def test_complex_hermitian(dtype, rotated, check_result):
     matrix = rotated([5, 4, -3, 2, 1.5, 1, 0, -1], is_complex=True).astype(np.result_type(dtype, np.complex64))
     result = solve(jnp.asarray(matrix), which="LM", k=4)
@@ -196,6 +200,7 @@ def test_leaves_of_several_shapes(rotated, check_result):
     assert result.eigenvectors["a"].shape == (3, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [0, 1, 21])
 def test_products_are_counted_exactly_and_kept_within_the_budget(budget, rotated, check_result):
     matrix, calls = rotated(SPECTRUM).astype(np.float32), []
