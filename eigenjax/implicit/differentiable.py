@@ -16,6 +16,7 @@ from eigenjax.calls import named
 from eigenjax.implicit.program import Method, Rule, bind, explain_forward_mode, signature
 from eigenjax.implicit.systems.tangents import is_zero, no_tangent
 from eigenjax.krylov.recycling import WithRecycled
+from eigenjax.vectors.placement import on_mesh_of
 
 
 def differentiable(
@@ -64,7 +65,8 @@ def differentiable(
         is_shared = shares_programs is not None and shares_programs(op, dict(method.options) | traced)
         run = {"reverse": _reverse, "forward": _forward}[derivative] if not is_shared else Method.solve
         try:
-            result = run(method, op, traced, False).result
+            with on_mesh_of(op, traced):
+                result = run(method, op, traced, False).result
         except TypeError as error:
             explain_forward_mode(solver, (op, traced), error)
             raise
@@ -91,7 +93,8 @@ def _save(method: Method, op: Any, traced: Any, keep_recycled: bool) -> tuple[Wi
 def _pull_back(method: Method, keep_recycled: bool, saved: Any, cotangents: WithRecycled) -> tuple[Any, None]:
     # The recycled Ritz pairs only accelerate the solve: their cotangent is ignored.
     del keep_recycled
-    return method.rule.cotangent(method, saved, cotangents.result), None
+    with on_mesh_of(saved):
+        return method.rule.cotangent(method, saved, cotangents.result), None
 
 
 _reverse.__wrapped__.defvjp(_save, _pull_back, symbolic_zeros=True)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 The type of an array contains its mesh, also within a compiled program, whether the axes are Auto or Explicit.
 """
 
+import contextlib
 from typing import Any
 
 import jax
@@ -38,6 +39,23 @@ def spans_devices(*trees: Any) -> bool:
             if not isinstance(leaf, Tracer) and len(leaf.sharding.device_set) > 1:
                 return True
     return any(not mesh.empty and (mesh.size > 1 or AxisType.Explicit in mesh.axis_types) for mesh in meshes)
+
+
+def on_mesh_of(*trees: Any) -> contextlib.AbstractContextManager:
+    """Return a context in which new arrays take the mesh of the leaves, if their types contain one.
+
+    Since JAX 0.11 `jnp.zeros_like` of an array on a mesh with Explicit axes is on no mesh, unless the program or its
+    caller sets one.
+
+    >>> with on_mesh_of(jnp.ones(2)):
+    ...     print(jax.sharding.get_abstract_mesh().empty)
+    True
+    """
+    shardings = (explicit_sharding(leaf) for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array))
+    mesh = next((sharding.mesh for sharding in shardings if sharding is not None), None)
+    if mesh is None or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh)
 
 
 def placed_like(x: Any, like: Any) -> Any:

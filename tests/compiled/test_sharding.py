@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
-from eigenjax import deflated_power_iteration, eigsh, hessian, lanczos
+from eigenjax import deflated_power_iteration, eigs, eigsh, hessian, lanczos
 
 SPECS = {"inner": P(None, "model"), "bias": P("model"), "outer": P("model", None)}
 MODES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
@@ -123,3 +123,18 @@ def test_data_sharded_over_its_examples(problem):
     compiled = solve.lower(params, batch).compile()
     assert not GATHERS.findall(compiled.as_text())
     assert_allclose(compiled(params, batch).eigenvalues, alone.eigenvalues, rtol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [eigsh, eigs])
+def test_explicit_axes_without_a_mesh_in_context(solver):
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Explicit,))
+    start = np.linspace(0.5, 2.0, 16)
+    params = jax.device_put({"a": jnp.asarray(start, jnp.float32)}, NamedSharding(mesh, P("model")))
+    cubic = lambda p: jnp.sum(p["a"] ** 3)
+    top = lambda p: jnp.sum(solver(hessian(cubic, p), 2).eigenvalues.real)
+    value, gradient = jax.jit(jax.value_and_grad(top))(params)
+    # The Hessian is diagonal, 6 a.
+    assert_allclose(value, 6 * (start[-1] + start[-2]), rtol=1e-5)
+    assert_allclose(gradient["a"], np.where(start > start[-3], 6, 0), atol=1e-3)
+    assert gradient["a"].sharding.spec == P("model")
