@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 
 def explicit_sharding(leaf: Any) -> NamedSharding | None:
@@ -55,7 +55,7 @@ def on_mesh_of(*trees: Any) -> contextlib.AbstractContextManager:
     mesh = next((sharding.mesh for sharding in shardings if sharding is not None), None)
     if mesh is None or not jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
-    return jax.sharding.use_abstract_mesh(mesh)
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh)
 
 
 def placed_like(x: Any, like: Any) -> Any:

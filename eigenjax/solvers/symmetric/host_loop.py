@@ -34,6 +34,9 @@ from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
 
+_DEBUG_INFS = "jax_debug_infs"
+
+
 def is_outside_programs(op: LinearOperator, v0: Any, *numbers: Any) -> bool:
     """Return whether a solve can run in a loop on the host.
 
@@ -44,10 +47,13 @@ def is_outside_programs(op: LinearOperator, v0: Any, *numbers: Any) -> bool:
         v0: the start of the solve.
         *numbers: its other arguments.
     """
-    # A new array is a tracer within a program, even where no argument is one.
-    leaves = [*jax.tree.leaves((op, v0, numbers)), jnp.zeros(())]
+    # A new array is a tracer within a program, even where no argument is one. (Zeros would be moved to the device.)
+    leaves = [*jax.tree.leaves((op, v0, numbers)), jax.lax.iota(jnp.int32, 1)]
     is_traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-    return not is_traced and not is_start_block(op, v0) and not spans_devices(op, op.structure, v0)
+    # Between programs the state holds infinities, which this switch of JAX refuses in the results of a program.
+    is_debugged = getattr(jax.config, _DEBUG_INFS)
+    fits = not is_start_block(op, v0) and not spans_devices(op, op.structure, v0)
+    return fits and not is_traced and not is_debugged
 
 
 def solve_on_host(op: LinearOperator, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> EigenResult:

@@ -96,3 +96,17 @@ def test_transforms_of_the_operator_see_one_program(matrix):
     value = lambda scale: eigsh(scale * matrix, K, krylov_dim=20).eigenvalues
     np.testing.assert_allclose(jax.vmap(value)(jnp.array([1.0, 2.0])), [value(1.0), 2 * value(1.0)], atol=2e-5)
     np.testing.assert_allclose(jax.jacrev(value)(1.0), value(1.0), atol=2e-5)
+
+
+def test_switches_of_jax_change_nothing(matrix):
+    expected = eigsh(matrix, K, krylov_dim=20).eigenvalues
+    for switch in (jax.debug_infs(True), jax.debug_nans(True), jax.transfer_guard("disallow")):
+        with switch:
+            found = eigsh(matrix, K, krylov_dim=20).eigenvalues
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+
+
+def test_vectors_are_on_the_device_of_the_operator(matrix):
+    device = jax.devices()[3]
+    result = eigsh(jax.device_put(matrix, device), K, krylov_dim=20)
+    assert result.eigenvectors.devices() == {device}
