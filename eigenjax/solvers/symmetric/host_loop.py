@@ -33,7 +33,6 @@ from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
-
 _DEBUG_INFS = "jax_debug_infs"
 
 
