@@ -3,7 +3,7 @@
 Seconds of the first call of a jitted function, from tracing to the result, compared with a limit. Each job solves one
 small problem in a fresh process. The limits of residual networks are computed from the first call of their
 Hessian-vector product. Those of the digits are computed from the first call of matfree without a derivative, if it is
-installed.
+installed. "Second" is a solve outside of jit, after one with another operator of the same size.
 
     python -m benchmarks.scale.first_call
 """
@@ -54,6 +54,13 @@ def gradient_on_callable(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return the gradient of a loss of the eigenvectors of a callable operator of size n."""
     loss = lambda d: cubes(eigenjax.eigsh(functools.partial(cyclic_tridiagonal, d), 3, like=d).eigenvectors)
     return jax.grad(loss), (jnp.linspace(3.0, 9.0, n),)
+
+
+def second_operator(n: int) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return a function that solves outside of jit for an operator, after another one of the same size."""
+    d = jnp.linspace(3.0, 9.0, n)
+    jax.block_until_ready(eigenjax.eigsh(functools.partial(cyclic_tridiagonal, d), 6, like=d))
+    return (lambda d: eigenjax.eigsh(lambda v: d * v + 0.5 * cyclic_tridiagonal(d, v), 6, like=d)), (d,)
 
 
 def digits(solve: Callable[[Any], Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -109,6 +116,8 @@ def jobs(quick: bool) -> dict[str, Job]:
         named_jobs[f"callable {n} eigsh"] = functools.partial(on_callable, lambda op: eigenjax.eigsh(op, 6), n)
         if not quick:
             named_jobs[f"callable {n} gradient"] = functools.partial(gradient_on_callable, n)
+            named_jobs[f"callable {n} matvec"] = functools.partial(on_callable, lambda op: op(jnp.ones(op.size)), n)
+            named_jobs[f"callable {n} second"] = functools.partial(second_operator, n)
     solvers = {
         "eigs": lambda op: eigenjax.eigs(op, 6),
         "svds": lambda op: eigenjax.svds(op, 6),
@@ -144,7 +153,7 @@ def first_seconds(job: Job, name: str) -> float:
         function = jax.grad(function)
     jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.ones(3)))
     start = time.perf_counter()
-    jax.block_until_ready(jax.jit(function)(*arguments))
+    jax.block_until_ready((function if name.endswith("second") else jax.jit(function))(*arguments))
     return time.perf_counter() - start
 
 
@@ -165,6 +174,8 @@ def limit(name: str, seconds: dict[str, float]) -> float | None:
     if problem == "digits":
         reference = seconds.get("digits matfree")
         return None if reference is None or task == "matfree" else {"eigsh": 2, "gradient": 4}[task] * reference
+    if task in ("matvec", "second"):
+        return None if task == "matvec" else seconds[f"callable {size} matvec"] + 0.3
     return {"eigsh": 1.5, "gradient": 3.0}.get(task, 2.0)
 
 
