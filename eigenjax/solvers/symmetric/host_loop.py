@@ -33,6 +33,7 @@ from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
 
+# Switch of JAX that refuses infinities in the results of programs.
 _DEBUG_INFS = "jax_debug_infs"
 
 
@@ -49,7 +50,7 @@ def is_outside_programs(op: LinearOperator, v0: Any, *numbers: Any) -> bool:
     # A new array is a tracer within a program, even where no argument is one. (Zeros would be moved to the device.)
     leaves = [*jax.tree.leaves((op, v0, numbers)), jax.lax.iota(jnp.int32, 1)]
     is_traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-    # Between programs the state holds infinities, which this switch of JAX refuses in the results of a program.
+    # Between programs the state holds infinities.
     is_debugged = getattr(jax.config, _DEBUG_INFS)
     fits = not is_start_block(op, v0) and not spans_devices(op, op.structure, v0)
     return fits and not is_traced and not is_debugged
