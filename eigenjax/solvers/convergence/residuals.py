@@ -54,7 +54,9 @@ def recurrence_residuals(
         along = tree.combine(signs.astype(eigenvalues.dtype) * eigenvalues, vectors)
         return tree.add_scaled(along, jnp.sum(signs.astype(phases.dtype) * phases), direction)
 
-    return verified_residuals(op, eigenvalues, vectors, jnp.abs(coefficients), predict, operator_norm, seed)
+    estimated = jnp.abs(coefficients)
+    progress = verify(op, *begin_verification(op, eigenvalues, vectors, estimated, predict, operator_norm, seed))
+    return progress.residuals, progress.discrepancy, progress.num_matvecs
 
 
 class Verification(NamedTuple):
@@ -77,34 +79,6 @@ class VerificationProgress(NamedTuple):
     residuals: jax.Array  # (k,) residual norms, as far as they are known
 
 
-def verified_residuals(
-    op: LinearOperator,
-    eigenvalues: jax.Array,
-    vectors: PyTree,
-    estimated: jax.Array,
-    predict: Callable[[jax.Array], PyTree],
-    operator_norm: jax.Array,
-    seed: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Verify estimated residual norms with one matvec of a random combination; recompute each if it does not confirm.
-
-    Args:
-        op: the operator.
-        eigenvalues: (k,) the lambda_i.
-        vectors: k unit vectors v_i.
-        estimated: (k,) estimated residual norms.
-        predict: (k,) signs s -> the prediction of A (sum_i s_i v_i) by the method.
-        operator_norm: () norm estimate of A.
-        seed: seed of the signs.
-
-    Returns:
-        `residuals, discrepancy, num_matvecs`: (k,), () ||A u - predicted|| / sqrt(k) with u = sum_i s_i v_i, () int32
-        1 or k + 1.
-    """
-    progress = verify(op, *begin_verification(op, eigenvalues, vectors, estimated, predict, operator_norm, seed))
-    return progress.residuals, progress.discrepancy, progress.num_matvecs
-
-
 def begin_verification(
     op: LinearOperator,
     eigenvalues: jax.Array,
@@ -116,7 +90,7 @@ def begin_verification(
     num_restarts: jax.Array | int = 0,
     needed: jax.Array | bool = True,
 ) -> tuple[Verification, VerificationProgress]:
-    """Prepare the verification of `verified_residuals`, whose arguments these are; no matvec is made.
+    """Prepare the verification of estimated residual norms by one matvec of a random combination; `verify` makes it.
 
     Args:
         op: the operator, of which only the structure is used.

@@ -31,7 +31,7 @@ from eigenjax.operators.rectangular import Dilation
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import rows_to_wait
-from eigenjax.solvers.convergence.residuals import verified_residuals
+from eigenjax.solvers.convergence.residuals import begin_verification, verify
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import matmul, safe_divide
@@ -174,9 +174,10 @@ def finalize(
 
     def verification(_):
         estimates = jnp.where(valid, jnp.abs(coupling), 0)
-        return verified_residuals(
-            Dilation(op), values, (left, right), estimates, predict, state.norm_estimate, space.seed
-        )
+        whole, vectors = Dilation(op), (left, right)
+        begun = begin_verification(whole, values, vectors, estimates, predict, state.norm_estimate, space.seed)
+        progress = verify(whole, *begun)
+        return progress.residuals, progress.discrepancy, progress.num_matvecs
 
     unverified = (residuals, jnp.zeros_like(state.norm_estimate), jnp.zeros((), jnp.int32))
     residuals, discrepancy, num_verifications = apply_when(jnp.any(valid), verification, unverified)
