@@ -151,6 +151,14 @@ def check_bool(function: str, name: str, value: Any) -> None:
         raise TypeError(f"{function} got {name}={brief(value)}: give True or False")
 
 
+def refuse(options: dict[str, Any], other: str) -> None:
+    """Raise an error if an option is given that another one excludes."""
+    described = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
+    given = [described(name, value) for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
+
+
 def on_device(value: Any) -> Any:
     """Move a Python or NumPy number to the device explicitly, because `jax.transfer_guard` forbids implicit moves."""
     return jax.device_put(value) if isinstance(value, int | float | complex | np.generic) else value

@@ -25,6 +25,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from eigenjax import Status
+from eigenjax.solvers.dense import choice
 
 # A residual may differ from the recomputed one by RESIDUAL_UNITS * eps * ||A||.
 RESIDUAL_UNITS = 50.0
@@ -52,6 +53,26 @@ def _strict_promotion(request):
     is_users = any(part in _RANKS_ARE_PROMOTED for part in request.path.with_suffix("").parts)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("allow" if is_users else "raise"):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _krylov_methods():
+    """Let small matrices test the Krylov methods, as large operators do."""
+    with pytest.MonkeyPatch.context() as patch:
+        decide = choice.is_small
+        patch.setattr(choice, "is_small", lambda solver, op, options: _DENSE and decide(solver, op, options))
+        yield
+
+
+_DENSE: list[bool] = []
+
+
+@pytest.fixture
+def dense_by_default():
+    """Decompose small matrices in one test, as users see it."""
+    _DENSE.append(True)
+    yield
+    _DENSE.clear()
 
 
 @pytest.fixture

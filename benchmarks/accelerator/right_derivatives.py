@@ -67,7 +67,7 @@ def _tol(matrix: jax.Array) -> float:
 
 def _of_values(matrix: jax.Array, weights: jax.Array, observable: jax.Array) -> jax.Array:
     del observable
-    return jnp.sum(weights * eigenjax.eigsh(matrix, K, tol=_tol(matrix)).eigenvalues ** 2)
+    return jnp.sum(weights * eigenjax.eigsh(matrix, K, tol=_tol(matrix), dense=False).eigenvalues ** 2)
 
 
 def _values_on_host(matrix: np.ndarray) -> float:
@@ -75,11 +75,11 @@ def _values_on_host(matrix: np.ndarray) -> float:
 
 
 def _of_vectors(matrix: jax.Array, weights: jax.Array, observable: jax.Array) -> jax.Array:
-    return _form(eigenjax.eigsh(matrix, K, tol=_tol(matrix)).eigenvectors, weights, observable)
+    return _form(eigenjax.eigsh(matrix, K, tol=_tol(matrix), dense=False).eigenvectors, weights, observable)
 
 
 def _of_subspace(matrix: jax.Array, weights: jax.Array, observable: jax.Array) -> jax.Array:
-    vectors = eigenjax.eigsh(matrix, K, tol=_tol(matrix), verify=True).eigenvectors
+    vectors = eigenjax.eigsh(matrix, K, tol=_tol(matrix), verify=True, dense=False).eigenvectors
     return _form(vectors, jnp.ones_like(weights), observable)
 
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = timing.arguments(__doc__, 5, argv)
     rows = []
     for case in cases(args.quick):
-        solve = lambda case, way: eigsh(case.operator, case.k, tol=TOL, **way)
+        solve = lambda case, way: eigsh(case.operator, case.k, tol=TOL, dense=False, **way)
         programs = {str(way): functools.partial(solve, case, way) for way in case.ways}
         timings = timing.interleaved(programs, args.repeats)
         first = timings[str(case.ways[0])]

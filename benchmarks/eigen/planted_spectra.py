@@ -112,7 +112,7 @@ def solve(matrices: jax.Array, sigmas: jax.Array, *, k: int, end: str, verify: b
 
     def one(matrix, sigma, key):
         options = {"sigma": sigma} if end == "sigma" else {"which": end}
-        return eigsh(matrix, k, key=key, verify=verify, **options)
+        return eigsh(matrix, k, key=key, verify=verify, dense=False, **options)
 
     return jax.vmap(one)(matrices, sigmas, jax.random.split(jax.random.key(2), matrices.shape[0]))
 

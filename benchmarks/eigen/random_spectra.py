@@ -97,7 +97,7 @@ def batch(draw: Draw, n: int, dtype: str, lanes: int, seed: int) -> Batch:
 def solve(matrices: jax.Array, *, which: str, verify: bool) -> Any:
     """Solve a batch with default options, each matrix with its own key."""
     keys = jax.random.split(jax.random.key(1), matrices.shape[0])
-    return jax.vmap(lambda a, key: eigsh(a, PAIRS, which=which, verify=verify, key=key))(matrices, keys)
+    return jax.vmap(lambda a, key: eigsh(a, PAIRS, which=which, verify=verify, key=key, dense=False))(matrices, keys)
 
 
 def judge(problems: Batch, result: Any, which: str, verify: bool) -> dict[str, int]:

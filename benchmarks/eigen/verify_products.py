@@ -35,7 +35,7 @@ def solve(matrix: Any, keys: jax.Array, tol: jax.Array, *, k: int, which: str, v
     """Return the matvecs and statuses of a solve from each of the keys."""
 
     def one(key):
-        result = eigsh(matrix, k, which=which, key=key, tol=tol, verify=verify)
+        result = eigsh(matrix, k, which=which, key=key, tol=tol, verify=verify, dense=False)
         return result.num_matvecs, result.status, result.eigenvalues
 
     return jax.vmap(one)(keys)

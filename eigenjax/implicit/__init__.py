@@ -12,14 +12,23 @@ from eigenjax.implicit import general as _general
 from eigenjax.implicit import singular as _singular
 from eigenjax.implicit import symmetric as _symmetric
 from eigenjax.implicit.differentiable import differentiable as _differentiable
+from eigenjax.solvers.dense import general as _dense_general
+from eigenjax.solvers.dense import singular as _dense_singular
+from eigenjax.solvers.dense import symmetric as _dense_symmetric
 from eigenjax.solvers.general import eigs as _eigs
 from eigenjax.solvers.singular import svds as _svds
 from eigenjax.solvers.symmetric import eigsh as _eigsh
 from eigenjax.solvers.symmetric import lanczos as _lanczos
 from eigenjax.solvers.symmetric import power_iteration as _power
 
-eigs = _differentiable(_eigs.eigs, _general.RULE)
-eigsh = _differentiable(_eigsh.eigsh, _symmetric.RULE, recycles=True, shares_programs=_eigsh.shares_programs)
+eigs = _differentiable(_eigs.eigs, _general.RULE, dense=_dense_general.SOLVER)
+eigsh = _differentiable(
+    _eigsh.eigsh,
+    _symmetric.RULE,
+    recycles=True,
+    shares_programs=_eigsh.shares_programs,
+    dense=_dense_symmetric.SOLVER,
+)
 lanczos = _differentiable(_lanczos.lanczos, _symmetric.RULE)
 deflated_power_iteration = _differentiable(_power.deflated_power_iteration, _symmetric.RULE)
-svds = _differentiable(_svds.svds, _singular.RULE, recycles=True)
+svds = _differentiable(_svds.svds, _singular.RULE, recycles=True, dense=_dense_singular.SOLVER)

@@ -16,6 +16,7 @@ from eigenjax.calls import named
 from eigenjax.implicit.program import Method, Rule, bind, explain_forward_mode, signature
 from eigenjax.implicit.systems.tangents import is_zero, no_tangent
 from eigenjax.krylov.recycling import WithRecycled
+from eigenjax.solvers.dense.choice import DenseSolver, is_chosen
 from eigenjax.vectors.placement import on_mesh_of
 
 
@@ -25,6 +26,7 @@ def differentiable(
     *,
     recycles: bool = False,
     shares_programs: Callable[[Any, dict[str, Any]], bool] | None = None,
+    dense: DenseSolver | None = None,
 ) -> Callable[..., Any]:
     """Make a solver differentiable in its operator, to any order, and compile it.
 
@@ -44,6 +46,7 @@ def differentiable(
         recycles: the solver returns `WithRecycled`: its result, and recycled Ritz pairs that save matvecs.
         shares_programs: (op, options) -> whether the solver compiles its own programs, which several operators share.
             It is then called outside of any program, where no derivative is wanted.
+        dense: dense counterpart of the solver, for small operators. JAX differentiates it, without the rule.
 
     Returns:
         The same function with this derivative.
@@ -62,8 +65,13 @@ def differentiable(
     @functools.wraps(solver)
     def solve(*args: Any, **options: Any) -> Any:
         method, derivative, op, traced = bind(solver, rule, recycles, args, options)
-        is_shared = shares_programs is not None and shares_programs(op, dict(method.options) | traced)
-        run = {"reverse": _reverse, "forward": _forward}[derivative] if not is_shared else Method.solve
+        options = dict(method.options) | traced
+        if dense is not None and is_chosen(dense, op, options):
+            run = functools.partial(_decompose, dense)
+        elif shares_programs is not None and shares_programs(op, options):
+            run = Method.solve
+        else:
+            run = {"reverse": _reverse, "forward": _forward}[derivative]
         try:
             with on_mesh_of(op, traced):
                 result = run(method, op, traced, False).result
@@ -74,6 +82,11 @@ def differentiable(
 
     solve.__signature__ = signature(solver)  # type: ignore[attr-defined]
     return solve
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _decompose(dense: DenseSolver, method: Method, op: Any, traced: dict[str, Any], _: bool) -> WithRecycled:
+    return WithRecycled(dense.solve(op, **dict(method.options), **traced), None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

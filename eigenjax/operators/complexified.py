@@ -30,6 +30,16 @@ def is_real(structure: PyTree) -> bool:
     return not kinds.pop()
 
 
+def complex_structure(structure: PyTree) -> PyTree:
+    """Return the structure of complex vectors of the same shapes and precision.
+
+    >>> print(complex_structure(jax.ShapeDtypeStruct((3,), jnp.float32)).dtype)
+    complex64
+    """
+    widened = lambda x: jnp.complex128 if jnp.finfo(x.dtype).bits == 64 else jnp.complex64
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, widened(x)), structure)
+
+
 def joined(real: PyTree, imaginary: PyTree) -> PyTree:
     """Return the vector x + i y."""
     return jax.tree.map(jax.lax.complex, real, imaginary)

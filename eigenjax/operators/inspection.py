@@ -1,5 +1,6 @@
 """Inspection of an operator: its dense matrix, its symmetry, and checks for the usual mistakes."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from eigenjax.operators.host import is_scipy_operator
 from eigenjax.operators.matrices import is_matrix
 from eigenjax.vectors import random_vectors, tree
 from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
+from eigenjax.vectors.packing import ravel, unravel
 from eigenjax.vectors.tree import PyTree
 
 # Columns that `to_dense` computes at once.
@@ -42,19 +44,21 @@ def to_dense(op: Any, *, like: PyTree = None) -> jax.Array:
          [1. 0.]]
     """
     op = as_operator(op, like=like)
-    working = tree.working_structure(op.structure)
-    dtype = tree.accumulation_dtype(op.structure)
-    leaves, treedef = jax.tree.flatten(working)
-    ends = [sum(tree.size(leaf) for leaf in leaves[: i + 1]) for i in range(len(leaves))]
+    return columns_of(functools.partial(matvec, op), op.structure, tree.accumulation_dtype(op.structure)).T
 
-    def column(index):
-        unit = jnp.zeros(op.size, dtype).at[index].set(1)
-        parts = jnp.split(unit, ends[:-1])
-        vector = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
-        image = matvec(op, jax.tree.unflatten(treedef, vector))
-        return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(image)])
 
-    return jax.lax.map(column, jnp.arange(op.size), batch_size=min(_DENSE_BATCH, op.size)).T
+def columns_of(apply: Callable[[PyTree], PyTree], domain: PyTree, dtype: Any) -> jax.Array:
+    """Compute the columns of the matrix of a linear map, (n, p), by multiplying the n unit vectors.
+
+    Args:
+        apply: linear map; it takes vectors in working dtypes.
+        domain: structure of its argument.
+        dtype: dtype of the columns.
+    """
+    size, working = tree.size(domain), tree.working_structure(domain)
+    units = jnp.arange(size, dtype=jnp.int32)
+    column = lambda index: ravel(apply(unravel((units == index).astype(dtype), working)), dtype)
+    return jax.lax.map(column, units, batch_size=min(_DENSE_BATCH, size))
 
 
 @explained

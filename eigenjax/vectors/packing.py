@@ -13,6 +13,7 @@ of one shape then share a kernel.
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -140,6 +141,29 @@ def groups_of(leaves: Any) -> list[list[int]]:
     for i, leaf in enumerate(leaves):
         groups.setdefault(jnp.dtype(leaf.dtype), []).append(i)
     return list(groups.values())
+
+
+def ravel(vector: PyTree, dtype: Any) -> jax.Array:
+    """Return all components of a vector in one flat array (n,) of the given dtype.
+
+    >>> print(ravel({"a": jnp.ones((2, 1)), "b": jnp.zeros(1)}, jnp.float32))
+    [1. 1. 0.]
+    """
+    return jnp.concatenate([leaf.reshape(-1).astype(dtype) for leaf in jax.tree.leaves(vector)])
+
+
+def unravel(components: jax.Array, structure: PyTree) -> PyTree:
+    """Return the vector with these components, or several, from an array (..., n); the inverse of `ravel`.
+
+    >>> print(unravel(jnp.arange(3.0), {"a": jnp.ones((2, 1)), "b": jnp.zeros(1)})["a"])
+    [[0.]
+     [1.]]
+    """
+    leaves, treedef = jax.tree.flatten(structure)
+    leading = components.shape[:-1]
+    parts = jnp.split(components, list(itertools.accumulate(math.prod(x.shape) for x in leaves))[:-1], axis=-1)
+    shaped = [part.reshape(*leading, *x.shape).astype(x.dtype) for part, x in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, shaped)
 
 
 _ONE_LEAF = jax.tree.structure(0)

@@ -38,6 +38,7 @@ SLOW = (
     "processes",
     "products",
     "random_spectra",
+    "small_matrices",
     "spectral_density",
     "svds_products",
     "tracker",
@@ -72,6 +73,7 @@ COLUMNS = {
     "import_time": {"median_s", "ratio"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
+    "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
     "processes": {"result", "processes", "devices", "difference"},
     "reading_cost": {"figure", "median", "largest"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
@@ -170,6 +172,11 @@ def check_dense_batches(rows):
         assert row["finite"] == 8 or row["program"] == "jax"
 
 
+def check_small_matrices(rows):
+    assert all(row["error"] < 1e-4 for row in rows)
+    assert {row["solver"] for row in rows} == {"eigsh", "eigs", "svds"}
+
+
 def check_adjoint_products(rows):
     for row in rows:
         assert row["converged"]
@@ -226,6 +233,7 @@ CHECKS = {
     "products": check_products,
     "planted_spectra": check_planted_spectra,
     "random_spectra": check_random_spectra,
+    "small_matrices": check_small_matrices,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
     "verify_products": check_verify_products,

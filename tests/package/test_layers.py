@@ -16,10 +16,10 @@ PACKAGE = pathlib.Path(eigenjax.__file__).parent
 LAYERS = (
     *("arguments", "calls", "printing", "vectors", "result"),
     *("operators/functions", "operators", "operators/parts", "operators/curvature"),
-    *("krylov", "krylov/golub_kahan", "krylov/general"),
+    *("dense", "krylov", "krylov/golub_kahan", "krylov/general"),
     *("solvers", "solvers/convergence", "solvers/linear"),
-    *("solvers/symmetric", "solvers/general", "solvers/singular"),
-    *("implicit/systems", "implicit", "implicit/info", "dense", "spectrum/probing", "spectrum", "training", "runs"),
+    *("solvers/symmetric", "solvers/general", "solvers/singular", "solvers/dense"),
+    *("implicit/systems", "implicit", "implicit/info", "spectrum/probing", "spectrum", "training", "runs"),
     *("report/inputs", "report/analysis", "report/pictures", "report/output", "report", "__init__", "__main__"),
 )
 MOST_FILES, MOST_IMPORTS = 12, 30

@@ -36,6 +36,7 @@ def eigs(
     v0: Annotated[Any, TRACED] = None,
     key: Annotated[jax.Array | None, TRACED] = None,
     verify: bool = True,
+    dense: bool | None = None,
 ) -> EigenResult:
     """Compute k eigenpairs of an operator that need not be symmetric, by the Krylov-Schur method, in bounded memory.
 
@@ -78,6 +79,10 @@ def eigs(
             their eigenvalues, or to rounding. The status is UNVERIFIED if max_matvecs ends the search, or if each
             search finds other values. In the latter case rounding moves eigenvalues by about sqrt(tol) ||A||, and
             `eigenjax.left_eigenvectors` gives conditions of sqrt(tol) / (16 eps) or more. False saves the search.
+        dense: use one dense decomposition, `eigenjax.eig` of all n columns, instead of a Krylov space; static. None
+            does so for a dense or sparse matrix of n <= 500, and for any operator of n <= the default krylov_dim. It
+            does not if krylov_dim or max_matvecs is given, on several devices, or on a TPU, which has no such
+            decomposition: pass False in a program that is exported for a TPU from elsewhere.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -108,6 +113,7 @@ def eigs(
 
     Source: Stewart (2001), A Krylov-Schur algorithm for large eigenproblems; Arnoldi (1951).
     """
+    del dense  # `implicit.differentiable` has decided
     op = as_operator(op, like=example_vector(v0))
     tol = default_tolerance(op) if tol is None else tol
     ritz.check_count(k, op.size, "eigs")
@@ -132,6 +138,11 @@ def eigs(
     return krylov_schur.finalize(op, state, spec, tol=tol)
 
 
+def default_dim(k: int) -> int:
+    """Return the default number of basis vectors for k pairs."""
+    return max(2 * k + 10, _LEAST_DIM)
+
+
 def _real_rows(result: EigenResult) -> PyTree:
     """Return k real vectors with the span of the complex ones: the real and the imaginary part of each conjugate pair.
 
@@ -144,7 +155,7 @@ def _real_rows(result: EigenResult) -> PyTree:
 
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     if krylov_dim is None:
-        return min(max(2 * k + 10, _LEAST_DIM), size)
+        return min(default_dim(k), size)
     least = min(k + _ROOM, size)
     why = f": k={k} pairs need krylov_dim >= {least}"
     return min(check_int("eigs", "krylov_dim", krylov_dim, least=least, why=why), size)

@@ -9,6 +9,7 @@ from eigenjax.arguments import TRACED, check_int
 from eigenjax.krylov.golub_kahan.recycled_triplets import recycled_triplets
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.krylov.solve_spec import SolveSpec
+from eigenjax.operators.complexified import is_real
 from eigenjax.operators.maps import AdjointMap, RectangularOperator
 from eigenjax.operators.rectangular import Dilation, as_rectangular, matvec
 from eigenjax.result import SingularResult
@@ -35,6 +36,7 @@ def svds(
     key: Annotated[jax.Array | None, TRACED] = None,
     verify: bool = True,
     adjoint: Any = None,
+    dense: bool | None = None,
 ) -> WithRecycled[SingularResult]:
     """Compute the k largest singular triplets of a rectangular operator, in bounded memory.
 
@@ -71,6 +73,9 @@ def svds(
             the search. Triplets first converge to a fifth of tol. False saves the search.
         adjoint: u -> A^H u for a callable; None derives it by `jax.linear_transpose`. Give it if JAX cannot transpose
             the callable, or if a cheaper adjoint is known.
+        dense: use one dense decomposition, `eigenjax.svd` of the whole matrix, instead of a Krylov space; static. None
+            does so for a dense or sparse matrix of p n min(p, n) <= 300^3, and for any operator of min(p, n) <= the
+            default krylov_dim. It does not if krylov_dim or max_matvecs is given, or on several devices.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -106,10 +111,12 @@ def svds(
     Source: Golub and Kahan (1965), Calculating the singular values and pseudo-inverse of a matrix; Baglama and
     Reichel (2005), Augmented implicitly restarted Lanczos bidiagonalization methods.
     """
+    del dense  # `implicit.differentiable` has decided
     op = as_rectangular(op, like=v0, adjoint=adjoint)
+    is_real((op.codomain, op.domain))  # refuses real and complex leaves at once
     tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
-    k = _checked_count(k, p, n)
+    k = checked_count(k, p, n)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
     max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), matvecs_per_step=2)
     seed = seed_of(key)
@@ -149,7 +156,13 @@ def _start_vector(op: RectangularOperator, v0: PyTree, seed: jax.Array) -> PyTre
     return given_vector(v0, structure)
 
 
-def _checked_count(k: Any, p: int, n: int) -> int:
+def default_dim(k: int) -> int:
+    """Return the default number of basis vectors on each side for k triplets."""
+    return max(2 * k + 10, _LEAST_DIM)
+
+
+def checked_count(k: Any, p: int, n: int) -> int:
+    """Return k as an int; raise an error unless 1 <= k <= min(p, n)."""
     k = check_int(None, "k", k, least=None, wanted="an int, the number of triplets wanted; it is static under jit")
     if not 1 <= k <= min(p, n):
         raise ValueError(f"k={k}: the operator is {p} x {n}, so choose 1 <= k <= {min(p, n)}")
@@ -159,7 +172,7 @@ def _checked_count(k: Any, p: int, n: int) -> int:
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
     """Return the number of vectors in each basis: m, or the size of the smaller space."""
     if krylov_dim is None:
-        return min(max(2 * k + 10, _LEAST_DIM), size)
+        return min(default_dim(k), size)
     wanted = "an int, or None; it is static under jit"
     krylov_dim = check_int(None, "krylov_dim", krylov_dim, least=None, wanted=wanted)
     if krylov_dim < min(k + 1, size):

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import jax
 
-from eigenjax.arguments import TRACED, check_int
+from eigenjax.arguments import TRACED, check_int, refuse
 from eigenjax.krylov import ritz
 from eigenjax.krylov.recycling import WithRecycled, recycled_pairs
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.complexified import is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric import restarted_lanczos
@@ -25,7 +26,6 @@ from eigenjax.solvers.symmetric.plan import (
     initialize_solve,
     least_dim,
     planned,
-    refuse,
 )
 from eigenjax.solvers.symmetric.two_pass import two_pass_lanczos
 from eigenjax.solvers.warm_start import example_vector
@@ -53,6 +53,7 @@ def eigsh(
     basis: str = "device",
     basis_dtype: Any = None,
     max_basis_bytes: int | None = None,
+    dense: bool | None = None,
 ) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a symmetric operator by thick-restart Lanczos, in bounded memory.
 
@@ -112,6 +113,10 @@ def eigsh(
             tolerance is at least the machine epsilon of this dtype.
         max_basis_bytes: memory for the basis. It sets krylov_dim to the number of vectors that fit, at most
             max(8 k, 200); static.
+        dense: use one dense decomposition, `eigenjax.eigh` of all n columns, instead of a Krylov space; static. None
+            does so for a dense or sparse matrix of n <= 300, and for any operator of n <= the default krylov_dim. It
+            does not if krylov_dim, max_matvecs, block_size, preconditioner, basis, basis_dtype or max_basis_bytes is
+            given, or on several devices.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -148,8 +153,10 @@ def eigsh(
 
     Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
+    del dense  # `implicit.differentiable` has decided
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
+    is_real(op.structure)  # refuses real and complex leaves at once
     interior = sigma is not None or which == "SM"
     given = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma} | _unusual(block_size)
     if preconditioner is not None:

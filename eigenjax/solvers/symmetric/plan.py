@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import check_int
+from eigenjax.arguments import check_int, refuse
 from eigenjax.krylov import ritz
 from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR
 from eigenjax.krylov.solve_spec import SolveSpec
@@ -93,14 +93,6 @@ def initialize_solve(
     return state, given, rows
 
 
-def refuse(options: dict[str, Any], other: str) -> None:
-    """Raise an error if an option is given that another one excludes."""
-    described = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
-    given = [described(name, value) for name, value in options.items() if value is not None]
-    if given:
-        raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
-
-
 def checked_storage(basis: str, dtype: Any, op: LinearOperator) -> Storage:
     """Return the storage of the basis."""
     if dtype is None:
@@ -131,8 +123,7 @@ def fitting_dim(max_basis_bytes: Any, krylov_dim: Any, vector_bytes: int, k: int
 def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, interior: bool) -> tuple[int, int]:
     """Return (m, b); the block size is 1 if the basis can span the whole space."""
     if krylov_dim is None:
-        least = max(4 * k + 20, _LEAST_DIM_NEAR) if interior else max(2 * k + 10, _LEAST_DIM)
-        krylov_dim = max(least, k + 3 * block_size)
+        krylov_dim = max(default_dim(k, interior), k + 3 * block_size)
     else:
         krylov_dim = check_int(None, "krylov_dim", krylov_dim)
         least = min(least_dim(k, block_size, interior), size)
@@ -142,6 +133,11 @@ def _checked_dims(krylov_dim: Any, block_size: int, k: int, size: int, interior:
                 f"krylov_dim={krylov_dim}: k={k} pairs{where} and a block of {block_size} need krylov_dim >= {least}"
             )
     return (size, 1) if krylov_dim + block_size > size else (krylov_dim, block_size)
+
+
+def default_dim(k: int, interior: bool) -> int:
+    """Return the default number of basis vectors for k pairs and a block size of 1."""
+    return max(4 * k + 20, _LEAST_DIM_NEAR) if interior else max(2 * k + 10, _LEAST_DIM)
 
 
 def least_dim(k: int, block_size: int, interior: bool) -> int:
