@@ -23,9 +23,9 @@ from eigenjax.vectors.packing import unravel
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
-# Largest matrix that is decomposed by default. On a CPU a decomposition then takes 8 ms in float32 and 10 ms in float64,
-# and a Krylov method for six pairs of a random matrix 13 and 18 ms; compiling takes 0.15 s and 4 s. For a few separated
-# pairs of a larger matrix a Krylov method is several times faster.
+# Largest matrix that is decomposed by default. On a CPU a decomposition then takes 8 ms in float32 and 10 ms in
+# float64, and a Krylov method for six pairs of a random matrix 13 and 18 ms; compiling takes 0.15 s and 4 s. For a few
+# separated pairs of a larger matrix a Krylov method is several times faster.
 _LARGEST = 300
 
 
