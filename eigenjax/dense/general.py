@@ -104,7 +104,13 @@ def eig(a: Any, *, degeneracy_tol: Any = None) -> GeneralEigen:
 @functools.partial(jax.jit, static_argnums=2)
 def _eig_normalized(a: jax.Array, tol: jax.Array, by_condition: bool) -> GeneralEigen:
     values, vectors = _pairs(a, tol, by_condition)
-    return GeneralEigen(values, _normalized(vectors))
+    return GeneralEigen(values, normalized(vectors))
+
+
+def unnormalized_eig(a: jax.Array) -> GeneralEigen:
+    """Compute eigenvalues and eigenvectors of a matrix (n, n) as `eig` does, without fixing norms and phases."""
+    _refuse_tpu()
+    return GeneralEigen(*_pairs(a, relative_tolerance("eig", None, a, units=_SPLIT_ROUNDING), True))
 
 
 @explained
@@ -252,7 +258,7 @@ def _singular_below(left: jax.Array) -> float:
     return _DEFECTIVE * float(jnp.finfo(left.dtype).eps)
 
 
-def _normalized(vectors: jax.Array) -> jax.Array:
+def normalized(vectors: jax.Array) -> jax.Array:
     """Normalize columns to unit norm, with the component of largest modulus real and positive."""
     squares = jnp.real(vectors) ** 2 + jnp.imag(vectors) ** 2
     length = jnp.sqrt(jnp.sum(squares, axis=-2, keepdims=True))

@@ -14,6 +14,7 @@ from eigenjax.operators.maps import MatrixMap, RectangularOperator, SquareMap
 from eigenjax.operators.rectangular import adjoint_matvec
 from eigenjax.operators.rectangular import matvec as apply
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import safe_divide
 
 
 class Entries(NamedTuple):
@@ -49,9 +50,21 @@ def rectangular_entries(op: RectangularOperator) -> Entries:
     return Entries(jnp.conj(columns_of(functools.partial(adjoint_matvec, op), op.codomain, dtype)), p)
 
 
-def column_norms(x: jax.Array) -> jax.Array:
-    """Compute the norms of the columns of a matrix."""
-    return jax.vmap(tree.norm, in_axes=1)(x)
+def largest_entry(x: jax.Array) -> jax.Array:
+    """Return the largest modulus of an entry, (); NaN if one is NaN."""
+    return jnp.max(jnp.abs(x))
+
+
+def column_norms(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Compute the norms of the columns of a matrix.
+
+    Args:
+        x: (n, k).
+        scale: () size of its entries; they are divided by it, so that squares neither overflow nor underflow.
+    """
+    parts = (x.real, x.imag) if jnp.iscomplexobj(x) else (x,)
+    squares = functools.reduce(jnp.add, [jnp.square(safe_divide(part, scale, otherwise=0)) for part in parts])
+    return scale * jnp.sqrt(jnp.sum(squares, axis=0))
 
 
 def _stored(op: LinearOperator | RectangularOperator) -> Any:

@@ -12,7 +12,7 @@ from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
 from eigenjax.solvers.dense.choice import DenseSolver
-from eigenjax.solvers.dense.matrix import column_norms, is_matrix, rectangular_entries
+from eigenjax.solvers.dense.matrix import column_norms, is_matrix, largest_entry, rectangular_entries
 from eigenjax.solvers.singular.svds import checked_count, default_dim
 from eigenjax.solvers.start import given_vector
 from eigenjax.vectors import tree
@@ -57,7 +57,7 @@ def _solve(op: RectangularOperator, *, k: int, tol: Any, v0: Any, **_: Any) -> S
         tol=default_tolerance(Dilation(op)) if tol is None else tol,
         norm_estimate=jnp.max(known[3]),
         discrepancy=discrepancy,
-        finite=jnp.all(jnp.isfinite(known[1])),
+        finite=jnp.isfinite(largest_entry(known[1])),
     )
     left, right = result.eigenvectors
     return SingularResult(
@@ -80,13 +80,13 @@ def _residuals(
         by_matvecs = functools.partial(_multiplied, dtype=matrix.dtype)
         if n <= p:
             computed = by_matvecs(functools.partial(adjoint_matvec, op), left, op.codomain)
-            discrepancy, adjoint_images = jnp.max(column_norms(computed - adjoint_images)), computed
+            discrepancy, adjoint_images = jnp.max(column_norms(computed - adjoint_images, values[0])), computed
         else:
             computed = by_matvecs(functools.partial(matvec, op), right, op.domain)
-            discrepancy, images = jnp.max(column_norms(computed - images)), computed
+            discrepancy, images = jnp.max(column_norms(computed - images, values[0])), computed
     scales = values.astype(matrix.dtype)[None, :]
-    lengths = column_norms(images - left * scales), column_norms(adjoint_images - right * scales)
-    return jnp.hypot(*lengths), discrepancy
+    defects = jnp.concatenate([images - left * scales, adjoint_images - right * scales])
+    return column_norms(defects, largest_entry(defects)), discrepancy
 
 
 def _multiplied(apply: Any, columns: jax.Array, structure: Any, *, dtype: Any) -> jax.Array:

@@ -14,7 +14,7 @@ from eigenjax.solvers.convergence.error_bounds import with_error_bounds
 from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
 from eigenjax.solvers.dense.choice import DenseSolver
-from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix
+from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.symmetric.plan import default_dim
 from eigenjax.solvers.warm_start import start_rows
 from eigenjax.vectors import tree
@@ -72,10 +72,11 @@ def _with_residuals(
     """Return the result with residuals, bounds and status; all `values` are known, the k wanted first."""
     k = columns.shape[1]
     images = matmul(matrix, columns)
-    residuals = column_norms(images - columns * values[None, :k].astype(columns.dtype))
-    # The decomposition is that of the Hermitian part.
-    discrepancy = jnp.max(column_norms(images - matmul(jnp.conj(matrix).T, columns))) / 2
     norm_estimate = jnp.max(jnp.abs(values))
+    defects = images - columns * values[None, :k].astype(columns.dtype)
+    residuals = column_norms(defects, largest_entry(defects))
+    # The decomposition is that of the Hermitian part.
+    discrepancy = jnp.max(column_norms(images - matmul(jnp.conj(matrix).T, columns), norm_estimate)) / 2
     valid = jnp.ones(k, bool)
     result = with_status(
         op,
@@ -83,7 +84,7 @@ def _with_residuals(
         tol=tol,
         norm_estimate=norm_estimate,
         discrepancy=discrepancy,
-        finite=jnp.all(jnp.isfinite(matrix)),
+        finite=jnp.isfinite(largest_entry(matrix)),
     )
     rounding = VERIFICATION_TOLERANCE * rounding_unit(op) * norm_estimate
     others = jnp.broadcast_to(rounding, values.shape[0] - k)
