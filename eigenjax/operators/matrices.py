@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eigenjax.arguments import brief
+from eigenjax.operators.sparse.padded import padded
 from eigenjax.vectors.tree import PyTree
 
 _NUMBERS = (int, float, complex, np.generic, np.ndarray, jax.Array)
@@ -19,7 +20,7 @@ def is_matrix(a: Any) -> bool:
 
 
 def as_matrix(a: Any) -> Any:
-    """Convert a matrix to a floating-point `jax.Array`, or to a sparse one of `jax.experimental.sparse`.
+    """Convert a matrix to a floating-point `jax.Array`, or to a sparse one that JAX can multiply.
 
     Args:
         a: matrix of numbers or booleans, of any dtype, byte order and layout; all sparse formats of SciPy.
@@ -34,11 +35,11 @@ def as_matrix(a: Any) -> Any:
          [1. 0.]]
     """
     if is_scipy_sparse(a):
-        return _from_scipy(a)
+        return padded(_from_scipy(a))
     if is_jax_sparse(a):
         # The values are the first leaf; the other leaves are indices.
         numbers, *places = jax.tree.leaves(a)
-        return jax.tree.unflatten(jax.tree.structure(a), [floating(numbers), *places])
+        return padded(jax.tree.unflatten(jax.tree.structure(a), [floating(numbers), *places]))
     return floating(_array(a))
 
 
@@ -112,11 +113,10 @@ def _from_scipy(a: Any) -> Any:
 
     if len(a.shape) != 2:
         raise ValueError(f"expected a sparse matrix (p, n), and got the shape {tuple(a.shape)}")
-    # Copy, because sum_duplicates would modify the user's matrix if it is in COO format.
-    entries = a.tocoo(copy=True)
+    # Copy, because sum_duplicates would modify the user's matrix if it is in CSR format.
+    entries = a.tocsr(copy=True)
     entries.sum_duplicates()
-    places = np.stack([entries.row, entries.col], axis=1)
-    order = np.lexsort((places[:, 1], places[:, 0]))
-    numbers = floating(_array(np.asarray(entries.data)[order]))
-    indices = jnp.asarray(places[order].astype(np.int32))
+    rows = np.repeat(np.arange(a.shape[0], dtype=np.int32), np.diff(entries.indptr))
+    numbers = floating(_array(np.asarray(entries.data)))
+    indices = jnp.asarray(np.stack([rows, entries.indices.astype(np.int32)], axis=1))
     return sparse.BCOO((numbers, indices), shape=tuple(a.shape), indices_sorted=True, unique_indices=True)

@@ -39,6 +39,7 @@ SLOW = (
     "products",
     "random_spectra",
     "small_matrices",
+    "sparse_products",
     "spectral_density",
     "svds_products",
     "tracker",
@@ -74,6 +75,18 @@ COLUMNS = {
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
+    "sparse_products": {
+        "problem",
+        "n",
+        "entries",
+        "convert_s",
+        "product",
+        "bcoo",
+        "of_8",
+        "error",
+        "eigsh",
+        "residual",
+    },
     "processes": {"result", "processes", "devices", "difference"},
     "reading_cost": {"figure", "median", "largest"},
     "random_spectra": {"asked", "converged", "missed", "wrong"},
@@ -177,6 +190,10 @@ def check_small_matrices(rows):
     assert {row["solver"] for row in rows} == {"eigsh", "eigs", "svds"}
 
 
+def check_sparse_products(rows):
+    assert all(row["error"] < 1e-5 * row["n"] and row["residual"] < 1e-4 for row in rows)
+
+
 def check_adjoint_products(rows):
     for row in rows:
         assert row["converged"]
@@ -234,6 +251,7 @@ CHECKS = {
     "planted_spectra": check_planted_spectra,
     "random_spectra": check_random_spectra,
     "small_matrices": check_small_matrices,
+    "sparse_products": check_sparse_products,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,
     "verify_products": check_verify_products,

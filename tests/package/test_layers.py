@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(eigenjax.__file__).parent
 # Each layer may import the layers before it, never those after it.
 LAYERS = (
     *("arguments", "calls", "printing", "vectors", "result"),
-    *("operators/functions", "operators", "operators/parts", "operators/curvature"),
+    *("operators/functions", "operators/sparse", "operators", "operators/parts", "operators/curvature"),
     *("dense", "krylov", "krylov/golub_kahan", "krylov/general"),
     *("solvers", "solvers/convergence", "solvers/linear"),
     *("solvers/symmetric", "solvers/general", "solvers/singular", "solvers/dense"),
