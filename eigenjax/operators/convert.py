@@ -94,9 +94,9 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
             a callable v -> A v such as an equinox module, or a SciPy `LinearOperator`. A callable is traced
             at once, so later changes of the values it reads have no effect. Arrays and tracers that it closes over
             become leaves, and gradients flow to them. A SciPy LinearOperator multiplies on the host, one vector after
-            another, without derivatives. A sparse matrix of n > 500 is converted to rows of equal length, whose products
-            are faster than SciPy's. That takes 0.1 s for 10^6 entries, so convert once if you solve often. It needs
-            concrete indices: pass the operator through jit, not the matrix.
+            another, without derivatives. A sparse matrix of n > 500 is converted to padded rows, whose products are
+            faster than SciPy's. That takes up to a second for 10^6 entries, so convert once if you solve often. It
+            needs concrete indices: pass the operator through jit, not the matrix.
         like: for a callable or an object with `.mv`, the structure of its input: a pytree of arrays or of
             `jax.ShapeDtypeStruct`. Not needed otherwise.
 
