@@ -159,7 +159,18 @@ def _refuse_tpu() -> None:
 
 def _eig(a: jax.Array, *, compute_left: bool) -> list[jax.Array]:
     """Compute eigenvalues, left eigenvectors if requested, and right eigenvectors, in columns of unit norm."""
-    return jax.lax.linalg.eig(a, compute_left_eigenvectors=compute_left)
+    # LAPACK scales a matrix with entries above 4e11 or below 2e-12 (in float32), and the eigenvalues that JAX 0.10
+    # returns for it are not scaled back. A power of two rounds nothing.
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(a)), axis=(-2, -1), initial=0)
+    is_normal = (largest >= float(jnp.finfo(a.dtype).tiny)) & jnp.isfinite(largest)
+    _, exponent = jnp.frexp(jnp.where(is_normal, largest, 1))
+    # Powers of two beyond these overflow, or are subnormal.
+    exponent = jnp.clip(exponent, jnp.finfo(a.dtype).minexp, jnp.finfo(a.dtype).maxexp - 2)
+    power = lambda exponent: jnp.ldexp(jnp.ones_like(largest), exponent)
+    values, *vectors = jax.lax.linalg.eig(
+        a * power(-exponent)[..., None, None].astype(a.dtype), compute_left_eigenvectors=compute_left
+    )
+    return [values * power(exponent)[..., None].astype(values.dtype), *vectors]
 
 
 def _overlap_moduli(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -167,3 +167,14 @@ def test_bad_input_is_named(function, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with pytest.raises(NotImplementedError, match="on the host"):
         function(jnp.eye(4))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_eigenvalues_of_very_small_and_very_large_matrices(scale):
+    matrix = np.array([[1.0, 2.0], [-3.0, 4.0]])
+    values, vectors = eig(jnp.asarray(scale * matrix, jnp.float32))
+    np.testing.assert_allclose(np.asarray(values, complex) / scale, np.linalg.eigvals(matrix), rtol=1e-5)
+    residuals = (
+        np.asarray(vectors, complex).T @ matrix.T - np.asarray(values, complex)[:, None] / scale * np.asarray(vectors).T
+    )
+    assert np.abs(residuals).max() < 1e-5

@@ -280,3 +280,14 @@ def test_sixteen_bits(normal, rng):
     np.testing.assert_allclose(result.eigenvalues, truth, atol=1e-5)
     assert svds(matrix, 3).left.dtype == jnp.float32
     assert eigs(matrix, 3).eigenvectors.dtype == jnp.complex64
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+@pytest.mark.parametrize("solver", [eigsh, eigs, svds])
+def test_very_small_and_very_large_matrices(solver, scale, rotated):
+    spectrum = np.arange(1.0, 11)
+    result = solver((scale * rotated(spectrum)).astype(np.float32), 3)
+    values = result.values if solver is svds else result.eigenvalues
+    np.testing.assert_allclose(np.real(np.asarray(values, complex)) / scale, [10, 9, 8], rtol=1e-5)
+    assert int(result.status) == Status.CONVERGED
+    assert (np.asarray(result.residuals) < 1e-5 * 10 * scale).all()
