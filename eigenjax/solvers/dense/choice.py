@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from eigenjax.arguments import brief, plain_int, refuse
 from eigenjax.vectors.placement import spans_devices
 
@@ -16,6 +18,11 @@ _KRYLOV_OPTIONS = {
     "basis_dtype": None,
     "max_basis_bytes": None,
 }
+
+
+# Largest matrix that is decomposed on a TPU. Its compiler takes 3 s up to this size and 30 s beyond it, where a Krylov
+# method takes 5 s.
+_LARGEST_ON_TPU = 256
 
 
 class DenseSolver(NamedTuple):
@@ -57,6 +64,15 @@ def is_small(solver: DenseSolver, op: Any, options: dict[str, Any]) -> bool:
     if not isinstance(k, int) or spans_devices(op, structures, options["v0"]):
         return False
     return solver.is_small(op, k, options)
+
+
+def fits_accelerator(size: int) -> bool:
+    """Return whether the default device decomposes a matrix of this size by a program that compiles in seconds.
+
+    >>> fits_accelerator(10)
+    True
+    """
+    return size <= _LARGEST_ON_TPU or jax.default_backend() != "tpu"
 
 
 def _equal(value: Any, usual: Any) -> bool:

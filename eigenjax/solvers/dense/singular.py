@@ -11,7 +11,7 @@ from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.rectangular import Dilation, adjoint_matvec, matvec
 from eigenjax.result import SingularResult
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
-from eigenjax.solvers.dense.choice import DenseSolver
+from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
 from eigenjax.solvers.dense.matrix import column_norms, is_matrix, largest_entry, rectangular_entries
 from eigenjax.solvers.singular.svds import checked_count, default_dim
 from eigenjax.solvers.start import given_vector
@@ -28,7 +28,8 @@ _LARGEST = 300**3
 def _is_small(op: RectangularOperator, k: int, options: dict[str, Any]) -> bool:
     del options
     p, n = op.shape
-    return min(p, n) <= default_dim(k) or (p * n * min(p, n) <= _LARGEST and is_matrix(op))
+    small = min(p, n) <= default_dim(k) or (p * n * min(p, n) <= _LARGEST and is_matrix(op))
+    return small and fits_accelerator(min(p, n))
 
 
 def _structures(op: RectangularOperator) -> Any:

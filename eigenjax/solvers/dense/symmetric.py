@@ -13,7 +13,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
 from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
-from eigenjax.solvers.dense.choice import DenseSolver
+from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.symmetric.plan import default_dim
 from eigenjax.solvers.warm_start import start_rows
@@ -31,7 +31,8 @@ _LARGEST = 300
 
 def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
     interior = options["sigma"] is not None or options["which"] == "SM"
-    return op.size <= default_dim(k, interior) or (op.size <= _LARGEST and is_matrix(op))
+    small = op.size <= default_dim(k, interior) or (op.size <= _LARGEST and is_matrix(op))
+    return small and fits_accelerator(op.size)
 
 
 def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, sigma: Any, v0: Any, **_: Any) -> EigenResult:

@@ -114,9 +114,9 @@ def eigsh(
         max_basis_bytes: memory for the basis. It sets krylov_dim to the number of vectors that fit, at most
             max(8 k, 200); static.
         dense: use one dense decomposition, `eigenjax.eigh` of all n columns, instead of a Krylov space; static. None
-            does so for a dense or sparse matrix of n <= 300, and for any operator of n <= the default krylov_dim. It
-            does not if krylov_dim, max_matvecs, block_size, preconditioner, basis, basis_dtype or max_basis_bytes is
-            given, or on several devices.
+            does so for a dense or sparse matrix of n <= 300 (256 on a TPU), and for any operator of n <= the default
+            krylov_dim. It does not if krylov_dim, max_matvecs, block_size, preconditioner, basis, basis_dtype or
+            max_basis_bytes is given, or on several devices.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.

@@ -52,6 +52,14 @@ def test_small_matrices_are_decomposed_and_large_ones_are_not(solver, is_dense):
     assert is_dense(solver, jnp.eye(largest + 1), dense=True)
 
 
+def test_a_tpu_decomposes_what_compiles_in_seconds(is_dense, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert is_dense(eigsh, jnp.eye(256))
+    assert not is_dense(eigsh, jnp.eye(257))
+    assert not is_dense(svds, jnp.eye(257))
+    assert not is_dense(eigs, jnp.eye(5))  # no general eigensolver
+
+
 def test_tall_matrices_by_their_cost(is_dense):
     assert is_dense(svds, jnp.ones((5000, 30)))
     assert is_dense(svds, jnp.ones((30, 5000)))
