@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from eigenjax.operators.sparse.layout import arranged, order_by_rows
+from eigenjax.operators.sparse.layout import Layout, arranged, order_by_rows
 from eigenjax.vectors import tree
 from eigenjax.vectors.placement import spans_devices
 
@@ -124,10 +124,18 @@ def _places(matrix: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _padded_rows(entries: jax.Array, rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> PaddedRows:
     layout = arranged(rows, columns, shape)
-    put = lambda x: jax.device_put(x, None if isinstance(entries, Tracer) else entries.sharding)
+    are_long = tuple(group.is_long for group in layout.groups)
+    if isinstance(entries, Tracer):
+        return _placed(entries, layout, are_long, None)
+    # Within a program, known entries would become constants that the compiler gathers, which takes it seconds.
+    with jax.ensure_compile_time_eval():
+        return _placed(entries, layout, are_long, entries.sharding)
+
+
+def _placed(entries: jax.Array, layout: Layout, are_long: tuple[bool, ...], device: Any) -> PaddedRows:
+    put = functools.partial(jax.device_put, device=device)
     numbers = [_gathered(entries, put(group.sources)) for group in layout.groups]
     places = None if layout.places is None else put(layout.places)
-    are_long = tuple(group.is_long for group in layout.groups)
     return PaddedRows(numbers, [put(group.columns) for group in layout.groups], places, are_long)
 
 

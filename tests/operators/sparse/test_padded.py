@@ -161,6 +161,13 @@ def test_small_traced_and_batched_matrices_keep_their_format():
         as_operator(batched)
 
 
+def test_known_entries_are_arranged_before_a_program_is_compiled(operations):
+    matrix = sparse.BCOO.from_scipy_sparse(stencil().tocoo())
+    program = jax.make_jaxpr(lambda x: as_operator(matrix)(x))(jnp.ones(900))
+    gathers = [op for op in operations(program.jaxpr) if op.primitive.name == "gather"]
+    assert all(op.outvars[0].aval.shape == (900,) for op in gathers)  # those of the product, none of the entries
+
+
 def test_an_operator_passes_jit_without_a_retrace(rng):
     traces = []
 
