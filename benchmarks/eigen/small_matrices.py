@@ -1,4 +1,6 @@
-"""Claim: on small dense matrices `eigsh`, `eigs` and `svds` cost little more than a decomposition of all of them.
+"""Claim: on small dense matrices `eigsh`, `eigs` and `svds` cost little more than a decomposition by JAX.
+
+Not met yet by first calls, which take 3 to 10 times as long.
 
 Random matrices, float32, under jit. Single ones of n = 50 to 300, k = 6: the first call in a fresh process, and later
 calls beside a dense decomposition of JAX and beside SciPy's solver of the same name. Batches, k = 3, under vmap: value

@@ -95,8 +95,8 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
             at once, so later changes of the values it reads have no effect. Arrays and tracers that it closes over
             become leaves, and gradients flow to them. A SciPy LinearOperator multiplies on the host, one vector after
             another, without derivatives. A sparse matrix of n > 500 is converted to padded rows, whose products are
-            faster than SciPy's. That takes up to a second for 10^6 entries, so convert once if you solve often. It
-            needs concrete indices: pass the operator through jit, not the matrix.
+            faster than SciPy's. That takes one or two seconds for 10^6 entries, so convert once if you solve often.
+            It needs concrete indices: pass the operator through jit, not the matrix.
         like: for a callable or an object with `.mv`, the structure of its input: a pytree of arrays or of
             `jax.ShapeDtypeStruct`. Not needed otherwise.
 

@@ -4,8 +4,8 @@
 
 Rows are sorted by their length and cut into groups of similar length; within a group they are padded to the longest. A
 product is then a few gathers and sums, without a scatter. (On a CPU of two cores, n = 10^6, float32: 2 ms for a
-five-point stencil and 25 ms for a power-law graph of 10^7 entries. SciPy's CSR takes 4 and 33 ms on one core, JAX's
-BCOO 36 and 96 ms.)
+five-point stencil and 31 ms for a power-law graph of 10^7 entries. SciPy's CSR takes 6 and 48 ms on one core, JAX's
+BCOO 35 and 93 ms.)
 
 The arrangement is computed with NumPy, from places that are known when an operator is built.
 

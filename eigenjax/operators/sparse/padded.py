@@ -59,7 +59,7 @@ class SparseMatrix:
     """Sparse matrix (p, n) with fast products A x and A^T y."""
 
     rows: PaddedRows
-    transposed_rows: PaddedRows | None  # those of A^T; None if the matrix is symmetric, or small
+    transposed_rows: PaddedRows | None  # those of A^T; None if the matrix is known to be symmetric or Hermitian
     shape: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
     @property
