@@ -35,13 +35,14 @@ class Orthogonalized(NamedTuple):
     coefficients: jax.Array  # (m,) coefficients of the removed part in the basis
 
 
-def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalized:
+def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree, valid: jax.Array | None = None) -> Orthogonalized:
     """Remove from a vector its components along an orthonormal basis; zero rows are allowed.
 
     Args:
         basis: orthonormal rows, with a leading axis m on every leaf.
         vector: any vector.
         *more: further bases, orthonormal with the first; their coefficients follow those of the first.
+        valid: (m,) bool, the rows of the first basis that are not zero; None: any.
 
     Returns:
         The remainder, its norm and the coefficients. Cost: each pass reads the basis twice. One pass is typical, two
@@ -57,7 +58,7 @@ def orthogonalize(basis: PyTree, vector: PyTree, *more: PyTree) -> Orthogonalize
     # The loop contains the first pass too: outside of the loop XLA would hold a second copy of the basis.
     def one_pass(carry):
         vector, _, taken, passes_left = carry
-        done = _one_pass((basis, *more), vector)
+        done = _one_pass((basis, *more), vector, valid)
         passes_left = jnp.where(done.is_unsafe, passes_left - 1, 0)
         return done.vector, done.after, taken + done.coefficients, passes_left
 
@@ -72,6 +73,7 @@ def orthogonalize_or_replace(
     vector: PyTree,
     *more: PyTree,
     is_nothing: Callable[[jax.Array, jax.Array], jax.Array],
+    valid: jax.Array,
 ) -> tuple[Orthogonalized, jax.Array, jax.Array]:
     """Orthogonalize a vector against a basis, or replace it by an arbitrary one if the remainder is negligible.
 
@@ -84,6 +86,7 @@ def orthogonalize_or_replace(
         vector: any vector.
         *more: further bases, orthonormal with the first; their coefficients follow those of the first.
         is_nothing: (norm of the vector, norm of the remainder) -> () bool, whether the remainder is negligible.
+        valid: (m,) bool, the rows of the first basis that are not zero.
 
     Returns:
         `orthogonalized, replaced, norm`: the remainder, its norm and the coefficients; () bool, whether the vector is
@@ -94,7 +97,7 @@ def orthogonalize_or_replace(
 
     def one_pass(carry):
         vector, _, taken, passes_left, replaced, norm = carry
-        done = _one_pass((basis, *more), vector)
+        done = _one_pass((basis, *more), vector, valid)
         taken = jnp.where(replaced, taken, taken + done.coefficients)
         norm = jnp.where(norm < 0, done.before, norm)
         passes_left = jnp.where(done.is_unsafe, passes_left - 1, 0)
@@ -123,7 +126,7 @@ class _Pass(NamedTuple):
     is_unsafe: jax.Array  # () bool, the pass has to be repeated
 
 
-def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> _Pass:
+def _one_pass(bases: tuple[PyTree, ...], vector: PyTree, valid: jax.Array | None) -> _Pass:
     """Run one Gram-Schmidt pass.
 
     On several devices a pass needs two small reductions: the maximum that scales the norm, and one sum for the
@@ -132,7 +135,8 @@ def _one_pass(bases: tuple[PyTree, ...], vector: PyTree) -> _Pass:
     step has three reductions. To compute the norm after the pass would be a fourth, and does not improve the
     orthogonality: the error is at most 8e-7 in float32 on seven spectra, either way.
     """
-    coefficients = [storage.project(rows, vector) for rows in bases]
+    first, *others = bases
+    coefficients = [storage.project(first, vector, valid), *(storage.project(rows, vector) for rows in others)]
     before = tree.norm(vector)
     for rows, along in zip(bases, coefficients, strict=True):
         vector = tree.add_scaled(vector, -1.0, storage.combine(along, rows))

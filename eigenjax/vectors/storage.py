@@ -112,10 +112,10 @@ def keep_rows(basis: PyTree, mask: jax.Array) -> PyTree:
     return jax.lax.fori_loop(0, mask.shape[0], keep, basis)
 
 
-def project(basis: PyTree, x: PyTree) -> jax.Array:
-    """Compute the (m,) coefficients <b_i, x>."""
+def project(basis: PyTree, x: PyTree, valid: jax.Array | None = None) -> jax.Array:
+    """Compute the (m,) coefficients <b_i, x>; rows that are not in `valid`, (m,) bool, are zero."""
     if not isinstance(basis, StoredBasis):
-        return tree.project(basis, x)
+        return tree.project(basis, x, valid)
     m, (firsts, places) = _length(basis), _groups(basis)
     parts = jax.lax.map(lambda first: tree.project(_few(basis, first), x), firsts)
     return jnp.zeros(m, parts.dtype).at[places.reshape(-1)].set(parts.reshape(-1))

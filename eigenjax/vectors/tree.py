@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
+from eigenjax.vectors.inner_products import contract, inner_products
 from eigenjax.vectors.placement import explicit_sharding
 
 PyTree = Any
@@ -184,17 +184,23 @@ def set_rows(basis: PyTree, index: Any, rows: PyTree) -> PyTree:
     return jax.tree.map(lambda b, x: write(b, x.astype(b.dtype), index, 0), basis, rows)
 
 
-def project(basis: PyTree, x: PyTree) -> jax.Array:
-    """Compute the (m,) coefficients <b_i, x>: a matrix product per leaf, and one small sum over devices."""
+def project(basis: PyTree, x: PyTree, valid: jax.Array | None = None) -> jax.Array:
+    """Compute the (m,) coefficients <b_i, x>: a matrix product per leaf, and one small sum over devices.
+
+    Args:
+        basis: m vectors.
+        x: a vector.
+        valid: (m,) bool, the vectors that are not zero; the others need not be read. None: all.
+    """
     dtype = accumulation_dtype((basis, x))
 
-    coefficients = lambda b, x: _inner_products(jnp.conj(b).astype(dtype), x.astype(dtype), x.ndim)
+    coefficients = lambda b, x: inner_products(jnp.conj(b).astype(dtype), x.astype(dtype), x.ndim, valid)
     return _total(jax.tree.map(coefficients, basis, x), dtype)
 
 
 def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
     """Compute sum_i c_i b_i for coefficients (m,); for coefficients (m, k), a basis of k such vectors."""
-    return jax.tree.map(lambda b: _contract(_cast(coefficients, b.dtype), b, (0,), (0,)), basis)
+    return jax.tree.map(lambda b: contract(_cast(coefficients, b.dtype), b, (0,), (0,)), basis)
 
 
 def gram(x: PyTree, y: PyTree) -> jax.Array:
@@ -206,7 +212,7 @@ def gram(x: PyTree, y: PyTree) -> jax.Array:
     """
     dtype = accumulation_dtype((x, y))
 
-    products = lambda x, y: _inner_products(jnp.conj(x).astype(dtype), y.astype(dtype), x.ndim - 1)
+    products = lambda x, y: inner_products(jnp.conj(x).astype(dtype), y.astype(dtype), x.ndim - 1)
     return _total(jax.tree.map(products, x, y), dtype)
 
 
@@ -230,53 +236,6 @@ def _gram_by_columns(count: int, x: PyTree) -> jax.Array:
     columns = jnp.swapaxes(jax.lax.map(lambda first: gram(x, few(first)), firsts), 0, 1).reshape(m, -1)
     num_last = m % group
     return columns if num_last == 0 else jnp.concatenate([columns[:, : m - num_last], columns[:, -num_last:]], axis=1)
-
-
-# A matrix-vector product on a CPU, or one of a few vectors with a few, is summed sequentially in a few lanes. In
-# float32 an inner product of 2e6 numbers has an error of 6e-5 ||x|| ||y|| or 1e-3; of 5e7 numbers 8e-3 or 0.1; of 1e5
-# numbers 3e-5 if one number is as large as all others. A product of larger matrices is summed in blocks. So a vector is
-# cut in r parts. Then <x, y> = sum_p <x_p, y_p> is the diagonal of the r^2 products of all parts with all parts. Its
-# error is 1e-7, in 1.2 to 1.6 times the time of the plain product. (With one large number and r = 4 it is 1e-6, with
-# r = 8 a quarter of that, in a tenth more time.)
-_LARGEST_PRODUCT, _FEW, _PARTS = 2**14, 16, (8, 10, 9, 7, 6, 5, 4, 3)
-# Numbers in a part that is summed by itself where vectors may be on several devices.
-_ROW = 1024
-
-
-def _inner_products(x: jax.Array, y: jax.Array, ndim: int) -> jax.Array:
-    # Inner products of the m arrays in x, which are conjugated, with the one or k arrays in y, of ndim axes each.
-    axes = lambda x: tuple(range(x.ndim - ndim, x.ndim))
-    # A sum over sharded axes needs the sharding of its result: the same numbers on every device.
-    sharding, free = explicit_sharding(y), x.ndim + y.ndim - 2 * ndim
-    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * free)) if sharding else None
-    multiply = lambda x, y: _contract(x, y, axes(x), axes(y), replicated)
-    m, k = x.shape[0], y.shape[0] if y.ndim > ndim else 1
-    is_small = math.prod(x.shape[1:]) <= _LARGEST_PRODUCT or (min(m, k) > 1 and m * k > _FEW)
-    if is_small or jnp.finfo(x.dtype).bits > 32:
-        return multiply(x, y)
-    return jax.lax.platform_dependent(x, y, cpu=functools.partial(_in_blocks, ndim), default=multiply)
-
-
-def _in_blocks(ndim: int, x: jax.Array, y: jax.Array) -> jax.Array:
-    n = math.prod(x.shape[1:])
-    parts = next((r for r in _PARTS if n % r == 0), None)
-    if parts and jax.device_count() == 1:
-        cut = lambda x: x.reshape(-1, n // parts)
-        table = _contract(cut(x), cut(y), (1,), (1,)).reshape(x.shape[0], parts, -1, parts)
-        total = jnp.sum(jnp.diagonal(table, axis1=1, axis2=3), axis=-1)
-        return total if y.ndim > ndim else total[:, 0]
-    # On several devices no axis may be split, except into parts that are on one device each. Elementwise products,
-    # summed in two stages, take three times as long. They are computed one after another, because XLA may write all
-    # products out in full.
-    if ndim == 1 and n % (_ROW * jax.device_count()) == 0 and explicit_sharding(x) is None:
-        x, y, ndim = x.reshape(x.shape[0], -1, _ROW), y.reshape(*y.shape[:-1], -1, _ROW), 2
-    add = lambda x, y: jnp.sum(x * y[None], axis=tuple(range(1, 1 + ndim)))
-    return jax.lax.map(lambda y: add(x, y), y).T if y.ndim > ndim else add(x, y)
-
-
-def _contract(a, b, a_axes, b_axes, out_sharding: Any = None) -> jax.Array:
-    axes = ((a_axes, b_axes), ((), ()))
-    return jax.lax.dot_general(a, b, axes, precision=jax.lax.Precision.HIGHEST, out_sharding=out_sharding)
 
 
 def _total(terms: PyTree, dtype: Any) -> jax.Array:

@@ -127,17 +127,20 @@ def expand(op: RectangularOperator, state: Bidiagonalization) -> Bidiagonalizati
     # The part that the recurrence predicts is subtracted first; the full orthogonalization then needs one pass.
     image = matvec(op, state.direction)
     image = tree.add_scaled(image, -state.last_length, tree.row(state.left, state.last_row))
-    forward = _extended(left_seed, state.left, image, state.last_row, state.last_length, state.operator_norm)
+    left_valid, right_valid = state.left_valid.at[left_row].set(True), state.right_valid.at[right_row].set(True)
+    old = (state.left, state.left_valid)
+    forward = _extended(left_seed, old, image, state.last_row, state.last_length, state.operator_norm)
     left = tree.set_row(state.left, left_row, forward.vector)
     image = tree.add_scaled(adjoint_matvec(op, forward.vector), -forward.length, state.direction)
-    back = _extended(right_seed, right, image, right_row, forward.length, forward.operator_norm)
+    new = (right, right_valid)
+    back = _extended(right_seed, new, image, right_row, forward.length, forward.operator_norm)
     dtype = state.matrix.dtype
     column = forward.coefficients.at[left_row].set(forward.length.astype(dtype))
     return Bidiagonalization(
         left=left,
         right=right,
-        left_valid=state.left_valid.at[left_row].set(True),
-        right_valid=state.right_valid.at[right_row].set(True),
+        left_valid=left_valid,
+        right_valid=right_valid,
         direction=back.vector,
         matrix=state.matrix.at[:, right_row].set(column),
         coupling=jnp.zeros_like(state.coupling).at[left_row].set(back.length.astype(dtype)),
@@ -235,13 +238,22 @@ class _Extended(NamedTuple):
 
 
 def _extended(
-    seed: jax.Array, basis: PyTree, image: PyTree, row: jax.Array, taken: jax.Array, operator_norm: jax.Array
+    seed: jax.Array,
+    rows: tuple[PyTree, jax.Array],
+    image: PyTree,
+    row: jax.Array,
+    taken: jax.Array,
+    operator_norm: jax.Array,
 ) -> _Extended:
-    """Orthonormalize a matvec against a basis; `taken` of its component along one row is already subtracted."""
+    """Orthonormalize a matvec against a basis, given with its valid rows.
+
+    `taken` of the component along one row is already subtracted.
+    """
+    basis, valid = rows
     # ||A v||^2 is the sum of squares of the removed coefficient and of the norm of the remainder.
     norm_with = lambda norm: jnp.maximum(operator_norm, jnp.hypot(taken, norm))
     is_nothing = lambda norm, left: left <= breakdown_length(norm_with(norm))
-    residual, replaced, norm = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing)
+    residual, replaced, norm = orthogonalize_or_replace(seed, basis, image, is_nothing=is_nothing, valid=valid)
     length = jnp.where(replaced, 0, residual.norm)
     index = jnp.arange(residual.coefficients.shape[0], dtype=jnp.int32)
     coefficients = residual.coefficients + jnp.where(index == row, taken, 0).astype(residual.coefficients.dtype)

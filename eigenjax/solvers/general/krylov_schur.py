@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov import decomposition, lanczos_polynomials
 from eigenjax.krylov.decomposition import KrylovDecomposition
-from eigenjax.krylov.expansion import expand
+from eigenjax.krylov.expansion import expand, orthonormalized
 from eigenjax.krylov.general import arnoldi
 from eigenjax.krylov.general.general_ritz import (
     NUM_BOUNDARY,
@@ -107,7 +107,7 @@ def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: A
         return (part.num_valid < state.next_check) & has_room & ~part.broken_down
 
     # Clear the breakdown flag: the last check handled it.
-    first = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    first = orthonormalized(state.krylov._replace(broken_down=jnp.zeros((), bool)))
     grown = jax.lax.while_loop(has_to_grow, lambda part: expand(op, part, symmetric=False), first)
     state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol)
     if m < op.size:

@@ -118,7 +118,8 @@ def _one_cycle(
 
 def _step(operator: Callable[[PyTree], PyTree], state: _Cycle) -> _Cycle:
     j = state.length
-    residual = orthogonalize(state.basis, operator(tree.row(state.basis, j)))
+    valid = jnp.arange(state.rotation.shape[0], dtype=jnp.int32) <= j
+    residual = orthogonalize(state.basis, operator(tree.row(state.basis, j)), valid=valid)
     norm = jnp.maximum(state.operator_norm, tree.norm((residual.coefficients, residual.norm)))
     ended = residual.norm <= _EXHAUSTED * jnp.finfo(norm.dtype).eps * norm
     column = residual.coefficients.at[j + 1].set(jnp.where(ended, 0, residual.norm).astype(residual.coefficients.dtype))

@@ -102,7 +102,8 @@ def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = Tru
     alpha = tree.inner(vector, image).real
     direction = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -coupling, previous)
     if reorthogonalize:
-        direction, length, _ = orthogonalize(basis, direction)
+        valid = jnp.arange(state.diagonal.shape[0], dtype=jnp.int32) <= j
+        direction, length, _ = orthogonalize(basis, direction, valid=valid)
     else:
         length = tree.norm(direction)
 

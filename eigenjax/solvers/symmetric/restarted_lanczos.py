@@ -104,7 +104,7 @@ def step(
             eigenvectors, the solve ends with them.
     """
     # Clear the breakdown flag: the last check handled it.
-    first = state.krylov._replace(broken_down=jnp.zeros((), bool))
+    first = expansion.orthonormalized(state.krylov._replace(broken_down=jnp.zeros((), bool)))
     has_to_grow = lambda part: _has_to_grow(part, state.next_check, spec)
     grown = jax.lax.while_loop(has_to_grow, lambda part: expansion.expand(op, part), first)
     return _settle(op, state._replace(krylov=grown), spec, tol=tol, sigma=sigma, given=given)
