@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.inner_products import contract, inner_products
+from eigenjax.vectors.arithmetic import contract, inner_products
 from eigenjax.vectors.placement import explicit_sharding
 
 PyTree = Any
