@@ -27,7 +27,7 @@ GMRES may stagnate far from normal or where eigenvalues nearly coalesce: the der
 never NaN.
 
 Cost besides the forward solve: one system per pair for all its cotangents, solved by GMRES with A^H (two real matvecs
-per step if A is real) and 40 k complex vectors, and 3 k matvecs.
+per step if A is real), and 3 k matvecs. GMRES holds 40 k complex vectors, or up to 256 k if they take at most 128 MiB.
 """
 
 import functools

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from eigenjax import EigenResult, adjoint_info, eigs, eigsh, gauge_residual, lanczos, svds
+from eigenjax import EigenResult, adjoint_info, eigs, eigsh, gauge_residual, lanczos, left_eigenvectors, svds
 from eigenjax.solvers.linear.minres import minres_together
 
 SIZE, K = 30, 4
@@ -113,18 +113,20 @@ def test_systems_side_by_side_are_those_one_by_one_and_rest_when_they_are_done(r
 
 
 @pytest.mark.slow
-def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_is_wrong(rng):
+def test_of_general_pairs_it_tells_where_the_solve_ends_early_and_the_condition_where_pairs_are_wrong(rng):
     n, k = 100, 2
     weights, direction = rng.normal(size=(2, n, n))
     ones = lambda j: np.diag(np.ones(n - abs(j)), j)
     grcar = sum(ones(j) for j in range(4)) - ones(-1)  # eigenvalues with condition numbers up to 1e10
     loss = lambda x: jnp.sum(weights[:k] * jnp.abs(x) ** 2)
 
-    @jax.jit
-    def found(matrix):
+    @functools.partial(jax.jit, static_argnames="limit")
+    def found(matrix, limit=None):
+        options = {"adjoint_max_iter": limit}
         result = eigs(matrix, k, verify=False)
-        info = adjoint_info(matrix, result, jax.grad(loss)(result.eigenvectors))
-        return info, jnp.sum(jax.grad(lambda a: loss(eigs(a, k, verify=False).eigenvectors))(matrix) * direction)
+        info = adjoint_info(matrix, result, jax.grad(loss)(result.eigenvectors), **options)
+        slope = jnp.sum(jax.grad(lambda a: loss(eigs(a, k, verify=False, **options).eigenvectors))(matrix) * direction)
+        return info, slope, left_eigenvectors(matrix, result).conditions
 
     def error(matrix, slope):
         """Return the relative error against dense bordered systems of NumPy eigenpairs."""
@@ -138,16 +140,22 @@ def test_of_general_pairs_it_tells_where_the_solve_stagnates_and_the_derivative_
         return abs(slope - expected) / abs(expected)
 
     matrix = rng.normal(size=(n, n)) / 10
-    info, slope = found(jnp.asarray(matrix))
+    info, slope, conditions = found(jnp.asarray(matrix))
     assert np.all(info.converged)
+    assert np.all(conditions < 100)
     assert info.gauge == 0
     assert np.all(np.asarray(info.residuals) <= np.maximum(info.targets, 1e-13))
     assert 0 < info.num_steps <= info.num_matvecs <= 2 * k * info.num_steps
     assert error(matrix, slope) < 1e-5
-    bad, slope = found(jnp.asarray(grcar))
-    assert not np.any(bad.converged)
-    assert np.all(bad.residuals > 10 * bad.targets)
+    early, slope, _ = found(jnp.asarray(grcar), limit=40)
+    assert not np.any(early.converged)
+    assert np.all(early.residuals > 10 * early.targets)
     assert np.isfinite(slope)
+    # The systems are solved to rounding, but the pairs belong to another matrix.
+    info, slope, conditions = found(jnp.asarray(grcar))
+    assert np.all(info.converged)
+    assert np.all(conditions > 1e8)
+    assert error(grcar, slope) > 0.1
     assert error(grcar, slope) > 0.1
 
 
@@ -169,3 +177,31 @@ def test_of_triplets_it_tells_how_the_solves_went(rng):
     assert of_one.gauge > 0.1
     with pytest.raises(ValueError, match="cotangent of the singular vectors"):
         adjoint_info(matrix, result, cotangent[::-1])
+
+
+@pytest.mark.slow
+def test_systems_of_a_convection_diffusion_operator_converge(rng):
+    # GMRES that restarts after 40 vectors stagnates here, at residuals a million times their targets.
+    side, k = 30, 6
+    line = lambda wind: (
+        2 * np.eye(side) - np.diag(np.full(side - 1, 1 + wind), -1) - np.diag(np.ones(side - 1) - wind, 1)
+    )
+    matrix = np.kron(line(0.4), np.eye(side)) + 1.1 * np.kron(np.eye(side), line(0.2))
+    weights = rng.normal(size=(k, side**2))
+    loss = lambda x: jnp.sum(weights * jnp.abs(x) ** 2)
+    result = eigs(jnp.asarray(matrix), k, which="LR", tol=1e-9, verify=False, dense=False)
+    bars = jax.grad(loss)(result.eigenvectors)
+    info = adjoint_info(jnp.asarray(matrix), result, bars)
+    assert np.all(info.converged)
+    assert np.all(np.asarray(info.residuals) <= np.maximum(1.1 * info.targets, 1e-13))
+    direction = rng.normal(size=matrix.shape)
+    solve = lambda a: eigs(a, k, which="LR", tol=1e-9, verify=False, dense=False).eigenvectors
+    slope = jnp.sum(jax.grad(lambda a: loss(solve(a)))(jnp.asarray(matrix)) * direction)
+    values, vectors = np.linalg.eig(matrix)
+    expected = 0.0
+    for i, weight in zip(np.argsort(-values.real)[:k], weights, strict=True):
+        v = vectors[:, i] / np.linalg.norm(vectors[:, i])
+        bordered = np.block([[matrix - values[i] * np.eye(side**2), -v[:, None]], [v.conj()[None], np.zeros((1, 1))]])
+        dv = np.linalg.solve(bordered, np.append(-direction @ v, 0))[: side**2]
+        expected += np.sum(weight * 2 * np.real(v.conj() * dv))
+    assert abs(slope - expected) <= 1e-4 * abs(expected)

@@ -11,6 +11,7 @@ import scipy.sparse.linalg
 
 ROOT = Path(__file__).parents[2]
 SLOW = (
+    "adjoint_general",
     "adjoint_memory",
     "adjoint_products",
     "adjoint_triplets",
@@ -49,6 +50,7 @@ SLOW = (
     "weak_scaling",
 )
 COLUMNS = {
+    "adjoint_general": {"forward", "adjoint", "ratio", "converged", "condition"},
     "adjoint_memory": {"n", "k", "which", "promised", "temporary_vectors"},
     "adjoint_products": {"forward", "adjoint", "steps", "plain", "error"},
     "adjoint_triplets": {"forward", "adjoint", "steps", "plain", "error"},
@@ -194,6 +196,10 @@ def check_sparse_products(rows):
     assert all(row["error"] < 1e-5 * row["n"] and row["residual"] < 1e-4 for row in rows)
 
 
+def check_adjoint_general(rows):
+    assert all(row["converged"] == 6 and row["adjoint"] > 0 for row in rows)
+
+
 def check_adjoint_products(rows):
     for row in rows:
         assert row["converged"]
@@ -239,6 +245,7 @@ def check_tracker(rows):
 
 
 CHECKS = {
+    "adjoint_general": check_adjoint_general,
     "adjoint_products": check_adjoint_products,
     "dense_batches": check_dense_batches,
     "eigsh_compile": check_eigsh_compile,

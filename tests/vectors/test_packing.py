@@ -161,8 +161,8 @@ def test_a_map_is_packed_on_both_sides():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", [eigsh, eigs, svds])
-def test_the_number_of_leaves_does_not_change_the_solver(solver, operations):
+@pytest.mark.parametrize(("solver", "num_matvecs"), [(eigsh, 2), (eigs, 2), (svds, 4)])
+def test_the_number_of_leaves_does_not_change_the_solver(solver, num_matvecs, operations):
     def count(leaves):
         like = {str(i): jnp.zeros((2, 24 // leaves)) for i in range(leaves)}
         # Only the matvec has an operation for each leaf.
@@ -170,8 +170,8 @@ def test_the_number_of_leaves_does_not_change_the_solver(solver, operations):
         return len(list(operations(program.jaxpr)))
 
     few, many = count(2), count(12)
-    # A slice, its two limits, a reshape and the like for each leaf, wherever the matvec stands.
-    assert many - few <= 20 * 10
+    # A slice, its place, a write and reshapes for each leaf, wherever the matvec stands in the program.
+    assert many - few <= 6 * num_matvecs * 10
 
 
 def test_the_types_tell_the_devices_of_a_program_compiled_elsewhere(monkeypatch):

@@ -93,7 +93,8 @@ def adjoint_info(
     Returns:
         An `AdjointInfo`. If a system has not converged, increase adjoint_max_iter; compute more pairs if result.gap is
         small or eigenvalues coalesce; decrease tol of the solver if a pair is inaccurate. GMRES, used for `eigs`, may
-        stagnate far from normal in spite of all this: then do not use the derivative.
+        stagnate far from normal in spite of all this: then do not use the derivative. Nor where the residual of a pair
+        times its condition (`left_eigenvectors`) is large: it is then the derivative of another matrix.
 
     Raises:
         TypeError: if the solver does not accept `op`, or adjoint_max_iter is not an int.

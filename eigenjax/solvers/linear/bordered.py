@@ -39,8 +39,11 @@ _CLUSTER_RESIDUALS = 8.0
 _CLUSTER_ROUNDING = 32.0
 # The remainder of a projection is zero below this times eps of the whole vector.
 _NEGLIGIBLE = 16.0
-# Basis vectors of GMRES between restarts, for each pair.
-_RESTART = 40
+# Basis vectors of GMRES between restarts for each pair: the first number, or as many as take these bytes for all pairs,
+# up to the second. GMRES stagnates if it restarts too early: with 40 vectors at the first step on a
+# convection-diffusion operator of size 3,600, where 150 suffice.
+_RESTART, _LONGEST_RESTART = 40, 256
+_RESTART_BYTES = 2**27
 
 
 class Bordered(NamedTuple):
@@ -196,9 +199,16 @@ def _outside(parts: _Parts, mv: Callable, value, rhs, f, h, tol) -> tuple[PyTree
     shifted = lambda x: away(tree.add_scaled(tree.scale(value, away(x)), -1.0, mv(away(x))))
     projected = away(rhs)
     target = jnp.maximum(tol * tree.norm(projected), _NEGLIGIBLE * jnp.finfo(tol.dtype).eps * rhs_norm)
-    restart = min(_RESTART, parts.system.op.size)
+    restart = min(_restart_length(parts.system), parts.max_iter)
     found = gmres(shifted, projected, target=target, restart=restart, max_iter=parts.max_iter)
     return away(found.solution), SolveInfo(rhs_norm, target, found.num_matvecs, zeros)
+
+
+def _restart_length(system: Bordered) -> int:
+    """Return the number of basis vectors of GMRES between restarts."""
+    bytes_of_all = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(system.vectors))
+    affordable = min(_RESTART_BYTES // max(bytes_of_all, 1), _LONGEST_RESTART)
+    return min(max(_RESTART, affordable), system.op.size)
 
 
 def _orthonormal(vectors: PyTree) -> PyTree:
