@@ -154,7 +154,7 @@ def test_of_general_pairs_it_tells_where_the_solve_ends_early_and_the_condition_
     # The systems are solved to rounding, but the pairs belong to another matrix.
     info, slope, conditions = found(jnp.asarray(grcar))
     assert np.all(info.converged)
-    assert np.all(conditions > 1e8)
+    assert np.all(np.isinf(conditions))
     assert error(grcar, slope) > 0.1
     assert error(grcar, slope) > 0.1
 
