@@ -34,7 +34,7 @@ class KrylovDecomposition(NamedTuple):
     basis: PyTree  # (m, ...) V; rows that are not valid are zero
     valid: jax.Array  # (m,) bool, which rows of V are valid
     residual_block: PyTree  # (b, ...) D, the residual block
-    pending: jax.Array  # () bool, D is not orthonormal yet: the next expansion orthonormalizes it
+    pending: jax.Array  # () bool, D is not orthonormal yet (`expansion.orthonormalized`)
     matrix: jax.Array  # (m, m) H
     coupling: jax.Array  # (b, m) B
     defects: jax.Array  # (m,) estimated norms of the columns of E without its part along w

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eigenjax import eigs, eigsh, lanczos, svds
 from eigenjax.vectors.orthogonalize import normalize, orthogonalize, random_direction, unless_broken_down
 
 
@@ -72,3 +73,17 @@ def test_a_breakdown_is_answered_with_a_fresh_direction_and_nothing_else_is(rng)
     )
     np.testing.assert_allclose(choose(False), basis[0], rtol=0, atol=1e-6)
     assert np.abs(np.asarray(basis @ choose(True))).max() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", [eigsh, lanczos, eigs, svds])
+def test_long_vectors_on_one_device_are_orthogonal(solver, monkeypatch):
+    # There only rows that the solver calls valid are read: a row left out would stay in the remainder.
+    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+    n, largest = 2**14 + 1, np.array([5.0, 4.0, 3.0, 2.0])
+    values = jnp.asarray(np.concatenate([np.linspace(0, 1, n - 4), largest]), jnp.float32)
+    result = jax.jit(lambda values: solver(lambda v: values * v, 4, like=values, krylov_dim=20))(values)
+    found, vectors = (result.values, result.right) if solver is svds else (result.eigenvalues, result.eigenvectors)
+    np.testing.assert_allclose(found, largest, rtol=1e-5)
+    vectors = np.asarray(vectors, complex)
+    np.testing.assert_allclose(vectors.conj() @ vectors.T, np.eye(4), atol=1e-5)

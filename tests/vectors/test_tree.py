@@ -125,6 +125,17 @@ def test_inner_products_of_many_numbers_keep_their_digits(shape, largest, device
     close(in_loop(basis), truth)
 
 
+def test_coefficients_of_valid_rows_are_computed_wherever_they_stand(rng, monkeypatch):
+    # On one device of a CPU, long rows that are not valid are not read.
+    monkeypatch.setattr(jax, "device_count", lambda *_: 1)
+    valid = np.array([False, True, False, True, True, False])
+    numbers = rng.normal(size=(6, 2**14 + 1)) * valid[:, None]
+    basis, x = jnp.asarray(numbers, jnp.float32), jnp.asarray(rng.normal(size=2**14 + 1), jnp.float32)
+    expected = np.asarray(basis, float) @ np.asarray(x, float)
+    found = jax.jit(lambda *arguments: tree.project(*arguments))(basis, x, jnp.asarray(valid))
+    assert_allclose(found, expected, rtol=0, atol=1e-6 * 2**14)
+
+
 def test_rows_are_written_and_read(rng):
     x, y = vector(rng, [jnp.float32] * 4), vector(rng, [jnp.float32] * 4)
     basis = tree.set_row(tree.set_row(tree.zero_basis(x, 3), 2, y), 0, x)
