@@ -55,10 +55,23 @@ class KrylovDecomposition(NamedTuple):
         """Number of valid rows, () int32."""
         return jnp.sum(self.valid, dtype=jnp.int32)
 
+    def spans(self, size: int) -> jax.Array:
+        """Return whether V spans a space of this many dimensions, () bool."""
+        return is_whole(self.num_valid, self.valid.shape[0], size)
+
     @property
     def block_size(self) -> int:
         """Number of vectors b of the residual block."""
         return self.coupling.shape[0]
+
+
+def is_whole(num_valid: jax.Array, krylov_dim: int, size: int) -> jax.Array:
+    """Return whether some of at most m basis vectors span a space of n dimensions, () bool; n may exceed an int32.
+
+    >>> print(is_whole(jnp.int32(3), 5, 3), is_whole(jnp.int32(5), 5, 2**40))
+    True False
+    """
+    return num_valid >= min(size, krylov_dim + 1)
 
 
 def begin(

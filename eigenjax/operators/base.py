@@ -19,6 +19,7 @@ from eigenjax.arguments import on_device
 from eigenjax.operators.functions.convolutions import fast_in_loops
 from eigenjax.operators.summary import structure_summary, summary
 from eigenjax.vectors import tree
+from eigenjax.vectors.placement import in_rows
 from eigenjax.vectors.tree import PyTree
 
 
@@ -247,7 +248,7 @@ def matvec(op: LinearOperator, vector: PyTree) -> PyTree:
     """
     structure = op.structure
     image = fast_in_loops(op)(tree.cast_like(vector, structure))
-    return tree.cast_like(image, tree.working_structure(structure))
+    return in_rows(tree.cast_like(image, tree.working_structure(structure)))
 
 
 def check_vector(vector: PyTree, structure: PyTree, name: str = "the vector") -> None:

@@ -161,7 +161,7 @@ def _density(
     states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     nodes, weights, residuals = jax.vmap(gauss_quadrature)(states)
     if deflated is not None:
-        mass = deflated.mass / op.size
+        mass = deflated.mass / float(op.size)
         weights = weights * (1 - jnp.sum(mass))
         append = lambda x, extra: jnp.concatenate([x, jnp.broadcast_to(extra, (num_probes, *extra.shape))], axis=1)
         nodes, weights = append(nodes, deflated.values), append(weights, mass)

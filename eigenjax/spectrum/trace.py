@@ -177,7 +177,7 @@ def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form
         return form(vector, matvec(op, vector)), tree.inner(vector, vector).real
 
     outside, squares = each(sample, jax.random.split(key_outside, budget - 2 * sketched), probe_batch)
-    dimension = op.size - jnp.sum(jnp.round(jax.vmap(tree.norm)(basis)))
+    dimension = float(op.size) - jnp.sum(jnp.round(jax.vmap(tree.norm)(basis)))
     return Forms(inside, outside, squares, dimension)
 
 
@@ -201,7 +201,7 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
 def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
     """Sample the form's trace in the complement of a basis, with a direction uniform on the sphere there."""
     start = project_out_of_vector(basis, random_vector(random_vectors.normal, key, op))
-    vector = of_length(start, op.size - rank)
+    vector = of_length(start, float(op.size) - rank)
     return form(vector, matvec(op, vector))
 
 
@@ -230,7 +230,8 @@ def _xtrace(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -
     squares = lambda x: jnp.sum(jnp.square(jnp.abs(x)), axis=0)
     # The direction of u_i is uniform in the complement of P_i; the sample is scaled to the length without variance.
     ranks = drawn.rank - squares(left_out * drawn.is_there[:, None].astype(left_out.dtype))
-    samples = within.real + outside.real * (op.size - ranks) / (op.size - squares(inside))
+    size = float(op.size)  # which an int32 may not hold
+    samples = within.real + outside.real * (size - ranks) / (size - squares(inside))
     if odd:
         more = form_outside(op, basis, drawn.rank, key_odd, quadratic_form)
         samples = jnp.append(samples, jnp.trace(projected).real + more)

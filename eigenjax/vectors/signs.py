@@ -10,6 +10,8 @@ from eigenjax.vectors.tree import PyTree
 
 # Components whose magnitudes differ by less than this times eps count as equal.
 TIED = 16.0
+# Position of no component.
+_NOWHERE = 2**32 - 1
 
 
 def fix_signs(
@@ -96,12 +98,12 @@ def at_largest(vector: PyTree) -> PyTree:
     largest = jnp.max(jnp.stack([jnp.max(size, initial=0).astype(jnp.result_type(*sizes)) for size in sizes]))
     # Not an equality test: the compiler may round one number differently in two kernels.
     least = (1 - TIED * float(jnp.finfo(largest.dtype).eps)) * largest
-    found, units = jnp.zeros((), bool), []
+    nowhere, found, units = jnp.uint32(_NOWHERE), jnp.zeros((), bool), []
     for leaf, size in zip(leaves, sizes, strict=True):
-        position = positions(leaf).astype(jnp.int32)
-        first = jnp.min(jnp.where(size >= least.astype(size.dtype), position, leaf.size), initial=leaf.size)
-        units.append(jnp.where((position == first) & ~found, jnp.ones_like(leaf), jnp.zeros_like(leaf)))
-        found = found | (first < leaf.size)
+        is_largest, position = size >= least.astype(size.dtype), positions(leaf)
+        first = jnp.min(jnp.where(is_largest, position, nowhere), initial=nowhere)
+        units.append(jnp.where(is_largest & (position == first) & ~found, jnp.ones_like(leaf), jnp.zeros_like(leaf)))
+        found = found | (first < nowhere)
     return jax.tree.unflatten(treedef, units)
 
 

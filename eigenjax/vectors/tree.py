@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.vectors.arithmetic import contract, inner_products
+from eigenjax.vectors.arithmetic import combinations, inner_products
 from eigenjax.vectors.placement import explicit_sharding
 
 PyTree = Any
@@ -200,7 +200,7 @@ def project(basis: PyTree, x: PyTree, valid: jax.Array | None = None) -> jax.Arr
 
 def combine(coefficients: jax.Array, basis: PyTree) -> PyTree:
     """Compute sum_i c_i b_i for coefficients (m,); for coefficients (m, k), a basis of k such vectors."""
-    return jax.tree.map(lambda b: contract(_cast(coefficients, b.dtype), b, (0,), (0,)), basis)
+    return jax.tree.map(lambda b: combinations(_cast(coefficients, b.dtype), b), basis)
 
 
 def gram(x: PyTree, y: PyTree) -> jax.Array:

@@ -136,7 +136,7 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
     """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     part = state.krylov
     m, num_matvecs = part.valid.shape[0], part.num_matvecs
-    complete = part.num_valid >= op.size
+    complete = part.spans(op.size)
     found, vectors, bounds, residuals = _extract(op, state, spec, tol)
     values = found.values[: spec.k]
     check = missed_pairs.check(
@@ -235,7 +235,7 @@ def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, to
     residuals, discrepancy, num_verifications = apply_when(jnp.any(valid), verification, unverified)
     residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
     pairs = CandidatePairs(values, vectors, residuals, valid, part.num_matvecs + num_verifications)
-    verified = (part.num_valid >= op.size) | state.search.satisfied if spec.verify else True
+    verified = part.spans(op.size) | state.search.satisfied if spec.verify else True
     finite = jnp.isfinite(part.operator_norm)
     result = with_status(
         op, pairs, tol=tol, norm_estimate=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified

@@ -11,7 +11,7 @@ w = Z a + y follows from a small system for `a` and one on the complement, where
     (conj(lambda_i) - T^H) a + s mu Z^H v_i = Z^H f,  s v_i^H Z a = h,    P (conj(lambda_i) - A^H) P y = P f + P A^H Z a
 
 The transposed system, [lambda_i - A, s v_i; s v_i^H, 0], is solved in the reverse order, y first. GMRES solves the
-systems on the complement, all k together.
+systems on the complement: all k together, or large ones one after another.
 """
 
 import functools
@@ -39,11 +39,14 @@ _CLUSTER_RESIDUALS = 8.0
 _CLUSTER_ROUNDING = 32.0
 # The remainder of a projection is zero below this times eps of the whole vector.
 _NEGLIGIBLE = 16.0
-# Basis vectors of GMRES between restarts for each pair: the first number, or as many as take these bytes for all pairs,
-# up to the second. GMRES stagnates if it restarts too early: with 40 vectors at the first step on a
+# Basis vectors of GMRES between restarts: the first number, or as many as take these bytes for the systems solved
+# together, up to the second. GMRES stagnates if it restarts too early: with 40 vectors at the first step on a
 # convection-diffusion operator of size 3,600, where 150 suffice.
 _RESTART, _LONGEST_RESTART = 40, 256
 _RESTART_BYTES = 2**27
+# Bytes of k vectors up to which all systems are solved together. Above, a matvec of one vector uses a device as fully,
+# and k Krylov bases at once take k times the memory.
+_ALL_AT_ONCE = 2**25
 
 
 class Bordered(NamedTuple):
@@ -121,7 +124,10 @@ def solve(
     projected = tree.gram(basis, images)
     parts = _Parts(system, basis, projected, max_iter)
     one = functools.partial(_forward_system if transposed else _adjoint_system, parts)
-    return jax.vmap(one)(system.eigenvalues, system.vectors, system.residuals, tol, *rhs)
+    each = (system.eigenvalues, system.vectors, system.residuals, tol, *rhs)
+    if _is_together(system):
+        return jax.vmap(one)(*each)
+    return jax.lax.map(lambda arguments: one(*arguments), each)
 
 
 def residuals(system: Bordered, rhs: Solution, found: Solution) -> jax.Array:
@@ -206,9 +212,20 @@ def _outside(parts: _Parts, mv: Callable, value, rhs, f, h, tol) -> tuple[PyTree
 
 def _restart_length(system: Bordered) -> int:
     """Return the number of basis vectors of GMRES between restarts."""
-    bytes_of_all = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(system.vectors))
-    affordable = min(_RESTART_BYTES // max(bytes_of_all, 1), _LONGEST_RESTART)
+    count = system.eigenvalues.shape[0] if _is_together(system) else 1
+    bytes_at_once = max(count * _bytes(system) // system.eigenvalues.shape[0], 1)
+    affordable = min(_RESTART_BYTES // bytes_at_once, _LONGEST_RESTART)
     return min(max(_RESTART, affordable), system.op.size)
+
+
+def _is_together(system: Bordered) -> bool:
+    """Return whether all systems are solved together."""
+    return _bytes(system) <= _ALL_AT_ONCE
+
+
+def _bytes(system: Bordered) -> int:
+    """Return the bytes of all k vectors."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(system.vectors))
 
 
 def _orthonormal(vectors: PyTree) -> PyTree:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.krylov.decomposition import is_whole
 from eigenjax.krylov.golub_kahan import bidiagonal_polynomials, bidiagonalization
 from eigenjax.krylov.golub_kahan.bidiagonalization import Bidiagonalization
 from eigenjax.krylov.golub_kahan.ritz_triplets import Triplets, extract
@@ -107,7 +108,7 @@ def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpe
     m, n = found.values.shape[0], op.shape[1]
     norm_estimate = jnp.maximum(state.norm_estimate, found.values[0])
     bounds = search_targets.bounds_of(Dilation(op), spec, tol, norm_estimate)
-    complete = space.num_valid >= n
+    complete = is_whole(space.num_valid, m, n)
     values, residuals = found.values[: spec.k], found.residuals[: spec.k]
     check = missed_pairs.check(
         state.search,
@@ -183,6 +184,7 @@ def finalize(
     residuals, discrepancy, num_verifications = apply_when(jnp.any(valid), verification, unverified)
     residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
     num_matvecs = space.num_matvecs + 2 * num_verifications
+    complete = is_whole(space.num_valid, found.values.shape[0], op.shape[1])
     return with_status(
         Dilation(op),
         CandidatePairs(values, (left, right), residuals, valid, num_matvecs),
@@ -190,7 +192,7 @@ def finalize(
         norm_estimate=state.norm_estimate,
         discrepancy=discrepancy,
         finite=jnp.isfinite(space.operator_norm),
-        verified=(space.num_valid >= op.shape[1]) | state.search.satisfied if spec.verify else True,
+        verified=complete | state.search.satisfied if spec.verify else True,
     )
 
 

@@ -122,7 +122,7 @@ def _with_status(
     discrepancy: jax.Array,
 ) -> EigenResult:
     finite = jnp.isfinite(state.krylov.operator_norm)
-    complete = state.krylov.num_valid >= op.size
+    complete = state.krylov.spans(op.size)
     verified = complete | state.search.satisfied if spec.verify else jnp.ones((), bool)
     result = with_status(
         op,

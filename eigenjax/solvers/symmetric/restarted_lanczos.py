@@ -188,7 +188,7 @@ def check_convergence(
     num_valid, num_matvecs = state.krylov.num_valid, state.krylov.num_matvecs
     norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(found.values)))
     bounds = _bounds(op, spec, tol, norm_estimate)
-    complete = num_valid >= op.size
+    complete = state.krylov.spans(op.size)
     exhausted = state.krylov.broken_down & ~complete
     values, residuals = found.values[: spec.k], found.residuals[: spec.k]
     check = missed_pairs.check(

@@ -56,7 +56,7 @@ def of_length(vector: PyTree, square: Any) -> PyTree:
     """Scale a vector to a given squared norm; a zero vector stays zero."""
     length = tree.norm(vector)
     unit = normalize(vector, length)
-    return tree.scale(jnp.sqrt(jnp.asarray(square).astype(length.dtype)), unit)
+    return tree.scale(jnp.sqrt(jnp.asarray(square, length.dtype)), unit)
 
 
 def unit_vector(structure: PyTree, index: jax.Array) -> PyTree:
