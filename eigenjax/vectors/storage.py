@@ -46,8 +46,12 @@ def zero_basis(x: PyTree, length: int, storage: Storage) -> PyTree:
     if storage == Storage():
         return tree.zero_basis(x, length)
     working = tuple(str(leaf.dtype) for leaf in jax.tree.leaves(x))
-    stored = jax.tree.map(lambda leaf: _words(leaf.astype(_stored_dtype(leaf.dtype, storage))), x)
-    return StoredBasis(_placed(tree.zero_basis(stored, length), storage), storage, working)
+    stored = jax.tree.map(lambda leaf: jnp.zeros_like(_words(leaf.astype(_stored_dtype(leaf.dtype, storage)))), x)
+    if not storage.on_host:
+        return StoredBasis(tree.zero_basis(stored, length), storage, working)
+    # One row is moved and then repeated: a TPU would hold all rows that are moved together.
+    rows = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (length, *x.shape)), _placed(stored, storage))
+    return StoredBasis(rows, storage, working)
 
 
 def loses(structure: PyTree, storage: Storage) -> bool:
