@@ -1,4 +1,9 @@
-"""Schedule of convergence checks: a check costs a small dense problem, a late check costs matvecs."""
+"""Schedule of convergence checks: a check costs a small dense problem, a late check costs matvecs.
+
+On an H100 a check takes as long as three to five steps of a basis of 10^6 components, and on a CPU as many steps of
+some thousand. With the waits below a solve makes one check for every three to five matvecs, half as many as with waits
+of at most 3, for up to 0.5% more matvecs (24 solves of six spectra, n = 2000, with and without a search).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +12,14 @@ from eigenjax.vectors.arithmetic import safe_divide
 
 # The next check comes after this share of the steps that the current rate predicts, because convergence accelerates ...
 _PATIENCE = 0.5
-# ... and after at most this many rows.
-LONGEST_WAIT = 3
+# ... and after at most this many rows. (Of a spectrum with a few outliers 16 to 20 matvecs find all pairs.)
+_LONGEST_WAIT = 8
+# Rows after a check that shows no progress.
+_WITHOUT_PROGRESS = 3
 
 
 def rows_to_wait(
-    before: jax.Array, distance: jax.Array, steps: jax.Array, *, least: int = 1, most: int = LONGEST_WAIT
+    before: jax.Array, distance: jax.Array, steps: jax.Array, *, least: int = 1, most: int = _LONGEST_WAIT
 ) -> jax.Array:
     """Return the number of rows to fill before the next convergence check, () int32.
 
@@ -28,5 +35,6 @@ def rows_to_wait(
     """
     rate = (before - distance) / jnp.maximum(steps, 1).astype(distance.dtype)
     is_converging = jnp.isfinite(rate) & (rate > 0)
-    expected = safe_divide(_PATIENCE * distance, rate, where=is_converging, otherwise=least)
+    otherwise = jnp.where(jnp.isfinite(rate), _WITHOUT_PROGRESS, least).astype(rate.dtype)
+    expected = jnp.where(is_converging, safe_divide(_PATIENCE * distance, rate, where=is_converging), otherwise)
     return jnp.clip(expected, least, max(least, most)).astype(jnp.int32)

@@ -39,7 +39,7 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.complexified import is_real
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
-from eigenjax.solvers.convergence.check_schedule import LONGEST_WAIT, rows_to_wait
+from eigenjax.solvers.convergence.check_schedule import rows_to_wait
 from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
@@ -49,6 +49,8 @@ from eigenjax.vectors.pseudorandom import arbitrary_signs
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
+# Rows that a restart leaves free at least, and the longest wait between checks of a small basis.
+_LEAST_ROOM = 3
 # A check costs a dense Schur form: it may wait for this share of the basis.
 _WAITING_SHARE = 8
 # Rows beyond k at the first convergence check: one fewer cannot distinguish a start at an eigenvector from an invariant
@@ -111,7 +113,7 @@ def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: A
     grown = jax.lax.while_loop(has_to_grow, lambda part: expand(op, part, symmetric=False), first)
     state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol)
     if m < op.size:
-        most = max(spec.k + 1, m - LONGEST_WAIT)
+        most = max(spec.k + 1, m - _LEAST_ROOM)
         fresh = state.search.starts
         num_kept = num_keep(state.vectors, spec.k, most)
         num_kept = jnp.where(fresh, undivided(state.vectors, spec.k, most), num_kept)
@@ -156,7 +158,7 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
     perturbed = check.search.running & (jnp.max(part.defects) > 2 * bounds.locked)
     given_up = perturbed | missed_pairs.has_given_up(check.search, spec.k)
     finished = check.search.satisfied | given_up if m < op.size else False
-    most = max(LONGEST_WAIT, m // _WAITING_SHARE)
+    most = max(_LEAST_ROOM, m // _WAITING_SHARE)
     wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, most=most)
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
