@@ -159,7 +159,7 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
     given_up = perturbed | missed_pairs.has_given_up(check.search, spec.k)
     finished = check.search.satisfied | given_up if m < op.size else False
     most = max(_LEAST_ROOM, m // _WAITING_SHARE)
-    wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, most=most)
+    wait = rows_to_wait(state.distance, check.remaining, state.last_check, num_matvecs, most=most)
     return state._replace(
         krylov=part._replace(polynomials=polynomials),
         found=found,

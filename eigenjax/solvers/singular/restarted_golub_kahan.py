@@ -127,7 +127,7 @@ def check_convergence(op: RectangularOperator, state: SolveState, spec: SolveSpe
     )
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = search.satisfied | missed_pairs.has_given_up(search, spec.k) if m < n else False
-    wait = rows_to_wait(state.distance, check.remaining, (space.num_matvecs - state.last_check) // 2)
+    wait = rows_to_wait(state.distance, check.remaining, state.last_check // 2, space.num_matvecs // 2)
     return state._replace(
         space=space._replace(polynomials=polynomials),
         found=found,

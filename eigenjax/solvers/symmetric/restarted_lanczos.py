@@ -208,7 +208,7 @@ def check_convergence(
     # The basis spans the whole space of a small operator: nothing can be missed.
     finished = check.search.satisfied | missed_pairs.has_given_up(check.search, spec.k) if m < op.size else False
     out_of_budget = num_matvecs + b > spec.max_matvecs
-    wait = rows_to_wait(state.distance, check.remaining, num_matvecs - state.last_check, least=b)
+    wait = rows_to_wait(state.distance, check.remaining, state.last_check, num_matvecs, least=b)
     return state._replace(
         krylov=state.krylov._replace(polynomials=polynomials),
         found=found,
