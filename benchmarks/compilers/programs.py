@@ -46,7 +46,7 @@ PROGRAMS: dict[str, Program] = {
     "eigsh, offload": Program(lambda op: eigenjax.eigsh(op, K, krylov_dim=M, basis="offload"), 2 * M / 5 + 7, True),
     "eigsh, bfloat16 basis": Program(lambda op: eigenjax.eigsh(op, K, krylov_dim=M, basis_dtype="bfloat16"), _NARROW),
     "eigsh, recompute": Program(lambda op: eigenjax.eigsh(op, K, basis="recompute"), 2 * K + 6),
-    "eigsh, preconditioner": Program(lambda op: eigenjax.eigsh(op, K, preconditioner=lambda v: v), 16 * K),
+    "eigsh, preconditioner": Program(lambda op: eigenjax.eigsh(op, K, preconditioner=lambda v: v), 16 * (K + 1)),
     "deflated_power_iteration": Program(lambda op: eigenjax.deflated_power_iteration(op, K), K + 6),
     "eigs": Program(lambda op: eigenjax.eigs(op, K, krylov_dim=M), M + 2 * K + M / 4 + 6),
     "svds": Program(_triplets, 2 * (M + K + 3)),
