@@ -109,7 +109,7 @@ def inner_products(x: jax.Array, y: jax.Array, ndim: int, valid: jax.Array | Non
     elementwise = functools.partial(_elementwise, ndim)
     on_cpu = functools.partial(_one_by_one, ndim) if jax.device_count() == 1 else elementwise
     on_cpu = multiply if min(m, k) > 1 and m * k > _FEW else on_cpu
-    on_tpu = multiply if ndim == 1 else elementwise
+    on_tpu = multiply if ndim == 1 and not jnp.iscomplexobj(x) else functools.partial(_as_stored, ndim)
     return jax.lax.platform_dependent(x, y, valid, cpu=on_cpu, tpu=on_tpu, default=multiply)
 
 
@@ -152,6 +152,10 @@ def _elementwise(ndim: int, x: jax.Array, y: jax.Array, _: Any) -> jax.Array:
     # take three times as long. They are computed one after another, because XLA may write all products out in full.
     if ndim == 1 and x[0].size % (_ROW * jax.device_count()) == 0 and explicit_sharding(x) is None:
         x, y, ndim = x.reshape(x.shape[0], -1, _ROW), y.reshape(*y.shape[:-1], -1, _ROW), 2
+    return _as_stored(ndim, x, y, None)
+
+
+def _as_stored(ndim: int, x: jax.Array, y: jax.Array, _: Any) -> jax.Array:
     add = lambda x, y: jnp.sum(x * y[None], axis=tuple(range(1, 1 + ndim)))
     return jax.lax.map(lambda y: add(x, y), y).T if y.ndim > ndim else add(x, y)
 
