@@ -28,6 +28,7 @@ from eigenjax.dense.clusters import (
 )
 from eigenjax.dense.phases import phases_of_columns
 from eigenjax.vectors.arithmetic import safe_divide
+from eigenjax.vectors.placement import default_platform
 
 # Rounding moves an eigenvalue by a few eps times the norm of A, times its condition number.
 _SPLIT_ROUNDING = 8.0
@@ -150,7 +151,7 @@ def _condition(a: jax.Array) -> jax.Array:
 
 
 def _refuse_tpu() -> None:
-    if jax.default_backend() == "tpu":
+    if default_platform() == "tpu":
         raise NotImplementedError(
             "eig: a TPU has no eigensolver for general matrices; compute on the host: move the matrix there, "
             "jax.device_put(a, jax.devices('cpu')[0]), under jax.default_device(jax.devices('cpu')[0])"

@@ -15,6 +15,7 @@ from eigenjax.operators.host import HostProduct, is_scipy_operator
 from eigenjax.operators.matrices import as_matrix, is_matrix
 from eigenjax.operators.sparse.padded import SparseMatrix
 from eigenjax.vectors import tree
+from eigenjax.vectors.placement import refuse_float64_on_tpu
 from eigenjax.vectors.tree import PyTree
 
 
@@ -120,6 +121,12 @@ def as_operator(a: Any, like: PyTree = None) -> LinearOperator:
 
 def operator_of(a: Any, like: PyTree) -> LinearOperator:
     """Convert a matrix, operator or callable to a `LinearOperator`, without the name of a function in its errors."""
+    op = _converted(a, like)
+    refuse_float64_on_tpu(op.structure)
+    return op
+
+
+def _converted(a: Any, like: PyTree) -> LinearOperator:
     if isinstance(a, LinearOperator):
         return a
     refuse_stream(a)

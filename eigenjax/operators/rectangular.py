@@ -15,6 +15,7 @@ from eigenjax.operators.host import HostProduct, is_scipy_operator
 from eigenjax.operators.maps import FunctionMap, HostMap, MatrixMap, RectangularOperator, SquareMap
 from eigenjax.operators.matrices import as_matrix, is_matrix
 from eigenjax.vectors import tree
+from eigenjax.vectors.placement import refuse_float64_on_tpu
 from eigenjax.vectors.tree import PyTree
 
 
@@ -79,6 +80,12 @@ def as_rectangular(a: Any, like: PyTree = None, adjoint: Callable | None = None)
         >>> print(differences.shape, differences.adjoint_mv(jnp.ones(3)))
         (3, 4) [-1.  0.  0.  1.]
     """
+    op = _converted(a, like, adjoint)
+    refuse_float64_on_tpu((op.codomain, op.domain))
+    return op
+
+
+def _converted(a: Any, like: PyTree, adjoint: Callable | None) -> RectangularOperator:
     is_known = isinstance(a, LinearOperator | RectangularOperator) or is_matrix(a) or is_scipy_operator(a)
     is_function = not is_known and (callable(a) or hasattr(a, "mv"))
     if adjoint is not None and not is_function:

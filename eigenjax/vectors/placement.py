@@ -42,6 +42,27 @@ def spans_devices(*trees: Any) -> bool:
     return any(not mesh.empty and (mesh.size > 1 or AxisType.Explicit in mesh.axis_types) for mesh in meshes)
 
 
+def default_platform() -> str:
+    """Return the platform of new arrays: that of `jax.default_device`, or of the default backend.
+
+    >>> default_platform() == jax.default_backend()
+    True
+    """
+    device = jax.config.jax_default_device
+    return jax.default_backend() if device is None else getattr(device, "platform", device)
+
+
+def refuse_float64_on_tpu(structure: Any) -> None:
+    """Raise a TypeError if vectors of this structure hold 64-bit numbers and are on a TPU, whose compiler fails."""
+    wide = [str(leaf.dtype) for leaf in jax.tree.leaves(structure) if jnp.finfo(leaf.dtype).bits == 64]
+    if wide and default_platform() == "tpu":
+        raise TypeError(
+            f"the operator acts on {wide[0]}, and a TPU has no solvers of that precision: cast parameters and data to "
+            "float32 or complex64, or put them on the host and compute under "
+            "jax.default_device(jax.devices('cpu')[0])"
+        )
+
+
 def on_mesh_of(*trees: Any) -> contextlib.AbstractContextManager:
     """Return a context in which new arrays take the mesh of the leaves, if their types contain one.
 

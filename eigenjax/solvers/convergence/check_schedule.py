@@ -3,7 +3,7 @@
 On an H100 a check takes as long as three to five steps of a basis of 10^6 components, and on a CPU as many steps of
 some thousand. The longest wait therefore grows with the number of matvecs so far, up to 8. Twenty-four solves of six
 spectra (n = 2000) make half as many checks as with 3, for at most 1.4% more matvecs, and mostly none. A solve of twenty
-matvecs, as of a network with a few outliers, is checked as often as before, because its matvecs are what costs.
+matvecs, like that of a network with a few outliers, is checked as often as before, because its matvecs are what costs.
 """
 
 import jax

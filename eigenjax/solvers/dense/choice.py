@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
 from eigenjax.arguments import brief, plain_int, refuse
-from eigenjax.vectors.placement import spans_devices
+from eigenjax.vectors.placement import default_platform, spans_devices
 
 # Options of the Krylov methods, with their defaults. Another value asks for a Krylov method.
 _KRYLOV_OPTIONS = {
@@ -70,7 +68,7 @@ def fits_accelerator(size: int) -> bool:
     >>> fits_accelerator(10)
     True
     """
-    return size <= _LARGEST_ON_TPU or jax.default_backend() != "tpu"
+    return size <= _LARGEST_ON_TPU or default_platform() != "tpu"
 
 
 def _equal(value: Any, usual: Any) -> bool:

@@ -20,6 +20,7 @@ from eigenjax.solvers.warm_start import start_rows
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.packing import unravel
+from eigenjax.vectors.placement import default_platform
 
 # Largest matrix that is decomposed by default. On a CPU a decomposition then takes 0.15 s in float32 and 0.25 s in
 # float64, and a Krylov method for six pairs of a random matrix seconds.
@@ -35,7 +36,7 @@ def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
     del options
     # A TPU has no dense eigensolver for general matrices.
     small = op.size <= default_dim(k) or (op.size <= _LARGEST and is_matrix(op))
-    return small and jax.default_backend() != "tpu"
+    return small and default_platform() != "tpu"
 
 
 def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, v0: Any, **_: Any) -> EigenResult:
