@@ -12,6 +12,9 @@ from jax.core import Tracer
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+# Name under which JAX keeps what `jax.default_device` sets.
+_DEFAULT_DEVICE = "jax_default_device"
+
 
 def explicit_sharding(leaf: Any) -> NamedSharding | None:
     """Return the sharding of a leaf if it is part of its type (meshes with Explicit axes), else None."""
@@ -48,7 +51,7 @@ def default_platform() -> str:
     >>> default_platform() == jax.default_backend()
     True
     """
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, _DEFAULT_DEVICE)
     return jax.default_backend() if device is None else getattr(device, "platform", device)
 
 
