@@ -31,8 +31,7 @@ def rows(request, tmp_path_factory):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     command = [python, "-m", f"benchmarks.compilers.{kind}", "--quick", "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment)
-    (path,) = out.iterdir()
-    return json.loads(path.read_text())["rows"]
+    return [row for path in sorted(out.iterdir()) for row in json.loads(path.read_text())["rows"]]
 
 
 of_tpu = pytest.mark.parametrize("rows", ["tpu"], indirect=True)
