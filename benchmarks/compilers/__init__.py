@@ -6,8 +6,8 @@
 `jax.experimental.topologies` describes the devices, the shapes of the arguments are placed on them, and nothing runs.
 Each compiler is in an environment of its own, because JAX looks for the devices of a plugin that is installed:
 
-    pip install -e .[tpu_compiler]        python -m benchmarks.compilers.tpu
-    pip install -e .[gpu_compiler]        python -m benchmarks.compilers.gpu
+    pip install -e .[tpu-compiler]        python -m benchmarks.compilers.tpu
+    pip install -e .[gpu-compiler]        python -m benchmarks.compilers.gpu
 """
 
 import os
