@@ -19,16 +19,14 @@ import jax
 from benchmarks.compilers import problems, targets
 from benchmarks.compilers.programs import PROGRAMS, SOLVES, K, M, loss_of
 from benchmarks.support import timing
+from benchmarks.support.compiled_program import BRANCHES, COMPUTATION, INSTRUCTION
 
 Row = dict[str, Any]
 _COUNTED = ("lanczos", "eigsh", "eigsh, sigma", "eigs", "svds", "spectrum_tracker")
 _KERNELS = ("fusion", "custom-call", "copy", "reduce", "dot", "sort")
-_START = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_OPCODE = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (?:\(.*?\)|\S+) ([\w\-]+)\(")
 _BODY = re.compile(r"body=%?([\w.\-]+)")
 _TURNS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _BRANCHES = re.compile(r"(?:true_computation|false_computation|to_apply|calls)=%?([\w.\-]+)")
-_LISTED = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 def loops(text: str) -> Iterator[Row]:
@@ -39,7 +37,7 @@ def loops(text: str) -> Iterator[Row]:
 
 def _inside(bodies: dict[str, list[str]], name: str, path: str, turns: str) -> Iterator[Row]:
     lines = list(_lines(bodies, name))
-    opcodes = [match[1] for line in lines if (match := _OPCODE.match(line))]
+    opcodes = [match[2] for line in lines if (match := INSTRUCTION.match(line))]
     kernels = sum(opcode in _KERNELS for opcode in opcodes)
     yield {"loop": path, "turns": turns, "kernels": kernels}
     inner = [line for line in lines if " while(" in line]
@@ -54,7 +52,7 @@ def _lines(bodies: dict[str, list[str]], name: str) -> Iterator[str]:
     for line in bodies.get(name, ()):
         yield line
         if " conditional(" in line or " call(" in line:
-            listed = [part.strip().lstrip("%") for found in _LISTED.findall(line) for part in found.split(",")]
+            listed = [part.strip().lstrip("%") for found in BRANCHES.findall(line) for part in found.split(",")]
             for called in (*_BRANCHES.findall(line), *listed):
                 yield from _lines(bodies, called)
 
@@ -63,7 +61,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     bodies: dict[str, list[str]] = {}
     name, entry = "", ""
     for line in text.splitlines():
-        if match := _START.match(line):
+        if match := COMPUTATION.match(line):
             name = match[1]
             bodies[name] = []
             entry = name if line.startswith("ENTRY") else entry

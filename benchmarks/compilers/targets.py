@@ -67,7 +67,7 @@ def h100() -> Target:
 
 
 class Figures(NamedTuple):
-    """What the compiler says of a program; bytes are those of one device."""
+    """Figures of a compiled program; bytes are those of one device."""
 
     seconds: float  # tracing, lowering and compiling
     temporary: int  # bytes beside arguments and results

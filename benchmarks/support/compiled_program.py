@@ -17,10 +17,10 @@ from eigenjax.vectors.tree import PyTree
 PRODUCT = "the_product"
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(")
 _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 # In an adjoint derived by JAX, the name is transpose(the_product).
 _OF_PRODUCT = re.compile(rf"[/(]{PRODUCT}[/)]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -98,12 +98,12 @@ def _parsed(text: str) -> tuple[dict[str, list[_Instruction]], str]:
     computations: dict[str, list[_Instruction]] = {}
     name, entry = "", ""
     for line in text.splitlines():
-        if (match := _COMPUTATION.match(line)) is not None:
+        if (match := COMPUTATION.match(line)) is not None:
             name = match[1]
             computations[name] = []
             entry = name if line.startswith("ENTRY") else entry
-        elif name and (match := _INSTRUCTION.match(line)) is not None:
-            branches = [part.strip().lstrip("%") for found in _BRANCHES.findall(line) for part in found.split(",")]
+        elif name and (match := INSTRUCTION.match(line)) is not None:
+            branches = [part.strip().lstrip("%") for found in BRANCHES.findall(line) for part in found.split(",")]
             called = (*_CALLED.findall(line), *branches)
             op_name = found[1] if (found := _OP_NAME.search(line)) is not None else ""
             computations[name].append(_Instruction(match[2], _size(match[1]), called, op_name))

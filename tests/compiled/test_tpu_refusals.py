@@ -1,4 +1,4 @@
-"""What a TPU cannot do is refused by name, and the remedy in the message works."""
+"""Refusals on a TPU: each names the cause, and the remedy in its message works."""
 
 import jax
 import jax.numpy as jnp

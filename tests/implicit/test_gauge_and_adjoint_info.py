@@ -115,7 +115,7 @@ def test_systems_side_by_side_are_those_one_by_one_and_rest_when_they_are_done(r
 def dense_slope(matrix, order, weights, direction):
     """Differentiate sum_i <w_i, |v_i|^2> along a direction, by dense bordered systems of NumPy's eigenpairs.
 
-    The pairs are those with the smallest values of `order`, as many as there are weights.
+    There is one pair for each weight: those with the smallest values of `order`.
     """
     values, vectors = np.linalg.eig(matrix)
     n, slope = len(values), 0.0
