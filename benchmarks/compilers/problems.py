@@ -12,6 +12,7 @@ import eigenjax
 from benchmarks.compilers.targets import Target
 from benchmarks.scale import large_operator
 from benchmarks.scale.large_operator import TOKENS
+from eigenjax.runs.estimate import partition
 from eigenjax.vectors.tree import PyTree
 
 _FLAT = 2**22
@@ -93,20 +94,15 @@ def curvature(target: Target) -> dict[str, Shapes]:
 
 
 def language_model(target: Target, shape: large_operator.Shape) -> Shapes:
-    """Create the Hessian of a transformer, parameters sharded over all devices along their longest axis."""
+    """Create the Hessian of a transformer, parameters sharded over all devices like those of `estimate`."""
     mesh = target.mesh({"all": len(target.devices)}, AxisType.Auto)
     build = lambda params, tokens: eigenjax.hessian(large_operator.loss, params, tokens)
-    params = jax.tree.map(lambda leaf: _spread(leaf, mesh), large_operator.structure(shape))
+    place = lambda leaf: NamedSharding(mesh, partition(leaf.shape, mesh))
+    shapes = large_operator.structure(shape)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(leaf)), shapes)
     batch = NamedSharding(mesh, P("all"))
     tokens = jax.ShapeDtypeStruct((len(target.devices), TOKENS + 1), jnp.int32, sharding=batch)
     return Shapes(build, (params, tokens), mesh, shard_bytes(params))
-
-
-def _spread(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    fitting = [axis for axis, length in enumerate(leaf.shape) if length % mesh.size == 0]
-    longest = max(fitting, key=lambda axis: leaf.shape[axis], default=None)
-    spec = P() if longest is None else P(*[None] * longest, "all")
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
 
 def shard_bytes(vector: PyTree) -> int:

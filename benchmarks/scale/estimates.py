@@ -1,7 +1,7 @@
 """Claim: the memory and traffic of a solve on hundreds of devices are estimated in advance, without these devices.
 
 `estimate` of the Hessian of the transformer of `large_operator`, k = 10, from shapes alone: the program is compiled for
-simulated devices, nothing runs and no array is created. Parameters are sharded over all devices along their longest
+simulated devices, nothing runs and no array is created. Parameters are sharded over all devices along one
 axis, and the examples along theirs (one for each device, of 64 tokens). All columns are in GB of one device; `network`
 is what one matvec sends.
 
