@@ -24,6 +24,7 @@ from eigenjax.runs.estimate import Estimate, estimate
 from eigenjax.runs.run import run
 from eigenjax.runs.source import memory_mapped_batches
 from eigenjax.runs.stream import stream
+from eigenjax.solvers.pencil.shift_inverse import shift_inverse
 from eigenjax.spectrum import (
     DiagonalResult,
     EstimateStatus,
@@ -100,6 +101,7 @@ __all__ = [
     "run",
     "scale_by_sharpness",
     "sharpness_penalty",
+    "shift_inverse",
     "softmax_cross_entropy",
     "spectral_density",
     "spectral_norm",

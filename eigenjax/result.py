@@ -58,8 +58,9 @@ _ADVICE = {
     ),
     Status.INCONSISTENT: (
         "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "
-        "call (dropout, a shuffled batch): the residuals are true, but the method does not apply; look at "
-        "symmetry_error(op, key), and call eigs for an operator that is not symmetric"
+        "call (dropout, a shuffled batch), or b is not positive definite, or inverse is not that of A - sigma B: the "
+        "residuals are true, but the method does not apply; look at symmetry_error(op, key), and call eigs for an "
+        "operator that is not symmetric"
     ),
     Status.UNVERIFIED: (
         "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "
@@ -107,6 +108,8 @@ class EigenResult(NamedTuple):
     """(k,) estimates of the error of each eigenvalue: r^2 / gap to the nearest Ritz value for a well-separated pair,
     else the residual r. These are no bounds: an eigenvalue nearer than the nearest Ritz value makes them too small.
     `eigsh` only."""
+    num_solves: jax.Array | None = None
+    """() int32, number of products with `inverse`; None without one."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("eigenvalues", Status.named)

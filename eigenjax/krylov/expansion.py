@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov import lanczos_polynomials
 from eigenjax.krylov.decomposition import KrylovDecomposition
+from eigenjax.krylov.metric import MetricOperator
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.vectors import storage, tree
 from eigenjax.vectors.arithmetic import set_columns
@@ -51,19 +52,35 @@ def expand(op: LinearOperator, state: KrylovDecomposition, *, symmetric: bool = 
         images = jax.tree.map(lambda x: x[None], matvec(op, tree.row(vectors, 0)))
     else:
         images = jax.vmap(lambda v: matvec(op, v))(vectors)
-    return absorb(state._replace(pending=jnp.zeros_like(state.pending)), images, symmetric=symmetric)
+    return absorb(
+        state._replace(pending=jnp.zeros_like(state.pending)), images, symmetric=symmetric, metric=_metric(op)
+    )
 
 
-def orthonormalized(state: KrylovDecomposition) -> KrylovDecomposition:
-    """Orthonormalize D if it is pending."""
-    settle = lambda state: absorb(state._replace(pending=jnp.ones_like(state.pending)), proposed(state))
+def orthonormalized(state: KrylovDecomposition, op: LinearOperator | None = None) -> KrylovDecomposition:
+    """Orthonormalize D if it is pending; the operator matters if it is a `MetricOperator`."""
+    settle = lambda state: absorb(
+        state._replace(pending=jnp.ones_like(state.pending)), proposed(state), metric=_metric(op)
+    )
     return apply_when(state.pending, settle, state)
 
 
-def absorb(state: KrylovDecomposition, images: PyTree, *, symmetric: bool = True) -> KrylovDecomposition:
+def _metric(op: LinearOperator | None) -> MetricOperator | None:
+    return op if isinstance(op, MetricOperator) else None
+
+
+def absorb(
+    state: KrylovDecomposition, images: PyTree, *, symmetric: bool = True, metric: MetricOperator | None = None
+) -> KrylovDecomposition:
     """Move D into V, given the (b, ...) matvecs A D of the vectors of `proposed` (reverse communication).
 
     If D is pending, the images are D, and only D changes.
+
+    Args:
+        state: the decomposition.
+        images: the matvecs.
+        symmetric: whether the operator is symmetric; static. If not, b is 1.
+        metric: the operator, if it is one with an inner product of its own: it draws the random directions.
     """
     b, m = state.coupling.shape
     pending, row = state.pending, _free_rows(state.valid, b)
@@ -77,7 +94,7 @@ def absorb(state: KrylovDecomposition, images: PyTree, *, symmetric: bool = True
     if b == 1 and symmetric:
         images, removed = _recurrence(tree.row(images, 0), basis, state, row[0], tree.row(block, 0))
     valid = state.valid | jnp.any(rows[:, None] == jnp.arange(m, dtype=jnp.int32)[None, :], axis=0)
-    grown = _orthonormalize(basis, valid, images, removed, state)
+    grown = _orthonormalize(basis, valid, images, removed, state, metric)
     columns, triangle = grown.columns, grown.triangle
     rows_of_matrix = jnp.conj(columns) if symmetric else state.coupling
     matrix = set_columns(set_columns(state.matrix.T, rows, rows_of_matrix.T).T, rows, columns.T)
@@ -99,7 +116,7 @@ def absorb(state: KrylovDecomposition, images: PyTree, *, symmetric: bool = True
         broken_down=state.broken_down | (~pending & jnp.all(jnp.diag(triangle) == 0)),
         polynomials=jax.tree.map(unless_pending, state.polynomials, extended),
         seed=state.seed,
-        num_matvecs=state.num_matvecs + unless_pending(0, b),
+        num_matvecs=state.num_matvecs + unless_pending(0, b) + grown.start_matvecs,
         num_restarts=state.num_restarts,
         num_keep=state.num_keep,
     )
@@ -120,10 +137,16 @@ class _Orthonormalized(NamedTuple):
     columns: jax.Array  # (b, m) all coefficients along V, including those removed before
     triangle: jax.Array  # (b, b) coupling of the new block to the rows of the matvecs
     operator_norm: jax.Array  # () norm estimate
+    start_matvecs: jax.Array | int  # () int32, matvecs of the random directions
 
 
 def _orthonormalize(
-    basis: PyTree, valid: jax.Array, images: PyTree, removed: _Removed, state: KrylovDecomposition
+    basis: PyTree,
+    valid: jax.Array,
+    images: PyTree,
+    removed: _Removed,
+    state: KrylovDecomposition,
+    metric: MetricOperator | None,
 ) -> _Orthonormalized:
     """Orthonormalize the matvecs against the basis and each other; a random direction replaces a negligible one."""
     b, m = state.coupling.shape
@@ -138,8 +161,9 @@ def _orthonormalize(
             state.pending, ~(left > dependent_length(norm)), left <= breakdown_length(norm_with(norm))
         )
         image, fresh = tree.row(images, i), fold_in(seed, i)
+        own = {"draw": metric.random_start, "refresh": metric.refresh} if metric else {}
         residual, replaced, norm = orthogonalize_or_replace(
-            fresh, basis, image, *before, is_nothing=is_nothing, valid=valid
+            fresh, basis, image, *before, is_nothing=is_nothing, valid=valid, **own
         )
         length = jnp.where(replaced, 0, residual.norm)
         triangle = grown.triangle.at[i, i].set(length.astype(dtype))
@@ -151,6 +175,8 @@ def _orthonormalize(
             columns=grown.columns.at[i].set(removed.columns[i] + residual.coefficients[:m]),
             triangle=triangle,
             operator_norm=norm_with(norm),
+            start_matvecs=grown.start_matvecs
+            + (jnp.where(replaced, jnp.int32(metric.start_matvecs), 0) if metric else 0),
         )
 
     initial = _Orthonormalized(
@@ -158,6 +184,7 @@ def _orthonormalize(
         columns=jnp.zeros((b, m), dtype),
         triangle=jnp.zeros((b, b), dtype),
         operator_norm=state.operator_norm,
+        start_matvecs=jnp.int32(0) if metric else 0,
     )
     return add(0, initial) if b == 1 else jax.lax.fori_loop(0, b, add, initial)
 

@@ -116,12 +116,15 @@ def wanted_order(values: jax.Array, which: str, valid: jax.Array | None = None) 
     return jnp.argsort(jnp.where(valid, keys, jnp.inf), stable=True)
 
 
-def pair_order(values: jax.Array, which: str, sigma: Any = None) -> jax.Array:
+def pair_order(values: jax.Array, which: str, sigma: Any = None, valid: jax.Array | None = None) -> jax.Array:
     """Return the indices that order the values by `which` or, if sigma is given, by their distance from it.
+
+    Values that are not valid, (m,) bool, come last.
 
     >>> print(pair_order(jnp.array([1.0, 4.0, 2.0]), "LA", sigma=2.5))
     [2 0 1]
     """
     if sigma is None:
-        return wanted_order(values, which)
-    return jnp.argsort(jnp.abs(values - jnp.asarray(sigma).astype(values.dtype)))
+        return wanted_order(values, which, valid)
+    distances = jnp.abs(values - jnp.asarray(sigma).astype(values.dtype))
+    return jnp.argsort(distances if valid is None else jnp.where(valid, distances, jnp.inf))

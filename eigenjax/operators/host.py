@@ -70,15 +70,46 @@ class HostProduct:
 
 
 def _on_host(product: Callable[[np.ndarray], Any], result: jax.ShapeDtypeStruct, vector: jax.Array) -> jax.Array:
-    def compute(vector: Any) -> np.ndarray:
-        return np.asarray(product(np.asarray(vector)), result.dtype).reshape(result.shape)
+    def compute(words: Any) -> np.ndarray:
+        image = np.asarray(product(_from_words(words, given.dtype, given.shape)), result.dtype).reshape(result.shape)
+        return np.ascontiguousarray(image).view(np.uint32).reshape(_word_shape(result))
 
     @jax.custom_jvp
     def call(vector: PyTree) -> jax.Array:
-        return jax.pure_callback(compute, result, vector, vmap_method="sequential")
+        shape = jax.ShapeDtypeStruct(_word_shape(result), jnp.uint32)
+        words = jax.pure_callback(compute, shape, _as_words(vector), vmap_method="sequential")
+        return _as_numbers(words, result)
 
     @call.defjvp
     def _(_primals: Any, _tangents: Any) -> Any:
         raise TypeError(_NO_DERIVATIVE)
 
-    return call(jnp.asarray(vector))
+    vector = jnp.asarray(vector)
+    given = jax.ShapeDtypeStruct(vector.shape, vector.dtype)
+    return call(vector)
+
+
+# Numbers cross to the host as words of 32 bits: in the thread of a callback JAX may not know that this program computes
+# in float64, and would round them.
+
+
+def _word_shape(x: Any) -> tuple[int, ...]:
+    return (*x.shape, x.dtype.itemsize // 4)
+
+
+def _as_words(x: jax.Array) -> jax.Array:
+    parts = jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x[..., None]
+    words = jax.lax.bitcast_convert_type(parts, jnp.uint32)
+    return words.reshape(_word_shape(x))
+
+
+def _as_numbers(words: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+    is_complex = jnp.issubdtype(like.dtype, jnp.complexfloating)
+    real = jnp.finfo(like.dtype).dtype
+    words = words.reshape(*like.shape, 2 if is_complex else 1, real.itemsize // 4)
+    parts = jax.lax.bitcast_convert_type(words if real.itemsize == 8 else words[..., 0], real)
+    return jax.lax.complex(parts[..., 0], parts[..., 1]) if is_complex else parts[..., 0]
+
+
+def _from_words(words: Any, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    return np.ascontiguousarray(words).view(dtype).reshape(shape)

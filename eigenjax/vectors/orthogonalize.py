@@ -74,6 +74,8 @@ def orthogonalize_or_replace(
     *more: PyTree,
     is_nothing: Callable[[jax.Array, jax.Array], jax.Array],
     valid: jax.Array,
+    draw: Callable[[jax.Array], PyTree] | None = None,
+    refresh: Callable[[PyTree], PyTree] | None = None,
 ) -> tuple[Orthogonalized, jax.Array, jax.Array]:
     """Orthogonalize a vector against a basis, or replace it by an arbitrary one if the remainder is negligible.
 
@@ -87,6 +89,9 @@ def orthogonalize_or_replace(
         *more: further bases, orthonormal with the first; their coefficients follow those of the first.
         is_nothing: (norm of the vector, norm of the remainder) -> () bool, whether the remainder is negligible.
         valid: (m,) bool, the rows of the first basis that are not zero.
+        draw: seed -> the arbitrary vector; None: `arbitrary_vector`.
+        refresh: of a `MetricVector`, which computes B v anew after each pass; None: of other vectors. Without it the
+            difference from B v would be divided by the norm of the remainder at each step, and grow.
 
     Returns:
         `orthogonalized, replaced, norm`: the remainder, its norm and the coefficients; () bool, whether the vector is
@@ -94,15 +99,17 @@ def orthogonalize_or_replace(
         replacement, the coefficients to the given vector.
     """
     structure = tree.structure_of(vector)
+    replace = lambda _: arbitrary_vector(seed, structure) if draw is None else draw(seed)
 
     def one_pass(carry):
         vector, _, taken, passes_left, replaced, norm = carry
         done = _one_pass((basis, *more), vector, valid)
+        done = done if refresh is None else done._replace(vector=refresh(done.vector))
         taken = jnp.where(replaced, taken, taken + done.coefficients)
         norm = jnp.where(norm < 0, done.before, norm)
         passes_left = jnp.where(done.is_unsafe, passes_left - 1, 0)
         collapsed = (passes_left == 0) & ~replaced & is_nothing(norm, done.after)
-        vector = apply_when(collapsed, lambda _: arbitrary_vector(seed, structure), done.vector)
+        vector = apply_when(collapsed, replace, done.vector)
         passes_left = jnp.where(collapsed, _MAX_PASSES, passes_left)
         return vector, done.after, taken, passes_left, replaced | collapsed, norm
 

@@ -10,6 +10,7 @@ leaves, and at least in float32. `working_structure` gives the dtypes in which a
 Cost: every function reads each argument once and moves at most a few numbers between devices.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -21,6 +22,19 @@ from eigenjax.vectors.arithmetic import combinations, inner_products
 from eigenjax.vectors.placement import explicit_sharding
 
 PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MetricVector:
+    """Vector v of a space with the inner product <u, v> = u^H B v, together with B v; or a basis of such vectors.
+
+    Linear combinations act on both parts, so that B is not multiplied again. `inner`, `norm`, `project` and `gram`, and
+    with them all solvers, use this inner product.
+    """
+
+    v: PyTree
+    bv: PyTree
 
 
 def accumulation_dtype(structure: PyTree) -> jnp.dtype:
@@ -113,6 +127,8 @@ def inner(x: PyTree, y: PyTree) -> jax.Array:
     >>> print(inner((jnp.array([1j]), jnp.ones(2)), (jnp.array([1j]), jnp.ones(2))))
     (3+0j)
     """
+    if isinstance(x, MetricVector):
+        return inner(x.v, y.bv)
     dtype = accumulation_dtype((x, y))
     # Multiply and sum: this form keeps any sharding, and XLA sums it pairwise.
     product = lambda x, y: jnp.sum(jnp.conj(x.astype(dtype)) * y.astype(dtype))
@@ -131,16 +147,37 @@ def norm(x: PyTree) -> jax.Array:
     >>> print(norm(jnp.full(4, 1e-30)))
     2e-30
     """
+    if isinstance(x, MetricVector):
+        return _metric_norm(x)
     dtype = real_dtype(accumulation_dtype(x))
-    parts = [part.astype(dtype) for leaf in jax.tree.leaves(x) if leaf.size for part in _real_parts(leaf)]
+    parts = _all_parts(x, dtype)
     if not parts:
         return jnp.zeros((), dtype)
-    limits = jnp.finfo(dtype)
+    unit = _unit(parts)
+    return unit * jnp.sqrt(_total([jnp.sum(jnp.square(part / unit)) for part in parts], dtype))
+
+
+def _metric_norm(x: MetricVector) -> jax.Array:
+    """Compute |v^H B v|^(1/2); the modulus, because the sign of a vector of rounding errors means nothing."""
+    dtype = real_dtype(accumulation_dtype(x))
+    v, bv = _all_parts(x.v, dtype), _all_parts(x.bv, dtype)
+    unit, unit_of_image = _unit(v), _unit(bv)
+    terms = [jnp.sum((x / unit) * (y / unit_of_image)) for x, y in zip(v, bv, strict=True)]
+    return jnp.sqrt(unit) * jnp.sqrt(unit_of_image) * jnp.sqrt(jnp.abs(_total(terms, dtype)))
+
+
+def _all_parts(x: PyTree, dtype: Any) -> list[jax.Array]:
+    """Return the real and imaginary parts of all leaves that are not empty."""
+    return [part.astype(dtype) for leaf in jax.tree.leaves(x) if leaf.size for part in _real_parts(leaf)]
+
+
+def _unit(parts: list[jax.Array]) -> jax.Array:
+    """Return the largest magnitude, rounded to a power of two."""
+    limits = jnp.finfo(parts[0].dtype)
     largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(part)) for part in parts])
     # At most half of the largest power of two, so that the reciprocal is a normal number; NaN stays NaN.
     held = jnp.minimum(jnp.maximum(largest, float(limits.tiny)), float(limits.max) / 4)
-    unit = jax.lax.stop_gradient(jax.lax.reduce_precision(held, limits.nexp, 0))
-    return unit * jnp.sqrt(_total([jnp.sum(jnp.square(part / unit)) for part in parts], dtype))
+    return jax.lax.stop_gradient(jax.lax.reduce_precision(held, limits.nexp, 0))
 
 
 def norms(basis: PyTree) -> jax.Array:
@@ -192,6 +229,8 @@ def project(basis: PyTree, x: PyTree, valid: jax.Array | None = None) -> jax.Arr
         x: a vector.
         valid: (m,) bool, the vectors that are not zero; the others need not be read. None: all.
     """
+    if isinstance(basis, MetricVector):
+        return project(basis.v, x.bv, valid)
     dtype = accumulation_dtype((basis, x))
 
     coefficients = lambda b, x: inner_products(jnp.conj(b).astype(dtype), x.astype(dtype), x.ndim, valid)
@@ -210,6 +249,8 @@ def gram(x: PyTree, y: PyTree) -> jax.Array:
     [[1.]
      [1.]]
     """
+    if isinstance(x, MetricVector):
+        return gram(x.v, y.bv)
     dtype = accumulation_dtype((x, y))
 
     products = lambda x, y: inner_products(jnp.conj(x).astype(dtype), y.astype(dtype), x.ndim - 1)

@@ -31,6 +31,7 @@ SLOW = (
     "eigsh_tracking",
     "estimates",
     "first_call",
+    "generalized",
     "gradient_cost",
     "gradient_time",
     "lanczos_overhead",
@@ -71,6 +72,7 @@ COLUMNS = {
     "eigsh_tracking": {"warm", "cold", "ratio", "worst_error", "unconverged"},
     "estimates": {"parameters", "devices", "operator", "product", "solver", "total", "network"},
     "first_call": {"job", "first_s", "limit_s", "met"},
+    "generalized": {"method", "all", "plain", "arpack", "residual", "time", "error_first"},
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "gradient_time": {"method", "seconds", "over_eigsh", "temporary_MB", "error"},
     "import_time": {"median_s", "ratio"},
@@ -192,6 +194,13 @@ def check_small_matrices(rows):
     assert {row["solver"] for row in rows} == {"eigsh", "eigs", "svds"}
 
 
+def check_generalized(rows):
+    *cubes, membrane = rows
+    assert all(row["converged"] and row["residual"] < 1e-6 for row in cubes)
+    assert all(row["plain"] <= row["all"] for row in cubes)
+    assert membrane["error_first"] < 1e-3
+
+
 def check_sparse_products(rows):
     assert all(row["error"] < 1e-5 * row["n"] and row["residual"] < 1e-4 for row in rows)
 
@@ -251,6 +260,7 @@ CHECKS = {
     "eigsh_compile": check_eigsh_compile,
     "eigsh_products": check_eigsh_products,
     "eigsh_time": check_eigsh_time,
+    "generalized": check_generalized,
     "gradient_cost": check_gradient_cost,
     "large_operator": check_large_operator,
     "processes": check_processes,

@@ -96,10 +96,14 @@ def divided_by_gaps(pairs: Pairs, numerators: jax.Array) -> jax.Array:
     Here H = diag(lambda) + E, with E the coupling within clusters, zero with a derivative. So C = F * (M - C E + E C),
     which to first order holds with F * M in place of C on the right.
     """
-    apart = ~same_cluster(pairs.eigenvalues, pairs.residuals)
-    gaps = pairs.eigenvalues[None, :] - pairs.eigenvalues[:, None]
+    return divided(pairs.eigenvalues, pairs.residuals, numerators, cluster_coupling(pairs))
+
+
+def divided(eigenvalues: jax.Array, residuals: jax.Array, numerators: jax.Array, coupling: jax.Array) -> jax.Array:
+    """Compute C of `divided_by_gaps` with the coupling E within clusters."""
+    apart = ~same_cluster(eigenvalues, residuals)
+    gaps = eigenvalues[None, :] - eigenvalues[:, None]
     factors = safe_divide(1, gaps, where=apart, otherwise=0).astype(numerators.dtype)
-    coupling = cluster_coupling(pairs)
     multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     quotients = factors * numerators
     return factors * (numerators - multiply(quotients, coupling) + multiply(coupling, quotients))

@@ -88,6 +88,35 @@ def _todense(matrix: SparseMatrix) -> jax.Array:
     return jax.lax.map(matrix.__matmul__, identity, batch_size=min(_AT_ONCE, len(identity))).T
 
 
+def diagonal_of_sparse(matrix: Any) -> jax.Array:
+    """Return the (n,) diagonal of a square sparse matrix.
+
+    >>> from jax.experimental import sparse
+    >>> print(diagonal_of_sparse(sparse.BCOO.fromdense(jnp.array([[2.0, 1.0], [1.0, 3.0]]))))
+    [2. 3.]
+    """
+    if isinstance(matrix, SparseMatrix):
+        return _diagonal(matrix.rows)
+    bcoo = matrix if hasattr(matrix, "indices") and not hasattr(matrix, "indptr") else matrix.to_bcoo()
+    rows, columns = bcoo.indices[:, 0], bcoo.indices[:, 1]
+    return jnp.zeros(matrix.shape[0], bcoo.data.dtype).at[rows].add(jnp.where(rows == columns, bcoo.data, 0))
+
+
+@jax.jit
+def _diagonal(rows: PaddedRows) -> jax.Array:
+    parts, first = [], 0
+    n = sum(numbers.shape[0 if is_long else 1] for numbers, is_long in zip(rows.numbers, rows.are_long, strict=True))
+    order = jnp.arange(n, dtype=jnp.int32) if rows.places is None else jnp.argsort(rows.places).astype(jnp.int32)
+    for numbers, columns, is_long in zip(rows.numbers, rows.columns, rows.are_long, strict=True):
+        axis = 1 if is_long else 0
+        length = numbers.shape[1 - axis]
+        own = jnp.expand_dims(order[first : first + length], axis)
+        parts.append(jnp.sum(jnp.where(columns == own, numbers, 0), axis=axis))
+        first += length
+    sequence = jnp.concatenate(parts)
+    return sequence if rows.places is None else sequence[rows.places]
+
+
 def padded(matrix: Any) -> Any:
     """Convert a large matrix of `jax.experimental.sparse` to padded rows; return others unchanged.
 

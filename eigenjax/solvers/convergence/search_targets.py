@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.residuals import rounding_unit
-from eigenjax.solvers.convergence.status import stopping_tolerance
+from eigenjax.solvers.convergence.status import stopping_tolerance, tolerance
 from eigenjax.vectors.arithmetic import safe_divide
 
 # Probability that a search misses an existing eigenvector: its random start has a component along the eigenvector below
@@ -31,16 +31,27 @@ class Bounds(NamedTuple):
     norm_estimate: jax.Array  # () the largest |Ritz value| seen, the norm estimate
 
 
-def bounds_of(op: Any, spec: SolveSpec, tol: Any, norm_estimate: jax.Array, storage_error: float = 0.0) -> Bounds:
+def bounds_of(
+    op: Any,
+    spec: SolveSpec,
+    tol: Any,
+    norm_estimate: jax.Array,
+    storage_error: float = 0.0,
+    values: jax.Array | None = None,
+) -> Bounds:
     """Return the bounds for the tolerance of a solve.
 
     Args:
         op: the operator.
-        spec: options, with verify.
+        spec: options, with k, verify and relative.
         tol: tolerance relative to `norm_estimate`, or None.
         norm_estimate: () the largest |Ritz value| seen, the norm estimate.
         storage_error: rounding error of the storage of the basis, relative to `norm_estimate`.
+        values: the Ritz values, the k wanted first; used if spec.relative.
     """
+    if spec.relative and values is not None:
+        least = jnp.min(jnp.abs(values[: spec.k]))
+        tol = tolerance(tol, least.dtype) * safe_divide(least, norm_estimate, otherwise=0)
     share = VERIFIED_SHARE if spec.verify else 1.0
     residual, eigenvalue = (stopping_tolerance(op, tol, norm_estimate.dtype, part) for part in (share, 1.0))
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))

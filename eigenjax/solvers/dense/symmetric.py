@@ -26,12 +26,12 @@ from eigenjax.vectors.tree import PyTree
 # Largest matrix that is decomposed by default. On a CPU a decomposition then takes 8 ms in float32 and 10 ms in
 # float64, and a Krylov method for six pairs of a random matrix 13 and 18 ms; compiling takes 0.15 s and 4 s. For a few
 # separated pairs of a larger matrix a Krylov method is several times faster.
-_LARGEST = 300
+LARGEST = 300
 
 
 def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
     interior = options["sigma"] is not None or options["which"] == "SM"
-    small = op.size <= default_dim(k, interior) or (op.size <= _LARGEST and is_matrix(op))
+    small = op.size <= default_dim(k, interior) or (op.size <= LARGEST and is_matrix(op))
     return small and fits_accelerator(op.size)
 
 

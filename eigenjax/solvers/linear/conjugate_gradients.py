@@ -166,7 +166,8 @@ def _step(
     # Compute the target first: else XLA would keep the direction for it, and write the next one beside it.
     on = on & ~jnp.isnan(target)
     residual_vector = _added(state.residual_vector, -alpha, images)
-    reduction = jnp.where(on, jnp.sqrt(_inner(residual_vector, residual_vector).real), 1)
+    # The modulus, because that of a `MetricVector` of rounding errors may be negative.
+    reduction = jnp.where(on, jnp.sqrt(jnp.abs(_inner(residual_vector, residual_vector).real)), 1)
     residual_vector = jax.vmap(normalize)(residual_vector, reduction)
     stepped = state._replace(
         solution=solution,

@@ -54,6 +54,8 @@ def eigsh(
     basis_dtype: Any = None,
     max_basis_bytes: int | None = None,
     dense: bool | None = None,
+    b: Annotated[Any, TRACED] = None,
+    inverse: Annotated[Any, TRACED] = None,
 ) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a symmetric operator by thick-restart Lanczos, in bounded memory.
 
@@ -117,6 +119,13 @@ def eigsh(
             does so for a dense or sparse matrix of n <= 300 (256 on a TPU), and for any operator of n <= the default
             krylov_dim. It does not if krylov_dim, max_matvecs, block_size, preconditioner, basis, basis_dtype or
             max_basis_bytes is given, or on several devices.
+        b: B, symmetric positive definite, anything that `as_operator` takes, for the problem A x = lambda B x; the
+            eigenvectors are B-orthonormal, x_i^H B x_j = 1 if i = j, else 0. Each matvec then needs a solution of
+            B x = y: by a Cholesky factor of a dense matrix, else by conjugate gradients, which suit mass matrices. With
+            a preconditioner or an inverse no such system is solved.
+        inverse: F, for shift-invert: v -> (A - sigma B)^-1 v, an operator or a callable, such as `shift_inverse`
+            returns. Computes the eigenvalues nearest to sigma (None is 0) in few products with F; `num_solves` counts
+            them. B may then be semidefinite. F is not differentiated.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -127,7 +136,9 @@ def eigsh(
     Returns:
         The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds the error of each eigenvalue
         by its residual r, and `error_estimates` estimates it by min(r, r^2 / gap). `gap` is the distance to the nearest
-        unwanted Ritz value.
+        unwanted Ritz value. With b or inverse, `residuals` are ||A x - lambda B x||, a pair is converged if that is at
+        most tol (||A|| + |lambda| ||B||) ||x|| and the method's own test holds (of an inverse: the eigenvalue of F B is
+        accurate to a relative tol), and `error_bounds` hold for exact inverses.
 
     Raises:
         ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes is out of range, `which` or `basis` is
@@ -153,7 +164,7 @@ def eigsh(
 
     Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
-    del dense  # `implicit.differentiable` has decided
+    del dense, b, inverse  # `implicit` has decided
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     is_real(op.structure)  # refuses real and complex leaves at once

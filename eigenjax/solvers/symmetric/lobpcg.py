@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
+from eigenjax.krylov.metric import random_start
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -34,7 +35,7 @@ from eigenjax.solvers.convergence.status import CandidatePairs, default_toleranc
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree
 from eigenjax.vectors.orthogonalize import normalize, project_out
-from eigenjax.vectors.pseudorandom import arbitrary_rows, seed_of
+from eigenjax.vectors.pseudorandom import fold_in, seed_of
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
@@ -222,8 +223,7 @@ def given_block(op: LinearOperator, v0: PyTree | None, k: int) -> PyTree | None:
 
 
 def _start_block(op: LinearOperator, v0: PyTree | None, k: int, size: int, seed: jax.Array) -> PyTree:
-    structure = tree.working_structure(op.structure)
-    drawn = arbitrary_rows(seed, structure, size)
+    drawn = jax.vmap(lambda i: random_start(op, fold_in(seed, i)))(jnp.arange(size, dtype=jnp.uint32))
     given = given_block(op, v0, k)
     if given is None:
         return drawn

@@ -51,6 +51,7 @@ def planned(
     verify: bool,
     storage: Storage,
     random_start: bool = True,
+    relative: bool = False,
 ) -> Plan:
     """Check the options of `eigsh` and replace None by defaults; only structure and size of `op` are used."""
     ritz.check_count(k, op.size)
@@ -67,6 +68,7 @@ def planned(
         max_matvecs=max_matvecs,
         storage=storage,
         random_start=random_start,
+        relative=relative,
     )
     if tol is None:
         tol = max(default_tolerance(op), storage.unit)

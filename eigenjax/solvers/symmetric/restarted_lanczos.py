@@ -104,7 +104,7 @@ def step(
             eigenvectors, the solve ends with them.
     """
     # Clear the breakdown flag: the last check handled it.
-    first = expansion.orthonormalized(state.krylov._replace(broken_down=jnp.zeros((), bool)))
+    first = expansion.orthonormalized(state.krylov._replace(broken_down=jnp.zeros((), bool)), op)
     has_to_grow = lambda part: _has_to_grow(part, state.next_check, spec)
     grown = jax.lax.while_loop(has_to_grow, lambda part: expansion.expand(op, part), first)
     return _settle(op, state._replace(krylov=grown), spec, tol=tol, sigma=sigma, given=given)
@@ -153,7 +153,8 @@ def _settle(
     state = check_convergence(op, state, spec, tol=tol, sigma=sigma)
     if given is not None:
         # The one Ritz value may be far below the norm: that of a sum with random signs is the mean of the eigenvalues.
-        bound = _bounds(op, spec, tol, jnp.maximum(state.norm_estimate, state.krylov.operator_norm)).residual
+        norm = jnp.maximum(state.norm_estimate, state.krylov.operator_norm)
+        bound = _bounds(op, spec, tol, norm, state.found.values).residual
         length = tree.norm(state.krylov.coupling)
         outside = distance_from(given.rows, tree.row(state.krylov.residual_block, 0), length)
         is_close = (state.krylov.num_matvecs == 1) & (outside <= bound) & given.independent
@@ -161,7 +162,7 @@ def _settle(
     if m < op.size:
         is_full = state.krylov.num_valid + b > m
         restarting = (is_full | state.search.starts) & ~state.done
-        bound = _bounds(op, spec, tol, state.norm_estimate).residual
+        bound = _bounds(op, spec, tol, state.norm_estimate, state.found.values).residual
         state = state._replace(krylov=_restart(state, spec, restarting, bound), search=missed_pairs.begun(state.search))
     return state._replace(next_check=state.next_check + state.krylov.num_valid)
 
@@ -187,7 +188,7 @@ def check_convergence(
     b, m = state.krylov.coupling.shape
     num_valid, num_matvecs = state.krylov.num_valid, state.krylov.num_matvecs
     norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(found.values)))
-    bounds = _bounds(op, spec, tol, norm_estimate)
+    bounds = _bounds(op, spec, tol, norm_estimate, found.values)
     complete = state.krylov.spans(op.size)
     exhausted = state.krylov.broken_down & ~complete
     values, residuals = found.values[: spec.k], found.residuals[: spec.k]
@@ -228,8 +229,10 @@ def _center(spec: SolveSpec, sigma: Any) -> Any:
     return sigma if spec.interior else 0.0 if spec.which == "LM" else None
 
 
-def _bounds(op: LinearOperator, spec: SolveSpec, tol: Any, norm_estimate: jax.Array) -> search_targets.Bounds:
-    return search_targets.bounds_of(op, spec, tol, norm_estimate, _STORAGE_SHARE * spec.storage.unit)
+def _bounds(
+    op: LinearOperator, spec: SolveSpec, tol: Any, norm_estimate: jax.Array, values: jax.Array
+) -> search_targets.Bounds:
+    return search_targets.bounds_of(op, spec, tol, norm_estimate, _STORAGE_SHARE * spec.storage.unit, values)
 
 
 def _extract(state: RestartedState, spec: SolveSpec, sigma: Any) -> tuple[Extraction, jax.Array]:
@@ -253,7 +256,7 @@ def _try_given(
     pairs = rayleigh_ritz(op, given.rows)
     order = ritz.pair_order(pairs.values, spec.which, sigma if spec.interior else None)[: spec.k]
     norm_estimate = jnp.maximum(state.norm_estimate, jnp.max(jnp.abs(pairs.values)))
-    bounds, worst = _bounds(op, spec, tol, norm_estimate), jnp.max(pairs.residuals[order])
+    bounds, worst = _bounds(op, spec, tol, norm_estimate, pairs.values[order]), jnp.max(pairs.residuals[order])
     success = worst <= bounds.residual
     m = state.found.values.shape[0]
     padded = lambda x, fill: jnp.full(m, fill, x.dtype).at[: spec.k].set(x[order])

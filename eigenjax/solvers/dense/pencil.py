@@ -1,0 +1,89 @@
+"""Eigenpairs of a pencil of small matrices by a dense decomposition."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eigenjax.dense.symmetric import eigh
+from eigenjax.krylov import ritz
+from eigenjax.result import EigenResult, Status
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
+from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
+from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
+from eigenjax.solvers.dense.symmetric import LARGEST
+from eigenjax.solvers.pencil.pencil import Pencil
+from eigenjax.solvers.symmetric.plan import default_dim
+from eigenjax.solvers.warm_start import start_rows
+from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import matmul
+from eigenjax.vectors.packing import unravel
+from eigenjax.vectors.signs import fix_signs
+
+
+def _is_small(pencil: Pencil, k: int, options: dict[str, Any]) -> bool:
+    if pencil.inverse is not None or pencil.b is None:
+        return False
+    interior = options["sigma"] is not None or options["which"] == "SM"
+    known = is_matrix(pencil.a) and is_matrix(pencil.b)
+    return (pencil.size <= default_dim(k, interior) or (pencil.size <= LARGEST and known)) and fits_accelerator(
+        pencil.size
+    )
+
+
+def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, sigma: Any, v0: Any, **_: Any) -> EigenResult:
+    """Compute k eigenpairs of a pencil by one dense decomposition."""
+    ritz.check_count(k, pencil.size)
+    interior = sigma is not None or which == "SM"
+    if not interior:
+        ritz.check_which(which)
+    references = start_rows(pencil.a, v0)
+    a, num_matvecs = entries(pencil.a)
+    b = None if pencil.b is None else entries(pencil.b).matrix
+    values, columns = eigh(a, b)
+    nearest = (0.0 if sigma is None else sigma) if interior else None
+    order = ritz.pair_order(jax.lax.stop_gradient(values), which, nearest)[:k]
+    values, columns = values[order], columns[:, order]
+    vectors = unravel(columns.T, tree.working_structure(pencil.structure))
+    _, signs = jax.lax.stop_gradient(fix_signs(jax.lax.stop_gradient(vectors), references=references))
+    vectors = jax.vmap(tree.scale)(signs, vectors)
+    num_matvecs = jnp.int32(num_matvecs + (k if is_matrix(pencil.a) else 0))
+    known = jax.lax.stop_gradient((a, b, values, columns))
+    scales, residuals, asymmetry = _residuals(*known)
+    # A decomposition fails if B is not positive definite.
+    finite = jnp.isfinite(largest_entry(a)) & (jnp.array(True) if b is None else jnp.isfinite(largest_entry(b)))
+    result = with_status(
+        pencil.a,
+        CandidatePairs(values, vectors, residuals / scales, jnp.ones(k, bool), num_matvecs),
+        tol=default_tolerance(pencil.a) if tol is None else tol,
+        norm_estimate=jnp.ones((), residuals.dtype),
+        discrepancy=asymmetry,
+        finite=finite,
+    )
+    indefinite = finite & ~jnp.all(jnp.isfinite(residuals))
+    return result._replace(
+        eigenvalues=values,
+        eigenvectors=vectors,
+        residuals=residuals,
+        status=jnp.where(indefinite, jnp.int32(Status.INCONSISTENT), result.status),
+        num_probes=jnp.int32(0),
+        num_recovered=jnp.int32(0),
+    )
+
+
+def _residuals(
+    a: jax.Array, b: jax.Array | None, values: jax.Array, columns: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (||A|| + |lambda| ||B||) ||x||, ||A x - lambda B x||, and the share of A that is not Hermitian."""
+    images, masses = matmul(a, columns), columns if b is None else matmul(b, columns)
+    defects = images - masses * values[None, :].astype(masses.dtype)
+    norms = lambda x: column_norms(x, largest_entry(x))
+    norm_a = jnp.max(norms(a))
+    norm_b = 1.0 if b is None else jnp.max(norms(b))
+    skew = jnp.max(norms(a - jnp.conj(a).T)) / 2
+    tiny = jnp.finfo(values.dtype).tiny
+    scales = jnp.maximum((norm_a + jnp.abs(values) * norm_b) * norms(columns), tiny)
+    return scales, norms(defects), skew / jnp.maximum(norm_a, tiny)
+
+
+SOLVER = DenseSolver(_is_small, lambda pencil: pencil.structure, _solve)
