@@ -5,6 +5,7 @@ Read `trace` first, then `density`. `probing/` holds the random probes and quadr
 Imports `vectors`, `operators`, `krylov` and `solvers`.
 """
 
+from eigenjax.spectrum.count import eigenvalue_count
 from eigenjax.spectrum.density import SpectralDensity, spectral_density
 from eigenjax.spectrum.diagonal import DiagonalResult, diagonal
 from eigenjax.spectrum.frobenius import frobenius_norm
@@ -20,6 +21,7 @@ __all__ = [
     "SpectralDensity",
     "TraceResult",
     "diagonal",
+    "eigenvalue_count",
     "frobenius_norm",
     "logdet",
     "matrix_function",

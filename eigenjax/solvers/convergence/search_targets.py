@@ -1,5 +1,6 @@
 """Targets and bounds of the missed-pair search: the levels it tests, and what ends it."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -44,16 +45,18 @@ def bounds_of(
     Args:
         op: the operator.
         spec: options, with k, verify and relative.
-        tol: tolerance relative to `norm_estimate`, or None.
+        tol: tolerance relative to `norm_estimate`, `Tolerances`, or None.
         norm_estimate: () the largest |Ritz value| seen, the norm estimate.
         storage_error: rounding error of the storage of the basis, relative to `norm_estimate`.
         values: the Ritz values, the k wanted first; used if spec.relative.
     """
     if spec.relative and values is not None:
         least = jnp.min(jnp.abs(values[: spec.k]))
-        tol = tolerance(tol, least.dtype) * safe_divide(least, norm_estimate, otherwise=0)
+        # An error e of theta = 1 / (lambda - s) is one of e / theta^2 of lambda.
+        tol = tolerance(tol, least.dtype, safe_divide(1, least)) * safe_divide(least, norm_estimate, otherwise=0)
     share = VERIFIED_SHARE if spec.verify else 1.0
-    residual, eigenvalue = (stopping_tolerance(op, tol, norm_estimate.dtype, part) for part in (share, 1.0))
+    stop = functools.partial(stopping_tolerance, op, tol, norm_estimate.dtype, norm_estimate=norm_estimate)
+    residual, eigenvalue = stop(share), stop(1.0)
     locked = jnp.maximum(eigenvalue, LOCKED_ROUNDING * rounding_unit(op))
     absolute = lambda relative: jnp.maximum(relative, storage_error) * norm_estimate
     return Bounds(absolute(residual), absolute(locked), absolute(eigenvalue), 2 * absolute(locked), norm_estimate)

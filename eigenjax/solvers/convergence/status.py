@@ -9,6 +9,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # Residuals below this times eps ||A|| are as small as the arithmetic allows.
@@ -48,14 +49,38 @@ def default_tolerance(op: LinearOperator) -> float:
     return max(default_tol(tree.accumulation_dtype(op.structure)), _NARROW_UNITS * rounding_unit(op))
 
 
-def tolerance(tol: Any, dtype: Any) -> jax.Array:
-    """Return tol in a real dtype, (); the default if it is None."""
+class Tolerances(NamedTuple):
+    """Relative and absolute tolerance; a residual that meets either is small enough."""
+
+    relative: Any
+    absolute: Any
+
+
+def with_absolute(tol: Any, atol: Any) -> Any:
+    """Return a tolerance with an absolute one beside it, if that is not None."""
+    return tol if atol is None else Tolerances(tol, atol)
+
+
+def tolerance(tol: Any, dtype: Any, norm_estimate: jax.Array | None = None) -> jax.Array:
+    """Return tol in a real dtype, (); the default if it is None.
+
+    Args:
+        tol: the relative tolerance, or `Tolerances`.
+        dtype: the dtype.
+        norm_estimate: () the number that an absolute tolerance is divided by.
+    """
+    if isinstance(tol, Tolerances):
+        assert norm_estimate is not None
+        absolute = safe_divide(jnp.asarray(tol.absolute).astype(dtype), norm_estimate, otherwise=0)
+        return jnp.maximum(tolerance(tol.relative, dtype), absolute)
     return jnp.asarray(default_tol(dtype) if tol is None else tol).astype(dtype)
 
 
-def stopping_tolerance(op: LinearOperator, tol: Any, dtype: Any, share: float = 1.0) -> jax.Array:
+def stopping_tolerance(
+    op: LinearOperator, tol: Any, dtype: Any, share: float = 1.0, norm_estimate: jax.Array | None = None
+) -> jax.Array:
     """Return a share of tol, or the rounding of a matvec if that is larger, (): smaller residuals are not reachable."""
-    return jnp.maximum(share * tolerance(tol, dtype), rounding_unit(op))
+    return jnp.maximum(share * tolerance(tol, dtype, norm_estimate), rounding_unit(op))
 
 
 def with_status(
@@ -74,7 +99,7 @@ def with_status(
     Args:
         op: the operator.
         pairs: pairs of the solve.
-        tol: tolerance relative to `norm_estimate`; None is `default_tol`.
+        tol: tolerance relative to `norm_estimate`, or `Tolerances`; None is `default_tol`.
         norm_estimate: () the largest |Ritz value| seen, the norm estimate.
         discrepancy: () ||A v - (the prediction of the recurrence)||.
         finite: () bool, all matvecs are finite.
@@ -83,7 +108,7 @@ def with_status(
     """
     residuals = pairs.residuals
     finite = finite & jnp.all(jnp.isfinite(residuals) | ~pairs.valid)
-    converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype) * norm_estimate) & finite
+    converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype, norm_estimate) * norm_estimate) & finite
     unit = rounding_unit(op)
     at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, storage_error) * norm_estimate))
     inconsistent = discrepancy > unit**0.5 * norm_estimate

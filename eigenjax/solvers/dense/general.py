@@ -12,7 +12,7 @@ from eigenjax.krylov.general import general_ritz
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import complex_structure, is_real
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_absolute, with_status
 from eigenjax.solvers.dense.choice import DenseSolver
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.general.eigs import default_dim
@@ -39,7 +39,7 @@ def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
     return small and default_platform() != "tpu"
 
 
-def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, v0: Any, **_: Any) -> EigenResult:
+def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, atol: Any, v0: Any, **_: Any) -> EigenResult:
     """Compute k eigenpairs of an operator by one dense decomposition."""
     ritz.check_count(k, op.size, "eigs")
     general_ritz.check_which(which)
@@ -69,7 +69,7 @@ def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, v0: Any, **_: An
             jnp.ones(k, bool),
             num_matvecs,
         ),
-        tol=default_tolerance(op) if tol is None else tol,
+        tol=with_absolute(default_tolerance(op) if tol is None else tol, atol),
         norm_estimate=norm_estimate,
         discrepancy=jnp.zeros_like(norm_estimate),
         finite=jnp.isfinite(scale),

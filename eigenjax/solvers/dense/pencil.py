@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eigenjax.dense.symmetric import eigh
 from eigenjax.krylov import ritz
 from eigenjax.result import EigenResult, Status
-from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_absolute, with_status
 from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.dense.symmetric import LARGEST
@@ -31,7 +31,7 @@ def _is_small(pencil: Pencil, k: int, options: dict[str, Any]) -> bool:
     )
 
 
-def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, sigma: Any, v0: Any, **_: Any) -> EigenResult:
+def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, atol: Any, sigma: Any, v0: Any, **_: Any) -> EigenResult:
     """Compute k eigenpairs of a pencil by one dense decomposition."""
     ritz.check_count(k, pencil.size)
     interior = sigma is not None or which == "SM"
@@ -48,6 +48,7 @@ def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, sigma: Any, v0: Any,
     _, signs = jax.lax.stop_gradient(fix_signs(jax.lax.stop_gradient(vectors), references=references))
     vectors = jax.vmap(tree.scale)(signs, vectors)
     num_matvecs = jnp.int32(num_matvecs + (k if is_matrix(pencil.a) else 0))
+    tol = with_absolute(default_tolerance(pencil.a) if tol is None else tol, atol)
     known = jax.lax.stop_gradient((a, b, values, columns))
     scales, residuals, asymmetry = _residuals(*known)
     # A decomposition fails if B is not positive definite.
@@ -55,7 +56,7 @@ def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, sigma: Any, v0: Any,
     result = with_status(
         pencil.a,
         CandidatePairs(values, vectors, residuals / scales, jnp.ones(k, bool), num_matvecs),
-        tol=default_tolerance(pencil.a) if tol is None else tol,
+        tol=tolerance(tol, residuals.dtype, scales),
         norm_estimate=jnp.ones((), residuals.dtype),
         discrepancy=asymmetry,
         finite=finite,

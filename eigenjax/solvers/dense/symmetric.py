@@ -12,7 +12,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
 from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
-from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_status
+from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_absolute, with_status
 from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.symmetric.plan import default_dim
@@ -35,7 +35,9 @@ def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
     return small and fits_accelerator(op.size)
 
 
-def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, sigma: Any, v0: Any, **_: Any) -> EigenResult:
+def _solve(
+    op: LinearOperator, *, k: int, which: str, tol: Any, atol: Any, sigma: Any, v0: Any, **_: Any
+) -> EigenResult:
     """Compute k eigenpairs of a symmetric operator by one dense decomposition."""
     ritz.check_count(k, op.size)
     interior = sigma is not None or which == "SM"
@@ -53,7 +55,8 @@ def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, sigma: Any, v0: 
     # The columns of a matrix take no matvecs, but the residuals do.
     num_matvecs = jnp.int32(num_matvecs + (k if is_matrix(op) else 0))
     known = jax.lax.stop_gradient((matrix, values, columns, vectors))
-    result = _with_residuals(op, *known, num_matvecs, default_tolerance(op) if tol is None else tol)
+    tol = with_absolute(default_tolerance(op) if tol is None else tol, atol)
+    result = _with_residuals(op, *known, num_matvecs, tol)
     finite = jnp.isfinite(result.eigenvalues)
     return result._replace(
         eigenvalues=jnp.where(finite, values[:k], jnp.nan),

@@ -13,7 +13,7 @@ from eigenjax.operators.complexified import is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.budget import checked_budget
-from eigenjax.solvers.convergence.status import default_tolerance
+from eigenjax.solvers.convergence.status import default_tolerance, with_absolute
 from eigenjax.solvers.general import krylov_schur
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
 from eigenjax.vectors.pseudorandom import fold_in, seed_of
@@ -37,6 +37,7 @@ def eigs(
     key: Annotated[jax.Array | None, TRACED] = None,
     verify: bool = True,
     dense: bool | None = None,
+    atol: Annotated[Any, TRACED] = None,
 ) -> EigenResult:
     """Compute k eigenpairs of an operator that need not be symmetric, by the Krylov-Schur method, in bounded memory.
 
@@ -83,6 +84,7 @@ def eigs(
             does so for a dense or sparse matrix of n <= 500, and for any operator of n <= the default krylov_dim. It
             does not if krylov_dim or max_matvecs is given, on several devices, or on a TPU, which has no such
             decomposition: pass False in a program that is exported for a TPU from elsewhere.
+        atol: absolute tolerance, in units of the eigenvalues: a pair is converged too if its residual is at most this.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -115,7 +117,7 @@ def eigs(
     """
     del dense  # `implicit.differentiable` has decided
     op = as_operator(op, like=example_vector(v0))
-    tol = default_tolerance(op) if tol is None else tol
+    tol = with_absolute(default_tolerance(op) if tol is None else tol, atol)
     ritz.check_count(k, op.size, "eigs")
     real = is_real(op.structure)
     general_ritz.check_which(which)

@@ -18,7 +18,7 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import matvec
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.residuals import rounding_unit
-from eigenjax.solvers.convergence.status import default_tol
+from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.pencil.pencil import Pencil, all_times_a, all_times_b, times_b
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
@@ -70,13 +70,13 @@ def assembled(
         solved: approximate eigenvectors.
         which: order of the pairs, if there is no shift.
         sigma: () the shift whose distance orders the pairs, or None.
-        tol: relative tolerance, as above.
+        tol: tolerance, as above, or `Tolerances`.
         seed: seed of the random vector.
         references: vectors that the signs follow, or None.
     """
     pairs = _rayleigh_ritz(pencil, solved, which, sigma, seed)
     finite = jnp.all(jnp.isfinite(pairs.residuals)) & (solved.status != Status.NONFINITE)
-    tol = jnp.asarray(default_tol(pairs.values.dtype) if tol is None else tol).astype(pairs.values.dtype)
+    tol = tolerance(tol, pairs.values.dtype, pairs.scales)
     share = jnp.maximum(_NORMS_DIFFER * tol, _ROUNDING_FLOOR * rounding_unit(pencil.a))
     is_small = pairs.residuals <= share * pairs.scales
     converged = solved.converged & is_small & finite & pairs.is_positive

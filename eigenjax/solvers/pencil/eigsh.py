@@ -10,6 +10,7 @@ from eigenjax.krylov import ritz
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.complexified import is_real
 from eigenjax.result import EigenResult
+from eigenjax.solvers.convergence.status import default_tolerance, with_absolute
 from eigenjax.solvers.pencil.pencil import Pencil
 from eigenjax.solvers.pencil.solve import solve_pencil, solve_preconditioned
 from eigenjax.solvers.symmetric import eigsh as standard
@@ -39,6 +40,7 @@ def eigsh(
     basis_dtype: Any,
     max_basis_bytes: int | None,
     dense: bool | None,
+    atol: Any,
 ) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a pencil A x = lambda B x; the options are those of the public `eigsh`."""
     del dense
@@ -49,6 +51,7 @@ def eigsh(
     given = {"krylov_dim": krylov_dim, "max_basis_bytes": max_basis_bytes, "sigma": sigma}
     if preconditioner is not None:
         refuse(given | {"inverse": op.inverse, "basis": None if basis == "device" else basis}, "preconditioner")
+        tol = with_absolute(default_tolerance(op.a) if tol is None else tol, atol)
         options = {"which": which, "tol": tol, "max_matvecs": max_matvecs, "v0": v0, "key": key}
         return WithRecycled(solve_preconditioned(op, k, preconditioner=preconditioner, **options), None)
     shifted = op.inverse is not None
@@ -72,6 +75,7 @@ def eigsh(
         storage=stored_as,
         random_start=v0 is None,
         relative=shifted,
+        atol=atol,
     )
     return WithRecycled(solve_pencil(op, plan, v0, 0.0 if sigma is None else sigma, key), None)
 

@@ -123,7 +123,8 @@ def _multiplied(state: RestartedState, k: int) -> Any:
 
 def _judged_relative(result: EigenResult, tol: Any) -> EigenResult:
     """Return the result with pairs converged relative to their own eigenvalue."""
-    allowed = tolerance(tol, result.residuals.dtype) * jnp.abs(result.eigenvalues)
+    sizes = jnp.abs(result.eigenvalues)
+    allowed = tolerance(tol, sizes.dtype, safe_divide(1, sizes)) * sizes
     converged = result.converged & (result.residuals <= allowed)
     missed = jnp.all(result.converged) & ~jnp.all(converged)
     # The solve goes on until its bounds hold, or rounding ends it.

@@ -15,6 +15,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
+from eigenjax.solvers.convergence.status import default_tolerance, with_absolute
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.solvers.symmetric.host_loop import is_outside_programs, solve_on_host
@@ -54,6 +55,7 @@ def eigsh(
     basis_dtype: Any = None,
     max_basis_bytes: int | None = None,
     dense: bool | None = None,
+    atol: Annotated[Any, TRACED] = None,
     b: Annotated[Any, TRACED] = None,
     inverse: Annotated[Any, TRACED] = None,
 ) -> WithRecycled[EigenResult]:
@@ -119,6 +121,8 @@ def eigsh(
             does so for a dense or sparse matrix of n <= 300 (256 on a TPU), and for any operator of n <= the default
             krylov_dim. It does not if krylov_dim, max_matvecs, block_size, preconditioner, basis, basis_dtype or
             max_basis_bytes is given, or on several devices.
+        atol: absolute tolerance, in units of the eigenvalues: a pair is converged too if its residual is at most this.
+            With tol=0 it is the only one.
         b: B, symmetric positive definite, anything that `as_operator` takes, for the problem A x = lambda B x; the
             eigenvectors are B-orthonormal, x_i^H B x_j = 1 if i = j, else 0. Each matvec then needs a solution of
             B x = y: by a Cholesky factor of a dense matrix, else by conjugate gradients, which suit mass matrices. With
@@ -175,12 +179,14 @@ def eigsh(
         refuse(given, "preconditioner")
         start = v0.eigenvectors if isinstance(v0, EigenResult) else v0
         budget = {"max_matvecs": max_matvecs, "preconditioner": preconditioner}
+        tol = with_absolute(default_tolerance(op) if tol is None else tol, atol)
         return WithRecycled(lobpcg(op, k, which=which, tol=tol, v0=start, key=key, **budget), None)
     _check_basis(basis)
     if basis == "recompute":
         given |= {"basis_dtype": basis_dtype}
         refuse({name: value for name, value in given.items() if name != "krylov_dim"}, 'basis="recompute"')
         budget = {"max_matvecs": max_matvecs, "krylov_dim": krylov_dim}
+        tol = with_absolute(default_tolerance(op) if tol is None else tol, atol)
         result = two_pass_lanczos(op, k, which=which, tol=tol, v0=example_vector(v0), key=key, **budget)
         return WithRecycled(result, None)
     block_size = check_int(None, "block_size", block_size)
@@ -200,9 +206,10 @@ def eigsh(
         verify=verify,
         storage=stored_as,
         random_start=v0 is None,
+        atol=atol,
     )
     sigma = 0.0 if sigma is None else sigma
-    if plan.spec.storage == Storage() and is_outside_programs(op, v0, sigma, tol, key):
+    if plan.spec.storage == Storage() and is_outside_programs(op, v0, sigma, tol, atol, key):
         return WithRecycled(solve_on_host(op, plan, v0, sigma, key), None)
     return _restarted(op, plan, v0, sigma, key)
 
@@ -227,7 +234,7 @@ def shares_programs(op: LinearOperator, options: dict[str, Any]) -> bool:
         options: all options of the call.
     """
     plain = options["basis"] == "device" and options["basis_dtype"] is None and options["preconditioner"] is None
-    return plain and is_outside_programs(op, *(options[name] for name in ("v0", "sigma", "tol", "key")))
+    return plain and is_outside_programs(op, *(options[name] for name in ("v0", "sigma", "tol", "atol", "key")))
 
 
 def _unusual(block_size: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def is_outside_programs(op: LinearOperator, v0: Any, *numbers: Any) -> bool:
 
 def solve_on_host(op: LinearOperator, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> EigenResult:
     """Compute the result of a restarted solve from a single start vector, or a random one."""
-    spec, tol, sigma = plan.spec, on_device(plan.tol), on_device(sigma)
+    spec, tol, sigma = plan.spec, jax.tree.map(on_device, plan.tol), on_device(sigma)
     shared = structural_operator(op.structure)
     state, references, vectors, flags = _begin(shared, v0, key, plan._replace(tol=None))
     while True:

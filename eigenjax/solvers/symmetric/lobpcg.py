@@ -140,7 +140,7 @@ def finalize(op: LinearOperator, state: LobpcgState, k: int, tol: Any = None, v0
     vectors, _ = fix_signs(jax.tree.map(lambda x: x[:k], state.vectors[0]), reference)
     residuals = state.residuals[:k]
     # A pair counts as converged only if those before it have converged.
-    reached = jnp.cumprod(residuals <= tolerance(tol, residuals.dtype) * state.largest) > 0
+    reached = jnp.cumprod(residuals <= tolerance(tol, residuals.dtype, state.largest) * state.largest) > 0
     return with_status(
         op,
         CandidatePairs(state.values[:k], vectors, residuals, reached, state.num_matvecs),
@@ -240,7 +240,7 @@ def _decide(state: LobpcgState, k: int, exhausted: jax.Array, unit: float, tol: 
     size = state.values.shape[0]
     allowed = jnp.asarray(_DEFAULT_BLOCKS * size if max_matvecs is None else max_matvecs, jnp.int32)
     worst = jnp.max(state.residuals[:k])
-    below_tol = worst <= tolerance(tol, worst.dtype) * state.largest
+    below_tol = worst <= tolerance(tol, worst.dtype, state.largest) * state.largest
     halved = worst <= state.best / 2
     num_stalled = jnp.where(halved, 0, state.num_stalled + 1)
     stalled = (num_stalled >= _PATIENCE) & (worst <= _NEAR_ROUNDING * unit * state.largest)

@@ -11,7 +11,7 @@ from eigenjax.krylov.rayleigh_ritz import EXTRA_INTERIOR
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.solvers.budget import checked_budget
-from eigenjax.solvers.convergence.status import default_tolerance
+from eigenjax.solvers.convergence.status import default_tolerance, with_absolute
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import GivenVectors, given_vectors, is_start_block, start_rows, starting_block
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     """Checked options of a restarted solve."""
 
     spec: SolveSpec  # the static options
-    tol: Any  # relative tolerance on the residuals
+    tol: Any  # relative tolerance on the residuals, or `Tolerances`
     krylov_dim: int  # m, static
     block_size: int  # b, static
 
@@ -52,6 +52,7 @@ def planned(
     storage: Storage,
     random_start: bool = True,
     relative: bool = False,
+    atol: Any = None,
 ) -> Plan:
     """Check the options of `eigsh` and replace None by defaults; only structure and size of `op` are used."""
     ritz.check_count(k, op.size)
@@ -72,7 +73,7 @@ def planned(
     )
     if tol is None:
         tol = max(default_tolerance(op), storage.unit)
-    return Plan(spec, tol, krylov_dim, block_size)
+    return Plan(spec, with_absolute(tol, atol), krylov_dim, block_size)
 
 
 def initialize_solve(

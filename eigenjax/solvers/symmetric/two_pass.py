@@ -228,8 +228,8 @@ def _check_convergence(state: TwoPassState, which: str, tol: Any, rounding: floa
     (most, k), j = state.coefficients.shape, state.step
     values, vectors, residuals, genuine = _genuine_pairs(state, rounding)
     chosen, norm_estimate = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
-    found = genuine[chosen]
-    estimated = found & (residuals[chosen] <= _MARGIN * tolerance(tol, norm_estimate.dtype) * norm_estimate)
+    bound = _MARGIN * tolerance(tol, norm_estimate.dtype, norm_estimate) * norm_estimate
+    estimated = genuine[chosen] & (residuals[chosen] <= bound)
     begin_replay = (jnp.sum(estimated) == k) | (state.length == 0) | (j >= most)
     later = jnp.minimum(j + jnp.maximum(_CHECK_STEPS, j // _CHECK_GROWTH), most)
     return state._replace(
