@@ -224,12 +224,12 @@ def two_pass_lanczos(
 
 
 def _check_convergence(state: TwoPassState, which: str, tol: Any, rounding: float) -> TwoPassState:
-    # Convergence check with T: begin the second pass, or schedule the next check.
+    """Check convergence with T: begin the second pass, or schedule the next check."""
     (most, k), j = state.coefficients.shape, state.step
     values, vectors, residuals, genuine = _genuine_pairs(state, rounding)
     chosen, norm_estimate = ritz.wanted_order(values, which, genuine)[:k], jnp.max(jnp.abs(values))
-    bound = _MARGIN * tolerance(tol, norm_estimate.dtype, norm_estimate) * norm_estimate
-    estimated = genuine[chosen] & (residuals[chosen] <= bound)
+    found, bound = genuine[chosen], _MARGIN * tolerance(tol, norm_estimate.dtype, norm_estimate) * norm_estimate
+    estimated = found & (residuals[chosen] <= bound)
     begin_replay = (jnp.sum(estimated) == k) | (state.length == 0) | (j >= most)
     later = jnp.minimum(j + jnp.maximum(_CHECK_STEPS, j // _CHECK_GROWTH), most)
     return state._replace(
