@@ -63,10 +63,9 @@ def _pack(pencil: Pencil, traced: dict[str, Any]) -> tuple[Pencil, dict[str, Any
     packed = packed_pencil(pencil, traced)
     if packed is pencil or not isinstance(packed.a, PackedOperator):
         return pencil, traced
-    traced = traced | {"v0": _packed_start(packed.a, traced["v0"])}
-    if traced.get("preconditioner") is not None:
-        traced["preconditioner"] = PackedOperator(traced["preconditioner"], packed.a.packing)
-    return packed, traced
+    given = traced.get("preconditioner")
+    wrapped = None if given is None else PackedOperator(given, packed.a.packing)
+    return packed, traced | {"v0": _packed_start(packed.a, traced["v0"]), "preconditioner": wrapped}
 
 
 _packed_start = jax.jit(packed_start)

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from eigenjax import arguments, calls
 from eigenjax.calls import prefixed
 from eigenjax.krylov.recycling import WithRecycled
-from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.convert import operator_of
 from eigenjax.operators.matrices import vector_of
 from eigenjax.operators.packed import PackedOperator, packed_operator
@@ -31,6 +31,8 @@ _CHECKS = (
     ("sigma", None, "give one finite real number, the one that eigenvalues are wanted near; jax.vmap takes several"),
     ("momentum", None, "give one finite real number, such as 0.25 times the square of the next eigenvalue"),
 )
+# Options that are operators on the same vectors.
+_PARTNERS = {"preconditioner": "M^-1", "inverse": "(A - sigma)^-1"}
 _NUMBERS = tuple(name for name, *_ in _CHECKS)
 _STATIC_REMEDY = "give a Python value that can be hashed; it is static under jit"
 _TRANSFORMS = {"reverse": "jax.grad, to any order", "forward": "jvp, jacfwd, jax.hessian and jax.grad"}
@@ -88,9 +90,8 @@ def pack_square(op: LinearOperator, traced: dict[str, Any]) -> tuple[LinearOpera
     if not isinstance(packed_op, PackedOperator):
         return op, traced
     traced = traced | {"v0": _packed_start(packed_op, traced["v0"])}
-    if traced.get("preconditioner") is not None:
-        traced["preconditioner"] = PackedOperator(traced["preconditioner"], packed_op.packing)
-    return packed_op, traced
+    wrap = lambda given: None if given is None else PackedOperator(given, packed_op.packing)
+    return packed_op, traced | {name: wrap(traced[name]) for name in _PARTNERS if name in traced}
 
 
 _packed_start = jax.jit(packed_start)
@@ -140,8 +141,7 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
     # The cache of programs does not distinguish True from 1, or 2.0 from 2, but the checks of a solver do. So the key
     # contains the types.
     kinds = tuple(type(value) for _, value in static)
-    if traced.get("preconditioner") is not None:
-        traced["preconditioner"] = _preconditioner(name, traced["preconditioner"], op.structure)
+    traced |= {key: _partner(name, key, traced[key], op.structure) for key in _PARTNERS if key in traced}
     op, traced = rule.pack(op, traced)
     chosen = dict(static).get("which") if traced.get("sigma") is None else None
     return Bound(Method(solver, rule, recycles, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
@@ -205,12 +205,15 @@ def _static(solver: str, name: str, value: Any) -> Any:
     return value
 
 
-def _preconditioner(solver: str, given: Any, structure: Any) -> LinearOperator:
-    message = (
-        f"{solver} got preconditioner={arguments.brief(given)}: give M^-1 as an operator, or as a callable v -> M^-1 v"
-    )
-    with prefixed(message):
-        return operator_of(given, structure)
+def _partner(solver: str, name: str, given: Any, structure: Any) -> LinearOperator | None:
+    if given is None:
+        return None
+    inverse = _PARTNERS[name]
+    message = f"{solver} got {name}={arguments.brief(given)}: give {inverse} as an operator, or as a callable"
+    with prefixed(f"{message} v -> {inverse} v"):
+        op = operator_of(given, structure)
+    check_vector(op.structure, structure, name=name)
+    return op
 
 
 def _check_arrays(solver: str, options: dict[str, Any]) -> None:

@@ -33,7 +33,8 @@ _LEAST_SQUARE = 0.5
 
 
 def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
-    del options
+    if options["inverse"] is not None:
+        return False
     # A TPU has no dense eigensolver for general matrices.
     small = op.size <= default_dim(k) or (op.size <= _LARGEST and is_matrix(op))
     return small and default_platform() != "tpu"

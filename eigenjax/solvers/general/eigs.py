@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import TRACED, check_int
+from eigenjax.arguments import TRACED, brief, check_int
 from eigenjax.krylov import ritz
 from eigenjax.krylov.general import general_ritz
 from eigenjax.krylov.solve_spec import SolveSpec
@@ -15,6 +15,7 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.budget import checked_budget
 from eigenjax.solvers.convergence.status import default_tolerance, with_absolute
 from eigenjax.solvers.general import krylov_schur
+from eigenjax.solvers.general.shift_invert import of_inverse
 from eigenjax.solvers.warm_start import example_vector, start_rows, starting_block
 from eigenjax.vectors.pseudorandom import fold_in, seed_of
 from eigenjax.vectors.tree import PyTree
@@ -38,6 +39,8 @@ def eigs(
     verify: bool = True,
     dense: bool | None = None,
     atol: Annotated[Any, TRACED] = None,
+    sigma: Annotated[Any, TRACED] = None,
+    inverse: Annotated[Any, TRACED] = None,
 ) -> EigenResult:
     """Compute k eigenpairs of an operator that need not be symmetric, by the Krylov-Schur method, in bounded memory.
 
@@ -85,6 +88,10 @@ def eigs(
             does not if krylov_dim or max_matvecs is given, on several devices, or on a TPU, which has no such
             decomposition: pass False in a program that is exported for a TPU from elsewhere.
         atol: absolute tolerance, in units of the eigenvalues: a pair is converged too if its residual is at most this.
+        sigma: shift, a real number; with `inverse` only (None is then 0).
+        inverse: F, for shift-invert: v -> (A - sigma)^-1 v, an operator or a callable, such as `shift_inverse` returns.
+            Computes the eigenvalues nearest to sigma, nearest first, in few products with F, which `num_solves` counts.
+            Each is then accurate to tol relative to its distance from sigma. F is not differentiated.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -121,6 +128,10 @@ def eigs(
     ritz.check_count(k, op.size, "eigs")
     real = is_real(op.structure)
     general_ritz.check_which(which)
+    if sigma is not None and inverse is None:
+        raise ValueError(f"sigma={brief(sigma)} needs the inverse: give inverse=shift_inverse(matrix, sigma)")
+    if inverse is not None and which != "LM":
+        raise ValueError(f"which={which!r}: inverse gives the eigenvalues nearest to sigma, so leave which out")
     krylov_dim = _checked_dim(krylov_dim, k, op.size)
     spec = SolveSpec(
         k=k,
@@ -129,15 +140,20 @@ def eigs(
         verify=bool(verify),
         max_matvecs=checked_budget(max_matvecs, krylov_dim, op.size),
         random_start=v0 is None,
+        relative=inverse is not None,
     )
+    multiplied = op if inverse is None else inverse
     seed = seed_of(key)
     if isinstance(v0, EigenResult) and real:
         v0 = _real_rows(v0)
     starts = starting_block(op, start_rows(op, v0), 1, fold_in(seed, 0))
     state = krylov_schur.init(starts, spec, krylov_dim=krylov_dim, seed=fold_in(seed, 1))
-    advance = lambda state: krylov_schur.step(op, state, spec, tol=tol)
+    advance = lambda state: krylov_schur.step(multiplied, state, spec, tol=tol)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
-    return krylov_schur.finalize(op, state, spec, tol=tol)
+    result = krylov_schur.finalize(multiplied, state, spec, tol=tol)
+    if inverse is None:
+        return result
+    return of_inverse(op, result, 0.0 if sigma is None else sigma, tol, fold_in(seed, 2))
 
 
 def default_dim(k: int) -> int:

@@ -177,7 +177,7 @@ def _extract(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, tol: 
     """Compute the pairs, bounds on their residuals by the eigenvalues' condition, and the Schur vectors if needed."""
     part, k = state.krylov, spec.k
     found = general_ritz_pairs(part, spec.which, real=is_real(op.structure))
-    bounds = search_targets.bounds_of(op, spec, tol, part.operator_norm)
+    bounds = search_targets.bounds_of(op, spec, tol, part.operator_norm, values=found.values)
     residuals = found.residuals[:k]
     candidates = jnp.all(residuals <= bounds.locked)
     full = part.num_valid == part.valid.shape[0]
@@ -222,7 +222,7 @@ def _targets(
 def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> EigenResult:
     """Compute the result of a state with verified residuals, at one matvec, or more if that one contradicts them."""
     k, part = spec.k, state.krylov
-    bound = search_targets.bounds_of(op, spec, tol, part.operator_norm).locked
+    bound = search_targets.bounds_of(op, spec, tol, part.operator_norm, values=state.found.values).locked
     # An interrupted search may contain pairs that have not converged: the converged ones are returned instead.
     unfinished = state.search.running & ~state.search.satisfied
     found = tree.where(unfinished, converged_first(state.found, bound), state.found)
