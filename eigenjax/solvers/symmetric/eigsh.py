@@ -154,6 +154,7 @@ def eigsh(
     recurrence contradicts the operator. Each matvec is followed by two or four reads of the basis, each restart by
     eight. Memory besides that of a matvec: m + max(k, m / 5) + 5 vectors, and 2 k more if v0 holds k eigenvectors. With
     basis_dtype of half the bits it is 0.9 m + 2 k + 6 vectors, all of them on the host except max(2 m / 5 + 7, k + 9).
+    With b each vector is held together with B v, in twice this memory, and k + 1 more matvecs verify the result.
 
     Example:
         >>> import jax.numpy as jnp
