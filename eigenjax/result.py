@@ -54,20 +54,24 @@ _ADVICE = {
     ),
     Status.STAGNATED: (
         "the residuals stand at the rounding of the working precision, above tol: loosen tol, or compute in a "
-        "wider dtype; a tol that is zero, negative or NaN is never reached, so give a positive one"
+        "wider dtype; a tol that is zero, negative or NaN is never reached, so give a positive one, or atol; with an "
+        "inverse, sigma may be an eigenvalue to rounding: shift it a little"
     ),
     Status.INCONSISTENT: (
         "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "
-        "call (dropout, a shuffled batch), or b is not positive definite, or inverse is not that of A - sigma B: the "
-        "residuals are true, but the method does not apply; look at symmetry_error(op, key), and call eigs for an "
-        "operator that is not symmetric"
+        "call (dropout, a shuffled batch), or b is not positive definite, or inverse is not that of A - sigma B with "
+        "this sigma: the residuals are true, but the method does not apply; look at symmetry_error(op, key), and call "
+        "eigs for an operator that is not symmetric"
     ),
     Status.UNVERIFIED: (
         "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "
         "missing; raise max_matvecs or krylov_dim, or pass verify=False to do without the search; of eigs, far from "
         "normal, rounding may leave open which eigenvalues there are: compute in float64"
     ),
-    Status.NONFINITE: ("the operator returned NaN or Inf: check the parameters, the data and the loss for overflow"),
+    Status.NONFINITE: (
+        "the operator returned NaN or Inf: check the parameters, the data and the loss for overflow; or the inverse "
+        "did, because sigma is an eigenvalue: shift it a little"
+    ),
 }
 
 

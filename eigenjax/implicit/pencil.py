@@ -72,7 +72,7 @@ _packed_start = jax.jit(packed_start)
 
 
 def _save(method: Method, pencil: Pencil, solved: WithRecycled[EigenResult], adjoint_tol: Any) -> Saved:
-    return Saved(pencil_pairs(pencil, solved.result, method.chosen), adjoint_tol)
+    return Saved(pencil_pairs(pencil, solved.result, solved.recycled, method.chosen), adjoint_tol)
 
 
 def _cotangent(method: Method, saved: Saved, cotangent: EigenResult) -> Pencil:

@@ -36,3 +36,8 @@ def random_start(op: LinearOperator, seed: jax.Array) -> PyTree:
     if isinstance(op, MetricOperator):
         return op.random_start(seed)
     return arbitrary_vector(seed, tree.working_structure(op.structure))
+
+
+def refreshed(op: LinearOperator, rows: PyTree) -> PyTree:
+    """Compute B v anew for several vectors of a `MetricOperator`; the vectors of others are returned unchanged."""
+    return jax.vmap(op.refresh)(rows) if isinstance(op, MetricOperator) else rows

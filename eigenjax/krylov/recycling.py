@@ -11,7 +11,7 @@ directions in which the deflated operator is nearly singular. A linear solve can
 vectors kept from before that search are coupled to it.
 """
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class WithRecycled(NamedTuple, Generic[_Result]):
     """Result of a solver, and the recycled Ritz pairs of its Krylov space, for the derivative."""
 
     result: _Result
-    recycled: RecycledPairs | None  # None if the solver returns none
+    recycled: Any  # RecycledPairs; of a pencil the (k,) errors of the eigenvalues; None if the solver returns none
 
 
 def recycled_pairs(state: KrylovDecomposition, found: Extraction, k: int) -> RecycledPairs:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from eigenjax.arguments import brief, check_key, check_number
 from eigenjax.calls import explained
@@ -59,9 +60,10 @@ def eigenvalue_count(
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The estimate, a real number. Its standard error includes the spread over the probes and half the mean width of
-        the bounds at the ends of the interval; twice the error covers the truth in nine of ten cases. With a budget
-        p m of n or more (and n of 2,048 or less), all eigenvalues are computed: the count is exact, its error zero.
+        The estimate, a real number, zero if low exceeds high. Its standard error includes the spread over the probes
+        and half the mean width of the bounds at the ends of the interval; twice the error covers the truth in nine of
+        ten cases. If num_probes times krylov_dim is n or more (and n 2,048 or less), all eigenvalues are computed: the
+        count is exact, its error zero.
 
     Raises:
         ValueError: if the interval is no pair of numbers in order, or num_probes, krylov_dim or probe_batch is less
@@ -73,6 +75,7 @@ def eigenvalue_count(
 
     Example:
         >>> import jax, jax.numpy as jnp
+        >>> from eigenjax import eigenvalue_count
         >>> values = jnp.linspace(0.0, 1.0, 3000)
         >>> count = eigenvalue_count(lambda v: values * v, (0.25, 0.75), key=jax.random.key(0), like=values)
         >>> print(jnp.abs(count.estimate - 1500) < 2 * count.standard_error, count.standard_error < 100)
@@ -86,6 +89,8 @@ def eigenvalue_count(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
     low, high = _checked(interval)
+    # The count is piecewise constant.
+    op, low, high = jax.lax.stop_gradient((op, low, high))
     krylov_dim = min(krylov_dim, op.size)
     if op.size <= min(num_probes * krylov_dim, _MOST_DENSE):
         return _exact(op, low, high)
@@ -94,6 +99,8 @@ def eigenvalue_count(
 
 
 def _checked(interval: Any) -> tuple[Any, Any]:
+    if isinstance(interval, jax.Array | np.ndarray) and interval.shape == (2,):
+        interval = (interval[0], interval[1])
     if not isinstance(interval, tuple | list) or len(interval) != 2:
         raise ValueError(f"interval={brief(interval)}: {_REMEDY}")
     for end in interval:
@@ -109,7 +116,8 @@ def _exact(op: LinearOperator, low: Any, high: Any) -> TraceResult:
     values = jnp.linalg.eigvalsh((dense + jnp.conj(dense).T) / 2, symmetrize_input=False)
     inside = (values >= low) & (values <= high)
     estimate = jnp.where(jnp.all(jnp.isfinite(values)), jnp.sum(inside.astype(values.dtype)), jnp.nan)
-    return TraceResult(estimate, jnp.zeros_like(estimate), jnp.int32(op.size), status_of(estimate, jnp.zeros((), bool)))
+    error = jnp.where(jnp.isfinite(estimate), jnp.zeros_like(estimate), jnp.nan)
+    return TraceResult(estimate, error, jnp.int32(op.size), status_of(estimate, jnp.zeros((), bool)))
 
 
 def _estimated(quadratures: Quadrature, low: Any, high: Any, size: int, num_matvecs: int) -> TraceResult:
@@ -119,8 +127,10 @@ def _estimated(quadratures: Quadrature, low: Any, high: Any, size: int, num_matv
     (below, width), (above, other_width) = (jax.vmap(lambda q, x=x: _distribution(q, x))(quadratures) for x in ends)
     mean, error = mean_and_error(above - below, jnp.asarray(jnp.finfo(dtype).eps, dtype))
     uncertain = jnp.mean(width + other_width) / 2
-    estimate = jnp.asarray(size, dtype) * mean
-    error = jnp.asarray(size, dtype) * jnp.hypot(error, uncertain)
+    # A traced interval may be empty.
+    is_empty = ends[0] > ends[1]
+    estimate = jnp.where(is_empty, 0, jnp.asarray(size, dtype) * mean)
+    error = jnp.where(is_empty, 0, jnp.asarray(size, dtype) * jnp.hypot(error, uncertain))
     return TraceResult(estimate, error, jnp.int32(num_matvecs), status_of(estimate, jnp.zeros((), bool)))
 
 

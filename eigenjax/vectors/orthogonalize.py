@@ -90,7 +90,7 @@ def orthogonalize_or_replace(
         is_nothing: (norm of the vector, norm of the remainder) -> () bool, whether the remainder is negligible.
         valid: (m,) bool, the rows of the first basis that are not zero.
         draw: seed -> the arbitrary vector; None: `arbitrary_vector`.
-        refresh: of a `MetricVector`, which computes B v anew after each pass; None: of other vectors. Without it the
+        refresh: of a `MetricVector`, which computes B v anew before each pass; None: of other vectors. Without it the
             difference from B v would be divided by the norm of the remainder at each step, and grow.
 
     Returns:
@@ -103,8 +103,7 @@ def orthogonalize_or_replace(
 
     def one_pass(carry):
         vector, _, taken, passes_left, replaced, norm = carry
-        done = _one_pass((basis, *more), vector, valid)
-        done = done if refresh is None else done._replace(vector=refresh(done.vector))
+        done = _one_pass((basis, *more), vector if refresh is None else refresh(vector), valid)
         taken = jnp.where(replaced, taken, taken + done.coefficients)
         norm = jnp.where(norm < 0, done.before, norm)
         passes_left = jnp.where(done.is_unsafe, passes_left - 1, 0)

@@ -56,6 +56,11 @@ def test_intervals_are_traced_and_checked():
     found = jax.jit(jax.vmap(count))(jnp.asarray([0.0, 0.5]))
     assert abs(float(found[1]) - N / 2) < 0.1 * N
     assert found[0] > found[1]
+    assert jax.jit(count)(2.0) == 0
+    assert jax.grad(count)(0.2) == 0
+    scaled = lambda c: eigenvalue_count(c * op, (0.0, 0.5), key=jax.random.key(0), krylov_dim=20).estimate
+    assert jax.grad(scaled)(1.0) == 0
+    assert eigenvalue_count(op, np.array([0.0, 1.0]), key=jax.random.key(0), krylov_dim=20).estimate > 0.9 * N
     with pytest.raises(ValueError, match=r"interval=\(1.0, 0.0\)"):
         eigenvalue_count(op, (1.0, 0.0), key=jax.random.key(0))
     with pytest.raises(ValueError, match="two numbers"):

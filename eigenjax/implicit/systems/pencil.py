@@ -34,9 +34,16 @@ class PencilPairs(NamedTuple):
     gaps: jax.Array | None  # (k,) lower bounds of the distance to all eigenvalues not computed; None: unknown
 
 
-def pencil_pairs(pencil: Pencil, result: EigenResult, which: str | None) -> PencilPairs:
-    """Build the pairs of a result; which: "LA", "SA", "LM" or "BE" if they are known to be selected by it."""
-    errors, gaps = result.error_bounds, None
+def pencil_pairs(pencil: Pencil, result: EigenResult, errors: Any, which: str | None) -> PencilPairs:
+    """Build the pairs of a result.
+
+    Args:
+        pencil: the pencil.
+        result: the result.
+        errors: (k,) sizes of the errors of the eigenvalues, or None.
+        which: "LA", "SA", "LM" or "BE" if the pairs are known to be selected by it.
+    """
+    gaps = None
     if errors is None:
         lengths = jax.lax.map(lambda x: tree.norm(x if pencil.b is None else matvec(pencil.b, x)), result.eigenvectors)
         errors = safe_divide(result.residuals, lengths)

@@ -28,6 +28,8 @@ from eigenjax.vectors.tree import PyTree
 
 # A residual below this times eps (||A|| + |lambda| ||B||) ||x|| is as small as the arithmetic allows.
 _ROUNDING_FLOOR = 64.0
+# The rounding error of an eigenvalue is below this times eps (||A|| + |lambda| ||B||) ||x|| / ||B x||.
+_BOUND_ROUNDING = 4.0
 # The norm of the solver and the Euclidean one differ by less than this for mass matrices of a condition below 10^4.
 _NORMS_DIFFER = 100.0
 
@@ -36,6 +38,8 @@ class Solved(NamedTuple):
     """Vectors found by a solver of the transformed problem, and its judgment of them."""
 
     vectors: PyTree  # k vectors, without B v
+    values: jax.Array | None  # (k,) their eigenvalues by the solver; None if the residuals say enough
+    indefinite: jax.Array  # () bool, B is known not to be positive definite
     valid: jax.Array  # (k,) bool, the vector exists
     converged: jax.Array  # (k,) bool, by the solver's own test
     status: jax.Array  # () int32, the solver's status
@@ -50,6 +54,7 @@ class _Pairs(NamedTuple):
     vectors: PyTree  # k vectors, B-orthonormal
     residuals: jax.Array  # (k,) ||A x - lambda B x||
     scales: jax.Array  # (k,) (||A|| + |lambda| ||B||) ||x||
+    lengths: jax.Array  # (k,) ||B x||
     is_positive: jax.Array  # () bool, no x^H B x is negative
 
 
@@ -62,8 +67,8 @@ def assembled(
     tol: Any,
     seed: jax.Array,
     references: PyTree | None,
-) -> EigenResult:
-    """Return the result of a pencil.
+) -> tuple[EigenResult, jax.Array]:
+    """Return the result of a pencil, and the (k,) rounding errors of its eigenvalues.
 
     Args:
         pencil: the pencil.
@@ -76,18 +81,24 @@ def assembled(
     """
     pairs = _rayleigh_ritz(pencil, solved, which, sigma, seed)
     finite = jnp.all(jnp.isfinite(pairs.residuals)) & (solved.status != Status.NONFINITE)
-    tol = tolerance(tol, pairs.values.dtype, pairs.scales)
-    share = jnp.maximum(_NORMS_DIFFER * tol, _ROUNDING_FLOOR * rounding_unit(pencil.a))
-    is_small = pairs.residuals <= share * pairs.scales
-    converged = solved.converged & is_small & finite & pairs.is_positive
+    share = _NORMS_DIFFER * tolerance(tol, pairs.values.dtype, pairs.scales)
+    unit = rounding_unit(pencil.a)
+    is_small = pairs.residuals <= jnp.maximum(share, _ROUNDING_FLOOR * unit) * pairs.scales
+    rounding = unit * safe_divide(pairs.scales, pairs.lengths)
+    if solved.values is not None:
+        # The inverse of another shift has the same vectors.
+        allowed = share * jnp.abs(solved.values - sigma) + _ROUNDING_FLOOR * rounding
+        is_small &= jnp.abs(pairs.values - solved.values) <= allowed
+    contradicted = jnp.any(solved.converged & ~is_small) | (solved.status == Status.INCONSISTENT)
     status = jnp.select(
-        [~pairs.is_positive, ~finite, jnp.any(solved.converged & ~is_small)],
+        [solved.indefinite | ~pairs.is_positive, ~finite, contradicted],
         [jnp.int32(code) for code in (Status.INCONSISTENT, Status.NONFINITE, Status.INCONSISTENT)],
         solved.status,
     )
+    converged = solved.converged & finite & (status != Status.INCONSISTENT)
     vectors, _ = fix_signs(pairs.vectors, references=references)
     or_nan = lambda x: jnp.where(finite, x, jnp.nan)
-    return EigenResult(
+    result = EigenResult(
         eigenvalues=or_nan(pairs.values),
         eigenvectors=jax.tree.map(or_nan, vectors),
         residuals=or_nan(pairs.residuals),
@@ -98,6 +109,7 @@ def assembled(
         num_recovered=solved.num_recovered,
         num_solves=solved.num_solves,
     )
+    return result, _BOUND_ROUNDING * rounding
 
 
 def _rayleigh_ritz(pencil: Pencil, solved: Solved, which: str, sigma: Any, seed: jax.Array) -> _Pairs:
@@ -122,7 +134,8 @@ def _rayleigh_ritz(pencil: Pencil, solved: Solved, which: str, sigma: Any, seed:
     of_a = jnp.maximum(jnp.max(safe_divide(norm_a, length)), tree.norm(matvec(pencil.a, drawn)) / size)
     of_b = jnp.maximum(jnp.max(safe_divide(norm_b, length)), tree.norm(drawn_b) / size)
     forms = jnp.append(jnp.diagonal(mass).real, tree.inner(drawn, drawn_b).real)
-    return _Pairs(values, vectors, residuals, (of_a + jnp.abs(values) * of_b) * length, jnp.all(~(forms < 0)))
+    scales = (of_a + jnp.abs(values) * of_b) * length
+    return _Pairs(values, vectors, residuals, scales, norm_b, jnp.all(~(forms < 0)))
 
 
 def _hermitian(matrix: jax.Array) -> jax.Array:

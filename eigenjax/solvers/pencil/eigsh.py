@@ -77,12 +77,12 @@ def eigsh(
         relative=shifted,
         atol=atol,
     )
-    return WithRecycled(solve_pencil(op, plan, v0, 0.0 if sigma is None else sigma, key), None)
+    return solve_pencil(op, plan, v0, 0.0 if sigma is None else sigma, key)
 
 
 def _check_fixed(op: Pencil, which: str, basis: str, basis_dtype: Any) -> None:
     with_what = "b" if op.inverse is None else "inverse"
     if op.inverse is not None and which not in _NEAREST:
         raise ValueError(f"which={which!r}: inverse gives the eigenvalues nearest to sigma, so leave which out")
-    refuse({"basis_dtype": basis_dtype}, with_what)
+    refuse({"basis_dtype": basis_dtype, "basis": basis if basis == "recompute" else None}, with_what)
     check_choice("eigsh", "basis", basis, ("device", "offload"))

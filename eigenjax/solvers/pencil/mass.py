@@ -90,6 +90,18 @@ def mass_solver(b: LinearOperator) -> CholeskySolver | IterativeSolver:
     return IterativeSolver(b, scaling)
 
 
+def is_indefinite(b: LinearOperator, solver: CholeskySolver | IterativeSolver | DiagonalSolver) -> jax.Array:
+    """Return whether B is finite, and the preparation of the solver shows that it is not positive definite, () bool."""
+    if isinstance(solver, CholeskySolver) and isinstance(b, MatrixOperator):
+        return jnp.all(jnp.isfinite(b.matrix)) & ~jnp.all(jnp.isfinite(solver.factor))
+    diagonal = _known_diagonal(b)
+    if diagonal is None:
+        return jnp.zeros((), bool)
+    leaves = [leaf.real for leaf in jax.tree.leaves(diagonal)]
+    finite, positive = ([jnp.all(test(x)) for x in leaves] for test in (jnp.isfinite, lambda x: x > 0))
+    return jnp.all(jnp.stack(finite)) & ~jnp.all(jnp.stack(positive))
+
+
 def _known_diagonal(b: LinearOperator) -> PyTree | None:
     """Return the diagonal of B as a vector in working dtypes, or None."""
     working: Any = tree.working_structure(b.structure)

@@ -5,11 +5,13 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from eigenjax.arguments import brief
 from eigenjax.calls import prefixed
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
-from eigenjax.operators.convert import operator_of
+from eigenjax.operators.convert import MatrixOperator, operator_of
 from eigenjax.operators.packed import PackedOperator, packed_operator
 from eigenjax.vectors.tree import PyTree
 
@@ -76,5 +78,10 @@ def _partner(a: LinearOperator, given: Any, name: str) -> LinearOperator | None:
         return None
     with prefixed(f"{name}={brief(given)}: give {_ROLES[name]} as an operator, a matrix or a callable"):
         op = operator_of(given, a.structure)
+    if isinstance(op, MatrixOperator) and isinstance(a.dtype, np.dtype) and op.dtype != a.dtype:
+        # A real matrix may stand beside a complex one, and one of integers beside either.
+        if jnp.iscomplexobj(op.matrix) and not jnp.issubdtype(a.dtype, jnp.complexfloating):
+            raise TypeError(f"{name} is complex and the operator real: make the operator complex too")
+        op = MatrixOperator(op.matrix.astype(a.dtype)) if isinstance(op.matrix, jax.Array) else op
     check_vector(op.structure, a.structure, name=name)
     return op

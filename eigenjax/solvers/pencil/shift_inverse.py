@@ -11,12 +11,16 @@ from jax.core import Tracer
 from eigenjax.arguments import brief, check_number
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.convert import HostOperator
+from eigenjax.operators.convert import HostOperator, MatrixOperator
 from eigenjax.operators.host import HostProduct
-from eigenjax.operators.matrices import as_matrix, is_jax_sparse, is_scipy_sparse
+from eigenjax.operators.matrices import as_matrix, is_jax_sparse, is_matrix, is_scipy_sparse
+from eigenjax.operators.parts.precondition import DiagonalOperator
+from eigenjax.operators.sparse.padded import SparseMatrix
 from eigenjax.vectors.tree import PyTree
 
-_SINGULAR = "A - sigma B is singular: sigma={sigma} is an eigenvalue; shift it a little"
+# A pivot below this times sqrt(n) eps, relative to its row or to the median of all, is rounding.
+_SINGULAR_PIVOT = 16.0
+_SINGULAR = "A - sigma B is singular: sigma={sigma} is an eigenvalue, at least to rounding; shift it a little"
 
 
 @jax.tree_util.register_dataclass
@@ -97,17 +101,25 @@ def shift_inverse(matrix: Any, sigma: Any = 0.0, b: Any = None) -> LinearOperato
 
     Source: Ericsson and Ruhe (1980), The spectral transformation Lanczos method.
     """
-    if not isinstance(sigma, int | float | complex | np.generic | np.ndarray | jax.Array) or jnp.ndim(sigma):
-        check_number("shift_inverse", "sigma", sigma, remedy="give one number")
+    # A shift of a complex matrix may be complex.
+    parts = (sigma.real, sigma.imag) if isinstance(sigma, complex | np.complexfloating) else (sigma,)
+    for part in parts if not _is_complex(sigma) else ():
+        check_number("shift_inverse", "sigma", part, remedy="give one finite number")
+    matrix, b = _entries(matrix, "matrix"), None if b is None else _entries(b, "b")
     if _is_sparse(matrix) or _is_sparse(b):
         return _sparse_inverse(matrix, sigma, b)
-    a = _square(as_matrix(matrix), "matrix")
-    mass = jnp.eye(a.shape[0], dtype=a.dtype) if b is None else _square(as_matrix(b), "b")
+    a = _square(matrix, "matrix")
+    mass = jnp.eye(a.shape[0], dtype=a.dtype) if b is None else _square(b, "b")
     _check_shapes(a, mass)
     dtype = jnp.promote_types(jnp.promote_types(a.dtype, mass.dtype), _dtype_of(a, sigma))
     a, mass, number = (x.astype(dtype) for x in (a, mass, jnp.asarray(sigma)))
-    factors, pivots = jax.scipy.linalg.lu_factor(a - number * mass)
-    if not isinstance(factors, Tracer) and bool(jax.device_get(jnp.any(jnp.diagonal(factors) == 0))):
+    shifted = a - number * mass
+    factors, pivots, order = jax.lax.linalg.lu(shifted)
+    # A pivot is rounding relative to the row that it is left of.
+    rows = jnp.max(jnp.abs(shifted), axis=1)[order]
+    unit = _SINGULAR_PIVOT * a.shape[0] ** 0.5 * float(jnp.finfo(factors.dtype).eps)
+    is_singular = jnp.any(jnp.abs(jnp.diagonal(factors)) <= unit * rows)
+    if not isinstance(factors, Tracer) and bool(jax.device_get(is_singular)):
         raise ValueError(_SINGULAR.format(sigma=brief(sigma)))
     return DenseInverse(factors, pivots)
 
@@ -117,6 +129,8 @@ def _sparse_inverse(matrix: Any, sigma: Any, b: Any) -> LinearOperator:
     from scipy.linalg import get_lapack_funcs
     from scipy.sparse import linalg
 
+    if isinstance(sigma, Tracer):
+        raise TypeError("a sparse matrix is factorized on the host, and sigma is traced: give a number")
     a = _square(_on_host(matrix, sparse), "matrix")
     mass = sparse.identity(a.shape[0], dtype=a.dtype) if b is None else _square(_on_host(b, sparse), "b")
     _check_shapes(a, mass)
@@ -129,13 +143,20 @@ def _sparse_inverse(matrix: Any, sigma: Any, b: Any) -> LinearOperator:
     if np.all(np.abs(entries.row - entries.col) <= 1):
         diagonals = [shifted.diagonal(k) for k in (-1, 0, 1)]
         (factorize,) = get_lapack_funcs(("gttrf",), diagonals)
-        if factorize(*diagonals)[-1]:
+        rows = np.asarray(abs(shifted).max(axis=1).todense()).reshape(-1)
+        pivots, failed = factorize(*diagonals)[1], factorize(*diagonals)[-1]
+        if failed or np.any(np.abs(pivots) <= _SINGULAR_PIVOT * np.finfo(shifted.dtype).eps * rows):
             raise singular
         return TridiagonalInverse(_padded(diagonals))
     try:
         factors = linalg.splu(shifted)
     except RuntimeError as error:
         raise singular from error
+    # SciPy scales rows and columns before it factorizes, so that most pivots are of one size.
+    pivots = np.abs(factors.U.diagonal())
+    unit = _SINGULAR_PIVOT * len(pivots) ** 0.5 * np.finfo(shifted.dtype).eps
+    if np.min(pivots) <= unit * np.median(pivots):
+        raise singular
     return HostOperator(HostProduct(_Factorized(factors, shifted)))
 
 
@@ -157,6 +178,25 @@ def _padded(diagonals: list[np.ndarray]) -> jax.Array:
     below, main, above = diagonals
     zero = np.zeros(1, main.dtype)
     return jnp.asarray(np.stack([np.concatenate([zero, below]), main, np.concatenate([above, zero])]))
+
+
+def _entries(given: Any, name: str) -> Any:
+    """Return the entries of a matrix, or of an operator that holds them."""
+    if isinstance(given, MatrixOperator):
+        given = given.matrix
+    if isinstance(given, DiagonalOperator) and isinstance(given.structure, jax.ShapeDtypeStruct):
+        given = jnp.diag(jnp.broadcast_to(given.diagonal, given.structure.shape))
+    if isinstance(given, SparseMatrix):
+        raise TypeError(f"{name} is an operator whose entries are arranged for products: give the sparse matrix itself")
+    if not is_matrix(given):
+        raise TypeError(
+            f"{name}={brief(given)}: give a matrix, dense or sparse; to factorize it, its entries are needed"
+        )
+    return given if _is_sparse(given) else as_matrix(given)
+
+
+def _is_complex(sigma: Any) -> bool:
+    return isinstance(sigma, jax.Array | np.ndarray) and jnp.ndim(sigma) == 0 and jnp.iscomplexobj(sigma)
 
 
 def _is_sparse(a: Any) -> bool:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 
 from eigenjax.arguments import refuse
 from eigenjax.krylov.rayleigh_ritz import Extraction
+from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.krylov.thick_restart import outside_of_basis
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.pencil.assembly import Solved, assembled
-from eigenjax.solvers.pencil.mass import cheap_solver
+from eigenjax.solvers.pencil.mass import cheap_solver, is_indefinite
 from eigenjax.solvers.pencil.pencil import Pencil
 from eigenjax.solvers.pencil.transforms import (
     MassInverseOperator,
@@ -43,7 +44,7 @@ from eigenjax.vectors.pseudorandom import fold_in, seed_of
 _ASSEMBLY = 7
 
 
-def solve_pencil(pencil: Pencil, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> EigenResult:
+def solve_pencil(pencil: Pencil, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a pencil by thick-restart Lanczos on the transformed operator.
 
     Args:
@@ -65,12 +66,22 @@ def solve_pencil(pencil: Pencil, plan: Plan, v0: Any, sigma: Any, key: jax.Array
     result = _judged_relative(result, plan.tol) if spec.relative else result
     result = result._replace(eigenvectors=_multiplied(state, spec.k)) if shifted else result
     solved = _solved(result, jnp.isfinite(state.found.residuals[: spec.k]), shifted)
+    if shifted:
+        solved = solved._replace(values=inverted(sigma, result.eigenvalues))
+    if isinstance(op, MassInverseOperator):
+        solved = solved._replace(indefinite=is_indefinite(op.b, op.solve))
     nearest = sigma if shifted or spec.interior else None
     options = {"which": spec.which, "sigma": nearest, "tol": plan.tol, "seed": fold_in(seed, _ASSEMBLY)}
-    assembly = assembled(pencil, solved, **options, references=rows)
+    assembly, rounding = assembled(pencil, solved, **options, references=rows)
     if shifted:
-        return _with_shifted_bounds(assembly, result, state.found, sigma)
-    return assembly._replace(error_bounds=result.error_bounds, error_estimates=result.error_estimates, gap=result.gap)
+        assembly = _with_shifted_bounds(assembly, result, state.found, sigma)
+    else:
+        bounds = {"error_bounds": result.error_bounds, "error_estimates": result.error_estimates}
+        assembly = assembly._replace(**bounds, gap=result.gap)
+    errors = assembly.error_bounds
+    assert errors is not None
+    # The derivative distinguishes eigenvalues by the errors of the solver alone.
+    return WithRecycled(assembly._replace(error_bounds=errors + rounding), errors)
 
 
 def solve_preconditioned(
@@ -88,13 +99,15 @@ def solve_preconditioned(
     result = lobpcg(op, k, preconditioner=OnImages(preconditioner, pencil.b), **options)
     solved = _solved(result, jnp.ones(k, bool), False)
     seed = fold_in(seed_of(key), _ASSEMBLY)
-    return assembled(pencil, solved, which=which, sigma=None, tol=tol, seed=seed, references=rows)
+    return assembled(pencil, solved, which=which, sigma=None, tol=tol, seed=seed, references=rows)[0]
 
 
 def _solved(result: EigenResult, valid: jax.Array, shifted: bool) -> Solved:
     zero = jnp.zeros_like(result.num_matvecs)
     return Solved(
         vectors=plain(result.eigenvectors),
+        values=None,
+        indefinite=jnp.zeros((), bool),
         valid=valid,
         converged=result.converged,
         status=result.status,
@@ -146,6 +159,5 @@ def _with_shifted_bounds(assembly: EigenResult, result: EigenResult, found: Extr
     if found.values.shape[0] > k:
         nearest = jnp.min(jnp.abs(assembly.eigenvalues - inverted(sigma, found.values[k])))
         gap = jnp.where(jnp.isfinite(found.residuals[k]), nearest, jnp.inf)
-    rounding = jnp.finfo(values.dtype).eps * jnp.abs(assembly.eigenvalues)
     bounds, estimates = map(widened, (result.error_bounds, result.error_estimates))
-    return assembly._replace(error_bounds=bounds + rounding, error_estimates=estimates, gap=gap)
+    return assembly._replace(error_bounds=bounds, error_estimates=estimates, gap=gap)

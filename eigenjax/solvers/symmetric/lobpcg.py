@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
-from eigenjax.krylov.metric import random_start
+from eigenjax.krylov.metric import random_start, refreshed
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import EigenResult
@@ -116,11 +116,11 @@ def step(
     values, coefficients = _rayleigh_ritz(projection, mask, which)
     rotation, theta = coefficients[:, :size], values[:size]
     moves = _orthonormalize_against(rotation.at[:size].set(0).T, rotation.T)
-    vectors, images = (tree.combine(rotation, rows) for rows in both)
+    vectors, images = refreshed(op, tree.combine(rotation, both[0])), tree.combine(rotation, both[1])
     residual_vectors = jax.vmap(tree.add_scaled)(images, -theta, vectors)
     moved = state._replace(
         vectors=(vectors, images),
-        directions=tree.combine(moves.T, both),
+        directions=(refreshed(op, tree.combine(moves.T, both[0])), tree.combine(moves.T, both[1])),
         residual_vectors=residual_vectors,
         values=theta,
         # A start block of rank below b leaves zero vectors until the search has found the others.
