@@ -1,4 +1,4 @@
-"""Claim: generalized problems take at most ARPACK's matvecs, and solves with a factorization, at equal residuals.
+"""Claim: without a search, generalized problems take at most ARPACK's matvecs, or solves with a factorization.
 
 The lowest ten modes of linear finite elements on a cube in one to three dimensions, K x = lambda M x, in float64.
 `inverse`: shift-invert at 0 with `shift_inverse` (ARPACK: mode 3 with `splu`); `matvecs`: with K, while systems with M
