@@ -15,6 +15,4 @@ class SolveSpec(NamedTuple):
     max_matvecs: int  # maximum number of matvecs
     storage: Storage = Storage()  # storage of the basis
     random_start: bool = True  # whether the start vectors are random, not given by the caller
-    relative: bool = (
-        False  # tol is relative to the smallest of the k wanted |eigenvalues|, not to the largest |Ritz value|
-    )
+    relative: bool = False  # tol is relative to the smallest wanted |eigenvalue|, not to the largest |Ritz value|

@@ -29,8 +29,8 @@ _VECTORS_BESIDE, _SHARE_OF_BASIS = 4, 5
 _FEWEST_PER_PAIR = 2
 # An all-reduce moves twice what it reduces: each device sends its data, and receives the sum.
 _MOVED = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "all-to-all": 1, "collective-permute": 1}
-# A TPU stores the last two axes of an array in tiles of this shape; 64 numbers in the last take the memory of 128.
-_TILE = (8, 128)
+# A TPU stores the last axis of an array in tiles of 128 numbers, the one before of 8: 64 take the memory of 128.
+_TILE = {1: 128, 2: 8}
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_MOVED)})(?:-start)?\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 
@@ -180,8 +180,7 @@ def partition(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     fitting = [axis for axis, length in enumerate(shape) if length and length % mesh.size == 0]
     if not fitting:
         return PartitionSpec()
-    tiles = [1] * len(shape) + list(_TILE)
-    whole = [axis for axis in fitting if shape[axis] // mesh.size % tiles[axis + len(_TILE)] == 0]
+    whole = [axis for axis in fitting if shape[axis] // mesh.size % _TILE.get(len(shape) - axis, 1) == 0]
     longest = max(whole or fitting, key=lambda axis: shape[axis])
     return PartitionSpec(*[None] * longest, mesh.axis_names)
 

@@ -23,6 +23,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
 from eigenjax.operators.packed import packed_operator
+from eigenjax.spectrum.function_traces import MOST_DENSE
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import Quadrature, gauss_quadrature, tridiagonals
 from eigenjax.spectrum.status import status_of
@@ -30,8 +31,6 @@ from eigenjax.spectrum.trace import TraceResult
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
-# Largest matrix that is computed densely if the budget allows.
-_MOST_DENSE = 2048
 _REMEDY = "give interval=(low, high), two numbers with low <= high"
 
 
@@ -92,7 +91,7 @@ def eigenvalue_count(
     # The count is piecewise constant.
     op, low, high = jax.lax.stop_gradient((op, low, high))
     krylov_dim = min(krylov_dim, op.size)
-    if op.size <= min(num_probes * krylov_dim, _MOST_DENSE):
+    if op.size <= min(num_probes * krylov_dim, MOST_DENSE):
         return _exact(op, low, high)
     states = tridiagonals(op, key, None, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     return _estimated(jax.vmap(gauss_quadrature)(states), low, high, op.size, num_probes * krylov_dim)

@@ -34,7 +34,7 @@ _WEIGHTLESS = 64.0
 # An eigenvalue below c * eps times the largest may be zero.
 _POSITIVE_ROUNDING = 16.0
 # Largest matrix that is computed densely if the budget allows.
-_MOST_DENSE = 2048
+MOST_DENSE = 2048
 
 
 @explained
@@ -106,7 +106,7 @@ def _trace_of_function(
     )
     deflated = deflated_pairs(op, deflate)
     krylov_dim = min(krylov_dim, op.size)
-    if op.size <= min(num_probes * krylov_dim, _MOST_DENSE):
+    if op.size <= min(num_probes * krylov_dim, MOST_DENSE):
         return _exact(op, f, positive)
     states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     quadrature = jax.vmap(lambda state, count: _quadratic_form(state, count, f))

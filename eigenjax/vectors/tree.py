@@ -29,7 +29,7 @@ PyTree = Any
 class MetricVector:
     """Vector v of a space with the inner product <u, v> = u^H B v, together with B v; or a basis of such vectors.
 
-    Linear combinations act on both parts, so that B is not multiplied again. `inner`, `norm`, `project` and `gram`, and
+    Linear combinations act on both parts and take no matvec with B. `inner`, `norm`, `project` and `gram`, and
     with them all solvers, use this inner product.
     """
 

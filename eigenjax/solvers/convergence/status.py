@@ -13,7 +13,7 @@ from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
 # Residuals below this times eps ||A|| are as small as the arithmetic allows.
-_ROUNDING_FLOOR = 64.0
+ROUNDING_FLOOR = 64.0
 # By default, residuals below this times the machine epsilon of the narrowest leaf are converged: a matvec that rounds
 # to 16 bits at each layer has an error of about one such epsilon.
 _NARROW_UNITS = 4.0
@@ -110,7 +110,7 @@ def with_status(
     finite = finite & jnp.all(jnp.isfinite(residuals) | ~pairs.valid)
     converged = pairs.valid & (residuals <= tolerance(tol, residuals.dtype, norm_estimate) * norm_estimate) & finite
     unit = rounding_unit(op)
-    at_rounding = jnp.all(converged | (residuals <= max(_ROUNDING_FLOOR * unit, storage_error) * norm_estimate))
+    at_rounding = jnp.all(converged | (residuals <= max(ROUNDING_FLOOR * unit, storage_error) * norm_estimate))
     inconsistent = discrepancy > unit**0.5 * norm_estimate
     status = jnp.select(
         [~finite, jnp.all(converged) & verified, jnp.all(converged), inconsistent, at_rounding],

@@ -15,6 +15,7 @@ from eigenjax.solvers.convergence.status import CandidatePairs, default_toleranc
 from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.dense.symmetric import LARGEST
+from eigenjax.solvers.pencil.assembly import BOUND_ROUNDING
 from eigenjax.solvers.pencil.pencil import Pencil
 from eigenjax.solvers.symmetric.plan import default_dim
 from eigenjax.solvers.warm_start import start_rows
@@ -22,9 +23,6 @@ from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.packing import unravel
 from eigenjax.vectors.signs import fix_signs
-
-# The rounding error of an eigenvalue is below this times eps (||A|| + |lambda| ||B||) ||x|| / ||B x||.
-_BOUND_ROUNDING = 4.0
 
 
 def _is_small(pencil: Pencil, k: int, options: dict[str, Any]) -> bool:
@@ -68,7 +66,7 @@ def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, atol: Any, sigma: An
         finite=finite,
     )
     indefinite = finite & ~jnp.all(jnp.isfinite(residuals))
-    rounding = _BOUND_ROUNDING * rounding_unit(pencil.a) * scales / lengths
+    rounding = BOUND_ROUNDING * rounding_unit(pencil.a) * scales / lengths
     # Of the norm in which a residual bounds the error.
     own = result._replace(eigenvalues=jax.lax.stop_gradient(values), residuals=_in_inverse_norm(defects, known[1]))
     others = jnp.full(all_values.shape[0] - k, jnp.max(rounding))

@@ -91,7 +91,7 @@ def eigs(
         sigma: shift, a real number; with `inverse` only (None is then 0).
         inverse: F, for shift-invert: v -> (A - sigma)^-1 v, an operator or a callable, such as `shift_inverse` returns.
             Computes the eigenvalues nearest to sigma, nearest first, in few products with F, which `num_solves` counts.
-            Each is then accurate to tol relative to its distance from sigma. F is not differentiated.
+            Each is then accurate to tol relative to its distance from sigma. Gradients need no derivative of F.
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.

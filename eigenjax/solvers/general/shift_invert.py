@@ -15,15 +15,13 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.complexified import on_complex
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.residuals import rounding_unit
-from eigenjax.solvers.convergence.status import tolerance
+from eigenjax.solvers.convergence.status import ROUNDING_FLOOR, tolerance
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.pseudorandom import arbitrary_vector
 
 # The residual of A exceeds that of the inverse by the share of other eigenvectors in it.
 _SLACK = 100.0
-# A residual below this times eps ||A|| is as small as the arithmetic allows.
-_ROUNDING_FLOOR = 64.0
 
 
 def of_inverse(op: LinearOperator, result: EigenResult, sigma: Any, tol: Any, seed: jax.Array) -> EigenResult:
@@ -46,7 +44,7 @@ def of_inverse(op: LinearOperator, result: EigenResult, sigma: Any, tol: Any, se
     residuals = jax.vmap(defect)(values, images, result.eigenvectors)
     drawn = arbitrary_vector(seed, structure)
     norm_estimate = jnp.maximum(jnp.max(tree.norms(images)), tree.norm(matvec(op, drawn)) / tree.norm(drawn))
-    share = jnp.maximum(_SLACK * tolerance(tol, sizes.dtype, norm_estimate), _ROUNDING_FLOOR * rounding_unit(op))
+    share = jnp.maximum(_SLACK * tolerance(tol, sizes.dtype, norm_estimate), ROUNDING_FLOOR * rounding_unit(op))
     is_small = residuals <= share * norm_estimate
     finite = jnp.all(jnp.isfinite(residuals))
     stagnated = jnp.all(result.converged) & ~jnp.all(own)

@@ -18,7 +18,7 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import matvec
 from eigenjax.result import EigenResult, Status
 from eigenjax.solvers.convergence.residuals import rounding_unit
-from eigenjax.solvers.convergence.status import tolerance
+from eigenjax.solvers.convergence.status import ROUNDING_FLOOR, tolerance
 from eigenjax.solvers.pencil.pencil import Pencil, all_times_a, all_times_b, times_b
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
@@ -26,10 +26,8 @@ from eigenjax.vectors.pseudorandom import arbitrary_vector
 from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
-# A residual below this times eps (||A|| + |lambda| ||B||) ||x|| is as small as the arithmetic allows.
-_ROUNDING_FLOOR = 64.0
 # The rounding error of an eigenvalue is below this times eps (||A|| + |lambda| ||B||) ||x|| / ||B x||.
-_BOUND_ROUNDING = 4.0
+BOUND_ROUNDING = 4.0
 # The norm of the solver and the Euclidean one differ by less than this for mass matrices of a condition below 10^4.
 _NORMS_DIFFER = 100.0
 
@@ -83,11 +81,11 @@ def assembled(
     finite = jnp.all(jnp.isfinite(pairs.residuals)) & (solved.status != Status.NONFINITE)
     share = _NORMS_DIFFER * tolerance(tol, pairs.values.dtype, pairs.scales)
     unit = rounding_unit(pencil.a)
-    is_small = pairs.residuals <= jnp.maximum(share, _ROUNDING_FLOOR * unit) * pairs.scales
+    is_small = pairs.residuals <= jnp.maximum(share, ROUNDING_FLOOR * unit) * pairs.scales
     rounding = unit * safe_divide(pairs.scales, pairs.lengths)
     if solved.values is not None:
         # The inverse of another shift has the same vectors.
-        allowed = share * jnp.abs(solved.values - sigma) + _ROUNDING_FLOOR * rounding
+        allowed = share * jnp.abs(solved.values - sigma) + ROUNDING_FLOOR * rounding
         is_small &= jnp.abs(pairs.values - solved.values) <= allowed
     contradicted = jnp.any(solved.converged & ~is_small) | (solved.status == Status.INCONSISTENT)
     status = jnp.select(
@@ -109,7 +107,7 @@ def assembled(
         num_recovered=solved.num_recovered,
         num_solves=solved.num_solves,
     )
-    return result, _BOUND_ROUNDING * rounding
+    return result, BOUND_ROUNDING * rounding
 
 
 def _rayleigh_ritz(pencil: Pencil, solved: Solved, which: str, sigma: Any, seed: jax.Array) -> _Pairs:

@@ -82,6 +82,7 @@ def _partner(a: LinearOperator, given: Any, name: str) -> LinearOperator | None:
         # A real matrix may stand beside a complex one, and one of integers beside either.
         if jnp.iscomplexobj(op.matrix) and not jnp.issubdtype(a.dtype, jnp.complexfloating):
             raise TypeError(f"{name} is complex and the operator real: make the operator complex too")
-        op = MatrixOperator(op.matrix.astype(a.dtype)) if isinstance(op.matrix, jax.Array) else op
+        is_narrower = jnp.finfo(op.dtype).bits <= jnp.finfo(a.dtype).bits
+        op = MatrixOperator(op.matrix.astype(a.dtype)) if is_narrower and isinstance(op.matrix, jax.Array) else op
     check_vector(op.structure, a.structure, name=name)
     return op

@@ -18,7 +18,7 @@ from eigenjax.operators.parts.precondition import DiagonalOperator
 from eigenjax.operators.sparse.padded import SparseMatrix
 from eigenjax.vectors.tree import PyTree
 
-# A pivot below this times sqrt(n) eps, relative to its row or to the median of all, is rounding.
+# A pivot below this times sqrt(n) eps (tridiagonal: eps), relative to its row or to the median of all, is rounding.
 _SINGULAR_PIVOT = 16.0
 _SINGULAR = "A - sigma B is singular: sigma={sigma} is an eigenvalue, at least to rounding; shift it a little"
 
@@ -86,7 +86,7 @@ def shift_inverse(matrix: Any, sigma: Any = 0.0, b: Any = None) -> LinearOperato
 
     Raises:
         ValueError: if a matrix is not square, the shapes differ, or A - sigma B is singular.
-        TypeError: if an argument is no matrix, or sigma no number.
+        TypeError: if an argument is no matrix, sigma is no number, or one of them is traced beside a sparse matrix.
 
     Cost: 2 n^3 / 3 operations for dense matrices, what `splu` takes for sparse ones, n for tridiagonal ones. Each
     product costs one solve with the factors.
@@ -144,7 +144,7 @@ def _sparse_inverse(matrix: Any, sigma: Any, b: Any) -> LinearOperator:
         diagonals = [shifted.diagonal(k) for k in (-1, 0, 1)]
         (factorize,) = get_lapack_funcs(("gttrf",), diagonals)
         rows = np.asarray(abs(shifted).max(axis=1).todense()).reshape(-1)
-        pivots, failed = factorize(*diagonals)[1], factorize(*diagonals)[-1]
+        _, pivots, *_, failed = factorize(*diagonals)
         if failed or np.any(np.abs(pivots) <= _SINGULAR_PIVOT * np.finfo(shifted.dtype).eps * rows):
             raise singular
         return TridiagonalInverse(_padded(diagonals))

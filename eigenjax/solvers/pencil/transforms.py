@@ -4,7 +4,8 @@
     (A - s B)^-1 B    theta = 1 / (lambda - s)        one product with the inverse, and one matvec with B
 
 Their vectors hold B v beside v (`MetricVector`), so that an inner product takes no matvec with B: the first operator
-has A v at hand, the second computes B v once. Without B the second is the inverse itself.
+has A v at hand, the second computes B v once. Each Gram-Schmidt pass computes B v anew (`refresh`). Without B the
+second operator is the inverse itself.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ class _OfPencil(MetricOperator):
     def random_start(self, seed: jax.Array) -> MetricVector:
         """Draw a pseudo-random vector v, and compute B v."""
         drawn = arbitrary_vector(seed, self.structure.v)
-        return MetricVector(drawn, matvec(self.b, drawn))
+        return self.refresh(MetricVector(drawn, drawn))
 
 
 @jax.tree_util.register_dataclass
