@@ -45,6 +45,7 @@ CALLS = {
         (VALUES**2).sum(),
     ),
     "spectral_density": (lambda: eigenjax.spectral_density(product, key=KEY, like=LIKE).nodes.max(), 5.0),
+    "eigenvalue_count": (lambda: eigenjax.eigenvalue_count(product, (0.0, 2.0), key=KEY, like=LIKE).estimate, 2.0),
     "matrix_function": (
         lambda: eigenjax.matrix_function(product, jnp.exp, {"a": jnp.eye(3)[1], "b": jnp.zeros(1)}, like=LIKE).vector[
             "a"
