@@ -25,7 +25,9 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else type(value).__name__
 
 
-def check_number(function: str, name: str, value: Any, *, least: float | None = None, remedy: str) -> None:
+def check_number(
+    function: str, name: str, value: Any, *, least: float | None = None, remedy: str, is_complex: bool = False
+) -> None:
     """Raise an error unless a value is one real number; None passes.
 
     Args:
@@ -34,9 +36,10 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
         value: a Python or NumPy number or an array of shape (). Only shape and dtype of a traced value are checked.
         least: smallest allowed value; None allows all but NaN and Inf.
         remedy: text that describes a valid value.
+        is_complex: a complex number is valid too; there is no smallest one.
 
     Raises:
-        TypeError: if it is not a number, or is complex.
+        TypeError: if it is not a number, or is complex where a real one is needed.
         ValueError: if it is an array of a shape other than (), NaN or too small.
 
     >>> check_number("eigsh", "tol", -1.0, least=0, remedy="give a number from 0 up")
@@ -50,11 +53,16 @@ def check_number(function: str, name: str, value: Any, *, least: float | None = 
     if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(message)
     dtype = jnp.result_type(value)
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+    kinds = (jnp.floating, jnp.integer, *((jnp.complexfloating,) if is_complex else ()))
+    if not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise TypeError(message)
     if jnp.shape(value) != ():
         raise ValueError(message)
     if isinstance(value, Tracer) or (isinstance(value, jax.Array) and not value.is_fully_addressable):
+        return
+    if is_complex:
+        if not np.isfinite(jax.device_get(value)):
+            raise ValueError(message)
         return
     number = float(jax.device_get(value))
     if np.isnan(number) or (number < least if least is not None else np.isinf(number)):

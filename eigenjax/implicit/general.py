@@ -26,6 +26,8 @@ GMRES may stagnate far from normal or where eigenvalues nearly coalesce: the der
 `adjoint_info` reports this. If eigenvalues coalesce within the residuals of their pairs, the undefined part is dropped:
 never NaN.
 
+The pencil A x = lambda B x is the operator B^-1 A, whose matvec is differentiable in A and in B.
+
 Cost besides the forward solve: one system per pair for all its cotangents, solved by GMRES with A^H (two real matvecs
 per step if A is real), and 3 k matvecs. GMRES holds 40 k complex vectors, or up to 256 k if they take at most 128 MiB.
 """
@@ -43,12 +45,13 @@ from eigenjax.implicit.program import Method, Rule, pack_square, square
 from eigenjax.implicit.systems.tangents import all_zero, is_zero, pull_back, tangent_along
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.complexified import complex_matvec
+from eigenjax.operators.complexified import ComplexifiedOperator, complex_matvec, is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked, unpacked_pairs
 from eigenjax.result import EigenResult
 from eigenjax.solvers.linear import bordered
 from eigenjax.solvers.linear.bordered import Bordered, Solution, SolveInfo
+from eigenjax.solvers.pencil.quotient import quotient
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
 from eigenjax.vectors.signs import at_largest
@@ -170,7 +173,16 @@ def _finish(method: Method, op: LinearOperator, traced: dict[str, Any], result: 
     return unpacked_pairs(op, result)
 
 
-RULE = Rule(square, pack_square, _save, _cotangent, _tangent, _finish)
+def _take(op: Any, options: dict[str, Any]) -> LinearOperator:
+    """Return A, or B^-1 A if there is a b; real operators act on complex vectors if the shift is complex."""
+    op, b = square(op, options), options.pop("b")
+    complexify = options["sigma"] is not None and bool(jnp.iscomplexobj(options["sigma"])) and is_real(op.structure)
+    if b is not None:
+        return quotient(op, b, complexify=complexify)
+    return ComplexifiedOperator(op) if complexify else op
+
+
+RULE = Rule(_take, pack_square, _save, _cotangent, _tangent, _finish)
 
 
 def _images(op: LinearOperator, *, vectors: PyTree) -> PyTree:

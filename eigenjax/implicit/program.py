@@ -28,9 +28,11 @@ _CHECKS = (
     ("tol", 0.0, "give a number from 0 up, or None for the square root of the rounding"),
     ("adjoint_tol", 0.0, "give a number from 0 up, or None for what the residuals are worth"),
     ("atol", 0.0, "give a number from 0 up, in units of the eigenvalues"),
-    ("sigma", None, "give one finite real number, the one that eigenvalues are wanted near; jax.vmap takes several"),
+    ("sigma", None, "give one finite {kind}number, the one that eigenvalues are wanted near; jax.vmap takes several"),
     ("momentum", None, "give one finite real number, such as 0.25 times the square of the next eigenvalue"),
 )
+# Solvers whose eigenvalues are complex, so that sigma may be.
+_COMPLEX_SIGMA = ("eigs",)
 # Options that are operators on the same vectors.
 _PARTNERS = {"preconditioner": "M^-1", "inverse": "(A - sigma)^-1"}
 _NUMBERS = tuple(name for name, *_ in _CHECKS)
@@ -228,4 +230,6 @@ def _check_arrays(solver: str, options: dict[str, Any]) -> None:
 
 def _check_numbers(solver: str, options: dict[str, Any]) -> None:
     for name, least, remedy in _CHECKS:
-        arguments.check_number(solver, name, options.get(name), least=least, remedy=remedy)
+        is_complex = name == "sigma" and solver in _COMPLEX_SIGMA
+        remedy = remedy.format(kind="" if is_complex else "real ")
+        arguments.check_number(solver, name, options.get(name), least=least, remedy=remedy, is_complex=is_complex)

@@ -62,7 +62,7 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
     valid = jnp.arange(m, dtype=jnp.int32) < state.num_valid
     shifted, coupling = _scaled(state, target)
     tall = jnp.concatenate([shifted, coupling])
-    inverse = _inverse(jnp.linalg.qr(tall, mode="r"))
+    inverse = clamped_inverse(jnp.linalg.qr(tall, mode="r"))
     reciprocals, vectors = jnp.linalg.eigh(matmul(jnp.conj(inverse).T, shifted, inverse))
     vectors = matmul(inverse, vectors)
     weights = jnp.square(jnp.abs(vectors))
@@ -85,7 +85,8 @@ def harmonic_pairs(state: KrylovDecomposition, sigma: jax.Array, target: jax.Arr
 
 def stand_off(sigma: jax.Array, values: jax.Array) -> jax.Array:
     """Return sigma, moved off by a small share of the distance to the farthest wanted value."""
-    return sigma + _OFFSET * jnp.max(jnp.abs(values - sigma))
+    farthest = jnp.max(jnp.abs(values - sigma.astype(values.dtype)))
+    return sigma + (_OFFSET * farthest).astype(sigma.dtype)
 
 
 def harmonic_directions(
@@ -138,7 +139,7 @@ def _scaled(state: KrylovDecomposition, target: jax.Array) -> tuple[jax.Array, j
     return finite(shifted) * factor + beyond, finite(coupling) * factor
 
 
-def _inverse(triangle: jax.Array) -> jax.Array:
+def clamped_inverse(triangle: jax.Array) -> jax.Array:
     """Invert an upper triangular matrix with entries of order one; clamp small diagonal entries."""
     diagonal = jnp.diag(triangle)
     least = _SINGULAR * float(jnp.finfo(triangle.dtype).eps)

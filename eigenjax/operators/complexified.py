@@ -4,6 +4,7 @@ A real operator can have complex eigenvectors. Solvers multiply it by real vecto
 matvecs take half the memory and half the work.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -63,3 +64,26 @@ def on_complex(function: Callable[[PyTree], PyTree], structure: PyTree) -> Calla
 def complex_matvec(op: LinearOperator, vector: PyTree) -> PyTree:
     """Compute A v for a complex v, with two real matvecs if A is real."""
     return on_complex(functools.partial(matvec, op), op.structure)(vector)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ComplexifiedOperator(LinearOperator):
+    """Real operator on complex vectors."""
+
+    inner: LinearOperator
+
+    @property
+    def structure(self) -> PyTree:
+        """Structure of the complex vectors."""
+        return complex_structure(self.inner.structure)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """Compute A x + i A y."""
+        return complex_matvec(self.inner, vector)
+
+    def adjoint_mv(self, vector: PyTree) -> PyTree:
+        """Compute A^T x + i A^T y."""
+        working = tree.working_structure(self.inner.structure)
+        adjoint = lambda v: tree.cast_like(self.inner.adjoint_mv(tree.cast_like(v, self.inner.structure)), working)
+        return on_complex(adjoint, working)(vector)

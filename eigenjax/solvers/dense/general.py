@@ -16,11 +16,14 @@ from eigenjax.solvers.convergence.status import CandidatePairs, default_toleranc
 from eigenjax.solvers.dense.choice import DenseSolver
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry
 from eigenjax.solvers.general.eigs import default_dim
+from eigenjax.solvers.general.transforms import has_b, with_true_residuals
+from eigenjax.solvers.pencil.quotient import parts
 from eigenjax.solvers.warm_start import start_rows
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.packing import unravel
 from eigenjax.vectors.placement import default_platform
+from eigenjax.vectors.pseudorandom import seed_of
 
 # Largest matrix that is decomposed by default. On a CPU a decomposition then takes 0.15 s in float32 and 0.25 s in
 # float64, and a Krylov method for six pairs of a random matrix seconds.
@@ -36,11 +39,15 @@ def _is_small(op: LinearOperator, k: int, options: dict[str, Any]) -> bool:
     if options["inverse"] is not None:
         return False
     # A TPU has no dense eigensolver for general matrices.
-    small = op.size <= default_dim(k) or (op.size <= _LARGEST and is_matrix(op))
+    a, b, _ = parts(op)
+    known = is_matrix(a) and (b is None or is_matrix(b))
+    small = op.size <= default_dim(k) or (op.size <= _LARGEST and known)
     return small and default_platform() != "tpu"
 
 
-def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, atol: Any, v0: Any, **_: Any) -> EigenResult:
+def _solve(
+    op: LinearOperator, *, k: int, which: str, tol: Any, atol: Any, v0: Any, sigma: Any, **_: Any
+) -> EigenResult:
     """Compute k eigenpairs of an operator by one dense decomposition."""
     ritz.check_count(k, op.size, "eigs")
     general_ritz.check_which(which)
@@ -52,7 +59,7 @@ def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, atol: Any, v0: A
     # A norm estimate as in `krylov_schur`: the largest ||A v|| of a unit vector v, here of those of the coordinates.
     norm_estimate = jnp.max(column_norms(known, scale))
     values, columns = unnormalized_eig(matrix)
-    order = _order(jax.lax.stop_gradient(values), which, real=real)[:k]
+    order = _order(jax.lax.stop_gradient(values), which, sigma, real=real)[:k]
     values, columns = values[order], columns[:, order]
     known = known.astype(columns.dtype)
     mixing = _orthonormal_copies(known, *jax.lax.stop_gradient((values, columns)), norm_estimate)
@@ -75,7 +82,8 @@ def _solve(op: LinearOperator, *, k: int, which: str, tol: Any, atol: Any, v0: A
         discrepancy=jnp.zeros_like(norm_estimate),
         finite=jnp.isfinite(scale),
     )
-    return result._replace(num_probes=jnp.int32(0), num_recovered=jnp.int32(0))
+    result = result._replace(num_probes=jnp.int32(0), num_recovered=jnp.int32(0))
+    return with_true_residuals(op, result, tol, seed_of(None)) if has_b(op) else result
 
 
 def _residuals(matrix: jax.Array, values: jax.Array, columns: jax.Array) -> jax.Array:
@@ -83,14 +91,17 @@ def _residuals(matrix: jax.Array, values: jax.Array, columns: jax.Array) -> jax.
     return column_norms(defects, largest_entry(defects))
 
 
-def _order(values: jax.Array, which: str, *, real: bool) -> jax.Array:
-    """Return the indices that order eigenvalues by `which`; of two conjugates the one above the real axis comes first.
+def _order(values: jax.Array, which: str, sigma: Any, *, real: bool) -> jax.Array:
+    """Return the indices that order eigenvalues by `which`, or by the distance from sigma if it is not None.
+
+    Of two conjugates the one above the real axis comes first.
 
     A decomposition of a real matrix returns conjugates one after the other, the one above the real axis first.
     """
     index = jnp.arange(values.shape[0], dtype=jnp.int32)
     first = jnp.where(values.imag < 0, index - 1, index) if real else index
-    return jnp.lexsort((index, first, general_ritz.wanted_keys(values, which, real=real)))
+    shift = None if sigma is None else jnp.asarray(sigma)
+    return jnp.lexsort((index, first, general_ritz.wanted_keys(values, which, real=real, sigma=shift)))
 
 
 def _orthonormal_copies(

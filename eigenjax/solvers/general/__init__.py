@@ -1,4 +1,6 @@
 """Solvers of eigenproblems that are not symmetric: `eigs`, with the Krylov-Schur iteration of `krylov_schur`.
 
-Imports `vectors`, `operators`, `krylov` and `solvers.convergence`.
+`finalize` verifies the residuals, and `transforms` makes the pairs of a pencil or of A from those of an inverse.
+
+Imports `vectors`, `operators`, `krylov`, `solvers.convergence` and `solvers.pencil`.
 """

@@ -5,7 +5,8 @@
 A restart retains the Schur vectors of the most wanted Ritz values (Stewart 2001). This is equivalent to the implicitly
 restarted Arnoldi method with exact shifts, without its forward instability.
 
-The solver is `init`, `step` and `finalize` over one `KrylovSchurState`; one step ends with one convergence check.
+The solver is `init` and `step` over one `KrylovSchurState`; one step ends with one convergence check. The module
+`finalize` computes the result.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +23,6 @@ from eigenjax.krylov.general.general_ritz import (
     GeneralRitz,
     SchurBasis,
     boundary,
-    converged_first,
     general_ritz_pairs,
     largest_condition,
     no_basis,
@@ -31,22 +31,18 @@ from eigenjax.krylov.general.general_ritz import (
     undivided,
     wanted_keys,
 )
+from eigenjax.krylov.general.harmonic import Shift
 from eigenjax.krylov.general.schur import complex_dtype
+from eigenjax.krylov.rayleigh_ritz import stand_off
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.krylov.thick_restart import begin_search
-from eigenjax.operators import complexified
-from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.complexified import is_real
-from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
 from eigenjax.solvers.convergence.check_schedule import rows_to_wait
-from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
-from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import matmul
 from eigenjax.vectors.conditional import apply_when
-from eigenjax.vectors.pseudorandom import arbitrary_signs
-from eigenjax.vectors.signs import fix_signs
 from eigenjax.vectors.tree import PyTree
 
 # Rows that a restart leaves free at least, and the longest wait between checks of a small basis.
@@ -89,7 +85,7 @@ def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, seed: jax.Array) -
     zero = jnp.zeros_like(state.operator_norm)
     return KrylovSchurState(
         krylov=state,
-        found=no_pairs(krylov_dim, complex_dtype(state.matrix.dtype), zero.dtype),
+        found=no_pairs(krylov_dim, state.matrix.dtype, zero.dtype, interior=spec.interior),
         vectors=no_basis(krylov_dim, state.matrix.dtype),
         next_check=jnp.asarray(min(spec.k + _BEYOND, krylov_dim), jnp.int32),
         distance=zero + jnp.inf,
@@ -100,7 +96,9 @@ def init(starts: PyTree, spec: SolveSpec, *, krylov_dim: int, seed: jax.Array) -
     )
 
 
-def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
+def step(
+    op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any, sigma: Any = None
+) -> KrylovSchurState:
     """Expand until the next convergence check, make the check, and restart if necessary."""
     m = state.krylov.valid.shape[0]
 
@@ -111,13 +109,15 @@ def step(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: A
     # Clear the breakdown flag: the last check handled it.
     first = orthonormalized(state.krylov._replace(broken_down=jnp.zeros((), bool)))
     grown = jax.lax.while_loop(has_to_grow, lambda part: expand(op, part, symmetric=False), first)
-    state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol)
+    state = check_convergence(op, state._replace(krylov=grown), spec, tol=tol, sigma=sigma)
     if m < op.size:
         most = max(spec.k + 1, m - _LEAST_ROOM)
         fresh = state.search.starts
         num_kept = num_keep(state.vectors, spec.k, most)
         num_kept = jnp.where(fresh, undivided(state.vectors, spec.k, most), num_kept)
-        restart_space = lambda part: arnoldi.restart(part, state.vectors, num_kept, most, fresh, state.targets.levels)
+        restart_space = lambda part: arnoldi.restart(
+            part, state.vectors, num_kept, most, fresh, state.targets.levels, interior=spec.interior
+        )
         restarting = ((state.krylov.num_valid == m) | fresh) & ~state.done
         state = state._replace(
             krylov=apply_when(restarting, restart_space, state.krylov), search=missed_pairs.begun(state.search)
@@ -134,12 +134,14 @@ class _Extraction(NamedTuple):
     residuals: jax.Array  # (k,) residuals of the wanted pairs, or of their span if that is larger and would be locked
 
 
-def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> KrylovSchurState:
+def check_convergence(
+    op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any, sigma: Any
+) -> KrylovSchurState:
     """Extract and test the pairs, and schedule the next convergence check (`next_check` is relative here)."""
     part = state.krylov
     m, num_matvecs = part.valid.shape[0], part.num_matvecs
     complete = part.spans(op.size)
-    found, vectors, bounds, residuals = _extract(op, state, spec, tol)
+    found, vectors, bounds, residuals = _extract(op, state, spec, tol, sigma)
     values = found.values[: spec.k]
     check = missed_pairs.check(
         state.search,
@@ -148,7 +150,7 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
         residuals,
         lanczos_polynomials.amplitudes(part.polynomials),
         state.targets,
-        _targets(op, spec, values, jnp.max(found.residuals[: spec.k]), bounds),
+        _targets(op, spec, values, jnp.max(found.residuals[: spec.k]), bounds, sigma),
         bounds,
         part.broken_down & ~complete,
     )
@@ -173,22 +175,24 @@ def check_convergence(op: LinearOperator, state: KrylovSchurState, spec: SolveSp
     )
 
 
-def _extract(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, tol: Any) -> _Extraction:
+def _extract(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, tol: Any, sigma: Any) -> _Extraction:
     """Compute the pairs, bounds on their residuals by the eigenvalues' condition, and the Schur vectors if needed."""
     part, k = state.krylov, spec.k
-    found = general_ritz_pairs(part, spec.which, real=is_real(op.structure))
+    shift = _shift_of(state, spec, sigma)
+    found = general_ritz_pairs(part, spec.which, real=is_real(op.structure), shift=shift)
     bounds = search_targets.bounds_of(op, spec, tol, part.operator_norm, values=found.values)
     residuals = found.residuals[:k]
     candidates = jnp.all(residuals <= bounds.locked)
     full = part.num_valid == part.valid.shape[0]
-    vectors = apply_when(candidates | full, lambda _: schur_basis(part, found, spec.which), state.vectors)
+    basis_of = lambda _: schur_basis(part, found, spec.which, shift=shift)
+    vectors = apply_when(candidates | full, basis_of, state.vectors)
     if not spec.verify:
         return _Extraction(found, vectors, bounds, residuals)
     bounds = search_targets.bounds_by_condition(
         op, bounds, largest_condition(found, k, bounds.locked), found.values[:k]
     )
     # A search locks orthonormal vectors of the span; far from normal their residuals exceed those of the eigenvectors.
-    span = jnp.where(candidates, _residual_of_span(part, vectors, k), 0)
+    span = jnp.where(candidates, _residual_of_span(part, vectors, k, interior=spec.interior), 0)
     return _Extraction(found, vectors, bounds, jnp.maximum(residuals, span))
 
 
@@ -198,96 +202,42 @@ def num_keep(vectors: SchurBasis, k: int, most: int) -> jax.Array:
     return undivided(vectors, min(max(k + 1, k + int(_KEPT_SHARE * (m - k))), most), most)
 
 
-def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int) -> jax.Array:
+def _residual_of_span(part: KrylovDecomposition, vectors: SchurBasis, k: int, *, interior: bool) -> jax.Array:
     """Compute () the norm of A Q - Q (Q^H A Q) for the Schur vectors Q that a search locks."""
     m = vectors.second.shape[0]
     locked = jnp.arange(m, dtype=jnp.int32) < (undivided(vectors, k, m) if k < m else k)
-    return tree.norm(jnp.where(locked, matmul(part.coupling[0], vectors.coefficients), 0))
+    Q = jnp.where(locked, vectors.coefficients, 0)
+    coupled = matmul(part.coupling[0], Q)
+    if not interior:
+        return tree.norm(coupled)
+    images = matmul(part.matrix, Q)
+    return tree.norm((coupled, images - matmul(Q, jnp.conj(Q).T, images)))
+
+
+def _shift_of(state: KrylovSchurState, spec: SolveSpec, sigma: Any) -> Shift | None:
+    """Return the shift of an interior problem; the target moves with the values found, so that it is none of them."""
+    if not spec.interior:
+        return None
+    sigma = jnp.asarray(sigma).astype(state.krylov.matrix.dtype)
+    values = state.found.values[: spec.k]
+    return Shift(sigma, jnp.where(state.last_check > 0, stand_off(sigma, values), sigma).astype(sigma.dtype))
 
 
 def _targets(
-    op: LinearOperator, spec: SolveSpec, values: jax.Array, worst: jax.Array, bounds: search_targets.Bounds
+    op: LinearOperator,
+    spec: SolveSpec,
+    values: jax.Array,
+    worst: jax.Array,
+    bounds: search_targets.Bounds,
+    sigma: Any,
 ) -> search_targets.SearchTargets:
     """Compute levels and bounds of a search that follows these values: their copies, and more wanted eigenvalues."""
     distance, real = search_targets.far_enough(bounds), is_real(op.structure)
-    keys = wanted_keys(values, spec.which, real=real)
+    shift = jnp.asarray(sigma).astype(values.dtype) if spec.interior else None
+    keys = wanted_keys(values, spec.which, real=real, sigma=shift)
     certain = search_targets.certain_amplitude(op.size)
     copies = jnp.where(jnp.max(keys) - keys > bounds.eigenvalue, certain, 0).astype(keys.dtype)
     others = certain * search_targets.probability_missed(spec, worst, distance)
-    points = boundary(values, spec.which, distance, bounds.norm_estimate, real=real)
+    points = boundary(values, spec.which, distance, bounds.norm_estimate, real=real, sigma=shift)
     levels = jnp.concatenate([values, points.astype(values.dtype)])
     return search_targets.SearchTargets(levels, jnp.concatenate([copies, jnp.full(points.shape, others)]))
-
-
-def finalize(op: LinearOperator, state: KrylovSchurState, spec: SolveSpec, *, tol: Any) -> EigenResult:
-    """Compute the result of a state with verified residuals, at one matvec, or more if that one contradicts them."""
-    k, part = spec.k, state.krylov
-    bound = search_targets.bounds_of(op, spec, tol, part.operator_norm, values=state.found.values).locked
-    # An interrupted search may contain pairs that have not converged: the converged ones are returned instead.
-    unfinished = state.search.running & ~state.search.satisfied
-    found = tree.where(unfinished, converged_first(state.found, bound), state.found)
-    values, residuals, coefficients = found.values[:k], found.residuals[:k], found.coefficients[:, :k]
-    vectors, _ = fix_signs(complexified.combine(coefficients, part.basis))
-    valid = jnp.isfinite(residuals)
-    unverified = (residuals, jnp.zeros_like(part.operator_norm), jnp.zeros((), jnp.int32))
-    # The decomposition lacks the parts that a search dropped: each residual is then recomputed.
-    searched = state.search.running | (state.search.num_searches > 0)
-    estimated = jnp.where(valid, residuals, 0)
-    verification = lambda _: _verified(op, part, values, vectors, coefficients, estimated, searched)
-    residuals, discrepancy, num_verifications = apply_when(jnp.any(valid), verification, unverified)
-    residuals = jnp.where(valid | jnp.isnan(residuals), residuals, jnp.inf)
-    pairs = CandidatePairs(values, vectors, residuals, valid, part.num_matvecs + num_verifications)
-    verified = part.spans(op.size) | state.search.satisfied if spec.verify else True
-    finite = jnp.isfinite(part.operator_norm)
-    result = with_status(
-        op, pairs, tol=tol, norm_estimate=part.operator_norm, discrepancy=discrepancy, finite=finite, verified=verified
-    )
-    recovered = missed_pairs.num_recovered(state.search, values, 2 * jnp.max(residuals))
-    return result._replace(num_probes=state.search.num_searches, num_recovered=recovered)
-
-
-def _verified(
-    op: LinearOperator,
-    part: KrylovDecomposition,
-    values: jax.Array,
-    vectors: PyTree,
-    coefficients: jax.Array,
-    estimated: jax.Array,
-    searched: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the estimated residuals if one matvec confirms A V c = V H c + d b^H c, else recompute each of them.
-
-    c is a random sum of the coefficients, or of their real and imaginary parts where A is real.
-
-    Returns:
-        `residuals, discrepancy, num_matvecs`.
-    """
-    real = not jnp.iscomplexobj(part.matrix)
-    columns = jnp.concatenate([coefficients.real, coefficients.imag], axis=1) if real else coefficients
-    count, num_parts = columns.shape[1], 2 if real else 1
-    signs = arbitrary_signs(part.seed, count, columns.dtype)
-    c = matmul(columns, signs)
-    combined, predicted = tree.combine(c, part.basis), tree.combine(matmul(part.matrix, c), part.basis)
-    predicted = tree.add_scaled(predicted, matmul(part.coupling[0], c), tree.row(part.residual_block, 0))
-    bound = VERIFICATION_TOLERANCE * rounding_unit(op) * part.operator_norm
-
-    # One loop for the verification and for the residuals that it may require, so that the matvec is compiled once.
-    def body(carry):
-        step, _, discrepancy, residuals = carry
-        pair, place = jnp.maximum(step - 1, 0) // num_parts, jnp.maximum(step - 1, 0) % num_parts
-        first, vector = step == 0, tree.row(vectors, pair)
-        part_of = lambda x: jax.tree.map(lambda x: jnp.where(place == 0, x.real, x.imag), x) if real else x
-        expected = tree.where(first, predicted, part_of(tree.scale(values[pair], vector)))
-        image = matvec(op, tree.where(first, combined, part_of(vector)))
-        length = tree.norm(tree.add_scaled(image, -1.0, expected))
-        discrepancy = jnp.where(first, length / count**0.5, discrepancy)
-        confirmed = ((discrepancy <= bound) & ~searched) | ~jnp.isfinite(discrepancy)
-        before = jnp.where(place == 0, 0, residuals[pair])
-        recomputed = residuals.at[pair].set(jnp.hypot(before, length))
-        residuals = jnp.where(first, jnp.hypot(estimated, discrepancy), recomputed)
-        end = jnp.where(confirmed, 1, 1 + num_parts * values.shape[0]).astype(jnp.int32)
-        return step + 1, end, discrepancy, residuals
-
-    start = (jnp.int32(0), jnp.int32(1), jnp.zeros_like(part.operator_norm), estimated)
-    num_matvecs, _, discrepancy, residuals = jax.lax.while_loop(lambda carry: carry[0] < carry[1], body, start)
-    return residuals, discrepancy, num_matvecs

@@ -46,7 +46,7 @@ def pencil_of(a: LinearOperator, b: Any, inverse: Any) -> Pencil:
         TypeError: if one of them is no operator.
         ValueError: if it does not act on the vectors of A.
     """
-    return Pencil(a, _partner(a, b, "b"), _partner(a, inverse, "inverse"))
+    return Pencil(a, partner(a, b, "b"), partner(a, inverse, "inverse"))
 
 
 def packed_pencil(pencil: Pencil, *others: PyTree) -> Pencil:
@@ -73,7 +73,13 @@ def all_times_b(pencil: Pencil, vectors: PyTree) -> PyTree:
     return vectors if pencil.b is None else jax.lax.map(functools.partial(matvec, pencil.b), vectors)
 
 
-def _partner(a: LinearOperator, given: Any, name: str) -> LinearOperator | None:
+def partner(a: LinearOperator, given: Any, name: str) -> LinearOperator | None:
+    """Convert b or inverse to an operator on the vectors of A; None stays None.
+
+    Raises:
+        TypeError: if it is no operator, or complex where A is real.
+        ValueError: if it does not act on the vectors of A.
+    """
     if given is None:
         return None
     with prefixed(f"{name}={brief(given)}: give {_ROLES[name]} as an operator, a matrix or a callable"):

@@ -71,7 +71,7 @@ class TridiagonalInverse(LinearOperator):
 
 @explained
 def shift_inverse(matrix: Any, sigma: Any = 0.0, b: Any = None) -> LinearOperator:
-    """Factorize A - sigma B, and return the operator v -> (A - sigma B)^-1 v, for `eigsh(..., inverse=)`.
+    """Factorize A - sigma B, and return the operator v -> (A - sigma B)^-1 v, for `eigsh` and `eigs`.
 
     Args:
         matrix: A, (n, n): dense, a sparse matrix of SciPy or of `jax.experimental.sparse`, or nested lists.
@@ -111,7 +111,8 @@ def shift_inverse(matrix: Any, sigma: Any = 0.0, b: Any = None) -> LinearOperato
     a = _square(matrix, "matrix")
     mass = jnp.eye(a.shape[0], dtype=a.dtype) if b is None else _square(b, "b")
     _check_shapes(a, mass)
-    dtype = jnp.promote_types(jnp.promote_types(a.dtype, mass.dtype), _dtype_of(a, sigma))
+    # By NumPy, because JAX may be configured not to promote a real to a complex dtype.
+    dtype = np.result_type(a.dtype, mass.dtype, np.complex64 if jnp.iscomplexobj(sigma) else a.dtype)
     a, mass, number = (x.astype(dtype) for x in (a, mass, jnp.asarray(sigma)))
     shifted = a - number * mass
     factors, pivots, order = jax.lax.linalg.lu(shifted)
@@ -225,7 +226,3 @@ def _square(matrix: Any, name: str) -> Any:
 def _check_shapes(a: Any, b: Any) -> None:
     if a.shape != b.shape:
         raise ValueError(f"matrix has the shape {tuple(a.shape)} and b {tuple(b.shape)}: give two of one size")
-
-
-def _dtype_of(a: jax.Array, sigma: Any) -> Any:
-    return jnp.promote_types(a.dtype, jnp.complex64) if jnp.iscomplexobj(sigma) else a.dtype

@@ -12,6 +12,7 @@ from eigenjax import Status, as_operator
 from eigenjax.krylov.expansion import orthonormalized
 from eigenjax.krylov.general.general_ritz import SchurBasis
 from eigenjax.krylov.solve_spec import SolveSpec
+from eigenjax.solvers.general import finalize as finalizing
 from eigenjax.solvers.general import krylov_schur
 from eigenjax.vectors.pseudorandom import seed_of
 
@@ -37,7 +38,7 @@ def step(matrix, state, tol):
 
 @jax.jit
 def finalize(matrix, state, tol):
-    return krylov_schur.finalize(as_operator(matrix), state, SPEC, tol=tol)
+    return finalizing.finalize(as_operator(matrix), state, SPEC, tol=tol)
 
 
 READY = jax.jit(orthonormalized)
@@ -151,7 +152,7 @@ def test_a_breakdown_ends_the_expansion_and_the_next_step_clears_it(normal, rng)
         assert int(state.krylov.num_matvecs) > spent
         assert not bool(state.krylov.broken_down)
         spent = int(state.krylov.num_matvecs)
-    result = krylov_schur.finalize(as_operator(jnp.asarray(matrix)), state, spec, tol=tol)
+    result = finalizing.finalize(as_operator(jnp.asarray(matrix)), state, spec, tol=tol)
     assert_found(result, matrix, tol)
 
 
@@ -165,7 +166,7 @@ def test_the_whole_space_is_no_breakdown(normal, rng):
     while not bool(state.done):
         state = step(as_operator(jnp.asarray(matrix)), state)
     assert int(state.krylov.num_matvecs) == M
-    result = krylov_schur.finalize(as_operator(jnp.asarray(matrix)), state, spec, tol=1e-4)
+    result = finalizing.finalize(as_operator(jnp.asarray(matrix)), state, spec, tol=1e-4)
     assert int(result.num_matvecs) == M + 1
     assert_found(result, matrix, 1e-4)
 
