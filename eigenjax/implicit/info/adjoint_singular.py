@@ -12,6 +12,7 @@ from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import (
     SolvedTriplets,
     antihermitian,
+    norm_of,
     positive,
     reciprocal_gaps,
     triplet_norm_estimate,
@@ -22,14 +23,22 @@ from eigenjax.result import SingularResult
 from eigenjax.vectors import tree
 
 
-@functools.partial(jax.jit, static_argnames="max_iter")
+@functools.partial(jax.jit, static_argnames=("max_iter", "which"))
 def information(
-    op: RectangularOperator, result: SingularResult, cotangent: Any, adjoint_tol: Any, *, max_iter: int | None
+    op: RectangularOperator,
+    result: SingularResult,
+    cotangent: Any,
+    adjoint_tol: Any,
+    *,
+    max_iter: int | None,
+    which: str | None,
 ) -> AdjointInfo:
-    """Compute the `AdjointInfo` of singular triplets."""
+    """Compute the `AdjointInfo` of the largest singular triplets, or of the smallest if which is "SM"."""
     if adjoint_tol is not None:
         adjoint_tol = jnp.asarray(adjoint_tol).astype(result.residuals.dtype)
     solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
+    if which == "SM":
+        solved = solved._replace(norm=norm_of(op, result.residuals.dtype))
     given = (cotangent.left, cotangent.right) if isinstance(cotangent, SingularResult) else tuple(cotangent)
     check_vector(given, tree.structure_of((result.left, result.right)), name="the cotangent of the singular vectors")
     # Right before left: the right vectors fix the phases.
@@ -40,7 +49,8 @@ def information(
         zeros = jnp.zeros_like(whole)
         none = jnp.zeros(whole.shape, jnp.int32)
         return solve_info(zeros, whole=whole, targets=zeros, reach=zeros, steps=none, matvecs_per_step=2, gauge=gauge)
-    bars = jax.vmap(tree.scale)(positive(solved), bars)
+    if not solved.are_smallest:
+        bars = jax.vmap(tree.scale)(positive(solved), bars)
     found = dilation.iterate(solved, bars, max_iter)
     residuals = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
     return solve_info(
