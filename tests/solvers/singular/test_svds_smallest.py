@@ -101,7 +101,8 @@ def test_all_spectra_of_the_large_end_in_one_batch(float64):
     results = jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda a: svds(a, K, which="SM", tol=1e-12)))(stack))
     lane = lambda index: jax.tree.map(lambda x: x[index], results)
     for index, name in enumerate(names):
-        check_smallest(lane(index), problems[name], tol=1e-12, complete=True)
+        # Squares of 1e-20 beside one: the budget ends the solve, and the flags say so.
+        check_smallest(lane(index), problems[name], tol=1e-12, complete=name != "graded")
     assert int(lane(-1).status) == Status.NONFINITE
     assert np.isnan(lane(-1).values).all()
     assert not lane(-1).converged.any()
