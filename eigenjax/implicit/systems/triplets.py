@@ -34,7 +34,7 @@ class SolvedTriplets(NamedTuple):
 
     @property
     def are_smallest(self) -> bool:
-        """Whether the triplets are those of the smallest singular values."""
+        """True if the triplets are those of the smallest singular values, not of the largest."""
         return self.norm is not None
 
 
