@@ -1,4 +1,4 @@
-"""Claim: `svds(which="SM")` needs no more matvecs than SciPy's with ARPACK, for true residuals at which that succeeds.
+"""Claim: `svds(which="SM")` needs fewer matvecs than SciPy's with ARPACK, on the whole, for the same true residuals.
 
 Matvecs with A and A^T together until the k smallest triplets satisfy (||A v - s u||^2 + ||A^T u - s v||^2)^(1/2) <=
 1e-8 ||A||. Residuals are recomputed from the vectors returned, in float64. Both have the same start vector and basis
@@ -28,7 +28,7 @@ from eigenjax import svds
 PAIRS, TOL = (3, 6), 1e-8
 # Tolerances of ARPACK, relative to the squares, the loosest first.
 _TIGHTENINGS = tuple(10.0**-i for i in range(1, 16, 2))
-_MOST_RESTARTS = 2000
+_MOST_RESTARTS, _MOST_MATVECS = 2000, 100_000
 
 
 def problems(quick: bool) -> Iterator[Problem]:
@@ -52,7 +52,8 @@ def problems(quick: bool) -> Iterator[Problem]:
 @functools.partial(jax.jit, static_argnames=("k", "verify"))
 def solve(matrix: jax.Array, start: jax.Array, *, k: int, verify: bool) -> Any:
     """Run `svds` with the default basis size."""
-    return svds(matrix, k, which="SM", tol=TOL, krylov_dim=basis_size(k), v0=start, verify=verify)
+    options = {"krylov_dim": basis_size(k), "max_matvecs": _MOST_MATVECS}
+    return svds(matrix, k, which="SM", tol=TOL, v0=start, verify=verify, **options)
 
 
 def checked(one: Problem, left: np.ndarray, values: np.ndarray, right: np.ndarray) -> tuple[float, float]:
