@@ -22,8 +22,12 @@ Tangents use the same denominators and systems: du_i = sum_j u_j N_ji + x_i with
 N = ((D + D^H) / (s_i - s_j) + (D - D^H) / (s_i + s_j)) / 2. For dv_i the second term has the opposite sign. The
 right-hand sides are [P_U dA v_i; P_V dA^H u_i], where the adjoint is differentiated.
 
-The first term is zero within clusters, the second where both values are zero, and x_i and y_i where s_i is zero. A loss
-that does not depend on the choice of vectors there gets its exact gradient; no other gradient is defined.
+The first term is zero within clusters, and the second where both values are zero. Of the largest triplets, x_i and y_i
+are zero where s_i is. A loss that does not depend on the choice of vectors there gets its exact gradient; no other
+gradient is defined. Of the smallest triplets all null vectors of the smaller side are known, so that their projector
+has a derivative: y_i for a tall A, and x_i too for a square one. For a tall A the left null vectors are a part of a
+larger null space, and have no derivative along it. A zero value of a tall A is not differentiable: the derivative is
+that along the left vector returned.
 
 Cost besides the forward solve: one pull-back through k matvecs. If the loss depends on the vectors, add one through k
 more, and the conjugate gradient steps on the complement (`systems.dilation`), each with a matvec with A and one with
@@ -42,7 +46,7 @@ from eigenjax.implicit.program import Method, Rule
 from eigenjax.implicit.systems.dilation import solve_dilation
 from eigenjax.implicit.systems.pairs import without_rounding
 from eigenjax.implicit.systems.tangents import all_zero, is_zero, pull_back, tangent_along
-from eigenjax.implicit.systems.triplets import SolvedTriplets, antihermitian, reciprocal_gaps
+from eigenjax.implicit.systems.triplets import SolvedTriplets, antihermitian, norm_of, reciprocal_gaps
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.operators.packed import PackedMap, packed_map, unpacked
@@ -74,9 +78,10 @@ def _packed_start(op: RectangularOperator, v0: PyTree, packing: Packing) -> PyTr
 def _save(
     method: Method, op: RectangularOperator, solved: WithRecycled[SingularResult], adjoint_tol: Any
 ) -> SolvedTriplets:
-    del method
     result = solved.result
-    return SolvedTriplets(op, result.left, result.values, result.right, result.residuals, adjoint_tol, solved.recycled)
+    norm = norm_of(jax.lax.stop_gradient(op), result.residuals.dtype) if method.chosen == "SM" else None
+    triplets = (result.left, result.values, result.right, result.residuals)
+    return SolvedTriplets(op, *triplets, adjoint_tol, solved.recycled, norm)
 
 
 def _cotangent(method: Method, solved: SolvedTriplets, cotangent: SingularResult) -> RectangularOperator:

@@ -41,6 +41,7 @@ SLOW = (
     "products",
     "random_spectra",
     "small_matrices",
+    "small_singular",
     "sparse_products",
     "spectral_density",
     "svds_products",
@@ -79,6 +80,7 @@ COLUMNS = {
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
+    "small_singular": {"problem", "k", "all", "plain", "arpack", "ratio", "residual", "error", "time", "converged"},
     "sparse_products": {
         "problem",
         "n",
@@ -164,6 +166,11 @@ def check_eigsh_products(rows):
 def check_svds_products(rows):
     assert len({row["problem"] for row in rows}) >= 10
     assert all(row["svds_residual"] <= 1 for row in rows)
+
+
+def check_small_singular(rows):
+    assert all(row["converged"] and row["residual"] <= 1e-8 and row["error"] < 1e-13 for row in rows)
+    assert all(row["plain"] <= row["all"] for row in rows)
 
 
 def check_planted_spectra(rows):
@@ -268,6 +275,7 @@ CHECKS = {
     "planted_spectra": check_planted_spectra,
     "random_spectra": check_random_spectra,
     "small_matrices": check_small_matrices,
+    "small_singular": check_small_singular,
     "sparse_products": check_sparse_products,
     "streamed_products": check_streamed_products,
     "svds_products": check_svds_products,

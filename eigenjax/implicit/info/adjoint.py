@@ -87,7 +87,7 @@ def adjoint_info(
         adjoint_tol: residual of the linear systems relative to their right-hand sides; None derives it from the pairs.
         adjoint_max_iter: maximal number of matvecs (steps for `svds`) for one pair; static.
         which: the `which` given to `eigsh` unless sigma was; static. The reverse pass uses it to compute the gap of
-            each pair. None makes no assumption.
+            each pair. None makes no assumption. Give "SM" for the smallest triplets of `svds`; None is the largest.
         like: structure of the vectors of a bare callable: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -113,7 +113,8 @@ def adjoint_info(
     check_max_iter(adjoint_max_iter)
     if isinstance(result, SingularResult):
         rectangular = as_rectangular(op, like=_one_of(result.right) if like is None else like)
-        return adjoint_singular.information(rectangular, result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)
+        options = {"max_iter": adjoint_max_iter, "which": which}
+        return adjoint_singular.information(rectangular, result, cotangent, adjoint_tol, **options)
     if jnp.issubdtype(result.eigenvalues.dtype, jnp.complexfloating):
         square = as_operator(op, like=like)
         return adjoint_general.information(square, result, cotangent, adjoint_tol, max_iter=adjoint_max_iter)

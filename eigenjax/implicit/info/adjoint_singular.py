@@ -12,6 +12,7 @@ from eigenjax.implicit.systems import dilation
 from eigenjax.implicit.systems.triplets import (
     SolvedTriplets,
     antihermitian,
+    norm_of,
     positive,
     reciprocal_gaps,
     triplet_norm_estimate,
@@ -20,16 +21,25 @@ from eigenjax.operators.base import check_vector
 from eigenjax.operators.maps import RectangularOperator
 from eigenjax.result import SingularResult
 from eigenjax.vectors import tree
+from eigenjax.vectors.arithmetic import safe_divide
 
 
-@functools.partial(jax.jit, static_argnames="max_iter")
+@functools.partial(jax.jit, static_argnames=("max_iter", "which"))
 def information(
-    op: RectangularOperator, result: SingularResult, cotangent: Any, adjoint_tol: Any, *, max_iter: int | None
+    op: RectangularOperator,
+    result: SingularResult,
+    cotangent: Any,
+    adjoint_tol: Any,
+    *,
+    max_iter: int | None,
+    which: str | None,
 ) -> AdjointInfo:
-    """Compute the `AdjointInfo` of singular triplets."""
+    """Compute the `AdjointInfo` of the largest singular triplets, or of the smallest if which is "SM"."""
     if adjoint_tol is not None:
         adjoint_tol = jnp.asarray(adjoint_tol).astype(result.residuals.dtype)
     solved = SolvedTriplets(op, result.left, result.values, result.right, result.residuals, adjoint_tol)
+    if which == "SM":
+        solved = solved._replace(norm=norm_of(op, result.residuals.dtype))
     given = (cotangent.left, cotangent.right) if isinstance(cotangent, SingularResult) else tuple(cotangent)
     check_vector(given, tree.structure_of((result.left, result.right)), name="the cotangent of the singular vectors")
     # Right before left: the right vectors fix the phases.
@@ -40,14 +50,24 @@ def information(
         zeros = jnp.zeros_like(whole)
         none = jnp.zeros(whole.shape, jnp.int32)
         return solve_info(zeros, whole=whole, targets=zeros, reach=zeros, steps=none, matvecs_per_step=2, gauge=gauge)
-    bars = jax.vmap(tree.scale)(positive(solved), bars)
+    if not solved.are_smallest:
+        bars = jax.vmap(tree.scale)(positive(solved), bars)
     found = dilation.iterate(solved, bars, max_iter)
     residuals = jax.tree.map(jnp.subtract, dilation.outside(solved, bars), dilation.shifted(solved, found.vectors))
+    norms = jax.vmap(tree.norm)(residuals)
+    reach = triplet_norm_estimate(solved) * jax.vmap(tree.norm)(found.vectors)
+    if solved.are_smallest:
+        is_zero = positive(solved) == 0
+        # Along left null vectors of a tall A the system has no solution, and the loss no derivative.
+        gauge = jnp.maximum(gauge, jnp.max(jnp.where(is_zero, norms, 0)))
+        norms = jnp.where(is_zero, found.residuals, norms)
+        # The residual of the system with A^H A is s_i times that of the whole.
+        reach = reach * safe_divide(triplet_norm_estimate(solved), solved.values, where=~is_zero, otherwise=1)
     return solve_info(
-        jax.vmap(tree.norm)(residuals),
+        norms,
         whole=whole,
         targets=found.targets,
-        reach=triplet_norm_estimate(solved) * jax.vmap(tree.norm)(found.vectors),
+        reach=reach,
         steps=found.num_steps,
         matvecs_per_step=2,
         gauge=gauge,
@@ -61,7 +81,8 @@ def _dropped(solved: SolvedTriplets, bars: Any) -> jax.Array:
     between, across = reciprocal_gaps(solved, left.dtype)
     within_clusters = jnp.where(between == 0, jnp.abs(left + right), 0)
     apart = jnp.where(across == 0, jnp.abs(left - right), 0)
+    dropped = jnp.maximum(jnp.max(within_clusters), jnp.max(apart))
+    if solved.are_smallest:
+        return dropped
     outside = jax.vmap(tree.norm)(dilation.outside(solved, bars))
-    return jnp.max(
-        jnp.array([jnp.max(within_clusters), jnp.max(apart), jnp.max(jnp.where(positive(solved) > 0, 0, outside))])
-    )
+    return jnp.maximum(dropped, jnp.max(jnp.where(positive(solved) > 0, 0, outside)))

@@ -190,7 +190,7 @@ def targets(pairs: Pairs, lengths: jax.Array, floors: jax.Array, adjoint_tol: An
     """Return a function from the (k,) norms of the solutions to the residuals to stop at."""
     numbers = (pairs.eigenvalues, pairs.residuals, pairs.gaps, sizes_of(pairs), lengths, floors, adjoint_tol)
     eigenvalues, residuals, gaps, sizes, lengths, floors, adjoint_tol = jax.lax.stop_gradient(numbers)
-    norm_estimate = jnp.max(jnp.abs(eigenvalues))
+    norm_estimate = jnp.maximum(jnp.max(jnp.abs(eigenvalues)), jnp.max(sizes))
     if adjoint_tol is not None:
         asked = jnp.asarray(adjoint_tol).astype(lengths.dtype) * lengths
         return lambda _: jnp.maximum(asked, floors)

@@ -56,6 +56,7 @@ def deflate(pairs: Pairs, recycled: RecycledPairs) -> Deflation:
     recycled, eigenvalues, residuals = jax.lax.stop_gradient((recycled, pairs.eigenvalues, pairs.residuals))
     norm_estimate = jnp.max(jnp.abs(eigenvalues))
     sizes = norm_estimate if pairs.sizes is None else jax.lax.stop_gradient(pairs.sizes)
+    norm_estimate = jnp.maximum(norm_estimate, jnp.max(sizes))
     gaps = eigenvalues[:, None] - recycled.values[None, :]
     width = residuals + CLUSTER_ROUNDING * jnp.finfo(norm_estimate.dtype).eps * sizes
     growth = jnp.sum(jnp.square(jnp.abs(recycled.coupling)), axis=0)

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 from eigenjax.implicit.systems.pairs import CLUSTER_RESIDUALS, CLUSTER_ROUNDING
 from eigenjax.krylov.recycling import RecycledPairs
 from eigenjax.operators.maps import RectangularOperator
+from eigenjax.operators.rectangular import adjoint_matvec, matvec
+from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import positive_or_one, safe_divide
+from eigenjax.vectors.orthogonalize import arbitrary_direction, normalize
+from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.tree import PyTree
+
+# Steps of the power iteration that estimates ||A|| where only small singular values are known. The estimate is a lower
+# bound. It separates rounding from values, which takes no more than its order of magnitude.
+_POWER_STEPS = 4
 
 
 class SolvedTriplets(NamedTuple):
@@ -22,6 +30,25 @@ class SolvedTriplets(NamedTuple):
     residuals: jax.Array  # (k,) residuals of the triplets
     adjoint_tol: jax.Array | None  # () relative residual of the linear systems; None derives it from the triplets
     recycled: RecycledPairs | None = None  # recycled triplets, of the smaller side
+    norm: jax.Array | None = None  # () estimate of ||A|| if the triplets are the smallest; None if the largest
+
+    @property
+    def are_smallest(self) -> bool:
+        """True if the triplets are those of the smallest singular values, not of the largest."""
+        return self.norm is not None
+
+
+def norm_of(op: RectangularOperator, dtype: Any) -> jax.Array:
+    """Estimate ||A||, (), from below by a few steps of power iteration with A^H A; 0 if A is zero."""
+
+    def advance(carry, _):
+        image = matvec(op, carry[0])
+        back = adjoint_matvec(op, normalize(image, tree.norm(image)))
+        length = tree.norm(back)
+        return (normalize(back, length), length.astype(dtype)), None
+
+    start = arbitrary_direction(seed_of(None), tree.working_structure(op.domain))
+    return jax.lax.scan(advance, (start, jnp.zeros((), dtype)), length=_POWER_STEPS)[0][1]
 
 
 def reciprocal_gaps(solved: SolvedTriplets, dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -35,7 +62,7 @@ def reciprocal_gaps(solved: SolvedTriplets, dtype: Any) -> tuple[jax.Array, jax.
 def width_of(solved: SolvedTriplets) -> jax.Array:
     """Compute (k,) the uncertainty of each value, from its residual and rounding."""
     unit = CLUSTER_ROUNDING * jnp.finfo(solved.values.dtype).eps / 2
-    return jax.lax.stop_gradient(CLUSTER_RESIDUALS * solved.residuals + unit * jnp.max(solved.values))
+    return jax.lax.stop_gradient(CLUSTER_RESIDUALS * solved.residuals + unit * _largest(solved))
 
 
 def positive(solved: SolvedTriplets) -> jax.Array:
@@ -44,8 +71,13 @@ def positive(solved: SolvedTriplets) -> jax.Array:
 
 
 def triplet_norm_estimate(solved: SolvedTriplets) -> jax.Array:
-    """Compute () the norm estimate: the largest singular value, or one if that is zero."""
-    return positive_or_one(jax.lax.stop_gradient(jnp.max(solved.values)))
+    """Compute () the norm estimate: the largest singular value known or estimated, or one if that is zero."""
+    return positive_or_one(jax.lax.stop_gradient(_largest(solved)))
+
+
+def _largest(solved: SolvedTriplets) -> jax.Array:
+    values = solved.values if solved.norm is None else jnp.maximum(solved.values, solved.norm)
+    return jnp.max(values)
 
 
 def antihermitian(inner: jax.Array) -> jax.Array:

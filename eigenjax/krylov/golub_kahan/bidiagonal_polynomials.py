@@ -5,7 +5,8 @@ p = <v, V>, q = <u, U>, p_d = <v, d>, relative to the component along the start 
 
     s p_d = q B(:, d),    s q_u = p B(u, :)^H + p_d' beta
 
-and |p|^2 + |p_d|^2 <= 1 bounds that component.
+and |p|^2 + |p_d|^2 <= 1 bounds that component, as does |q|^2 <= 1. For s = 0 the values of one side are zero, and the
+other side gives the bound.
 """
 
 from typing import Any, NamedTuple
@@ -73,4 +74,4 @@ def extend(
 
 def amplitudes(values: BidiagonalPolynomials) -> jax.Array:
     """Compute the (L,) amplitudes: the component of the start along a missed singular vector is at most the inverse."""
-    return jax.vmap(tree.norm)((values.right, values.direction))
+    return jnp.maximum(jax.vmap(tree.norm)((values.right, values.direction)), jax.vmap(tree.norm)(values.left))

@@ -40,9 +40,11 @@ from eigenjax.vectors.pseudorandom import arbitrary_vector, fold_in
 from eigenjax.vectors.tree import PyTree
 
 # Random directions of `initialize`, of either side and of restarts have different seeds.
-_BEGINNING, _LEFT, _RIGHT, _RESTARTING = range(4)
+_BEGINNING, _LEFT, _RIGHT, _RESTARTING, _ROUNDING = range(5)
 # Each restart adds about one eps of orthogonality error to the bases: reorthonormalize every 8 restarts.
 _RESTARTS_BETWEEN_REORTHONORMALIZATIONS = 8
+# A row of B below this times eps ||A|| is zero: its left vector is orthogonal to the range of A V.
+_NULL = 64.0
 
 
 class Bidiagonalization(NamedTuple):
@@ -205,6 +207,30 @@ def compress(
         num_restarts=state.num_restarts + 1,
         num_keep=jnp.stack([state.num_keep[1], jnp.sum(jnp.any(Q != 0, axis=0), dtype=jnp.int32)]),
     )
+
+
+def add_rounding(state: Bidiagonalization) -> Bidiagonalization:
+    """Add one eps of a random direction to a left vector of the value zero that is not yet a left null vector.
+
+    The space of the left vectors, A V, contains left null vectors only by rounding, which an exactly zero row of A does
+    not have. The decomposition holds as before, to rounding.
+
+    Args:
+        state: decomposition after `compress`, where the rows of B are orthogonal.
+    """
+    eps, norm = float(jnp.finfo(state.operator_norm.dtype).eps), state.operator_norm
+    is_null = state.left_valid & (jax.vmap(tree.norm)(state.matrix) <= _NULL * eps * norm)
+    coupling = jnp.where(is_null, jnp.abs(state.coupling), 0)
+    row = jnp.argmax(coupling).astype(jnp.int32)
+    # Rounding that was added before has grown where the coupling is smaller than this.
+    needed = coupling[row] > eps**0.5 * norm
+    seed = fold_in(fold_in(state.seed, _ROUNDING), state.num_restarts)
+
+    def perturb(left):
+        vector = tree.row(left, row)
+        return tree.set_row(left, row, tree.add_scaled(vector, eps, random_direction(seed, left, vector)))
+
+    return state._replace(left=apply_when(needed, perturb, state.left))
 
 
 def begin_search(state: Bidiagonalization, levels: jax.Array) -> BidiagonalPolynomials:

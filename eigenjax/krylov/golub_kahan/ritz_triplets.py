@@ -12,7 +12,7 @@ from eigenjax.vectors.arithmetic import matmul, positive_or_one
 
 
 class Triplets(NamedTuple):
-    """Approximate singular triplets (U p_i, s_i, V q_i), descending; entries that are not valid come last."""
+    """Approximate singular triplets (U p_i, s_i, V q_i), the most wanted first; those that are not valid come last."""
 
     values: jax.Array  # (m,) s; 0 if not valid
     left_coefficients: jax.Array  # (m, m), column i is p_i; orthonormal
@@ -20,8 +20,8 @@ class Triplets(NamedTuple):
     residuals: jax.Array  # (m,) residual estimates of the decomposition; inf if not valid
 
 
-def extract(space: Bidiagonalization) -> Triplets:
-    """Compute the singular triplets of B in its valid rows and columns.
+def extract(space: Bidiagonalization, which: str = "LA") -> Triplets:
+    """Compute the singular triplets of B in its valid rows and columns, descending for "LA" and ascending for "SA".
 
     B is scaled to entries of order one by a power of two. NaN and Inf are replaced by zero, because LAPACK may not
     return from them; the caller detects them separately.
@@ -37,7 +37,8 @@ def extract(space: Bidiagonalization) -> Triplets:
     beyond = (left[:, None] == right[None, :]) & (left[:, None] > 0)
     P, values, QH = jnp.linalg.svd(matrix + jnp.where(beyond, ritz.norm_bound(matrix), 0).astype(matrix.dtype))
     num_valid = space.num_valid
-    P, values, Q = (jnp.roll(x, num_valid - m, axis=-1) for x in (P, values, jnp.conj(QH).T))
+    in_order = {"LA": lambda x: jnp.roll(x, num_valid - m, axis=-1), "SA": lambda x: jnp.flip(x, axis=-1)}[which]
+    P, values, Q = map(in_order, (P, values, jnp.conj(QH).T))
     valid = jnp.arange(m, dtype=jnp.int32) < num_valid
     residuals = jnp.hypot(jnp.abs(matmul(space.coupling, P)), bidiagonalization.combined_defects(space, P))
     return Triplets(jnp.ldexp(jnp.where(valid, values, 0), exponent), P, Q, jnp.where(valid, residuals, jnp.inf))

@@ -1,11 +1,11 @@
-"""Solver for the largest singular triplets of a rectangular operator: `svds` checks its options and runs the solve."""
+"""Solver for the largest or smallest singular triplets of an operator: `svds` checks its options and runs the solve."""
 
 from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax.arguments import TRACED, check_int
+from eigenjax.arguments import TRACED, check_choice, check_int
 from eigenjax.krylov.golub_kahan.recycled_triplets import recycled_triplets
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.krylov.solve_spec import SolveSpec
@@ -23,12 +23,15 @@ from eigenjax.vectors.tree import PyTree
 
 # Basis vectors on each side by default: 2 k + 10, and at least this number.
 _LEAST_DIM = 20
+# Ends of the spectrum of A^H A, by `which`.
+_ENDS = {"LM": "LA", "SM": "SA"}
 
 
 def svds(
     op: Any,
     k: int = 6,
     *,
+    which: str = "LM",
     tol: Annotated[Any, TRACED] = None,
     krylov_dim: int | None = None,
     max_matvecs: int | None = None,
@@ -38,14 +41,15 @@ def svds(
     adjoint: Any = None,
     dense: bool | None = None,
 ) -> WithRecycled[SingularResult]:
-    """Compute the k largest singular triplets of a rectangular operator, in bounded memory.
+    """Compute the k largest or smallest singular triplets of a rectangular operator, in bounded memory.
 
         A V = U B,    A^H U = V B^H + d g,    B = P S Q^H,    u = U p,  v = V q,    ||A^H u - s v|| = |g p|
 
     Golub-Kahan-Lanczos with thick restarts and two fully reorthogonalized bases. A convergence check follows every few
     matvecs, and the first check at which all k triplets have converged ends the solve. Each step takes one matvec with
     A and one with A^H. Small singular values are as accurate as large ones, to eps ||A||, unlike those of `eigsh` on
-    A^H A.
+    A^H A. The smallest ones take as many matvecs as the distances of their squares need, relative to ||A||^2: many for
+    an ill-conditioned A. Zeros of a rank-deficient A count as singular values.
 
     A small residual shows that a returned triplet is one of A, not that no triplet was missed: a Krylov space holds one
     copy of a repeated singular value until it is exhausted. Therefore the k converged triplets are locked, and a
@@ -57,9 +61,12 @@ def svds(
         op: A: a (p, n) array, a sparse matrix of `jax.experimental.sparse`, a `LinearOperator`, or a callable v -> A v
             on pytrees, which needs `v0` or `like`. Use `jax.vmap` for batches.
         k: number of triplets, at most min(p, n); static.
+        which: "LM" for the largest of the min(p, n) singular values, or "SM" for the smallest; static.
         tol: relative tolerance. A triplet is converged when its residual is at most tol times the largest singular
-            value. None is sqrt(eps) of the accumulation dtype, which gives singular values to working precision, or 4
-            eps for 16-bit leaves.
+            value, or times the largest Ritz value seen for "SM". None is sqrt(eps) of the accumulation dtype, or 4 eps
+            for 16-bit leaves. The error of a value is at most (tol ||A||)^2 over its distance to the other values, and
+            eps ||A|| by rounding: with None working precision relative to ||A||, for values further apart than tol
+            ||A||. Closer ones, such as all values below tol ||A||, are not separated: decrease tol for them.
         krylov_dim: m, the number of basis vectors on each side, at least k + 1; static. None is max(2 k + 10, 20). A
             larger m takes fewer matvecs and more memory.
         max_matvecs: maximal number of matvecs with A and A^H together, without those that verify the residuals; static.
@@ -68,9 +75,9 @@ def svds(
             vector is used.
         key: typed key of the start vector and of random directions; None is `jax.random.key(0)`.
         verify: make the missed-pair search once k triplets have converged; static. Each search excludes, with an error
-            probability of 1e-6, copies of the values found and other values that exceed the last one by sqrt(tol) ||A||
-            or more. It takes about as many matvecs as one triplet alone. The status is UNVERIFIED if max_matvecs ends
-            the search. Triplets first converge to a fifth of tol. False saves the search.
+            probability of 1e-6, copies of the values found and other values that are more wanted than the last one by
+            sqrt(tol) ||A|| or more. It takes about as many matvecs as one triplet alone. The status is UNVERIFIED if
+            max_matvecs ends the search. Triplets first converge to a fifth of tol. False saves the search.
         adjoint: u -> A^H u for a callable; None derives it by `jax.linear_transpose`. Give it if JAX cannot transpose
             the callable, or if a cheaper adjoint is known.
         dense: use one dense decomposition, `eigenjax.svd` of the whole matrix, instead of a Krylov space; static. None
@@ -85,13 +92,14 @@ def svds(
             min(10 p, 10 n, 10,000).
 
     Returns:
-        The triplets, the largest first: A right_i = values_i left_i and A^H left_i = values_i right_i. `left` has the
-        structure of A's results and `right` that of its arguments, with a leading axis k on every leaf. The component
-        of right_i of largest magnitude is positive. If A has rank below k, the remaining values are zero to rounding,
-        and their vectors are orthonormal to the others.
+        The triplets, the largest first, or for "SM" the smallest first: A right_i = values_i left_i and A^H left_i =
+        values_i right_i. `left` has the structure of A's results and `right` that of its arguments, with a leading axis
+        k on every leaf. The component of right_i of largest magnitude is positive. Values of zero are zero to rounding,
+        with null vectors of A and A^H that are orthonormal to the other vectors.
 
     Raises:
-        ValueError: if k, krylov_dim or max_matvecs is out of range, or v0 or a result of `adjoint` has the wrong shape.
+        ValueError: if k, krylov_dim or max_matvecs is out of range, `which` is unknown, or v0 or a result of `adjoint`
+            has the wrong shape.
         TypeError: if `op` is none of these types, a callable comes without v0 and `like` or cannot be transposed, or a
             static option is not an int.
 
@@ -107,6 +115,9 @@ def svds(
         [ True  True]
         >>> print(jax.tree.map(jnp.shape, result.left), result.right.shape)
         {'ends': (2, 2), 'inside': (2, 11)} (2, 12)
+        >>> smallest = svds(lambda v: v[1:] - v[:-1], k=2, which="SM", like=jax.ShapeDtypeStruct((12,), jnp.float32))
+        >>> print(jnp.abs(smallest.values - 2 * jnp.sin(jnp.pi / 24 * jnp.array([1, 2]))) < 1e-5)
+        [ True  True]
 
     Source: Golub and Kahan (1965), Calculating the singular values and pseudo-inverse of a matrix; Baglama and
     Reichel (2005), Augmented implicitly restarted Lanczos bidiagonalization methods.
@@ -116,7 +127,7 @@ def svds(
     is_real((op.codomain, op.domain))  # refuses real and complex leaves at once
     tol = default_tolerance(Dilation(op)) if tol is None else tol
     p, n = op.shape
-    k = checked_count(k, p, n)
+    k, which = checked_count(k, p, n), checked_which(which)
     krylov_dim = _checked_dim(krylov_dim, k, min(p, n))
     max_matvecs = checked_budget(max_matvecs, krylov_dim, min(p, n), matvecs_per_step=2)
     seed = seed_of(key)
@@ -132,7 +143,7 @@ def svds(
         start = arbitrary_vector(start_seed, tree.working_structure(op.codomain))
     spec = SolveSpec(
         k=k,
-        which="LA",
+        which=_ENDS[which],
         interior=False,
         verify=bool(verify),
         max_matvecs=max_matvecs - to_start,
@@ -167,6 +178,12 @@ def checked_count(k: Any, p: int, n: int) -> int:
     if not 1 <= k <= min(p, n):
         raise ValueError(f"k={k}: the operator is {p} x {n}, so choose 1 <= k <= {min(p, n)}")
     return k
+
+
+def checked_which(which: Any) -> str:
+    """Return `which`; raise an error unless it is "LM" or "SM"."""
+    check_choice("svds", "which", which, tuple(_ENDS))
+    return which
 
 
 def _checked_dim(krylov_dim: Any, k: int, size: int) -> int:
