@@ -14,7 +14,7 @@ Lanczos with the dilation [[0, A], [A^H, 0]] is as accurate. It takes 1.9 to 2.2
 with 20 vectors.)
 
 The smallest triplets are at the end of the spectrum of A^H A, where Ritz vectors are as good as harmonic ones. (Those
-of Baglama and Reichel take 0.96 to 1.07 times the matvecs, 0.99 in the mean, on eight matrices with three sizes each.
+of Baglama and Reichel take 0.95 to 1.07 times the matvecs, 0.99 in the mean, on seven matrices with three sizes each.
 They need the inverse of B, which a zero value has not.) As A V = U B holds exactly, a right null vector v = V q is
 found together with a U p that is no left null vector: A maps v to nothing. Left null vectors enter U by rounding of
 A V, and grow there like all others. If A has zero rows they do not, so that a restart adds such rounding.
