@@ -58,6 +58,7 @@ def eigsh(
     atol: Annotated[Any, TRACED] = None,
     b: Annotated[Any, TRACED] = None,
     inverse: Annotated[Any, TRACED] = None,
+    interval: Annotated[Any, TRACED] = None,
 ) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a symmetric operator by thick-restart Lanczos, in bounded memory.
 
@@ -173,7 +174,7 @@ def eigsh(
 
     Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
     """
-    del dense, b, inverse  # `implicit` has decided
+    del dense, b, inverse, interval  # `implicit` has decided
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     is_real(op.structure)  # refuses real and complex leaves at once
