@@ -1,9 +1,9 @@
 """Derivatives of the solvers by implicit linear systems.
 
 Read `differentiable` first, which registers a rule with JAX, then the rules: `symmetric`, `interval`, `pencil`,
-`general` and `singular`. `systems/` holds their linear systems. `program` sorts the options of a call, `phases` adds the derivative
-of the phase convention, and `gauge` tests whether a loss depends on more than the subspace. `blocks` solves all layers
-at once, and `info/` reports the convergence of the linear systems.
+`general` and `singular`. `systems/` holds their linear systems. `program` sorts the options of a call, `phases` adds
+the derivative of the phase convention, and `gauge` tests whether a loss depends on more than the subspace. `blocks`
+solves all layers at once, and `info/` reports the convergence of the linear systems.
 
 Imports `vectors`, `operators`, `krylov` and `solvers`.
 """
@@ -41,9 +41,7 @@ _eigsh_of_operator = _differentiable(
 )
 _eigsh_of_pencil = _differentiable(_pencil_eigsh.eigsh, _pencil.RULE, recycles=True, dense=_dense_pencil.SOLVER)
 
-_eigsh_of_interval = _differentiable(
-    _interval_eigsh.eigsh, _interval.RULE, recycles=True, dense=_dense_interval.SOLVER
-)
+_eigsh_of_interval = _differentiable(_interval_eigsh.eigsh, _interval.RULE, recycles=True, dense=_dense_interval.SOLVER)
 
 
 @_functools.wraps(_eigsh_of_operator)

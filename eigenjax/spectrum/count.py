@@ -30,6 +30,7 @@ from eigenjax.spectrum.trace import TraceResult
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
 
+
 @explained
 def eigenvalue_count(
     op: Any,

@@ -148,8 +148,6 @@ def _rayleigh_ritz(op: LinearOperator, solution: Filtered) -> _Pairs:
     skew = projected - jnp.conj(projected).T
     values, rotation, valid = ritz.masked_eigh((projected + jnp.conj(projected).T) / 2, valid)
     rotated = tree.combine(rotation, vectors)
-    defects = jax.tree.map(
-        lambda x, y: x - y, tree.combine(rotation, images), jax.vmap(tree.scale)(values, rotated)
-    )
+    defects = jax.tree.map(lambda x, y: x - y, tree.combine(rotation, images), jax.vmap(tree.scale)(values, rotated))
     discrepancy = jnp.max(jnp.sqrt(jnp.sum(jnp.square(jnp.abs(skew)), axis=1)))
     return _Pairs(values, rotated, tree.norms(defects), valid, discrepancy)

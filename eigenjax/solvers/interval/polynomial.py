@@ -83,9 +83,7 @@ class FilteredOperator(LinearOperator):
         return _evaluate(self.polynomial, lambda v: matvec(self.op, v), vector)
 
 
-def filter_of(
-    spectrum: SpectrumEstimate, interval: tuple[jax.Array, jax.Array], size: int
-) -> PolynomialFilter:
+def filter_of(spectrum: SpectrumEstimate, interval: tuple[jax.Array, jax.Array], size: int) -> PolynomialFilter:
     """Choose the filter of an interval.
 
     Args:

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence.search_targets import SearchTargets, certain_amplitude
@@ -24,7 +23,7 @@ from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.plan import Plan
 from eigenjax.solvers.symmetric.restarted_lanczos import RestartedState
 from eigenjax.solvers.warm_start import start_rows, starting_block
-from eigenjax.vectors import storage, tree
+from eigenjax.vectors import storage
 from eigenjax.vectors.pseudorandom import fold_in
 
 # A residual of p(A) is that of A over ||A|| at most, times 1 / p, which is below two inside.
@@ -61,10 +60,8 @@ def solve_interval(
     spec = plan.spec._replace(floor=floor, max_matvecs=jnp.maximum(left, 0) // polynomial.degree)
     rows = start_rows(op, v0)
     starts = starting_block(filtered, rows, plan.block_size, fold_in(seed, 0))
-    state = restarted_lanczos.init(
-        starts, spec, krylov_dim=plan.krylov_dim, first_check=1, seed=fold_in(seed, 1)
-    )
-    state = _excluding(state, spec, floor + distance, op.size)
+    state = restarted_lanczos.init(starts, spec, krylov_dim=plan.krylov_dim, first_check=1, seed=fold_in(seed, 1))
+    state = _excluding(state, floor + distance, op.size)
     state = state._replace(done=state.done | ~jnp.isfinite(spectrum.norm))
     advance = lambda state: restarted_lanczos.step(filtered, state, spec, tol=tol, sigma=0.0)
     state = jax.lax.while_loop(lambda state: ~state.done, advance, state)
@@ -83,12 +80,9 @@ def solve_interval(
     return assembled(op, k, solution, interval, tol=plan.tol, references=rows)
 
 
-def _excluding(state: RestartedState, spec: SolveSpec, level: jax.Array, size: int) -> RestartedState:
+def _excluding(state: RestartedState, level: jax.Array, size: int) -> RestartedState:
     """Return a state whose first Krylov space must exclude further eigenvalues at a level, as those of searches do."""
     levels = jnp.full_like(state.targets.levels, 1) * level
     needed = jnp.full_like(state.targets.needed, certain_amplitude(size))
-    del spec
     polynomials = state.krylov.polynomials._replace(levels=levels)
-    return state._replace(
-        targets=SearchTargets(levels, needed), krylov=state.krylov._replace(polynomials=polynomials)
-    )
+    return state._replace(targets=SearchTargets(levels, needed), krylov=state.krylov._replace(polynomials=polynomials))
