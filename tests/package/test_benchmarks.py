@@ -32,6 +32,7 @@ SLOW = (
     "estimates",
     "first_call",
     "generalized",
+    "interval",
     "gradient_cost",
     "gradient_time",
     "lanczos_overhead",
