@@ -1,7 +1,7 @@
 """Derivative of all eigenpairs in an interval: that of symmetric eigenpairs, for the places that hold a pair.
 
-An empty place has the eigenvalue NaN and a zero vector. Its cotangent is set to zero. In the formulas of `symmetric`
-it has the eigenvalue of another pair, so that it is in a cluster, where nothing is divided by gaps.
+An empty place has the eigenvalue NaN and a zero vector; its cotangent is set to zero. In the formulas of `symmetric` it
+has the eigenvalue of another pair (`systems.pairs`).
 """
 
 from typing import Any, NamedTuple
@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from eigenjax.arguments import check_interval, on_device
 from eigenjax.implicit import symmetric
 from eigenjax.implicit.program import Method, square
-from eigenjax.implicit.systems.pairs import Pairs, pairs_of
+from eigenjax.implicit.systems.pairs import Pairs, empty_places, pairs_of
 from eigenjax.implicit.systems.tangents import is_zero
 from eigenjax.krylov.recycling import WithRecycled
 from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.interval.eigsh import check_fixed
-from eigenjax.vectors import tree
 
 
 class Saved(NamedTuple):
@@ -37,19 +36,8 @@ def _take(op: Any, options: dict[str, Any]) -> LinearOperator:
 
 
 def _save(method: Method, op: LinearOperator, solved: WithRecycled[EigenResult], adjoint_tol: Any) -> Saved:
-    result = solved.result
-    is_nan = jnp.isnan(result.eigenvalues)
-    # A failed matvec makes the vectors NaN too, and with them all derivatives.
-    lengths = jax.lax.stop_gradient(tree.norms(result.eigenvectors))
-    empty = is_nan & (lengths == 0)
-    alike = jnp.where(empty[0], 0, result.eigenvalues[0])
-    filled = lambda x, value: jnp.where(empty, value, x)
-    result = result._replace(
-        eigenvalues=filled(result.eigenvalues, alike),
-        residuals=filled(result.residuals, 0),
-        gap=jax.lax.stop_gradient(result.gap),
-    )
-    return Saved(pairs_of(op, result, method.chosen), None, adjoint_tol, empty)
+    pairs = pairs_of(op, solved.result, method.chosen)
+    return Saved(pairs, None, adjoint_tol, empty_places(solved.result))
 
 
 def _cotangent(method: Method, saved: Saved, cotangent: EigenResult) -> LinearOperator:

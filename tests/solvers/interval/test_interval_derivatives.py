@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax import eigsh
+from eigenjax import adjoint_info, eigsh, gauge_residual
 
 _INTERVAL, _K, _N = (-0.17, 0.12), 18, 60
 
@@ -111,3 +111,14 @@ def test_the_ends_of_the_interval_have_no_gradient(float64):
     matrix = jnp.asarray(family(False)(np.array([0.1, 0.4])))
     solve = lambda high: jnp.nansum(eigsh(matrix, _K, interval=(-0.17, high)).eigenvalues)
     assert jax.grad(solve)(0.12) == 0
+
+
+def test_information_of_the_linear_systems(float64, rng):
+    matrix = jnp.asarray(family(False)(np.array([0.1, 0.4])))
+    result = eigsh(matrix, _K, interval=_INTERVAL)
+    assert result.num_found < _K
+    cotangent = jax.grad(lambda x: losses(jnp.asarray(rng.standard_normal(_N)))[1](result._replace(eigenvectors=x)))
+    cotangent = cotangent(result.eigenvectors)
+    info = adjoint_info(matrix, result, cotangent)
+    assert info.converged.all()
+    assert jnp.max(gauge_residual(result, cotangent)) < 1e-6
