@@ -69,6 +69,29 @@ def check_number(
         raise ValueError(message)
 
 
+_INTERVAL = "give interval=(low, high), two numbers with low <= high"
+
+
+def check_interval(function: str, interval: Any) -> tuple[Any, Any]:
+    """Return the ends of an interval; raise an error unless it is a pair of numbers in order, or traced.
+
+    >>> check_interval("eigsh", (2.0, 1.0))
+    Traceback (most recent call last):
+    ...
+    ValueError: eigsh got interval=(2.0, 1.0): give interval=(low, high), two numbers with low <= high
+    """
+    if isinstance(interval, jax.Array | np.ndarray) and interval.shape == (2,):
+        interval = (interval[0], interval[1])
+    if not isinstance(interval, tuple | list) or len(interval) != 2:
+        raise ValueError(f"{function} got interval={brief(interval)}: {_INTERVAL}")
+    for end in interval:
+        check_number(function, "interval", end, least=-np.inf, remedy=_INTERVAL)
+    low, high = interval
+    if not any(isinstance(end, Tracer) for end in interval) and low > high:
+        raise ValueError(f"{function} got interval=({low}, {high}): {_INTERVAL}")
+    return low, high
+
+
 def check_key(key: Any) -> None:
     """Raise a TypeError unless a value is one typed key; `calls.explained` prepends the name of the function."""
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape != ():

@@ -29,6 +29,7 @@ class Status(enum.IntEnum):
     INCONSISTENT = 3
     NONFINITE = 4
     UNVERIFIED = 5
+    MORE_INSIDE = 6
 
     @property
     def advice(self) -> str:
@@ -67,6 +68,10 @@ _ADVICE = {
         "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "
         "missing; raise max_matvecs or krylov_dim, or pass verify=False to do without the search; of eigs, far from "
         "normal, rounding may leave open which eigenvalues there are: compute in float64"
+    ),
+    Status.MORE_INSIDE: (
+        "the interval holds more eigenvalues than the k asked for: those nearest to its middle are returned; raise k, "
+        "or take a narrower interval"
     ),
     Status.NONFINITE: (
         "the operator returned NaN or Inf: check the parameters, the data and the loss for overflow; or the inverse "
@@ -114,6 +119,9 @@ class EigenResult(NamedTuple):
     `eigsh` only."""
     num_solves: jax.Array | None = None
     """() int32, number of products with `inverse`; None without one."""
+    num_found: jax.Array | None = None
+    """() int32, number of eigenvalues found inside `interval`, at least k + 1 if there is no room for all; None without
+    an interval."""
 
     __repr__ = printing.short_repr
     __str__ = printing.table_by("eigenvalues", Status.named)

@@ -145,7 +145,8 @@ def bind(solver: Callable[..., Any], rule: Rule, recycles: bool, args: tuple, op
     kinds = tuple(type(value) for _, value in static)
     traced |= {key: _partner(name, key, traced[key], op.structure) for key in _PARTNERS if key in traced}
     op, traced = rule.pack(op, traced)
-    chosen = dict(static).get("which") if traced.get("sigma") is None else None
+    is_interior = any(traced.get(key) is not None for key in ("sigma", "interval"))
+    chosen = None if is_interior else dict(static).get("which")
     return Bound(Method(solver, rule, recycles, static, kinds, adjoint_max_iter, chosen), derivative, op, traced)
 
 

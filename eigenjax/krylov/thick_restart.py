@@ -38,6 +38,8 @@ def kept_coefficients(
     index = jnp.arange(most, dtype=jnp.int32)
     keep = index < num_keep(found.values, state.num_valid, wanted, most, state.num_keep)
     locked = index < spec.k
+    if spec.floor is not None:
+        locked = locked & (found.values[:most] > spec.floor)
     if not spec.interior:
         locked = locked | (keep & _stand_apart(found, spec, bound)[:most])
     return jnp.where(jnp.where(fresh, locked, keep), found.coefficients[:, :most], 0)
@@ -50,7 +52,10 @@ def _stand_apart(found: Extraction, spec: SolveSpec, bound: jax.Array) -> jax.Ar
     residual / gap, with the gap to the wanted values. So the perturbation is at most residual^2 / gap.
     """
     values = jnp.abs(found.values) if spec.which == "LM" else found.values
-    gaps = jnp.min(jnp.abs(values[:, None] - values[None, : spec.k]), axis=1)
+    wanted = values[: spec.k]
+    if spec.floor is not None:
+        wanted = jnp.where(wanted > spec.floor, wanted, jnp.inf)
+    gaps = jnp.min(jnp.abs(values[:, None] - wanted[None, :]), axis=1)
     return jnp.square(found.residuals) <= _PERTURBATION_SHARE * bound * gaps
 
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from eigenjax.arguments import brief, check_key, check_number
+from eigenjax.arguments import check_interval, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
@@ -30,8 +29,6 @@ from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
-
-_REMEDY = "give interval=(low, high), two numbers with low <= high"
 
 
 @explained
@@ -87,7 +84,7 @@ def eigenvalue_count(
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
-    low, high = _checked(interval)
+    low, high = check_interval("eigenvalue_count", interval)
     # The count is piecewise constant.
     op, low, high = jax.lax.stop_gradient((op, low, high))
     krylov_dim = min(krylov_dim, op.size)
@@ -95,19 +92,6 @@ def eigenvalue_count(
         return _exact(op, low, high)
     states = tridiagonals(op, key, None, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
     return _estimated(jax.vmap(gauss_quadrature)(states), low, high, op.size, num_probes * krylov_dim)
-
-
-def _checked(interval: Any) -> tuple[Any, Any]:
-    if isinstance(interval, jax.Array | np.ndarray) and interval.shape == (2,):
-        interval = (interval[0], interval[1])
-    if not isinstance(interval, tuple | list) or len(interval) != 2:
-        raise ValueError(f"interval={brief(interval)}: {_REMEDY}")
-    for end in interval:
-        check_number("eigenvalue_count", "interval", end, least=-jnp.inf, remedy=_REMEDY)
-    low, high = interval
-    if all(isinstance(end, int | float) for end in interval) and low > high:
-        raise ValueError(f"interval={interval}: {_REMEDY}")
-    return low, high
 
 
 def _exact(op: LinearOperator, low: Any, high: Any) -> TraceResult:

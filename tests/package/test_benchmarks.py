@@ -32,6 +32,7 @@ SLOW = (
     "estimates",
     "first_call",
     "generalized",
+    "interval",
     "gradient_cost",
     "gradient_time",
     "lanczos_overhead",
@@ -77,6 +78,7 @@ COLUMNS = {
     "gradient_cost": {"products_forward", "products_both", "time_ratio", "error_float64"},
     "gradient_time": {"method", "seconds", "over_eigsh", "temporary_MB", "error"},
     "import_time": {"median_s", "ratio"},
+    "interval": {"eigsh", "sigma", "ratio", "missed", "sigma_missed", "error"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
@@ -208,6 +210,11 @@ def check_generalized(rows):
     assert membrane["error_first"] < 1e-3
 
 
+def check_interval(rows):
+    assert {row["matrix"] for row in rows} == {"random", "laplacian"}
+    assert all(row["converged"] and row["missed"] == 0 and row["error"] < 1e-12 for row in rows)
+
+
 def check_sparse_products(rows):
     assert all(row["error"] < 1e-5 * row["n"] and row["residual"] < 1e-4 for row in rows)
 
@@ -268,6 +275,7 @@ CHECKS = {
     "eigsh_products": check_eigsh_products,
     "eigsh_time": check_eigsh_time,
     "generalized": check_generalized,
+    "interval": check_interval,
     "gradient_cost": check_gradient_cost,
     "large_operator": check_large_operator,
     "processes": check_processes,

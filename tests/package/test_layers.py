@@ -18,7 +18,8 @@ LAYERS = (
     *("operators/functions", "operators/sparse", "operators", "operators/parts", "operators/curvature"),
     *("dense", "krylov", "krylov/golub_kahan", "krylov/general"),
     *("solvers", "solvers/convergence", "solvers/linear"),
-    *("solvers/symmetric", "solvers/pencil", "solvers/general", "solvers/singular", "solvers/dense"),
+    *("solvers/symmetric", "solvers/interval", "solvers/pencil", "solvers/general"),
+    *("solvers/singular", "solvers/dense"),
     *("implicit/systems", "implicit", "implicit/info", "spectrum/probing", "spectrum", "training", "runs"),
     *("report/inputs", "report/analysis", "report/pictures", "report/output", "report", "__init__", "__main__"),
 )

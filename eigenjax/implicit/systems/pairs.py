@@ -46,8 +46,28 @@ class Pairs(NamedTuple):
 
 def pairs_of(op: LinearOperator, result: EigenResult, which: str | None = None) -> Pairs:
     """Build the pairs of a result; which: "LA", "SA", "LM" or "BE" if they are known to be selected by it."""
+    if result.num_found is not None:
+        result = _filled(result)
     gaps = None if result.gap is None else own_gaps(result.eigenvalues, result.gap, which)
     return Pairs(op, result.eigenvalues, result.eigenvectors, result.residuals, gaps)
+
+
+def empty_places(result: EigenResult) -> jax.Array:
+    """Return (k,) bool, the places of an interval without a pair: the eigenvalue is NaN, the vector zero.
+
+    A failed matvec makes the vectors NaN too, and with them all derivatives.
+    """
+    lengths = tree.norms(jax.lax.stop_gradient(result.eigenvectors))
+    return jnp.isnan(result.eigenvalues) & (lengths == 0)
+
+
+def _filled(result: EigenResult) -> EigenResult:
+    """Give the empty places the eigenvalue of the first pair, in whose cluster nothing is divided by gaps."""
+    empty = empty_places(result)
+    first = jnp.where(empty[0], 0, result.eigenvalues[0])
+    return result._replace(
+        eigenvalues=jnp.where(empty, first, result.eigenvalues), residuals=jnp.where(empty, 0, result.residuals)
+    )
 
 
 def own_gaps(eigenvalues: jax.Array, gap: jax.Array, which: str | None) -> jax.Array:

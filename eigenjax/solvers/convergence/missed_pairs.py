@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from eigenjax.krylov.rayleigh_ritz import Extraction
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.solvers.convergence.search_targets import Bounds, SearchTargets
 from eigenjax.vectors.arithmetic import safe_divide
@@ -29,6 +30,19 @@ class Search(NamedTuple):
     before: jax.Array  # (k,) wanted values at the start of the running search; inf without one
     at_first: jax.Array  # (k,) values at the first convergence of all pairs; inf until then
     num_searches: jax.Array  # () int32, finished searches
+
+
+def wanted_pairs(found: Extraction, spec: SolveSpec) -> tuple[jax.Array, jax.Array]:
+    """Return (k,) values and residuals of the wanted pairs.
+
+    With a floor, only values above it are wanted. The others count as converged at the floor, so that they neither
+    delay a solve nor differ from each other.
+    """
+    values, residuals = found.values[: spec.k], found.residuals[: spec.k]
+    if spec.floor is None:
+        return values, residuals
+    above = (values > spec.floor) & jnp.isfinite(residuals)
+    return jnp.where(above, values, spec.floor), jnp.where(above, residuals, 0)
 
 
 def no_search(k: int, dtype: Any) -> Search:
@@ -122,7 +136,11 @@ def check(
     of_copies = jnp.minimum(bounds.residual * jnp.sqrt(2 * searches), bounds.locked)
     allowed = jnp.where(search.running, jnp.where(found_before, bounds.locked, of_copies), bounds.residual)
     converged = jnp.all(residuals <= allowed)
-    growth_left = jnp.max(jnp.log(jnp.maximum(targets.needed, 1) / jnp.maximum(amplitudes, 1)))
+    growths = jnp.log(jnp.maximum(targets.needed, 1) / jnp.maximum(amplitudes, 1))
+    growth_left = jnp.max(growths)
+    if spec.floor is not None:
+        # Values below the floor prove nothing: the polynomials must exclude that another one lies above it.
+        converged = converged & (growths[-1] <= 0)
     state = {
         "same": jnp.all(
             found_before if center is None else _matched_around(center, values, search.before, bounds.same)
@@ -138,6 +156,8 @@ def check(
     at_least = jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny)
     remaining = jnp.max(jnp.log(safe_divide(at_least, allowed)))
     remaining = jnp.where(search.running & converged, growth_left, remaining)
+    if spec.floor is not None:
+        remaining = jnp.maximum(remaining, growths[-1])
     return Check(after, chosen, remaining, begins_in_place)
 
 

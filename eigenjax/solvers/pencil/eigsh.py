@@ -41,9 +41,10 @@ def eigsh(
     max_basis_bytes: int | None,
     dense: bool | None,
     atol: Any,
+    interval: Any = None,
 ) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a pencil A x = lambda B x; the options are those of the public `eigsh`."""
-    del dense
+    del dense, interval
     ritz.check_count(k, op.size)
     is_real(op.structure)
     _check_fixed(op, which, basis, basis_dtype)

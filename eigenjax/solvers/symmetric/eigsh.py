@@ -58,6 +58,7 @@ def eigsh(
     atol: Annotated[Any, TRACED] = None,
     b: Annotated[Any, TRACED] = None,
     inverse: Annotated[Any, TRACED] = None,
+    interval: Annotated[Any, TRACED] = None,
 ) -> WithRecycled[EigenResult]:
     """Compute k eigenpairs of a symmetric operator by thick-restart Lanczos, in bounded memory.
 
@@ -133,6 +134,13 @@ def eigsh(
             which `num_solves` counts and max_matvecs limits. Each is accurate to tol relative to its distance from
             sigma. B may then be semidefinite. Gradients need no derivative of F. Excludes which, preconditioner,
             basis_dtype and basis="recompute".
+        interval: (low, high), traced, infinite ends allowed: compute all eigenvalues inside, with k the most there is
+            room for. They are ascending, followed by NaN, zero vectors and converged=False; `num_found` counts them.
+            If there are more than k, those nearest to the middle are returned, and the status is MORE_INSIDE. The
+            solver finds the eigenvectors of a polynomial in A of high degree. Copies and missed eigenvalues are
+            excluded as by `verify`, with an error probability of 1e-6. krylov_dim must exceed k + k / 8 + 2. Empty
+            places have zero derivatives, and so have the ends. Excludes which, sigma, b, inverse, preconditioner,
+            basis_dtype and basis="recompute".
         like: structure of the vectors of a bare callable if v0 is None: a pytree of arrays or `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad` to any order, "forward" for `jax.jvp`, `jax.jacfwd`, `jax.hessian` and
             `jax.grad`; static.
@@ -158,7 +166,9 @@ def eigsh(
     recurrence contradicts the operator. Each matvec is followed by two or four reads of the basis, each restart by
     eight. Memory besides that of a matvec: m + max(k, m / 5) + 5 vectors, and 2 k more if v0 holds k eigenvectors. With
     basis_dtype of half the bits it is 0.9 m + 2 k + 6 vectors, all of them on the host except max(2 m / 5 + 7, k + 9).
-    With b each vector is held together with B v, in twice this memory, and k + 1 more matvecs verify the result.
+    An interval inside takes about (6 / w) (c + 10) matvecs for c eigenvalues and w, its share of the width of the
+    spectrum. With b each vector is held together with B v, in twice this memory, and k + 1 more matvecs verify the
+    result.
 
     Example:
         >>> import jax.numpy as jnp
@@ -170,10 +180,14 @@ def eigsh(
         >>> inside = eigsh(jnp.diag(jnp.arange(100.0)), k=3, sigma=41.8)
         >>> print(jnp.abs(inside.eigenvalues - jnp.array([42.0, 41.0, 43.0])) < 1e-4)
         [ True  True  True]
+        >>> result = eigsh(jnp.diag(jnp.arange(100.0)), k=6, interval=(40.5, 44.5))
+        >>> print(result.num_found, result.eigenvalues.round(2))
+        4 [41. 42. 43. 44. nan nan]
 
-    Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm.
+    Source: Wu and Simon (2000), Thick-restart Lanczos; Morgan and Zeng (2006), A harmonic restarted Arnoldi algorithm;
+    Li, Xi, Erlandson and Saad (2019), The eigenvalues slicing library (EVSL), for intervals.
     """
-    del dense, b, inverse  # `implicit` has decided
+    del dense, b, inverse, interval  # `implicit` has decided
     op = as_operator(op, like=example_vector(v0))
     ritz.check_count(k, op.size)
     is_real(op.structure)  # refuses real and complex leaves at once

@@ -191,7 +191,7 @@ def check_convergence(
     bounds = _bounds(op, spec, tol, norm_estimate, found.values)
     complete = state.krylov.spans(op.size)
     exhausted = state.krylov.broken_down & ~complete
-    values, residuals = found.values[: spec.k], found.residuals[: spec.k]
+    values, residuals = missed_pairs.wanted_pairs(found, spec)
     check = missed_pairs.check(
         state.search,
         spec,
@@ -216,7 +216,7 @@ def check_convergence(
         norm_estimate=norm_estimate,
         target=target,
         targets=check.targets,
-        next_check=jnp.maximum(wait, spec.k - num_valid),
+        next_check=jnp.maximum(wait, (spec.k if spec.floor is None else 1) - num_valid),
         distance=check.remaining,
         last_check=num_matvecs,
         search=check.search,
