@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.complexified import ComplexifiedOperator
 from eigenjax.operators.convert import MatrixOperator
 from eigenjax.operators.packed import PackedOperator
 from eigenjax.operators.parts.precondition import DiagonalOperator
@@ -51,9 +52,10 @@ class IterativeSolver:
             return jax.tree.map(lambda x: x[None], image)
 
         # Without a target, the iteration ends at rounding.
+        zero = jnp.zeros(1, tree.real_dtype(tree.accumulation_dtype(rhs)))
         block = jax.tree.map(lambda x: x[None], self._scaled(rhs))
         limit = min(10 * self.b.size, _MAX_ITER)
-        found = conjugate_gradients_together(multiply, block, targets=lambda _: jnp.zeros(1), max_iter=limit)
+        found = conjugate_gradients_together(multiply, block, targets=lambda _: zero, max_iter=limit)
         return self._scaled(tree.row(found.solution, 0))
 
     def _scaled(self, vector: PyTree) -> PyTree:
@@ -111,6 +113,8 @@ def _known_diagonal(b: LinearOperator) -> PyTree | None:
         return diagonal.astype(working.dtype)
     if isinstance(b, DiagonalOperator):
         return jax.tree.map(lambda d, x: jnp.broadcast_to(d, x.shape).astype(x.dtype), b.diagonal, working)
+    if isinstance(b, ComplexifiedOperator) and (inner := _known_diagonal(b.inner)) is not None:
+        return jax.tree.map(lambda d, x: d.astype(x.dtype), inner, working)
     if isinstance(b, PackedOperator) and (inner := _known_diagonal(b.inner)) is not None:
         return b.packing.pack(inner)
     return None

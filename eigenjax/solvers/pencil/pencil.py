@@ -11,6 +11,7 @@ import numpy as np
 from eigenjax.arguments import brief
 from eigenjax.calls import prefixed
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
+from eigenjax.operators.complexified import ComplexifiedOperator, complex_structure
 from eigenjax.operators.convert import MatrixOperator, operator_of
 from eigenjax.operators.packed import PackedOperator, packed_operator
 from eigenjax.vectors.tree import PyTree
@@ -90,5 +91,7 @@ def partner(a: LinearOperator, given: Any, name: str) -> LinearOperator | None:
             raise TypeError(f"{name} is complex and the operator real: make the operator complex too")
         is_narrower = jnp.finfo(op.dtype).bits <= jnp.finfo(a.dtype).bits
         op = MatrixOperator(op.matrix.astype(a.dtype)) if is_narrower and isinstance(op.matrix, jax.Array) else op
+    if op.structure != a.structure and complex_structure(op.structure) == a.structure:
+        op = ComplexifiedOperator(op)
     check_vector(op.structure, a.structure, name=name)
     return op

@@ -30,8 +30,7 @@ class ComplexSolver:
 
     def __call__(self, rhs: PyTree) -> PyTree:
         """Compute B^-1 y."""
-        part = lambda name: self.inner(jax.tree.map(lambda x: getattr(x, name), rhs))
-        return joined(part("real"), part("imag"))
+        return joined(*map(self.inner, _parts(rhs)))
 
 
 @jax.tree_util.register_dataclass
@@ -52,13 +51,18 @@ class QuotientOperator(LinearOperator):
     def mv(self, vector: PyTree) -> PyTree:
         """Compute B^-1 A v."""
         solver = jax.lax.stop_gradient(self.solver)
-        solve = lambda _, rhs: solver(rhs)
-        conjugate = functools.partial(jax.tree.map, jnp.conj)
-        is_complex = not is_real(self.structure)
-        transposed = (lambda _, rhs: conjugate(solver(conjugate(rhs)))) if is_complex else None
         image = matvec(self.a, tree.cast_like(vector, tree.working_structure(self.structure)))
         multiply = functools.partial(matvec, self.b)
-        return jax.lax.custom_linear_solve(multiply, image, solve, transposed, symmetric=not is_complex)
+        if is_real(self.structure):
+            return jax.lax.custom_linear_solve(multiply, image, lambda _, rhs: solver(rhs), symmetric=True)
+        # On real and imaginary parts a Hermitian map is symmetric, and needs no transpose.
+        on_parts = lambda function: lambda pair: _parts(function(joined(*pair)))
+        solve = lambda _, rhs: on_parts(solver)(rhs)
+        return joined(*jax.lax.custom_linear_solve(on_parts(multiply), _parts(image), solve, symmetric=True))
+
+
+def _parts(vector: PyTree) -> tuple[PyTree, PyTree]:
+    return jax.tree.map(jnp.real, vector), jax.tree.map(jnp.imag, vector)
 
 
 @jax.tree_util.register_dataclass
