@@ -23,6 +23,7 @@ SLOW = (
     "curvature_torch",
     "eigsh_blocks",
     "eigs_products",
+    "eigs_shifts",
     "eigsh_compile",
     "eigsh_memory",
     "eigsh_primme",
@@ -64,6 +65,7 @@ COLUMNS = {
     "curvature_precision": {"parameters", "dtype", "rounding", "product", "pass", "narrow_sum", "wide_model"},
     "curvature_torch": {"product_difference", "eigenvalue_difference", "median_s", "ours_over_it"},
     "dense_batches": {"function", "batch", "median_s", "ratio", "agree", "finite"},
+    "eigs_shifts": {"n", "method", "all", "plain", "arpack", "ratio", "residual", "error", "time"},
     "eigsh_blocks": {"products", "converged", "worst_error", "median_s", "ratio"},
     "eigs_products": {"eigs", "arpack", "ratio", "condition"},
     "eigsh_compile": {"k", "lower_s", "compile_s", "compiled_by_second_call"},
@@ -208,6 +210,11 @@ def check_generalized(rows):
     assert all(row["converged"] and row["residual"] < 1e-6 for row in cubes)
     assert all(row["plain"] <= row["all"] for row in cubes)
     assert membrane["error_first"] < 1e-3
+
+
+def check_eigs_shifts(rows):
+    assert {row["method"] for row in rows} == {"real", "complex", "largest", "smallest"}
+    assert all(row["residual"] < 1e-6 and row["error"] < 1e-6 and row["plain"] <= row["all"] for row in rows)
 
 
 def check_interval(rows):
