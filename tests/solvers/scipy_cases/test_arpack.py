@@ -23,6 +23,13 @@ MATRIX_TYPES = (scipy.sparse.csr_array, aslinearoperator, np.asarray)
 TOLERANCES = {"f": 1e-3, "F": 1e-3, "d": 1e-7, "D": 1e-7}
 
 
+@pytest.fixture(autouse=True)
+def _programs_of_one_test():
+    """Forget the programs after each test, because the kernel limits the memory mappings of a process."""
+    yield
+    jax.clear_caches()
+
+
 def random_matrix(rng, *, is_complex=False, definite=False):
     a = rng.random((N, N)) + (1j * rng.random((N, N)) if is_complex else 0)
     a = a.conj() @ a.T if definite else a
@@ -148,14 +155,15 @@ def test_the_nine_largest_of_a_thousand():
         assert_allclose(np.sort(result.eigenvalues.real), values[-9:], rtol=1e-4)
 
 
-def test_k_is_a_subset_of_k_plus_one():
+def test_fewer_pairs_are_a_subset_of_more():
     rng = np.random.default_rng(2)
     a = scipy.sparse.random_array((10, 10), density=0.5, rng=rng).toarray()
     a = np.where(a != 0, 2 * a - 1, 0)
     a = a + a.T
-    for which, sigma, dtype in itertools.product(("LM", "SM", "LR", "SR"), (None, 0.0, 5.0), (np.float32, np.float64)):
+    cases = ((None, np.float32), (None, np.float64), (0.0, np.float64), (5.0, np.float64))
+    for which, (sigma, dtype) in itertools.product(("LM", "SM", "LR", "SR"), cases):
         before, eps = np.zeros(0), np.finfo(dtype).eps
-        for k in range(1, 9):
+        for k in (1, 2, 4, 5, 8):
             found, vectors = eigs(a.astype(dtype), k, sigma=sigma, which=which, v0=np.ones(10, dtype))
             assert_allclose(np.linalg.norm(vectors @ a.T - found[:, None] * vectors), 0, atol=10 * np.sqrt(eps))
             assert np.all(np.abs(before[:, None] - found).min(axis=1, initial=np.inf) < 10 * np.sqrt(eps))
