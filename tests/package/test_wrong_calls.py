@@ -104,7 +104,7 @@ def eigsh_cases():
         yield "eigsh", "basis_dtype", (A, 2), {"basis_dtype": dtype}
     yield "eigsh", "krylov_dim", (A, 2), {"krylov_dim": 2}
     yield "eigsh", "shift", (A, 2), {"shift": 1.0}
-    for which in ("LA", "SA", "SM"):
+    for which in ("LA", "SA", "BE"):
         yield "eigs", "which", (A, 2), {"which": which}
     for momentum in ("some", np.ones(2), float("nan")):
         yield "deflated_power_iteration", "momentum", (A, 2), {"momentum": momentum}
