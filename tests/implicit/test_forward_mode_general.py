@@ -32,8 +32,10 @@ def triplets_loss(left, values, right, weights, xp):
     return xp.sum(xp.sin(values)) + values[0] * values[1] + xp.sum(across.real - across.imag / 2) + inside
 
 
-def dense_triplets(matrices, weights, s):
+def dense_triplets(matrices, weights, which, s):
     left, values, right = np.linalg.svd(matrices(s), full_matrices=False)
+    if which == "SM":
+        left, values, right = left[:, ::-1], values[::-1], right[::-1]
     return triplets_loss(left.T[:K], values[:K], right.conj()[:K], weights, np)
 
 
@@ -69,14 +71,17 @@ def check(loss, dense, points, every):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("p", "n", "is_complex", "every"),
+    ("p", "n", "is_complex", "every", "which"),
     [
-        (6, 5, False, False),
-        pytest.param(6, 5, False, True, marks=pytest.mark.slow),
-        pytest.param(5, 7, True, True, marks=pytest.mark.slow),
+        (6, 5, False, False, "LM"),
+        (6, 5, False, True, "LM"),
+        (5, 7, True, True, "LM"),
+        (6, 5, False, True, "SM"),
+        (5, 7, True, True, "SM"),
+        (5, 5, False, True, "SM"),
     ],
 )
-def test_every_mode_and_order_of_singular_triplets(p, n, is_complex, every, rng):
+def test_every_mode_and_order_of_singular_triplets(p, n, is_complex, every, which, rng):
     draw = lambda *shape: rng.normal(size=shape) + 1j * is_complex * rng.normal(size=shape)
     left, right = (np.linalg.qr(draw(rows, min(p, n)))[0] for rows in (p, n))
     base = (left * np.linspace(4, 1, min(p, n))) @ right.conj().T
@@ -85,10 +90,11 @@ def test_every_mode_and_order_of_singular_triplets(p, n, is_complex, every, rng)
     matrices = family(rng, base)
 
     def loss(s, derivative):
-        result = svds(matrices(s.astype(base.dtype)), K, tol=1e-13, krylov_dim=5, derivative=derivative)
+        matrix = matrices(s.astype(base.dtype))
+        result = svds(matrix, K, which=which, tol=1e-13, krylov_dim=5, derivative=derivative)
         return triplets_loss(result.left, result.values, result.right, jnp.asarray(weights), jnp)
 
-    check(loss, functools.partial(dense_triplets, matrices, weights), rng.normal(size=(2, 2)) / 8, every)
+    check(loss, functools.partial(dense_triplets, matrices, weights, which), rng.normal(size=(2, 2)) / 8, every)
 
 
 @pytest.mark.slow

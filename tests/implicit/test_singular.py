@@ -246,19 +246,21 @@ def test_the_systems_are_solved_as_well_as_the_triplets_are_known_at_few_product
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-20, 1e18])
-def test_the_gradient_of_tiny_and_huge_matrices_in_float32(scale, rng):
+@pytest.mark.parametrize("which", ["LM", "SM"])
+def test_the_gradient_of_tiny_and_huge_matrices_in_float32(which, scale, rng):
     left, _, right = np.linalg.svd(rng.normal(size=(14, 11)), full_matrices=False)
     matrix = (left * np.linspace(3, 0.5, 11)) @ right
     weights, direction = rng.normal(size=(2, 14, 11))
 
     @jax.grad
     def gradient(matrix):
-        result = svds(matrix, K, tol=1e-6, krylov_dim=K + 3)
+        result = svds(matrix, K, which=which, tol=1e-6, krylov_dim=K + 3)
         return jnp.sum((result.left.T @ result.right) * jnp.asarray(weights, jnp.float32))
 
     def dense(matrix):
         left, _, right = np.linalg.svd(matrix, full_matrices=False)
-        return np.sum((left[:, :K] @ right[:K]) * weights)
+        wanted = slice(K) if which == "LM" else slice(-K, None)
+        return np.sum((left[:, wanted] @ right[wanted]) * weights)
 
     found = np.asarray(gradient(jnp.asarray(scale * matrix, jnp.float32)), np.float64) * scale
     assert_allclose(np.sum(found * direction), central_difference(dense, matrix, direction), rtol=1e-3)

@@ -9,7 +9,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from eigenjax import adjoint_info, svds
-from tests.implicit.test_forward_mode_general import check, family, triplets_loss
 from tests.implicit.test_singular import central_difference, loss_of, pairing, problem
 
 TOLERANCE = 1e-6
@@ -47,26 +46,6 @@ def test_the_gradient_of_a_batch(p, n, k, is_complex, options):
         expected = central_difference(dense, matrix, direction)
         assert abs(expected) > 1e-2, "the direction shows nothing"
         assert_allclose(pairing(gradient, direction), expected, rtol=TOLERANCE)
-
-
-@SLOW
-@pytest.mark.parametrize(("p", "n", "is_complex"), [(6, 5, False), (5, 7, True), (5, 5, False)])
-def test_every_mode_and_order(p, n, is_complex, rng):
-    k = 2
-    draw = lambda *shape: rng.normal(size=shape) + 1j * is_complex * rng.normal(size=shape)
-    left, right = (np.linalg.qr(draw(rows, min(p, n)))[0] for rows in (p, n))
-    base = (left * np.linspace(4, 1, min(p, n))) @ right.conj().T
-    weights = np.stack([draw(p, n), draw(p, n)])
-    base, weights = (base, weights) if is_complex else (base.real, weights.real)
-    matrices = family(rng, base)
-
-    def ours(s, derivative):
-        matrix = matrices(s.astype(base.dtype))
-        result = svds(matrix, k, which="SM", tol=1e-13, krylov_dim=4, derivative=derivative)
-        return triplets_loss(result.left, result.values, result.right, jnp.asarray(weights), jnp)
-
-    dense = lambda s: triplets_loss(*dense_smallest(matrices(s), k), weights, np)
-    check(ours, dense, rng.normal(size=(2, 2)) / 8, True)
 
 
 def of_values(left, values, right, weight, xp):
@@ -182,23 +161,3 @@ def _dense_function(matrix, weight, p, n):
     left, values, right = dense_smallest(matrix, 4)
     side = right if p >= n else left
     return np.sum(values[1:] ** 2) + np.sum(weight[0, : side.shape[1]] @ side.T @ side[:, 0])
-
-
-@SLOW
-@pytest.mark.parametrize("scale", [1e-20, 1e18])
-def test_the_gradient_of_tiny_and_huge_matrices_in_float32(scale, rng):
-    left, _, right = np.linalg.svd(rng.normal(size=(14, 11)), full_matrices=False)
-    matrix = (left * np.linspace(3, 0.5, 11)) @ right
-    weights, direction = rng.normal(size=(2, 14, 11))
-
-    @jax.grad
-    def gradient(matrix):
-        result = svds(matrix, 3, which="SM", tol=1e-6, krylov_dim=6)
-        return jnp.sum((result.left.T @ result.right) * jnp.asarray(weights, jnp.float32))
-
-    def dense(matrix):
-        left, _, right = dense_smallest(matrix, 3)
-        return np.sum((left.T @ right) * weights)
-
-    found = np.asarray(gradient(jnp.asarray(scale * matrix, jnp.float32)), np.float64) * scale
-    assert_allclose(np.sum(found * direction), central_difference(dense, matrix, direction), rtol=1e-3)

@@ -2,7 +2,8 @@
 
 Read `arnoldi` first, then `general_ritz` (Ritz pairs of a Hessenberg matrix). `schur` computes and orders a complex
 Schur form, `real_schur` a real one with blocks for conjugate pairs. `triangular` computes the eigenvectors of a
-triangular matrix, and `conjugates` makes the pairs of a real matrix exactly conjugate.
+triangular matrix, and `conjugates` makes the pairs of a real matrix exactly conjugate. `harmonic` has the
+harmonic Ritz pairs near a shift.
 
 Imports `vectors`, `operators` and `krylov`.
 """

@@ -24,7 +24,7 @@ class Filtered(NamedTuple):
 
     vectors: PyTree  # q vectors, orthonormal where valid
     valid: jax.Array  # (q,) bool, the first ones
-    complete: jax.Array  # () bool, further eigenvalues are excluded as far as there is room
+    complete: jax.Array  # () bool, no further eigenvalue lies inside, unless there was no room for it
     finite: jax.Array  # () bool, all matvecs are finite
     norm: jax.Array  # () norm estimate of A
     middle: jax.Array  # () the pairs nearest to this number are returned if there are more than k

@@ -6,41 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 from eigenjax import Status, svds
-from tests.conftest import flat
 
-from .conftest import ORTHONORMALITY, UNITS, assert_signs_fixed
+from .conftest import check_result
 from .test_svds import matrices, rotated
 
 SLOW = pytest.mark.slow
 K = 5
 
 
-def check_smallest(result, matrix, *, tol=None, complete=True):
-    """Compare the smallest triplets with the dense matrix: values, true residuals, orthonormality, signs and status."""
-    matrix = np.asarray(matrix)
-    eps = np.finfo(matrix.dtype).eps
-    dense = matrix.astype(np.complex128 if np.iscomplexobj(matrix) else np.float64)
-    truth = np.linalg.svd(dense, compute_uv=False)
-    slack = UNITS * eps * truth[0] + np.finfo(float).tiny
-    left, values, right = flat(result.left), np.asarray(result.values, float), flat(result.right)
-    there = np.linalg.norm(right @ dense.T - values[:, None] * left, axis=1)
-    back = np.linalg.norm(left @ dense.conj() - values[:, None] * right, axis=1)
-    residuals, converged = np.hypot(there, back), np.asarray(result.converged)
-    assert_allclose(np.asarray(result.residuals, float), residuals, rtol=0, atol=slack)
-    assert (residuals[converged] <= (eps**0.5 if tol is None else tol) * truth[0] + slack).all()
-    assert (np.diff(values) >= 0).all()
-    assert (values >= 0).all()
-    for side in (left, right):
-        bound = ORTHONORMALITY[str(np.asarray(result.values).dtype)]
-        assert_allclose(side.conj() @ side.T, np.eye(len(values)), rtol=0, atol=bound)
-    assert_signs_fixed(right)
-    if complete:
-        assert converged.all(), f"not converged: {np.flatnonzero(~converged)}"
-        assert int(result.status) == Status.CONVERGED
-        assert_allclose(values, truth[::-1][: len(values)], rtol=0, atol=slack)
+check_smallest = functools.partial(check_result, smallest=True)
 
 
 def differences(n, *, with_ends):
