@@ -1,4 +1,4 @@
-"""Claim: without a search, general problems near a shift take at most ARPACK's solves, and the others its matvecs.
+"""Claim: without a search, general problems near a shift take at most ARPACK's solves.
 
 Ten eigenvalues of K x + c . grad x = lambda M x, linear finite elements of diffusion on a square with a convection in
 one direction, in float64. `real` and `complex`: the nearest to 0 and to 60 + 40i with a factorization of K - s M
