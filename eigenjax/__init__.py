@@ -16,6 +16,7 @@ from eigenjax.operators.curvature.linear_head import LinearHead
 from eigenjax.operators.curvature.output_loss import softmax_cross_entropy
 from eigenjax.operators.inspection import check_operator, symmetry_error, to_dense
 from eigenjax.operators.parts.blocks import blocks
+from eigenjax.operators.parts.deflated import deflate
 from eigenjax.operators.parts.precondition import diagonal_operator, precondition
 from eigenjax.operators.parts.restriction import restrict
 from eigenjax.report.inputs.problem import Problem
@@ -74,6 +75,7 @@ __all__ = [
     "block_spectra",
     "blocks",
     "check_operator",
+    "deflate",
     "deflated_power_iteration",
     "diagonal",
     "diagonal_operator",

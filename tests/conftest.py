@@ -31,11 +31,12 @@ from eigenjax.solvers.dense import choice
 RESIDUAL_UNITS = 50.0
 # Largest allowed error of orthonormality for each dtype.
 ORTHONORMALITY = {"float32": 1e-5, "float64": 1e-12, "complex64": 1e-5, "complex128": 1e-12}
-# Bound for one process under Linux. The kernel allows 65,530, and each compiled program takes about seven.
+# Bound for one process after a test, under Linux. The kernel allows 65,530; a program takes about seven, and no test
+# more than 15,000 in all.
 _MAX_MEMORY_MAPPINGS = 20_000
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _programs_are_let_go():
     # XLA keeps every program that a jitted function has compiled. Past the kernel's bound the next compilation crashes.
     yield

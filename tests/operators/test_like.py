@@ -64,6 +64,12 @@ CALLS = {
         ],
         1.25,
     ),
+    "deflate": (
+        lambda: eigenjax.to_dense(
+            eigenjax.deflate(product, {"a": jnp.eye(3)[:1], "b": jnp.zeros((1, 1))}, shift=7.0, like=LIKE)
+        )[0, 0],
+        7.0,
+    ),
     "run": (lambda: eigenjax.run(product, 1, progress=False, like=LIKE).eigenvalues[0], 5.0),
     "estimate": (lambda: eigenjax.estimate(product, 2, like=LIKE).num_matvecs[0], 4),
     "left_eigenvectors": (

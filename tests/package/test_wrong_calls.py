@@ -233,6 +233,9 @@ def operator_cases():
     yield "restrict", "select", (eigenjax.hessian(loss, PARAMS, BATCH),), {}
     yield "restrict", "select", (eigenjax.hessian(loss, PARAMS, BATCH), "nowhere"), {}
     yield "precondition", "diagonal", (A,), {}
+    yield "deflate", "vectors", (A, np.ones(2, np.float32)), {"shift": 0.0}
+    yield "deflate", "b", (A, A[:1]), {"shift": 0.0, "b": "mass"}
+    yield "deflate", "shift", (A, A[:1]), {"shift": "far"}
     yield "precondition", "diagonal", (A, np.ones(3, np.float32)), {}
     yield "diagonal_operator", "diagonal", (), {}
     yield "diagonal_operator", "diagonal", ("ones",), {}

@@ -78,11 +78,9 @@ def lobpcg(a, x, b=None, preconditioner=None, y=None, *, largest=True, tol=None)
     """Return eigenvalues, and eigenvectors in rows that are orthogonal to the columns of y."""
     which, first = "LA" if largest else "SA", a
     if y is not None:
-        matrix, basis = jnp.asarray(dense(a)), jnp.asarray(np.linalg.qr(y)[0].T)
-        away = lambda v: v - (basis @ v) @ basis
         # The vectors to avoid get an eigenvalue at the other end.
-        beyond = jnp.linalg.norm(matrix) * (-1 if largest else 1)
-        first = eigenjax.as_operator(lambda v: away(matrix @ away(v)) + beyond * (v - away(v)), like=matrix[0])
+        beyond = np.linalg.norm(dense(a)) * (-1 if largest else 1)
+        first = eigenjax.deflate(a, jnp.asarray(y.T), shift=beyond, b=b)
     options = {"which": which, "b": b, "v0": rows(x), "tol": tol}
     result = eigenjax.eigsh(first, x.shape[1], preconditioner=preconditioner, **options)
     return np.asarray(result.eigenvalues), np.asarray(result.eigenvectors)

@@ -23,13 +23,6 @@ MATRIX_TYPES = (scipy.sparse.csr_array, aslinearoperator, np.asarray)
 TOLERANCES = {"f": 1e-3, "F": 1e-3, "d": 1e-7, "D": 1e-7}
 
 
-@pytest.fixture(autouse=True)
-def _programs_of_one_test():
-    """Forget the programs after each test, because the kernel limits the memory mappings of a process."""
-    yield
-    jax.clear_caches()
-
-
 def random_matrix(rng, *, is_complex=False, definite=False):
     a = rng.random((N, N)) + (1j * rng.random((N, N)) if is_complex else 0)
     a = a.conj() @ a.T if definite else a
