@@ -12,6 +12,7 @@ from eigenjax.operators.curvature.fisher import fisher
 from eigenjax.operators.curvature.gauss_newton import gauss_newton
 from eigenjax.operators.curvature.hessian import hessian, hvp
 from eigenjax.operators.curvature.jacobian import jacobian, neural_tangent_kernel
+from eigenjax.operators.curvature.likelihood_choice import Likelihood
 from eigenjax.operators.curvature.linear_head import LinearHead
 from eigenjax.operators.curvature.output_loss import softmax_cross_entropy
 from eigenjax.operators.inspection import check_operator, symmetry_error, to_dense
@@ -59,6 +60,7 @@ __all__ = [
     "EstimateStatus",
     "FunctionResult",
     "LeftEigenvectors",
+    "Likelihood",
     "LinearHead",
     "LinearOperator",
     "Problem",

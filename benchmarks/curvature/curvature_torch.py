@@ -87,7 +87,7 @@ def torch_itself(problem: Problem) -> list[Rival]:
 
 
 def curvlinops(problem: Problem) -> list[Rival]:
-    """Build the operators of curvlinops, without its own checks."""
+    """Build the operators of curvlinops 3, without its own checks."""
     import curvlinops
     import torch
 
@@ -97,10 +97,8 @@ def curvlinops(problem: Problem) -> list[Rival]:
         network, torch.nn.CrossEntropyLoss(), list(network.parameters()), [batch], check_deterministic=False
     )
     operators = [make(maker) for maker in makers]
-    for op in operators:
-        op.dtype = batch[0].numpy().dtype  # curvlinops assumes float32 for any network, and casts vectors to it
     return [
-        Rival("curvlinops", kind, functools.partial(lambda op, flat: torch.from_numpy(op @ flat.numpy()), op))
+        Rival("curvlinops", kind, functools.partial(lambda op, flat: op @ flat, op))
         for kind, op in zip(KINDS, operators, strict=True)
     ]
 

@@ -81,6 +81,7 @@ COLUMNS = {
     "gradient_time": {"method", "seconds", "over_eigsh", "temporary_MB", "error"},
     "import_time": {"median_s", "ratio"},
     "interval": {"eigsh", "sigma", "ratio", "missed", "sigma_missed", "error"},
+    "likelihoods": {"likelihood", "other", "difference", "ours_over_it"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
@@ -230,6 +231,11 @@ def check_adjoint_general(rows):
     assert all(row["converged"] == 6 and row["adjoint"] > 0 for row in rows)
 
 
+def check_likelihoods(rows):
+    assert {row["likelihood"] for row in rows} == {"bernoulli", "poisson"}
+    assert all(row["difference"] < 1e-10 for row in rows)
+
+
 def check_adjoint_products(rows):
     for row in rows:
         assert row["converged"]
@@ -284,6 +290,7 @@ CHECKS = {
     "generalized": check_generalized,
     "interval": check_interval,
     "gradient_cost": check_gradient_cost,
+    "likelihoods": check_likelihoods,
     "large_operator": check_large_operator,
     "processes": check_processes,
     "products": check_products,

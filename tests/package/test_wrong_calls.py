@@ -208,7 +208,11 @@ def operator_cases():
         yield function, function, (*args, 1, 2), {}
     for mode in ("both", None, 1):
         yield "hessian", "mode", curvature["hessian"], {"mode": mode}
-    for name, values in {"kind": ("monte carlo", 1), "likelihood": ("poisson", None), "centered": ("yes",)}.items():
+    for name, values in {
+        "kind": ("monte carlo", 1),
+        "likelihood": ("laplace", None, 3, {"a": "laplace"}),
+        "centered": ("yes",),
+    }.items():
         for value in values:
             yield "fisher", name, curvature["fisher"], {name: value}
     yield "fisher", "key", curvature["fisher"], {"kind": "monte_carlo"}

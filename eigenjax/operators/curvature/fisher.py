@@ -6,13 +6,15 @@ With l_n(y) = -log p(y | x_n), summed over the positions of example n, and g_n(y
     monte_carlo  (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n drawn once from p(. | x_n)
     empirical    (1/N) sum_n  g_n(y_n) g_n(y_n)^T,    y_n as given
 
-The equality in the first line holds for the categorical and the Gaussian likelihood, since their second derivative H_n
-in the outputs does not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch, the
-last two are J_l^T (J_l v).
+with H_n the expected second derivative of l_n in the outputs; for the likelihoods known by name that derivative does
+not depend on y. No g_n is ever formed: with J_l the Jacobian of the (b,) losses l_n of a batch, the last two are
+J_l^T (J_l v).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +31,15 @@ from eigenjax.operators.batching import (
     sum_over_batches,
     working_zeros,
 )
-from eigenjax.operators.curvature.gauss_newton import GaussNewtonOperator, capture_loss, capture_model, check_pair
-from eigenjax.operators.curvature.likelihood import Categorical, Gaussian, sampled_targets
+from eigenjax.operators.curvature.gauss_newton import (
+    GaussNewtonOperator,
+    capture_loss,
+    capture_model,
+    check_pair,
+    outputs_for,
+)
+from eigenjax.operators.curvature.likelihood import sampled_targets
+from eigenjax.operators.curvature.likelihood_choice import chosen_likelihood
 from eigenjax.operators.curvature.modules import parameters_of, without_aux
 from eigenjax.operators.curvature.output_loss import CrossEntropy
 from eigenjax.operators.functions.captured import CapturedFunction, check_callable
@@ -40,7 +49,6 @@ from eigenjax.vectors import placement, tree
 from eigenjax.vectors.tree import PyTree
 
 KINDS = ("exact", "monte_carlo", "empirical")
-LIKELIHOODS = ("categorical", "gaussian")
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +61,7 @@ class GradientCovarianceOperator(LinearOperator):
     data: tuple[PyTree, PyTree]
     weights: jax.Array | None
     model: CapturedFunction
-    loss: Callable = dataclasses.field(metadata={"static": True})
+    loss: CapturedFunction | CrossEntropy
     batch_size: int | None = dataclasses.field(metadata={"static": True})
     centered: bool = dataclasses.field(metadata={"static": True})
 
@@ -89,12 +97,15 @@ class GradientCovarianceOperator(LinearOperator):
         return self._sum(slope, jnp.zeros((), tree.accumulation_dtype(self.structure)))
 
     def _linearized(self, batch: tuple[PyTree, PyTree], weights: jax.Array | None) -> tuple[Linearization, jax.Array]:
-        losses = lambda p: (self.loss(self.model(merge(p, self.constant), batch[0]), batch[1]), None)
+        losses = lambda p: (self.loss(self._outputs(p, batch[0]), batch[1]), None)
         if weights is None or self.weights is None:
             shares = jnp.full(num_examples(batch), 1 / num_examples(self.data))
         else:
             shares = weights / jnp.sum(self.weights)
         return linearized(losses, self.varying), shares
+
+    def _outputs(self, varying: PyTree, inputs: PyTree) -> PyTree:
+        return outputs_for(self.loss, self.model(merge(varying, self.constant), inputs))
 
     def _sum(self, function: Callable, zero: PyTree) -> PyTree:
         return sum_over_batches(function, (self.data, self.weights), self.batch_size, zero)
@@ -107,7 +118,7 @@ def fisher(
     data: tuple[PyTree, PyTree],
     *,
     kind: str = "exact",
-    likelihood: str = "categorical",
+    likelihood: Any = "categorical",
     key: jax.Array | None = None,
     batch_size: int | None = None,
     select: Select | None = None,
@@ -127,16 +138,20 @@ def fisher(
 
     Args:
         model: `model(params, inputs) -> outputs`. Categorical: logits (N, V), (N, T, V), ..., or a `LinearHead`, whose
-            logits are never formed all at once. Gaussian: means, any pytree.
+            logits are never formed all at once. Others: any pytree of entries.
         params: pytree of arrays; integer leaves are constants. Or a flax.nnx module, for `model(module, inputs)`: its
             nnx.Param vary, vectors have the structure of their State, the rest is constant. The module is not modified.
         data: (inputs, targets), pytrees of arrays with a common leading axis of N examples. Targets are labels (N,),
-            (N, T), ..., or values shaped as the means. The exact and the sampled Fisher depend on them only through
+            (N, T), ..., or values shaped as the outputs. The exact and the sampled Fisher depend on them only through
             ignored labels.
         kind: "exact", the expectation over the model's own labels, which equals the Gauss-Newton matrix of the negative
             log-likelihood; "monte_carlo", one label drawn for each position, unbiased; "empirical", the given targets,
             which does not estimate the Fisher away from a perfect fit.
-        likelihood: "categorical", softmax of logits; "gaussian", of unit variance: -log p = |y - z|^2 / 2 + constant.
+        likelihood: "categorical", softmax of logits; "gaussian", of unit variance: -log p = |y - z|^2 / 2 + constant;
+            "bernoulli", of logits, for y in [0, 1]; "poisson", of logarithms of rates, for counts y. Entries are
+            independent. Or a `Likelihood` of functions of one example, or a function log_prob(outputs, targets) of one
+            (enough for "empirical"). For a model of several heads a pytree of these, such as {"class": "categorical",
+            "count": "poisson"}, with outputs and targets that begin with its structure: heads are independent.
         key: typed random key, for "monte_carlo" only. Labels are drawn once, here, in one pass over the data, each with
             a key derived from its example. All matvecs thus use one symmetric matrix, for every batch_size.
         batch_size: number of examples in a microbatch; sums over microbatches in the memory of one. The last may be
@@ -154,8 +169,9 @@ def fisher(
         A positive semidefinite operator on pytrees shaped and sharded like the selected parameters.
 
     Raises:
-        ValueError: for an unknown kind or likelihood, a key that is missing or not needed, data that are not a pair,
-            incompatible options, an invalid batch_size, targets not shaped as the outputs.
+        ValueError: for an unknown kind or likelihood, a `Likelihood` that lacks what the kind needs, a key that is
+            missing or not needed, data that are not a pair, incompatible options, an invalid batch_size, targets not
+            shaped as the outputs.
         TypeError: for targets or a key of the wrong dtype, and complex parameters.
 
     Cost: a matvec takes one forward pass with tangents and one gradient, the time of at most about three gradients.
@@ -175,42 +191,50 @@ def fisher(
     (2019), Limitations of the empirical Fisher approximation.
     """
     check_callable(model, "model")
-    _check_options(kind, likelihood, key, ignore_label, centered)
+    _check_options(kind, key, centered)
     batch_size = checked_batch_size(batch_size)
     data, weights = check_pair(data), as_weights(weights)
     check_weights(weights, num_examples(data))
-    loss = Categorical(ignore_label) if likelihood == "categorical" else Gaussian()
-    loss.check_targets(data[1])
+    family = chosen_likelihood(likelihood, kind, ignore_label)
+    family.check_targets(data[1])
     params, model = parameters_of(params, without_aux(model, "model") if has_aux else model)
     varying, constant = partition(params, select)
     batches = batch_examples(data, batch_size)
     model = capture_model(model, merge(varying, constant), batches)
-    for outputs, (_, targets) in zip(model.results, batches, strict=True):
-        # Evaluate shapes only, to raise an error for targets that do not match the outputs.
-        jax.eval_shape(loss.losses, outputs, targets)
     if kind == "exact":
-        mean = loss.mean if weights is None else loss.losses
-        mean = mean if isinstance(mean, CrossEntropy) else capture_loss(mean, model, batches)
-        return GaussNewtonOperator(varying, constant, data, weights, model, mean, batch_size)
-    scores = loss.losses
+        # For labels out of range the losses are NaN, and an error is raised for targets of another shape.
+        mean = family.expected if weights is not None else functools.partial(_mean, family.expected)
+        loss = _captured(mean, family.expected, model, batches)
+        return GaussNewtonOperator(varying, constant, data, weights, model, loss, batch_size)
+    losses = _captured(family.losses, family.losses, model, batches)
     if key is not None:
-        params = merge(varying, constant)
-        data, scores = (data[0], sampled_targets(model, params, data, loss, key, batch_size)), loss.scores
-    return GradientCovarianceOperator(varying, constant, data, weights, model, scores, batch_size, centered)
+        data = data[0], sampled_targets(model, merge(varying, constant), data, family, key, batch_size)
+        losses = _captured(family.scores, family.scores, model, batch_examples(data, batch_size))
+    return GradientCovarianceOperator(varying, constant, data, weights, model, losses, batch_size, centered)
 
 
-def _check_options(kind, likelihood, key, ignore_label, centered) -> None:
-    for name, value, choices in (("kind", kind, KINDS), ("likelihood", likelihood, LIKELIHOODS)):
-        if value not in choices:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
+def _captured(function: Callable, losses: Any, model: CapturedFunction, batches: list) -> Any:
+    """Return a loss with a closed form as it is, and trace any other one."""
+    if not isinstance(losses, CrossEntropy):
+        return capture_loss(function, model, batches)
+    for outputs, (_, targets) in zip(model.results, batches, strict=True):
+        losses.check(outputs, targets)
+    return losses
+
+
+def _mean(losses: Callable, outputs: PyTree, targets: PyTree) -> jax.Array:
+    return jnp.mean(losses(outputs, targets))
+
+
+def _check_options(kind, key, centered) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: choose one of {', '.join(map(repr, KINDS))}")
     if kind == "monte_carlo" and key is None:
         raise ValueError("kind='monte_carlo' draws labels: pass key=jax.random.key(seed)")
     if kind != "monte_carlo" and key is not None:
         raise ValueError(f"key= is for kind='monte_carlo', and kind={kind!r} draws nothing: leave it out")
     if key is not None and not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
         raise TypeError(f"key has dtype {jnp.asarray(key).dtype}: give a typed one, jax.random.key(seed)")
-    if ignore_label is not None and likelihood != "categorical":
-        raise ValueError(f"ignore_label={ignore_label!r} speaks of labels: it needs likelihood='categorical'")
     check_bool("fisher", "centered", centered)
     if centered and kind != "empirical":
         raise ValueError(f"centered=True is for kind='empirical': under kind={kind!r} gradients have mean zero")

@@ -93,10 +93,7 @@ class GaussNewtonOperator(LinearOperator):
         return line.pull(self._by_derivatives(self.loss, *at))
 
     def _outputs(self, params: PyTree, inputs: PyTree) -> PyTree:
-        # A user's loss takes full logits; only CrossEntropy works with the unformed logits of a LinearHead.
-        outputs = self.model(params, inputs)
-        is_formed = isinstance(outputs, LinearHead) and not isinstance(self.loss, CrossEntropy)
-        return outputs.logits() if is_formed else outputs
+        return outputs_for(self.loss, self.model(params, inputs))
 
     def _by_derivatives(self, loss: Callable, outputs, others, tangent, batch, weights) -> PyTree:
         part = num_examples(batch), num_examples(self.data)
@@ -272,6 +269,12 @@ def capture_loss(loss: Callable, model: CapturedFunction, batches: list[tuple[Py
     formed = lambda outputs: jax.eval_shape(LinearHead.logits, outputs) if isinstance(outputs, LinearHead) else outputs
     outputs = map(formed, model.results)
     return capture(loss, [(z, targets) for z, (_, targets) in zip(outputs, batches, strict=True)], "loss")
+
+
+def outputs_for(loss: CapturedFunction | CrossEntropy, outputs: PyTree) -> PyTree:
+    """Return a model's outputs for a loss; only `CrossEntropy` takes a `LinearHead`, any other one the full logits."""
+    is_formed = isinstance(outputs, LinearHead) and not isinstance(loss, CrossEntropy)
+    return outputs.logits() if is_formed else outputs
 
 
 def _call(weights: jax.Array | None) -> str:

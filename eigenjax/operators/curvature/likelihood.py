@@ -1,5 +1,13 @@
 """Likelihoods of a model's outputs: negative log-likelihoods, and random samples.
 
+    Bernoulli  -log p = log(1 + exp(z)) - y z,            H = p (1 - p),  p = 1 / (1 + exp(-z))
+    Poisson    -log p = exp(z) - y z + constant,          H = exp(z)
+    Gaussian   -log p = |y - z|^2 / 2 + constant,         H = 1
+
+Each class has `losses` (outputs, targets) -> (b,), negative log-likelihoods; `scores`, functions with the gradients of
+the losses at what `sample` returns; `expected`, functions whose second derivative in the outputs is the expectation of
+that of the losses.
+
 A sample depends on the key and the example alone, not on the batch that contains the example.
 """
 
@@ -11,10 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.operators.batching import over_slices
+from eigenjax.operators.batching import batch_examples, num_examples, over_slices
 from eigenjax.operators.curvature.linear_head import LinearHead, map_chunks
 from eigenjax.operators.curvature.output_loss import CrossEntropy, check_labels
-from eigenjax.operators.functions.captured import CapturedFunction
+from eigenjax.operators.functions.captured import CapturedFunction, capture
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
@@ -30,13 +38,13 @@ class Categorical:
         """Function for the (b,) negative log-likelihoods of a batch's targets, summed over positions."""
         return CrossEntropy(self.ignore_label, "sum")
 
-    scores = mean = losses
+    scores = expected = losses
 
     def check_targets(self, targets: PyTree) -> None:
         """Raise a TypeError unless the targets are labels."""
         check_labels(targets)
 
-    def sample(self, outputs: jax.Array | LinearHead, targets: jax.Array, keys: jax.Array) -> jax.Array:
+    def draw(self, outputs: jax.Array | LinearHead, targets: jax.Array, keys: jax.Array) -> jax.Array:
         """Sample labels shaped like targets; ignored and out-of-range labels stay unchanged."""
         self.losses.check(outputs, targets)
         kernel = outputs.features if isinstance(outputs, LinearHead) else outputs
@@ -68,56 +76,107 @@ class Gaussian:
         """Function for (b,) values whose gradients are those of a sample's negative log-likelihood."""
         return _scores
 
-    @property
-    def mean(self) -> Callable:
-        """Function for the mean of the losses."""
-        return _mean_half_square
+    expected = losses
 
     def check_targets(self, targets: PyTree) -> None:
         """Accept any targets; their shapes are compared with those of the outputs later."""
 
-    def sample(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
+    def draw(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
         """Sample standard normal numbers shaped like the outputs."""
+        return draw_leaves(lambda key, z: jax.random.normal(key, z.shape, z.dtype), _materialized(outputs), keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential:
+    """Bernoulli or Poisson likelihood with natural parameters z: independent entries, -log p = a(z) - y z + constant.
+
+    Entries of y outside of [0, largest] make the loss NaN.
+    """
+
+    name: str
+    log_partition: Callable[[jax.Array], jax.Array]  # a, elementwise
+    sample: Callable[[jax.Array, jax.Array], jax.Array]  # (key, z) -> y
+    largest: float
+
+    def losses(self, outputs: PyTree, targets: PyTree) -> jax.Array:
+        """Compute the (b,) negative log-likelihoods of a batch's targets, without their constants."""
         outputs = _materialized(outputs)
-        leaves, treedef = jax.tree.flatten(outputs)
-        draw = lambda key, leaf: jax.random.normal(key, leaf.shape[1:], leaf.dtype)
-        drawn = [
-            jax.vmap(lambda key, i=i, leaf=leaf: draw(jax.random.fold_in(key, i), leaf))(keys)
-            for i, leaf in enumerate(leaves)
-        ]
-        return jax.tree.unflatten(treedef, drawn)
+        _check_alike(outputs, targets)
+        dtype = tree.accumulation_dtype(outputs)
+        loss = lambda z, y: over_positions(self._of_entries(z.astype(dtype), y))
+        return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(loss, outputs, targets)))
+
+    scores = expected = losses
+
+    def check_targets(self, targets: PyTree) -> None:
+        """Raise a TypeError unless the targets are real numbers."""
+        for leaf in jax.tree.leaves(targets):
+            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+                raise TypeError(f"targets have dtype {leaf.dtype}: likelihood={self.name!r} needs real numbers")
+
+    def draw(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
+        """Sample values shaped like the outputs, in their dtype."""
+        return draw_leaves(lambda key, z: self.sample(key, z).astype(z.dtype), _materialized(outputs), keys)
+
+    def _of_entries(self, z: jax.Array, y: jax.Array) -> jax.Array:
+        y = y.astype(z.dtype)
+        return self.log_partition(z) - jnp.where((y >= 0) & (y <= self.largest), y, jnp.nan) * z
+
+
+@jax.custom_jvp
+def _probability(z: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(z)
+
+
+@jax.custom_jvp
+def _softplus(z: jax.Array) -> jax.Array:
+    return jax.nn.softplus(z)
+
+
+# JAX's own derivative p (1 - p) of a probability is zero from z = 17 on in float32, where 1 - p is rounded to zero.
+_probability.defjvps(lambda dz, _, z: dz * _probability(z) * _probability(-z))
+_softplus.defjvps(lambda dz, _, z: dz * _probability(z))
+
+BERNOULLI = Exponential("bernoulli", _softplus, lambda key, z: jax.random.bernoulli(key, _probability(z)), 1.0)
+POISSON = Exponential("poisson", jnp.exp, lambda key, z: jax.random.poisson(key, jnp.exp(z)), float("inf"))
+
+
+def draw_leaves(draw: Callable[[jax.Array, jax.Array], jax.Array], outputs: PyTree, keys: jax.Array) -> PyTree:
+    """Sample each leaf of the outputs, with a key derived from that of the example and the number of the leaf."""
+    leaves, treedef = jax.tree.flatten(outputs)
+    drawn = [
+        jax.vmap(lambda key, z, i=i: draw(jax.random.fold_in(key, i), z))(keys, leaf) for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(treedef, drawn)
 
 
 def sampled_targets(
     model: CapturedFunction, params: PyTree, data: PyTree, likelihood: Any, key: jax.Array, batch_size: int | None
 ) -> PyTree:
     """Sample one target for each example, in one pass of the model over the data and the memory of one microbatch."""
-    return _draw(likelihood, batch_size, model, params, data, key)
+    targets = [targets for _, targets in batch_examples(data, batch_size)]
+    keys = [jax.ShapeDtypeStruct((num_examples(y),), key.dtype) for y in targets]
+    draw = capture(likelihood.draw, zip(model.results, targets, keys, strict=True), "likelihood")
+    return _drawn(batch_size, draw, model, params, data, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw(likelihood, batch_size, model, params, data, key):
-    indices = jnp.arange(len(jax.tree.leaves(data)[0]), dtype=jnp.int32)
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(batch_size, draw, model, params, data, key):
+    indices = jnp.arange(num_examples(data), dtype=jnp.int32)
 
-    def draw(batch):
+    def draw_batch(batch):
         (inputs, targets), indices = batch
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
-        return (), likelihood.sample(model(params, inputs), targets, keys)
+        return (), draw(model(params, inputs), targets, keys)
 
-    return over_slices(draw, (data, indices), batch_size, ())[1]
+    return over_slices(draw_batch, (data, indices), batch_size, ())[1]
 
 
 def _half_squares(outputs: PyTree, targets: PyTree) -> jax.Array:
     outputs = _materialized(outputs)
-    shapes = [jax.tree.map(jnp.shape, x) for x in (targets, outputs)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"targets have the shapes {shapes[0]}, but the model's outputs {shapes[1]}: give equal ones")
+    _check_alike(outputs, targets)
     distance = jax.tree.map(lambda z, y: z - y.astype(z.dtype), outputs, targets)
     return _inner_products(distance, distance) / 2
-
-
-def _mean_half_square(outputs: PyTree, targets: PyTree) -> jax.Array:
-    return jnp.mean(_half_squares(outputs, targets))
 
 
 def _scores(outputs: PyTree, noise: PyTree) -> jax.Array:
@@ -125,10 +184,21 @@ def _scores(outputs: PyTree, noise: PyTree) -> jax.Array:
     return -_inner_products(noise, outputs)
 
 
+def _check_alike(outputs: PyTree, targets: PyTree) -> None:
+    shapes = [jax.tree.map(jnp.shape, x) for x in (targets, outputs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"targets have the shapes {shapes[0]}, but the model's outputs {shapes[1]}: give equal ones")
+
+
+def over_positions(x: jax.Array) -> jax.Array:
+    """Sum over all axes but the first, that of the examples."""
+    return jnp.sum(x, tuple(range(1, x.ndim)))
+
+
 def _inner_products(x: PyTree, y: PyTree) -> jax.Array:
     y = _materialized(y)
     dtype = tree.accumulation_dtype((x, y))
-    product = lambda x, y: jnp.sum(x.astype(dtype) * y.astype(dtype), tuple(range(1, x.ndim)))
+    product = lambda x, y: over_positions(x.astype(dtype) * y.astype(dtype))
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(product, x, y)))
 
 

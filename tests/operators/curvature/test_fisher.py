@@ -239,8 +239,8 @@ def test_bad_input_is_refused(problem):
     data = (inputs, labels)
     with pytest.raises(ValueError, match="kind='sampled': choose one of 'exact', 'monte_carlo', 'empirical'"):
         refused(data, kind="sampled")
-    with pytest.raises(ValueError, match="likelihood='poisson'"):
-        refused(data, likelihood="poisson")
+    with pytest.raises(ValueError, match="likelihood='laplace'"):
+        refused(data, likelihood="laplace")
     with pytest.raises(ValueError, match=r"kind='monte_carlo' draws labels: pass key=jax\.random\.key"):
         refused(data, kind="monte_carlo")
     with pytest.raises(ValueError, match="kind='exact' draws nothing: leave it out"):
