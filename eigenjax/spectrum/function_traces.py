@@ -17,16 +17,24 @@ from eigenjax.arguments import check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.functions.captured import CapturedFunction, capture
 from eigenjax.operators.inspection import to_dense
 from eigenjax.operators.packed import packed_operator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric.lanczos import LanczosState
-from eigenjax.spectrum.functions import checked_values
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
+from eigenjax.spectrum.probing.derivatives import frozen
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
-from eigenjax.spectrum.probing.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
+from eigenjax.spectrum.probing.quadrature import (
+    checked_values,
+    gauss_quadrature,
+    held_back,
+    steps_before_breakdown,
+    tridiagonals_and_slopes,
+)
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
+from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
 # A component of the start vector along a Ritz vector below c * eps is rounding error.
@@ -54,7 +62,9 @@ def trace_of_function(
         tr f(A) ~ sum over known pairs of f(lambda_i)  +  (n - k) mean over probes of sum_i w_i f(theta_i)
 
     Args:
-        op: whatever `as_operator` takes. Symmetric or Hermitian.
+        op: whatever `as_operator` takes. Symmetric or Hermitian. The estimate is differentiable once, forward and in
+            reverse, in the parameters of the operator and in those of f: the derivative is the estimate of tr f'(A) dA
+            from the same Krylov spaces, unbiased like that of the trace.
         f: function of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
@@ -73,8 +83,9 @@ def trace_of_function(
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
         TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
-    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. Not
-    differentiable in reverse mode.
+    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. A
+    gradient costs one product with dA (in reverse mode, one with its adjoint) for each probe and each pair, and 2 p
+    vectors.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -104,11 +115,13 @@ def _trace_of_function(
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
-    deflated = deflated_pairs(op, deflate)
+    deflated = frozen(deflated_pairs(op, deflate))
     krylov_dim = min(krylov_dim, op.size)
     if op.size <= min(num_probes * krylov_dim, MOST_DENSE):
         return _exact(op, f, positive)
-    states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    work = {"num_probes": num_probes, "krylov_dim": krylov_dim, "probe_batch": probe_batch}
+    captured = _captured(f, op, krylov_dim, 0 if deflated is None else len(deflated.values))
+    states, slopes, pair_slope = tridiagonals_and_slopes(op, captured, key, deflated, **work)
     quadrature = jax.vmap(lambda state, count: _quadratic_form(state, count, f))
     counts = jax.vmap(steps_before_breakdown)(states)
     forms, poor = quadrature(states, counts)
@@ -116,17 +129,25 @@ def _trace_of_function(
     not_positive = jnp.any(poor)
     if deflated is not None:
         num_remaining = num_remaining - jnp.sum(deflated.mass)
-        deflated_trace = jnp.sum(jnp.where(deflated.mass > 0, f(deflated.values), 0))
+        deflated_trace = jnp.sum(jnp.where(deflated.mass > 0, f(deflated.values), 0)) + pair_slope
         not_positive |= jnp.any((deflated.mass > 0) & (deflated.values <= 0))
     mean, error = mean_and_error(forms, jnp.finfo(forms.dtype).eps * jnp.abs(jnp.mean(forms)))
     change = jnp.abs(mean - jnp.mean(quadrature(states, jax.vmap(held_back, (0, None))(counts, krylov_dim))[0]))
     num_matvecs = num_probes * krylov_dim + (deflated is not None)
     return _trace_result(
-        deflated_trace + num_remaining * mean,
+        deflated_trace + num_remaining * (mean + jnp.mean(slopes)),
         num_remaining * jnp.hypot(error, change),
         num_matvecs,
         not_positive & positive,
     )
+
+
+def _captured(f: Callable, op: LinearOperator, krylov_dim: int, num_pairs: int) -> CapturedFunction:
+    """Trace f for the nodes of a quadrature and for known eigenvalues."""
+    dtype = tree.real_dtype(tree.accumulation_dtype(op.structure))
+    shapes = [jax.ShapeDtypeStruct((length,), dtype) for length in dict.fromkeys((krylov_dim, num_pairs)) if length]
+    jax.eval_shape(lambda x: _real_values(f, x), shapes[0])
+    return capture(lambda values: _real_values(f, values), [(shape,) for shape in shapes], "f")
 
 
 def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
@@ -139,7 +160,8 @@ def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
 
 
 def _trace_result(estimate: jax.Array, error: jax.Array, num_matvecs: int, not_positive: jax.Array) -> TraceResult:
-    or_nan = lambda x: jnp.where(not_positive, jnp.nan, x)
+    # A product, so that the derivative is NaN too.
+    or_nan = lambda x: x * jnp.where(not_positive, jnp.nan, jnp.ones_like(x))
     return TraceResult(or_nan(estimate), or_nan(error), jnp.int32(num_matvecs), status_of(estimate, not_positive))
 
 
@@ -160,7 +182,9 @@ def logdet(
     smallest eigenvalues (`deflate`) reduces it.
 
     Args:
-        op: whatever `as_operator` takes; positive definite.
+        op: whatever `as_operator` takes; positive definite. The estimate is differentiable once, forward and in
+            reverse, in the parameters of the operator: the derivative is the estimate of tr A^-1 dA from the same
+            Krylov spaces.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken.
@@ -178,8 +202,9 @@ def logdet(
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
         TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
-    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. Not
-    differentiable in reverse mode.
+    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. A
+    gradient costs one product with dA (in reverse mode, one with its adjoint) for each probe and each pair, and 2 p
+    vectors.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -22,7 +22,7 @@ from eigenjax.operators.packed import packed, packed_operator, packing_used, unp
 from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.start import given_start
 from eigenjax.solvers.symmetric.lanczos import LanczosState
-from eigenjax.spectrum.probing.quadrature import follow, held_back, steps_before_breakdown, tridiagonal_ritz_pairs
+from eigenjax.spectrum.probing.quadrature import first_column, follow, held_back, steps_before_breakdown
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import seed_of
@@ -94,8 +94,8 @@ def matrix_function(
     state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
     count = steps_before_breakdown(state)
     length = tree.norm(start)
-    coefficients, size = _first_column(state, count, f)
-    before, _ = _first_column(state, held_back(count, state.diagonal.shape[0]), f)
+    coefficients, size = first_column(state, count, f)
+    before, _ = first_column(state, held_back(count, state.diagonal.shape[0]), f)
     if jnp.iscomplexobj(coefficients) and not jnp.issubdtype(op.dtype, jnp.complexfloating):
         raise TypeError(f"f has complex values, and the operator's vectors are {op.dtype}: make the operator complex")
     vector = tree.scale(length, tree.combine(coefficients, state.basis))
@@ -115,20 +115,3 @@ def matrix_function(
 @functools.partial(jax.jit, static_argnames=("krylov_dim",))
 def _krylov_space(op: LinearOperator, start: PyTree, *, krylov_dim: int) -> LanczosState:
     return follow(op, start, krylov_dim, seed_of(None))
-
-
-def _first_column(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:
-    """Compute f(T) e_1 (m,) from the first rows of T, and the largest |f|."""
-    values, vectors, valid = tridiagonal_ritz_pairs(state, count)
-    images = checked_values(f, values)
-    weights = jnp.where(valid, images * vectors[0].astype(images.dtype), 0)
-    column = jnp.matmul(vectors.astype(images.dtype), weights, precision=jax.lax.Precision.HIGHEST)
-    return column, jnp.max(jnp.abs(images))
-
-
-def checked_values(f: Callable, nodes: jax.Array) -> jax.Array:
-    """Evaluate f at the nodes, in their dtype or its complex counterpart; raise an error if the shape differs."""
-    images = jnp.asarray(f(nodes))
-    if images.shape != nodes.shape:
-        raise ValueError(f"f gave the shape {images.shape} for eigenvalues of the shape {nodes.shape}: act elementwise")
-    return images.astype(jax.lax.complex(nodes, nodes).dtype if jnp.iscomplexobj(images) else nodes.dtype)

@@ -10,16 +10,19 @@ steps before it is exact; the steps after it continue from a direction unrelated
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.functions.captured import CapturedFunction
 from eigenjax.solvers.symmetric import lanczos
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.deflation import ComplementOperator, DeflatedPairs
+from eigenjax.spectrum.probing.derivatives import derivative_of, frozen, slope_of_pairs, slope_of_probe
 from eigenjax.spectrum.probing.probes import each, random_sphere, random_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
@@ -53,6 +56,47 @@ def tridiagonals(
 
     Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
     """
+    keep = lambda state: state._replace(basis=None, direction=None)
+    return _each_probe(keep, op, key, deflated, num_probes, krylov_dim, probe_batch)
+
+
+@functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "probe_batch"))
+def tridiagonals_and_slopes(
+    op: LinearOperator,
+    f: CapturedFunction,
+    key: jax.Array,
+    deflated: DeflatedPairs | None,
+    *,
+    num_probes: int,
+    krylov_dim: int,
+    probe_batch: int,
+) -> tuple[LanczosState, jax.Array, jax.Array]:
+    """Run the steps of `tridiagonals`, held constant; return also zeros that have derivatives in A.
+
+    They are (p,) zeros with the derivatives of q^H f(A) q, and one with that of the sum over the known pairs.
+
+    Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
+    A derivative takes a product with dA for each probe, and two vectors for each.
+    """
+
+    def use(state):
+        column, _ = first_column(state, steps_before_breakdown(state), lambda values: derivative_of(f, values))
+        return state._replace(basis=None, direction=None), slope_of_probe(op, state, column)
+
+    states, slopes = _each_probe(use, frozen(op), key, deflated, num_probes, krylov_dim, probe_batch)
+    return states, slopes, slopes[0] * 0 if deflated is None else slope_of_pairs(op, f, deflated)
+
+
+def _each_probe(
+    use: Callable[[LanczosState], Any],
+    op: LinearOperator,
+    key: jax.Array,
+    deflated: DeflatedPairs | None,
+    num_probes: int,
+    krylov_dim: int,
+    probe_batch: int,
+) -> Any:
+    """Apply a function to the state after m steps from each random vector."""
     inner = op
     if deflated is not None:
         vector = project_out_of_vector(
@@ -66,7 +110,7 @@ def tridiagonals(
     def run(key):
         start = random_vector(random_sphere, key, op)
         start = start if deflated is None else project_out_of_vector(deflated.vectors, start)
-        return follow(inner, start, krylov_dim, seed_of(key))._replace(basis=None, direction=None)
+        return use(follow(inner, start, krylov_dim, seed_of(key)))
 
     return each(run, jax.random.split(key, num_probes), probe_batch)
 
@@ -90,6 +134,23 @@ def tridiagonal_ritz_pairs(state: LanczosState, count: jax.Array) -> tuple[jax.A
     values, vectors, valid = ritz.projected_eigh(jnp.diag(state.diagonal) + beside + beside.T, count)
     values = jnp.where(valid, values, values[count - 1])
     return jnp.where(jnp.isfinite(state.operator_norm), values, jnp.nan), vectors, valid
+
+
+def first_column(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:
+    """Compute f(T) e_1 (m,) from the first rows of T, and the largest |f|; values without weight do not contribute."""
+    values, vectors, valid = tridiagonal_ritz_pairs(state, count)
+    images = checked_values(f, values)
+    weights = jnp.where(valid, images * vectors[0].astype(images.dtype), 0)
+    column = jnp.matmul(vectors.astype(images.dtype), weights, precision=jax.lax.Precision.HIGHEST)
+    return column, jnp.max(jnp.abs(images))
+
+
+def checked_values(f: Callable, nodes: jax.Array) -> jax.Array:
+    """Evaluate f at the nodes, in their dtype or its complex counterpart; raise an error if the shape differs."""
+    images = jnp.asarray(f(nodes))
+    if images.shape != nodes.shape:
+        raise ValueError(f"f gave the shape {images.shape} for eigenvalues of the shape {nodes.shape}: act elementwise")
+    return images.astype(jax.lax.complex(nodes, nodes).dtype if jnp.iscomplexobj(images) else nodes.dtype)
 
 
 def gauss_quadrature(state: LanczosState, count: jax.Array | None = None) -> Quadrature:
