@@ -42,6 +42,7 @@ from eigenjax.spectrum import (
     trace,
     trace_of_function,
 )
+from eigenjax.spectrum.exponential.expm_multiply import expm_multiply
 from eigenjax.training.learning_rate import scale_by_sharpness
 from eigenjax.training.preconditioners import adam_preconditioner
 from eigenjax.training.sharpness import sharpness_penalty
@@ -88,6 +89,7 @@ __all__ = [
     "eigs",
     "eigsh",
     "estimate",
+    "expm_multiply",
     "fisher",
     "frobenius_norm",
     "gauge_residual",

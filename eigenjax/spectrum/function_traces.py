@@ -63,8 +63,8 @@ def trace_of_function(
 
     Args:
         op: whatever `as_operator` takes. Symmetric or Hermitian. The estimate is differentiable once, forward and in
-            reverse, in the parameters of the operator and in those of f: the derivative is the estimate of tr f'(A) dA
-            from the same Krylov spaces, unbiased like that of the trace.
+            reverse, in the parameters of the operator and in those of f: the derivative is that of the estimate,
+            from the same Krylov spaces.
         f: function of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
@@ -84,8 +84,8 @@ def trace_of_function(
         TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
     Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. A
-    gradient costs one product with dA (in reverse mode, one with its adjoint) for each probe and each pair, and 2 p
-    vectors.
+    gradient costs six products with dA (in reverse mode, with its adjoint) for each probe and one for each known pair,
+    and 6 p vectors.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -115,7 +115,7 @@ def _trace_of_function(
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
-    deflated = frozen(deflated_pairs(op, deflate))
+    deflated = frozen("trace_of_function", deflated_pairs(op, deflate))
     krylov_dim = min(krylov_dim, op.size)
     if op.size <= min(num_probes * krylov_dim, MOST_DENSE):
         return _exact(op, f, positive)
@@ -183,8 +183,8 @@ def logdet(
 
     Args:
         op: whatever `as_operator` takes; positive definite. The estimate is differentiable once, forward and in
-            reverse, in the parameters of the operator: the derivative is the estimate of tr A^-1 dA from the same
-            Krylov spaces.
+            reverse, in the parameters of the operator: the derivative is that of the estimate, from the same Krylov
+            spaces.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken.
@@ -203,8 +203,8 @@ def logdet(
         TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
     Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. A
-    gradient costs one product with dA (in reverse mode, one with its adjoint) for each probe and each pair, and 2 p
-    vectors.
+    gradient costs six products with dA (in reverse mode, with its adjoint) for each probe and one for each known pair,
+    and 6 p vectors.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import check_int
+from eigenjax.arguments import check_int, check_number
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
@@ -30,6 +30,8 @@ from eigenjax.vectors.tree import PyTree
 
 # Rounding error of the Ritz values and of the sum over the basis: about c * eps times the largest |f|.
 _FUNCTION_ROUNDING = 10.0
+
+TOL_REMEDY = "give a number from 0 up, relative to the norm of the result"
 
 
 class FunctionResult(NamedTuple):
@@ -88,6 +90,7 @@ def matrix_function(
     """
     op = as_operator(op, like=v if like is None else like)
     krylov_dim = check_int(None, "krylov_dim", krylov_dim)
+    check_number("matrix_function", "tol", tol, least=0, remedy=TOL_REMEDY)
     start = given_start(op, v)
     op = packed_operator(op, start)
     start = packed(start, packing_used(op))

@@ -52,6 +52,7 @@ FORWARD = {
     "spectral_density": functools.partial(eigenjax.spectral_density, **KEY, num_probes=2, krylov_dim=4),
     "logdet": functools.partial(eigenjax.logdet, **KEY, num_probes=2, krylov_dim=4),
     "trace_of_function": lambda a: eigenjax.trace_of_function(a, jnp.exp, **KEY, num_probes=2, krylov_dim=4),
+    "expm_multiply": lambda a: eigenjax.expm_multiply(a, jnp.ones(8), krylov_dim=4),
     "matrix_function": lambda a: eigenjax.matrix_function(a, jnp.exp, jnp.ones(8), krylov_dim=4),
 }
 # Calls whose derivatives exist and are cheap to lower.

@@ -49,6 +49,7 @@ PROGRAMS = {
     "spectral_density, deflated": lambda op: eigenjax.spectral_density(op, deflate=eigenjax.eigsh(op, 2), **KEY),
     "trace_of_function": lambda op: eigenjax.trace_of_function(op, jnp.exp, num_probes=2, krylov_dim=5, **KEY),
     "logdet": lambda op: eigenjax.logdet(op, num_probes=2, krylov_dim=5, **KEY),
+    "expm_multiply": lambda op: eigenjax.expm_multiply(op, jnp.ones(HUGE.shape), krylov_dim=5),
     "matrix_function": lambda op: eigenjax.matrix_function(op, jnp.exp, jnp.ones(HUGE.shape), krylov_dim=5),
     "spectrum_tracker": lambda op: eigenjax.spectrum_tracker(2).update(op, eigenjax.spectrum_tracker(2).init(op)),
     "sharpness_penalty": lambda op: eigenjax.sharpness_penalty(op),

@@ -101,6 +101,7 @@ CALLS = {
     "logdet": (estimator("logdet", num_probes=2), "definite", False),
     "frobenius_norm": (estimator("frobenius_norm", num_matvecs=4), "symmetric", False),
     "trace_of_function": (estimator("trace_of_function", f=jnp.exp, num_probes=2), "symmetric", False),
+    "expm_multiply": (lambda a: eigenjax.expm_multiply(a, a[0], krylov_dim=8)[0], "symmetric", True),
     "matrix_function": (lambda a: eigenjax.matrix_function(a, jnp.exp, a[0])[0], "symmetric", False),
     "density": (
         lambda a: eigenjax.spectral_density(a, key=jax.random.key(KEY), num_probes=2, krylov_dim=4).density(a[0]),

@@ -52,6 +52,10 @@ CALLS = {
         ][1],
         np.e,
     ),
+    "expm_multiply": (
+        lambda: eigenjax.expm_multiply(product, {"a": jnp.eye(3)[1], "b": jnp.zeros(1)}, like=LIKE).vector["a"][1],
+        np.e,
+    ),
     "symmetry_error": (lambda: eigenjax.symmetry_error(product, KEY, like=LIKE), 0.0),
     "check_operator": (lambda: eigenjax.check_operator(product, KEY, like=LIKE).change, 0.0),
     "to_dense": (lambda: eigenjax.to_dense(product, like=LIKE)[3, 3], 0.5),

@@ -81,6 +81,8 @@ COLUMNS = {
     "gradient_time": {"method", "seconds", "over_eigsh", "temporary_MB", "error"},
     "import_time": {"median_s", "ratio"},
     "interval": {"eigsh", "sigma", "ratio", "missed", "sigma_missed", "error"},
+    "expm_products": {"matrix", "tol", "error", "over_bound", "matvecs", "scipy", "ratio", "converged"},
+    "logdet_gradient": {"kernel", "matvecs", "deviation", "error", "ratio", "adjoint", "time"},
     "likelihoods": {"likelihood", "other", "difference", "ours_over_it"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
@@ -236,6 +238,16 @@ def check_likelihoods(rows):
     assert all(row["difference"] < 1e-10 for row in rows)
 
 
+def check_logdet_gradient(rows):
+    assert {row["kernel"] for row in rows} == {"RBF", "Matern 3/2"}
+    assert all(row["error"] < 0.2 for row in rows)
+
+
+def check_expm_products(rows):
+    # At 1e-12 the bound may be rounding times the growth of the errors, and more than the tolerance.
+    assert all(row["over_bound"] <= 1 and (row["converged"] or row["tol"] < 1e-6) for row in rows)
+
+
 def check_adjoint_products(rows):
     for row in rows:
         assert row["converged"]
@@ -291,6 +303,8 @@ CHECKS = {
     "interval": check_interval,
     "gradient_cost": check_gradient_cost,
     "likelihoods": check_likelihoods,
+    "expm_products": check_expm_products,
+    "logdet_gradient": check_logdet_gradient,
     "large_operator": check_large_operator,
     "processes": check_processes,
     "products": check_products,

@@ -20,7 +20,16 @@ LAYERS = (
     *("solvers", "solvers/convergence", "solvers/linear"),
     *("solvers/symmetric", "solvers/interval", "solvers/pencil", "solvers/general"),
     *("solvers/singular", "solvers/dense"),
-    *("implicit/systems", "implicit", "implicit/info", "spectrum/probing", "spectrum", "training", "runs"),
+    *(
+        "implicit/systems",
+        "implicit",
+        "implicit/info",
+        "spectrum/probing",
+        "spectrum",
+        "spectrum/exponential",
+        "training",
+        "runs",
+    ),
     *("report/inputs", "report/analysis", "report/pictures", "report/output", "report", "__init__", "__main__"),
 )
 MOST_FILES, MOST_IMPORTS = 12, 30

@@ -130,8 +130,16 @@ def estimator_cases():
     for dim in (0, 1.5, "all"):
         yield "spectral_density", "krylov_dim", (A,), {"key": KEY, "krylov_dim": dim}
         yield "matrix_function", "krylov_dim", (A, jnp.exp, A[0]), {"krylov_dim": dim}
+        yield "expm_multiply", "krylov_dim", (A, A[0]), {"krylov_dim": dim}
     yield "matrix_function", "f", (A,), {"v": A[0]}
     yield "matrix_function", "v", (A, jnp.exp), {}
+    yield "expm_multiply", "v", (A,), {}
+    yield "expm_multiply", "v", (A, A[0, :3]), {}
+    for t in ("late", np.ones(2), 1j, float("nan")):
+        yield "expm_multiply", "t", (A, A[0], t), {}
+    for tol in (-1.0, "small", np.ones(2)):
+        yield "expm_multiply", "tol", (A, A[0]), {"tol": tol}
+        yield "matrix_function", "tol", (A, jnp.exp, A[0]), {"tol": tol}
     yield "trace_of_function", "f", (A,), {"key": KEY}
 
 

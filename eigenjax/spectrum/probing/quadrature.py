@@ -21,8 +21,8 @@ from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.functions.captured import CapturedFunction
 from eigenjax.solvers.symmetric import lanczos
 from eigenjax.solvers.symmetric.lanczos import LanczosState
+from eigenjax.spectrum.probing import derivatives
 from eigenjax.spectrum.probing.deflation import ComplementOperator, DeflatedPairs
-from eigenjax.spectrum.probing.derivatives import derivative_of, frozen, slope_of_pairs, slope_of_probe
 from eigenjax.spectrum.probing.probes import each, random_sphere, random_vector
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
@@ -76,15 +76,19 @@ def tridiagonals_and_slopes(
     They are (p,) zeros with the derivatives of q^H f(A) q, and one with that of the sum over the known pairs.
 
     Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
-    A derivative takes a product with dA for each probe, and two vectors for each.
+    A derivative takes six products with dA for each probe, and six vectors.
     """
 
     def use(state):
-        column, _ = first_column(state, steps_before_breakdown(state), lambda values: derivative_of(f, values))
-        return state._replace(basis=None, direction=None), slope_of_probe(op, state, column)
+        values, vectors, valid = tridiagonal_ritz_pairs(state, steps_before_breakdown(state))
+        coefficients, columns = derivatives.terms(values, vectors[0], valid, vectors, f)
+        slope = derivatives.slopes(op, coefficients, tree.combine(columns, state.basis))
+        return state._replace(basis=None, direction=None), slope
 
-    states, slopes = _each_probe(use, frozen(op), key, deflated, num_probes, krylov_dim, probe_batch)
-    return states, slopes, slopes[0] * 0 if deflated is None else slope_of_pairs(op, f, deflated)
+    states, slopes = _each_probe(
+        use, derivatives.frozen("trace_of_function", op), key, deflated, num_probes, krylov_dim, probe_batch
+    )
+    return states, slopes, slopes[0] * 0 if deflated is None else derivatives.slope_of_pairs(op, f, deflated)
 
 
 def _each_probe(
