@@ -1,4 +1,4 @@
-"""Functions of a symmetric operator times a vector.
+"""Functions of an operator times a vector.
 
     f(A) = X f(Lambda) X^H,    f(A) v ~ ||v|| V f(T) e_1
 
@@ -14,15 +14,23 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax import printing
-from eigenjax.arguments import check_int, check_number
+from eigenjax.arguments import check_bool, check_int, check_number
 from eigenjax.calls import explained
+from eigenjax.krylov.general.krylov_space import krylov_space
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.solvers.start import given_start
 from eigenjax.solvers.symmetric.lanczos import LanczosState
-from eigenjax.spectrum.probing.quadrature import first_column, follow, held_back, steps_before_breakdown
+from eigenjax.spectrum.general_functions import general_column, without_gaps
+from eigenjax.spectrum.probing.quadrature import (
+    first_column,
+    follow,
+    held_back,
+    steps_before_breakdown,
+    steps_held_back,
+)
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import seed_of
@@ -53,9 +61,16 @@ class FunctionResult(NamedTuple):
 
 @explained
 def matrix_function(
-    op: Any, f: Callable[[jax.Array], jax.Array], v: PyTree, *, krylov_dim: int = 80, tol: Any = None, like: Any = None
+    op: Any,
+    f: Callable[[jax.Array], jax.Array],
+    v: PyTree,
+    *,
+    krylov_dim: int = 80,
+    tol: Any = None,
+    symmetric: bool = True,
+    like: Any = None,
 ) -> FunctionResult:
-    """Compute a function of a symmetric operator times a vector, f(A) v = sum_i f(lambda_i) x_i <x_i, v>, by Lanczos.
+    """Compute a function of an operator times a vector, f(A) v = sum_i f(lambda_i) x_i <y_i, v>, by Lanczos or Arnoldi.
 
         f(A) v ~ ||v|| V f(T) e_1,    A V ~ V T
 
@@ -64,19 +79,24 @@ def matrix_function(
     of the condition number.
 
     Args:
-        op: whatever `as_operator` takes, symmetric or Hermitian; a bare callable takes vectors like v, or `like`.
-        f: function of an array of eigenvalues, elementwise. Complex values need a complex v.
+        op: whatever `as_operator` takes; a bare callable takes vectors like v, or `like`.
+        f: function of an array of eigenvalues, elementwise. Complex values need a complex v. With symmetric=False the
+            array is complex, f analytic, and for a real operator f(conj z) = conj f(z).
         v: a vector of the operator.
         krylov_dim: m, number of steps, static; at most n are taken.
         tol: tolerance for `converged`, relative to the norm of the result; None is sqrt(eps).
+        symmetric: A is symmetric or Hermitian, static. False for any other operator; `expm_multiply` is then better for
+            the exponential.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The vector, with an estimate of its error. NaN and not converged if a value of f or a matvec is not finite.
+        The vector, with an estimate of its error. For symmetric=False the estimate includes rounding times the
+        condition number of the eigenvectors in the Krylov space: it is large if the operator is far from normal. NaN
+        and not converged if a value of f or a matvec is not finite.
 
     Raises:
         ValueError: if krylov_dim is less than 1, v does not fit, or f does not keep the shape.
-        TypeError: if krylov_dim is not an int, or f has complex values and v real ones.
+        TypeError: if krylov_dim is not an int, symmetric not a bool, or f has complex values and v real ones.
 
     Cost: m matvecs, m + 4 vectors of memory. Not differentiable in reverse mode.
 
@@ -90,31 +110,63 @@ def matrix_function(
     """
     op = as_operator(op, like=v if like is None else like)
     krylov_dim = check_int(None, "krylov_dim", krylov_dim)
+    check_bool("matrix_function", "symmetric", symmetric)
     check_number("matrix_function", "tol", tol, least=0, remedy=TOL_REMEDY)
     start = given_start(op, v)
     op = packed_operator(op, start)
     start = packed(start, packing_used(op))
-    state = _krylov_space(op, start, krylov_dim=min(krylov_dim, op.size))
-    count = steps_before_breakdown(state)
+    krylov_dim = min(krylov_dim, op.size)
     length = tree.norm(start)
-    coefficients, size = first_column(state, count, f)
-    before, _ = first_column(state, held_back(count, state.diagonal.shape[0]), f)
+    column = _symmetric_column if symmetric else _general_column
+    basis, coefficients, change, size = column(op, start, f, krylov_dim)
     if jnp.iscomplexobj(coefficients) and not jnp.issubdtype(op.dtype, jnp.complexfloating):
         raise TypeError(f"f has complex values, and the operator's vectors are {op.dtype}: make the operator complex")
-    vector = tree.scale(length, tree.combine(coefficients, state.basis))
+    vector = tree.scale(length, tree.combine(coefficients, basis))
     rounding = _FUNCTION_ROUNDING * jnp.finfo(length.dtype).eps * size
-    # The error after one step is unknown, unless the step exhausts the space.
-    alone = (count == 1) & (state.offdiagonal[0] != 0)
-    change = jnp.where(alone, jnp.inf, tree.norm(coefficients - before))
     error = jnp.where(length == 0, 0, length * jnp.hypot(change, rounding))
     vector = tree.where(length == 0, jax.tree.map(jnp.zeros_like, vector), vector)
     norm = tree.norm(vector)
     converged = (error <= tolerance(tol, norm.dtype) * norm) & jnp.isfinite(norm)
-    return FunctionResult(
-        unpacked(vector, packing_used(op)), error, converged, jnp.int32(state.diagonal.shape[0]), status_of(norm)
-    )
+    return FunctionResult(unpacked(vector, packing_used(op)), error, converged, jnp.int32(krylov_dim), status_of(norm))
+
+
+class _Column(NamedTuple):
+    """Approximation of f(A) v / ||v|| in a Krylov space."""
+
+    basis: PyTree  # (m, ...)
+    coefficients: jax.Array  # (m,)
+    change: jax.Array  # () over the last fifth of the steps
+    size: jax.Array  # () the factor of the rounding error
+
+
+def _symmetric_column(op: LinearOperator, start: PyTree, f: Callable, krylov_dim: int) -> _Column:
+    state = _lanczos_space(op, start, krylov_dim=krylov_dim)
+    count = steps_before_breakdown(state)
+    coefficients, size = first_column(state, count, f)
+    before, _ = first_column(state, held_back(count, krylov_dim), f)
+    # The error after one step is unknown, unless the step exhausts the space.
+    alone = (count == 1) & (state.offdiagonal[0] != 0)
+    return _Column(state.basis, coefficients, jnp.where(alone, jnp.inf, tree.norm(coefficients - before)), size)
+
+
+def _general_column(op: LinearOperator, start: PyTree, f: Callable, krylov_dim: int) -> _Column:
+    space = _arnoldi_space(op, start, krylov_dim)
+    matrix = without_gaps(space)
+    coefficients, size = general_column(matrix, f)
+    fewer = steps_held_back(krylov_dim)
+    before, _ = general_column(matrix[:fewer, :fewer], f)
+    change = jnp.linalg.norm(coefficients.at[:fewer].add(-before))
+    # An invariant space has no error; the error after one step is unknown.
+    change = jnp.where(space.coupling == 0, 0, jnp.where(fewer == krylov_dim, jnp.inf, change))
+    if jnp.issubdtype(op.dtype, jnp.complexfloating):
+        return _Column(space.basis, coefficients, change, size)
+    # The imaginary parts of conjugate pairs cancel, if f(conj z) = conj f(z).
+    return _Column(space.basis, coefficients.real, jnp.hypot(change, jnp.linalg.norm(coefficients.imag)), size)
 
 
 @functools.partial(jax.jit, static_argnames=("krylov_dim",))
-def _krylov_space(op: LinearOperator, start: PyTree, *, krylov_dim: int) -> LanczosState:
+def _lanczos_space(op: LinearOperator, start: PyTree, *, krylov_dim: int) -> LanczosState:
     return follow(op, start, krylov_dim, seed_of(None))
+
+
+_arnoldi_space = jax.jit(krylov_space, static_argnums=2)

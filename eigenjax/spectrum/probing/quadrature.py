@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
+from eigenjax.krylov.general.schur import complex_dtype
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.functions.captured import CapturedFunction
 from eigenjax.solvers.symmetric import lanczos
@@ -154,7 +155,7 @@ def checked_values(f: Callable, nodes: jax.Array) -> jax.Array:
     images = jnp.asarray(f(nodes))
     if images.shape != nodes.shape:
         raise ValueError(f"f gave the shape {images.shape} for eigenvalues of the shape {nodes.shape}: act elementwise")
-    return images.astype(jax.lax.complex(nodes, nodes).dtype if jnp.iscomplexobj(images) else nodes.dtype)
+    return images.astype(complex_dtype(nodes.dtype) if jnp.iscomplexobj(images) else nodes.dtype)
 
 
 def gauss_quadrature(state: LanczosState, count: jax.Array | None = None) -> Quadrature:
@@ -168,4 +169,9 @@ def gauss_quadrature(state: LanczosState, count: jax.Array | None = None) -> Qua
 
 def held_back(count: jax.Array, steps: int) -> jax.Array:
     """Return a smaller number of rows of T, to measure the change over the last steps; all rows after a breakdown."""
-    return jnp.where(count < steps, count, max(steps - 1 - steps // _HELD_BACK, 1)).astype(jnp.int32)
+    return jnp.where(count < steps, count, steps_held_back(steps)).astype(jnp.int32)
+
+
+def steps_held_back(steps: int) -> int:
+    """Return the number of steps without the last fifth."""
+    return max(steps - 1 - steps // _HELD_BACK, 1)
