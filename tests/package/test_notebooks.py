@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.optimize
 from jax.flatten_util import ravel_pytree
 from numpy.testing import assert_allclose
 
@@ -189,11 +190,34 @@ def check_curvature_of_two_networks(space):
         assert result.eigenvalues[0] < whole * (1 + 1e-3)
 
 
+def check_gaussian_process(space):
+    x, y = (np.asarray(space[name], float) for name in ("x", "y"))
+
+    def likelihood(flat_theta):
+        amplitude, lengths, noise = flat_theta[0], flat_theta[1:11], flat_theta[11]
+        scaled = x / np.exp(lengths)
+        squares = np.sum((scaled[:, None] - scaled[None]) ** 2, 2)
+        kernel = np.exp(amplitude - squares / 2) + np.exp(noise) * np.eye(len(y))
+        sign, determinant = np.linalg.slogdet(kernel)
+        assert sign == 1
+        return (y @ np.linalg.solve(kernel, y) + determinant) / (2 * len(y)) + np.log(2 * np.pi) / 2
+
+    fitted, longer = (np.asarray(space["flat"](space[name]), float) for name in ("fitted", "longer"))
+    optimum = scipy.optimize.minimize(likelihood, longer, method="L-BFGS-B", options={"maxiter": 20}).fun
+    assert_allclose(space["reached"], likelihood(fitted), rtol=1e-3)
+    assert_allclose(likelihood(fitted), optimum, rtol=1e-2)
+    assert np.all(space["deviations"] < 3.5)
+    assert np.mean(space["deviations"] < 2) > 0.8
+    assert space["explained"] > 0.3
+    assert 0.9 < space["covered"] < 1
+
+
 CHECKS = {
     "adaptive_edge_of_stability": check_adaptive_edge_of_stability,
     "curvature_of_two_networks": check_curvature_of_two_networks,
     "differentiable_pca": check_differentiable_pca,
     "edge_of_stability": check_edge_of_stability,
+    "gaussian_process": check_gaussian_process,
     "hessian_density": check_hessian_density,
     "hessian_spectrum": check_hessian_spectrum,
     "per_layer_spectra": check_per_layer_spectra,

@@ -38,12 +38,12 @@ THETA = np.array([0.2, 0.7])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_known", [0, 5])
-def test_the_mean_over_keys_is_the_dense_gradient(num_known):
+@pytest.mark.parametrize(("num_known", "probe_batch"), [(0, 1), (5, 1), (0, PROBES)])
+def test_the_mean_over_keys_is_the_dense_gradient(num_known, probe_batch):
     def estimate(theta, key):
         op = family(theta)
         known = eigsh(op, num_known, which="SA") if num_known else None
-        return logdet(op, key=key, deflate=known, **OPTIONS).estimate
+        return logdet(op, key=key, deflate=known, probe_batch=probe_batch, **OPTIONS).estimate
 
     gradients = jax.jit(jax.vmap(jax.grad(estimate), (None, 0)))(THETA, jax.random.split(KEY, 100))
     exact = jax.grad(lambda theta: jnp.linalg.slogdet(family(theta))[1])(THETA)

@@ -38,7 +38,8 @@ _NEAR_POWER = 0.25
 def slope(op: LinearOperator, factor: jax.Array, vector: PyTree) -> jax.Array:
     """Return zero, with the derivative of c <z, A z> in A for a number c and a vector z held constant."""
     del op, vector
-    return jnp.zeros_like(factor)
+    # Not a constant: under vmap the value has to be batched like its derivative.
+    return jnp.where(factor == 0, factor, jnp.zeros_like(factor))
 
 
 @slope.defjvp
