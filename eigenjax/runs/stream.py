@@ -28,7 +28,8 @@ from eigenjax.operators.curvature.hessian import hessian
 from eigenjax.operators.curvature.modules import parameters_of
 from eigenjax.operators.functions.captured import NamedFunction
 from eigenjax.runs import checks
-from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, groups_alike
+from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, first_batch, groups_alike
+from eigenjax.spectrum.probing.host import HostOperator
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
@@ -55,30 +56,26 @@ class _HessianOf:
         return hessian(self.loss, params, batch, **dict(self.options))
 
 
-class Stream:
+class Stream(HostOperator):
     """Symmetric operator whose matvecs are epochs; created by `stream`, solved by `run`, and callable on the host."""
 
     # A stream is not a matrix: jax.numpy and the checks of operators reject it.
     __array_ufunc__ = None
     no_operator = (
         "a stream reads its data on the host for every matvec, and no compiled program can take it: its eigenpairs are "
-        "found by eigenjax.run(stream, k), and stream(v) is one matvec"
+        "found by eigenjax.run(stream, k), its trace, diagonal and density by eigenjax.trace and the like, and stream(v) "
+        "is one matvec"
     )
 
     def __init__(
         self, curvature: Callable, params: PyTree, batches: Iterable, first: PyTree, weigh: Callable, sharding: Any
     ):
-        self.curvature, self.params, self.batches = curvature, params, batches
+        self.curvature, self.params, self.arrays, self.batches = curvature, params, params, batches
         self._weigh, self._sharding = weigh, sharding
         self._first = batch_checksum(first)
         self.structure = jax.eval_shape(curvature, params, _described(first)).structure
         self.epoch: Epoch | None = None
         self.expected: list[float] | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of entries of a vector."""
-        return tree.size(self.structure)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -149,7 +146,7 @@ class Stream:
 
     def first_operator(self) -> LinearOperator:
         """Return the operator of the first batch alone."""
-        batch = _first_batch(self.batches)
+        batch = first_batch(self.batches)
         EpochWatch(self.epoch, self._first, None).add(batch, 1.0)
         return self.curvature(self.params, self._placed(batch))
 
@@ -216,7 +213,7 @@ def stream(
         check_repeatable(batches)
         batch_size = checked_batch_size(batch_size)
     given = {"batch_size": batch_size, "select": select, "mode": None if mode == "auto" else mode}
-    first = _first_batch(batches)
+    first = first_batch(batches)
     checks.check_params(params)
     params, loss = parameters_of(params, loss)
     checks.check_trees(params, first)
@@ -281,12 +278,6 @@ def _one_of(vectors: PyTree) -> PyTree:
 
 def _is_on_cpu(vectors: PyTree) -> bool:
     return all(device.platform == "cpu" for leaf in jax.tree.leaves(vectors) for device in leaf.devices())
-
-
-def _first_batch(batches: Iterable) -> PyTree:
-    for batch in batches:
-        return batch
-    raise ValueError("batches: there are none; give at least one")
 
 
 def _described(batch: PyTree) -> PyTree:

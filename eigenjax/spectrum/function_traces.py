@@ -23,10 +23,15 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.functions import checked_values
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
+from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_on_host
+from eigenjax.spectrum.probing.krylov_stages import krylov_estimator
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
+from eigenjax.spectrum.probing.stages import Estimator, Inputs, unit_stage
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
+from eigenjax.vectors import tree
+from eigenjax.vectors.packing import ravel
 from eigenjax.vectors.tree import PyTree
 
 # A component of the start vector along a Ritz vector below c * eps is rounding error.
@@ -54,13 +59,14 @@ def trace_of_function(
         tr f(A) ~ sum over known pairs of f(lambda_i)  +  (n - k) mean over probes of sum_i w_i f(theta_i)
 
     Args:
-        op: whatever `as_operator` takes. Symmetric or Hermitian.
+        op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian.
         f: function of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken. Raise it if f is not smooth on the spectrum.
         deflate: known eigenpairs, as `eigsh` returns them; those that have converged contribute exactly.
-        probe_batch: probes at once (by vmap), static; each holds a basis.
+        probe_batch: probes at once (by vmap), static; each holds a basis. For a stream, m passes over the data serve
+            all probes of a batch.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -86,6 +92,8 @@ def trace_of_function(
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
+    if isinstance(op, HostOperator):
+        return trace_on_host("trace_of_function", op, f, key, deflate, num_probes, krylov_dim, probe_batch)
     return _trace_of_function(packed_operator(as_operator(op, like=like), deflate), f, key, positive=False, **options)
 
 
@@ -109,6 +117,14 @@ def _trace_of_function(
     if op.size <= min(num_probes * krylov_dim, MOST_DENSE):
         return _exact(op, f, positive)
     states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    return from_states(op, Inputs(key, deflated), states, f=f, positive=positive)
+
+
+def from_states(
+    op: LinearOperator, inputs: Inputs, states: LanczosState, *, f: Callable[[jax.Array], jax.Array], positive: bool
+) -> TraceResult:
+    """Compute the trace of f(A) from the Lanczos states of all probes."""
+    (num_probes, krylov_dim), deflated = states.diagonal.shape, inputs.deflated
     quadrature = jax.vmap(lambda state, count: _quadratic_form(state, count, f))
     counts = jax.vmap(steps_before_breakdown)(states)
     forms, poor = quadrature(states, counts)
@@ -130,12 +146,15 @@ def _trace_of_function(
 
 
 def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
-    """Compute the sum over all eigenvalues of the dense matrix."""
-    dense = to_dense(op)
+    return from_dense(to_dense(op), f, positive)
+
+
+def from_dense(dense: jax.Array, f: Callable, positive: bool) -> TraceResult:
+    """Compute the sum over all eigenvalues of a dense matrix."""
     values = jnp.linalg.eigvalsh((dense + jnp.conj(dense).T) / 2, symmetrize_input=False)
     estimate = jnp.sum(_real_values(f, values))
     not_positive = _is_poor(values, jnp.ones_like(values)) & positive
-    return _trace_result(estimate, jnp.zeros_like(estimate), op.size, not_positive)
+    return _trace_result(estimate, jnp.zeros_like(estimate), dense.shape[0], not_positive)
 
 
 def _trace_result(estimate: jax.Array, error: jax.Array, num_matvecs: int, not_positive: jax.Array) -> TraceResult:
@@ -160,12 +179,13 @@ def logdet(
     smallest eigenvalues (`deflate`) reduces it.
 
     Args:
-        op: whatever `as_operator` takes; positive definite.
+        op: whatever `as_operator` takes, or a `stream`; positive definite.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken.
         deflate: known eigenpairs, as `eigsh` returns them; those that have converged contribute exactly.
-        probe_batch: probes at once (by vmap), static; each holds a basis.
+        probe_batch: probes at once (by vmap), static; each holds a basis. For a stream, m passes over the data serve
+            all probes of a batch.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -190,6 +210,8 @@ def logdet(
 
     Source: Ubaru, Chen and Saad (2017).
     """
+    if isinstance(op, HostOperator):
+        return trace_on_host("logdet", op, jnp.log, key, deflate, num_probes, krylov_dim, probe_batch)
     op = packed_operator(as_operator(op, like=like), deflate)
     check_key(key)
     check_result(deflate)
@@ -203,6 +225,33 @@ def _logdet(
 ) -> TraceResult:
     options = {"num_probes": probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": batch}
     return _trace_of_function(op, jnp.log, key, positive=True, **options)
+
+
+def trace_on_host(
+    name: str,
+    op: HostOperator,
+    f: Callable,
+    key: jax.Array,
+    deflate: EigenResult | None,
+    num_probes: int,
+    krylov_dim: int,
+    probe_batch: int,
+) -> TraceResult:
+    """Estimate tr f(A) with matvecs on the host, for the public function of this name."""
+    check_key(key)
+    counts = checked_ints(num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    options: dict[str, Any] = dict(zip(("num_probes", "krylov_dim", "probe_batch"), counts, strict=True))
+    options["krylov_dim"] = min(options["krylov_dim"], op.size)
+    inputs = Inputs(key, deflated_pairs(operator_on_host(op, deflate), deflate))
+    positive = name == "logdet"
+    if op.size <= min(options["num_probes"] * options["krylov_dim"], MOST_DENSE):
+        dense = lambda state: jax.vmap(lambda row: ravel(row, tree.accumulation_dtype(row)))(state.outputs[0]).T
+        stages = (unit_stage(op.size, lambda _vector, image: image),)
+        estimator = Estimator(stages, lambda _op, _inputs, state: from_dense(dense(state), f, positive))
+    else:
+        finalize = functools.partial(from_states, f=f, positive=positive)
+        estimator = krylov_estimator(**options, finalize=finalize, deflated=deflate is not None)
+    return op.estimated(Plan(name, estimator, inputs, options, None if positive else f))
 
 
 def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:

@@ -55,20 +55,26 @@ def tridiagonals(
     """
     inner = op
     if deflated is not None:
-        vector = project_out_of_vector(
-            deflated.vectors, random_vector(random_sphere, jax.random.fold_in(key, num_probes), op)
-        )
-        # The length is zero, or rounding error, if the known pairs span the whole space.
-        length = tree.inner(vector, vector).real
-        value = safe_divide(tree.inner(vector, matvec(op, vector)).real, length)
-        inner = ComplementOperator(op, deflated.vectors, value)
+        vector = random_start(op, jax.random.fold_in(key, num_probes), deflated)
+        inner = ComplementOperator(op, deflated.vectors, value_inside(vector, matvec(op, vector)))
 
     def run(key):
-        start = random_vector(random_sphere, key, op)
-        start = start if deflated is None else project_out_of_vector(deflated.vectors, start)
+        start = random_start(op, key, deflated)
         return follow(inner, start, krylov_dim, seed_of(key))._replace(basis=None, direction=None)
 
     return each(run, jax.random.split(key, num_probes), probe_batch)
+
+
+def random_start(op: LinearOperator, key: jax.Array, deflated: DeflatedPairs | None) -> PyTree:
+    """Draw a vector in the complement of the known pairs, uniformly on a sphere before its projection."""
+    start = random_vector(random_sphere, key, op)
+    return start if deflated is None else project_out_of_vector(deflated.vectors, start)
+
+
+def value_inside(vector: PyTree, image: PyTree) -> jax.Array:
+    """Return a value inside the remaining spectrum, the Rayleigh quotient of a vector in the complement."""
+    # The length is zero, or rounding error, if the known pairs span the whole space.
+    return safe_divide(tree.inner(vector, image).real, tree.inner(vector, vector).real)
 
 
 def follow(op: LinearOperator, start: PyTree, krylov_dim: int, seed: jax.Array) -> LanczosState:
