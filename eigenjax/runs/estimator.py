@@ -42,7 +42,7 @@ class EstimatedOperator(HostOperator):
         """Compute an estimate from the newest checkpoint on, or from the start."""
         self.num_estimates += 1
         if self.num_estimates > 1:
-            raise ValueError("estimator made a second estimate: give a function that makes one, and run it twice")
+            raise ValueError("estimator made a second estimate of its operator: give a function that makes one")
         op, folder = self._inner, self._folder
         image, numbers = fingerprint.sketch(op.first_operator() if isinstance(op, Stream) else op)
         estimate = HostEstimate(self, plan, vector_shardings(image))

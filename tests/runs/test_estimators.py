@@ -8,6 +8,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
 from eigenjax import (
@@ -25,7 +27,9 @@ from eigenjax import (
     trace_of_function,
 )
 
-from .conftest import Interrupted, contents, network_loss, same_bits
+from eigenjax.spectrum.probing.host import HostEstimate
+
+from .conftest import SPECS, Interrupted, contents, network_loss, same_bits
 
 KEY = jax.random.key(3)
 # More than the negative eigenvalues of the Hessian.
@@ -186,6 +190,39 @@ def test_functions_and_known_pairs_are_told_apart(matrix, tmp_path):
     for words, estimator in {"f": make(f=jnp.cos), "deflate": make(f=jnp.exp, deflate=eigsh(matrix, 2))}.items():
         with pytest.raises(RunError, match=f"holds another run: .*another {words}|holds another run: another {words}"):
             run(matrix, estimator=estimator, checkpoint_dir=tmp_path, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+def test_vectors_are_sharded_like_the_parameters(network, mode, tmp_path, interrupt_after, monkeypatch):
+    params, data = network
+    out = None if mode == AxisType.Auto else P(None, None)
+
+    def loss(p, batch):
+        hidden = jnp.tanh(jnp.einsum("ni,ih->nh", batch[0], p["inner"]) + p["bias"][None, :])
+        return jnp.mean((jnp.einsum("nh,ho->no", hidden, p["outer"], out_sharding=out) - batch[1]) ** 2)
+
+    states, finish = [], HostEstimate.finish
+    monkeypatch.setattr(HostEstimate, "finish", lambda self: (states.append(self.state), finish(self))[1])
+    mesh = jax.make_mesh((8,), ("model",), axis_types=(mode,))
+    placed = {name: jax.device_put(x, NamedSharding(mesh, SPECS[name])) for name, x in params.items()}
+    with jax.set_mesh(mesh):
+        op = stream(loss, placed, [data], sharding=NamedSharding(mesh, P()))
+        estimators = {
+            "trace": functools.partial(trace, key=KEY, num_matvecs=21, probe_batch=4),
+            "density": functools.partial(spectral_density, key=KEY, num_probes=3, krylov_dim=6, probe_batch=2),
+        }
+        for name, estimator in estimators.items():
+            undisturbed = run(op, estimator=estimator, progress=False)
+            interrupted_run(op, estimator, tmp_path / name, interrupt_after)
+            resumed = run(op, estimator=estimator, checkpoint_dir=tmp_path / name, every=4, progress=False)
+            assert same_bits(resumed, undisturbed)
+            expected = estimator(hessian(network_loss, params, data))
+            for x, y in zip(resumed, expected, strict=True):
+                assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+    matrices = [x for x in jax.tree.leaves(states) if x.shape[-2:] == (4, 8)]
+    assert len(matrices) >= 2 * 5
+    assert all(x.addressable_shards[0].data.size == x.size // 8 for x in matrices)
 
 
 def test_progress_counts_passes(matrix, capfd):

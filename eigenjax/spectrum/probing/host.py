@@ -71,8 +71,8 @@ class HostEstimate:
         # A new array is a tracer within a program, even where no argument is one.
         if any(isinstance(x, Tracer) for x in [*jax.tree.leaves(plan.inputs), jax.lax.iota(jnp.int32, 1)]):
             raise TypeError(
-                "the operator is multiplied by a loop on the host, and cannot be traced (by jit, vmap, grad, ...): "
-                f"call {plan.name} outside"
+                f"{plan.name}: the operator is multiplied by a loop on the host, and cannot be traced (by jit, vmap, "
+                f"grad, ...): call {plan.name} outside"
             )
         self._operator, self._inputs, self._shardings = operator, plan.inputs, shardings
         self._op = operator_on_host(operator)
@@ -96,7 +96,7 @@ class HostEstimate:
 
     @property
     def done(self) -> bool:
-        """Whether all matvecs have been computed."""
+        """True once all matvecs have been computed."""
         return self.num_passes == self.total_passes
 
     def advance(self) -> None:
