@@ -16,6 +16,8 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.curvature.means import mistake_of
+from eigenjax.result import RunError
+from eigenjax.runs import fingerprint
 from eigenjax.vectors.tree import PyTree
 
 _TOL = "give a number from 0 up, or None for the square root of the rounding"
@@ -95,6 +97,26 @@ def checked_directory(checkpoint_dir: Any) -> pathlib.Path | None:
     if not path or "\0" in path:
         raise ValueError(message)
     return pathlib.Path(path)
+
+
+def check_same_run(path: pathlib.Path, saved: Any, identity: dict[str, Any]) -> None:
+    """Raise a RunError if a directory holds another run than that of the identity."""
+    difference = fingerprint.difference(saved, identity)
+    if difference is not None:
+        raise RunError(
+            f"checkpoint_dir={str(path)!r} holds another run: {difference}. Repeat the call that began it, or give "
+            "another directory"
+        )
+
+
+def check_saved(path: pathlib.Path, nothing_saved: bool, result: Any) -> None:
+    """Raise a RunError with the result if not one checkpoint could be written."""
+    if nothing_saved:
+        raise RunError(
+            f"the run has ended, and not one checkpoint could be written to {str(path)!r}: the result is in this "
+            "exception, as .result",
+            result,
+        )
 
 
 def check_batches(batches: Any) -> None:

@@ -22,6 +22,8 @@ _SAME_DEVICES, _OTHER_DEVICES = 0.75, 0.5
 _SEED = (0x65696765, 0x6E6A6178)
 # 2^32 over the golden ratio.
 _STRIDE = 0x9E3779B9
+# Arguments that are recorded by a checksum, which tells a reader nothing.
+_CHECKSUMS = ("key", "v0", "deflate", "f")
 
 
 def sketch(op: LinearOperator) -> tuple[PyTree, jax.Array]:
@@ -126,6 +128,9 @@ def difference(before: Any, now: dict[str, Any]) -> str | None:
     damaged = _damaged_part(before, now)
     if damaged is not None:
         return f"what is written down of it is damaged ({damaged})"
+    kinds = [run["arguments"].get("estimator", "none, but k pairs") for run in (before, now)]
+    if kinds[0] != kinds[1]:
+        return f"its estimator is {kinds[0]}, where this call has {kinds[1]}"
     if before["arguments"] != now["arguments"]:
         names = [name for name in now["arguments"] if before["arguments"].get(name) != now["arguments"][name]]
         changes = [_describe_change(name, before["arguments"].get(name), now["arguments"][name]) for name in names]
@@ -159,7 +164,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _describe_change(name: str, before: Any, now: Any) -> str:
-    return f"another {name}" if name in ("key", "v0") else f"{name}={before!r}, where this call has {now!r}"
+    return f"another {name}" if name in _CHECKSUMS else f"{name}={before!r}, where this call has {now!r}"
 
 
 def _is_same_product(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -64,7 +64,7 @@ def describe(progress: SolveProgress, k: int, left: tuple[float, bool]) -> str:
     worst = float(progress.worst_residual)
     residual = f"worst residual {worst:.1e} (wanted {float(progress.bound):.1e})" if math.isfinite(worst) else "begun"
     seconds, is_bound = left
-    end = f", {'at most' if is_bound else 'about'} {_clock(seconds)} left" if math.isfinite(seconds) else ""
+    end = f", {'at most' if is_bound else 'about'} {clock(seconds)} left" if math.isfinite(seconds) else ""
     end = ", done" if progress.done else end
     return f"{int(progress.num_converged)}/{k} pairs, {residual}, {int(progress.num_matvecs)} matvecs{end}"
 
@@ -76,7 +76,7 @@ def progress_display(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
         yield lambda _: None
         return
     moments: list[Moment] = []
-    with _writer() as write:
+    with writer() as write:
 
         def show(progress: SolveProgress) -> None:
             worst, bound = float(progress.worst_residual), float(progress.bound)
@@ -91,7 +91,8 @@ def progress_display(wanted: bool, k: int, max_matvecs: int) -> Iterator[Show]:
 
 
 @contextlib.contextmanager
-def _writer() -> Iterator[Callable[[str, float, bool], None]]:
+def writer() -> Iterator[Callable[[str, float, bool], None]]:
+    """Provide `write(line, share, done)`: a bar at a terminal, plain lines elsewhere."""
     bar = _bar() if sys.stderr.isatty() else None
     if bar is None:
         yield _plain_lines()
@@ -120,13 +121,14 @@ def _plain_lines() -> Callable[[str, float, bool], None]:
         now = time.monotonic()
         if done or now - last >= _BETWEEN_LINES:
             last = now
-            sys.stderr.write(f"eigenjax: {line} ({_clock(now - start)})\n")
+            sys.stderr.write(f"eigenjax: {line} ({clock(now - start)})\n")
             sys.stderr.flush()
 
     return write
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Format seconds as minutes and seconds, with hours if there are any."""
     minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{remaining:02}" if hours else f"{minutes}:{remaining:02}"

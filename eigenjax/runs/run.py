@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
 import jax
 
@@ -10,8 +11,9 @@ from eigenjax import arguments
 from eigenjax.arguments import plain_int
 from eigenjax.calls import explained, prefixed
 from eigenjax.operators.matrices import vector_of
-from eigenjax.result import EigenResult, RunError
+from eigenjax.result import EigenResult
 from eigenjax.runs import checkpoint, checks, fingerprint
+from eigenjax.runs.estimator import run_estimator
 from eigenjax.runs.progress import Show, progress_display
 from eigenjax.runs.solve import OperatorSolve, StreamSolve, vector_shardings
 from eigenjax.runs.stream import Stream
@@ -20,14 +22,48 @@ from eigenjax.solvers.warm_start import example_vector
 from eigenjax.vectors.pseudorandom import seed_of
 from eigenjax.vectors.storage import Storage
 
+_Result = TypeVar("_Result")
 # A number of matvecs that no run reaches: no limit.
 _NO_LIMIT = 2**31 - 1
+
+
+@overload
+def run(
+    op: Any,
+    k: int,
+    *,
+    progress: bool = ...,
+    checkpoint_dir: str | os.PathLike | None = ...,
+    every: int = ...,
+    which: str = ...,
+    tol: Any = ...,
+    krylov_dim: int | None = ...,
+    max_matvecs: int | None = ...,
+    block_size: int = ...,
+    sigma: Any = ...,
+    v0: Any = ...,
+    key: jax.Array | None = ...,
+    verify: bool = ...,
+    like: Any = ...,
+) -> EigenResult: ...
+
+
+@overload
+def run(
+    op: Any,
+    *,
+    progress: bool = ...,
+    checkpoint_dir: str | os.PathLike | None = ...,
+    every: int = ...,
+    like: Any = ...,
+    estimator: Callable[[Any], _Result],
+) -> _Result: ...
 
 
 @explained
 def run(
     op: Any,
-    k: int,
+    k: int | None = None,
     *,
     progress: bool = True,
     checkpoint_dir: str | os.PathLike | None = None,
@@ -42,8 +78,9 @@ def run(
     key: jax.Array | None = None,
     verify: bool = True,
     like: Any = None,
-) -> EigenResult:
-    """Compute eigenpairs by the steps of `eigsh` in a loop on the host, for solves of minutes to days.
+    estimator: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Compute eigenpairs by the steps of `eigsh`, or an estimate, in a loop on the host, for minutes to days.
 
     The run reports its progress, can be killed and resumed, and takes operators over data larger than memory
     (`stream`). Call it again with the same arguments and the same directory to resume it. The result is bit for bit
@@ -52,7 +89,7 @@ def run(
 
     Args:
         op: anything that `as_operator` takes, or a `Stream`; symmetric or Hermitian.
-        k: number of pairs.
+        k: number of pairs; not given with `estimator`.
         progress: report converged pairs, worst residual, matvecs and remaining time on standard error: a bar at a
             terminal (with the extra `report`), else a line every ten seconds. Only the first process reports.
         checkpoint_dir: a directory for this run alone: new, empty or used by this run before. All processes must have
@@ -74,9 +111,14 @@ def run(
         verify: search for missed pairs, such as copies of repeated eigenvalues, once k pairs have converged. False
             saves the search.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        estimator: a function of the operator that makes one estimate, such as
+            `functools.partial(eigenjax.trace, key=key, num_matvecs=100)`, in place of k. One of `trace`, `diagonal`,
+            `frobenius_norm`, `spectral_density`, `logdet` and `trace_of_function`, whose `probe_batch` is the number
+            of vectors multiplied at once. Of the other options only progress, checkpoint_dir, every and like apply; a
+            checkpoint writes the vectors that the estimate holds.
 
     Returns:
-        The pairs in the order of `which`, or nearest to sigma first.
+        The pairs in the order of `which`, or nearest to sigma first; with `estimator`, what it returns.
 
     Raises:
         ValueError: if an option does not fit the operator, or two options exclude each other.
@@ -95,10 +137,23 @@ def run(
         >>> result = run(jnp.diag(jnp.arange(100.0)), k=2, progress=False)
         >>> print(abs(result.eigenvalues - jnp.array([99.0, 98.0])) < 1e-3, result.converged)
         [ True  True] [ True  True]
+        >>> import functools, jax
+        >>> from eigenjax import trace
+        >>> estimator = functools.partial(trace, key=jax.random.key(0), num_matvecs=100)
+        >>> print(run(jnp.diag(jnp.arange(100.0)), estimator=estimator, progress=False).estimate)
+        4950.0
     """
     for name, value in (("progress", progress), ("verify", verify)):
         arguments.check_bool("run", name, value)
     k, every, krylov_dim, max_matvecs, block_size = map(plain_int, (k, every, krylov_dim, max_matvecs, block_size))
+    _check_every(every)
+    if estimator is not None:
+        pairs = {"which": which, "tol": tol, "krylov_dim": krylov_dim, "max_matvecs": max_matvecs, "v0": v0}
+        pairs |= {"k": k, "block_size": block_size, "sigma": sigma, "key": key, "verify": verify}
+        _check_alone(pairs)
+        return _run_estimator(op, like, estimator, checkpoint_dir, every, progress)
+    if k is None:
+        raise TypeError("run needs k, the number of pairs: give k=..., or estimator=... for an estimate")
     checks.check_numbers("run", which, tol, sigma, v0, key)
     if not isinstance(op, Stream):
         v0 = vector_of(v0)
@@ -106,7 +161,6 @@ def run(
         checks.check_concrete("run", op)
     checks.check_outside("run", op.params if isinstance(op, Stream) else op, tol, sigma, v0, key)
     checks.check_solve("run", k, op.size, which, block_size, krylov_dim, max_matvecs)
-    _check_every(every)
     directory = checks.checked_directory(checkpoint_dir)
     interior = sigma is not None or which == "SM"
     plan = planned(
@@ -125,6 +179,25 @@ def run(
     with contextlib.ExitStack() as stack:
         folder = None if directory is None else stack.enter_context(checkpoint.opened(directory))
         return _run(op, plan, sigma, v0, key, folder, every, progress)
+
+
+def _run_estimator(op: Any, like: Any, estimator: Any, checkpoint_dir: Any, every: int, progress: bool) -> Any:
+    if not isinstance(op, Stream):
+        op = checks.operator_for("run", op, like=like)
+        checks.check_concrete("run", op)
+    checks.check_outside("run", op.params if isinstance(op, Stream) else op)
+    return run_estimator(op, estimator, checks.checked_directory(checkpoint_dir), every, progress)
+
+
+def _check_alone(pairs: dict[str, Any]) -> None:
+    """Raise a ValueError if an option of eigenpairs is given beside an estimator."""
+    defaults = {"which": "LA", "block_size": 1, "verify": True}
+    for name, value in pairs.items():
+        if value is not defaults.get(name) and not (isinstance(value, str | int) and value == defaults.get(name)):
+            raise ValueError(
+                f"run got {name}={arguments.brief(value)} and estimator: an estimate takes its own options; leave one "
+                "of them out"
+            )
 
 
 def _run(
@@ -146,12 +219,8 @@ def _run(
     with progress_display(wanted, plan.spec.k, plan.spec.max_matvecs) as show:
         _advance_until_done(solve, op, folder, {"identity": identity}, every, show if reports else None)
     result = solve.finish()
-    if folder and folder.has_failed and not folder.has_saved:
-        raise RunError(
-            f"the run has ended, and not one checkpoint could be written to {str(folder.path)!r}: the result is in "
-            "this exception, as .result",
-            result,
-        )
+    if folder:
+        checks.check_saved(folder.path, folder.has_failed and not folder.has_saved, result)
     return result
 
 
@@ -178,12 +247,7 @@ def _newest_state(folder: checkpoint.Folder | None, identity: dict[str, Any]) ->
     found = folder.latest() if folder else None
     if folder is None or found is None:
         return None
-    difference = fingerprint.difference(found[1]["identity"], identity)
-    if difference is not None:
-        raise RunError(
-            f"checkpoint_dir={str(folder.path)!r} holds another run: {difference}. Repeat the call that began it, or "
-            "give another directory"
-        )
+    checks.check_same_run(folder.path, found[1]["identity"], identity)
     return found
 
 

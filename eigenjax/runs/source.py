@@ -82,6 +82,13 @@ def _mapped(leaf: Any) -> Any:
     return found
 
 
+def first_batch(batches: Iterable) -> PyTree:
+    """Return the first batch; raise a ValueError if there is none."""
+    for batch in batches:
+        return batch
+    raise ValueError("batches: there are none; give at least one")
+
+
 def check_repeatable(batches: Any) -> None:
     """Raise an error for a source that gives its batches only once.
 

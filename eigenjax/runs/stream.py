@@ -3,7 +3,7 @@
     A v = sum_j w_j A_j v / sum_j w_j,    A_j the operator of batch j, w_j its number of examples
 
 Compiled programs make no callbacks to the host, so a stream is no `LinearOperator`. `run` drives it by reverse
-communication: the solver proposes vectors, and the stream computes their matvecs.
+communication: the solver proposes vectors, and the stream computes their matvecs. So do the estimators of a spectrum.
 
 On a CPU a program gets its temporaries from the system, as pages that are cleared at first use. One program per batch
 took 1.5 times the time of a loop over the batches in one program; with pages kept by the process, 1.02 times. On a CPU
@@ -28,7 +28,8 @@ from eigenjax.operators.curvature.hessian import hessian
 from eigenjax.operators.curvature.modules import parameters_of
 from eigenjax.operators.functions.captured import NamedFunction
 from eigenjax.runs import checks
-from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, groups_alike
+from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, first_batch, groups_alike
+from eigenjax.spectrum.probing.host import HostOperator
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
@@ -55,30 +56,26 @@ class _HessianOf:
         return hessian(self.loss, params, batch, **dict(self.options))
 
 
-class Stream:
+class Stream(HostOperator):
     """Symmetric operator whose matvecs are epochs; created by `stream`, solved by `run`, and callable on the host."""
 
     # A stream is not a matrix: jax.numpy and the checks of operators reject it.
     __array_ufunc__ = None
     no_operator = (
         "a stream reads its data on the host for every matvec, and no compiled program can take it: its eigenpairs are "
-        "found by eigenjax.run(stream, k), and stream(v) is one matvec"
+        "found by eigenjax.run(stream, k), its trace, diagonal and density by eigenjax.trace and the like, and "
+        "stream(v) is one matvec"
     )
 
     def __init__(
         self, curvature: Callable, params: PyTree, batches: Iterable, first: PyTree, weigh: Callable, sharding: Any
     ):
-        self.curvature, self.params, self.batches = curvature, params, batches
+        self.curvature, self.params, self.arrays, self.batches = curvature, params, params, batches
         self._weigh, self._sharding = weigh, sharding
         self._first = batch_checksum(first)
         self.structure = jax.eval_shape(curvature, params, _described(first)).structure
         self.epoch: Epoch | None = None
         self.expected: list[float] | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of entries of a vector."""
-        return tree.size(self.structure)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -149,7 +146,7 @@ class Stream:
 
     def first_operator(self) -> LinearOperator:
         """Return the operator of the first batch alone."""
-        batch = _first_batch(self.batches)
+        batch = first_batch(self.batches)
         EpochWatch(self.epoch, self._first, None).add(batch, 1.0)
         return self.curvature(self.params, self._placed(batch))
 
@@ -210,13 +207,17 @@ def stream(
         >>> op = stream(loss, jnp.ones(2), [jnp.eye(2), jnp.ones((1, 2))])
         >>> print(op(jnp.array([3.0, 0.0])))
         [4. 2.]
+        >>> import jax
+        >>> from eigenjax import trace
+        >>> print(trace(op, key=jax.random.key(0), num_matvecs=2, probe_batch=2).estimate)
+        2.6666667
     """
     checks.check_stream(loss, batches, weight, sharding)
     with prefixed("stream"):
         check_repeatable(batches)
         batch_size = checked_batch_size(batch_size)
     given = {"batch_size": batch_size, "select": select, "mode": None if mode == "auto" else mode}
-    first = _first_batch(batches)
+    first = first_batch(batches)
     checks.check_params(params)
     params, loss = parameters_of(params, loss)
     checks.check_trees(params, first)
@@ -281,12 +282,6 @@ def _one_of(vectors: PyTree) -> PyTree:
 
 def _is_on_cpu(vectors: PyTree) -> bool:
     return all(device.platform == "cpu" for leaf in jax.tree.leaves(vectors) for device in leaf.devices())
-
-
-def _first_batch(batches: Iterable) -> PyTree:
-    for batch in batches:
-        return batch
-    raise ValueError("batches: there are none; give at least one")
 
 
 def _described(batch: PyTree) -> PyTree:

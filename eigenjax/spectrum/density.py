@@ -19,13 +19,15 @@ from eigenjax import printing
 from eigenjax.arguments import check_key, on_device
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator
-from eigenjax.operators.convert import as_operator
-from eigenjax.operators.packed import packed_operator
 from eigenjax.result import EigenResult
+from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
+from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_on_host, operator_or_host
+from eigenjax.spectrum.probing.krylov_stages import krylov_estimator
 from eigenjax.spectrum.probing.node_widths import Bars, bars
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import gauss_quadrature, tridiagonals
+from eigenjax.spectrum.probing.stages import Inputs
 
 # On a grid, a line is as wide as the grid spacing, but at most this fraction of the gap to its neighbor.
 _SHARE_OF_GAP = 0.25
@@ -105,13 +107,14 @@ def spectral_density(
     the middle of a spread-out spectrum, and less at its ends.
 
     Args:
-        op: whatever `as_operator` takes. Symmetric or Hermitian.
+        op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken. More steps improve the resolution.
         deflate: known eigenpairs, as `eigsh` returns them. Those that have converged become exact nodes of mass 1 / n,
             and the probes sample the rest only. Use it for outliers, and for details of a bulk next to them.
-        probe_batch: probes at once (by vmap), static; each holds a basis.
+        probe_batch: probes at once (by vmap), static; each holds a basis. For a stream, m passes over the data serve
+            all probes of a batch.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -137,13 +140,18 @@ def spectral_density(
 
     Source: Ubaru, Chen and Saad (2017); Ghorbani, Krishnan and Xiao (2019); Chen, Trogdon and Ubaru (2021).
     """
-    op = packed_operator(as_operator(op, like=like), deflate)
+    op = operator_or_host(op, like, deflate)
     check_key(key)
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
     check_result(deflate)
     krylov_dim = min(krylov_dim, op.size)
+    if isinstance(op, HostOperator):
+        inputs = Inputs(key, deflated_pairs(operator_on_host(op, deflate), deflate))
+        options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "probe_batch": probe_batch}
+        estimator = krylov_estimator(**options, finalize=_from_states, deflated=deflate is not None)
+        return op.estimated(Plan("spectral_density", estimator, inputs, options))
     return _density(op, key, deflate, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
 
 
@@ -159,6 +167,13 @@ def _density(
 ) -> SpectralDensity:
     deflated = deflated_pairs(op, deflate)
     states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    return _from_states(op, Inputs(key, deflated), states)
+
+
+@jax.jit
+def _from_states(op: LinearOperator, inputs: Inputs, states: LanczosState) -> SpectralDensity:
+    """Compute the density from the Lanczos states of all probes."""
+    (num_probes, krylov_dim), deflated = states.diagonal.shape, inputs.deflated
     nodes, weights, residuals = jax.vmap(gauss_quadrature)(states)
     if deflated is not None:
         mass = deflated.mass / float(op.size)

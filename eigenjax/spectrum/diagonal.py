@@ -18,21 +18,22 @@ from eigenjax import printing
 from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.operators.convert import as_operator
-from eigenjax.operators.packed import packed_operator, packing_used, unpacked
-from eigenjax.spectrum.probing.leave_one_out import Sketch, sketch
+from eigenjax.operators.packed import packing_used, unpacked
+from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_or_host
+from eigenjax.spectrum.probing.leave_one_out import Sketch, sketch_stages, sketched
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
-    draw,
     random_signs,
     random_vector,
     unit_vector,
     widened,
 )
+from eigenjax.spectrum.probing.stages import CACHED, Estimator, Inputs, Part, StageState, unit_stage
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import positive_or_one
 from eigenjax.vectors.orthogonalize import project_out_of_vector
+from eigenjax.vectors.packing import unravel
 from eigenjax.vectors.tree import PyTree
 
 
@@ -61,11 +62,11 @@ def diagonal(
     Hermitian operators of a rank less than half of the budget.
 
     Args:
-        op: whatever `as_operator` takes. For a complex operator that is not Hermitian, the real part of the diagonal
-            is estimated.
+        op: whatever `as_operator` takes, or a `stream`. For a complex operator that is not Hermitian, the real part of
+            the diagonal is estimated.
         key: typed key of the probes.
         num_matvecs: number of matvecs, static; exactly these are spent, or n if that is less.
-        probe_batch: matvecs at once (by vmap), static.
+        probe_batch: matvecs at once (by vmap), static; for a stream, the vectors in one pass over the data.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -88,23 +89,46 @@ def diagonal(
 
     Source: Epperly, Tropp and Webber (2024), XTrace, section 4; Bekas, Kokiopoulou and Saad (2007).
     """
-    op = packed_operator(as_operator(op, like=like))
+    op = operator_or_host(op, like)
     check_key(key)
     num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=2, why=", the least that XDiag needs")
     probe_batch = check_int(None, "probe_batch", probe_batch)
-    found = _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch)
-    packing = packing_used(op)
-    error = unpacked(found.standard_error, packing)
-    return found._replace(estimate=unpacked(found.estimate, packing), standard_error=error)
+    if isinstance(op, HostOperator):
+        estimator = _on_host(op.size, num_matvecs)
+        options = {"num_matvecs": num_matvecs, "probe_batch": probe_batch}
+        return op.estimated(Plan("diagonal", estimator, Inputs(key), options))
+    return _of_vectors(op, _diagonal(op, key, num_matvecs=num_matvecs, probe_batch=probe_batch))
 
 
 @functools.partial(jax.jit, static_argnames=("num_matvecs", "probe_batch"))
 def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_batch: int) -> DiagonalResult:
     if num_matvecs >= op.size:
         return _exact(op)
-    count, odd = divmod(num_matvecs, 2)
-    key, key_odd = jax.random.split(key)
-    drawn = sketch(op, draw(random_signs, key, op, count), probe_batch)
+    return _estimator(num_matvecs).compute(op, Inputs(key), probe_batch)
+
+
+def _of_vectors(op: LinearOperator, found: DiagonalResult) -> DiagonalResult:
+    """Return a result with unpacked vectors."""
+    unpack = lambda vector: unpacked(vector, packing_used(op))
+    return found._replace(estimate=unpack(found.estimate), standard_error=unpack(found.standard_error))
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _estimator(num_matvecs: int) -> Estimator:
+    """Return the stages of XDiag; an odd matvec adds one sample in the complement of the whole range."""
+    keys = lambda _op, inputs, _found: _odd_key(inputs.key)[None]
+    outside = lambda op, found, key: project_out_of_vector(found.basis, random_vector(random_signs, key, op))
+    odd = (Part(1, keys, outside, lambda _vector, image: image),) if num_matvecs % 2 else ()
+    return Estimator(sketch_stages(random_signs, num_matvecs // 2, *odd), _xdiag)
+
+
+def _odd_key(key: jax.Array) -> jax.Array:
+    return jax.random.split(key)[1]
+
+
+def _xdiag(op: LinearOperator, inputs: Inputs, state: StageState) -> DiagonalResult:
+    drawn = sketched(state)
+    count = drawn.left_out.shape[0]
     # diag(A P) = sum_j z_j * conj(q_j) is common to all samples.
     base = jax.tree.map(
         lambda z, q: jnp.sum((z * jnp.conj(q.astype(z.dtype))).real, axis=0), drawn.basis_images, drawn.basis
@@ -114,12 +138,11 @@ def _diagonal(op: LinearOperator, key: jax.Array, *, num_matvecs: int, probe_bat
     unit = _largest((drawn.images, drawn.basis_images))
     add = lambda sums, i: (_counted(sums, _sample(drawn, i), unit), None)
     sums = jax.lax.scan(add, (zeros, zeros), samples)[0]
-    if odd:
-        # One more sample, in the complement of the whole range.
-        signs = random_vector(random_signs, key_odd, op)
-        image = matvec(op, project_out_of_vector(drawn.basis, signs))
-        sums = _counted(sums, jax.tree.map(_times_conjugate, image, signs), unit)
-    return _mean(base, sums, unit, count + odd, num_matvecs)
+    for images in state.outputs[1:]:
+        signs = random_vector(random_signs, _odd_key(inputs.key), op)
+        sums = _counted(sums, jax.tree.map(_times_conjugate, tree.row(images, 0), signs), unit)
+    odd = len(state.outputs) - 1
+    return _mean(base, sums, unit, count + odd, 2 * count + odd)
 
 
 def _sample(drawn: Sketch, i: jax.Array) -> PyTree:
@@ -176,4 +199,19 @@ def _exact(op: LinearOperator) -> DiagonalResult:
 
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x.real), unit_vector(structure, jnp.int32(0)))
     entries, _ = jax.lax.scan(add, zeros, jnp.arange(op.size, dtype=jnp.int32))
+    return DiagonalResult(entries, jax.tree.map(jnp.zeros_like, entries), jnp.int32(op.size))
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _on_host(size: int, num_matvecs: int) -> Estimator:
+    """Return the stages for matvecs on the host, with a result of unpacked vectors."""
+    entry = lambda vector, image: tree.inner(vector, image).real
+    estimator = Estimator((unit_stage(size, entry),), _of_entries) if num_matvecs >= size else _estimator(num_matvecs)
+    finalize = jax.jit(estimator.finalize)
+    return Estimator(estimator.stages, lambda op, inputs, state: _of_vectors(op, finalize(op, inputs, state)))
+
+
+def _of_entries(op: LinearOperator, _inputs: Inputs, state: StageState) -> DiagonalResult:
+    structure = jax.eval_shape(lambda x: jax.tree.map(jnp.real, x), tree.working_structure(op.structure))
+    entries = unravel(state.outputs[0], structure)
     return DiagonalResult(entries, jax.tree.map(jnp.zeros_like, entries), jnp.int32(op.size))

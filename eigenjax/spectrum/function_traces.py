@@ -24,6 +24,8 @@ from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
 from eigenjax.spectrum.probing.derivatives import frozen
+from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_on_host
+from eigenjax.spectrum.probing.krylov_stages import krylov_estimator
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import (
     checked_values,
@@ -32,9 +34,11 @@ from eigenjax.spectrum.probing.quadrature import (
     steps_before_breakdown,
     tridiagonals_and_slopes,
 )
+from eigenjax.spectrum.probing.stages import Estimator, Inputs, unit_stage
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
 from eigenjax.vectors import tree
+from eigenjax.vectors.packing import ravel
 from eigenjax.vectors.tree import PyTree
 
 # A component of the start vector along a Ritz vector below c * eps is rounding error.
@@ -62,15 +66,16 @@ def trace_of_function(
         tr f(A) ~ sum over known pairs of f(lambda_i)  +  (n - k) mean over probes of sum_i w_i f(theta_i)
 
     Args:
-        op: whatever `as_operator` takes. Symmetric or Hermitian. The estimate is differentiable once, forward and in
-            reverse, in the parameters of the operator and in those of f: the derivative is that of the estimate,
-            from the same Krylov spaces.
+        op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian. The estimate is differentiable once,
+            forward and in reverse, in the parameters of an operator in memory and in those of f: the derivative is that
+            of the estimate, from the same Krylov spaces.
         f: function of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken. Raise it if f is not smooth on the spectrum.
         deflate: known eigenpairs, as `eigsh` returns them; those that have converged contribute exactly.
-        probe_batch: probes at once (by vmap), static; each holds a basis.
+        probe_batch: probes at once (by vmap), static; each holds a basis. For a stream, m passes over the data serve
+            all probes of a batch.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -97,6 +102,8 @@ def trace_of_function(
     Source: Ubaru, Chen and Saad (2017), Fast estimation of tr(f(A)) via stochastic Lanczos quadrature.
     """
     options = {"num_probes": num_probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": probe_batch}
+    if isinstance(op, HostOperator):
+        return trace_on_host("trace_of_function", op, f, key, deflate, num_probes, krylov_dim, probe_batch)
     return _trace_of_function(packed_operator(as_operator(op, like=like), deflate), f, key, positive=False, **options)
 
 
@@ -121,7 +128,24 @@ def _trace_of_function(
         return _exact(op, f, positive)
     work = {"num_probes": num_probes, "krylov_dim": krylov_dim, "probe_batch": probe_batch}
     captured = _captured(f, op, krylov_dim, 0 if deflated is None else len(deflated.values))
-    states, slopes, pair_slope = tridiagonals_and_slopes(op, captured, key, deflated, **work)
+    states, slopes = tridiagonals_and_slopes(op, captured, key, deflated, **work)
+    return from_states(op, Inputs(key, deflated), states, f=f, positive=positive, slopes=slopes)
+
+
+def from_states(
+    op: LinearOperator,
+    inputs: Inputs,
+    states: LanczosState,
+    *,
+    f: Callable[[jax.Array], jax.Array],
+    positive: bool,
+    slopes: tuple[jax.Array, jax.Array] | None = None,
+) -> TraceResult:
+    """Compute the trace of f(A) from the Lanczos states of all probes.
+
+    `slopes` are zeros with the derivatives of the forms of the probes and of the sum over known pairs.
+    """
+    (num_probes, krylov_dim), deflated = states.diagonal.shape, inputs.deflated
     quadrature = jax.vmap(lambda state, count: _quadratic_form(state, count, f))
     counts = jax.vmap(steps_before_breakdown)(states)
     forms, poor = quadrature(states, counts)
@@ -129,13 +153,15 @@ def _trace_of_function(
     not_positive = jnp.any(poor)
     if deflated is not None:
         num_remaining = num_remaining - jnp.sum(deflated.mass)
-        deflated_trace = jnp.sum(jnp.where(deflated.mass > 0, f(deflated.values), 0)) + pair_slope
+        deflated_trace = jnp.sum(jnp.where(deflated.mass > 0, f(deflated.values), 0))
         not_positive |= jnp.any((deflated.mass > 0) & (deflated.values <= 0))
     mean, error = mean_and_error(forms, jnp.finfo(forms.dtype).eps * jnp.abs(jnp.mean(forms)))
     change = jnp.abs(mean - jnp.mean(quadrature(states, jax.vmap(held_back, (0, None))(counts, krylov_dim))[0]))
     num_matvecs = num_probes * krylov_dim + (deflated is not None)
+    if slopes is not None:
+        mean, deflated_trace = mean + jnp.mean(slopes[0]), deflated_trace + slopes[1]
     return _trace_result(
-        deflated_trace + num_remaining * (mean + jnp.mean(slopes)),
+        deflated_trace + num_remaining * mean,
         num_remaining * jnp.hypot(error, change),
         num_matvecs,
         not_positive & positive,
@@ -151,12 +177,15 @@ def _captured(f: Callable, op: LinearOperator, krylov_dim: int, num_pairs: int) 
 
 
 def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
-    """Compute the sum over all eigenvalues of the dense matrix."""
-    dense = to_dense(op)
+    return from_dense(to_dense(op), f, positive)
+
+
+def from_dense(dense: jax.Array, f: Callable, positive: bool) -> TraceResult:
+    """Compute the sum over all eigenvalues of a dense matrix."""
     values = jnp.linalg.eigvalsh((dense + jnp.conj(dense).T) / 2, symmetrize_input=False)
     estimate = jnp.sum(_real_values(f, values))
     not_positive = _is_poor(values, jnp.ones_like(values)) & positive
-    return _trace_result(estimate, jnp.zeros_like(estimate), op.size, not_positive)
+    return _trace_result(estimate, jnp.zeros_like(estimate), dense.shape[0], not_positive)
 
 
 def _trace_result(estimate: jax.Array, error: jax.Array, num_matvecs: int, not_positive: jax.Array) -> TraceResult:
@@ -182,14 +211,15 @@ def logdet(
     smallest eigenvalues (`deflate`) reduces it.
 
     Args:
-        op: whatever `as_operator` takes; positive definite. The estimate is differentiable once, forward and in
-            reverse, in the parameters of the operator: the derivative is that of the estimate, from the same Krylov
-            spaces.
+        op: whatever `as_operator` takes, or a `stream`; positive definite. The estimate is differentiable once, forward
+            and in reverse, in the parameters of an operator in memory: the derivative is that of the estimate, from the
+            same Krylov spaces.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken.
         deflate: known eigenpairs, as `eigsh` returns them; those that have converged contribute exactly.
-        probe_batch: probes at once (by vmap), static; each holds a basis.
+        probe_batch: probes at once (by vmap), static; each holds a basis. For a stream, m passes over the data serve
+            all probes of a batch.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -215,6 +245,8 @@ def logdet(
 
     Source: Ubaru, Chen and Saad (2017).
     """
+    if isinstance(op, HostOperator):
+        return trace_on_host("logdet", op, jnp.log, key, deflate, num_probes, krylov_dim, probe_batch)
     op = packed_operator(as_operator(op, like=like), deflate)
     check_key(key)
     check_result(deflate)
@@ -228,6 +260,33 @@ def _logdet(
 ) -> TraceResult:
     options = {"num_probes": probes, "krylov_dim": krylov_dim, "deflate": deflate, "probe_batch": batch}
     return _trace_of_function(op, jnp.log, key, positive=True, **options)
+
+
+def trace_on_host(
+    name: str,
+    op: HostOperator,
+    f: Callable,
+    key: jax.Array,
+    deflate: EigenResult | None,
+    num_probes: int,
+    krylov_dim: int,
+    probe_batch: int,
+) -> TraceResult:
+    """Estimate tr f(A) with matvecs on the host, for the public function of this name."""
+    check_key(key)
+    counts = checked_ints(num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
+    options: dict[str, Any] = dict(zip(("num_probes", "krylov_dim", "probe_batch"), counts, strict=True))
+    options["krylov_dim"] = min(options["krylov_dim"], op.size)
+    inputs = Inputs(key, deflated_pairs(operator_on_host(op, deflate), deflate))
+    positive = name == "logdet"
+    if op.size <= min(options["num_probes"] * options["krylov_dim"], MOST_DENSE):
+        dense = lambda state: jax.vmap(lambda row: ravel(row, tree.accumulation_dtype(row)))(state.outputs[0]).T
+        stages = (unit_stage(op.size, lambda _vector, image: image),)
+        estimator = Estimator(stages, lambda _op, _inputs, state: from_dense(dense(state), f, positive))
+    else:
+        finalize = functools.partial(from_states, f=f, positive=positive)
+        estimator = krylov_estimator(**options, finalize=finalize, deflated=deflate is not None)
+    return op.estimated(Plan(name, estimator, inputs, options, None if positive else f))
 
 
 def _quadratic_form(state: LanczosState, count: jax.Array, f: Callable) -> tuple[jax.Array, jax.Array]:

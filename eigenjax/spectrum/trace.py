@@ -18,31 +18,38 @@ import jax.numpy as jnp
 from eigenjax import printing
 from eigenjax.arguments import check_int, check_key
 from eigenjax.calls import explained
-from eigenjax.operators.base import LinearOperator, matvec
-from eigenjax.operators.convert import as_operator
-from eigenjax.operators.packed import packed_operator
-from eigenjax.spectrum.probing.leave_one_out import sketch
+from eigenjax.operators.base import LinearOperator
+from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_or_host
+from eigenjax.spectrum.probing.leave_one_out import Range, rank_of, sketch_stages, sketched
 from eigenjax.spectrum.probing.probes import (
     DEPENDENT,
     FEW_DEPENDENT,
     draw,
-    each,
-    matvecs,
     mean_and_error,
     of_length,
     orthonormal_rows,
     random_signs,
     random_sphere,
     random_vector,
-    unit_vector,
+)
+from eigenjax.spectrum.probing.stages import (
+    CACHED,
+    Estimator,
+    Form,
+    Inputs,
+    Part,
+    Stage,
+    StageState,
+    jitted,
+    unit_stage,
 )
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import random_vectors, tree
 from eigenjax.vectors.orthogonalize import project_out_of_vector
 from eigenjax.vectors.tree import PyTree
 
-# (v, A v) -> () a quadratic form: <v, A v> for the trace, <A v, A v> for the Frobenius norm.
-Form = Callable[[PyTree, PyTree], jax.Array]
+# (op, last state) -> estimate and standard error.
+_Estimate = Callable[[LinearOperator, StageState], tuple[jax.Array, jax.Array]]
 # Fewest matvecs that each method needs.
 _LEAST = {"xtrace": 2, "hutch++": 3, "hutchinson": 1}
 
@@ -90,14 +97,14 @@ def trace(
     of the budget ("hutch++": a third).
 
     Args:
-        op: whatever `as_operator` takes. For a complex operator that is not Hermitian, the real part of the trace is
-            estimated.
+        op: whatever `as_operator` takes, or a `stream`. For a complex operator that is not Hermitian, the real part of
+            the trace is estimated.
         key: typed key of the probes.
         num_matvecs: number of matvecs, static; exactly these are spent, or n if that is less.
         method: "xtrace"; "hutch++", less accurate, in a third of the memory; or "hutchinson" with random signs, in the
             memory of three vectors. Hutchinson is as accurate for flat spectra, and exact for diagonal operators.
             Static.
-        probe_batch: matvecs at once (by vmap), static.
+        probe_batch: matvecs at once (by vmap), static; for a stream, the vectors in one pass over the data.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -122,26 +129,35 @@ def trace(
     Source: Epperly, Tropp and Webber (2024), XTrace; Meyer, Musco, Musco and Woodruff (2021), Hutch++; Girard (1989),
     Hutchinson (1990).
     """
-    op = packed_operator(as_operator(op, like=like))
+    op = operator_or_host(op, like)
     check_key(key)
     if method not in _LEAST:
         raise ValueError(f"method={method!r}: choose one of {', '.join(map(repr, _LEAST))}")
     why = f", the least that method={method!r} needs"
     num_matvecs = check_int(None, "num_matvecs", num_matvecs, least=_LEAST[method], why=why)
     probe_batch = check_int(None, "probe_batch", probe_batch)
+    if isinstance(op, HostOperator):
+        options = {"num_matvecs": num_matvecs, "method": method, "probe_batch": probe_batch}
+        return op.estimated(Plan("trace", jitted(_estimator(op.size, num_matvecs, method)), Inputs(key), options))
     return _trace(op, key, num_matvecs=num_matvecs, method=method, probe_batch=probe_batch)
 
 
 @functools.partial(jax.jit, static_argnames=("num_matvecs", "method", "probe_batch"))
 def _trace(op: LinearOperator, key: jax.Array, *, num_matvecs: int, method: str, probe_batch: int) -> TraceResult:
-    if num_matvecs >= op.size:
-        total = jnp.sum(unit_forms(op, quadratic_form, probe_batch))
-        estimate, error = total, jnp.zeros_like(total)
-    elif method == "hutch++":
-        estimate, error = combined(forms_in_and_out(op, key, num_matvecs, quadratic_form, probe_batch))
-    else:
-        estimate, error = {"xtrace": _xtrace, "hutchinson": _hutchinson}[method](op, key, num_matvecs, probe_batch)
-    return TraceResult(estimate, error, jnp.int32(min(num_matvecs, op.size)), status_of(estimate))
+    return _estimator(op.size, num_matvecs, method).compute(op, Inputs(key), probe_batch)
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _estimator(size: int, num_matvecs: int, method: str) -> Estimator:
+    """Return the stages of a trace, and its result."""
+    build = {"xtrace": _xtrace, "hutch++": _hutch, "hutchinson": _hutchinson}[method]
+    stages, estimate = _exact(size) if num_matvecs >= size else build(num_matvecs)
+
+    def finalize(op: LinearOperator, _inputs: Inputs, state: StageState) -> TraceResult:
+        value, error = estimate(op, state)
+        return TraceResult(value, error, jnp.int32(min(num_matvecs, size)), status_of(value))
+
+    return Estimator(stages, finalize)
 
 
 def quadratic_form(vector: PyTree, image: PyTree) -> jax.Array:
@@ -149,35 +165,37 @@ def quadratic_form(vector: PyTree, image: PyTree) -> jax.Array:
     return tree.inner(vector, image).real
 
 
-def unit_forms(op: LinearOperator, form: Form, probe_batch: int) -> jax.Array:
-    """Evaluate the form at all unit vectors, (n,)."""
-    structure = tree.working_structure(op.structure)
+def _exact(size: int) -> tuple[tuple[Stage, ...], _Estimate]:
+    def estimate(_: LinearOperator, state: StageState) -> tuple[jax.Array, jax.Array]:
+        total = jnp.sum(state.outputs[0])
+        return total, jnp.zeros_like(total)
 
-    def term(index):
-        unit = unit_vector(structure, index)
-        return form(unit, matvec(op, unit))
-
-    return each(term, jnp.arange(op.size, dtype=jnp.int32), probe_batch)
+    return (unit_stage(size, quadratic_form),), estimate
 
 
-def forms_in_and_out(op: LinearOperator, key: jax.Array, budget: int, form: Form, probe_batch: int) -> Forms:
-    """Evaluate a form on the range of A exactly, and sample it in the complement (Hutch++).
+def form_stages(budget: int, form: Form) -> tuple[Stage, Stage]:
+    """Return the stages that evaluate a form on the range of A exactly, and sample it in the complement (Hutch++).
 
     A third of the matvecs computes the range and a third the form within it; the rest are samples in the complement.
     These are projected random signs, whose forms have no variance from the diagonal.
     """
     sketched = budget // 3
-    key_inside, key_outside = jax.random.split(key)
-    probes = draw(random_sphere, key_inside, op, sketched)
-    basis, _ = orthonormal_rows(jax.lax.stop_gradient(matvecs(op, probes, probe_batch)))
-    inside = each(lambda row: form(row, matvec(op, row)), basis, probe_batch)
+    row = lambda _op, _carry, row: row
+    probes = lambda op, inputs, _previous: draw(random_sphere, jax.random.split(inputs.key)[0], op, sketched)
+    first = Stage(probes, (Part(sketched, lambda _op, _inputs, carry: carry, row, lambda _vector, image: image),))
+    inside = Part(sketched, lambda _op, _inputs, basis: basis, row, form)
+    samples = budget - 2 * sketched
+    keys = lambda _op, inputs, _basis: jax.random.split(jax.random.split(inputs.key)[1], samples)
+    signs = lambda op, basis, key: project_out_of_vector(basis, random_vector(random_signs, key, op))
+    outside = Part(samples, keys, signs, lambda vector, image: (form(vector, image), tree.inner(vector, vector).real))
+    basis = lambda _op, _inputs, previous: orthonormal_rows(jax.lax.stop_gradient(previous.outputs[0]))[0]
+    return first, Stage(basis, (inside, outside))
 
-    def sample(key):
-        vector = project_out_of_vector(basis, random_vector(random_signs, key, op))
-        return form(vector, matvec(op, vector)), tree.inner(vector, vector).real
 
-    outside, squares = each(sample, jax.random.split(key_outside, budget - 2 * sketched), probe_batch)
-    dimension = float(op.size) - jnp.sum(jnp.round(jax.vmap(tree.norm)(basis)))
+def forms_of(op: LinearOperator, state: StageState) -> Forms:
+    """Return the forms after both stages."""
+    inside, (outside, squares) = state.outputs
+    dimension = float(op.size) - jnp.sum(jnp.round(jax.vmap(tree.norm)(state.carry)))
     return Forms(inside, outside, squares, dimension)
 
 
@@ -198,27 +216,38 @@ def combined(forms: Forms) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(forms.inside) + mean, error
 
 
-def form_outside(op: LinearOperator, basis: PyTree, rank: jax.Array, key: jax.Array, form: Form) -> jax.Array:
-    """Sample the form's trace in the complement of a basis, with a direction uniform on the sphere there."""
-    start = project_out_of_vector(basis, random_vector(random_vectors.normal, key, op))
-    vector = of_length(start, float(op.size) - rank)
-    return form(vector, matvec(op, vector))
+def _hutch(budget: int) -> tuple[tuple[Stage, ...], _Estimate]:
+    return form_stages(budget, quadratic_form), lambda op, state: combined(forms_of(op, state))
 
 
-def _hutchinson(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -> tuple[jax.Array, jax.Array]:
-    def sample(key):
-        signs = random_vector(random_signs, key, op)
-        return quadratic_form(signs, matvec(op, signs))
+def _hutchinson(budget: int) -> tuple[tuple[Stage, ...], _Estimate]:
+    keys = lambda _op, inputs, _carry: jax.random.split(inputs.key, budget)
+    signs = lambda op, _carry, key: random_vector(random_signs, key, op)
+    stage = Stage(lambda _op, _inputs, _previous: None, (Part(budget, keys, signs, quadratic_form),))
 
-    samples = each(sample, jax.random.split(key, budget), probe_batch)
-    return mean_and_error(samples, _rounding(samples) / budget)
+    def estimate(_: LinearOperator, state: StageState) -> tuple[jax.Array, jax.Array]:
+        return mean_and_error(state.outputs[0], _rounding(state.outputs[0]) / budget)
+
+    return (stage,), estimate
 
 
-def _xtrace(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -> tuple[jax.Array, jax.Array]:
-    """Compute the XTrace estimate and its error; an odd matvec adds one sample in the complement of the whole range."""
+def _xtrace(budget: int) -> tuple[tuple[Stage, ...], _Estimate]:
+    """Return the stages of XTrace; an odd matvec adds one sample in the complement of the whole range."""
     count, odd = divmod(budget, 2)
-    key, key_odd = jax.random.split(key)
-    drawn = sketch(op, draw(random_sphere, key, op, count), probe_batch)
+    keys = lambda _op, inputs, _found: jax.random.split(inputs.key)[1:]
+    more = (Part(1, keys, _vector_outside, quadratic_form),) if odd else ()
+    return sketch_stages(random_sphere, count, *more), _xtrace_estimate
+
+
+def _vector_outside(op: LinearOperator, found: Range, key: jax.Array) -> PyTree:
+    """Draw a direction uniform on the sphere in the complement of the range, of the length without variance."""
+    start = project_out_of_vector(found.basis, random_vector(random_vectors.normal, key, op))
+    return of_length(start, float(op.size) - rank_of(found.basis))
+
+
+def _xtrace_estimate(op: LinearOperator, state: StageState) -> tuple[jax.Array, jax.Array]:
+    """Compute the XTrace estimate and its error."""
+    drawn = sketched(state)
     basis, left_out, inside = drawn.basis, drawn.left_out, drawn.inside
     projected = tree.gram(basis, drawn.basis_images)
     form_of = lambda x, matrix, y: jnp.sum(jnp.conj(x) * jnp.matmul(matrix, y, precision=_HIGHEST), axis=0)
@@ -232,9 +261,8 @@ def _xtrace(op: LinearOperator, key: jax.Array, budget: int, probe_batch: int) -
     ranks = drawn.rank - squares(left_out * drawn.is_there[:, None].astype(left_out.dtype))
     size = float(op.size)  # which an int32 may not hold
     samples = within.real + outside.real * (size - ranks) / (size - squares(inside))
-    if odd:
-        more = form_outside(op, basis, drawn.rank, key_odd, quadratic_form)
-        samples = jnp.append(samples, jnp.trace(projected).real + more)
+    for outside in state.outputs[1:]:
+        samples = jnp.append(samples, jnp.trace(projected).real + outside)
     mean, error = mean_and_error(samples, _rounding(jnp.diagonal(projected).real), few=FEW_DEPENDENT)
     return mean, DEPENDENT * error
 

@@ -23,11 +23,24 @@ assert result.converged.all()
 np.savez(out, **{str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(result))})
 """
 
+# An estimate in place of a solve.
+ESTIMATES = """
+import sys, functools, jax, jax.numpy as jnp, numpy as np
+from eigenjax import run, {name}
+folder, out = sys.argv[1:]
+values = jnp.linspace(0.1, 1.0, 300) ** 2
+reflector = jnp.cos(jnp.arange(300.0)) / 12.0
+matrix = jnp.diag(values) + 0.5 * jnp.outer(reflector, reflector)
+estimator = functools.partial({name}, key=jax.random.key(0), probe_batch=4, {options})
+result = run(matrix, estimator=estimator, every=4, progress=False, checkpoint_dir=folder or None)
+np.savez(out, **{{str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(result))}})
+"""
+
 
 class Launcher:
     """Start the program, kill it, and read its result."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, program=PROGRAM):
         self.folder, self.out = folder / "run", folder / "result.npz"
         # All processes share a compilation cache.
         self.environment = os.environ | {
@@ -36,7 +49,7 @@ class Launcher:
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         self.program = folder / "program.py"
-        self.program.write_text(PROGRAM)
+        self.program.write_text(program)
 
     def start(self, checkpoints):
         arguments = [sys.executable, self.program, self.folder if checkpoints else "", self.out]
@@ -113,4 +126,20 @@ def test_killed_at_ten_random_moments(launcher):
         assert launcher.bits() == undisturbed
         shutil.rmtree(launcher.folder)
         launcher.out.unlink()
+    assert launcher.finish(checkpoints=True) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"), [("trace", "num_matvecs=121"), ("spectral_density", "num_probes=6, krylov_dim=40")]
+)
+def test_a_killed_estimate(tmp_path, name, options):
+    launcher = Launcher(tmp_path, ESTIMATES.format(name=name, options=options))
+    undisturbed = launcher.finish(checkpoints=False)
+    launcher.out.unlink()
+    generator = random.Random(0)
+    for _ in range(2):
+        launcher.kill_after_checkpoint(generator.uniform(0.0, 0.1))
+    assert not launcher.out.exists()
+    assert launcher.steps()
     assert launcher.finish(checkpoints=True) == undisturbed

@@ -1,5 +1,6 @@
 """Wrong calls: an immediate error names the function, the argument, the given value and the remedy."""
 
+import functools
 import pathlib
 
 import jax
@@ -21,6 +22,7 @@ def loss(params, batch):
     return jnp.mean((batch @ params) ** 2)
 
 
+TRACE = functools.partial(eigenjax.trace, key=KEY)
 STREAM = stream(loss, PARAMS, BATCHES)
 
 
@@ -64,6 +66,28 @@ RUN = {
     "under vmap": (lambda: jax.vmap(lambda a: run(a, 1))(MATRIX[None]), "run is a loop.*vmap"),
     "under grad": (lambda: jax.grad(lambda a: run(a, 1).eigenvalues[0])(MATRIX), "run is a loop.*grad"),
     "v0 of another shape for a stream": (lambda: run(STREAM, 1, v0=jnp.ones(4)), r"run: v0: .*shape \(4,\)"),
+}
+ESTIMATORS = {
+    "with k": (lambda: run(OP, 1, estimator=TRACE), "run got k=1 and estimator: an estimate takes its own options"),
+    "with tol": (
+        lambda: run(OP, tol=0.1, estimator=TRACE),
+        r"run got tol=0\.1 and estimator: .* leave one of them out",
+    ),
+    "with verify": (lambda: run(OP, verify=False, estimator=TRACE), "run got verify=False and estimator"),
+    "no function": (lambda: run(OP, estimator="trace"), "run got estimator='trace': give a function of the operator"),
+    "no estimate": (lambda: run(OP, estimator=lambda op: op), "run got estimator=.* made no estimate.*give a function"),
+    "two": (
+        lambda: run(OP, estimator=lambda op: (TRACE(op), TRACE(op)), progress=False),
+        "run: estimator made a second",
+    ),
+    "of a solver": (lambda: run(OP, estimator=lambda op: eigenjax.eigsh(op, 1)), "only trace, diagonal.*can take"),
+    "without key": (lambda: run(OP, estimator=eigenjax.trace), "trace needs key.*give key="),
+    "its option": (lambda: run(OP, estimator=lambda op: TRACE(op, num_matvecs=0)), "num_matvecs=0: give 2 or more"),
+    "under jit": (traced(lambda a: run(a, estimator=TRACE)), "run is a loop.*jit"),
+    "a stream under jit": (
+        lambda: jax.jit(lambda key: eigenjax.trace(STREAM, key=key))(KEY),
+        "trace: .*call trace outside",
+    ),
 }
 STREAMS = {
     "no batches": (lambda: stream(loss, PARAMS), "stream needs batches"),
@@ -120,10 +144,13 @@ ESTIMATES = {
 }
 
 
-@pytest.mark.parametrize("case", [*RUN, *(f"stream: {x}" for x in STREAMS), *(f"estimate: {x}" for x in ESTIMATES)])
+KINDS = {"run": RUN, "estimator": ESTIMATORS, "stream": STREAMS, "estimate": ESTIMATES}
+
+
+@pytest.mark.parametrize("case", [f"{kind}: {name}" for kind in KINDS for name in KINDS[kind]])
 def test_the_call_is_answered_in_words(case):
     kind, _, name = case.partition(": ")
-    call, message = {"stream": STREAMS, "estimate": ESTIMATES}[kind][name] if name else RUN[case]
+    call, message = KINDS[kind][name]
     with pytest.raises((TypeError, ValueError), match=message):
         call()
 

@@ -90,15 +90,24 @@ def init(
 
 def step(op: LinearOperator, state: LanczosState, *, reorthogonalize: bool = True) -> LanczosState:
     """Take one step with one matvec: v_{j+1}, alpha_{j+1} and the direction after it; at most m steps."""
+    vector = next_vector(state)
+    return absorb(state, vector, matvec(op, vector), reorthogonalize=reorthogonalize)
+
+
+def next_vector(state: LanczosState) -> PyTree:
+    """Return the vector that the next step multiplies, v_{j+1}."""
+    seed = fold_in(state.seed, state.step)
+    return unless_broken_down(seed, state.basis, state.direction, state.length, state.broken_down)
+
+
+def absorb(state: LanczosState, vector: PyTree, image: PyTree, *, reorthogonalize: bool = True) -> LanczosState:
+    """Return the state after the step from its next vector v_{j+1} and the image A v_{j+1}."""
     j = state.step
-    seed = fold_in(state.seed, j)
-    vector = unless_broken_down(seed, state.basis, state.direction, state.length, state.broken_down)
     coupling = jnp.where((j == 0) | state.broken_down, 0, state.length)
     basis = tree.set_row(state.basis, j, vector)
     # Read from the new basis: reading the old basis after the new one is written would copy it.
     previous = tree.row(basis, jnp.maximum(j - 1, 0))
 
-    image = matvec(op, vector)
     alpha = tree.inner(vector, image).real
     direction = tree.add_scaled(tree.add_scaled(image, -alpha, vector), -coupling, previous)
     if reorthogonalize:

@@ -115,8 +115,8 @@ def _forward(krylov_dim: int, max_steps: int, op: LinearOperator, v: PyTree, t: 
 
 def _backward(krylov_dim: int, _max_steps: int, saved: Any, cotangents: Any) -> Any:
     op, t, tol, solved = saved
-    of_op, of_v, of_t = _pull(op, t, solved, cotangents[0], krylov_dim)
-    return of_op, of_v, of_t, jnp.zeros_like(tol)
+    found: tuple[Any, PyTree, jax.Array] = _pull(op, t, solved, cotangents[0], krylov_dim)  # type: ignore[assignment]
+    return (*found, jnp.zeros_like(tol))
 
 
 _exponential.defvjp(_forward, _backward)

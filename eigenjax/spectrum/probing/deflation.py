@@ -43,11 +43,20 @@ class ComplementOperator(LinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """Return P A P v + c (v - P v)."""
+        outside = self.to_multiply(vector)
+        return tree.cast_like(self.image_of(vector, matvec(self.inner, outside)), self.structure)
+
+    def to_multiply(self, vector: PyTree) -> PyTree:
+        """Return P v, the vector that A is applied to, in the working dtypes."""
         structure = tree.working_structure(self.structure)
-        outside = project_out_of_vector(self.deflated, tree.cast_like(vector, structure))
-        image = project_out_of_vector(self.deflated, matvec(self.inner, outside))
-        along = tree.add_scaled(tree.cast_like(vector, structure), -1.0, outside)
-        return tree.cast_like(tree.add_scaled(image, self.inside, along), self.structure)
+        return project_out_of_vector(self.deflated, tree.cast_like(vector, structure))
+
+    def image_of(self, vector: PyTree, product: PyTree) -> PyTree:
+        """Return the image of v, given the product A P v, in the working dtypes."""
+        outside = self.to_multiply(vector)
+        image = project_out_of_vector(self.deflated, product)
+        along = tree.add_scaled(tree.cast_like(vector, tree.working_structure(self.structure)), -1.0, outside)
+        return tree.add_scaled(image, self.inside, along)
 
 
 def deflated_pairs(op: LinearOperator, deflate: Any) -> DeflatedPairs | None:

@@ -11,13 +11,14 @@ If the rank of A is below k, some rows of Q are zero and R is singular. Then s_i
 one of these zero rows, and P_i projects on the whole range.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from eigenjax.operators.base import LinearOperator
-from eigenjax.spectrum.probing.probes import matvecs, orthonormal_rows
+from eigenjax.spectrum.probing.probes import draw, orthonormal_rows
+from eigenjax.spectrum.probing.stages import Part, Stage, StageState
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
@@ -36,7 +37,7 @@ class Sketch(NamedTuple):
     @property
     def rank(self) -> jax.Array:
         """() number of nonzero rows of Q."""
-        return jnp.sum(self.is_there)
+        return rank_of(self.basis)
 
     @property
     def is_there(self) -> jax.Array:
@@ -44,15 +45,48 @@ class Sketch(NamedTuple):
         return jnp.round(jax.vmap(tree.norm)(self.basis))
 
 
-def sketch(op: LinearOperator, probes: PyTree, probe_batch: int) -> Sketch:
-    """Compute the sketch of an operator with these probes, at 2 k matvecs and in 4 k vectors."""
-    images = matvecs(op, probes, probe_batch)
+class Range(NamedTuple):
+    """Orthonormal basis of the matvecs with k probes."""
+
+    probes: PyTree  # (k, ...) Omega
+    images: PyTree  # (k, ...) A Omega
+    basis: PyTree  # (k, ...) Q, orthonormal rows or zero
+    triangle: jax.Array  # (k, k) R
+
+
+def sketch_stages(sample: Callable[[jax.Array, PyTree], PyTree], count: int, *more: Part) -> tuple[Stage, Stage]:
+    """Return the stages of a sketch with k probes, at 2 k matvecs and in 4 k vectors.
+
+    Args:
+        sample: distribution of the probes, `random_signs` or another. Their key is the first half of the input's.
+        count: k, number of probes.
+        *more: parts that are multiplied with the basis; their carry is the `Range`.
+    """
+    probes = lambda op, inputs, _previous: draw(sample, jax.random.split(inputs.key)[0], op, count)
+    row = lambda _op, _carry, row: row
+    image = lambda _vector, image: image
+    first = Stage(probes, (Part(count, lambda _op, _inputs, carry: carry, row, image),))
+    basis = Part(count, lambda _op, _inputs, carry: carry.basis, row, image)
+    return first, Stage(lambda _op, _inputs, previous: _range(*previous), (basis, *more))
+
+
+def _range(probes: PyTree, outputs: tuple[PyTree, ...]) -> Range:
     # The estimate is unbiased for every subspace, so the derivative of the subspace is left out.
-    basis, triangle = orthonormal_rows(jax.lax.stop_gradient(images))
-    left_out = _left_out(triangle)
-    along = tree.gram(basis, probes)
+    return Range(probes, outputs[0], *orthonormal_rows(jax.lax.stop_gradient(outputs[0])))
+
+
+def sketched(state: StageState) -> Sketch:
+    """Return the sketch after both stages."""
+    found: Range = state.carry
+    left_out = _left_out(found.triangle)
+    along = tree.gram(found.basis, found.probes)
     inside = along - left_out * jnp.sum(jnp.conj(left_out) * along, axis=0, keepdims=True)
-    return Sketch(probes, images, basis, matvecs(op, basis, probe_batch), left_out, inside)
+    return Sketch(found.probes, found.images, found.basis, state.outputs[0], left_out, inside)
+
+
+def rank_of(basis: PyTree) -> jax.Array:
+    """Return the number of nonzero rows of an orthonormal basis, ()."""
+    return jnp.sum(jnp.round(jax.vmap(tree.norm)(basis)))
 
 
 def _left_out(triangle: jax.Array) -> jax.Array:

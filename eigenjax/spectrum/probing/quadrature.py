@@ -71,7 +71,7 @@ def tridiagonals_and_slopes(
     num_probes: int,
     krylov_dim: int,
     probe_batch: int,
-) -> tuple[LanczosState, jax.Array, jax.Array]:
+) -> tuple[LanczosState, tuple[jax.Array, jax.Array]]:
     """Run the steps of `tridiagonals`, held constant; return also zeros that have derivatives in A.
 
     They are (p,) zeros with the derivatives of q^H f(A) q, and one with that of the sum over the known pairs.
@@ -89,7 +89,8 @@ def tridiagonals_and_slopes(
     states, slopes = _each_probe(
         use, derivatives.frozen("trace_of_function", op), key, deflated, num_probes, krylov_dim, probe_batch
     )
-    return states, slopes, slopes[0] * 0 if deflated is None else derivatives.slope_of_pairs(op, f, deflated)
+    of_pairs = jnp.zeros((), slopes.dtype) if deflated is None else derivatives.slope_of_pairs(op, f, deflated)
+    return states, (slopes, of_pairs)
 
 
 def _each_probe(
@@ -104,20 +105,26 @@ def _each_probe(
     """Apply a function to the state after m steps from each random vector."""
     inner = op
     if deflated is not None:
-        vector = project_out_of_vector(
-            deflated.vectors, random_vector(random_sphere, jax.random.fold_in(key, num_probes), op)
-        )
-        # The length is zero, or rounding error, if the known pairs span the whole space.
-        length = tree.inner(vector, vector).real
-        value = safe_divide(tree.inner(vector, matvec(op, vector)).real, length)
-        inner = ComplementOperator(op, deflated.vectors, value)
+        vector = random_start(op, jax.random.fold_in(key, num_probes), deflated)
+        inner = ComplementOperator(op, deflated.vectors, value_inside(vector, matvec(op, vector)))
 
     def run(key):
-        start = random_vector(random_sphere, key, op)
-        start = start if deflated is None else project_out_of_vector(deflated.vectors, start)
+        start = random_start(op, key, deflated)
         return use(follow(inner, start, krylov_dim, seed_of(key)))
 
     return each(run, jax.random.split(key, num_probes), probe_batch)
+
+
+def random_start(op: LinearOperator, key: jax.Array, deflated: DeflatedPairs | None) -> PyTree:
+    """Draw a vector in the complement of the known pairs, uniformly on a sphere before its projection."""
+    start = random_vector(random_sphere, key, op)
+    return start if deflated is None else project_out_of_vector(deflated.vectors, start)
+
+
+def value_inside(vector: PyTree, image: PyTree) -> jax.Array:
+    """Return a value inside the remaining spectrum, the Rayleigh quotient of a vector in the complement."""
+    # The length is zero, or rounding error, if the known pairs span the whole space.
+    return safe_divide(tree.inner(vector, image).real, tree.inner(vector, vector).real)
 
 
 def follow(op: LinearOperator, start: PyTree, krylov_dim: int, seed: jax.Array) -> LanczosState:
