@@ -35,6 +35,23 @@ def _triplets(op: LinearOperator) -> Any:
     return eigenjax.svds(op, K, krylov_dim=M)
 
 
+def _ones(op: LinearOperator) -> Any:
+    return jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), op.structure)
+
+
+def _exponential(op: LinearOperator) -> Any:
+    return eigenjax.expm_multiply(op, _ones(op), krylov_dim=M, max_matvecs=10 * M)
+
+
+def _exponential_slope(op: LinearOperator) -> Any:
+    total = lambda op: sum(jnp.sum(x) for x in jax.tree.leaves(_exponential(op).vector))
+    return jax.grad(total, allow_int=True)(op)
+
+
+def _logdet(op: LinearOperator) -> Any:
+    return eigenjax.logdet(op, key=_key(), num_probes=2, krylov_dim=M)
+
+
 _KRYLOV = M + max(K, M / 5) + 5
 _NARROW = 0.9 * M + 2 * K + 6
 
@@ -60,7 +77,13 @@ PROGRAMS: dict[str, Program] = {
     "spectral_density": Program(
         lambda op: eigenjax.spectral_density(op, key=_key(), num_probes=2, krylov_dim=M), M + 4
     ),
-    "logdet": Program(lambda op: eigenjax.logdet(op, key=_key(), num_probes=2, krylov_dim=M), M + 4),
+    "logdet": Program(_logdet, M + 4),
+    "logdet, gradient": Program(lambda op: jax.grad(lambda op: _logdet(op).estimate, allow_int=True)(op), M + 4 + 12),
+    "expm_multiply": Program(_exponential, M + 5),
+    "expm_multiply, gradient": Program(_exponential_slope, 2 * M + 10 + 5),
+    "matrix_function, not symmetric": Program(
+        lambda op: eigenjax.matrix_function(op, jnp.sqrt, _ones(op), krylov_dim=M, symmetric=False), M + 4
+    ),
     "spectrum_tracker": Program(tracked, M + K + 4 + 2 * K + 1),
 }
 

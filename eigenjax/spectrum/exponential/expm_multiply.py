@@ -94,7 +94,8 @@ def expm_multiply(
     tol = tolerance(tol, tree.real_dtype(dtype))
     krylov_dim = min(krylov_dim, op.size)
     steps = max(max_matvecs // krylov_dim, 1)
-    vector, (done, error, num_steps) = _exponential(krylov_dim, steps, op, start, t, tol * _AIM / _SAFETY)
+    parts: Any = _exponential(krylov_dim, steps, op, start, t, tol * _AIM / _SAFETY)
+    vector, (done, error, num_steps) = parts
     error = jnp.where(done < 1, jnp.inf, _SAFETY * error)
     norm = tree.norm(vector)
     converged = (error <= tol * jnp.maximum(norm, tree.norm(start))) & jnp.isfinite(norm)
@@ -115,8 +116,7 @@ def _forward(krylov_dim: int, max_steps: int, op: LinearOperator, v: PyTree, t: 
 
 def _backward(krylov_dim: int, _max_steps: int, saved: Any, cotangents: Any) -> Any:
     op, t, tol, solved = saved
-    found: tuple[Any, PyTree, jax.Array] = _pull(op, t, solved, cotangents[0], krylov_dim)  # type: ignore[assignment]
-    return (*found, jnp.zeros_like(tol))
+    return (*_pull(op, t, solved, cotangents[0], krylov_dim), jnp.zeros_like(tol))
 
 
 _exponential.defvjp(_forward, _backward)
