@@ -16,6 +16,8 @@ from eigenjax.operators.curvature.linear_head import LinearHead
 from eigenjax.operators.curvature.output_loss import softmax_cross_entropy
 from eigenjax.operators.inspection import check_operator, symmetry_error, to_dense
 from eigenjax.operators.parts.blocks import blocks
+from eigenjax.operators.parts.low_rank import low_rank
+from eigenjax.operators.parts.low_rank_plus_diagonal import LowRankPlusDiagonal
 from eigenjax.operators.parts.precondition import diagonal_operator, precondition
 from eigenjax.operators.parts.restriction import restrict
 from eigenjax.report.inputs.problem import Problem
@@ -60,6 +62,7 @@ __all__ = [
     "LeftEigenvectors",
     "LinearHead",
     "LinearOperator",
+    "LowRankPlusDiagonal",
     "Problem",
     "RunError",
     "SingularResult",
@@ -94,6 +97,7 @@ __all__ = [
     "lanczos",
     "left_eigenvectors",
     "logdet",
+    "low_rank",
     "matrix_function",
     "memory_mapped_batches",
     "neural_tangent_kernel",
