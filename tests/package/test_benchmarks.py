@@ -37,6 +37,7 @@ SLOW = (
     "gradient_cost",
     "gradient_time",
     "lanczos_overhead",
+    "low_rank",
     "large_operator",
     "planted_spectra",
     "processes",
@@ -82,6 +83,7 @@ COLUMNS = {
     "import_time": {"median_s", "ratio"},
     "interval": {"eigsh", "sigma", "ratio", "missed", "sigma_missed", "error"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
+    "low_rank": {"plain", "preconditioned", "ratio", "pairs"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
     "small_singular": {"problem", "k", "all", "plain", "arpack", "ratio", "residual", "error", "time", "converged"},
@@ -274,6 +276,11 @@ def check_tracker(rows):
     assert all(row["worst_error_of_norm"] < 0.01 for row in rows)
 
 
+def check_low_rank(rows):
+    assert max(row["ratio"] for row in rows) < 0.5
+    assert all(row["ratio"] <= 1 / 3 for row in rows if row["problem"] == "0 to 2")
+
+
 CHECKS = {
     "adjoint_general": check_adjoint_general,
     "adjoint_products": check_adjoint_products,
@@ -285,6 +292,7 @@ CHECKS = {
     "interval": check_interval,
     "gradient_cost": check_gradient_cost,
     "large_operator": check_large_operator,
+    "low_rank": check_low_rank,
     "processes": check_processes,
     "products": check_products,
     "planted_spectra": check_planted_spectra,
