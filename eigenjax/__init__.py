@@ -43,6 +43,7 @@ from eigenjax.spectrum import (
     trace_of_function,
 )
 from eigenjax.training.learning_rate import scale_by_sharpness
+from eigenjax.training.natural_gradient import scale_by_natural_gradient
 from eigenjax.training.preconditioners import adam_preconditioner
 from eigenjax.training.sharpness import sharpness_penalty
 from eigenjax.training.spectral_normalization import spectral_norm
@@ -105,6 +106,7 @@ __all__ = [
     "raise_if_failed",
     "restrict",
     "run",
+    "scale_by_natural_gradient",
     "scale_by_sharpness",
     "sharpness_penalty",
     "shift_inverse",

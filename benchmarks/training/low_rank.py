@@ -55,7 +55,9 @@ def trained(classes: int, data: Any, steps: int) -> Any:
         updates, state = optimizer.update(jax.grad(lambda p: cross_entropy(model(p, data[0]), data[1]))(params), state)
         return (optax.apply_updates(params, updates), state), None
 
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])((params, optimizer.init(params)))[0]
+    # Adam's step counter is an integer, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])((params, optimizer.init(params)))[0]
 
 
 def conjugate_gradients(op: LinearOperator, vector: Any, inverse: LinearOperator | None, tol: jax.Array) -> jax.Array:
@@ -90,8 +92,8 @@ def rows_of(name: str, classes: int, data: Any, dampings: Sequence[float], steps
     for damping in dampings:
         inverse = low_rank(pairs, damping=damping * largest).inverse()
         for tol in TOLERANCES:
-            plain = int(count(op.shift(-damping * largest), gradient, None, jnp.asarray(tol)))
-            preconditioned = int(count(op.shift(-damping * largest), gradient, inverse, jnp.asarray(tol)))
+            plain = int(count(op.shift(-damping * largest), gradient, None, jnp.asarray(tol, jnp.float64)))
+            preconditioned = int(count(op.shift(-damping * largest), gradient, inverse, jnp.asarray(tol, jnp.float64)))
             rows.append(
                 {
                     "problem": name,
