@@ -68,8 +68,8 @@ def low_rank(result: Any, *, damping: Any, negative: str = "clip", like: PyTree 
         >>> import eigenjax
         >>> curvature = jnp.diag(jnp.array([9.0, 4.0, 0.01]))
         >>> op = low_rank(eigenjax.eigsh(curvature, 2), damping=1.0)
-        >>> print(op.solve(jnp.array([10.0, 5.0, 1.0])), op.trace(), op.logdet().round(4))
-        [1. 1. 1.] 16.0 3.912
+        >>> print(op.solve(jnp.array([10.0, 5.0, 1.0])).round(3), f"{op.trace():.2f} {op.logdet():.3f}")
+        [1. 1. 1.] 16.00 3.912
         >>> op.inverse().sample(jax.random.key(0), 5).shape  # of a Laplace approximation
         (5, 3)
 
