@@ -18,6 +18,8 @@ from eigenjax.operators.curvature.output_loss import softmax_cross_entropy
 from eigenjax.operators.inspection import check_operator, symmetry_error, to_dense
 from eigenjax.operators.parts.blocks import blocks
 from eigenjax.operators.parts.deflated import deflate
+from eigenjax.operators.parts.low_rank import low_rank
+from eigenjax.operators.parts.low_rank_plus_diagonal import LowRankPlusDiagonal
 from eigenjax.operators.parts.precondition import diagonal_operator, precondition
 from eigenjax.operators.parts.restriction import restrict
 from eigenjax.report.inputs.problem import Problem
@@ -44,6 +46,7 @@ from eigenjax.spectrum import (
 )
 from eigenjax.spectrum.exponential.expm_multiply import expm_multiply
 from eigenjax.training.learning_rate import scale_by_sharpness
+from eigenjax.training.natural_gradient import scale_by_natural_gradient
 from eigenjax.training.preconditioners import adam_preconditioner
 from eigenjax.training.sharpness import sharpness_penalty
 from eigenjax.training.spectral_normalization import spectral_norm
@@ -64,6 +67,7 @@ __all__ = [
     "Likelihood",
     "LinearHead",
     "LinearOperator",
+    "LowRankPlusDiagonal",
     "Problem",
     "RunError",
     "SingularResult",
@@ -100,6 +104,7 @@ __all__ = [
     "lanczos",
     "left_eigenvectors",
     "logdet",
+    "low_rank",
     "matrix_function",
     "memory_mapped_batches",
     "neural_tangent_kernel",
@@ -107,6 +112,7 @@ __all__ = [
     "raise_if_failed",
     "restrict",
     "run",
+    "scale_by_natural_gradient",
     "scale_by_sharpness",
     "sharpness_penalty",
     "shift_inverse",

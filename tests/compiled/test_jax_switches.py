@@ -118,6 +118,11 @@ CALLS = {
         "symmetric",
         True,
     ),
+    "low_rank": (
+        lambda a: eigenjax.low_rank(eigenjax.eigsh(a, 2), damping=0.5).inverse().sample(jax.random.key(KEY), 2),
+        "definite",
+        True,
+    ),
     "symmetry_error": (
         lambda a: eigenjax.symmetry_error(eigenjax.as_operator(a), jax.random.key(KEY)),
         "general",

@@ -37,6 +37,7 @@ SLOW = (
     "gradient_cost",
     "gradient_time",
     "lanczos_overhead",
+    "low_rank",
     "large_operator",
     "planted_spectra",
     "processes",
@@ -85,6 +86,7 @@ COLUMNS = {
     "logdet_gradient": {"kernel", "matvecs", "deviation", "error", "ratio", "adjoint", "time"},
     "likelihoods": {"likelihood", "other", "difference", "ours_over_it"},
     "lanczos_overhead": {"median_s", "ratio", "beyond_one_product"},
+    "low_rank": {"plain", "preconditioned", "ratio", "pairs"},
     "large_operator": {"parameters", "predicted", "peak", "products", "converged", "residual"},
     "small_matrices": {"solver", "problem", "first_s", "first_over_jax", "median_s", "over_jax", "over_scipy", "error"},
     "small_singular": {"problem", "k", "all", "plain", "arpack", "ratio", "residual", "error", "time", "converged"},
@@ -292,6 +294,11 @@ def check_tracker(rows):
     assert all(row["worst_error_of_norm"] < 0.01 for row in rows)
 
 
+def check_low_rank(rows):
+    assert max(row["ratio"] for row in rows) < 0.5
+    assert all(row["ratio"] <= 1 / 3 for row in rows if row["problem"] == "0 to 2")
+
+
 CHECKS = {
     "adjoint_general": check_adjoint_general,
     "adjoint_products": check_adjoint_products,
@@ -306,6 +313,7 @@ CHECKS = {
     "expm_products": check_expm_products,
     "logdet_gradient": check_logdet_gradient,
     "large_operator": check_large_operator,
+    "low_rank": check_low_rank,
     "processes": check_processes,
     "products": check_products,
     "planted_spectra": check_planted_spectra,

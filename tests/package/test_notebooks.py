@@ -212,6 +212,28 @@ def check_gaussian_process(space):
     assert 0.9 < space["covered"] < 1
 
 
+def check_laplace_digits(space):
+    params, data = space["params"], space["data"]
+    flat, unravel = ravel_pytree(params)
+    logits = space["model"].apply(params, data[0])
+    probabilities = np.asarray(jax.nn.softmax(logits), np.float64)
+    jac = np.asarray(jax.jacobian(lambda x: space["model"].apply(unravel(x), data[0]))(flat), np.float64)
+    centred = np.sqrt(probabilities)[..., None] * (jac - np.einsum("nc,ncp->np", probabilities, jac)[:, None])
+    dense = np.einsum("ncp,ncq->pq", centred, centred, optimize=True)  # of the sum over images, as N times the mean
+    truth = np.linalg.eigvalsh(dense)[::-1]
+    assert_allclose(space["pairs"].eigenvalues, truth[: space["K"]], rtol=1e-3, atol=1e-4 * truth[0])
+    size, precision = space["part"].size, float(space["precisions"]["last layer, exact"])
+    block = dense[-size:, -size:] + precision * np.eye(size)  # the last layer's leaves are the last
+    op = space["low_rank"](space["pairs_of_part"], damping=precision)
+    assert_allclose(op.logdet(), np.linalg.slogdet(block)[1], rtol=1e-3)
+    found = ravel_pytree(op.inverse().diagonal())[0]
+    assert_allclose(found, np.diag(np.linalg.inv(block)), rtol=1e-2)
+    curves = space["curves"]
+    assert curves["natural gradient"][20] < 0.5 * curves["gradient descent"][20]
+    scores = space["scores"]
+    assert all(score["log-likelihood"] >= scores["MAP"]["log-likelihood"] for score in scores.values())
+
+
 CHECKS = {
     "adaptive_edge_of_stability": check_adaptive_edge_of_stability,
     "curvature_of_two_networks": check_curvature_of_two_networks,
@@ -220,6 +242,7 @@ CHECKS = {
     "gaussian_process": check_gaussian_process,
     "hessian_density": check_hessian_density,
     "hessian_spectrum": check_hessian_spectrum,
+    "laplace_digits": check_laplace_digits,
     "per_layer_spectra": check_per_layer_spectra,
     "schroedinger_design": check_schroedinger_design,
     "spectral_clustering": check_spectral_clustering,
@@ -237,7 +260,7 @@ SIZES = {
     "per_layer_spectra": {"EXAMPLES, RECORDS, STEPS_BETWEEN, K": "128, 3, 8, 3"},
 }
 # Notebooks that are stored with their pictures.
-WITH_PICTURES = tuple(SIZES)
+WITH_PICTURES = (*SIZES, "laplace_digits")
 MAX_BYTES = 400_000
 
 

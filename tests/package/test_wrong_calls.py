@@ -255,7 +255,21 @@ def operator_cases():
     yield "raise_if_failed", "result", (eigenjax.trace(A, key=KEY),), {}
 
 
-CASES = [*solver_cases(), *eigsh_cases(), *estimator_cases(), *dense_cases(), *operator_cases()]
+def low_rank_cases():
+    pairs = eigenjax.EigenResult(*np.zeros((6, 0)))._replace(
+        eigenvalues=A[0, :2], eigenvectors=A[:2], converged=np.ones(2, bool)
+    )
+    for result in (None, A, eigenjax.trace(A, key=KEY)):
+        yield "low_rank", "result", (result,), {"damping": 1.0}
+    yield "low_rank", "damping", (pairs,), {}
+    for damping in (None, "small", 0.0, -1.0, np.nan, 1j, np.ones(3), {"w": 1.0}, [1.0]):
+        yield "low_rank", "damping", (pairs,), {"damping": damping}
+    for negative in ("drop", None, True):
+        yield "low_rank", "negative", (pairs,), {"damping": 1.0, "negative": negative}
+    yield "low_rank", "like", (pairs,), {"damping": 1.0, "like": np.ones(3, np.float32)}
+
+
+CASES = [*solver_cases(), *eigsh_cases(), *estimator_cases(), *dense_cases(), *operator_cases(), *low_rank_cases()]
 
 
 def error_text(function, args, options):

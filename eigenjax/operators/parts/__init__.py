@@ -1,6 +1,6 @@
-"""Parts of an operator: a block of the parameters, all diagonal blocks, a diagonally scaled operator.
+"""Parts of an operator: blocks of the parameters, a diagonally scaled operator, low rank plus diagonal.
 
-Read `selection` first (parameters by path), then `restriction`, `blocks` and `precondition`.
+Read `selection` first (parameters by path), then `restriction`, `blocks`, `precondition` and `low_rank`.
 
 Imports `vectors` and `operators`, not `operators.curvature`.
 """
