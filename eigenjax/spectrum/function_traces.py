@@ -27,7 +27,7 @@ from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_on_host
 from eigenjax.spectrum.probing.krylov_stages import krylov_estimator
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import gauss_quadrature, held_back, steps_before_breakdown, tridiagonals
-from eigenjax.spectrum.probing.stages import Estimator, Inputs, unit_stage
+from eigenjax.spectrum.probing.stages import Estimator, Inputs, unit_stage, whole_image
 from eigenjax.spectrum.status import status_of
 from eigenjax.spectrum.trace import TraceResult
 from eigenjax.vectors import tree
@@ -145,6 +145,9 @@ def from_states(
     )
 
 
+_compiled_from_states = jax.jit(from_states, static_argnames=("f", "positive"))
+
+
 def _exact(op: LinearOperator, f: Callable, positive: bool) -> TraceResult:
     return from_dense(to_dense(op), f, positive)
 
@@ -246,10 +249,10 @@ def trace_on_host(
     positive = name == "logdet"
     if op.size <= min(options["num_probes"] * options["krylov_dim"], MOST_DENSE):
         dense = lambda state: jax.vmap(lambda row: ravel(row, tree.accumulation_dtype(row)))(state.outputs[0]).T
-        stages = (unit_stage(op.size, lambda _vector, image: image),)
+        stages = (unit_stage(op.size, whole_image),)
         estimator = Estimator(stages, lambda _op, _inputs, state: from_dense(dense(state), f, positive))
     else:
-        finalize = functools.partial(from_states, f=f, positive=positive)
+        finalize = functools.partial(_compiled_from_states if positive else from_states, f=f, positive=positive)
         estimator = krylov_estimator(**options, finalize=finalize, deflated=deflate is not None)
     return op.estimated(Plan(name, estimator, inputs, options, None if positive else f))
 

@@ -26,7 +26,6 @@ from eigenjax import (
     trace,
     trace_of_function,
 )
-
 from eigenjax.spectrum.probing.host import HostEstimate
 
 from .conftest import SPECS, Interrupted, contents, network_loss, same_bits
