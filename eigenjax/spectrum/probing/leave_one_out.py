@@ -64,7 +64,6 @@ def sketch_stages(sample: Callable[[jax.Array, PyTree], PyTree], count: int, *mo
     """
     probes = lambda op, inputs, _previous: draw(sample, jax.random.split(inputs.key)[0], op, count)
     row = lambda _op, _carry, row: row
-
     first = Stage(probes, (Part(count, lambda _op, _inputs, carry: carry, row, whole_image),))
     basis = Part(count, lambda _op, _inputs, carry: carry.basis, row, whole_image)
     return first, Stage(lambda _op, _inputs, previous: _range(*previous), (basis, *more))
