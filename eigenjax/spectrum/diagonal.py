@@ -29,7 +29,7 @@ from eigenjax.spectrum.probing.probes import (
     unit_vector,
     widened,
 )
-from eigenjax.spectrum.probing.stages import CACHED, Estimator, Inputs, Part, StageState, unit_stage
+from eigenjax.spectrum.probing.stages import CACHED, Estimator, Inputs, Part, StageState, unit_stage, whole_image
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import positive_or_one
 from eigenjax.vectors.orthogonalize import project_out_of_vector
@@ -118,7 +118,7 @@ def _estimator(num_matvecs: int) -> Estimator:
     """Return the stages of XDiag; an odd matvec adds one sample in the complement of the whole range."""
     keys = lambda _op, inputs, _found: _odd_key(inputs.key)[None]
     outside = lambda op, found, key: project_out_of_vector(found.basis, random_vector(random_signs, key, op))
-    odd = (Part(1, keys, outside, lambda _vector, image: image),) if num_matvecs % 2 else ()
+    odd = (Part(1, keys, outside, whole_image),) if num_matvecs % 2 else ()
     return Estimator(sketch_stages(random_signs, num_matvecs // 2, *odd), _xdiag)
 
 

@@ -42,6 +42,7 @@ from eigenjax.spectrum.probing.stages import (
     StageState,
     jitted,
     unit_stage,
+    whole_image,
 )
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import random_vectors, tree
@@ -182,7 +183,7 @@ def form_stages(budget: int, form: Form) -> tuple[Stage, Stage]:
     sketched = budget // 3
     row = lambda _op, _carry, row: row
     probes = lambda op, inputs, _previous: draw(random_sphere, jax.random.split(inputs.key)[0], op, sketched)
-    first = Stage(probes, (Part(sketched, lambda _op, _inputs, carry: carry, row, lambda _vector, image: image),))
+    first = Stage(probes, (Part(sketched, lambda _op, _inputs, carry: carry, row, whole_image),))
     inside = Part(sketched, lambda _op, _inputs, basis: basis, row, form)
     samples = budget - 2 * sketched
     keys = lambda _op, inputs, _basis: jax.random.split(jax.random.split(inputs.key)[1], samples)

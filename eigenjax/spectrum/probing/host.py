@@ -18,7 +18,6 @@ from eigenjax.operators.convert import as_operator
 from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.spectrum.probing.stages import Block, Estimator, Inputs
 from eigenjax.vectors import tree
-from eigenjax.vectors.placement import spans_devices
 from eigenjax.vectors.tree import PyTree
 
 
@@ -75,7 +74,7 @@ class HostEstimate:
                 f"grad, ...): call {plan.name} outside"
             )
         self._operator, self._inputs, self._shardings = operator, plan.inputs, shardings
-        self._op = operator_on_host(operator)
+        self._op = operator_on_host(operator, plan.inputs.deflated)
         self._stages, self._finalize = plan.estimator.stages, plan.estimator.finalize
         blocks = [
             (i, block) for i, stage in enumerate(self._stages) for block in stage.blocks(plan.options["probe_batch"])
@@ -198,7 +197,7 @@ def operator_or_host(op: Any, like: PyTree, *others: PyTree) -> LinearOperator |
 def operator_on_host(operator: HostOperator, *others: PyTree) -> LinearOperator:
     """Return an operator of the structure alone, on packed vectors unless they are on several devices."""
     op = structural_operator(operator.structure)
-    return op if spans_devices(operator.arrays) else packed_operator(op, *others)
+    return packed_operator(op, operator.arrays, *others)
 
 
 @functools.lru_cache(maxsize=128)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.spectrum.probing.probes import draw, orthonormal_rows
-from eigenjax.spectrum.probing.stages import Part, Stage, StageState
+from eigenjax.spectrum.probing.stages import Part, Stage, StageState, whole_image
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree
@@ -64,9 +64,8 @@ def sketch_stages(sample: Callable[[jax.Array, PyTree], PyTree], count: int, *mo
     """
     probes = lambda op, inputs, _previous: draw(sample, jax.random.split(inputs.key)[0], op, count)
     row = lambda _op, _carry, row: row
-    image = lambda _vector, image: image
-    first = Stage(probes, (Part(count, lambda _op, _inputs, carry: carry, row, image),))
-    basis = Part(count, lambda _op, _inputs, carry: carry.basis, row, image)
+    first = Stage(probes, (Part(count, lambda _op, _inputs, carry: carry, row, whole_image),))
+    basis = Part(count, lambda _op, _inputs, carry: carry.basis, row, whole_image)
     return first, Stage(lambda _op, _inputs, previous: _range(*previous), (basis, *more))
 
 

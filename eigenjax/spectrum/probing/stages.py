@@ -165,6 +165,11 @@ class Estimator:
         return self.finalize(op, inputs, state)
 
 
+def whole_image(_vector: PyTree, image: PyTree) -> PyTree:
+    """Return A v, as the output of a part."""
+    return image
+
+
 @functools.lru_cache(maxsize=CACHED)
 def jitted(estimator: Estimator) -> Estimator:
     """Return the estimator with a compiled `finalize`, for calls outside of any program."""
@@ -178,6 +183,7 @@ def mapped(function: Callable[[Any], Any], rows: Any) -> Any:
     return jax.tree.map(lambda x: x[None], function(jax.tree.map(lambda x: x[0], rows)))
 
 
+@functools.lru_cache(maxsize=CACHED)
 def unit_stage(size: int, output: Callable[[PyTree, PyTree], PyTree]) -> Stage:
     """Return the stage of all n unit vectors."""
     rows = lambda _op, _inputs, _carry: jnp.arange(size, dtype=jnp.int32)
