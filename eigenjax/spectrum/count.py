@@ -22,7 +22,7 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.inspection import to_dense
 from eigenjax.operators.packed import packed_operator
-from eigenjax.spectrum.function_traces import MOST_DENSE
+from eigenjax.spectrum.function_estimates import MOST_DENSE
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
 from eigenjax.spectrum.probing.quadrature import Quadrature, gauss_quadrature, tridiagonals
 from eigenjax.spectrum.status import status_of
