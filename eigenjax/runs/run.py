@@ -145,6 +145,8 @@ def run(
     """
     for name, value in (("progress", progress), ("verify", verify)):
         arguments.check_bool("run", name, value)
+    if callable(k):
+        raise TypeError(f"run got k={arguments.brief(k)}: give a function as estimator=..., and a number of pairs as k")
     k, every, krylov_dim, max_matvecs, block_size = map(plain_int, (k, every, krylov_dim, max_matvecs, block_size))
     _check_every(every)
     if estimator is not None:

@@ -29,8 +29,8 @@ def given_start(op: LinearOperator, v0: PyTree | None) -> PyTree | None:
     return None if v0 is None else given_vector(vector_of(v0), op.structure)
 
 
-def given_vector(v0: PyTree, structure: PyTree) -> PyTree:
-    """Return v0 in the working dtypes of a structure.
+def given_vector(v0: PyTree, structure: PyTree, name: str = "v0") -> PyTree:
+    """Return a vector, the argument of this name, in the working dtypes of a structure.
 
     Raises:
         ValueError, TypeError: if v0 does not fit the structure; the message names the leaf.
@@ -40,5 +40,5 @@ def given_vector(v0: PyTree, structure: PyTree) -> PyTree:
     v0 = jax.tree.map(jnp.asarray, v0)
     if jax.tree.structure(v0) == jax.tree.structure(structure):
         v0 = jax.tree.map(widen, v0, structure)
-    check_vector(v0, structure, name="v0")
+    check_vector(v0, structure, name=name)
     return v0

@@ -22,7 +22,7 @@ from eigenjax.operators.packed import packed_operator
 from eigenjax.result import EigenResult
 from eigenjax.spectrum.function_estimates import MOST_DENSE, captured_function, from_dense, from_states, trace_on_host
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
-from eigenjax.spectrum.probing.derivatives import frozen
+from eigenjax.spectrum.probing.derivatives import differentiable_once, frozen
 from eigenjax.spectrum.probing.host import HostOperator
 from eigenjax.spectrum.probing.probes import checked_ints
 from eigenjax.spectrum.probing.quadrature import tridiagonals_and_slopes
@@ -50,7 +50,7 @@ def trace_of_function(
     Args:
         op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian. The estimate is differentiable once,
             forward and in reverse, in the parameters of an operator in memory and in those of f: the derivative is that
-            of the estimate, from the same Krylov spaces.
+            of the estimate up to its truncation error, from the same Krylov spaces; the standard error is a constant.
         f: function of an array of eigenvalues, real, elementwise.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
@@ -104,13 +104,14 @@ def _trace_of_function(
     num_probes, krylov_dim, probe_batch = checked_ints(
         num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch
     )
-    deflated = frozen("trace_of_function", deflated_pairs(op, deflate))
+    name = "logdet" if positive else "trace_of_function"
+    deflated = frozen(name, deflated_pairs(op, deflate))
     krylov_dim = min(krylov_dim, op.size)
     if op.size <= min(num_probes * krylov_dim, MOST_DENSE):
-        return from_dense(to_dense(op), f, positive)
+        return from_dense(differentiable_once(name, to_dense(op)), f, positive)
     work = {"num_probes": num_probes, "krylov_dim": krylov_dim, "probe_batch": probe_batch}
     captured = captured_function(f, op, krylov_dim, 0 if deflated is None else len(deflated.values))
-    states, slopes = tridiagonals_and_slopes(op, captured, key, deflated, **work)
+    states, slopes = tridiagonals_and_slopes(op, frozen(name, op), captured, key, deflated, **work)
     return from_states(op, Inputs(key, deflated), states, f=f, positive=positive, slopes=slopes)
 
 
@@ -132,8 +133,8 @@ def logdet(
 
     Args:
         op: whatever `as_operator` takes, or a `stream`; positive definite. The estimate is differentiable once, forward
-            and in reverse, in the parameters of an operator in memory: the derivative is that of the estimate, from the
-            same Krylov spaces.
+            and in reverse, in the parameters of an operator in memory: the derivative is that of the estimate up to its
+            truncation error, from the same Krylov spaces; the standard error is a constant.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken.

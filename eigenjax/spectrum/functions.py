@@ -18,10 +18,11 @@ from eigenjax.arguments import check_bool, check_int, check_number
 from eigenjax.calls import explained
 from eigenjax.krylov.general.krylov_space import krylov_space
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.complexified import ComplexifiedOperator, is_real
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.solvers.convergence.status import tolerance
-from eigenjax.solvers.start import given_start
+from eigenjax.solvers.start import given_vector, vector_of
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.general_functions import general_column, without_gaps
 from eigenjax.spectrum.probing.quadrature import (
@@ -74,9 +75,9 @@ def matrix_function(
 
         f(A) v ~ ||v|| V f(T) e_1,    A V ~ V T
 
-    Exact once the Krylov space of v is exhausted. Otherwise the error is that of the best polynomial approximation of f
-    with degree m - 1 on the spectrum. Smooth functions such as exp take a few steps; sqrt and log take about the root
-    of the condition number.
+    Exact to rounding once the Krylov space of v is exhausted. Otherwise the error is that of the best polynomial
+    approximation of f with degree m - 1 on the spectrum. Smooth functions such as exp take a few steps; sqrt and log
+    take about the root of the condition number.
 
     Args:
         op: whatever `as_operator` takes; a bare callable takes vectors like v, or `like`.
@@ -86,7 +87,7 @@ def matrix_function(
         krylov_dim: m, number of steps, static; at most n are taken.
         tol: tolerance for `converged`, relative to the norm of the result; None is sqrt(eps).
         symmetric: A is symmetric or Hermitian, static. False for any other operator; `expm_multiply` is then better for
-            the exponential.
+            the exponential. A wrong True is not noticed and gives a wrong result: `symmetry_error` tells.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
@@ -112,7 +113,7 @@ def matrix_function(
     krylov_dim = check_int(None, "krylov_dim", krylov_dim)
     check_bool("matrix_function", "symmetric", symmetric)
     check_number("matrix_function", "tol", tol, least=0, remedy=TOL_REMEDY)
-    start = given_start(op, v)
+    op, start = operator_and_vector(op, v)
     op = packed_operator(op, start)
     start = packed(start, packing_used(op))
     krylov_dim = min(krylov_dim, op.size)
@@ -128,6 +129,15 @@ def matrix_function(
     norm = tree.norm(vector)
     converged = (error <= tolerance(tol, norm.dtype) * norm) & jnp.isfinite(norm)
     return FunctionResult(unpacked(vector, packing_used(op)), error, converged, jnp.int32(krylov_dim), status_of(norm))
+
+
+def operator_and_vector(op: LinearOperator, v: PyTree) -> tuple[LinearOperator, PyTree]:
+    """Return a vector in the working dtypes of its operator; a real operator acts on both parts of a complex vector."""
+    v = vector_of(v)
+    is_complex = [jnp.issubdtype(jnp.result_type(x), jnp.complexfloating) for x in jax.tree.leaves(v)]
+    if any(is_complex) and all(is_complex) and is_real(op.structure):
+        op = ComplexifiedOperator(op)
+    return op, given_vector(v, op.structure, name="v")
 
 
 class _Column(NamedTuple):
@@ -152,12 +162,12 @@ def _symmetric_column(op: LinearOperator, start: PyTree, f: Callable, krylov_dim
 def _general_column(op: LinearOperator, start: PyTree, f: Callable, krylov_dim: int) -> _Column:
     space = _arnoldi_space(op, start, krylov_dim)
     matrix = without_gaps(space)
-    coefficients, size = general_column(matrix, f)
+    coefficients, separation, size = general_column(matrix, f)
     fewer = steps_held_back(krylov_dim)
-    before, _ = general_column(matrix[:fewer, :fewer], f)
+    before, _, _ = general_column(matrix[:fewer, :fewer], f)
     change = jnp.linalg.norm(coefficients.at[:fewer].add(-before))
     # An invariant space has no error; the error after one step is unknown.
-    change = jnp.where(space.coupling == 0, 0, jnp.where(fewer == krylov_dim, jnp.inf, change))
+    change = separation + jnp.where(space.coupling == 0, 0, jnp.where(fewer == krylov_dim, jnp.inf, change))
     if jnp.issubdtype(op.dtype, jnp.complexfloating):
         return _Column(space.basis, coefficients, change, size)
     # The imaginary parts of conjugate pairs cancel, if f(conj z) = conj f(z).

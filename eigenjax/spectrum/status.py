@@ -16,6 +16,7 @@ class EstimateStatus(enum.IntEnum):
     ESTIMATED = 0
     NOT_POSITIVE_DEFINITE = 1
     NONFINITE = 2
+    NOT_CONVERGED = 3
 
     @property
     def advice(self) -> str:
@@ -32,6 +33,7 @@ _ADVICE = {
     EstimateStatus.NONFINITE: (
         "a matvec or a function value is NaN or Inf: check the operator for overflow, and f on the whole spectrum"
     ),
+    EstimateStatus.NOT_CONVERGED: "max_matvecs was reached before the end: raise it, or krylov_dim",
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 from numpy.testing import assert_allclose
 
-from eigenjax import as_operator, expm_multiply
+from eigenjax import EstimateStatus, as_operator, expm_multiply, matrix_function
 
 N, STEPS = 40, 15
 SLOW = pytest.mark.slow
@@ -63,6 +63,18 @@ def test_the_error_is_within_the_bound_and_the_tolerance(name, rng):
         assert error <= tol * max(np.linalg.norm(exact), np.linalg.norm(vector)) + rounding
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("float64")
+def test_a_defect_that_vanishes_at_equal_distances_is_seen():
+    # A chain with perfect transfer: at multiples of pi all of the vector is back at its start, in between at the end.
+    m, n = 60, 66
+    steps = np.arange(1, m)
+    below = np.concatenate([np.sqrt(steps * (m - steps)), np.ones(n - m)])
+    matrix = np.diag(below, -1) - np.diag(below, 1)
+    found = expm_multiply(jnp.asarray(matrix), jnp.eye(n)[0], 4 * np.pi, krylov_dim=m)
+    assert np.linalg.norm(found.vector - scipy.linalg.expm(4 * np.pi * matrix)[:, 0]) < found.error_estimate < 1e-7
+
+
 @pytest.mark.usefixtures("float64")
 def test_a_limit_that_does_not_suffice_is_told(rng):
     matrix = jnp.asarray(300 * laplacian())
@@ -70,6 +82,11 @@ def test_a_limit_that_does_not_suffice_is_told(rng):
     assert not found.converged
     assert np.isinf(found.error_estimate)
     assert found.num_matvecs == 2 * STEPS
+    assert found.status == EstimateStatus.NOT_CONVERGED
+    unfinished = lambda t: jnp.sum(
+        expm_multiply(matrix, jnp.ones(N), t, krylov_dim=STEPS, max_matvecs=2 * STEPS).vector
+    )
+    assert np.isnan(jax.grad(unfinished)(1.0))
     bad = expm_multiply(matrix.at[3, 3].set(jnp.nan), jnp.ones(N), krylov_dim=STEPS)
     assert not bad.converged
     assert np.isnan(bad.vector).any()
@@ -86,6 +103,24 @@ def test_zero_vectors_times_and_directions_back():
     assert_allclose(solve(there, -1.0).vector, vector, atol=1e-3)
     many = jax.vmap(solve, (None, 0))(vector, jnp.array([0.5, 1.0]))
     assert_allclose(many.vector[1], there, atol=1e-5)
+
+
+@pytest.mark.parametrize(("t", "is_rotating"), [(1.0, False), (5.0, False), (-0.5j, True)])
+def test_single_precision_converges_at_moderate_norms(t, is_rotating, rng):
+    matrix, vector = 20 * laplacian(), rng.standard_normal(N)
+    exact = scipy.linalg.expm(t * matrix) @ vector
+    # A real operator acts on both parts of a complex vector.
+    start = jnp.asarray(vector, jnp.complex64 if is_rotating else jnp.float32)
+    found = expm_multiply(jnp.asarray(matrix, jnp.float32), start, t)
+    assert found.converged
+    assert np.linalg.norm(found.vector - exact) <= found.error_estimate
+
+
+def test_functions_of_real_operators_act_on_complex_vectors(rng):
+    matrix, vector = jnp.asarray(-laplacian(), jnp.float32), rng.standard_normal(N) + 1j * rng.standard_normal(N)
+    for symmetric in (True, False):
+        found = matrix_function(matrix, jnp.exp, jnp.asarray(vector, jnp.complex64), symmetric=symmetric)
+        assert_allclose(found.vector, scipy.linalg.expm(-laplacian()) @ vector, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_known_pairs_count_without_chance(float64):
     ("call", "error", "match"),
     [
         (lambda: matrix_function(jnp.eye(3), jnp.exp, jnp.ones(3), krylov_dim=0), ValueError, "krylov_dim=0"),
-        (lambda: matrix_function(jnp.eye(3), jnp.exp, jnp.ones(4)), ValueError, "v0"),
+        (lambda: matrix_function(jnp.eye(3), jnp.exp, jnp.ones(4)), ValueError, "v: the array"),
         (lambda: matrix_function(jnp.eye(3), jnp.sum, jnp.ones(3)), ValueError, "act elementwise"),
         (lambda: logdet(jnp.eye(3), key=None), TypeError, "typed key"),
     ],

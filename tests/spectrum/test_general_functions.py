@@ -56,6 +56,15 @@ def test_the_error_is_within_the_estimate(kind, name, rng):
     assert found.converged
 
 
+@pytest.mark.parametrize("difference", [0.0, pytest.param(1e-9, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("float64")
+def test_defective_matrices_have_the_derivative_of_the_function(difference):
+    matrix = np.array([[2.0, 1.0], [0.0, 2.0 + difference]])
+    found = matrix_function(jnp.asarray(matrix), jnp.exp, jnp.array([0.0, 1.0]), symmetric=False)
+    error = np.linalg.norm(found.vector - scipy.linalg.expm(matrix)[:, 1])
+    assert error <= min(1e-6, found.error_estimate)
+
+
 def test_all_steps_are_exact_and_compile():
     matrix = jnp.asarray(np.triu(np.ones((6, 6))) + np.diag(np.arange(6.0)), jnp.float32)
     solve = jax.jit(lambda a, v: matrix_function(a, jnp.sqrt, v, symmetric=False))

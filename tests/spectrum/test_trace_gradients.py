@@ -79,5 +79,9 @@ def test_second_derivatives_are_refused_and_an_indefinite_operator_has_none():
     estimate = lambda theta: logdet(family(theta), key=KEY, **OPTIONS).estimate
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         jax.hessian(estimate)(THETA)
+    exact = lambda c: logdet(c * jnp.eye(5), key=KEY).estimate
+    assert_allclose(jax.grad(exact)(2.0), 2.5)
+    with pytest.raises(NotImplementedError, match="logdet has first derivatives only"):
+        jax.grad(jax.grad(exact))(2.0)
     indefinite = lambda shift: logdet(family(THETA) - shift * jnp.eye(N), key=KEY, **OPTIONS).estimate
     assert np.isnan(jax.grad(indefinite)(3.0))

@@ -149,9 +149,10 @@ def fisher(
             which does not estimate the Fisher away from a perfect fit.
         likelihood: "categorical", softmax of logits; "gaussian", of unit variance: -log p = |y - z|^2 / 2 + constant;
             "bernoulli", of logits, for y in [0, 1]; "poisson", of logarithms of rates, for counts y. Entries are
-            independent. Or a `Likelihood` of functions of one example, or a function log_prob(outputs, targets) of one
-            (enough for "empirical"). For a model of several heads a pytree of these, such as {"class": "categorical",
-            "count": "poisson"}, with outputs and targets that begin with its structure: heads are independent.
+            independent, and those out of range make the empirical Fisher NaN. Or a `Likelihood` of functions of one
+            example, or a function log_prob(outputs, targets) of one (enough for "empirical"). For a model of several
+            heads a pytree of these, such as {"class": "categorical", "count": "poisson"}, with outputs and targets that
+            begin with its structure: heads are independent.
         key: typed random key, for "monte_carlo" only. Labels are drawn once, here, in one pass over the data, each with
             a key derived from its example. All matvecs thus use one symmetric matrix, for every batch_size.
         batch_size: number of examples in a microbatch; sums over microbatches in the memory of one. The last may be
@@ -160,7 +161,8 @@ def fisher(
             `select(path, leaf) -> bool`, a string such as "*/kernel", a compiled regular expression, or a list of
             these.
         weights: (N,) weights of the examples, of any scale.
-        ignore_label: positions with this label are left out of their example.
+        ignore_label: positions with this label are left out of their example; of several heads, those of the
+            categorical ones.
         centered: subtract the mean gradient g, which makes the empirical Fisher the covariance of the gradients,
             (1/N) sum_n (g_n - g)(g_n - g)^T. Costs an additional forward pass.
         has_aux: the model returns a pair (outputs, aux); aux is dropped.

@@ -26,6 +26,9 @@ from eigenjax.operators.functions.captured import CapturedFunction, capture
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
+# Above it the Poisson distribution is taken as normal: its skewness is 3e-3, and integers lose digits in float32.
+_LARGEST_RATE = 1e5
+
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
@@ -90,12 +93,13 @@ class Gaussian:
 class Exponential:
     """Bernoulli or Poisson likelihood with natural parameters z: independent entries, -log p = a(z) - y z + constant.
 
+    A sample is stored as y - a'(z), the score.
     Entries of y outside of [0, largest] make the loss NaN.
     """
 
     name: str
     log_partition: Callable[[jax.Array], jax.Array]  # a, elementwise
-    sample: Callable[[jax.Array, jax.Array], jax.Array]  # (key, z) -> y
+    noise: Callable[[jax.Array, jax.Array], jax.Array]  # (key, z) -> y - E y, for a random y
     largest: float
 
     def losses(self, outputs: PyTree, targets: PyTree) -> jax.Array:
@@ -106,7 +110,12 @@ class Exponential:
         loss = lambda z, y: over_positions(self._of_entries(z.astype(dtype), y))
         return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(loss, outputs, targets)))
 
-    scores = expected = losses
+    expected = losses
+
+    @property
+    def scores(self) -> Callable:
+        """Function for (b,) values whose gradients are those of a sample's negative log-likelihood."""
+        return _scores
 
     def check_targets(self, targets: PyTree) -> None:
         """Raise a TypeError unless the targets are real numbers."""
@@ -115,8 +124,10 @@ class Exponential:
                 raise TypeError(f"targets have dtype {leaf.dtype}: likelihood={self.name!r} needs real numbers")
 
     def draw(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
-        """Sample values shaped like the outputs, in their dtype."""
-        return draw_leaves(lambda key, z: self.sample(key, z).astype(z.dtype), _materialized(outputs), keys)
+        """Sample y - E y, shaped like the outputs, in their accumulation dtype."""
+        # In 16 bits the random numbers themselves would be multiples of 1 / 128.
+        wide = lambda z: z.astype(tree.accumulation_dtype(z))
+        return draw_leaves(self.noise, jax.tree.map(wide, _materialized(outputs)), keys)
 
     def _of_entries(self, z: jax.Array, y: jax.Array) -> jax.Array:
         y = y.astype(z.dtype)
@@ -137,8 +148,22 @@ def _softplus(z: jax.Array) -> jax.Array:
 _probability.defjvps(lambda dz, _, z: dz * _probability(z) * _probability(-z))
 _softplus.defjvps(lambda dz, _, z: dz * _probability(z))
 
-BERNOULLI = Exponential("bernoulli", _softplus, lambda key, z: jax.random.bernoulli(key, _probability(z)), 1.0)
-POISSON = Exponential("poisson", jnp.exp, lambda key, z: jax.random.poisson(key, jnp.exp(z)), float("inf"))
+
+def _bernoulli_noise(key: jax.Array, z: jax.Array) -> jax.Array:
+    drawn = jax.random.bernoulli(key, _probability(z))
+    return jnp.where(drawn, _probability(-z), -_probability(z))
+
+
+def _poisson_noise(key: jax.Array, z: jax.Array) -> jax.Array:
+    rate = jnp.exp(z)
+    small = jnp.minimum(rate, _LARGEST_RATE)
+    drawn = jax.random.poisson(key, small).astype(z.dtype) - small
+    normal = jnp.exp(z / 2) * jax.random.normal(key, z.shape, z.dtype)
+    return jnp.where(rate <= _LARGEST_RATE, drawn, normal)
+
+
+BERNOULLI = Exponential("bernoulli", _softplus, _bernoulli_noise, 1.0)
+POISSON = Exponential("poisson", jnp.exp, _poisson_noise, float("inf"))
 
 
 def draw_leaves(draw: Callable[[jax.Array, jax.Array], jax.Array], outputs: PyTree, keys: jax.Array) -> PyTree:
@@ -180,7 +205,7 @@ def _half_squares(outputs: PyTree, targets: PyTree) -> jax.Array:
 
 
 def _scores(outputs: PyTree, noise: PyTree) -> jax.Array:
-    # The gradient of |y - z|^2 / 2 at y = z + noise is that of -<noise, z>, since the noise does not depend on z.
+    # The gradient of a(z) - y z at y = a'(z) + noise, and that of |y - z|^2 / 2, is that of -<noise, z>.
     return -_inner_products(noise, outputs)
 
 

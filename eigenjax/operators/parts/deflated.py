@@ -19,6 +19,7 @@ from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
 from eigenjax.vectors import tree
+from eigenjax.vectors.orthogonalize import normalize
 from eigenjax.vectors.tree import PyTree
 
 # The second normalization by Cholesky factors makes rows orthonormal to rounding, for a condition up to eps^(-1/2).
@@ -98,9 +99,12 @@ def deflate(op: Any, vectors: PyTree, *, shift: Any, b: Any = None, like: PyTree
     check_number("deflate", "shift", shift, remedy="give a number beyond the unwanted end", is_complex=True)
     op = as_operator(op, like=like)
     structure = tree.working_structure(op.structure)
+    if jnp.iscomplexobj(shift) and not jnp.issubdtype(tree.accumulation_dtype(structure), jnp.complexfloating):
+        raise TypeError(f"shift={shift} is complex, and the operator's vectors are real: give a real number")
     vectors = _checked_rows(vectors, structure)
     mass = None if b is None else as_operator(b, like=op.structure)
     times_mass = lambda rows: rows if mass is None else jax.vmap(lambda row: matvec(mass, row))(rows)
+    vectors = jax.vmap(lambda row: normalize(row, tree.norm(row)))(vectors)
     for _ in range(_PASSES):
         vectors = _orthonormalized(vectors, times_mass(vectors))
     return DeflatedOperator(op, vectors, times_mass(vectors), jnp.asarray(shift))
@@ -109,7 +113,10 @@ def deflate(op: Any, vectors: PyTree, *, shift: Any, b: Any = None, like: PyTree
 def _checked_rows(vectors: PyTree, structure: PyTree) -> PyTree:
     leaves = jax.tree.leaves(vectors)
     if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
-        raise ValueError("vectors: give rows, a leading axis on every leaf, one row for each known vector")
+        raise ValueError(
+            "vectors: give rows, a leading axis on every leaf, one row for each known vector: result.eigenvectors, "
+            "or v[None]"
+        )
     check_vector(jax.tree.map(lambda x: jnp.asarray(x)[0], vectors), structure, name="a row of vectors")
     counts = {leaf.shape[0] for leaf in leaves}
     if len(counts) > 1:

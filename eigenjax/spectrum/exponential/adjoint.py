@@ -17,7 +17,7 @@ import numpy as np
 
 from eigenjax.krylov.general.krylov_space import KrylovSpace, krylov_space
 from eigenjax.operators.base import LinearOperator, conjugated, matvec
-from eigenjax.spectrum.exponential.defect import step
+from eigenjax.spectrum.exponential.defect import matrix_exponential, step
 from eigenjax.spectrum.exponential.steps import Exponential
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
@@ -53,10 +53,13 @@ def pullback(
 
     start = (solved.num_steps - 1, conjugated(cotangent), zeros)
     _, adjoint, total = jax.lax.while_loop(lambda carry: carry[0] >= 0, backward, start)
+    # The derivative of a vector that is not that at the time t.
+    valid = jnp.where(solved.done < 1, jnp.nan, jnp.ones_like(solved.done))
+    adjoint, total = jax.tree.map(lambda x: x * valid.astype(x.dtype), (adjoint, total))
     # <w, A y(1)> as a product without conjugation.
     slope = tree.inner(conjugated(cotangent), matvec(op, solved.vector))
     slope = slope if jnp.iscomplexobj(t) else slope.real
-    return _cotangent(op, total), conjugated(adjoint), slope.astype(t.dtype)
+    return _cotangent(op, total), conjugated(adjoint), (slope * valid.astype(slope.dtype)).astype(t.dtype)
 
 
 def _add_terms(floating, rebuild, total, t, fraction, of_y: KrylovSpace, of_z: KrylovSpace) -> list[jax.Array]:
@@ -65,7 +68,7 @@ def _add_terms(floating, rebuild, total, t, fraction, of_y: KrylovSpace, of_z: K
     corner = jnp.zeros_like(of_y.matrix).at[0, 0].set(1)
     lower = jnp.concatenate([jnp.zeros_like(corner), factor * jnp.conj(of_z.matrix).T], axis=1)
     block = jnp.concatenate([jnp.concatenate([factor * of_y.matrix, corner], axis=1), lower])
-    left, sizes, right = jnp.linalg.svd(jax.scipy.linalg.expm(block)[:m, m:])
+    left, sizes, right = jnp.linalg.svd(matrix_exponential(block)[:m, m:])
     weight = factor * (of_y.length * of_z.length).astype(factor.dtype)
     least = _ROUNDING * jnp.finfo(sizes.dtype).eps * sizes[0]
 

@@ -12,17 +12,17 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.operators.convert import as_operator
 from eigenjax.operators.packed import packed, packed_operator, packing_used, unpacked
 from eigenjax.solvers.convergence.status import tolerance
-from eigenjax.solvers.start import given_start
 from eigenjax.spectrum.exponential.adjoint import pullback
 from eigenjax.spectrum.exponential.steps import Exponential, exponential
-from eigenjax.spectrum.functions import TOL_REMEDY, FunctionResult
+from eigenjax.spectrum.functions import TOL_REMEDY, FunctionResult, operator_and_vector
 from eigenjax.spectrum.probing.derivatives import not_differentiable
-from eigenjax.spectrum.status import status_of
+from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
 # The bound takes the growth of errors from the Krylov spaces, which can only underestimate it.
 _SAFETY = 2.0
+_ONE_TIME = "give one number, the time; for several times use jax.vmap"
 # Share of the tolerance that the steps aim at, so that rounding does not exceed it.
 _AIM = 0.8
 
@@ -46,19 +46,23 @@ def expm_multiply(
     symmetric.
 
     Args:
-        op: whatever `as_operator` takes; a bare callable takes vectors like v, or `like`.
+        op: whatever `as_operator` takes; a bare callable takes vectors like v, or `like`. A real one may act on a
+            complex v.
         v: a vector of the operator.
-        t: the time, a number, traced; complex numbers, such as -1j for a Schroedinger equation, need complex vectors.
+        t: the time, a number, traced; complex numbers, such as -1j for a Schroedinger equation, need a complex v.
         tol: tolerance of the error relative to the norm of the vector, over all steps; None is sqrt(eps).
         krylov_dim: m, matvecs in each step, static; at most n. More make longer steps.
         max_matvecs: limit of the matvecs, static.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
 
     Returns:
-        The vector. `error_estimate` bounds the norm of its error, by the defect of each step and the growth exp(mu s)
-        of errors, with mu the largest eigenvalue of the Hermitian part of A on the Krylov spaces, doubled; it is
-        infinite if the matvecs do not suffice. `converged`: it is at most tol times the larger of the norms of v and
-        the result. Differentiable once, in reverse mode, in A, v and t.
+        The vector. `error_estimate` estimates a bound on the norm of its error, by the defect of each step and the
+        growth exp(mu s) of errors, with mu the largest eigenvalue of the Hermitian part of A on the Krylov spaces (a
+        growing mode that v hardly contains may be missed by few vectors), doubled. It includes the rounding
+        eps ||t A|| ||v||, so that in float32 a large ||t A|| needs a larger tol. `converged`: it is at most tol times
+        the larger of the norms of v and the result. If the matvecs do not suffice, the vector is that at an earlier
+        time, the estimate infinite, `status` is `EstimateStatus.NOT_CONVERGED`, and gradients are NaN.
+        The vector is differentiable once, in reverse mode, in A, v and t; the estimate is a constant.
 
     Raises:
         ValueError: if krylov_dim or max_matvecs is less than 1, or v does not fit.
@@ -81,9 +85,9 @@ def expm_multiply(
     op = as_operator(op, like=v if like is None else like)
     krylov_dim = check_int(None, "krylov_dim", krylov_dim)
     max_matvecs = check_int(None, "max_matvecs", max_matvecs)
-    check_number("expm_multiply", "t", t, remedy="give a number, the time", is_complex=True)
+    check_number("expm_multiply", "t", t, remedy=_ONE_TIME, is_complex=True)
     check_number("expm_multiply", "tol", tol, least=0, remedy=TOL_REMEDY)
-    start = given_start(op, v)
+    op, start = operator_and_vector(op, v)
     op = packed_operator(op, start)
     start = packed(start, packing_used(op))
     dtype = tree.accumulation_dtype(start)
@@ -100,7 +104,8 @@ def expm_multiply(
     norm = tree.norm(vector)
     converged = (error <= tol * jnp.maximum(norm, tree.norm(start))) & jnp.isfinite(norm)
     num_matvecs = num_steps * krylov_dim
-    return FunctionResult(unpacked(vector, packing_used(op)), error, converged, num_matvecs, status_of(norm))
+    status = jnp.where((done < 1) & jnp.isfinite(norm), jnp.int32(EstimateStatus.NOT_CONVERGED), status_of(norm))
+    return FunctionResult(unpacked(vector, packing_used(op)), error, converged, num_matvecs, status)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from eigenjax.krylov.general.krylov_space import KrylovSpace, krylov_space
 from eigenjax.operators.base import LinearOperator
-from eigenjax.spectrum.exponential.defect import Step, growth, step
+from eigenjax.spectrum.exponential.defect import Step, growth, spectral_norm_bound, step
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
 
@@ -54,11 +54,11 @@ def _advance(op: LinearOperator, state: Exponential, t: jax.Array, tol: jax.Arra
     # An estimate from below counts as no decay.
     mu = jnp.maximum(state.growth, growth(space, t))
     # Errors made here grow until the end.
-    norm = jnp.abs(t) * jnp.linalg.norm(space.matrix)
+    norm = spectral_norm_bound(space, t)
     fraction, found = _longest(space, t, tol * jnp.exp(-mu * (1 - state.done)), 1 - state.done, norm)
     eps = jnp.finfo(fraction.dtype).eps
     grown = jnp.exp(mu * fraction)
-    error = grown * (state.error + space.length * (found.error + _ROUNDING * eps * (1 + norm * fraction)))
+    error = grown * (state.error + space.length * (found.error + eps * (_ROUNDING + norm * fraction)))
     vector = tree.scale(space.length, tree.combine(found.coefficients, space.basis))
     done = state.done + fraction
     # The sum of the fractions is one up to rounding.

@@ -56,16 +56,17 @@ def slopes(op: LinearOperator, factors: jax.Array, vectors: PyTree) -> jax.Array
 
 def frozen(name: str, x: Any) -> Any:
     """Return a pytree as a constant for the first derivative; a second one raises an error that names the function."""
-    return jax.lax.stop_gradient(_once(name, x))
+    return jax.lax.stop_gradient(differentiable_once(name, x))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _once(name: str, x: Any) -> Any:
+def differentiable_once(name: str, x: Any) -> Any:
+    """Return a pytree whose second derivative raises a NotImplementedError that names the function."""
     del name
     return x
 
 
-@_once.defjvp
+@differentiable_once.defjvp
 def _(name: str, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
     return not_differentiable(name, primals[0]), tangents[0]
 
@@ -81,7 +82,7 @@ def not_differentiable(name: str, x: Any) -> Any:
 def _(name: str, _primals: tuple, _tangents: tuple) -> tuple[Any, Any]:
     raise NotImplementedError(
         f"{name} has first derivatives only, because its Krylov spaces are constants of the gradient: for a second "
-        "derivative use a dense matrix, or give jax.lax.stop_gradient(op) to one of the two"
+        "derivative write the function of a dense matrix, eigenjax.to_dense(op), with jax.numpy"
     )
 
 

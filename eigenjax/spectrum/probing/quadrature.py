@@ -64,6 +64,7 @@ def tridiagonals(
 @functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "probe_batch"))
 def tridiagonals_and_slopes(
     op: LinearOperator,
+    constant: LinearOperator,
     f: CapturedFunction,
     key: jax.Array,
     deflated: DeflatedPairs | None,
@@ -75,6 +76,7 @@ def tridiagonals_and_slopes(
     """Run the steps of `tridiagonals`, held constant; return also zeros that have derivatives in A.
 
     They are (p,) zeros with the derivatives of q^H f(A) q, and one with that of the sum over the known pairs.
+    `constant` is the operator without a derivative.
 
     Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
     A derivative takes six products with dA for each probe, and six vectors.
@@ -86,9 +88,7 @@ def tridiagonals_and_slopes(
         slope = derivatives.slopes(op, coefficients, tree.combine(columns, state.basis))
         return state._replace(basis=None, direction=None), slope
 
-    states, slopes = _each_probe(
-        use, derivatives.frozen("trace_of_function", op), key, deflated, num_probes, krylov_dim, probe_batch
-    )
+    states, slopes = _each_probe(use, constant, key, deflated, num_probes, krylov_dim, probe_batch)
     of_pairs = jnp.zeros((), slopes.dtype) if deflated is None else derivatives.slope_of_pairs(op, f, deflated)
     return states, (slopes, of_pairs)
 

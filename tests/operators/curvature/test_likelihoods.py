@@ -81,6 +81,24 @@ def test_extreme_outputs_and_targets_out_of_range(name):
     assert np.isnan(diagonal(jnp.full((1, 5), -1.0), kind="empirical")).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "z", "dtype"),
+    [
+        ("bernoulli", -4.0, "bfloat16"),
+        ("poisson", 3.0, "bfloat16"),
+        ("poisson", 20.0, "float32"),
+        ("poisson", 50.0, "float32"),
+    ],
+)
+def test_samples_of_narrow_outputs_and_of_large_rates(name, z, dtype):
+    count = 4000
+    data = jnp.full((count, 1), z, dtype), jnp.zeros((count, 1), dtype)
+    op = fisher(lambda w, x: x * w[None], jnp.ones(1, dtype), data, likelihood=name, kind="monte_carlo", key=KEY)
+    ratio = float(to_dense(op)[0, 0]) / (z**2 * float(VARIANCES[name](np.float64(z))))
+    # The fourth moment of a rare event is large: its ratio has a standard deviation of 1 / sqrt(4000 p).
+    assert abs(ratio - 1) < (0.4 if name == "bernoulli" else 0.1)
+
+
 def normal_log_prob(z, y):
     return -((y - z[0]) ** 2) * jnp.exp(-z[1]) / 2 - z[1] / 2
 

@@ -69,6 +69,8 @@ def test_dependent_vectors_are_told_by_the_status():
 
 
 def test_wrong_rows_are_named():
+    with pytest.raises(TypeError, match="shift=2j is complex"):
+        deflate(jnp.eye(6), jnp.ones((1, 6)), shift=2j)
     for rows, message in ((jnp.ones(6), "needs"), (jnp.ones((2, 5)), r"a row of vectors.*\(6,\)"), (1.0, "give rows")):
         with pytest.raises(ValueError, match=message):
             deflate(jnp.eye(6), rows, shift=0.0)
