@@ -1,0 +1,84 @@
+"""Source folder of the manual: pages, notebooks, changelog, and a page of the reference for each group of names."""
+
+import inspect
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import eigenjax
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+# Each public name is in one group; a build fails if one is missing.
+GROUPS = {
+    "solvers": (
+        "Solvers and results",
+        (
+            "eigsh lanczos deflated_power_iteration eigs svds block_spectra eigh eig svd eigenvalue_condition "
+            "left_eigenvectors LeftEigenvectors EigenResult SingularResult Status raise_if_failed EigenError"
+        ),
+    ),
+    "gradients": ("Information on gradients", "gauge_residual adjoint_info AdjointInfo"),
+    "operators": (
+        "Operators",
+        (
+            "LinearOperator as_operator to_dense check_operator symmetry_error hessian hvp gauss_newton fisher "
+            "Likelihood jacobian neural_tangent_kernel LinearHead softmax_cross_entropy blocks restrict precondition "
+            "diagonal_operator deflate shift_inverse low_rank LowRankPlusDiagonal"
+        ),
+    ),
+    "spectrum": (
+        "The whole spectrum, and functions of operators",
+        (
+            "spectral_density SpectralDensity eigenvalue_count trace TraceResult diagonal DiagonalResult "
+            "frobenius_norm logdet trace_of_function matrix_function expm_multiply FunctionResult EstimateStatus"
+        ),
+    ),
+    "training": (
+        "Training",
+        (
+            "spectrum_tracker SpectrumTracker TrackerState scale_by_sharpness scale_by_natural_gradient "
+            "sharpness_penalty spectral_norm adam_preconditioner"
+        ),
+    ),
+    "runs": ("Runs, streams and the command", "run RunError stream memory_mapped_batches estimate Estimate Problem"),
+}
+
+
+def on_config(config: Any) -> Any:
+    """Assemble the source folder in a temporary one."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="manual-"))
+    shutil.copytree(HERE / "pages", folder, dirs_exist_ok=True)
+    (folder / "gallery").mkdir()
+    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(notebook, folder / "gallery")
+    front = (ROOT / "README.md").read_text().replace("notebooks/manual/pages/", "")
+    (folder / "index.md").write_text(front)
+    shutil.copy(ROOT / "eigenjax" / "CHANGELOG.md", folder / "changelog.md")
+    write_reference(folder / "reference")
+    config["docs_dir"] = str(folder)
+    return config
+
+
+def write_reference(folder: pathlib.Path) -> None:
+    """Write one page for each group."""
+    names = [name for _, group in GROUPS.values() for name in group.split()]
+    wrong = set(names) ^ set(eigenjax.__all__)
+    if wrong or len(names) != len(set(names)):
+        raise ValueError(
+            f"GROUPS of the manual and eigenjax.__all__ differ in {sorted(wrong)}, or a name is there twice"
+        )
+    folder.mkdir()
+    for page, (title, group) in GROUPS.items():
+        blocks = "\n\n".join(map(block, group.split()))
+        (folder / f"{page}.md").write_text(f"# {title}\n\n{blocks}\n")
+
+
+def block(name: str) -> str:
+    """Return the directive for one name: functions are inspected, and the fields of classes read from the source."""
+    found = getattr(eigenjax, name)
+    if not inspect.isclass(found):
+        return f"::: eigenjax.{name}"
+    options = "    options: { force_inspection: false, filters: ['!^_'], heading_level: 2 }"
+    return f"::: {found.__module__}.{name}\n{options}"
