@@ -1,6 +1,8 @@
 """Krylov space of any operator, by the Arnoldi method.
 
-A V_m = V_m H + h v_(m+1) e_m^T,    w = beta v_1
+From w = beta v_1, m steps give an orthonormal basis V_m and a Hessenberg matrix H with
+
+    A V_m = V_m H + h v_(m+1) e_m^T
 """
 
 from typing import NamedTuple

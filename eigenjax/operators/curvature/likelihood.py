@@ -86,7 +86,7 @@ class Gaussian:
 
     def draw(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
         """Sample standard normal numbers shaped like the outputs."""
-        return draw_leaves(lambda key, z: jax.random.normal(key, z.shape, z.dtype), _materialized(outputs), keys)
+        return draw_leaves(lambda key, z: jax.random.normal(key, z.shape, z.dtype), materialized(outputs), keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Exponential:
 
     def losses(self, outputs: PyTree, targets: PyTree) -> jax.Array:
         """Compute the (b,) negative log-likelihoods of a batch's targets, without their constants."""
-        outputs = _materialized(outputs)
+        outputs = materialized(outputs)
         _check_alike(outputs, targets)
         dtype = tree.accumulation_dtype(outputs)
         loss = lambda z, y: over_positions(self._of_entries(z.astype(dtype), y))
@@ -127,7 +127,7 @@ class Exponential:
         """Sample y - E y, shaped like the outputs, in their accumulation dtype."""
         # In 16 bits the random numbers themselves would be multiples of 1 / 128.
         wide = lambda z: z.astype(tree.accumulation_dtype(z))
-        return draw_leaves(self.noise, jax.tree.map(wide, _materialized(outputs)), keys)
+        return draw_leaves(self.noise, jax.tree.map(wide, materialized(outputs)), keys)
 
     def _of_entries(self, z: jax.Array, y: jax.Array) -> jax.Array:
         y = y.astype(z.dtype)
@@ -198,7 +198,7 @@ def _drawn(batch_size, draw, model, params, data, key):
 
 
 def _half_squares(outputs: PyTree, targets: PyTree) -> jax.Array:
-    outputs = _materialized(outputs)
+    outputs = materialized(outputs)
     _check_alike(outputs, targets)
     distance = jax.tree.map(lambda z, y: z - y.astype(z.dtype), outputs, targets)
     return _inner_products(distance, distance) / 2
@@ -221,11 +221,12 @@ def over_positions(x: jax.Array) -> jax.Array:
 
 
 def _inner_products(x: PyTree, y: PyTree) -> jax.Array:
-    y = _materialized(y)
+    y = materialized(y)
     dtype = tree.accumulation_dtype((x, y))
     product = lambda x, y: over_positions(x.astype(dtype) * y.astype(dtype))
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(product, x, y)))
 
 
-def _materialized(outputs: PyTree) -> PyTree:
+def materialized(outputs: PyTree) -> PyTree:
+    """Return a model's outputs, with all logits in place of a `LinearHead`."""
     return outputs.logits() if isinstance(outputs, LinearHead) else outputs

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eigenjax.operators.curvature.likelihood import BERNOULLI, POISSON, Categorical, Gaussian
-from eigenjax.operators.curvature.linear_head import LinearHead
+from eigenjax.operators.curvature.likelihood import BERNOULLI, POISSON, Categorical, Gaussian, materialized
 from eigenjax.vectors.tree import PyTree
 
 NAMES = ("categorical", "gaussian", "bernoulli", "poisson")
@@ -50,7 +49,7 @@ class Likelihood:
 
     def losses(self, outputs: PyTree, targets: PyTree) -> jax.Array:
         """Compute the (b,) negative log-likelihoods of a batch's targets."""
-        return -_of_each(self.log_prob, "log_prob(outputs, targets)", _formed(outputs), targets)
+        return -_of_each(self.log_prob, "log_prob(outputs, targets)", materialized(outputs), targets)
 
     def scores(self, outputs: PyTree, targets: PyTree) -> jax.Array:
         """Compute the (b,) negative log-likelihoods of samples."""
@@ -59,7 +58,7 @@ class Likelihood:
     def expected(self, outputs: PyTree, _targets: PyTree) -> jax.Array:
         """Compute the (b,) divergences from the outputs' own distributions."""
         assert self.divergence is not None
-        outputs = _formed(outputs)
+        outputs = materialized(outputs)
         fixed = jax.lax.stop_gradient(outputs)
         return _of_each(self.divergence, "divergence(outputs, others)", fixed, outputs)
 
@@ -69,7 +68,7 @@ class Likelihood:
     def draw(self, outputs: PyTree, _targets: PyTree, keys: jax.Array) -> PyTree:
         """Sample the targets of a batch, each with its own key."""
         assert self.sample is not None
-        return jax.vmap(self.sample)(keys, _formed(outputs))
+        return jax.vmap(self.sample)(keys, materialized(outputs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,3 @@ def _of_each(function: Callable, call: str, *arguments: PyTree) -> jax.Array:
         given = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", values)
         raise TypeError(f"likelihood: {call} returns {given} for one example: it must be one real number, of shape ()")
     return values
-
-
-def _formed(outputs: PyTree) -> PyTree:
-    return outputs.logits() if isinstance(outputs, LinearHead) else outputs

@@ -69,8 +69,9 @@ def expm_multiply(
         TypeError: if they are not ints, or t is complex and v real.
 
     Cost: m matvecs for each step, of about a quarter of m / ||A|| in time; longer ones for Hermitian operators, whose
-    space of m vectors reaches m^2 / ||A||. m + 5 vectors. A gradient takes 2 m matvecs for each step, half of them with
-    A^H, and ten to twenty products with the adjoint of dA, and holds a vector for each of the max_matvecs / m steps.
+    space of m vectors reaches about m^2 / (10 ||A||). m + 5 vectors. A gradient takes 2 m matvecs for each step, half
+    of them with A^H, and ten to twenty products with the adjoint of dA, and holds a vector for each of the
+    max_matvecs / m steps.
 
     Example:
         >>> import jax.numpy as jnp
