@@ -240,8 +240,9 @@ def made_report(tmp_path_factory):
     params, data = jax.tree.map(to_float32, (problem.params, problem.data))
     problem = problem._replace(params=params, data=data)
     checks = [(5, np.array([1.0, 0.5, 0.1])), (10, np.array([0.1, 0.01, 1e-6]))]
-    solves = {"lanczos": Solve({"LA": _result(3.5, 2.25, 1.125), "SA": _result(-0.75, -0.5)}, 19, 1.5, 0.5, checks)}
-    beside = Solve({"LA": _result(3.25, 2.125, 1.0625)}, 12, 1.0, 0.5, checks)
+    groups = {"LA": _result(3.5, 2.25, 1.125), "SA": _result(-0.75, -0.5)}
+    solves = {"lanczos": Solve(groups, 19, 1.5, 0.5, {"LA": checks, "SA": checks[:1]})}
+    beside = Solve({"LA": _result(3.25, 2.125, 1.0625)}, 12, 1.0, 0.5, {"LA": checks})
     nodes = jnp.tile(jnp.r_[jnp.linspace(-0.75, 1.0, 20), 2.25, 3.5], (2, 1))
     density = SpectralDensity(nodes, jnp.full(nodes.shape, 1 / 22), jnp.zeros(nodes.shape), jnp.int32(44))
     layers = LayerSpectra({name: _result(1.75, 0.875) for name in params}, dict.fromkeys(params, 14), ["<left> out"])

@@ -10,10 +10,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from eigenjax.report.analysis import extras
-from eigenjax.report.analysis.solve import Programs, Settings
+from eigenjax.report.analysis.solve import Programs, Settings, Solve
 from eigenjax.report.inputs.operators import operator_of
 from eigenjax.report.inputs.progress import Progress
 from eigenjax.report.output.page import page
+from eigenjax.report.output.panels import draw_panels
+from eigenjax.result import EigenResult
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,19 @@ def test_every_number_is_there(made_report):
     wanted = ["pairs", "convergence", "gauss-newton", "density", "layers", "landscape", "training", "details"]
     assert sections == wanted
     assert written.count("<svg") == written.count("</svg>") == 13
+
+
+def test_convergence_names_the_end_of_the_spectrum_of_each_line():
+    checks = {"LA": [(5, np.array([1.0, 0.5, 0.1]))], "SA": [(5, np.array([1.0, 0.2])), (10, np.array([1e-3, 1e-4]))]}
+    result = lambda k: EigenResult(np.ones(k), None, np.ones(k), np.ones(k, bool), np.int32(0), np.int32(9))
+    solve = Solve({"LA": result(3), "SA": result(2)}, 9, 1.0, 0.5, checks)
+    beside = Solve({"LA": result(3)}, 9, 1.0, 0.5, {"LA": checks["LA"]})
+    additions = extras.Additions(None, None, beside, {})
+    (panel,) = draw_panels({"lanczos": solve}, 1e-5, additions, None, np.ones(2), None)["convergence"]
+    drawn = dict(zip(*panel.axes.get_legend_handles_labels()[::-1], strict=True))
+    names = ["the 3 largest eigenvalues", "the 2 lowest eigenvalues", "Gauss-Newton, the 3 largest eigenvalues"]
+    assert [name for name in drawn if "tolerance" not in name] == names
+    np.testing.assert_allclose(drawn[names[1]].get_xydata(), [[5, 1.0], [10, 1e-3]])
 
 
 def test_names_are_words_and_not_html(made_report):

@@ -31,7 +31,7 @@ def result_of(values, converged=True):
 
 
 def solve_of(values, converged=True):
-    return Solve({"LA": result_of(values, converged)}, 9, 1.0, 0.5, [])
+    return Solve({"LA": result_of(values, converged)}, 9, 1.0, 0.5, {})
 
 
 def density_of(values, num_probes=2):

@@ -40,7 +40,7 @@ class Solve(NamedTuple):
     num_matvecs: int  # all matvecs, including those of the progress display
     seconds: float  # wall time
     compile_seconds: float  # part of `seconds` spent on compilation
-    checks: list[tuple[int, np.ndarray]]  # convergence checks of Lanczos: matvecs and (k,) residuals at each
+    checks: dict[str, list[tuple[int, np.ndarray]]]  # Lanczos, by `which`: matvecs and (k,) residuals of each check
 
 
 def wanted_groups(which: str, k: int, size: int) -> dict[str, int]:
@@ -74,32 +74,27 @@ def solve_by_lanczos(
         title: title of the stage in the progress display.
 
     Returns:
-        The pairs. Cost: krylov_dim matvecs, and one for each verification of the residuals.
+        The pairs. Cost: krylov_dim matvecs, and one for each verification of the residuals of a group.
     """
     clock = _Clock(programs)
-    (which, k), *_ = settings.groups.items()
-    done, verification_matvecs, checks, summary_text, all_converged = 0, 0, [], "", False
+    done, num_verifications, results = 0, 0, {}
+    checks = {which: [] for which in settings.groups}
     with progress.stage(title, settings.krylov_dim) as update:
         update(0, "compiling")
         state = begin_lanczos(clock, op, key, settings.krylov_dim)
         while done < settings.krylov_dim:
             chunk = min(LANCZOS_CHUNK, settings.krylov_dim - done)
             state, done = advance_lanczos(clock, op, state, chunk), done + chunk
-            if done >= k and done < settings.krylov_dim and not all_converged:
-                checked = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
-                verification_matvecs += int(checked.num_matvecs) - done
-                checks.append((done, np.asarray(checked.residuals)))
-                summary_text, all_converged = _summary([checked]), bool(np.all(checked.converged))
-            update(done, f"{done} matvecs{summary_text}")
-        results = {
-            which: check_lanczos(clock, op, state, settings.tol, k=k, which=which)
-            for which, k in settings.groups.items()
-        }
-        update(done, f"{done} matvecs{_summary(list(results.values()))}")
-    if not all_converged:
-        checks.append((done, np.asarray(results[which].residuals)))
-    num_verifications = sum(int(result.num_matvecs) - done for result in results.values())
-    return clock.solve(results, done + verification_matvecs + num_verifications, checks)
+            is_last = done == settings.krylov_dim
+            for which, k in settings.groups.items():
+                # A group that has converged is verified once more at the end.
+                has_converged = which in results and bool(np.all(results[which].converged))
+                if is_last or (done >= k and not has_converged):
+                    results[which] = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
+                    num_verifications += int(results[which].num_matvecs) - done
+                    checks[which] += [] if has_converged else [(done, np.asarray(results[which].residuals))]
+            update(done, f"{done} matvecs{_summary(list(results.values()))}")
+    return clock.solve(results, done + num_verifications, checks)
 
 
 def begin_lanczos(programs: "Programs | _Clock", op: LinearOperator, key: jax.Array, krylov_dim: int) -> Any:
@@ -139,7 +134,7 @@ def solve_by_power(
     for which, k in settings.groups.items():
         with progress.stage(f"power {which}", k) as update:
             results[which] = _power_group(op, settings, key, which, update, clock)
-    return clock.solve(results, sum(int(result.num_matvecs) for result in results.values()), [])
+    return clock.solve(results, sum(int(result.num_matvecs) for result in results.values()), {})
 
 
 def _power_group(op, settings: Settings, key, which: str, update: Callable, clock: "_Clock") -> EigenResult:
@@ -170,6 +165,8 @@ def _first_pairs(state: power_iteration.PowerState, k: int) -> power_iteration.P
 
 
 def _summary(found: Sequence[EigenResult]) -> str:
+    if not found:
+        return ""
     converged = np.concatenate([pairs.converged for pairs in found])
     worst = max(float(np.max(pairs.residuals)) for pairs in found)
     return f", {converged.sum()}/{converged.size} converged, worst {worst:.1e}"
@@ -202,7 +199,7 @@ class _Clock:
     def run(self, function: Callable, *arguments: Any, **static: Any) -> Any:
         return self._programs.run(function, *arguments, **static)
 
-    def solve(self, results: dict[str, EigenResult], num_matvecs: int, checks: list[tuple[int, np.ndarray]]) -> Solve:
+    def solve(self, results: dict[str, EigenResult], num_matvecs: int, checks: dict[str, list]) -> Solve:
         on_host = jax.tree.map(np.asarray, results)
         compiling = self._programs.compile_seconds - self._compiled_before
         return Solve(on_host, num_matvecs, time.perf_counter() - self._start, compiling, checks)

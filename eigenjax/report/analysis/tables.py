@@ -62,7 +62,7 @@ def _table(which: str, results: dict[str, EigenResult]):
         table.add_column("converged", justify="right")
     apart = disagreement(list(results.values()))
     if apart is not None:
-        table.add_column("apart", justify="right")
+        table.add_column("rel diff", justify="right")
     for index in range(k):
         cells = [cell for result in results.values() for cell in _cells(result, index)]
         table.add_row(str(index + 1), *cells, *([] if apart is None else [f"{apart[index]:.1e}"]))
@@ -75,7 +75,7 @@ def _cells(result: EigenResult, index: int) -> tuple[str, str, str]:
 
 
 def _summary(name: str, solve: Solve, operator: str) -> list[str]:
-    seconds = f"{solve.seconds:.1f} s, {solve.compile_seconds:.1f} s of them compiling"
+    seconds = f"{solve.seconds:.1f} s, of which {solve.compile_seconds:.1f} s compilation"
     lines = [f"{name}: {solve.num_matvecs} matvecs with the {operator} in {seconds}"]
     for which, result in solve.results.items():
         status = Status(int(result.status))

@@ -16,23 +16,26 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 # Titles of the sections, in order; `_ABOUT` explains some of them.
 _SECTIONS = {
     "pairs": "Eigenpairs",
-    "convergence": "How they were found",
-    "gauss-newton": "Beside the Gauss-Newton matrix",
-    "density": "All eigenvalues",
-    "layers": "Layer by layer",
-    "landscape": "The loss around the parameters",
-    "training": "In training",
+    "convergence": "Convergence and cost",
+    "gauss-newton": "Hessian and Gauss-Newton matrix",
+    "density": "Spectral density",
+    "layers": "Eigenvalues of each layer",
+    "landscape": "Loss along the eigenvectors",
+    "training": "Training",
 }
 _BESIDE = ("convergence", "gauss-newton", "density")
 _ABOUT = {
-    "pairs": "An eigenvalue lies within the residual r of each value shown. The error estimate is r\u00b2 over the "
-    "distance to the others found, where a pair stands apart from them: smaller, and right unless an eigenvalue that "
-    "was not found lies nearer. Neither is below rounding.",
-    "gauss-newton": "It is the part of the Hessian that stays when the model is linearized, and has no negative "
-    "eigenvalues. For a cross-entropy of logits, one position to an example, it is the Fisher information too.",
-    "density": "By stochastic Lanczos quadrature: shares are counted, eigenvalues not computed. What is narrower than "
-    "the kernel of the curve is not resolved.",
-    "layers": "The largest eigenvalues of each layer's diagonal block, the other layers being constant.",
+    "pairs": "Bound: at least one eigenvalue of the operator lies within the residual r of each value. Estimate: the "
+    "error is about r\u00b2 / gap, where the gap is the distance to the nearest other eigenvalue found. It is too "
+    "small if a closer eigenvalue was not found. Without a gap it is r. It is at least the rounding error.",
+    "convergence": "Residuals are computed every few matvecs until all pairs have converged.",
+    "gauss-newton": "The Gauss-Newton matrix is the Hessian of the loss with the model linearized at its parameters. "
+    "It has no negative eigenvalues if the loss is a convex function of the model's outputs. For softmax "
+    "cross-entropy with one prediction per example it equals the Fisher information matrix.",
+    "density": "The distribution of all eigenvalues, estimated from random vectors by stochastic Lanczos quadrature. "
+    "Features narrower than the kernel of the curve are not resolved.",
+    "layers": "The largest eigenvalues of the diagonal block of each layer, with the parameters of all other layers "
+    "held constant.",
 }
 
 

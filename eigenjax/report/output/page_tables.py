@@ -42,7 +42,7 @@ def of_section(name: str, document: Mapping[str, Any]) -> list[str]:
 
 def details(document: Mapping[str, Any]) -> Iterable[str]:
     """Yield the HTML of the details: arguments, versions, device, the parameters' leaves, and files."""
-    yield '<section id="details">\n<h2>How this was made</h2>'
+    yield '<section id="details">\n<h2>Settings and versions</h2>'
     arguments = [(name, _plain(value)) for name, value in document["arguments"].items()]
     yield table("Arguments", ("", ""), arguments, texts=2)
     yield table("Versions", ("", ""), list(document["versions"].items()), texts=2)
@@ -53,7 +53,7 @@ def details(document: Mapping[str, Any]) -> Iterable[str]:
     ]
     shapes = table("", ("", "shape"), leaves, texts=2)
     yield f"<details><summary>Parameters, {len(leaves)} arrays</summary>{shapes}</details>"
-    yield f'<p class="about">Beside this page: {html.escape(", ".join(document["files"]))}.</p>\n</section>'
+    yield f'<p class="about">Files in the same folder: {html.escape(", ".join(document["files"]))}.</p>\n</section>'
 
 
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, texts: int = 1) -> str:
@@ -84,8 +84,8 @@ def _facts(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "pairs converged", f"{sum(flags)} of {len(flags)}"
     if document["problem"]["loss"] is not None:
         yield "loss", f"{document['problem']['loss']:.5g}"
-    yield "matvecs of the pairs", f"{sum(each['products'] for each in document['algorithms'].values()):,}"
-    yield "seconds in all", f"{document['seconds']:.1f}"
+    yield "matvecs of the solvers", f"{sum(each['num_matvecs'] for each in document['algorithms'].values()):,}"
+    yield "total time", f"{document['seconds']:.1f} s"
 
 
 def _fact(name: str, value: str) -> str:
@@ -100,7 +100,11 @@ def _pairs_table(which: str, document: Mapping[str, Any]) -> str:
     groups = {name: record["pairs"][which] for name, record in document["algorithms"].items()}
     apart = document["relative_disagreement"][which]
     columns = ("residual", "error estimate", "converged")
-    head = ["", *(text for name in groups for text in (_NAMES[name], *columns)), *(["apart"] if apart else [])]
+    head = [
+        "",
+        *(text for name in groups for text in (_NAMES[name], *columns)),
+        *(["relative difference"] if apart else []),
+    ]
     count = len(next(iter(groups.values()))["eigenvalues"])
     rows = [
         [
@@ -121,10 +125,10 @@ def _cells(pairs: Mapping[str, Any], index: int) -> tuple[str, str, str, str]:
 
 def _spent(document: Mapping[str, Any]) -> list[str]:
     rows = [
-        (_NAMES[name], record["products"], f"{record['seconds']:.1f}", f"{record['compile_seconds']:.1f}")
+        (_NAMES[name], record["num_matvecs"], f"{record['seconds']:.1f}", f"{record['compile_seconds']:.1f}")
         for name, record in document["algorithms"].items()
     ]
-    return [table("What the solves took", ("", "matvecs", "seconds", "of them compiling"), rows)]
+    return [table("Cost of each solver", ("", "matvecs", "seconds", "of which compilation"), rows)]
 
 
 def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
@@ -133,16 +137,18 @@ def _gauss_newton(document: Mapping[str, Any]) -> list[str]:
     values = hessian_pairs["eigenvalues"] if hessian_pairs else [None] * len(gauss_newton["eigenvalues"])
     rows = [(i + 1, _number(values[i]), *_cells(gauss_newton, i)) for i in range(len(gauss_newton["eigenvalues"]))]
     head = ("", "Hessian", "Gauss-Newton", "residual", "error estimate", "converged")
-    summary = f"{document['gauss_newton']['products']} matvecs: {gauss_newton['status']}: {gauss_newton['advice']}"
-    return [table("The largest eigenvalues of both", head, rows), f'<p class="about">{html.escape(summary)}</p>']
+    cost = f"{document['gauss_newton']['num_matvecs']} matvecs with the Gauss-Newton matrix"
+    summary = f"{cost}. {gauss_newton['status']}: {gauss_newton['advice']}."
+    return [table("The largest eigenvalues", head, rows), f'<p class="about">{html.escape(summary)}</p>']
 
 
 def _density(document: Mapping[str, Any]) -> list[str]:
     found = document["density"]
     rows = [(f"{at:.4g}", f"{share:.4f}", f"{error:.1e}") for at, share, error in found["cdf"]]
-    text = f"{found['products']} matvecs, {len(found['nodes'])} probes of {len(found['nodes'][0])} steps."
-    head = ("up to", "share of eigenvalues", "standard error")
-    return [table("How many eigenvalues lie where", head, rows, texts=0), f'<p class="about">{text}</p>']
+    probes = f"{len(found['nodes'])} random vectors with {len(found['nodes'][0])} Lanczos steps each"
+    text = f"{found['num_matvecs']} matvecs: {probes}."
+    head = ("\u03bb at most", "fraction of eigenvalues", "standard error")
+    return [table("Cumulative distribution", head, rows, texts=0), f'<p class="about">{text}</p>']
 
 
 def _layers(document: Mapping[str, Any]) -> list[str]:
@@ -151,15 +157,15 @@ def _layers(document: Mapping[str, Any]) -> list[str]:
         (
             name or "(all)",
             record["size"],
-            record["products"],
+            record["num_matvecs"],
             f"{sum(record['converged'])} of {len(record['converged'])}",
             _number(record["eigenvalues"][0]),
             ", ".join(_short_value(value) for value in record["eigenvalues"][1:]),
         )
         for name, record in found["found"].items()
     ]
-    head = ("layer", "parameters", "matvecs", "converged", "largest", "and then")
-    text = f"Left out, since matvecs were to be spared: {', '.join(found['left_out'])}." if found["left_out"] else ""
+    head = ("layer", "parameters", "matvecs", "converged", "largest", "next largest")
+    text = f"Omitted to limit the number of matvecs: {', '.join(found['left_out'])}." if found["left_out"] else ""
     return [table("The largest eigenvalues of each layer", head, rows), f'<p class="about">{html.escape(text)}</p>']
 
 
@@ -170,7 +176,7 @@ def _training(document: Mapping[str, Any]) -> list[str]:
         for s, loss, value in zip(history["steps"], history["losses"], history["eigenvalues"], strict=True)
     ]
     inner = table("", ("step", "loss", "largest eigenvalue"), rows, texts=0)
-    return [f"<details><summary>The numbers, {len(rows)} records</summary>{inner}</details>"]
+    return [f"<details><summary>Table of {len(rows)} records</summary>{inner}</details>"]
 
 
 def _title(which: str, pairs: Mapping[str, Any]) -> str:
@@ -191,8 +197,8 @@ def _short(value: float | None) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " ".join(map(str, value)) or "nothing"
-    return "by default" if value is None else str(value)
+        return " ".join(map(str, value)) or "none"
+    return "default" if value is None else str(value)
 
 
 # By section: the key of its entry in the document, and the function that makes its tables.

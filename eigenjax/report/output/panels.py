@@ -9,6 +9,7 @@ from eigenjax.report import pictures
 from eigenjax.report.analysis.extras import Additions
 from eigenjax.report.analysis.landscape import Landscape
 from eigenjax.report.analysis.solve import Solve
+from eigenjax.report.analysis.tables import TITLES
 from eigenjax.report.inputs.problem import History
 from eigenjax.report.pictures.eigenvalues import allowed, title_of
 
@@ -44,10 +45,10 @@ def draw_panels(
     """
     panels = {"pairs": _pairs(solves, tol), "convergence": _convergence(solves, additions, tol)}
     if additions.density is not None:
-        caption = "Share of the eigenvalues per unit of λ, on a logarithmic axis; what stands apart is marked by lines."
+        caption = "Fraction of the eigenvalues per unit of λ, logarithmic. Vertical lines mark isolated eigenvalues."
         panels["density"] = [Panel("density", caption, pictures.draw_density(additions.density))]
     if additions.layers is not None:
-        caption = "The largest eigenvalues of each layer's block."
+        caption = "The largest eigenvalues of the block of each layer."
         panels["layers"] = [Panel("layers", caption, pictures.draw_layers(additions.layers.results))]
     if additions.gauss_newton is not None:
         panels["gauss-newton"] = _gauss_newton(solves, additions.gauss_newton)
@@ -66,22 +67,31 @@ def _pairs(solves: dict[str, Solve], tol: float) -> list[Panel]:
         above = pictures.draw_eigenvalues(results, title=title)
         below = pictures.draw_residuals(results, tolerance=allowed(solves, tol))
         below.set_title(f"Residuals of {title[0].lower()}{title[1:]}")
-        caption = f"{title}, by each algorithm: marks that coincide agree." if len(solves) > 1 else f"{title}."
+        caption = f"{title}. Circle and cross coincide where both algorithms agree." if len(solves) > 1 else f"{title}."
         panels.append(Panel(f"values-{which}", caption, above))
-        panels.append(Panel(f"residuals-{which}", "Residuals, and up to where a pair counts as converged.", below))
+        panels.append(
+            Panel(f"residuals-{which}", "Residual of each pair. Pairs below the dashed line have converged.", below)
+        )
     return panels
 
 
 def _convergence(solves: dict[str, Solve], additions: Additions, tol: float) -> list[Panel]:
-    checks = {"Lanczos": solves["lanczos"].checks} if "lanczos" in solves else {}
+    shown = {"": solves["lanczos"]} if "lanczos" in solves else {}
     if additions.gauss_newton is not None:
-        checks["Lanczos, Gauss-Newton matrix"] = additions.gauss_newton.checks
+        shown["Gauss-Newton, "] = additions.gauss_newton
+    checks = {
+        f"{operator}{TITLES[which].format(k=len(solve.results[which].eigenvalues))}": seen
+        for operator, solve in shown.items()
+        for which, seen in solve.checks.items()
+    }
     histories = {name: ([at for at, _ in seen], [residuals for _, residuals in seen]) for name, seen in checks.items()}
     histories = {name: history for name, history in histories.items() if np.isfinite(history[1]).any()}
     if not histories:
         return []
-    caption = "Residuals against matvecs spent, until all had converged: the worst as a thick line, each as a thin one."
-    return [Panel("convergence", caption, pictures.draw_convergence(histories, tolerance=allowed(solves, tol)))]
+    caption = "Residuals of the Lanczos method: a thin line for each pair, a thick line for the largest residual."
+    axes = pictures.draw_convergence(histories, tolerance=allowed(solves, tol))
+    axes.set_title("Convergence of the Lanczos method")
+    return [Panel("convergence", caption, axes)]
 
 
 def _gauss_newton(solves: dict[str, Solve], gauss_newton: Solve) -> list[Panel]:
@@ -90,7 +100,7 @@ def _gauss_newton(solves: dict[str, Solve], gauss_newton: Solve) -> list[Panel]:
         return []
     results = {"Hessian": hessian_results["LA"], "Gauss-Newton": gauss_newton.results["LA"]}
     axes = pictures.draw_eigenvalues(results, title="Hessian and Gauss-Newton matrix")
-    caption = "The largest eigenvalues of both: they differ by what the model's own curvature adds."
+    caption = "The largest eigenvalues of both matrices. They differ by the curvature of the model."
     return [Panel("gauss-newton-values", caption, axes)]
 
 
@@ -98,12 +108,12 @@ def _landscape(landscape: Landscape, eigenvalues: np.ndarray) -> list[Panel]:
     panels = []
     for index, (line, value) in enumerate(zip(landscape.slices, eigenvalues, strict=True)):
         axes = pictures.draw_loss_along(line, eigenvalue=float(value), number=index + 1)
-        caption = f"The loss along eigenvector {index + 1}: the closer to the parabola, the more quadratic it is."
+        caption = f"Loss along eigenvector {index + 1}, and its second-order Taylor polynomial."
         panels.append(Panel(f"along-{index + 1}", caption, axes))
     if landscape.plane is not None:
         axes = pictures.draw_loss_across(landscape)
         panels.append(
-            Panel("across", "The loss across the first two eigenvectors, the parameters in the middle.", axes)
+            Panel("across", "Loss in the plane of eigenvectors 1 and 2. The white point marks the parameters.", axes)
         )
     return panels
 
@@ -112,8 +122,8 @@ def _training(history: History) -> list[Panel]:
     sharpness = pictures.draw_sharpness(history.steps, history.eigenvalues, learning_rate=history.learning_rate)
     losses = pictures.draw_losses(history.steps, history.losses)
     return [
-        Panel("sharpness", "The largest eigenvalue of the Hessian while the network was trained.", sharpness),
-        Panel("losses", "The loss in the same steps.", losses),
+        Panel("sharpness", "Largest eigenvalue of the Hessian during training.", sharpness),
+        Panel("losses", "Training loss at the same steps.", losses),
     ]
 
 

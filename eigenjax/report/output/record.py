@@ -198,7 +198,7 @@ def _problem_record(problem: Problem, op: LinearOperator, loss: float | None) ->
 def _solve_record(solve: Solve) -> dict[str, Any]:
     largest = max(float(np.max(np.abs(result.eigenvalues))) for result in solve.results.values())
     return {
-        "products": solve.num_matvecs,
+        "num_matvecs": solve.num_matvecs,
         "seconds": solve.seconds,
         "compile_seconds": solve.compile_seconds,
         "pairs": {which: _result_record(result, which, largest) for which, result in solve.results.items()},
@@ -215,7 +215,7 @@ def _result_record(result: EigenResult, which: str, operator_norm: float = 0.0) 
         "converged": result.converged,
         "status": status.name,
         "advice": status.advice,
-        "products": result.num_matvecs,
+        "num_matvecs": result.num_matvecs,
     }
 
 
@@ -224,7 +224,7 @@ def _density_record(found: SpectralDensity) -> dict[str, Any]:
     places = np.linspace(nodes.min(), nodes.max(), _NUM_PLACES)
     shares, errors = found.cdf(places), found.cdf_standard_error(places)
     return {
-        "products": found.num_matvecs,
+        "num_matvecs": found.num_matvecs,
         "nodes": nodes,
         "weights": found.weights,
         "residuals": found.residuals,

@@ -67,8 +67,8 @@ def draw_convergence(
         axes.set_xlim(left=0)
     axes.set_yscale("log")
     # Below the axes: the lines of k pairs for each solver leave no corner free.
-    canvas.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
-    title, x, y = "Convergence: each pair, and the worst", "matvecs with the operator", "residual  ‖A v - λ v‖"
+    canvas.legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.21), ncols=1, fontsize="small")
+    title, x, y = "Convergence of the residuals", "matvecs with the operator", "residual  ‖A v - λ v‖"
     return canvas.dress(axes, title=title, x=x, y=y)
 
 

@@ -41,7 +41,7 @@ def draw_density(
         >>> found = eigenjax.spectral_density(matrix, key=jax.random.key(0), num_probes=2, krylov_dim=30)
         >>> axes = draw_density(found)
         >>> axes.get_yscale(), axes.get_legend_handles_labels()[1]
-        ('log', ['density', '2 eigenvalues that stand apart'])
+        ('log', ['density', '2 isolated eigenvalues'])
     """
     if not isinstance(found, SpectralDensity):
         raise TypeError(f"found is a {type(found).__name__}: give what spectral_density(op, key=...) returns")
@@ -64,7 +64,7 @@ def draw_density(
     axes.set_xlim(low, high)
     canvas.legend(axes, loc="upper right", fontsize="small")
     return canvas.dress(
-        axes, title="Density of the whole spectrum", x="eigenvalue λ", y="share of eigenvalues per unit"
+        axes, title="Density of the whole spectrum", x="eigenvalue λ", y="fraction of eigenvalues per unit"
     )
 
 
@@ -101,8 +101,7 @@ def _draw_lines(axes: Any, found: SpectralDensity, eigenvalues: Any, grid: Any, 
     if not values.size:
         return
     heights = np.interp(values, grid, curve)
-    what = "eigenvalues known" if is_given else "eigenvalues that stand apart"
-    what = what.replace("eigenvalues", "eigenvalue").replace("stand", "stands") if values.size == 1 else what
+    what = f"{'given' if is_given else 'isolated'} eigenvalue{'' if values.size == 1 else 's'}"
     style = {"color": canvas.ORANGE, "linewidth": 1.4, "label": f"{values.size} {what}"}
     axes.vlines(values, floor, np.maximum(heights, 3 * floor), **style)
 

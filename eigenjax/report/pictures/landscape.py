@@ -9,7 +9,7 @@ from eigenjax.report.pictures import canvas
 
 
 def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: Any = None) -> Any:
-    """Draw the loss along an eigenvector, with the parabola that slope and eigenvalue predict.
+    """Draw the loss along an eigenvector, with the second-order Taylor polynomial, from the slope and the eigenvalue.
 
     Args:
         line: one of the slices returned by `eigenjax.report.analysis.landscape.survey`.
@@ -25,7 +25,7 @@ def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: An
     axes = canvas.axes_or_new(axes)
     axes.plot(positions, losses, color=canvas.BLUE, linewidth=2, label="loss")
     style = {"color": canvas.ORANGE, "linestyle": "--", "linewidth": 1.6}
-    axes.plot(positions, line.parabola, label="parabola of slope and eigenvalue", **style)
+    axes.plot(positions, line.parabola, label="Taylor polynomial, second order", **style)
     here = np.interp(0.0, positions, losses)
     axes.plot(0, here, "o", color=canvas.INK, markersize=6, linestyle="none", label="the parameters")
     canvas.legend(axes, loc="best", fontsize="small")
@@ -64,7 +64,7 @@ def draw_loss_across(landscape: Landscape, *, axes: Any = None) -> Any:
     if 1 / 3 < first[-1] / second[-1] < 3:
         axes.set_aspect("equal")
     texts = {"x": "distance along eigenvector 1", "y": "distance along eigenvector 2"}
-    return canvas.dress(axes, title="Across both", grid=False, **texts)
+    return canvas.dress(axes, title="Plane of eigenvectors 1 and 2", grid=False, **texts)
 
 
 def draw_landscape(landscape: Landscape, eigenvalues: Any, *, figure: Any = None) -> Any:
