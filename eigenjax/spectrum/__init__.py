@@ -1,8 +1,8 @@
 """Estimators for the whole spectrum: its density, the trace, the diagonal, and functions of the operator.
 
 Read `trace` first, then `density`. `function_traces` has `logdet`, over `function_estimates`; `functions` has functions
-times a vector, over `general_functions` for operators without symmetry. `probing/` holds the random probes and
-quadratures, `exponential/` the exponential; `status` holds the status codes.
+times a vector, over `general_functions` for operators without symmetry, and `function_adjoint` their derivative.
+`probing/` holds the random probes and quadratures, `exponential/` the exponential; `status` holds the status codes.
 
 Imports `vectors`, `operators`, `krylov` and `solvers`.
 """

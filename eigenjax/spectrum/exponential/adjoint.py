@@ -13,17 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eigenjax.krylov.general.krylov_space import KrylovSpace, krylov_space
 from eigenjax.operators.base import LinearOperator, conjugated, matvec
 from eigenjax.spectrum.exponential.defect import matrix_exponential, step
 from eigenjax.spectrum.exponential.steps import Exponential
+from eigenjax.spectrum.probing.bilinear_terms import add_terms, cotangent_of, floating_leaves
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
-
-# Singular values below this times eps times the largest are rounding.
-_ROUNDING = 1.0
 
 
 def pullback(
@@ -38,7 +35,7 @@ def pullback(
         cotangent: that of the vector, in JAX's convention, without a conjugation.
         krylov_dim: m.
     """
-    floating, rebuild = _floating(op)
+    floating, rebuild = floating_leaves(op)
     zeros = [jnp.zeros_like(x) for x in floating]
 
     def backward(carry):
@@ -46,7 +43,8 @@ def pullback(
         fraction = solved.fractions[index]
         forward_space = krylov_space(op, tree.row(solved.starts, index), krylov_dim)
         adjoint_space = krylov_space(op.H, adjoint, krylov_dim)
-        total = _add_terms(floating, rebuild, total, t, fraction, forward_space, adjoint_space)
+        coefficients = _coefficients(t * fraction.astype(t.dtype), forward_space, adjoint_space)
+        total = add_terms(floating, rebuild, total, coefficients, forward_space.basis, adjoint_space.basis)
         found = step(adjoint_space, jnp.conj(t), fraction)
         adjoint = tree.scale(adjoint_space.length, tree.combine(found.coefficients, adjoint_space.basis))
         return index - 1, adjoint, total
@@ -59,47 +57,14 @@ def pullback(
     # <w, A y(1)> as a product without conjugation.
     slope = tree.inner(conjugated(cotangent), matvec(op, solved.vector))
     slope = slope if jnp.iscomplexobj(t) else slope.real
-    return _cotangent(op, total), conjugated(adjoint), (slope * valid.astype(slope.dtype)).astype(t.dtype)
+    return cotangent_of(op, total), conjugated(adjoint), (slope * valid.astype(slope.dtype)).astype(t.dtype)
 
 
-def _add_terms(floating, rebuild, total, t, fraction, of_y: KrylovSpace, of_z: KrylovSpace) -> list[jax.Array]:
-    """Add t times the integral over one step, term by term, until the singular values are rounding."""
-    m, factor = of_y.matrix.shape[0], t * fraction.astype(t.dtype)
+def _coefficients(factor: jax.Array, of_y: KrylovSpace, of_z: KrylovSpace) -> jax.Array:
+    """Return the coefficients (m, m) of t times the integral over one step, in the bases of both spaces."""
+    m = of_y.matrix.shape[0]
     corner = jnp.zeros_like(of_y.matrix).at[0, 0].set(1)
     lower = jnp.concatenate([jnp.zeros_like(corner), factor * jnp.conj(of_z.matrix).T], axis=1)
     block = jnp.concatenate([jnp.concatenate([factor * of_y.matrix, corner], axis=1), lower])
-    left, sizes, right = jnp.linalg.svd(matrix_exponential(block)[:m, m:])
     weight = factor * (of_y.length * of_z.length).astype(factor.dtype)
-    least = _ROUNDING * jnp.finfo(sizes.dtype).eps * sizes[0]
-
-    def add(carry):
-        k, total = carry
-        along = tree.combine(left[:, k], of_y.basis)
-        beside = tree.combine(jnp.conj(right[k]), of_z.basis)
-        _, pull = jax.vjp(lambda leaves: matvec(rebuild(leaves), along), floating)
-        (terms,) = pull(tree.scale(weight * sizes[k].astype(weight.dtype), conjugated(beside)))
-        return k + 1, jax.tree.map(jnp.add, total, terms)
-
-    is_counted = lambda carry: (carry[0] < m) & (sizes[jnp.minimum(carry[0], m - 1)] > least)
-    return jax.lax.while_loop(is_counted, add, (jnp.int32(0), total))[1]
-
-
-def _floating(op: LinearOperator) -> tuple[list[jax.Array], Any]:
-    """Return the floating-point leaves of an operator, and a function that builds it from such leaves."""
-    leaves, treedef = jax.tree.flatten(op)
-    is_floating = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
-
-    def rebuild(floating):
-        new = iter(floating)
-        return jax.tree.unflatten(
-            treedef, [next(new) if yes else x for x, yes in zip(leaves, is_floating, strict=True)]
-        )
-
-    return [jnp.asarray(x) for x, yes in zip(leaves, is_floating, strict=True) if yes], rebuild
-
-
-def _cotangent(op: LinearOperator, floating: list[jax.Array]) -> Any:
-    """Return the cotangent of an operator, with zeros of dtype float0 for integer leaves."""
-    new = iter(floating)
-    zero = lambda x: np.zeros(jnp.shape(x), jax.dtypes.float0)
-    return jax.tree.map(lambda x: next(new) if jnp.issubdtype(jnp.result_type(x), jnp.inexact) else zero(x), op)
+    return weight * matrix_exponential(block)[:m, m:]

@@ -15,7 +15,7 @@ from eigenjax.solvers.convergence.status import tolerance
 from eigenjax.spectrum.exponential.adjoint import pullback
 from eigenjax.spectrum.exponential.steps import Exponential, exponential
 from eigenjax.spectrum.functions import TOL_REMEDY, FunctionResult, operator_and_vector
-from eigenjax.spectrum.probing.derivatives import not_differentiable
+from eigenjax.spectrum.probing.derivatives import first_only, not_differentiable
 from eigenjax.spectrum.status import EstimateStatus, status_of
 from eigenjax.vectors import tree
 from eigenjax.vectors.tree import PyTree
@@ -99,7 +99,12 @@ def expm_multiply(
     tol = tolerance(tol, tree.real_dtype(dtype))
     krylov_dim = min(krylov_dim, op.size)
     steps = max(max_matvecs // krylov_dim, 1)
-    parts: Any = _exponential(krylov_dim, steps, op, start, t, tol * _AIM / _SAFETY)
+    try:
+        parts: Any = _exponential(krylov_dim, steps, op, start, t, tol * _AIM / _SAFETY)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise TypeError("expm_multiply has a derivative in reverse mode only: take jax.grad or jax.jacrev") from error
     vector, (done, error, num_steps) = parts
     error = jnp.where(done < 1, jnp.inf, _SAFETY * error)
     norm = tree.norm(vector)
@@ -115,7 +120,7 @@ def _exponential(krylov_dim: int, max_steps: int, op: LinearOperator, v: PyTree,
 
 
 def _forward(krylov_dim: int, max_steps: int, op: LinearOperator, v: PyTree, t: jax.Array, tol: jax.Array) -> Any:
-    op, v, t, tol = not_differentiable("expm_multiply", (op, v, t, tol))
+    op, v, t, tol = not_differentiable(first_only("expm_multiply"), (op, v, t, tol))
     solved = _solve(op, v, t, tol, krylov_dim, max_steps, keep=True)
     return _parts(solved), (op, t, tol, solved)
 

@@ -68,19 +68,24 @@ def differentiable_once(name: str, x: Any) -> Any:
 
 @differentiable_once.defjvp
 def _(name: str, primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    return not_differentiable(name, primals[0]), tangents[0]
+    return not_differentiable(first_only(name), primals[0]), tangents[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def not_differentiable(name: str, x: Any) -> Any:
-    """Return a pytree, whose derivative raises a NotImplementedError that names the function."""
-    del name
+def not_differentiable(message: str, x: Any) -> Any:
+    """Return a pytree, whose derivative raises a NotImplementedError with this message."""
+    del message
     return x
 
 
 @not_differentiable.defjvp
-def _(name: str, _primals: tuple, _tangents: tuple) -> tuple[Any, Any]:
-    raise NotImplementedError(
+def _(message: str, _primals: tuple, _tangents: tuple) -> tuple[Any, Any]:
+    raise NotImplementedError(message)
+
+
+def first_only(name: str) -> str:
+    """Format the message for a second derivative of a function."""
+    return (
         f"{name} has first derivatives only, because its Krylov spaces are constants of the gradient: for a second "
         "derivative write the function of a dense matrix, eigenjax.to_dense(op), with jax.numpy"
     )
@@ -99,22 +104,22 @@ def terms(
         f: function of (m,) values.
     """
     weights = jnp.where(valid, first_row, 0)
-    matrix = weights[:, None] * divided_differences(f, values) * weights[None]
+    matrix = weights[:, None] * divided_differences(f, values, values) * weights[None]
     # An infinite value of f without weight must not spoil the matrix.
     coefficients, columns = jnp.linalg.eigh(jnp.where(weights[:, None] * weights[None] == 0, 0, matrix))
     _, largest = jax.lax.top_k(jnp.abs(coefficients), min(PRODUCTS, values.shape[0]))
     return coefficients[largest], jnp.matmul(vectors, columns[:, largest], precision=jax.lax.Precision.HIGHEST)
 
 
-def divided_differences(f: Callable, values: jax.Array) -> jax.Array:
-    """Compute the (m, m) matrix (f(x_i) - f(x_j)) / (x_i - x_j), for f of arrays of the shape (m,)."""
-    x, y = values[:, None], values[None]
-    distance, images = x - y, f(values)
-    is_near = jnp.abs(distance) <= jnp.finfo(values.dtype).eps ** _NEAR_POWER * jnp.maximum(jnp.abs(x), jnp.abs(y))
-    quotient = (images[:, None] - images[None]) / jnp.where(is_near, 1, distance)
-    slopes_at = derivative_of(f, values)
+def divided_differences(f: Callable, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Compute the (m, m) matrix (f(x_i) - f(y_j)) / (x_i - y_j), for f of arrays of the shape (m,)."""
+    x, y = first[:, None], second[None]
+    distance = x - y
+    is_near = jnp.abs(distance) <= jnp.finfo(first.dtype).eps ** _NEAR_POWER * jnp.maximum(jnp.abs(x), jnp.abs(y))
+    quotient = (f(first)[:, None] - f(second)[None]) / jnp.where(is_near, 1, distance)
     middle = jax.vmap(lambda row: derivative_of(f, row))((x + y) / 2)
-    return jnp.where(is_near, (slopes_at[:, None] + 4 * middle + slopes_at[None]) / 6, quotient)
+    ends = derivative_of(f, first)[:, None] + derivative_of(f, second)[None]
+    return jnp.where(is_near, (ends + 4 * middle) / 6, quotient)
 
 
 def derivative_of(f: Callable, values: jax.Array) -> jax.Array:
