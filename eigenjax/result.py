@@ -60,9 +60,10 @@ _ADVICE = {
     ),
     Status.INCONSISTENT: (
         "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "
-        "call (dropout, a shuffled batch), or b is not positive definite, or inverse is not that of A - sigma B with "
-        "this sigma: the residuals are true, but the method does not apply; look at symmetry_error(op, key), and call "
-        "eigs for an operator that is not symmetric"
+        "call (dropout, a shuffled batch), or it computes with less precision than its dtype has, or b is not positive "
+        "definite, or inverse is not that of A - sigma B with this sigma: the residuals are true, but the method does "
+        "not apply; look at check_operator(op, key), loosen tol to the precision of the operator, and call eigs for an "
+        "operator that is not symmetric"
     ),
     Status.UNVERIFIED: (
         "all pairs converged, but max_matvecs ended the search for missed ones: copies of repeated eigenvalues may be "

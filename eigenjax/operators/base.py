@@ -217,6 +217,7 @@ class StructuralOperator(LinearOperator):
 
     leaves: tuple[jax.ShapeDtypeStruct, ...] = dataclasses.field(metadata={"static": True})
     treedef: Any = dataclasses.field(metadata={"static": True})
+    unit: float = dataclasses.field(metadata={"static": True}, default=0.0)  # machine epsilon of its matvecs
 
     @property
     def structure(self) -> PyTree:
@@ -224,14 +225,14 @@ class StructuralOperator(LinearOperator):
         return jax.tree.unflatten(self.treedef, self.leaves)
 
 
-def structural_operator(structure: PyTree) -> StructuralOperator:
-    """Return the operator without a matvec whose vectors have this structure.
+def structural_operator(structure: PyTree, unit: float = 0.0) -> StructuralOperator:
+    """Return the operator without a matvec whose vectors have this structure, and matvecs this machine epsilon.
 
     >>> structural_operator(jax.ShapeDtypeStruct((3,), jnp.float32)).shape
     (3, 3)
     """
     leaves, treedef = jax.tree.flatten(structure)
-    return StructuralOperator(tuple(leaves), treedef)
+    return StructuralOperator(tuple(leaves), treedef, unit)
 
 
 def conjugated(vector: PyTree) -> PyTree:

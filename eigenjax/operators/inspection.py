@@ -14,6 +14,7 @@ from eigenjax.calls import explained
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator, describe_all, refuse_stream
 from eigenjax.operators.functions.captured import with_sources
+from eigenjax.operators.functions.precision import rounding_unit, unit_of_leaves
 from eigenjax.operators.host import is_scipy_operator
 from eigenjax.operators.matrices import is_matrix
 from eigenjax.vectors import random_vectors, tree
@@ -109,7 +110,8 @@ class OperatorReport(NamedTuple):
     asymmetry: float
     """|<u, A v> - <A u, v>| / (||A u|| + ||A v||)."""
     tolerance: float
-    """Largest deviation accepted as rounding: sqrt(eps) of the working dtype, or 16 eps of the narrowest if larger."""
+    """Largest deviation accepted as rounding: sqrt(eps) of the working dtype, or 16 eps of the narrowest dtype of a
+    leaf or of a matrix product in the loss if larger."""
 
 
 # A matvec in 16 bits rounds at every step, hence a multiple of eps. In a wide dtype the rounding error stays below
@@ -162,7 +164,7 @@ def check_operator(op: Any, key: jax.Array, *, like: PyTree = None) -> OperatorR
         raise TypeError("check_operator compares calls of a matvec, and under jit there is one only: call it outside")
     _check_result(image_u, structure)
     _check_losses(op)
-    report = _report(apply, structure, (u, v), image_u)
+    report = _report(apply, structure, (u, v), image_u, _tolerance(op, structure))
     for is_wrong, message in (
         (not _is_finite(report), _NOT_FINITE),
         (not report.change <= report.tolerance, _CHANGING),
@@ -186,7 +188,8 @@ _CHANGING = (
 _NOT_LINEAR = (
     "the matvec is not linear, A(u + c v) differs from A u + c A v or A 0 from 0: the callable returns a gradient "
     "rather than a derivative along v, adds a constant, or clips or normalizes what it returns; give jax.jvp of the "
-    "gradient along v, as eigenjax.hessian does"
+    "gradient along v, as eigenjax.hessian does. A callable that computes in 16 bits is not linear to its rounding: "
+    "compute in float32 to check it"
 )
 _NOT_SYMMETRIC = (
     "the matvec is linear but not symmetric: no second derivative of one scalar is like that, so a custom derivative "
@@ -226,7 +229,9 @@ def _check_result(image: PyTree, structure: PyTree) -> None:
         ) from error
 
 
-def _report(apply: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree) -> OperatorReport:
+def _report(
+    apply: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, image_u: PyTree, tolerance: float
+) -> OperatorReport:
     u, v = pair
     # A factor of 1 would not detect a conjugation or an absolute value.
     is_complex = all(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(structure))
@@ -240,11 +245,11 @@ def _report(apply: Callable[[PyTree], PyTree], structure: PyTree, pair: Any, ima
     nonlinear = jnp.maximum(tree.norm(tree.add_scaled(of_sum, -1, expected)), tree.norm(of_zero))
     asymmetric = jnp.abs(tree.inner(u, image_v) - tree.inner(image_u, v))
     figures = (tree.norm(tree.add_scaled(again, -1, image_u)), nonlinear, asymmetric)
-    return OperatorReport(*(float(figure / size) for figure in figures), tolerance=_tolerance(structure))
+    return OperatorReport(*(float(figure / size) for figure in figures), tolerance=tolerance)
 
 
-def _tolerance(structure: PyTree) -> float:
-    narrowest = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(structure))
+def _tolerance(op: Any, structure: PyTree) -> float:
+    narrowest = rounding_unit(op) if isinstance(op, LinearOperator) else unit_of_leaves(structure)
     return max(float(jnp.finfo(tree.accumulation_dtype(structure)).eps) ** 0.5, _ROUNDINGS * narrowest)
 
 

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from eigenjax.arguments import on_device
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator, structural_operator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
 from eigenjax.runs.stream import Stream
 from eigenjax.solvers.convergence.status import stopping_tolerance
@@ -66,7 +67,7 @@ class StreamSolve(OperatorSolve):
 
     def __init__(self, stream: Stream, plan: Plan, sigma: Any, v0: Any, seed: jax.Array, shardings: PyTree):
         self._stream = stream
-        super().__init__(structural_operator(stream.structure), plan, sigma, v0, seed, shardings)
+        super().__init__(structural_operator(stream.structure, rounding_unit(stream)), plan, sigma, v0, seed, shardings)
 
     def advance(self, until: int) -> SolveProgress:
         """Advance by at least one block, until `until` matvecs have been used."""

@@ -27,6 +27,7 @@ from eigenjax.operators.batching import checked_batch_size, num_examples
 from eigenjax.operators.curvature.hessian import hessian
 from eigenjax.operators.curvature.modules import parameters_of
 from eigenjax.operators.functions.captured import NamedFunction
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.runs import checks
 from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, first_batch, groups_alike
 from eigenjax.spectrum.probing.host import HostOperator
@@ -73,7 +74,8 @@ class Stream(HostOperator):
         self.curvature, self.params, self.arrays, self.batches = curvature, params, params, batches
         self._weigh, self._sharding = weigh, sharding
         self._first = batch_checksum(first)
-        self.structure = jax.eval_shape(curvature, params, _described(first)).structure
+        op = jax.eval_shape(curvature, params, _described(first))
+        self.structure, self.unit = op.structure, rounding_unit(op)
         self.epoch: Epoch | None = None
         self.expected: list[float] | None = None
 

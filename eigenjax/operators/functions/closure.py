@@ -5,12 +5,14 @@ function is therefore traced once, and the arrays that the trace meets outside i
 (`jax.closure_convert` converts floating-point tracers only, and leaves integer labels and concrete arrays in place.)
 """
 
+import functools
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -18,6 +20,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from eigenjax.operators.functions.trace_key import trace_key
 from eigenjax.vectors.tree import PyTree
 
+# Primitives that compute most of a loss; others in 16 bits, such as casts of stored data, leave its precision.
+_PRODUCTS = ("dot_general", "conv_general_dilated")
 # Live programs by their trace key.
 _programs: weakref.WeakValueDictionary[Any, "TracedFunction"] = weakref.WeakValueDictionary()
 
@@ -46,6 +50,11 @@ class TracedFunction:
     def mentions(self, primitive: str) -> bool:
         """Return whether a primitive of this name occurs in the program or in an inner one."""
         return _mentions(self._jaxpr, primitive)
+
+    @functools.cached_property
+    def product_eps(self) -> float:
+        """Largest machine epsilon of the operands and results of all matrix products and convolutions; 0 if none."""
+        return _product_eps(self._jaxpr)
 
     def shared(self) -> "TracedFunction":
         """Return the first live program that computes the same, so that jit reuses its compiled code.
@@ -130,13 +139,24 @@ def _frozen_equation(equation: Any) -> Any:
 
 
 def _mentions(jaxpr: Any, primitive: str) -> bool:
+    return any(equation.primitive.name == primitive for equation in _equations(jaxpr))
+
+
+def _product_eps(jaxpr: Any) -> float:
+    products = [equation for equation in _equations(jaxpr) if equation.primitive.name in _PRODUCTS]
+    dtypes = {variable.aval.dtype for equation in products for variable in (*equation.invars, *equation.outvars)}
+    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)), default=0.0)
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """Yield the equations of a program and of all programs in it."""
     if hasattr(jaxpr, "jaxpr"):
         jaxpr = jaxpr.jaxpr
     for equation in getattr(jaxpr, "eqns", ()):
-        inner = [part for value in equation.params.values() for part in (value if _is_sequence(value) else [value])]
-        if equation.primitive.name == primitive or any(_mentions(part, primitive) for part in inner):
-            return True
-    return False
+        yield equation
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else [value]:
+                yield from _equations(part)
 
 
 def _rewritten(jaxpr: Any, change: Callable[[Any], Any]) -> Any:
@@ -153,7 +173,3 @@ def _rewritten_param(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Jaxpr):
         return _rewritten(value, change)
     return tuple(_rewritten_param(part, change) for part in value) if type(value) is tuple else value
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, tuple | list)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.vectors import tree
 from eigenjax.vectors.pseudorandom import arbitrary_signs
 from eigenjax.vectors.tree import PyTree
@@ -160,11 +161,6 @@ def _pair(progress: VerificationProgress) -> jax.Array:
 def true_residuals(op: LinearOperator, eigenvalues: jax.Array, vectors: PyTree) -> jax.Array:
     """Compute the (k,) norms ||A v_i - lambda_i v_i|| with k matvecs, one after another in the memory of one."""
     return jax.lax.map(lambda pair: _residual(op, *pair), (eigenvalues, vectors))
-
-
-def rounding_unit(op: LinearOperator) -> float:
-    """Return the machine epsilon of a matvec: that of the narrowest leaf."""
-    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(op.structure))
 
 
 def _residual(op: LinearOperator, eigenvalue: jax.Array, vector: PyTree) -> jax.Array:

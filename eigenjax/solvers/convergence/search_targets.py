@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.solvers.convergence.residuals import rounding_unit
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.solvers.convergence.status import stopping_tolerance, tolerance
 from eigenjax.vectors.arithmetic import safe_divide
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult, Status
-from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import safe_divide
 from eigenjax.vectors.tree import PyTree

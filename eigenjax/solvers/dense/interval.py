@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
+from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE
 from eigenjax.solvers.dense import symmetric
 from eigenjax.solvers.dense.choice import DenseSolver
 from eigenjax.solvers.interval.assembly import selection, with_interval

@@ -9,9 +9,10 @@ from eigenjax.dense.symmetric import eigh
 from eigenjax.krylov import ritz
 from eigenjax.krylov.rayleigh_ritz import Extraction
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
-from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
+from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, with_absolute, with_status
 from eigenjax.solvers.dense.choice import DenseSolver, fits_accelerator
 from eigenjax.solvers.dense.matrix import column_norms, entries, is_matrix, largest_entry

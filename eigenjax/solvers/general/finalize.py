@@ -10,9 +10,10 @@ from eigenjax.krylov.general.general_ritz import converged_first
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators import complexified
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs, search_targets
-from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
+from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.solvers.general.krylov_schur import KrylovSchurState
 from eigenjax.vectors import tree

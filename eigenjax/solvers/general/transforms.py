@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.complexified import complex_matvec, is_real
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult, Status
-from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import ROUNDING_FLOOR, tolerance
 from eigenjax.solvers.pencil.quotient import InverseProduct, parts
 from eigenjax.vectors import tree

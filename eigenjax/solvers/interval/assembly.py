@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult, Status
-from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE, rounding_unit
+from eigenjax.solvers.convergence.residuals import VERIFICATION_TOLERANCE
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status
 from eigenjax.vectors import tree
 from eigenjax.vectors.signs import fix_signs

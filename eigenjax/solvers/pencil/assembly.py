@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import matvec
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult, Status
-from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import ROUNDING_FLOOR, tolerance
 from eigenjax.solvers.pencil.pencil import Pencil, all_times_a, all_times_b, times_b
 from eigenjax.vectors import tree

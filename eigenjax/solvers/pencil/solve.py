@@ -77,10 +77,16 @@ def solve_pencil(pencil: Pencil, plan: Plan, v0: Any, sigma: Any, key: jax.Array
     else:
         bounds = {"error_bounds": result.error_bounds, "error_estimates": result.error_estimates}
         assembly = assembly._replace(**bounds, gap=result.gap)
-    errors = assembly.error_bounds
+    errors, estimates = assembly.error_bounds, assembly.error_estimates
     assert errors is not None
+    assert estimates is not None
+    # With the inverse of another shift the values of the solver say nothing.
+    unknown = jnp.where(assembly.status == Status.INCONSISTENT, jnp.inf, jnp.zeros_like(errors))
+    assembly = assembly._replace(
+        error_bounds=errors + rounding + unknown, error_estimates=jnp.maximum(estimates, rounding) + unknown
+    )
     # The derivative distinguishes eigenvalues by the errors of the solver alone.
-    return WithRecycled(assembly._replace(error_bounds=errors + rounding), errors)
+    return WithRecycled(assembly, errors)
 
 
 def solve_preconditioned(

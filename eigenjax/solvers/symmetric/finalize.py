@@ -14,6 +14,7 @@ from eigenjax.krylov.decomposition import KrylovDecomposition
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.krylov.thick_restart import outside_of_basis
 from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence import missed_pairs
 from eigenjax.solvers.convergence.error_bounds import with_error_bounds
@@ -22,7 +23,6 @@ from eigenjax.solvers.convergence.residuals import (
     Verification,
     VerificationProgress,
     begin_verification,
-    rounding_unit,
     verify,
 )
 from eigenjax.solvers.convergence.status import CandidatePairs, with_status

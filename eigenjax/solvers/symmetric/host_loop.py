@@ -17,6 +17,7 @@ from jax.core import Tracer
 from eigenjax.arguments import on_device
 from eigenjax.krylov.solve_spec import SolveSpec
 from eigenjax.operators.base import LinearOperator, matvec, structural_operator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
 from eigenjax.solvers.convergence.residuals import (
     Verification,
@@ -59,7 +60,7 @@ def is_outside_programs(op: LinearOperator, v0: Any, *numbers: Any) -> bool:
 def solve_on_host(op: LinearOperator, plan: Plan, v0: Any, sigma: Any, key: jax.Array | None) -> EigenResult:
     """Compute the result of a restarted solve from a single start vector, or a random one."""
     spec, tol, sigma = plan.spec, jax.tree.map(on_device, plan.tol), on_device(sigma)
-    shared = structural_operator(op.structure)
+    shared = structural_operator(op.structure, rounding_unit(op))
     state, references, vectors, flags = _begin(shared, v0, key, plan._replace(tol=None))
     while True:
         pending, done = jax.device_get(flags)

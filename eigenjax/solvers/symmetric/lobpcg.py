@@ -29,8 +29,8 @@ from eigenjax.krylov import ritz
 from eigenjax.krylov.metric import random_start, refreshed
 from eigenjax.operators.base import LinearOperator, check_vector, matvec
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_status
 from eigenjax.solvers.start import given_start
 from eigenjax.vectors import tree

@@ -34,8 +34,8 @@ from eigenjax.arguments import check_int
 from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.operators.convert import as_operator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
-from eigenjax.solvers.convergence.residuals import rounding_unit
 from eigenjax.solvers.convergence.status import CandidatePairs, default_tolerance, tolerance, with_status
 from eigenjax.solvers.start import given_start, start_vector
 from eigenjax.vectors import tree

@@ -7,7 +7,8 @@ import pytest
 
 from eigenjax import as_operator
 from eigenjax.krylov.solve_spec import SolveSpec
-from eigenjax.solvers.convergence.residuals import recurrence_residuals, rounding_unit, true_residuals
+from eigenjax.operators.functions.precision import rounding_unit
+from eigenjax.solvers.convergence.residuals import recurrence_residuals, true_residuals
 from eigenjax.solvers.symmetric import restarted_lanczos
 from eigenjax.solvers.symmetric.finalize import finalize
 from eigenjax.vectors.pseudorandom import seed_of
