@@ -53,7 +53,7 @@ from eigenjax.training.spectral_normalization import spectral_norm
 from eigenjax.training.tracker import SpectrumTracker, spectrum_tracker
 from eigenjax.training.tracker_state import TrackerState
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdjointInfo",

@@ -10,12 +10,15 @@ from eigenjax.report.inputs.errors import ReportError
 _EXAMPLES = """\
 examples:
   eigenjax spectrum
+  eigenjax spectrum --problem eigenjax.report.inputs.generated:rings
   eigenjax spectrum --problem my_package.my_module:my_problem --k 5 --out curvature
 
-The function takes nothing and returns eigenjax.Problem(loss, params, data), with loss(params, data) -> scalar the
-mean over the examples in the data; for the Gauss-Newton matrix and the Fisher information also model(params, inputs)
-and loss_of_output(outputs, targets), with data = (inputs, targets). The folder will hold report.html, which is the
-whole report as one page, spectrum.json, eigenpairs.npz and pictures.
+The second needs neither Flax nor scikit-learn.
+
+A function of yours takes nothing and returns eigenjax.Problem(loss, params, data), with loss(params, data) -> scalar
+the mean over the examples in the data; for the Gauss-Newton matrix and the Fisher information also model(params,
+inputs) and loss_of_output(outputs, targets), with data = (inputs, targets). The folder will hold report.html, which is
+the whole report as one page, spectrum.json, eigenpairs.npz and pictures.
 """
 
 _FORMATS = ("png", "svg", "pdf")

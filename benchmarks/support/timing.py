@@ -20,7 +20,10 @@ from typing import Any, NamedTuple
 import jax
 
 RESULTS = Path(__file__).parents[1] / "results"
-_PACKAGES = ("eigenjax", "jax", "jaxlib", "numpy", "scipy", "flax", "optax")
+_PACKAGES = (
+    *("eigenjax", "jax", "jaxlib", "numpy", "scipy", "flax", "optax"),
+    *("matfree", "primme", "torch", "curvlinops-for-pytorch", "hessian-eigenthings", "cupy-cuda12x"),
+)
 
 
 class Timing(NamedTuple):

@@ -165,7 +165,7 @@ class Folder:
 
 
 @contextlib.contextmanager
-def opened(checkpoint_dir: str | os.PathLike) -> Iterator[Folder]:
+def opened(checkpoint_dir: str | os.PathLike[str]) -> Iterator[Folder]:
     """Create or take over a directory, for this run alone.
 
     Raises:

@@ -28,6 +28,7 @@ from eigenjax.operators.curvature.hessian import hessian
 from eigenjax.operators.curvature.modules import parameters_of
 from eigenjax.operators.functions.captured import NamedFunction
 from eigenjax.operators.functions.precision import rounding_unit
+from eigenjax.operators.parts.selection import Select
 from eigenjax.runs import checks
 from eigenjax.runs.source import Epoch, EpochWatch, batch_checksum, check_repeatable, first_batch, groups_alike
 from eigenjax.spectrum.probing.host import HostOperator
@@ -164,12 +165,12 @@ class Stream(HostOperator):
 
 @explained
 def stream(
-    loss: Callable,
+    loss: Callable[..., Any],
     params: PyTree,
-    batches: Iterable,
+    batches: Iterable[Any],
     *,
     batch_size: int | None = None,
-    select: Callable[[Any, Any], bool] | None = None,
+    select: Select | None = None,
     mode: str = "auto",
     weight: Callable[[Any], float] | None = None,
     sharding: Any = None,

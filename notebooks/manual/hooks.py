@@ -1,10 +1,17 @@
-"""Source folder of the manual: pages, notebooks, changelog, and a page of the reference for each group of names."""
+"""Source folder of the manual: pages, notebooks, changelog, and a page of the reference for each group of names.
+
+The figures of the pages in `comparison.PAGES` are computed anew from benchmarks/results, and the gallery takes its
+pictures from the notebooks.
+"""
 
 import inspect
 import pathlib
 import shutil
 import tempfile
 from typing import Any
+
+import comparison
+import gallery
 
 import eigenjax
 
@@ -50,11 +57,10 @@ def on_config(config: Any) -> Any:
     """Assemble the source folder in a temporary one."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="manual-"))
     shutil.copytree(HERE / "pages", folder, dirs_exist_ok=True)
-    (folder / "gallery").mkdir()
-    for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(notebook, folder / "gallery")
-    front = (ROOT / "README.md").read_text().replace("notebooks/manual/pages/", "")
-    (folder / "index.md").write_text(front)
+    for name in comparison.PAGES:
+        (folder / name).write_text(comparison.page(name))
+    gallery.write(ROOT / "notebooks", folder / "gallery")
+    (folder / "index.md").write_text(comparison.readme().replace("notebooks/manual/pages/", ""))
     shutil.copy(ROOT / "eigenjax" / "CHANGELOG.md", folder / "changelog.md")
     write_reference(folder / "reference")
     config["docs_dir"] = str(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose
 
@@ -62,6 +62,9 @@ def check_pairs(problem, single, numbers, program):
     expected = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1][:3]
     assert_allclose(result.eigenvalues, expected, rtol=1e-5)
     for name, x in result.eigenvectors.items():
+        if name == "head" and problem.mesh.axis_types[0] is AxisType.Auto and jax.__version_info__ >= (0, 12):
+            assert x.sharding.is_fully_replicated, "the compiler shards this leaf again: remove the exception"
+            continue
         like = problem.params[name].sharding
         assert x.sharding.is_equivalent_to(NamedSharding(problem.mesh, P(None, *like.spec)), x.ndim), name
         assert x.addressable_shards[0].data.size == x.size // problem.parts

@@ -240,12 +240,6 @@ def test_representations_are_short(rng):
     assert repr(jax.tree.map(lambda _: None, op)).startswith("HessianOperator(")
 
 
-def test_the_version_is_that_of_the_project():
-    import importlib.metadata
-
-    assert eigenjax.__version__ == importlib.metadata.version("eigenjax")
-
-
 @pytest.mark.slow
 def test_checks_and_functions_take_them():
     matrix = GRAPH.astype(np.float32)

@@ -1,7 +1,9 @@
-"""The manual names everything that is public, and its pages and notebooks are all in the contents."""
+"""The manual names everything that is public, its contents are complete, and its figures are those measured."""
 
+import importlib
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,16 @@ CONTENTS = (MANUAL / "mkdocs.yml").read_text()
 
 
 @pytest.fixture(scope="module")
-def hooks():
-    spec = importlib.util.spec_from_file_location("manual_hooks", MANUAL / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def manual():
+    """Return an import function for the modules beside the manual's configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(MANUAL)
+        yield importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def hooks(manual):
+    return manual("hooks")
 
 
 def test_each_public_name_is_in_one_group_of_the_reference(hooks, tmp_path):
@@ -60,3 +65,55 @@ def test_fields_of_results_have_the_docstrings_of_the_source():
     annotation, text = module._fields("eigenjax.result.EigenResult")["eigenvalues"]
     assert annotation == "jax.Array"
     assert text.startswith("(k,) real")
+
+
+def test_figures_in_the_pages_are_those_of_the_results(manual):
+    comparison = manual("comparison")
+    remedy = "run: python notebooks/manual/comparison.py"
+    for name in comparison.PAGES:
+        assert comparison.page(name) == (MANUAL / "pages" / name).read_text(), remedy
+    assert comparison.readme() == (ROOT / "README.md").read_text(), remedy
+
+
+def test_figures_are_summaries_of_the_rows(manual):
+    figures = manual("figures")
+    rows = [{"ratio": 0.5, "case": "a, 1"}, {"ratio": 2.0, "case": "a, 2"}, {"ratio": None, "case": "b"}]
+    assert figures.ratios()(rows) == "1.00 in the geometric mean of 2; 1 above 1, 2.00 at worst"
+    assert figures.inverses(case="a")(rows) == "2.00 / 0.50"
+    assert figures.span_of("ratio")(rows) == "0.50 to 2.00"
+    assert figures.span_of("ratio", case="a, 2")(rows) == "2.00"
+    assert [figures.number(x) for x in (3, 3.0, 34.46, 16526, 2e-4)] == ["3", "3.00", "34", "16,526", "2e-4"]
+
+
+def test_each_figure_names_a_program_that_exists(manual):
+    comparison, figures = manual("comparison"), manual("figures")
+    names = {name for sections in comparison.PAGES.values() for lines in sections.values() for _, name, _ in lines}
+    for name in names:
+        module = figures.command(name).split()[2].replace(".", "/")
+        assert (ROOT / f"{module}.py").exists() or (ROOT / module / "__main__.py").exists()
+
+
+def test_the_gallery_shows_every_notebook(manual, tmp_path):
+    gallery = manual("gallery")
+    gallery.write(ROOT / "notebooks", tmp_path / "gallery")
+    index = (tmp_path / "gallery" / "index.md").read_text()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert f"({path.name})" in index
+        assert (tmp_path / "gallery" / f"{path.stem}.png").read_bytes().startswith(b"\x89PNG")
+        uses_data = "sklearn" in path.read_text()
+        assert ("scikit-learn" in gallery.needs(path)) == uses_data
+
+
+def test_a_notebook_without_a_line_in_the_gallery_is_told(manual, tmp_path):
+    (tmp_path / "added.ipynb").write_text("{}")
+    with pytest.raises(ValueError, match="added"):
+        manual("gallery").write(tmp_path, tmp_path / "gallery")
+
+
+def test_one_version_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "eigenjax/__init__.py"
+    latest = re.findall(r"^## (\S+) ", (ROOT / "eigenjax" / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert latest == eigenjax.__version__
+    assert f"version = {{{eigenjax.__version__}}}" in (MANUAL / "pages" / "citing.md").read_text()

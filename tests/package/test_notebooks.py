@@ -259,8 +259,6 @@ SIZES = {
     "hessian_density": {"CLASSES, EXAMPLES, WIDTH, STEPS": "10, 1797, 10, 200"},
     "per_layer_spectra": {"EXAMPLES, RECORDS, STEPS_BETWEEN, K": "128, 3, 8, 3"},
 }
-# Notebooks that are stored with their pictures.
-WITH_PICTURES = (*SIZES, "laplace_digits")
 MAX_BYTES = 400_000
 
 
@@ -310,15 +308,13 @@ def test_notebook_runs_and_is_true(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_what_a_notebook_stores(path):
-    """Check that stored cells ran in order without errors, and that all other notebooks store no outputs."""
-    code = [cell for cell in cells_of(path) if cell["cell_type"] == "code"]
-    outputs = [output for cell in code for output in cell.get("outputs", [])]
-    if path.stem not in WITH_PICTURES:
-        assert not outputs
-        assert all(cell.get("execution_count") is None for cell in code)
-        return
+    """Check that stored cells ran in order without errors, that each picture is there, and no times are stored."""
+    cells = cells_of(path)
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert all(cell["metadata"] == {} for cell in cells)
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert all(output["output_type"] != "error" and output.get("name") != "stderr" for output in outputs)
     pictures = sum("image/png" in output.get("data", {}) for output in outputs)
-    assert pictures == sum("".join(cell["source"]).count("plt.show()") for cell in code) >= 2
+    assert pictures == sum("".join(cell["source"]).count("plt.show()") for cell in code) >= 1
     assert path.stat().st_size < MAX_BYTES

@@ -113,7 +113,7 @@ class GradientCovarianceOperator(LinearOperator):
 
 @explained
 def fisher(
-    model: Callable,
+    model: Callable[..., Any],
     params: PyTree,
     data: tuple[PyTree, PyTree],
     *,

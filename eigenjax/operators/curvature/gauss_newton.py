@@ -117,8 +117,8 @@ class GaussNewtonOperator(LinearOperator):
 
 @explained
 def gauss_newton(
-    model: Callable,
-    loss: Callable,
+    model: Callable[..., Any],
+    loss: Callable[..., Any],
     params: PyTree,
     data: tuple[PyTree, PyTree],
     *,

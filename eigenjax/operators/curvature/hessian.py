@@ -93,7 +93,7 @@ class HessianOperator(LinearOperator):
 
 @explained
 def hessian(
-    loss: Callable,
+    loss: Callable[..., Any],
     params: PyTree,
     data: PyTree = None,
     *,
@@ -187,7 +187,7 @@ _NO_LOSSES = (
 
 
 @explained
-def hvp(loss: Callable, params: PyTree, v: PyTree, *args: Any, has_aux: bool = False) -> PyTree:
+def hvp(loss: Callable[..., Any], params: PyTree, v: PyTree, *args: Any, has_aux: bool = False) -> PyTree:
     """Compute one matvec with the Hessian of loss(params, *args) in params.
 
     Args:

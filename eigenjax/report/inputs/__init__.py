@@ -1,4 +1,4 @@
-"""Problem of a report: a user's function or the built-in digits, its operators, and checks of its values.
+"""Problem of a report: a user's function, the digits or generated data; its operators, and checks of its values.
 
 Imports `vectors`, `operators` and `solvers`.
 """

@@ -3,6 +3,9 @@
 import importlib.util
 import traceback
 
+# The problem that needs no package beside JAX.
+GENERATED = "eigenjax.report.inputs.generated:rings"
+
 
 class ReportError(ValueError):
     """Error for a request that cannot be met: the message is one line and names the remedy."""
@@ -27,7 +30,8 @@ def require(*packages: str) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise ReportError(f'{" and ".join(missing)} {verb} not installed: pip install "eigenjax[all]"')
+        other = f", or use --problem {GENERATED}" if {"flax", "optax", "sklearn"} & set(missing) else ""
+        raise ReportError(f'{" and ".join(missing)} {verb} not installed: pip install "eigenjax[all]"{other}')
 
 
 def in_one_line(error: BaseException) -> str:

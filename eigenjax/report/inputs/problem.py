@@ -36,15 +36,15 @@ class Problem(NamedTuple):
         3.0
     """
 
-    loss: Callable
+    loss: Callable[..., Any]
     """loss(params) -> scalar, or loss(params, data) -> scalar, the mean over the data's examples."""
     params: PyTree
     """Pytree of arrays."""
     data: PyTree = None
     """Pytree of arrays with a leading axis of examples; None for a loss of the parameters alone."""
-    model: Callable | None = None
+    model: Callable[..., Any] | None = None
     """model(params, inputs) -> outputs, for the Gauss-Newton and Fisher matrices; the Hessian needs none."""
-    loss_of_output: Callable | None = None
+    loss_of_output: Callable[..., Any] | None = None
     """loss_of_output(outputs, targets) -> scalar mean, for the Gauss-Newton matrix."""
     history: History | None = None
     """Record of the training, drawn as the largest eigenvalue against the training step; None for no picture."""
