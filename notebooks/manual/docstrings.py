@@ -1,6 +1,7 @@
 """Extension of griffe for docstrings as this package writes them.
 
-A section `Example:` is read as `Examples:`, with its doctest as code. Fields of a NamedTuple have the annotation and
+A section `Example:` is read as `Examples:`, with its doctest as code. An indented block of formulas, before the
+sections, becomes typeset mathematics where `formulas` can convert it. Fields of a NamedTuple have the annotation and
 the docstring of the source, where Python itself says "Alias for field number 0".
 """
 
@@ -8,10 +9,16 @@ import ast
 import functools
 import importlib
 import inspect
+import pathlib
+import re
+import sys
 import textwrap
 from typing import Any
 
 import griffe
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import formulas
 
 
 class Docstrings(griffe.Extension):
@@ -21,11 +28,32 @@ class Docstrings(griffe.Extension):
         """Change the docstring of one object."""
         if obj.docstring is None:
             return
-        obj.docstring.value = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+        obj.docstring.value = typeset(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n"))
         if obj.is_attribute and obj.docstring.value.startswith("Alias for field number") and obj.parent is not None:
             annotation, text = _fields(obj.parent.path).get(obj.name, ("", ""))
             obj.docstring.value = text
             obj.value, obj.annotation = None, annotation
+
+
+def typeset(docstring: str) -> str:
+    """Replace the indented blocks of formulas before the first section by LaTeX."""
+    paragraphs = docstring.split("\n\n")
+    for place, paragraph in enumerate(paragraphs):
+        if re.match(r"[A-Z][a-z]+:\n", paragraph):
+            break
+        if paragraph.startswith("    ") and not paragraph.lstrip().startswith(">>>"):
+            found = formulas.latex(textwrap.dedent(paragraph))
+            paragraphs[place] = paragraph if found is None else f"$$\n{found}\n$$"
+    return "\n".join(map(_without_tags, "\n\n".join(paragraphs).split("\n")))
+
+
+def _without_tags(line: str) -> str:
+    """Escape an inner product such as <u, v>, which Markdown would read as a tag of HTML."""
+    if line.lstrip().startswith((">>>", "...", "\\", "$")):
+        return line
+    pieces = line.split("`")
+    pieces[::2] = [re.sub(r"<(?=[A-Za-z])", "&lt;", piece) for piece in pieces[::2]]
+    return "`".join(pieces)
 
 
 @functools.cache

@@ -1,14 +1,21 @@
-"""Source folder of the manual: pages, notebooks, changelog, and a page of the reference for each group of names."""
+"""Source folder of the manual: pages, notebooks, changelog, and a page of the reference for each group of names.
+
+`typeset` finishes each page; `docstrings` and `formulas` prepare docstrings for the reference.
+"""
 
 import inspect
 import pathlib
 import shutil
+import sys
 import tempfile
 from typing import Any
 
 import eigenjax
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import typeset  # noqa: E402
+
 ROOT = HERE.parents[1]
 # Each public name is in one group; a build fails if one is missing.
 GROUPS = {
@@ -52,13 +59,29 @@ def on_config(config: Any) -> Any:
     shutil.copytree(HERE / "pages", folder, dirs_exist_ok=True)
     (folder / "gallery").mkdir()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        shutil.copy(notebook, folder / "gallery")
+        typeset.typeset_notebook(pathlib.Path(shutil.copy(notebook, folder / "gallery")))
     front = (ROOT / "README.md").read_text().replace("notebooks/manual/pages/", "")
     (folder / "index.md").write_text(front)
     shutil.copy(ROOT / "eigenjax" / "CHANGELOG.md", folder / "changelog.md")
     write_reference(folder / "reference")
     config["docs_dir"] = str(folder)
+    config["extra"]["targets"] = targets()
     return config
+
+
+def targets() -> dict[str, str]:
+    """Return the page and the anchor of each public name."""
+    return {
+        name: f"reference/{page}.html#{identifier(name)}"
+        for page, (_, group) in GROUPS.items()
+        for name in group.split()
+    }
+
+
+def identifier(name: str) -> str:
+    """Return the path of a name in the reference: a class has that of its module."""
+    found = getattr(eigenjax, name)
+    return f"{found.__module__}.{name}" if inspect.isclass(found) else f"eigenjax.{name}"
 
 
 def write_reference(folder: pathlib.Path) -> None:
@@ -77,8 +100,7 @@ def write_reference(folder: pathlib.Path) -> None:
 
 def block(name: str) -> str:
     """Return the directive for one name: functions are inspected, and the fields of classes read from the source."""
-    found = getattr(eigenjax, name)
-    if not inspect.isclass(found):
-        return f"::: eigenjax.{name}"
+    if not inspect.isclass(getattr(eigenjax, name)):
+        return f"::: {identifier(name)}"
     options = "    options: { force_inspection: false, filters: ['!^_'], heading_level: 2 }"
-    return f"::: {found.__module__}.{name}\n{options}"
+    return f"::: {identifier(name)}\n{options}"
