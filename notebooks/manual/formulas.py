@@ -33,8 +33,8 @@ _TOKEN = re.compile(
 def latex(block: str) -> str | None:
     """Return the LaTeX of the lines of a block, or None if it is more than formulas.
 
-    >>> print(latex("H c = theta c,    v <- P v / ||P v||"))
-    H c = \\theta c,\\quad v \\leftarrow P v / \\lVert P v\\rVert
+    >>> print(latex("v <- P v / ||P v||"))
+    v \\leftarrow P\\, v / \\lVert P\\, v\\rVert
     """
     lines = [line.strip() for line in block.splitlines()]
     if len(lines) > 2 or (len(lines) > 1 and any("   " in line for line in lines)):

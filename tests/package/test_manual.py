@@ -70,7 +70,7 @@ def test_fields_of_results_have_the_docstrings_of_the_source(monkeypatch):
         ("||A||_F^2", r"\lVert A\rVert_{F}^{2}"),
         ("G_ij = <x_i, xbar_j>", r"G_{ij} = \langle x_{i}, \bar{x}_{j}\rangle"),
         ("v <- A^-1 v,    sqrt(n + 1)", r"v \leftarrow A^{-1}\, v,\quad \sqrt{n + 1}"),
-        ("p(y | x) <= nu_max", r"p(y \mid x) \le \nu_{\mathrm{max}}"),
+        ("p(y | x) <= nu_max", r"p(y \mid x) \le \nu _{\mathrm{max}}"),
         ("g = d/dp -log p", None),  # the sign would look like a difference
         ("A_l of `blocks(op)`", None),
         ("|a", None),
