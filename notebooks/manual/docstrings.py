@@ -2,7 +2,7 @@
 
 A section `Example:` is read as `Examples:`, with its doctest as code. An indented block of formulas, before the
 sections, becomes typeset mathematics where `formulas` can convert it. Fields of a NamedTuple have the annotation and
-the docstring of the source, where Python itself says "Alias for field number 0".
+the docstring of the source, where Python itself says "Alias for field number 0". A status code has its advice.
 """
 
 import ast
@@ -33,6 +33,10 @@ class Docstrings(griffe.Extension):
             annotation, text = _fields(obj.parent.path).get(obj.name, ("", ""))
             obj.docstring.value = text
             obj.value, obj.annotation = None, annotation
+        if obj.is_attribute and obj.parent is not None and obj.parent.name.endswith("Status"):
+            module = importlib.import_module(obj.parent.path.rpartition(".")[0])
+            codes = getattr(module, obj.parent.name).__members__
+            obj.docstring.value = codes[obj.name].advice if obj.name in codes else obj.docstring.value
 
 
 def typeset(docstring: str) -> str:
