@@ -26,6 +26,8 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the docstring of one object."""
+        if obj.is_attribute and obj.parent is not None and obj.parent.name.endswith("Status") and obj.name.isupper():
+            obj.docstring = griffe.Docstring(_advice(obj.parent.path, obj.name), parent=obj)
         if obj.docstring is None:
             return
         obj.docstring.value = typeset(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n"))
@@ -33,10 +35,12 @@ class Docstrings(griffe.Extension):
             annotation, text = _fields(obj.parent.path).get(obj.name, ("", ""))
             obj.docstring.value = text
             obj.value, obj.annotation = None, annotation
-        if obj.is_attribute and obj.parent is not None and obj.parent.name.endswith("Status"):
-            module = importlib.import_module(obj.parent.path.rpartition(".")[0])
-            codes = getattr(module, obj.parent.name).__members__
-            obj.docstring.value = codes[obj.name].advice if obj.name in codes else obj.docstring.value
+
+
+def _advice(path: str, name: str) -> str:
+    """Return the advice of a status code."""
+    module, _, status = path.rpartition(".")
+    return getattr(importlib.import_module(module), status)[name].advice
 
 
 def typeset(docstring: str) -> str:
