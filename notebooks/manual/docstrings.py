@@ -17,6 +17,8 @@ from typing import Any
 
 import griffe
 
+import eigenjax
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import formulas
 
@@ -28,6 +30,8 @@ class Docstrings(griffe.Extension):
         """Change the docstring of one object."""
         if obj.is_attribute and obj.parent is not None and obj.parent.name.endswith("Status") and obj.name.isupper():
             obj.docstring = griffe.Docstring(_advice(obj.parent.path, obj.name), parent=obj)
+        if obj.is_function:
+            _complete_parameters(obj)
         if obj.docstring is None:
             return
         obj.docstring.value = typeset(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n"))
@@ -35,6 +39,18 @@ class Docstrings(griffe.Extension):
             annotation, text = _fields(obj.parent.path).get(obj.name, ("", ""))
             obj.docstring.value = text
             obj.value, obj.annotation = None, annotation
+
+
+def _complete_parameters(function: Any) -> None:
+    """Add the options that a public function has beyond the one that it wraps, such as those of derivatives."""
+    public = getattr(eigenjax, function.name) if function.name in eigenjax.__all__ else None
+    inner = inspect.unwrap(public) if inspect.isfunction(public) else None
+    if inner is None or f"{inner.__module__}.{function.name}" != function.path:
+        return
+    for name, parameter in inspect.signature(public).parameters.items():
+        if name not in function.parameters:
+            kind = griffe.ParameterKind.keyword_only
+            function.parameters.add(griffe.Parameter(name, kind=kind, default=repr(parameter.default)))
 
 
 def _advice(path: str, name: str) -> str:

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 # Names that are also fields, methods or plain words link only as a call, such as `trace(op, key=key)`.
-AMBIGUOUS = {"trace", "logdet", "diagonal", "estimate", "blocks", "run", "stream", "svd"}
+AMBIGUOUS = {"deflate", "trace", "logdet", "diagonal", "estimate", "blocks", "run", "stream", "svd"}
 _CLOSED = ("a", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "title", "script", "style", "math", "nav")
 
 
@@ -30,7 +30,16 @@ def typeset(page: str) -> str:
     inline = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.S)
     block = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.S)
     page = inline.sub(lambda match: mathml(html.unescape(match[1]), "inline"), page)
-    return block.sub(lambda match: f'<div class="formula">{mathml(html.unescape(match[1]), "block")}</div>', page)
+    return block.sub(lambda match: _display(html.unescape(match[1])), page)
+
+
+def _display(latex: str) -> str:
+    """Return a displayed formula; several of them, as docstrings hold, wrap on a narrow screen."""
+    parts = latex.split(r",\quad ")
+    if len(parts) == 1:
+        return f'<div class="formula">{mathml(latex, "block")}</div>'
+    formulas = [mathml(part, "inline").replace("<math ", '<math displaystyle="true" ', 1) for part in parts]
+    return f'<div class="formula several">{", &emsp;".join(formulas)}</div>'
 
 
 def typeset_notebook(path: pathlib.Path) -> None:
