@@ -68,8 +68,10 @@ def _line(line: str) -> str | None:
             depth += 1 if text == "(" else -1
             is_root = text == ")" and roots[-1:] == [depth]
             pieces.append("}" if is_root and roots.pop() is not None else text)
-        elif kind == "space" and before in ("word", "name", "script") and line[place : place + 1].isalnum():
-            pieces.append(r"\, " if len(text) == 1 else r"\quad ")
+        elif text == " " and before in ("word", "name", "script") and line[place].isalnum():
+            pieces.append(r"\, ")
+        elif text == " " and before == "script" and line[place] == "(":
+            pieces.append(r"\; ")  # d^2/dp^2 (1/N): not a product below the line
         else:
             pieces.append(_piece(kind, text, line[place : place + 1]))
         before = "name" if kind == "word" and len(text) > 1 and text not in GREEK else kind
