@@ -68,10 +68,8 @@ def _line(line: str) -> str | None:
             depth += 1 if text == "(" else -1
             is_root = text == ")" and roots[-1:] == [depth]
             pieces.append("}" if is_root and roots.pop() is not None else text)
-        elif text == " " and before in ("word", "name", "script") and line[place].isalnum():
-            pieces.append(r"\, ")
-        elif text == " " and before == "script" and line[place] == "(":
-            pieces.append(r"\; ")  # d^2/dp^2 (1/N): not a product below the line
+        elif text == " ":
+            pieces.append(_space(before, line[place : place + 1]))
         else:
             pieces.append(_piece(kind, text, line[place : place + 1]))
         before = "name" if kind == "word" and len(text) > 1 and text not in GREEK else kind
@@ -85,6 +83,13 @@ def _sentences(formula: str) -> str:
     joined = re.sub(r" \} ?(?:\\, )?a ?(?:\\, )?\\text\{ ", " a ", formula)
     joined = re.sub(r" \} ?(?:\\, )?\\text\{ ", " ", joined)
     return joined.replace(" },", "},").replace(r" }\, ", " } ").replace(r"\, \text{ ", r"\text{ ")
+
+
+def _space(before: str, following: str) -> str:
+    """Return the space between two factors; none beside a sign."""
+    if before == "script" and following == "(":
+        return r"\; "  # d^2/dp^2 (1/N): not a product below the line
+    return r"\, " if before in ("word", "name", "script") and following.isalnum() else " "
 
 
 def _piece(kind: str, text: str, following: str) -> str:
