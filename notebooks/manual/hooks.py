@@ -1,21 +1,25 @@
 """Source folder of the manual: pages, notebooks, changelog, and a page of the reference for each group of names.
 
 The figures of the pages in `comparison.PAGES` are computed anew from benchmarks/results, and the gallery takes its
-pictures from the notebooks.
+pictures from the notebooks. `typeset` finishes each page; `docstrings` and `formulas` prepare docstrings for the
+reference.
 """
 
 import inspect
 import pathlib
 import shutil
+import sys
 import tempfile
 from typing import Any
-
-import comparison
-import gallery
 
 import eigenjax
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import comparison  # noqa: E402
+import gallery  # noqa: E402
+import typeset  # noqa: E402
+
 ROOT = HERE.parents[1]
 # Each public name is in one group; a build fails if one is missing.
 GROUPS = {
@@ -60,11 +64,29 @@ def on_config(config: Any) -> Any:
     for name in comparison.PAGES:
         (folder / name).write_text(comparison.page(name))
     gallery.write(ROOT / "notebooks", folder / "gallery")
+    for notebook in (folder / "gallery").glob("*.ipynb"):
+        typeset.typeset_notebook(notebook)
     (folder / "index.md").write_text(comparison.readme().replace("notebooks/manual/pages/", ""))
     shutil.copy(ROOT / "eigenjax" / "CHANGELOG.md", folder / "changelog.md")
     write_reference(folder / "reference")
     config["docs_dir"] = str(folder)
+    config["extra"]["targets"] = targets()
     return config
+
+
+def targets() -> dict[str, str]:
+    """Return the page and the anchor of each public name."""
+    return {
+        name: f"reference/{page}.html#{identifier(name)}"
+        for page, (_, group) in GROUPS.items()
+        for name in group.split()
+    }
+
+
+def identifier(name: str) -> str:
+    """Return the path of a name in the reference: a class has that of its module."""
+    found = getattr(eigenjax, name)
+    return f"{found.__module__}.{name}" if inspect.isclass(found) else f"eigenjax.{name}"
 
 
 def write_reference(folder: pathlib.Path) -> None:
@@ -83,8 +105,7 @@ def write_reference(folder: pathlib.Path) -> None:
 
 def block(name: str) -> str:
     """Return the directive for one name: functions are inspected, and the fields of classes read from the source."""
-    found = getattr(eigenjax, name)
-    if not inspect.isclass(found):
-        return f"::: eigenjax.{name}"
+    if not inspect.isclass(getattr(eigenjax, name)):
+        return f"::: {identifier(name)}"
     options = "    options: { force_inspection: false, filters: ['!^_'], heading_level: 2 }"
-    return f"::: {found.__module__}.{name}\n{options}"
+    return f"::: {identifier(name)}\n{options}"

@@ -55,14 +55,9 @@ def test_the_front_page_is_short_and_its_links_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_fields_of_results_have_the_docstrings_of_the_source():
+def test_fields_of_results_have_the_docstrings_of_the_source(manual):
     pytest.importorskip("griffe")
-    spec = importlib.util.spec_from_file_location("manual_docstrings", MANUAL / "docstrings.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    annotation, text = module._fields("eigenjax.result.EigenResult")["eigenvalues"]
+    annotation, text = manual("docstrings")._fields("eigenjax.result.EigenResult")["eigenvalues"]
     assert annotation == "jax.Array"
     assert text.startswith("(k,) real")
 
@@ -117,3 +112,34 @@ def test_one_version_everywhere():
     latest = re.findall(r"^## (\S+) ", (ROOT / "eigenjax" / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
     assert latest == eigenjax.__version__
     assert f"version = {{{eigenjax.__version__}}}" in (MANUAL / "pages" / "citing.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("plain", "latex"),
+    [
+        ("||A v - theta v|| = |b^H x|", r"\lVert A\, v - \theta \, v\rVert = \lvert b^{H}\, x\rvert"),
+        ("||A||_F^2", r"\lVert A\rVert_{F}^{2}"),
+        ("G_ij = <x_i, xbar_j>", r"G_{ij} = \langle x_{i}, \bar{x}_{j}\rangle"),
+        ("v <- A^-1 v,    sqrt(n + 1)", r"v \leftarrow A^{-1}\, v,\quad \sqrt{n + 1}"),
+        ("p(y | x) <= nu_max", r"p(y \mid x) \le \nu _{\mathrm{max}}"),
+        ("g = d/dp -log p", None),  # the sign would look like a difference
+        ("A_l of `blocks(op)`", None),
+        ("|a", None),
+        ("(a", None),
+    ],
+)
+def test_formulas_of_docstrings_are_converted_or_left_alone(plain, latex, manual):
+    found = manual("formulas").latex(plain)
+    assert (found and re.sub(" +", " ", found)) == latex
+
+
+def test_names_in_code_link_to_the_reference(hooks, manual):
+    link = lambda page, url="operators.html": manual("typeset").linked(page, url, hooks.targets())
+    assert link("<p><code>eigsh(op, k)</code></p>") == (
+        '<p><a class="name" href="reference/solvers.html#eigenjax.eigsh"><code>eigsh(op, k)</code></a></p>'
+    )
+    assert 'href="solvers.html#eigenjax.result.Status"' in link("<code>Status</code>", "reference/runs.html")
+    left_alone = ["<h2><code>eigsh</code></h2>", "<pre><code>eigsh</code></pre>", "<code>trace</code>"]
+    assert [link(page) for page in left_alone] == left_alone
+    row = "<tr><td><code>eigsh(A)</code></td><td><code>eigsh(op)</code></td></tr>"
+    assert link(row, "coming_from.html").count("href") == 1
