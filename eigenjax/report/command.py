@@ -1,6 +1,7 @@
 """Command `spectrum`: from a request to a folder of tables, files, pictures and an HTML page."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import sys
@@ -192,6 +193,7 @@ def _measure(
         problem,
         settings,
         largest=float(np.max(np.concatenate(values))),
+        known=next(iter(next(iter(solves.values())).results.values())),
         without=request.without,
         beside_hessian=request.operator == "hessian",
         batch_size=request.batch_size,
@@ -213,7 +215,7 @@ def _draw(
     with progress.stage("pictures", 4) as update:
         save("eigenvalues", pictures.draw_solves(solves, tol=request.tol))
         update(1, "eigenvalues")
-        landscape, eigenvalues = _survey(problem, next(iter(solves.values())), request.batch_size)
+        landscape, eigenvalues = _survey(problem, next(iter(solves.values())), request.batch_size, found, progress)
         if landscape is not None:
             save("landscape", pictures.draw_landscape(landscape, eigenvalues))
             update(2, "eigenvalues, landscape")
@@ -226,11 +228,14 @@ def _draw(
     return None if landscape is None else float(landscape.center), panels
 
 
-def _survey(problem: Problem, solve: Solve, batch_size: int | None) -> tuple[Landscape | None, np.ndarray]:
+def _survey(
+    problem: Problem, solve: Solve, batch_size: int | None, found: Additions, progress: Progress
+) -> tuple[Landscape | None, np.ndarray]:
     result = next(iter(solve.results.values()))
     eigenvalues = np.asarray(result.eigenvalues)[:2]
     if not np.all(np.isfinite(eigenvalues)):
         # Eigenvectors with NaN or Inf define no directions. The table and the file report the failure.
         return None, eigenvalues
     directions = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), result.eigenvectors)
-    return survey(problem, eigenvalues, directions, batch_size=batch_size), eigenvalues
+    take = functools.partial(survey, problem, eigenvalues, directions, batch_size=batch_size)
+    return extras.attempt("landscape", take, found.notes, progress), eigenvalues

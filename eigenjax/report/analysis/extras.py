@@ -16,6 +16,7 @@ from eigenjax.report.inputs.errors import in_one_line
 from eigenjax.report.inputs.operators import lacking, operator_of
 from eigenjax.report.inputs.problem import Problem
 from eigenjax.report.inputs.progress import Progress
+from eigenjax.result import EigenResult
 from eigenjax.spectrum import SpectralDensity, spectral_density
 
 DENSITY, LAYERS, GAUSS_NEWTON = "density", "layers", "gauss-newton"
@@ -42,6 +43,7 @@ def measure(
     settings: Settings,
     *,
     largest: float,
+    known: EigenResult | None,
     without: tuple[str, ...],
     beside_hessian: bool,
     batch_size: int | None,
@@ -56,6 +58,7 @@ def measure(
         problem: the problem that the operator comes from.
         settings: the settings of the eigenpair solves.
         largest: largest magnitude of an eigenvalue found. With NaN or Inf no analysis is run.
+        known: pairs of the operator, which the density counts exactly; None if there are none.
         without: names from `NAMES` of the analyses to omit.
         beside_hessian: True if `op` is the Hessian, which is then compared with the Gauss-Newton matrix.
         batch_size: examples at a time; None for all at once.
@@ -75,7 +78,7 @@ def measure(
     key = jax.random.fold_in(jax.random.key(seed, impl="rbg"), 2)
     k = next(iter(settings.groups.values()))
     which = {
-        DENSITY: lambda: _density(op, key, min(DENSITY_DIM, settings.krylov_dim), progress),
+        DENSITY: lambda: _density(op, key, known, min(DENSITY_DIM, settings.krylov_dim), progress),
         LAYERS: lambda: _layers(op, programs, settings, k, largest, progress),
         GAUSS_NEWTON: lambda: _gauss_newton(problem, settings, k, key, batch_size, programs, progress),
     }
@@ -84,13 +87,12 @@ def measure(
         LAYERS: len(layers_of(op)) > 1,
         GAUSS_NEWTON: beside_hessian and lacking(problem, "gauss-newton") is None,
     }
-    found = {
-        name: _attempt(name, which[name], notes, progress) for name in NAMES if applies[name] and name not in notes
-    }
+    found = {name: attempt(name, which[name], notes, progress) for name in NAMES if applies[name] and name not in notes}
     return Additions(found.get(DENSITY), found.get(LAYERS), found.get(GAUSS_NEWTON), notes)
 
 
-def _attempt(name: str, function: Callable[[], Any], notes: dict[str, str], progress: Progress) -> Any:
+def attempt(name: str, function: Callable[[], Any], notes: dict[str, str], progress: Progress) -> Any:
+    """Return the value of a function; None if it raises an error, which is then reported as a note."""
     try:
         return function()
     except Exception as error:  # no failure here may lose the eigenpairs
@@ -99,14 +101,16 @@ def _attempt(name: str, function: Callable[[], Any], notes: dict[str, str], prog
         return None
 
 
-def _density(op: LinearOperator, key: jax.Array, krylov_dim: int, progress: Progress) -> SpectralDensity:
+def _density(
+    op: LinearOperator, key: jax.Array, known: EigenResult | None, krylov_dim: int, progress: Progress
+) -> SpectralDensity:
     krylov_dim = min(krylov_dim, op.size)
     with progress.stage("density", 1) as update:
         update(0, f"{NUM_PROBES * krylov_dim} matvecs to be taken")
         # One program compiles in less time than its parts.
-        density = jax.jit(lambda op, key: spectral_density(op, key=key, num_probes=NUM_PROBES, krylov_dim=krylov_dim))(
-            op, key
-        )
+        options = {"num_probes": NUM_PROBES, "krylov_dim": krylov_dim}
+        estimated = jax.jit(lambda op, key, known: spectral_density(op, key=key, deflate=known, **options))
+        density = estimated(op, key, known)
         density = jax.tree.map(np.asarray, jax.block_until_ready(density))
         if not np.all(np.isfinite(density.nodes)):
             raise FloatingPointError("the density's nodes are not finite")

@@ -93,7 +93,7 @@ def solve_by_lanczos(
                     results[which] = check_lanczos(clock, op, state, settings.tol, k=k, which=which)
                     num_verifications += int(results[which].num_matvecs) - done
                     checks[which] += [] if has_converged else [(done, np.asarray(results[which].residuals))]
-            update(done, f"{done} matvecs{_summary(list(results.values()))}")
+            update(done, f"{done + num_verifications} matvecs{_summary(list(results.values()))}")
     return clock.solve(results, done + num_verifications, checks)
 
 
@@ -151,6 +151,8 @@ def _power_group(op, settings: Settings, key, which: str, update: Callable, cloc
         worst = float(np.max(pairs.residuals))
         update(int(pairs.num_pairs), f"{int(pairs.num_matvecs)} matvecs, worst residual {worst:.1e}")
     result = clock.run(_power_finalize, signed, _first_pairs(state, k), settings.tol, which=side)
+    worst = float(np.max(result.residuals))
+    update(k, f"{int(result.num_matvecs)} matvecs, worst residual {worst:.1e}")
     return result._replace(eigenvalues=sign * result.eigenvalues)
 
 

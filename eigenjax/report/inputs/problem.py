@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eigenjax.operators.curvature.modules import parameters_of
 from eigenjax.report.inputs.errors import ReportError, in_one_line
 from eigenjax.vectors.tree import PyTree
 
@@ -39,7 +41,7 @@ class Problem(NamedTuple):
     loss: Callable[..., Any]
     """loss(params) -> scalar, or loss(params, data) -> scalar, the mean over the data's examples."""
     params: PyTree
-    """Pytree of arrays."""
+    """Pytree of arrays, or a module of flax.nnx, whose `nnx.Param` vary."""
     data: PyTree = None
     """Pytree of arrays with a leading axis of examples; None for a loss of the parameters alone."""
     model: Callable[..., Any] | None = None
@@ -86,8 +88,10 @@ def load_problem(name: str) -> Problem:
         check_problem(problem)
     except ReportError as error:
         raise ReportError(f"--problem {name}: {error}") from error
-    functions = {part: getattr(problem, part) for part in ("loss", "model", "loss_of_output")}
-    return problem._replace(**{part: _hashable(function) for part, function in functions.items()})
+    # A module of flax.nnx, or a pytree with leaves that are not arrays: its arrays are the parameters.
+    params, loss, model = parameters_of(problem.params, problem.loss, problem.model)
+    functions = {"loss": loss, "model": model, "loss_of_output": problem.loss_of_output}
+    return problem._replace(params=params, **{part: _hashable(function) for part, function in functions.items()})
 
 
 def _hashable(function: Callable | None) -> Callable | None:
@@ -211,7 +215,19 @@ def _find(name: str) -> Callable:
 
 
 def _call(function: Callable, name: str) -> Any:
+    if not _takes_no_arguments(function):
+        raise ReportError(f"--problem {name}: the function must take no arguments, and has required ones")
     try:
         return function()
     except Exception as error:
         raise ReportError(f"--problem {name}: the function failed: {in_one_line(error)}") from error
+
+
+def _takes_no_arguments(function: Callable) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True

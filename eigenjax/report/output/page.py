@@ -27,13 +27,15 @@ _BESIDE = ("convergence", "gauss-newton", "density")
 _ABOUT = {
     "pairs": "Bound: at least one eigenvalue of the operator lies within the residual r of each value. Estimate: the "
     "error is about r\u00b2 / gap, where the gap is the distance to the nearest other eigenvalue found. It is too "
-    "small if a closer eigenvalue was not found. Without a gap it is r. It is at least the rounding error.",
+    "small if a closer eigenvalue was not found. If no gap is known it is r. It is at least the rounding error. Equal "
+    "residuals are a common bound, from one matvec that verifies all pairs. A pair of the power iteration converges "
+    "only after those before it.",
     "convergence": "Residuals are computed every few matvecs until all pairs have converged.",
     "gauss-newton": "The Gauss-Newton matrix is the Hessian of the loss with the model linearized at its parameters. "
     "It has no negative eigenvalues if the loss is a convex function of the model's outputs. For softmax "
     "cross-entropy with one prediction per example it equals the Fisher information matrix.",
     "density": "The distribution of all eigenvalues, estimated from random vectors by stochastic Lanczos quadrature. "
-    "Features narrower than the kernel of the curve are not resolved.",
+    "Converged pairs count exactly. Features narrower than 1/200 of the width of the spectrum are not resolved.",
     "layers": "The largest eigenvalues of the diagonal block of each layer, with the parameters of all other layers "
     "held constant.",
 }

@@ -27,7 +27,9 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
     for name, record in algorithms.items():
         for which, pairs in record["pairs"].items():
             mark = "good" if pairs["status"] == "CONVERGED" else "bad"
-            text = f"{_NAMES[name]}, {_title(which, pairs)}: {pairs['status']}: {pairs['advice']}"
+            text = (
+                f"{_NAMES[name]}, {_title(which, pairs)}: {pairs['status']}: {pairs['advice']}{_options(name, pairs)}"
+            )
             yield f'<li class="{mark}">{html.escape(text)}</li>'
     yield "</ul>"
 
@@ -75,17 +77,23 @@ def _class(is_text: bool, value: Any) -> str:
 
 
 def _facts(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    record = next(iter(document["algorithms"].values()))
+    name, record = next(iter(document["algorithms"].items()))
     values = [value for pairs in record["pairs"].values() for value in pairs["eigenvalues"] if value is not None]
     flags = [flag for pairs in record["pairs"].values() for flag in pairs["converged"]]
     if values:
         yield "largest eigenvalue found", f"{max(values):.5g}"
         yield "lowest eigenvalue found", f"{min(values):.5g}"
-    yield "pairs converged", f"{sum(flags)} of {len(flags)}"
+    yield f"pairs converged, {_NAMES[name]}", f"{sum(flags)} of {len(flags)}"
     if document["problem"]["loss"] is not None:
         yield "loss", f"{document['problem']['loss']:.5g}"
-    yield "matvecs of the solvers", f"{sum(each['num_matvecs'] for each in document['algorithms'].values()):,}"
+    yield "matvecs, all solvers", f"{sum(each['num_matvecs'] for each in document['algorithms'].values()):,}"
     yield "total time", f"{document['seconds']:.1f} s"
+
+
+def _options(name: str, pairs: Mapping[str, Any]) -> str:
+    """Name the options of the command that the advice of a status is about."""
+    option = {"lanczos": "--krylov-dim", "power": "--max-iter"}[name]
+    return f" (here: {option}, --tol, --k)" if pairs["status"] == "NOT_CONVERGED" else ""
 
 
 def _fact(name: str, value: str) -> str:

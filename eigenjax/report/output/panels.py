@@ -69,9 +69,7 @@ def _pairs(solves: dict[str, Solve], tol: float) -> list[Panel]:
         below.set_title(f"Residuals of {title[0].lower()}{title[1:]}")
         caption = f"{title}. Circle and cross coincide where both algorithms agree." if len(solves) > 1 else f"{title}."
         panels.append(Panel(f"values-{which}", caption, above))
-        panels.append(
-            Panel(f"residuals-{which}", "Residual of each pair. Pairs below the dashed line have converged.", below)
-        )
+        panels.append(Panel(f"residuals-{which}", "Residual of each pair, and the tolerance as a dashed line.", below))
     return panels
 
 

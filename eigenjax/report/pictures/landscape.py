@@ -20,6 +20,8 @@ def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: An
     Returns:
         The axes.
     """
+    from matplotlib.ticker import MaxNLocator
+
     positions, losses = canvas.numbers("line.positions", line.positions), canvas.numbers("line.losses", line.losses)
     canvas.paired("line.losses", losses, "line.positions", positions)
     axes = canvas.axes_or_new(axes)
@@ -29,6 +31,7 @@ def draw_loss_along(line: Slice, *, eigenvalue: float, number: int = 1, axes: An
     here = np.interp(0.0, positions, losses)
     axes.plot(0, here, "o", color=canvas.INK, markersize=6, linestyle="none", label="the parameters")
     canvas.legend(axes, loc="best", fontsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     title = f"Along eigenvector {number}  (λ = {eigenvalue:.4g})"
     return canvas.dress(axes, title=title, x=f"distance along eigenvector {number}", y="loss")
 

@@ -84,8 +84,9 @@ def eigsh(
         which: "LA" largest, "SA" smallest, "LM" largest magnitude, "BE" alternately from both ends, "SM" smallest
             magnitude (the same as sigma=0); static.
         tol: relative tolerance. A pair is converged when its residual is at most tol times the largest |Ritz value|.
-            None is sqrt(eps) of the accumulation dtype, which gives eigenvalues to working precision, or 4 eps for
-            16-bit leaves.
+            None is sqrt(eps) of the accumulation dtype, or 4 eps for leaves or matrix products of 16 bits. Eigenvalues
+            have errors of r^2 / gap: working precision if the gap is about ||A||. Set a smaller tol for eigenvalues
+            that are much smaller than ||A||, or close to others.
         krylov_dim: m, the number of basis vectors; static. None is max(2 k + 10, 20), or max(4 k + 20, 60) for interior
             eigenvalues, and more for blocks. A larger m takes fewer matvecs and more memory. The minimum is
             k + block_size, plus 2 for interior eigenvalues.
