@@ -71,6 +71,18 @@ def digits_of_two_layers():
     history = eigenjax.report.inputs.problem.History([0, 1, 2], [2.0, 1.0, 0.5], [1.0, 2.0, 4.5], 0.5)
     return eigenjax.Problem(loss, params, data, model, loss_of_output, history)
 
+def module():
+    from flax import nnx
+    layers = nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(1)), nnx.Linear(4, 1, rngs=nnx.Rngs(2))
+    inputs = np.random.default_rng(6).normal(size=(20, 3))
+    mean = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)
+    loss = lambda model, batch: mean(model(batch[0]), batch[1])
+    model = lambda model, inputs: model(inputs)
+    return eigenjax.Problem(loss, nnx.Sequential(*layers), (inputs, np.sin(inputs[:, :1])), model, mean)
+
+def with_an_argument(seed):
+    return small()
+
 def not_a_problem():
     return 3
 

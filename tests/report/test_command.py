@@ -2,11 +2,13 @@
 
 import json
 import math
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
+import eigenjax
 from eigenjax.__main__ import main
 
 SMALL = ("--k", "4", "--max-iter", "20000")
@@ -78,6 +80,43 @@ def test_integer_parameters_are_left_alone(run):
     folder, report = run("with_integers", "--k", "2", "--dtype", "float64", "--algorithm", "lanczos")
     np.testing.assert_allclose(report["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], [3 * 192, 3 * 108])
     assert (folder / "landscape.png").exists()
+
+
+@pytest.mark.slow
+def test_a_module_of_flax_takes_the_place_of_the_parameters(run, workplace):
+    folder, report = run("module", "--k", "3", "--algorithm", "lanczos")
+    import small_problems
+
+    problem = small_problems.module()
+    inputs, targets = (np.asarray(x, np.float32) for x in problem.data)
+    op = eigenjax.hessian(problem.loss, problem.params, (inputs, targets))
+    exact = np.linalg.eigvalsh(eigenjax.to_dense(op))[::-1][:3]
+    np.testing.assert_allclose(report["algorithms"]["lanczos"]["pairs"]["LA"]["eigenvalues"], exact, rtol=1e-4)
+    assert "landscape" not in report["notes"]
+    assert (folder / "landscape.png").exists()
+
+
+@pytest.mark.slow
+def test_a_picture_that_fails_leaves_the_rest_of_the_report(run, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("no room for the plane")
+
+    monkeypatch.setattr("eigenjax.report.command.survey", fail)
+    folder, report = run("one_leaf", "--k", "2", "--algorithm", "lanczos")
+    assert report["notes"]["landscape"].startswith("failed: MemoryError: no room for the plane")
+    assert "Failed: MemoryError: no room for the plane" in (folder / "report.html").read_text()
+    assert not (folder / "landscape.png").exists()
+
+
+@pytest.mark.slow
+def test_the_example_of_the_manual_runs(workplace):
+    text = (pathlib.Path(__file__).parents[2] / "notebooks" / "manual" / "pages" / "command.md").read_text()
+    (workplace / "mine.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    arguments = re.search(r"```sh\neigenjax (.*?)\n```", text)[1].split()
+    assert main([*arguments, "--without", "density", "--algorithm", "lanczos"]) == 0
+    report = json.loads((workplace / "mine-out" / "spectrum.json").read_text())
+    assert report["algorithms"]["lanczos"]["pairs"]["LA"]["status"] == "CONVERGED"
+    assert report["gauss_newton"]["pairs"]["LA"]["status"] == "CONVERGED"
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ CASES = {
     "no such function": (["spectrum", "--problem", "small_problems:huge"], "no function huge"),
     "not a function": (["spectrum", "--problem", "small_problems:constant"], "no function constant"),
     "wrong return": (["spectrum", "--problem", "small_problems:not_a_problem"], "got int"),
+    "required argument": (["spectrum", "--problem", "small_problems:with_an_argument"], "must take no arguments"),
     "function that fails": (["spectrum", "--problem", "small_problems:failing"], "RuntimeError: no such file"),
     "vector loss": (["spectrum", "--problem", "small_problems:vector_loss"], "an array of shape (3,)"),
     "integer parameters": (["spectrum", "--problem", "small_problems:integer_params"], "no floating-point numbers"),

@@ -150,7 +150,7 @@ def test_what_fails_is_said_and_the_rest_goes_on(made_report, monkeypatch, capsy
     monkeypatch.setattr(extras, "spectral_density", exploding)
     monkeypatch.setattr(extras, "solve_by_lanczos", exploding)
     monkeypatch.setattr(extras, "solve_layers", lambda *_, **__: "layers")
-    options = {"largest": 1.0, "without": (), "beside_hessian": True, "batch_size": None, "seed": 0}
+    options = {"largest": 1.0, "known": None, "without": (), "beside_hessian": True, "batch_size": None, "seed": 0}
     settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
     found = extras.measure(operator_of(problem), problem, settings, programs=Programs(), progress=Progress(), **options)
     assert found.layers == "layers"
@@ -167,7 +167,7 @@ def test_what_was_left_out_is_said(made_report):
     _, record, problem = made_report
     settings = Settings({"LA": 3}, 10, 1, 0.0, 1e-3)
     options = {"beside_hessian": True, "batch_size": None, "seed": 0, "programs": None, "progress": None}
-    none = extras.measure(None, problem, settings, largest=np.nan, without=(), **options)
+    none = extras.measure(None, problem, settings, largest=np.nan, known=None, without=(), **options)
     assert none == (None, None, None, dict.fromkeys(extras.NAMES, none.notes["density"]))
     assert "not finite" in none.notes["density"]
     text = page(record | {"notes": {"layers": "left out, as asked for by --without"}, "layers": None}, {})

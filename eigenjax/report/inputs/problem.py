@@ -89,7 +89,8 @@ def load_problem(name: str) -> Problem:
     except ReportError as error:
         raise ReportError(f"--problem {name}: {error}") from error
     # A module of flax.nnx, or a pytree with leaves that are not arrays: its arrays are the parameters.
-    params, loss, model = parameters_of(problem.params, problem.loss, problem.model)
+    params, loss = parameters_of(problem.params, problem.loss)
+    model = None if problem.model is None else parameters_of(problem.params, problem.model)[1]
     functions = {"loss": loss, "model": model, "loss_of_output": problem.loss_of_output}
     return problem._replace(params=params, **{part: _hashable(function) for part, function in functions.items()})
 

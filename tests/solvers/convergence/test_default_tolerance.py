@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eigenjax import Status, eigs, eigsh, hessian, lanczos, svds
+from eigenjax import Status, as_operator, check_operator, eigs, eigsh, hessian, lanczos, svds
+from eigenjax.operators.functions.precision import rounding_unit
+from eigenjax.operators.packed import packed_operator
 
 WIDTH, EXAMPLES = 12, 40
 
@@ -42,6 +44,44 @@ def test_matrices_in_16_bits_have_triplets_by_default():
     assert result.status == Status.CONVERGED
     exact = np.linalg.svd(np.asarray(jnp.asarray(matrix, jnp.bfloat16), np.float64), compute_uv=False)[:2]
     np.testing.assert_allclose(result.values, exact, rtol=0.03)
+
+
+def computes_in(dtype):
+    """Return the curvature of a network with float32 parameters whose products are in another dtype."""
+    generator = np.random.default_rng(3)
+    params = {name: jnp.asarray(generator.normal(size=(WIDTH, WIDTH)) / WIDTH**0.5, jnp.float32) for name in "ab"}
+
+    def loss(params, batch):
+        hidden = jnp.tanh(batch.astype(dtype) @ params["a"].astype(dtype))
+        return jnp.mean((hidden @ params["b"].astype(dtype)).astype(jnp.float32) ** 2)
+
+    return hessian(loss, params, jnp.asarray(generator.normal(size=(EXAMPLES, WIDTH)), jnp.float32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outside", [False, True])
+def test_mixed_precision_converges_by_default(outside):
+    solve = lambda op, **options: eigsh(op, 3, krylov_dim=40, **options)
+    op = computes_in(jnp.bfloat16)
+    result = solve(op) if outside else jax.jit(solve)(op)
+    assert result.status == Status.CONVERGED
+    exact = jax.jit(solve)(computes_in(jnp.float32)).eigenvalues
+    np.testing.assert_allclose(result.eigenvalues, exact, rtol=0, atol=0.03 * float(exact[0]))
+    # A tolerance below the rounding is not reached, and the operator is not blamed for it.
+    assert solve(op, tol=1e-5).status == Status.STAGNATED
+    report = check_operator(op, jax.random.key(0))
+    assert 1e-3 < report.nonlinearity < report.tolerance
+
+
+def test_the_unit_of_a_matvec_is_that_of_its_products():
+    narrow = float(jnp.finfo(jnp.bfloat16).eps)
+    assert rounding_unit(computes_in(jnp.float32)) == float(jnp.finfo(jnp.float32).eps)
+    assert rounding_unit(2.0 * computes_in(jnp.bfloat16).shift(1.0)) == narrow
+    assert rounding_unit(packed_operator(computes_in(jnp.bfloat16))) == narrow
+    # Numbers that are only stored in 16 bits are exact.
+    stored = jnp.arange(4.0, dtype=jnp.bfloat16)
+    op = as_operator(lambda v: stored.astype(jnp.float32) * v, like=jax.ShapeDtypeStruct((4,), jnp.float32))
+    assert rounding_unit(op) == float(jnp.finfo(jnp.float32).eps)
 
 
 def test_wider_operators_keep_theirs():

@@ -192,7 +192,28 @@ def test_the_inverse_of_another_shift_is_told():
         result = eigsh(a, 3, b=b, inverse=shift_inverse(a, 5.0, b), **options)
         assert result.status == Status.INCONSISTENT
         assert not jnp.any(result.converged)
+        # The bounds of the inverse's eigenvalues belong to other eigenvalues.
+        assert jnp.all(jnp.isinf(result.error_bounds) & jnp.isinf(result.error_estimates))
     assert eigsh(a, 3, inverse=shift_inverse(-a)).status == Status.INCONSISTENT
+
+
+@pytest.mark.parametrize("with_b", [False, True])
+def test_error_estimates_with_an_inverse_are_not_below_the_rounding(with_b):
+    # A shift at the distance of 1e-7 from an eigenvalue: the inverse alone determines it far below its rounding.
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.standard_normal((200, 200)))
+    exact = np.arange(200.0)
+    a, b = (q * exact) @ q.T, None
+    if with_b:
+        factor = np.diag(rng.uniform(1, 2, 200))
+        a, b = factor @ a @ factor, factor @ factor
+    a = (a + a.T) / 2
+    sigma = 125 + 1e-7
+    result = eigsh(a, 3, b=b, sigma=sigma, inverse=shift_inverse(a, sigma, b))
+    errors = np.abs(np.asarray(result.eigenvalues) - np.round(result.eigenvalues))
+    assert np.all(np.asarray(result.error_estimates) >= np.spacing(125.0))
+    # The matrix itself has rounding errors of this size.
+    assert np.all(errors <= np.asarray(result.error_estimates) + 4 * np.finfo(float).eps * np.linalg.norm(a, 2))
 
 
 def test_a_start_at_an_eigenvector():
