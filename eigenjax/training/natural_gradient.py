@@ -109,6 +109,7 @@ def scale_by_natural_gradient(
         del params, others
         op = _checked_curvature(curvature, state, updates)
         now = damping(state.num_steps) if callable(damping) else damping
+        _check_damping(now, " by its schedule" if callable(damping) else "")
         is_due = state.num_steps % jnp.int32(every) == 0
         state = apply_when(is_due, lambda state: _refreshed(solve, op, state), state)
         pairs = _pairs(state)
@@ -143,14 +144,17 @@ def _pairs(state: ScaleByNaturalGradientState) -> EigenResult:
 
 def _check_options(damping: Any, negative: Any) -> None:
     check_choice(_NAME, "negative", negative, tuple(_WHICH))
-    if callable(damping):
-        return
-    remedy = "give a positive number, or a schedule"
+    if not callable(damping):
+        _check_damping(damping, "")
+
+
+def _check_damping(damping: Any, source: str) -> None:
+    remedy = "give a positive number, or a schedule of such numbers"
     if damping is None:
-        raise TypeError(f"{_NAME} got damping=None: {remedy}")
+        raise TypeError(f"{_NAME} got damping=None{source}: {remedy}")
     check_number(_NAME, "damping", damping, least=0.0, remedy=remedy)
     if not isinstance(damping, Tracer) and not damping > 0:
-        raise ValueError(f"{_NAME} got damping={brief(damping)}: {remedy}")
+        raise ValueError(f"{_NAME} got damping={float(damping)}{source}: {remedy}")
 
 
 def _checked_curvature(curvature: Any, state: Any, updates: PyTree) -> LinearOperator:

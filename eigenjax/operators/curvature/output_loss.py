@@ -175,7 +175,8 @@ def check_labels(targets: Any) -> None:
         given = getattr(targets, "dtype", type(targets).__name__)
         raise TypeError(
             f"targets are {given}: a categorical loss takes one array of integer labels; for one-hot rows give "
-            "jnp.argmax(targets, -1)"
+            "jnp.argmax(targets, -1), and for several heads to fisher a likelihood for each, likelihood={...} with the "
+            "keys of the targets"
         )
 
 
