@@ -129,7 +129,15 @@ class EigenResult(NamedTuple):
 
 
 class SingularResult(NamedTuple):
-    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, with their residuals."""
+    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, with their residuals.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import svds
+        >>> result = svds(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), 2)
+        >>> print(result.values.round(4), result.left.shape, result.right.shape)
+        [3. 2.] (2, 2) (2, 3)
+    """
 
     left: Any
     """The u_i: an output vector of the operator with a leading axis k on every leaf; orthonormal, not conjugated."""
@@ -154,7 +162,17 @@ _Result = TypeVar("_Result", EigenResult, SingularResult)
 
 
 class EigenError(RuntimeError):
-    """Error for a solve that failed, raised on the host by `raise_if_failed`."""
+    """Error for a solve that failed, raised on the host by `raise_if_failed`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import eigsh
+        >>> try:
+        ...     raise_if_failed(eigsh(jnp.full((3, 3), jnp.nan), 1))
+        ... except EigenError as error:
+        ...     print(str(error)[:9])
+        NONFINITE
+    """
 
 
 @explained
@@ -217,6 +235,18 @@ class RunError(RuntimeError):
     """Error for a run that was refused, or that could not save its result; the message gives the reason and the remedy.
 
     `result` is the result of a completed run that could not write any checkpoint, else None.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import run
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = pathlib.Path(folder, "notes.txt").write_text("not a checkpoint")
+        >>> try:
+        ...     _ = run(jnp.eye(30), 1, checkpoint_dir=folder, progress=False)
+        ... except RunError as error:
+        ...     print(error.result)
+        None
     """
 
     def __init__(self, message: str, result: EigenResult | None = None):

@@ -81,7 +81,15 @@ class Solved(NamedTuple):
 
 
 class LeftEigenvectors(NamedTuple):
-    """Left eigenvectors, U^H A = Lambda U^H, and the conditions of their eigenvalues."""
+    """Left eigenvectors, U^H A = Lambda U^H, and the conditions of their eigenvalues.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import eigs, left_eigenvectors
+        >>> matrix = jnp.array([[2.0, 1.0], [0.0, 1.0]])
+        >>> print(left_eigenvectors(matrix, eigs(matrix, 2)).conditions.round(3))  # 1 if the matrix is normal
+        [1.414 1.414]
+    """
 
     vectors: PyTree
     """(k, ...) unit vectors, <v_i, u_i> real and positive."""

@@ -36,7 +36,14 @@ _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
 
 
 class Estimate(NamedTuple):
-    """Resources of a solve; bytes are per device."""
+    """Resources of a solve; bytes are per device.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> needed = estimate(jax.ShapeDtypeStruct((1000, 1000), jnp.float32), k=2)
+        >>> needed.operator_bytes, needed.num_matvecs[0]
+        (4000000, 4)
+    """
 
     operator_bytes: int
     """Parameters and data."""

@@ -39,6 +39,11 @@ class SpectralDensity(NamedTuple):
     """Distribution of the eigenvalues: a discrete measure for each probe, and their mean.
 
     NaN throughout if a matvec was not finite.
+
+    Example:
+        >>> found = spectral_density(jnp.diag(jnp.arange(4.0)), key=jax.random.key(0), num_probes=2)
+        >>> found.nodes.shape, bool(jnp.allclose(found.weights.sum(axis=1), 1))
+        ((2, 4), True)
     """
 
     nodes: jax.Array

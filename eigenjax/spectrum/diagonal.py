@@ -38,7 +38,13 @@ from eigenjax.vectors.tree import PyTree
 
 
 class DiagonalResult(NamedTuple):
-    """Estimate with its standard errors and its cost."""
+    """Estimate with its standard errors and its cost.
+
+    Example:
+        >>> found = diagonal(jnp.array([[1.0, 2.0], [2.0, 4.0]]), key=jax.random.key(0))
+        >>> print(found.estimate.round(4), found.num_matvecs)
+        [1. 4.] 2
+    """
 
     estimate: PyTree
     """A vector of the operator, real, with a_jj in entry j."""

@@ -47,7 +47,13 @@ TOL_REMEDY = "give a number from 0 up, relative to the norm of the result"
 
 
 class FunctionResult(NamedTuple):
-    """Vector f(A) v with an estimate of its error."""
+    """Vector f(A) v with an estimate of its error.
+
+    Example:
+        >>> found = matrix_function(jnp.diag(jnp.array([1.0, 4.0])), jnp.sqrt, jnp.ones(2))
+        >>> print(found.vector.round(4), found.converged, found.num_matvecs)
+        [1. 2.] True 2
+    """
 
     vector: PyTree
     """A vector of the operator, in its working dtypes."""
@@ -201,6 +207,8 @@ def _symmetric(op: LinearOperator, f: Callable, start: PyTree, krylov_dim: int) 
     # The error after one step is unknown, unless the step exhausts the space.
     alone = (count == 1) & (state.offdiagonal[0] != 0)
     change = jnp.where(alone, jnp.inf, tree.norm(coefficients - before))
+    # A basis of the whole space leaves no error.
+    change = jnp.zeros_like(change) if krylov_dim == op.size else change
     return space, _Column(coefficients, _with_rounding(change, size))
 
 
@@ -210,8 +218,9 @@ def _general(op: LinearOperator, f: Callable, start: PyTree, krylov_dim: int) ->
     fewer = steps_held_back(krylov_dim)
     before, _, _ = general_column(eigendecompositions(matrix[:fewer, :fewer]), f)
     change = jnp.linalg.norm(coefficients.at[:fewer].add(-before))
-    # An invariant space has no error; the error after one step is unknown.
-    change = separation + jnp.where(coupling == 0, 0, jnp.where(fewer == krylov_dim, jnp.inf, change))
+    # An invariant space, or the whole one, has no error; the error after one step is unknown.
+    is_invariant = (coupling == 0) | (krylov_dim == op.size)
+    change = separation + jnp.where(is_invariant, 0, jnp.where(fewer == krylov_dim, jnp.inf, change))
     if not jnp.issubdtype(op.dtype, jnp.complexfloating):
         # The imaginary parts of conjugate pairs cancel, if f(conj z) = conj f(z).
         change = jnp.hypot(change, jnp.linalg.norm(coefficients.imag))

@@ -56,7 +56,13 @@ _LEAST = {"xtrace": 2, "hutch++": 3, "hutchinson": 1}
 
 
 class TraceResult(NamedTuple):
-    """Estimate with its standard error and its cost."""
+    """Estimate with its standard error and its cost.
+
+    Example:
+        >>> found = trace(jnp.diag(jnp.array([1.0, 4.0])), key=jax.random.key(0))
+        >>> print(found.estimate, found.standard_error, EstimateStatus(int(found.status)).name)
+        5.0 0.0 ESTIMATED
+    """
 
     estimate: jax.Array
     """() real."""

@@ -30,7 +30,16 @@ _BETWEEN = ("hold", "rayleigh")
 
 
 class SpectrumTracker(NamedTuple):
-    """Pair of pure functions, in the style of an optimizer of optax."""
+    """Pair of pure functions, in the style of an optimizer of optax.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tracker = spectrum_tracker(1)
+        >>> matrix = jnp.diag(jnp.arange(30.0))
+        >>> state, metrics = tracker.update(matrix, tracker.init(matrix))
+        >>> print(metrics["eigenvalue_0"].round(2) == 29, metrics["converged_0"])
+        True True
+    """
 
     init: Callable[..., TrackerState]
     """`init(op, key=None) -> state`, without matvecs: the first update does the work."""

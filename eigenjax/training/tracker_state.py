@@ -22,6 +22,13 @@ class TrackerState(NamedTuple):
     K is the largest number of pairs, q = min(K + 1, n). An untracked pair, or any pair before the first update, has
     the eigenvalue -inf (+inf for "SA"), the residual inf and a vector of zeros. NaN occurs only after matvecs with NaN
     or Inf, so that `jax_debug_nans` finds these alone.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from eigenjax import spectrum_tracker
+        >>> state = spectrum_tracker(2).init(jnp.eye(30))
+        >>> state.eigenvectors.shape, len(jax.tree.leaves(state)) > 5
+        ((2, 30), True)
     """
 
     eigenvalues: jax.Array

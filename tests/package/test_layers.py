@@ -111,9 +111,9 @@ def test_the_public_names_are_sorted_and_documented_with_an_example():
     for name in eigenjax.__all__:
         documentation = inspect.getdoc(getattr(eigenjax, name))
         assert documentation, name
-        if inspect.isfunction(getattr(eigenjax, name)):
-            for part in ("Args:", "Returns:", "Example:", ">>>"):
-                assert part in documentation, f"{name} has no {part}"
+        is_function = inspect.isfunction(getattr(eigenjax, name))
+        for part in (*(("Args:", "Returns:", "Example:") if is_function else ()), ">>>"):
+            assert part in documentation, f"{name} has no {part}"
 
 
 def test_importing_takes_nothing_optional_along():

@@ -45,6 +45,14 @@ def test_an_invariant_subspace_is_enough(rotated, rng, float64):
     assert not broken.converged
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_space_of_all_dimensions_has_converged(symmetric, rotated, rng, float64):
+    matrix, vector = rotated(np.array([1.0, 4.0, 9.0])), rng.standard_normal(3)
+    found = matrix_function(jnp.asarray(matrix), jnp.sqrt, jnp.asarray(vector), symmetric=symmetric)
+    assert_allclose(found.vector, rotated(np.array([1.0, 2.0, 3.0])) @ vector, rtol=1e-12)
+    assert found.converged
+
+
 @pytest.mark.slow
 def test_complex_values(rotated, float64):
     values = np.linspace(-1, 1, 20)

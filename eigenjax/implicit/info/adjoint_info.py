@@ -13,7 +13,16 @@ _ATTAINABLE_ROUNDING = 100.0
 
 
 class AdjointInfo(NamedTuple):
-    """Convergence information of the linear solves of one reverse pass."""
+    """Convergence information of the linear solves of one reverse pass.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import adjoint_info, eigsh
+        >>> matrix = jnp.diag(jnp.arange(400.0))
+        >>> result = eigsh(matrix, 2)
+        >>> print(adjoint_info(matrix, result, jnp.ones((2, 400))).converged)
+        [ True  True]
+    """
 
     converged: jax.Array
     """(k,) bool: the system was solved to its target. The accuracy of the pair is result.converged."""

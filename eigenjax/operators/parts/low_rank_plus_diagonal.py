@@ -31,6 +31,13 @@ class LowRankPlusDiagonal(LinearOperator):
 
     `low_rank` creates it. It is Hermitian; A^-1, F with F F^H = A, log det A, trace, diagonal and samples are in closed
     form. A matvec reads U four times. If A is not positive definite, `sqrt`, `logdet` and `sample` return NaN.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from eigenjax import eigsh, low_rank
+        >>> op = low_rank(eigsh(jnp.diag(jnp.array([3.0, 2.0, 0.0])), 2), damping=1.0)
+        >>> print(op.diagonal().round(4), op.solve(jnp.ones(3)).round(4), op.logdet().round(4))
+        [4. 3. 1.] [0.25   0.3333 1.    ] 2.4849
     """
 
     diagonal_part: PyTree  # D, real: each leaf has the shape of the vector's leaf, or ()
