@@ -187,7 +187,7 @@ def refuse(options: dict[str, Any], other: str) -> None:
     described = lambda name, value: name if isinstance(value, jax.Array) else f"{name}={value!r}"
     given = [described(name, value) for name, value in options.items() if value is not None]
     if given:
-        raise ValueError(f"{', '.join(given)}: has no meaning with {other}; leave one of them out")
+        raise ValueError(f"{', '.join(given)} has no meaning with {other}: leave one of them out")
 
 
 def on_device(value: Any) -> Any:

@@ -9,7 +9,7 @@ from eigenjax import arguments
 from eigenjax.vectors.arithmetic import matmul, positive_or_one
 
 WHICH = ("LM", "LA", "SA", "BE")
-_NOT_SYMMETRIC = "; of an operator that is not symmetric, eigs has 'LM', 'LR', 'SR', 'LI'"
+_NOT_SYMMETRIC = "; of an operator that is not symmetric, eigs has 'LM', 'LR', 'SR', 'LI', 'SM'"
 
 
 def check_which(which: str, function: str = "eigsh") -> None:

@@ -165,8 +165,7 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
         raise ValueError(f"the operator is a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
     if len(shape) != 2 or shape[0] != shape[1] or 0 in shape:
         raise ValueError(
-            f"expected the square matrix (n, n) of an operator, not empty, and got the shape {shape}: svds takes "
-            "rectangular ones"
+            f"expected a square matrix (n, n) with n > 0, and got the shape {shape}: svds takes rectangular ones"
         )
     return MatrixOperator(matrix)
 

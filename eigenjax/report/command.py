@@ -141,15 +141,16 @@ def _as_arrays(tree: PyTree, dtype: jnp.dtype) -> PyTree:
 
 
 def _operator(problem: Problem, request: Request) -> LinearOperator:
+    if request.batch_size is not None and problem.data is None:
+        raise ReportError(f"--batch-size {request.batch_size}: this problem has no data")
+    op = operator_of(problem, request.operator, batch_size=request.batch_size)
     size = num_parameters(problem.params)
     if request.k > size:
         title = NAMES[request.operator]
         raise ReportError(f"--k {request.k}: the {title} is {size} x {size}, so choose k <= {size}")
     if request.krylov_dim is not None and request.krylov_dim < request.k:
         raise ReportError(f"--krylov-dim {request.krylov_dim}: must be at least k = {request.k}")
-    if request.batch_size is not None and problem.data is None:
-        raise ReportError(f"--batch-size {request.batch_size}: this problem has no data")
-    return operator_of(problem, request.operator, batch_size=request.batch_size)
+    return op
 
 
 def _check_finite(problem: Problem, request: Request) -> None:

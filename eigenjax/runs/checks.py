@@ -42,7 +42,7 @@ def check_outside(function: str, *values: Any) -> None:
     # While a program is traced, every number computed in it is a tracer.
     here = _zero()
     if any(isinstance(leaf, Tracer) for leaf in [here, *jax.tree.leaves(values)]):
-        raise TypeError(f"{function} {_ON_HOST} eigsh(op, k) there")
+        raise TypeError(f"{function} {_ON_HOST} eigsh(op, k) there, with an operator on data in memory")
 
 
 @jax.jit
@@ -104,8 +104,8 @@ def check_same_run(path: pathlib.Path, saved: Any, identity: dict[str, Any]) -> 
     difference = fingerprint.difference(saved, identity)
     if difference is not None:
         raise RunError(
-            f"checkpoint_dir={str(path)!r} holds another run: {difference}. Repeat the call that began it, or give "
-            "another directory"
+            f"run: checkpoint_dir={str(path)!r} holds another run: {difference}. Repeat the call that began it, or "
+            "give another directory"
         )
 
 

@@ -17,6 +17,7 @@ from eigenjax import printing
 from eigenjax.arguments import check_bool, check_int, check_number
 from eigenjax.calls import explained
 from eigenjax.implicit.program import explain_forward_mode
+from eigenjax.implicit.systems.tangents import symmetrized
 from eigenjax.krylov.general.schur import complex_dtype
 from eigenjax.operators.base import LinearOperator, conjugated
 from eigenjax.operators.complexified import ComplexifiedOperator, is_real
@@ -262,4 +263,5 @@ def _compiled_pull(
 ) -> tuple[Any, Any, PyTree]:
     build = symmetric_space if method.symmetric else general_space
     of_w, *_ = build(op if method.symmetric else op.H, conjugated(cotangent), method.krylov_dim)
-    return pullback(op, f, of_v, of_w, cotangent)
+    of_op, of_f, of_start = pullback(op, f, of_v, of_w, cotangent)
+    return symmetrized(of_op) if method.symmetric else of_op, of_f, of_start

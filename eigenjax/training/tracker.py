@@ -17,6 +17,7 @@ from eigenjax.krylov import ritz
 from eigenjax.operators.base import LinearOperator, check_vector
 from eigenjax.operators.convert import as_operator
 from eigenjax.result import Status
+from eigenjax.solvers.convergence.status import attainable_tolerance
 from eigenjax.training.measurement import TrackerSpec, first_followed, measure
 from eigenjax.training.tracker_state import TrackerState, initial_state
 from eigenjax.vectors import tree
@@ -84,7 +85,8 @@ def spectrum_tracker(
             compiles in a fraction of the time; use it if slow convergence of the iteration is acceptable.
         tol: a pair is converged when its residual is at most tol times the largest |Ritz value|; otherwise a search is
             made. Eigenvalue errors are about the square of the residual over the gap. The lowest eigenvalues of a
-            network's Hessian are a hundredth of the largest: "SA" needs a smaller tol and a larger budget.
+            network's Hessian are a hundredth of the largest: "SA" needs a smaller tol and a larger budget. At least 4
+            eps of leaves and matrix products in 16 bits.
         between: "hold" returns the last metrics again, at no cost. "rayleigh" returns the Rayleigh quotient
             <v_0, A v_0> for the first pair, at one matvec; its error is quadratic in the rotation of v_0 since the last
             update. Residual and flag of this pair are from the same matvec, those of the others from the last update.
@@ -189,6 +191,7 @@ def _update(
 ) -> tuple[TrackerState, dict[str, Any]]:
     """Update the state by one training step, with a measurement if one is due."""
     op = jax.lax.stop_gradient(op)
+    plan = plan._replace(tol=max(plan.tol, attainable_tolerance(op)))
     check_vector(tree.row(state.rows, 0), tree.working_structure(op.structure), name="the state's vector")
     before = state.num_matvecs
     age = state.num_steps % jnp.int32(every)

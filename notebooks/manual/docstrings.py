@@ -34,7 +34,7 @@ class Docstrings(griffe.Extension):
             _complete_parameters(obj)
         if obj.docstring is None:
             return
-        obj.docstring.value = typeset(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n"))
+        obj.docstring.value = typeset(_plain_returns(obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")))
         if obj.is_attribute and obj.docstring.value.startswith("Alias for field number") and obj.parent is not None:
             annotation, text = _fields(obj.parent.path).get(obj.name, ("", ""))
             obj.docstring.value = text
@@ -51,6 +51,12 @@ def _complete_parameters(function: Any) -> None:
         if name not in function.parameters:
             kind = griffe.ParameterKind.keyword_only
             function.parameters.add(griffe.Parameter(name, kind=kind, default=repr(parameter.default)))
+
+
+def _plain_returns(docstring: str) -> str:
+    """Escape the colons in the section `Returns`, whose text before a colon would be read as a type."""
+    escape = lambda found: found[1] + re.sub(r":(?=\s)", "&#58;", found[2])
+    return re.sub(r"(\nReturns:\n)(.*?)(?=\n\n[A-Z][a-z]+:|\Z)", escape, docstring, flags=re.DOTALL)
 
 
 def _advice(path: str, name: str) -> str:

@@ -80,9 +80,6 @@ def module():
     model = lambda model, inputs: model(inputs)
     return eigenjax.Problem(loss, nnx.Sequential(*layers), (inputs, np.sin(inputs[:, :1])), model, mean)
 
-def with_an_argument(seed):
-    return small()
-
 def not_a_problem():
     return 3
 
@@ -158,6 +155,12 @@ def loss_of_words():
 
 def history_of_words():
     return _with(history="none")
+
+def history_of_other_keys():
+    return _with(history={"steps": [0], "loss": [1.0], "eigenvalues": [2.0]})
+
+def with_a_dict():
+    return _with(history={"steps": [0, 1], "losses": [2.0, 1.0], "eigenvalues": [1.0, 2.0]})
 
 def ragged_history():
     return _with(history=eigenjax.report.inputs.problem.History([0, 1], [1.0], [2.0]))

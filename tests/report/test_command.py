@@ -97,6 +97,13 @@ def test_a_module_of_flax_takes_the_place_of_the_parameters(run, workplace):
 
 
 @pytest.mark.slow
+def test_a_history_may_be_a_dict(run):
+    folder, report = run("with_a_dict", "--k", "2", "--algorithm", "lanczos")
+    assert report["history"]["losses"] == [2.0, 1.0]
+    assert (folder / "training.png").exists()
+
+
+@pytest.mark.slow
 def test_a_picture_that_fails_leaves_the_rest_of_the_report(run, monkeypatch):
     def fail(*_, **__):
         raise MemoryError("no room for the plane")

@@ -46,6 +46,8 @@ def test_the_gradient_is_that_of_the_dense_function(name, symmetric, is_complex,
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(matrix), jnp.asarray(vector))
     found = sum(jnp.sum(g * s).real for g, s in zip(gradients, (matrix_step, step), strict=True))
     assert_allclose(found, exact, rtol=1e-7, atol=1e-7 * np.linalg.norm(matrix_step))
+    if symmetric:
+        assert_allclose(gradients[0], gradients[0].conj().T, atol=1e-14)
 
 
 def split(v):

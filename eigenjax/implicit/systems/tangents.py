@@ -29,7 +29,7 @@ def all_zero(leaves: PyTree) -> bool:
 
 def image_tangent(op: LinearOperator, op_dot: Any, vectors: PyTree) -> PyTree | None:
     """Compute the k vectors dA x_i for a tangent of the operator; None if it is zero. Cost: k matvecs, linearized."""
-    return tangent_along(lambda op: _images(_symmetrized(op), vectors), op, op_dot)
+    return tangent_along(lambda op: _images(symmetrized(op), vectors), op, op_dot)
 
 
 def tangent_along(function: Callable[[Any], PyTree], op: Any, op_dot: Any) -> PyTree | None:
@@ -80,14 +80,14 @@ def symmetric_cotangent(op: LinearOperator, vectors: PyTree, weights: PyTree) ->
     op_bar = pull_back(matvec, op, vectors, weights)
     # A loss that gathers its parameters (FSDP) would leave whole cotangents on every device.
     place = lambda x, like: placement.placed_like(x, like) if _is_inexact(like) else x
-    return _symmetrized(jax.tree.map(place, op_bar, op))
+    return symmetrized(jax.tree.map(place, op_bar, op))
 
 
 def _images(op: LinearOperator, vectors: PyTree) -> PyTree:
     return jax.vmap(functools.partial(matvec, op))(vectors)
 
 
-def _symmetrized(op: LinearOperator) -> LinearOperator:
+def symmetrized(op: LinearOperator) -> LinearOperator:
     """Replace every matrix in an operator or a cotangent by its Hermitian part: it varies in symmetric directions."""
     return jax.tree.map(_hermitian_part, op, is_leaf=lambda part: isinstance(part, MatrixOperator))
 

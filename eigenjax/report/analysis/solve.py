@@ -130,14 +130,17 @@ def solve_by_power(
         The pairs. Cost: at most max_iter matvecs per pair.
     """
     clock = _Clock(programs)
-    results = {}
+    results, largest = {}, 0.0
     for which, k in settings.groups.items():
         with progress.stage(f"power {which}", k) as update:
-            results[which] = _power_group(op, settings, key, which, update, clock)
+            results[which] = _power_group(op, settings, key, which, largest, update, clock)
+            largest = float(np.max(np.abs(results[which].eigenvalues)))
     return clock.solve(results, sum(int(result.num_matvecs) for result in results.values()), {})
 
 
-def _power_group(op, settings: Settings, key, which: str, update: Callable, clock: "_Clock") -> EigenResult:
+def _power_group(
+    op, settings: Settings, key, which: str, largest: float, update: Callable, clock: "_Clock"
+) -> EigenResult:
     k = settings.groups[which]
     # The lowest eigenvalues of A are minus the largest of -A. With storage for the same number of pairs, both ends
     # share one compiled program, and compilation takes most of the time.
@@ -145,6 +148,8 @@ def _power_group(op, settings: Settings, key, which: str, update: Callable, cloc
     signed, options = sign * op, {"which": side, "max_iter": settings.max_iter}
     update(0, "compiling")
     state = clock.run(_power_init, signed, key, k=max(settings.groups.values()))
+    # The tolerance is relative to the largest |eigenvalue| of all groups.
+    state = state._replace(largest=jnp.maximum(state.largest, jnp.asarray(largest, state.largest.dtype)))
     while int(state.num_pairs) < k:
         state = clock.run(_power_steps, signed, state, settings.tol, settings.momentum, **options)
         pairs = _first_pairs(state, k)

@@ -31,6 +31,18 @@ def print_tables(solves: dict[str, Solve], operator: str = "Hessian", console=No
             console.print(line, markup=False, soft_wrap=True)
 
 
+def options_for(name: str, status: str) -> str:
+    """Name the options of the command that the advice of a status is about.
+
+    >>> options_for("power", "NOT_CONVERGED")
+    ' (options of the command: --max-iter, --tol, --k; --algorithm lanczos omits the power iteration)'
+    """
+    if status != "NOT_CONVERGED":
+        return ""
+    omit = "; --algorithm lanczos omits the power iteration" if name == "power" else ""
+    return f" (options of the command: {'--max-iter' if name == 'power' else '--krylov-dim'}, --tol, --k{omit})"
+
+
 def disagreement(results: list[EigenResult]) -> np.ndarray | None:
     """Compute the difference of two algorithms' eigenvalues, (k,) relative to the larger magnitude of each two.
 
@@ -81,5 +93,5 @@ def _summary(name: str, solve: Solve, operator: str) -> list[str]:
         status = Status(int(result.status))
         if status is not Status.CONVERGED:
             title = TITLES[which].format(k=len(result.eigenvalues))
-            lines.append(f"{name}, {title}: {status.name}: {status.advice}")
+            lines.append(f"{name}, {title}: {status.name}: {status.advice}{options_for(name, status.name)}")
     return lines

@@ -49,7 +49,8 @@ class Problem(NamedTuple):
     loss_of_output: Callable[..., Any] | None = None
     """loss_of_output(outputs, targets) -> scalar mean, for the Gauss-Newton matrix."""
     history: History | None = None
-    """Record of the training, drawn as the largest eigenvalue against the training step; None for no picture."""
+    """Record of the training, drawn as the largest eigenvalue against the training step: a dict with the keys `steps`,
+    `losses`, `eigenvalues` and, for plain gradient descent, `learning_rate`. None for no picture."""
 
     def arguments(self) -> tuple[PyTree, ...]:
         """Return the arguments of the loss: the parameters, and the data unless they are None."""
@@ -85,6 +86,7 @@ def load_problem(name: str) -> Problem:
             f"{type(problem).__name__}"
         )
     try:
+        problem = problem._replace(history=_as_history(problem.history))
         check_problem(problem)
     except ReportError as error:
         raise ReportError(f"--problem {name}: {error}") from error
@@ -134,9 +136,24 @@ def check_problem(problem: Problem) -> None:
         raise ReportError(f"the loss must return a floating-point number, and returns {value.dtype}")
 
 
+def _as_history(history: Any) -> Any:
+    """Convert a dict to a `History`."""
+    if not isinstance(history, dict):
+        return history
+    try:
+        return History(**history)
+    except TypeError as error:
+        raise ReportError(
+            f"history has the keys {sorted(map(str, history))}: give steps, losses, eigenvalues, and learning_rate if "
+            "there is one"
+        ) from error
+
+
 def _check_history(history: Any) -> None:
     if not isinstance(history, History):
-        raise ReportError(f"history must be a History(steps, losses, eigenvalues), and is a {type(history).__name__}")
+        raise ReportError(
+            f"history must be a dict of steps, losses and eigenvalues, or None, and is a {type(history).__name__}"
+        )
     lengths = set()
     for name in ("steps", "losses", "eigenvalues"):
         try:

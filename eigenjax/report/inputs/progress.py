@@ -41,7 +41,7 @@ class Progress:
             >>> with progress.stage("count", total=3) as update:
             ...     update(3, "all of them")
             >>> progress.console.file.getvalue()
-            'count: all of them (0.0 s)\n'
+            'count: all of them (... s)\n'
         """
         start, latest = time.perf_counter(), ""
         with self._bar() as bar:

@@ -27,15 +27,16 @@ _BESIDE = ("convergence", "gauss-newton", "density")
 _ABOUT = {
     "pairs": "Bound: at least one eigenvalue of the operator lies within the residual r of each value. Estimate: the "
     "error is about r\u00b2 / gap, where the gap is the distance to the nearest other eigenvalue found. It is too "
-    "small if a closer eigenvalue was not found. If no gap is known it is r. It is at least the rounding error. Equal "
-    "residuals are a common bound, from one matvec that verifies all pairs. A pair of the power iteration converges "
-    "only after those before it.",
-    "convergence": "Residuals are computed every few matvecs until all pairs have converged.",
+    "small if a closer eigenvalue was not found, r if no gap is known, and at least the rounding error. The Lanczos "
+    "method verifies all pairs by one matvec; its residuals include the rounding error found in it.",
+    "convergence": "One Krylov space serves both ends of the spectrum. Residuals are computed every few matvecs until "
+    "all pairs of an end have converged.",
     "gauss-newton": "The Gauss-Newton matrix is the Hessian of the loss with the model linearized at its parameters. "
     "It has no negative eigenvalues if the loss is a convex function of the model's outputs. For softmax "
     "cross-entropy with one prediction per example it equals the Fisher information matrix.",
     "density": "The distribution of all eigenvalues, estimated from random vectors by stochastic Lanczos quadrature. "
-    "Converged pairs count exactly. Features narrower than 1/200 of the width of the spectrum are not resolved.",
+    "The pairs asked for count exactly. Features narrower than 1/200 of the width of the spectrum are not resolved.",
+    "landscape": "Each line extends to where the quadratic term is twice the loss.",
     "layers": "The largest eigenvalues of the diagonal block of each layer, with the parameters of all other layers "
     "held constant.",
 }

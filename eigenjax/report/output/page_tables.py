@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from eigenjax.report.analysis.tables import TITLES
+from eigenjax.report.analysis.tables import TITLES, options_for
 
 _NAMES = {"lanczos": "Lanczos", "power": "deflated power iteration"}
 
@@ -27,9 +27,8 @@ def summary(document: Mapping[str, Any]) -> Iterable[str]:
     for name, record in algorithms.items():
         for which, pairs in record["pairs"].items():
             mark = "good" if pairs["status"] == "CONVERGED" else "bad"
-            text = (
-                f"{_NAMES[name]}, {_title(which, pairs)}: {pairs['status']}: {pairs['advice']}{_options(name, pairs)}"
-            )
+            options = options_for(name, pairs["status"])
+            text = f"{_NAMES[name]}, {_title(which, pairs)}: {pairs['status']}: {pairs['advice']}{options}"
             yield f'<li class="{mark}">{html.escape(text)}</li>'
     yield "</ul>"
 
@@ -88,12 +87,6 @@ def _facts(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "loss", f"{document['problem']['loss']:.5g}"
     yield "matvecs, all solvers", f"{sum(each['num_matvecs'] for each in document['algorithms'].values()):,}"
     yield "total time", f"{document['seconds']:.1f} s"
-
-
-def _options(name: str, pairs: Mapping[str, Any]) -> str:
-    """Name the options of the command that the advice of a status is about."""
-    option = {"lanczos": "--krylov-dim", "power": "--max-iter"}[name]
-    return f" (here: {option}, --tol, --k)" if pairs["status"] == "NOT_CONVERGED" else ""
 
 
 def _fact(name: str, value: str) -> str:
@@ -167,7 +160,7 @@ def _layers(document: Mapping[str, Any]) -> list[str]:
             record["size"],
             record["num_matvecs"],
             f"{sum(record['converged'])} of {len(record['converged'])}",
-            _number(record["eigenvalues"][0]),
+            _short_value(record["eigenvalues"][0]),
             ", ".join(_short_value(value) for value in record["eigenvalues"][1:]),
         )
         for name, record in found["found"].items()
@@ -196,7 +189,7 @@ def _number(value: float | None) -> str:
 
 
 def _short_value(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.3g}"
+    return "not a number" if value is None else f"{value:.5g}"
 
 
 def _short(value: float | None) -> str:

@@ -45,7 +45,10 @@ def draw_panels(
     """
     panels = {"pairs": _pairs(solves, tol), "convergence": _convergence(solves, additions, tol)}
     if additions.density is not None:
-        caption = "Fraction of the eigenvalues per unit of λ, logarithmic. Vertical lines mark isolated eigenvalues."
+        caption = (
+            "Fraction of the eigenvalues per unit of λ, logarithmic. Vertical lines mark isolated eigenvalues, whose "
+            "distance to all others is more than 1/100 of the width of the spectrum."
+        )
         panels["density"] = [Panel("density", caption, pictures.draw_density(additions.density))]
     if additions.layers is not None:
         caption = "The largest eigenvalues of the block of each layer."

@@ -11,20 +11,23 @@ import jax
 import jax.numpy as jnp
 
 from eigenjax.krylov.rayleigh_ritz import Extraction
+from eigenjax.operators.base import LinearOperator
+from eigenjax.operators.functions.precision import rounding_unit
 from eigenjax.result import EigenResult
 from eigenjax.vectors.arithmetic import safe_divide
 
-# The error of an eigenvalue is at least this times the machine epsilon times the largest Ritz value, however small its
-# residual.
-_RESIDUAL_ROUNDING = 4.0
+# The error of an eigenvalue may be this times the machine epsilon times the largest Ritz value, however small its
+# residual: 9 are measured for n = 400 in float32.
+_RESIDUAL_ROUNDING = 16.0
 
 
 def with_error_bounds(
-    result: EigenResult, found: Extraction, *, complete: jax.Array, rounding: jax.Array
+    op: LinearOperator, result: EigenResult, found: Extraction, *, complete: jax.Array, rounding: jax.Array
 ) -> EigenResult:
     """Fill in `error_bounds`, `error_estimates` and `gap`.
 
     Args:
+        op: the operator, of which only the structure and the precision are used.
         result: result with eigenvalues and residuals.
         found: all Ritz pairs of the last convergence check, the k wanted first.
         complete: () bool, these are all eigenpairs of the operator.
@@ -49,6 +52,8 @@ def with_error_bounds(
     separated = (nearest > residuals) & jnp.isfinite(nearest)
     quadratic = jnp.where(separated, residuals * safe_divide(residuals, nearest, where=separated), residuals)
     smallest = _RESIDUAL_ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
-    estimates = jnp.maximum(quadratic, smallest)
+    # The rounding of a matvec in fewer bits than the residual has changes the eigenvalue in first order.
+    is_narrow = rounding_unit(op) > float(jnp.finfo(residuals.dtype).eps)
+    estimates = jnp.maximum(residuals if is_narrow else quadratic, smallest)
     bounds = jnp.where(complete, estimates, residuals) + rounding
     return result._replace(error_bounds=bounds, error_estimates=estimates, gap=gap)

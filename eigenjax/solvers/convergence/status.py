@@ -46,7 +46,12 @@ def default_tolerance(op: LinearOperator) -> float:
     >>> print(f"{default_tolerance(op):.3f}")
     0.031
     """
-    return max(default_tol(tree.accumulation_dtype(op.structure)), _NARROW_UNITS * rounding_unit(op))
+    return max(default_tol(tree.accumulation_dtype(op.structure)), attainable_tolerance(op))
+
+
+def attainable_tolerance(op: LinearOperator) -> float:
+    """Return the smallest tolerance that the rounding of matvecs leaves within reach."""
+    return _NARROW_UNITS * rounding_unit(op)
 
 
 class Tolerances(NamedTuple):

@@ -71,7 +71,7 @@ def _solve(pencil: Pencil, *, k: int, which: str, tol: Any, atol: Any, sigma: An
     own = result._replace(eigenvalues=jax.lax.stop_gradient(values), residuals=_in_inverse_norm(defects, known[1]))
     others = jnp.full(all_values.shape[0] - k, jnp.max(rounding))
     found = Extraction(jax.lax.stop_gradient(all_values), columns, jnp.concatenate([own.residuals, others]))
-    result = with_error_bounds(own, found, complete=jnp.ones((), bool), rounding=rounding)
+    result = with_error_bounds(pencil.a, own, found, complete=jnp.ones((), bool), rounding=rounding)
     return result._replace(
         eigenvalues=values,
         eigenvectors=vectors,

@@ -95,7 +95,7 @@ def _with_residuals(
     others = jnp.broadcast_to(rounding, values.shape[0] - k)
     found = Extraction(values, columns, jnp.concatenate([residuals, others]))
     result = result._replace(num_probes=jnp.int32(0), num_recovered=jnp.int32(0))
-    return with_error_bounds(result, found, complete=jnp.ones((), bool), rounding=rounding)
+    return with_error_bounds(op, result, found, complete=jnp.ones((), bool), rounding=rounding)
 
 
 SOLVER = DenseSolver(_is_small, lambda op: op.structure, _solve)

@@ -211,7 +211,11 @@ def _on_host(a: Any, sparse: Any) -> Any:
     if not is_jax_sparse(a):
         return sparse.csc_matrix(np.asarray(as_matrix(a)))
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(a)):
-        raise TypeError("a sparse matrix is factorized on the host: call shift_inverse outside of jit")
+        raise TypeError(
+            "the entries of a sparse matrix are traced (by jit, vmap, grad, ...), and it is factorized on the host: "
+            "call shift_inverse outside, with concrete entries, and pass the result as inverse=. A gradient needs no "
+            "derivative of it"
+        )
     coo = a if hasattr(a, "indices") and not hasattr(a, "indptr") else a.to_bcoo()
     data, indices = jax.device_get((coo.data, coo.indices))
     return sparse.coo_matrix((data, (indices[:, 0], indices[:, 1])), shape=tuple(a.shape)).tocsc()

@@ -151,11 +151,11 @@ def eigsh(
 
     Returns:
         The pairs in the order of `which`, or nearest to sigma first. `error_bounds` bounds the error of each eigenvalue
-        by its residual r, and `error_estimates` estimates it by min(r, r^2 / gap). `gap` is the distance to the nearest
-        unwanted Ritz value. With b or inverse, `residuals` are ||A x - lambda B x||. A pair is converged by its
-        residual in the norm of B^-1, with an inverse by that of F B x = x / (lambda - sigma). If the residuals are
-        above 100 tol (||A|| + |lambda| ||B||) ||x||, or the eigenvalues not those of F, the status is INCONSISTENT.
-        `error_bounds` hold for exact inverses.
+        by its residual r, and `error_estimates` estimates it by min(r, r^2 / gap), or by r if matvecs are in 16 bits.
+        `gap` is the distance to the nearest unwanted Ritz value. With b or inverse, `residuals` are ||A x - lambda B
+        x||. A pair is converged by its residual in the norm of B^-1, with an inverse by that of F B x = x / (lambda -
+        sigma). If the residuals are above 100 tol (||A|| + |lambda| ||B||) ||x||, or the eigenvalues not those of F,
+        the status is INCONSISTENT. `error_bounds` hold for exact inverses.
 
     Raises:
         ValueError: if k, krylov_dim, block_size, max_matvecs or max_basis_bytes is out of range, `which` or `basis` is

@@ -139,7 +139,7 @@ def _with_status(
     # The discrepancy that the verification accepts as rounding.
     units = VERIFICATION_TOLERANCE * jnp.sqrt(1 + state.krylov.num_restarts.astype(norm_estimate.dtype))
     rounding = units * rounding_unit(op) * norm_estimate
-    return with_error_bounds(result, state.found, complete=complete, rounding=rounding)
+    return with_error_bounds(op, result, state.found, complete=complete, rounding=rounding)
 
 
 def _polished_result(
