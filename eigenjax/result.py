@@ -116,8 +116,8 @@ class EigenResult(NamedTuple):
     """() int32, number of pairs that only a missed-pair search found. `eigsh` and `eigs` only."""
     error_estimates: jax.Array | None = None
     """(k,) estimates of the error of each eigenvalue: r^2 / gap to the nearest Ritz value for a well-separated pair,
-    else the residual r, as also if matvecs are in 16 bits; at least 16 eps ||A||. These are no bounds: an eigenvalue
-    nearer than the nearest Ritz value makes them too small. `eigsh` only."""
+    else the residual r, as also if matvecs are in 16 bits; at least 16 eps ||A|| (dense: 4). These are no bounds: an
+    eigenvalue nearer than the nearest Ritz value makes them too small. `eigsh` only."""
     num_solves: jax.Array | None = None
     """() int32, number of products with `inverse`; None without one."""
     num_found: jax.Array | None = None

@@ -17,8 +17,8 @@ from eigenjax.result import EigenResult
 from eigenjax.vectors.arithmetic import safe_divide
 
 # The error of an eigenvalue may be this times the machine epsilon times the largest Ritz value, however small its
-# residual: 9 are measured for n = 400 in float32.
-_RESIDUAL_ROUNDING = 16.0
+# residual: 12 at most are measured for Krylov spaces (n = 400, float32), and 2.3 for decompositions of the matrix.
+_KRYLOV_ROUNDING, _DENSE_ROUNDING = 16.0, 4.0
 
 
 def with_error_bounds(
@@ -51,7 +51,8 @@ def with_error_bounds(
     # An infinite distance means that nothing is known about a neighbor.
     separated = (nearest > residuals) & jnp.isfinite(nearest)
     quadratic = jnp.where(separated, residuals * safe_divide(residuals, nearest, where=separated), residuals)
-    smallest = _RESIDUAL_ROUNDING * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
+    units = jnp.where(complete, _DENSE_ROUNDING, _KRYLOV_ROUNDING).astype(residuals.dtype)
+    smallest = units * float(jnp.finfo(residuals.dtype).eps) * jnp.max(jnp.abs(found.values))
     # The rounding of a matvec in fewer bits than the residual has changes the eigenvalue in first order.
     is_narrow = rounding_unit(op) > float(jnp.finfo(residuals.dtype).eps)
     estimates = jnp.maximum(residuals if is_narrow else quadratic, smallest)
