@@ -73,11 +73,11 @@ SCIPY: list[Line] = [
         span_over("plain", "arpack", method="matvecs"),
     ),
     (
-        "modes of finite elements, LOBPCG with the factors of K: products over ARPACK's solves",
+        "modes of finite elements, LOBPCG with the factors of K: products over those of SciPy's LOBPCG",
         "generalized",
         span_over("plain", "arpack", method="precond"),
     ),
-    ("finite elements, with the search: time of a second call over ARPACK's", "generalized", span_of("time")),
+    ("finite elements, with the search: time of a second call over SciPy's", "generalized", span_of("time")),
     (
         "solves of `eigs` near a shift without the search over ARPACK's, real",
         "eigs_shifts",
