@@ -61,19 +61,27 @@ def front() -> list[str]:
         "matvecs of `eigsh` relative to ARPACK, equal basis and residual, without the search for missed pairs": (
             f"{number(mean(arpack))} in the mean of {len(arpack)} cases, at worst {number(max(arpack))}"
         ),
-        "pairs marked converged that are wrong": spectra(rows_of("random_spectra")),
-        "top 10 of a network's Hessian, 85,002 parameters": f"{number(1 / scipy)} of the time of SciPy",
-        "first `eigsh` in a process; a second operator of its size": f"{first:.1f} s; {second:.1f} s",
-        "gradient of a loss of five eigenvectors, dense, n = 2,000, relative to `jnp.linalg.eigh`; to matfree": (
-            f"{number(slower('eigh'))} times as fast; {slower('matfree'):.1f} times as fast"
+        "pairs marked converged that are inaccurate, not orthonormal, returned twice or not wanted": spectra(
+            rows_of("random_spectra")
         ),
+        "top 10 of a network's Hessian, 85,002 parameters": f"{number(1 / scipy)} of the time of SciPy",
+        "first `eigsh` in a process": f"{first:.1f} s",
+        "first `eigsh` of a second operator of the same size": f"{second:.1f} s",
+        "gradient of a loss of five eigenvectors, dense, n = 2,000, relative to `jnp.linalg.eigh`": (
+            f"{number(slower('eigh'))} times as fast"
+        ),
+        "the same gradient, relative to matfree": f"{slower('matfree'):.1f} times as fast",
     }
     return [f"| {what} | {figure} |".replace("|  |", "| |").replace(" --- ", "---") for what, figure in lines.items()]
 
 
 SECTIONS: dict[str, list[Line]] = {
-    "What is right": [
-        ("pairs marked converged that are wrong, small random spectra", "random_spectra", spectra),
+    "Correctness": [
+        (
+            "pairs marked converged that are inaccurate, not orthonormal, returned twice or not wanted, random spectra",
+            "random_spectra",
+            spectra,
+        ),
         ("copies missed by default / without the search, planted spectra", "planted_spectra", missed),
         (
             "eigenvalues of an interval that are missed, 50 in a random matrix and 51 in a 2-D Laplacian",
@@ -95,21 +103,21 @@ SECTIONS: dict[str, list[Line]] = {
             ),
         ),
         (
-            "... of a second operator of the same size",
+            "seconds of the first `eigsh` of a second callable of the same size, n = 2,000 / 40,000",
             "first_call",
             lambda rows: " / ".join(
                 number(column(where(rows, job=f"callable {n} second"), "first_s")[0]) for n in (2000, 40000)
             ),
         ),
         (
-            "... of the Hessian of a residual network of 2 / 8 / 32 / 128 leaves",
+            "seconds of the first `eigsh` of the Hessian of a residual network of 2 / 8 / 32 / 128 leaves",
             "first_call",
             lambda rows: " / ".join(
                 number(row["first_s"]) for row in rows if "residual" in row["job"] and "eigsh" in row["job"]
             ),
         ),
         (
-            "... with the gradient",
+            "seconds of the first `eigsh` and its gradient, Hessian of a residual network of 2 / 8 / 32 / 128 leaves",
             "first_call",
             lambda rows: " / ".join(
                 number(row["first_s"]) for row in rows if "residual" in row["job"] and "gradient" in row["job"]
@@ -119,30 +127,42 @@ SECTIONS: dict[str, list[Line]] = {
     ],
     "Time and matvecs of solves": [
         (
-            "time of a solve over that of its matvecs, 1.03 M parameters, matvecs of 0.05 / 0.2 s",
+            "time of a solve divided by that of its matvecs, 1.03 M parameters, matvecs of 0.05 / 0.2 s",
             "eigsh_time",
             listed("ratio", problem="overhead", program="eigsh"),
         ),
-        ("... on one H100, 1.03 M parameters", "accelerator_overhead", listed("ratio", problem="1 M", solver="eigsh")),
-        ("... GPT-2 small, 124 M parameters", "accelerator_overhead", listed("ratio", problem="GPT-2", solver="eigsh")),
+        (
+            "time of a solve divided by that of its matvecs, 1.03 M parameters, one H100",
+            "accelerator_overhead",
+            listed("ratio", problem="1 M", solver="eigsh"),
+        ),
+        (
+            "time of a solve divided by that of its matvecs, GPT-2 small, 124 M parameters, one H100",
+            "accelerator_overhead",
+            listed("ratio", problem="GPT-2", solver="eigsh"),
+        ),
         (
             "matvecs of a warm start over a cold one through 100 changes of 1e-8 / 1e-6 / 1e-4 / 1e-3, ten outliers",
             "eigsh_tracking",
             drifts("ten outliers"),
         ),
-        ("... a 2-D Laplacian", "eigsh_tracking", drifts("Laplacian")),
+        (
+            "matvecs of a warm start over a cold one, the same changes, a 2-D Laplacian",
+            "eigsh_tracking",
+            drifts("Laplacian"),
+        ),
         (
             "time with blocks of 2 / 4 / 8 over single vectors, dense, n = 4,000",
             "eigsh_blocks",
             lambda rows: " / ".join(map(number, [row["ratio"] for row in rows if row["problem"] == "dense"][1:])),
         ),
         (
-            "... a block of 8 over the search for missed pairs, eight copies",
+            "time with a block of 8 over that with the search for missed pairs, eight copies of an eigenvalue",
             "eigsh_blocks",
             listed("ratio", problem="eight copies", way="block_size"),
         ),
         (
-            "... blocks of 2 / 4, Hessian of a network",
+            "time with blocks of 2 / 4 over single vectors, Hessian of a network",
             "eigsh_blocks",
             lambda rows: " / ".join(map(number, column(where(rows, problem="network"), "ratio")[1:])),
         ),
@@ -152,11 +172,15 @@ SECTIONS: dict[str, list[Line]] = {
             "generalized",
             lambda rows: span(row["without"] / row["all"] for row in where(rows, method="inside")),
         ),
-        ("... its time", "generalized", span_of("time_without", method="inside")),
+        (
+            "shift-invert inside the spectrum: time without an inverse over that with one",
+            "generalized",
+            span_of("time_without", method="inside"),
+        ),
     ],
     "Memory": [
         (
-            "vectors of `eigsh` at n = 10,000,000, k = 10: basis of 30; 30 / 60 in 16 bits; 30 offloaded; none",
+            'vectors of `eigsh`, n = 10,000,000, k = 10: basis of 30; 30 / 60 in 16 bits; 30 offloaded; "recompute"',
             "eigsh_memory",
             listed("temporary_vectors"),
         ),
@@ -172,7 +196,7 @@ SECTIONS: dict[str, list[Line]] = {
             lambda rows: " / ".join(number(row["over_plain"]) for row in rows[3:9] if row["logits are"] == "chunked"),
         ),
         (
-            "... without",
+            "memory of a Gauss-Newton / Hessian matvec over a gradient, transformer, V = 50,257, logits formed",
             "curvature_memory",
             lambda rows: " / ".join(number(row["over_plain"]) for row in rows[3:9] if row["logits are"] == "plain"),
         ),
@@ -183,13 +207,25 @@ SECTIONS: dict[str, list[Line]] = {
             "adjoint_products",
             adjoint("Laplacian", which="SA"),
         ),
-        ("... largest magnitude", "adjoint_products", adjoint("Laplacian", which="LM")),
-        ("... ten outliers", "adjoint_products", adjoint("ten outliers")),
-        ("... a network", "adjoint_products", adjoint("digits")),
+        (
+            "ten eigenvectors to 1e-4 / 1e-8, 2-D Laplacian, largest magnitude",
+            "adjoint_products",
+            adjoint("Laplacian", which="LM"),
+        ),
+        ("ten eigenvectors to 1e-4 / 1e-8, ten outliers", "adjoint_products", adjoint("ten outliers")),
+        ("ten eigenvectors to 1e-4 / 1e-8, a network", "adjoint_products", adjoint("digits")),
         ("six eigenvectors without symmetry to 1e-6: random", "adjoint_general", span_of("ratio", problem="random")),
-        ("... Brusselator", "adjoint_general", span_of("ratio", problem="Brusselator")),
-        ("... Grcar", "adjoint_general", span_of("ratio", problem="Grcar")),
-        ("... convection-diffusion", "adjoint_general", span_of("ratio", problem="convection")),
+        (
+            "six eigenvectors without symmetry to 1e-6: Brusselator",
+            "adjoint_general",
+            span_of("ratio", problem="Brusselator"),
+        ),
+        ("six eigenvectors without symmetry to 1e-6: Grcar", "adjoint_general", span_of("ratio", problem="Grcar")),
+        (
+            "six eigenvectors without symmetry to 1e-6: convection-diffusion",
+            "adjoint_general",
+            span_of("ratio", problem="convection"),
+        ),
         ("ten singular triplets, ten problems, to 1e-4 / 1e-8", "adjoint_triplets", triplets),
     ],
     "Curvature: time of a matvec over a gradient": [
@@ -198,15 +234,31 @@ SECTIONS: dict[str, list[Line]] = {
             "curvature_products",
             listed("ratio", network="multilayer"),
         ),
-        ("... convolutional network", "curvature_products", listed("ratio", network="eval")),
-        ("... transformer", "curvature_products", listed("ratio", network="transformer")),
         (
-            "a convolutional network on a CPU, in a solver over alone",
+            "Hessian / Gauss-Newton / empirical Fisher, convolutional network",
+            "curvature_products",
+            listed("ratio", network="eval"),
+        ),
+        (
+            "Hessian / Gauss-Newton / empirical Fisher, transformer",
+            "curvature_products",
+            listed("ratio", network="transformer"),
+        ),
+        (
+            "Hessian of a convolutional network on a CPU, a matvec in a solver over a single one",
             "convolutions",
             span_of("ratio", way="lanczos"),
         ),
-        ("... in microbatches", "convolutions", span_of("ratio", way="microbatches")),
-        ("... in a plain loop", "convolutions", span_of("ratio", way="bare loop")),
+        (
+            "Hessian of a convolutional network on a CPU, in microbatches over a single one",
+            "convolutions",
+            span_of("ratio", way="microbatches"),
+        ),
+        (
+            "Hessian of a convolutional network on a CPU, in a plain loop over a single one",
+            "convolutions",
+            span_of("ratio", way="bare loop"),
+        ),
     ],
     "Training": [
         (
@@ -215,7 +267,7 @@ SECTIONS: dict[str, list[Line]] = {
             tracked,
         ),
         (
-            "... largest relative error of an eigenvalue",
+            "largest relative error of an eigenvalue of `spectrum_tracker(3)` in these trainings",
             "tracker",
             lambda rows: number(max(column(where(rows, every=1, which="LA"), "worst_error"))),
         ),
@@ -224,9 +276,13 @@ SECTIONS: dict[str, list[Line]] = {
             "tracker_time",
             lambda rows: span(column(where(rows, every=10)[:2], "slow_down")),
         ),
-        ("... at every 50th", "tracker_time", lambda rows: span(column(where(rows, every=50)[:2], "slow_down"))),
         (
-            "... beside minibatches of 64 of 1,797 examples, all in the operator, every 10th / 50th",
+            "time of training on all data with a tracker over without, at every 50th step",
+            "tracker_time",
+            lambda rows: span(column(where(rows, every=50)[:2], "slow_down")),
+        ),
+        (
+            "time of training on minibatches of 64 with a tracker of all 1,797 examples over without, 10th / 50th step",
             "tracker_time",
             listed("slow_down", training="minibatches"),
         ),

@@ -53,7 +53,7 @@ def summary(values: Iterable[float], *, bound: float = 1.0) -> str:
     values = list(values)
     above = sum(x > bound for x in values)
     middle = f"{number(mean(values))} in the geometric mean of {len(values)}"
-    return f"{middle}; {above} above {bound:g}, {number(max(values))} at worst"
+    return f"{middle}; {above or 'none'} above {bound:g}, at worst {number(max(values))}"
 
 
 def ratios(name: str = "ratio", **conditions: Any) -> Callable[[Rows], str]:

@@ -52,7 +52,8 @@ def write(notebooks: pathlib.Path, folder: pathlib.Path) -> None:
     if found != set(NOTEBOOKS):
         raise ValueError(f"NOTEBOOKS of the gallery and the folder differ in {sorted(found ^ set(NOTEBOOKS))}")
     folder.mkdir()
-    lines = ["# Gallery", "", "The tests run all notebooks and check their results.", ""]
+    installed = 'In a clone, `pip install -e ".[training,report,demo]"` installs what they need.'
+    lines = ["# Gallery", "", f"The tests run all notebooks and check their results. {installed}", ""]
     for name, line in NOTEBOOKS.items():
         notebook = notebooks / f"{name}.ipynb"
         shutil.copy(notebook, folder)

@@ -7,6 +7,7 @@ reference.
 
 import inspect
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -67,11 +68,22 @@ def on_config(config: Any) -> Any:
     for notebook in (folder / "gallery").glob("*.ipynb"):
         typeset.typeset_notebook(notebook)
     (folder / "index.md").write_text(comparison.readme().replace("notebooks/manual/pages/", ""))
+    for page in folder.glob("*.md"):
+        page.write_text(linked_to_gallery(page.read_text()))
     shutil.copy(ROOT / "eigenjax" / "CHANGELOG.md", folder / "changelog.md")
     write_reference(folder / "reference")
     config["docs_dir"] = str(folder)
     config["extra"]["targets"] = targets()
     return config
+
+
+def linked_to_gallery(text: str) -> str:
+    """Replace the links to notebooks, which lead to their places in the repository, by links to the gallery.
+
+    >>> linked_to_gallery("[a](notebooks/edge_of_stability.ipynb), [b](../../hessian_density.ipynb)")
+    '[a](gallery/edge_of_stability.ipynb), [b](gallery/hessian_density.ipynb)'
+    """
+    return re.sub(r"\]\((?:notebooks|\.\./\.\.)/(\w+\.ipynb)\)", r"](gallery/\1)", text)
 
 
 def targets() -> dict[str, str]:

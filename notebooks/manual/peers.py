@@ -36,48 +36,80 @@ SCIPY: list[Line] = [
         "small_singular",
         lambda rows: summary(column(reached(rows), "ratio")),
     ),
-    ("... with the search", "small_singular", searched),
+    ('matvecs of `svds(which="SM")` with the search over SciPy\'s', "small_singular", searched),
     (
         "time of the top 5 / 10 pairs of a network's Hessian to 1e-4 over SciPy's, 85,002 parameters",
         "eigsh_time",
         inverses(problem="of the digits", program="ARPACK"),
     ),
-    ("... of a convolutional network, 9,930 parameters", "eigsh_time", inverses(problem="conv", program="ARPACK")),
+    (
+        "time of the top 5 / 10 pairs over SciPy's, Hessian of a convolutional network, 9,930 parameters",
+        "eigsh_time",
+        inverses(problem="conv", program="ARPACK"),
+    ),
     (
         "shift-invert for ten modes of finite elements, without the search: solves over ARPACK's",
         "generalized",
         span_over("plain", "arpack", method="inverse"),
     ),
-    ("... with the search", "generalized", span_over("all", "arpack", method="inverse")),
-    ("... inside the spectrum, without the search", "generalized", span_over("plain", "arpack", method="inside")),
-    ("... inside the spectrum, with it", "generalized", span_over("all", "arpack", method="inside")),
-    ("... without a factorization of K: matvecs", "generalized", span_over("plain", "arpack", method="matvecs")),
-    ("... LOBPCG with the factors of K: products", "generalized", span_over("plain", "arpack", method="precond")),
     (
-        "... time of a later call with the search, all four methods",
+        "shift-invert for ten modes of finite elements, with the search: solves over ARPACK's",
         "generalized",
-        span_of("time"),
+        span_over("all", "arpack", method="inverse"),
     ),
+    (
+        "shift-invert for modes inside the spectrum, without the search: solves over ARPACK's",
+        "generalized",
+        span_over("plain", "arpack", method="inside"),
+    ),
+    (
+        "shift-invert for modes inside the spectrum, with the search: solves over ARPACK's",
+        "generalized",
+        span_over("all", "arpack", method="inside"),
+    ),
+    (
+        "modes of finite elements without a factorization of K: matvecs over ARPACK's",
+        "generalized",
+        span_over("plain", "arpack", method="matvecs"),
+    ),
+    (
+        "modes of finite elements, LOBPCG with the factors of K: products over those of SciPy's LOBPCG",
+        "generalized",
+        span_over("plain", "arpack", method="precond"),
+    ),
+    ("finite elements, with the search: time of a second call over SciPy's", "generalized", span_of("time")),
     (
         "solves of `eigs` near a shift without the search over ARPACK's, real",
         "eigs_shifts",
         span_of("ratio", method="real"),
     ),
-    ("... complex", "eigs_shifts", span_of("ratio", method="complex")),
     (
-        "... largest (solves with M), smallest (matvecs)",
+        "solves of `eigs` near a shift without the search over ARPACK's, complex",
+        "eigs_shifts",
+        span_of("ratio", method="complex"),
+    ),
+    (
+        "`eigs` over ARPACK's, generalized: largest (solves with M) / smallest (matvecs)",
         "eigs_shifts",
         lambda rows: " / ".join(map(number, column(where(rows, n=81)[2:], "ratio"))),
     ),
-    ("... time of a later call, all four", "eigs_shifts", span_of("time")),
+    ("time of a second call of `eigs` over ARPACK's, these four problems", "eigs_shifts", span_of("time")),
     (
         "time of a product with a sparse matrix over SciPy's, n about 100,000",
         "sparse_products",
         lambda rows: span(column(rows[:4], "product")),
     ),
-    ("... n = 1,000,000", "sparse_products", span_of("product", n=1000000)),
+    (
+        "time of a product with a sparse matrix over SciPy's, n = 1,000,000",
+        "sparse_products",
+        span_of("product", n=1000000),
+    ),
     ("time of a solve with sparse matrices over SciPy's, without the search", "sparse_products", span_of("eigsh")),
-    ("... with the search", "sparse_products", span_of("eigsh_searched")),
+    (
+        "time of a solve with sparse matrices over SciPy's, with the search",
+        "sparse_products",
+        span_of("eigsh_searched"),
+    ),
     ("matvecs of `expm_multiply` over SciPy's, which always computes to rounding", "expm_products", ratios()),
     (
         "time of `eigsh`, `eigs` and `svds` for single dense matrices, n = 50 to 300, over SciPy's of the same name",
@@ -90,25 +122,41 @@ PRIMME: list[Line] = [
 ]
 MATFREE: list[Line] = [
     (
-        "time of the top 5 / 10 pairs of a network's Hessian to 1e-4, 85,002 parameters",
+        "time of the top 5 / 10 pairs of a network's Hessian to 1e-4 over matfree's, 85,002 parameters",
         "eigsh_time",
         inverses(problem="of the digits", program="matfree"),
     ),
-    ("... of a convolutional network, on a CPU", "eigsh_time", inverses(problem="conv", program="matfree")),
+    (
+        "time of the top 5 / 10 pairs over matfree's, Hessian of a convolutional network",
+        "eigsh_time",
+        inverses(problem="conv", program="matfree"),
+    ),
     (
         "time of matfree's gradient of a loss of five eigenvectors over ours, dense, n = 500 / 1,000 / 2,000",
         "gradient_time",
         listed("over_eigsh", problem="dense", method="matfree"),
     ),
-    ("... a 2-D Laplacian, n = 2,000", "gradient_time", listed("over_eigsh", problem="Laplacian", method="matfree")),
+    (
+        "time of matfree's gradient of a loss of five eigenvectors over ours, 2-D Laplacian, n = 2,000",
+        "gradient_time",
+        listed("over_eigsh", problem="Laplacian", method="matfree"),
+    ),
     (
         "error of `trace` and `diagonal` over that of matfree's estimators, equal matvecs",
         "trace_estimators",
         ratios(),
     ),
-    ("error of the gradient of `logdet` of a kernel, 200 matvecs", "logdet_gradient", span_of("ratio", matvecs=200)),
-    ("... 600 matvecs", "logdet_gradient", span_of("ratio", matvecs=600)),
-    ("... its time", "logdet_gradient", span_of("time")),
+    (
+        "error of the gradient of `logdet` of a kernel over matfree's, 200 matvecs",
+        "logdet_gradient",
+        span_of("ratio", matvecs=200),
+    ),
+    (
+        "error of the gradient of `logdet` of a kernel over matfree's, 600 matvecs",
+        "logdet_gradient",
+        span_of("ratio", matvecs=600),
+    ),
+    ("time of the gradient of `logdet` of a kernel over matfree's", "logdet_gradient", span_of("time")),
 ]
 TORCH: list[Line] = [
     (
@@ -116,10 +164,18 @@ TORCH: list[Line] = [
         "curvature_torch",
         listed("ours_over_it", package="curvlinops"),
     ),
-    ("... over hessian-eigenthings'", "curvature_torch", listed("ours_over_it", package="eigenthings")),
-    ("... Hessian, over torch's double backward pass", "curvature_torch", listed("ours_over_it", package="torch")),
     (
-        "largest relative difference of these matvecs in float64",
+        "time of a Hessian / Gauss-Newton / empirical Fisher matvec over hessian-eigenthings'",
+        "curvature_torch",
+        listed("ours_over_it", package="eigenthings"),
+    ),
+    (
+        "time of a Hessian matvec over torch's double backward pass",
+        "curvature_torch",
+        listed("ours_over_it", package="torch"),
+    ),
+    (
+        "largest relative difference of matvecs from those of these torch libraries, in float64",
         "curvature_torch",
         lambda rows: number(max(column(rows, "product_difference"))),
     ),
@@ -140,7 +196,11 @@ JAX: list[Line] = [
         "dense_batches",
         listed("ratio", batch="4096", program="eigenjax"),
     ),
-    ("... 1,024 of 32 x 32", "dense_batches", listed("ratio", batch="1024", program="eigenjax")),
+    (
+        "time of value and gradient of `eigh` / `eig` over JAX's, 1,024 of 32 x 32",
+        "dense_batches",
+        listed("ratio", batch="1024", program="eigenjax"),
+    ),
     (
         "finite gradients of matrices with repeated eigenvalues, all that were tried: ours / JAX's",
         "dense_batches",
@@ -151,14 +211,18 @@ JAX: list[Line] = [
         "small_matrices",
         span_of("over_jax"),
     ),
-    ("... first call, single matrices", "small_matrices", span_of("first_over_jax")),
+    (
+        "time of the first call over a decomposition by JAX, single matrices",
+        "small_matrices",
+        span_of("first_over_jax"),
+    ),
     (
         "time of the gradient of a loss of five eigenvectors by `jnp.linalg.eigh` over ours, n = 500 / 1,000 / 2,000",
         "gradient_time",
         listed("over_eigsh", problem="dense", method="eigh"),
     ),
     (
-        "... by backpropagation through a Lanczos iteration",
+        "time of the gradient by backpropagation through a Lanczos iteration over ours, n = 500 / 1,000 / 2,000",
         "gradient_time",
         listed("over_eigsh", problem="dense", method="unrolled"),
     ),
@@ -186,14 +250,18 @@ GPU: list[Line] = [
         "accelerator_peers",
         over("graph, pairs", "eigenjax.eigsh", "CuPy eigsh"),
     ),
-    ("... over `torch.lobpcg`", "accelerator_peers", over("graph, pairs", "eigenjax.eigsh", "torch.lobpcg")),
     (
-        "... over SciPy's `eigsh` on the host",
+        "a graph, six pairs to 1e-4: time over `torch.lobpcg`",
+        "accelerator_peers",
+        over("graph, pairs", "eigenjax.eigsh", "torch.lobpcg"),
+    ),
+    (
+        "a graph, six pairs to 1e-4: time over SciPy's `eigsh` on the host",
         "accelerator_peers",
         over("graph, pairs", "eigenjax.eigsh", "SciPy eigsh, on the host"),
     ),
     (
-        "... triplets, time over CuPy's `svds`",
+        "a graph, six singular triplets: time over CuPy's `svds`",
         "accelerator_peers",
         over("graph, triplets", "eigenjax.svds", "CuPy svds"),
     ),
@@ -207,9 +275,13 @@ GPU: list[Line] = [
         "accelerator_peers",
         over("dense, 2000", "eigenjax.eigsh", "jnp.linalg.eigh"),
     ),
-    ("... n = 4,000", "accelerator_peers", over("dense, 4000", "eigenjax.eigsh", "jnp.linalg.eigh")),
     (
-        "`eigh` over `jnp.linalg.eigh`, 4,096 of 32 x 32",
+        "dense, n = 4,000: time of `eigsh` over `jnp.linalg.eigh`",
+        "accelerator_peers",
+        over("dense, 4000", "eigenjax.eigsh", "jnp.linalg.eigh"),
+    ),
+    (
+        "time of `eigh` over `jnp.linalg.eigh`, 4,096 of 32 x 32",
         "accelerator_peers",
         over("batch, 4096 x 32 x 32", "eigenjax.eigh", "jnp.linalg.eigh"),
     ),

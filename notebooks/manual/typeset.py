@@ -67,7 +67,9 @@ def linked(page: str, url: str, targets: dict[str, str]) -> str:
         tag = re.match(r"<(/?)([a-z0-9]+)", piece)
         if piece.startswith("<code>"):
             # The first column of a table in "coming from another library" holds the names of that library.
-            is_foreign = (url.startswith("coming_from") and cell == 1) or "".join(pieces[-1:]).endswith("SciPy ")
+            is_foreign = (url.startswith("coming_from") and cell == 1) or "".join(pieces[-1:]).endswith(
+                ("SciPy ", "'s ")
+            )
             piece = piece if stack or is_foreign else _link(piece, url, targets, anchor)
         elif tag and tag[2] in _CLOSED:
             if tag[1] and tag[2] in stack:

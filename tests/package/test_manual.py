@@ -55,6 +55,14 @@ def test_the_front_page_is_short_and_its_links_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_links_to_notebooks_lead_to_the_gallery(hooks):
+    text = "[a](notebooks/edge_of_stability.ipynb), [b](../../hessian_density.ipynb)"
+    assert hooks.linked_to_gallery(text) == "[a](gallery/edge_of_stability.ipynb), [b](gallery/hessian_density.ipynb)"
+    for page in (MANUAL / "pages").glob("*.md"):
+        links = re.findall(r"\]\(([^)]+\.ipynb)\)", page.read_text())
+        assert [link for link in links if not (page.parent / link).exists()] == []
+
+
 def test_fields_of_results_have_the_docstrings_of_the_source(manual):
     pytest.importorskip("griffe")
     annotation, text = manual("docstrings")._fields("eigenjax.result.EigenResult")["eigenvalues"]
@@ -73,7 +81,7 @@ def test_figures_in_the_pages_are_those_of_the_results(manual):
 def test_figures_are_summaries_of_the_rows(manual):
     figures = manual("figures")
     rows = [{"ratio": 0.5, "case": "a, 1"}, {"ratio": 2.0, "case": "a, 2"}, {"ratio": None, "case": "b"}]
-    assert figures.ratios()(rows) == "1.00 in the geometric mean of 2; 1 above 1, 2.00 at worst"
+    assert figures.ratios()(rows) == "1.00 in the geometric mean of 2; 1 above 1, at worst 2.00"
     assert figures.inverses(case="a")(rows) == "2.00 / 0.50"
     assert figures.span_of("ratio")(rows) == "0.50 to 2.00"
     assert figures.span_of("ratio", case="a, 2")(rows) == "2.00"
@@ -139,7 +147,12 @@ def test_names_in_code_link_to_the_reference(hooks, manual):
         '<p><a class="name" href="reference/solvers.html#eigenjax.eigsh"><code>eigsh(op, k)</code></a></p>'
     )
     assert 'href="solvers.html#eigenjax.result.Status"' in link("<code>Status</code>", "reference/runs.html")
-    left_alone = ["<h2><code>eigsh</code></h2>", "<pre><code>eigsh</code></pre>", "<code>trace</code>"]
+    left_alone = [
+        "<h2><code>eigsh</code></h2>",
+        "<pre><code>eigsh</code></pre>",
+        "<code>trace</code>",
+        "CuPy's <code>eigsh</code>",
+    ]
     assert [link(page) for page in left_alone] == left_alone
     row = "<tr><td><code>eigsh(A)</code></td><td><code>eigsh(op)</code></td></tr>"
     assert link(row, "coming_from.html").count("href") == 1
