@@ -206,7 +206,7 @@ def test_errors():
         with pytest.raises((ValueError, TypeError), match=r"eigsh got interval=.*give interval=\(low, high\)"):
             eigsh(matrix, 3, interval=interval)
     interval = (0.0, 1.0)
-    with pytest.raises(ValueError, match=r"sigma=0\.5: has no meaning with interval"):
+    with pytest.raises(ValueError, match=r"sigma=0\.5 has no meaning with interval"):
         eigsh(matrix, 3, interval=interval, sigma=0.5)
     with pytest.raises(ValueError, match="which='SA': interval asks for all eigenvalues inside"):
         eigsh(matrix, 3, interval=interval, which="SA")
