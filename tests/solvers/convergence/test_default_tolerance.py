@@ -73,6 +73,17 @@ def test_mixed_precision_converges_by_default(outside):
     assert 1e-3 < report.nonlinearity < report.tolerance
 
 
+def test_error_estimates_cover_the_rounding_of_matvecs():
+    rng = np.random.default_rng(1)
+    q, _ = np.linalg.qr(rng.standard_normal((60, 60)))
+    symmetric = (q * np.r_[10.0, 7.0, 5.0, rng.uniform(size=57)]) @ q.T
+    matrix = jnp.asarray((symmetric + symmetric.T) / 2, jnp.bfloat16)
+    result = eigsh(matrix, 3, krylov_dim=30)
+    exact = np.linalg.eigvalsh(np.asarray(matrix, np.float64))[:-4:-1]
+    assert np.all(np.abs(np.asarray(result.eigenvalues, np.float64) - exact) <= result.error_estimates)
+    assert np.all(np.asarray(result.error_estimates) <= 0.02 * exact[0])
+
+
 def test_the_unit_of_a_matvec_is_that_of_its_products():
     narrow = float(jnp.finfo(jnp.bfloat16).eps)
     assert rounding_unit(computes_in(jnp.float32)) == float(jnp.finfo(jnp.float32).eps)
