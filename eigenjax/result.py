@@ -129,7 +129,7 @@ class EigenResult(NamedTuple):
 
 
 class SingularResult(NamedTuple):
-    """The k largest singular triplets, A v = s u and A^H u = s v, the largest first, with their residuals.
+    """The k requested singular triplets, A v = s u and A^H u = s v, the most wanted first, with their residuals.
 
     Example:
         >>> import jax.numpy as jnp
@@ -142,7 +142,7 @@ class SingularResult(NamedTuple):
     left: Any
     """The u_i: an output vector of the operator with a leading axis k on every leaf; orthonormal, not conjugated."""
     values: jax.Array
-    """(k,) real, descending, nonnegative."""
+    """(k,) real, nonnegative, descending (ascending for which="SM")."""
     right: Any
     """The v_i: an input vector of the operator with a leading axis k on every leaf; orthonormal, signs fixed."""
     residuals: jax.Array

@@ -81,7 +81,7 @@ class Solved(NamedTuple):
 
 
 class LeftEigenvectors(NamedTuple):
-    """Left eigenvectors, U^H A = Lambda U^H, and the conditions of their eigenvalues.
+    """Left eigenvectors, U^H A = Lambda U^H, and the condition numbers of their eigenvalues.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,7 +105,7 @@ class LeftEigenvectors(NamedTuple):
 
 @explained
 def left_eigenvectors(op: Any, result: EigenResult, *, like: PyTree = None) -> LeftEigenvectors:
-    """Compute the left eigenvectors of pairs found by `eigs`, and the conditions of their eigenvalues.
+    """Compute the left eigenvectors of pairs found by `eigs`, and the condition numbers of their eigenvalues.
 
     Args:
         op: the operator, anything that `as_operator` takes; a bare callable needs `like`.

@@ -98,7 +98,7 @@ def matrix_function(
         krylov_dim: m, number of steps, static; at most n are taken.
         tol: tolerance for `converged`, relative to the norm of the result; None is sqrt(eps).
         symmetric: A is symmetric or Hermitian, static. False for any other operator; `expm_multiply` is then better for
-            the exponential. A wrong True is not noticed and gives a wrong result: `symmetry_error` tells.
+            the exponential. A wrong True is not detected and gives a wrong result: check with `symmetry_error`.
         like: for a bare callable, the vectors that it takes: a pytree of arrays or of `jax.ShapeDtypeStruct`.
         derivative: "reverse" for `jax.grad`, or "forward" for `jax.jvp` and `jax.jacfwd`, which differentiate the
             Lanczos steps and need symmetric=True; static.

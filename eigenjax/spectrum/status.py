@@ -10,7 +10,7 @@ class EstimateStatus(enum.IntEnum):
     """Outcome of an estimate. Every code has an `advice`: the cause and the remedy.
 
     >>> EstimateStatus.ESTIMATED.advice
-    'the estimate is what the documentation says'
+    'the estimate is finite'
     """
 
     ESTIMATED = 0
@@ -25,7 +25,7 @@ class EstimateStatus(enum.IntEnum):
 
 
 _ADVICE = {
-    EstimateStatus.ESTIMATED: "the estimate is what the documentation says",
+    EstimateStatus.ESTIMATED: "the estimate is finite",
     EstimateStatus.NOT_POSITIVE_DEFINITE: (
         "the operator has an eigenvalue that is negative, or zero to rounding, and the logarithm of its determinant is "
         "not defined: add a multiple of the identity (`op.shift(-c)`), or compute in a wider dtype"

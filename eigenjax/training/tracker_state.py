@@ -17,7 +17,7 @@ NO_TRACK = -1
 
 
 class TrackerState(NamedTuple):
-    """Tracker state: the pairs as last measured, and the rows that the next measurement begins with.
+    """Tracker state: the pairs of the last update, and the start vectors of the next one.
 
     K is the largest number of pairs, q = min(K + 1, n). An untracked pair, or any pair before the first update, has
     the eigenvalue -inf (+inf for "SA"), the residual inf and a vector of zeros. NaN occurs only after matvecs with NaN

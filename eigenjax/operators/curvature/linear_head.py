@@ -22,7 +22,7 @@ _CHUNK_LOGITS = 2**22
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearHead:
-    """Unformed logits `features @ kernel + bias`, the output of a model with many classes.
+    """Logits `features @ kernel + bias` that are not formed at once, the output of a model with many classes.
 
     `softmax_cross_entropy` accepts it, and so do `gauss_newton` and `fisher` with that loss. They then hold the logits
     of a few positions at a time, and recompute them when a derivative needs them. Any other loss receives the full

@@ -60,7 +60,7 @@ class DeflatedOperator(LinearOperator):
 
 @explained
 def deflate(op: Any, vectors: PyTree, *, shift: Any, b: Any = None, like: PyTree = None) -> LinearOperator:
-    """Return the operator on the complement of known vectors, so that a solver keeps away from them.
+    """Return the operator on the complement of known vectors, which get the eigenvalue `shift`.
 
         A' = P^H A P + s B Y Y^H B,    P = I - Y Y^H B
 
