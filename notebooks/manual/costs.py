@@ -58,8 +58,8 @@ def front() -> list[str]:
     lines = {
         "on two cores, without an accelerator": "",
         "---": "---",
-        "matvecs of `eigsh` relative to ARPACK, equal basis and residual, without the search for missed pairs": (
-            f"{number(mean(arpack))} in the mean of {len(arpack)} cases, at worst {number(max(arpack))}"
+        "matvecs (products A v) of `eigsh(verify=False)` relative to ARPACK, equal basis and residual": (
+            f"{number(mean(arpack))} in the geometric mean of {len(arpack)} cases, at worst {number(max(arpack))}"
         ),
         "pairs marked converged that are inaccurate, not orthonormal, returned twice or not wanted": spectra(
             rows_of("random_spectra")
@@ -67,7 +67,7 @@ def front() -> list[str]:
         "top 10 of a network's Hessian, 85,002 parameters": f"{number(1 / scipy)} of the time of SciPy",
         "first `eigsh` in a process": f"{first:.1f} s",
         "first `eigsh` of a second operator of the same size": f"{second:.1f} s",
-        "gradient of a loss of five eigenvectors, dense, n = 2,000, relative to `jnp.linalg.eigh`": (
+        "gradient of a loss of five eigenvectors, dense matrix, n = 2,000, relative to `jnp.linalg.eigh`": (
             f"{number(slower('eigh'))} times as fast"
         ),
         "the same gradient, relative to matfree": f"{slower('matfree'):.1f} times as fast",
@@ -84,7 +84,7 @@ SECTIONS: dict[str, list[Line]] = {
         ),
         ("copies missed by default / without the search, planted spectra", "planted_spectra", missed),
         (
-            "eigenvalues of an interval that are missed, 50 in a random matrix and 51 in a 2-D Laplacian",
+            "missed eigenvalues of an interval: of 50 of a random matrix / of 51 of a 2-D Laplacian",
             "interval",
             listed("missed"),
         ),
@@ -157,7 +157,7 @@ SECTIONS: dict[str, list[Line]] = {
             lambda rows: " / ".join(map(number, [row["ratio"] for row in rows if row["problem"] == "dense"][1:])),
         ),
         (
-            "time with a block of 8 over that with the search for missed pairs, eight copies of an eigenvalue",
+            "time with a block of 8 over that with the missed-pair search, eight copies of an eigenvalue",
             "eigsh_blocks",
             listed("ratio", problem="eight copies", way="block_size"),
         ),
@@ -272,17 +272,17 @@ SECTIONS: dict[str, list[Line]] = {
             lambda rows: number(max(column(where(rows, every=1, which="LA"), "worst_error"))),
         ),
         (
-            "time of training on all data with a tracker over without, at every 10th step",
+            "time of training on all data with a tracker over that without, updates at every 10th step",
             "tracker_time",
             lambda rows: span(column(where(rows, every=10)[:2], "slow_down")),
         ),
         (
-            "time of training on all data with a tracker over without, at every 50th step",
+            "time of training on all data with a tracker over that without, updates at every 50th step",
             "tracker_time",
             lambda rows: span(column(where(rows, every=50)[:2], "slow_down")),
         ),
         (
-            "time of training on minibatches of 64 with a tracker of all 1,797 examples over without, 10th / 50th step",
+            "the same, training on minibatches of 64, tracker on all 1,797 examples, 10th / 50th step",
             "tracker_time",
             listed("slow_down", training="minibatches"),
         ),

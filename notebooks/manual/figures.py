@@ -61,9 +61,9 @@ def ratios(name: str = "ratio", **conditions: Any) -> Callable[[Rows], str]:
     return lambda rows: summary(column(where(rows, **conditions), name))
 
 
-def inverses(**conditions: Any) -> Callable[[Rows], str]:
+def inverses(name: str = "ratio", **conditions: Any) -> Callable[[Rows], str]:
     """Return the function that writes our time over theirs from ratios of their time over ours."""
-    return lambda rows: " / ".join(number(1 / row["ratio"]) for row in where(rows, **conditions))
+    return lambda rows: " / ".join(number(1 / ratio) for ratio in column(where(rows, **conditions), name))
 
 
 def listed(name: str, **conditions: Any) -> Callable[[Rows], str]:

@@ -16,16 +16,16 @@ def searched(rows: Rows) -> str:
 
 
 def finite(rows: Rows) -> str:
-    """Write the number of finite gradients by this library and by JAX."""
-    return " / ".join(
-        number(sum(row["finite"] for row in rows if row["program"] == name)) for name in ("eigenjax", "jax")
-    )
+    """Write the number of finite gradients by this library and by JAX, and the number of matrices."""
+    ours, theirs = ([row for row in rows if row["program"] == name] for name in ("eigenjax", "jax"))
+    tried = sum(int(row["batch"].split()[0]) for row in ours)
+    return " / ".join(number(sum(column(found, "finite"))) for found in (ours, theirs)) + f" of {tried:,}"
 
 
 SCIPY: list[Line] = [
     ("matvecs of `eigsh(verify=False)` over ARPACK's, equal basis and true residual", "eigsh_products", ratios()),
     (
-        "matvecs of `eigsh` with its search for missed pairs over those of SciPy's defaults, which solve to rounding",
+        "matvecs of `eigsh` with its missed-pair search over those of SciPy's defaults, which solve to rounding",
         "verify_products",
         ratios("over_scipy"),
     ),
@@ -68,12 +68,12 @@ SCIPY: list[Line] = [
         span_over("all", "arpack", method="inside"),
     ),
     (
-        "modes of finite elements without a factorization of K: matvecs over ARPACK's",
+        "modes of finite elements without a factorization of A: matvecs over ARPACK's",
         "generalized",
         span_over("plain", "arpack", method="matvecs"),
     ),
     (
-        "modes of finite elements, LOBPCG with the factors of K: products over those of SciPy's LOBPCG",
+        "modes of finite elements, LOBPCG with factors of A as preconditioner: matvecs over those of SciPy's LOBPCG",
         "generalized",
         span_over("plain", "arpack", method="precond"),
     ),
@@ -89,18 +89,18 @@ SCIPY: list[Line] = [
         span_of("ratio", method="complex"),
     ),
     (
-        "`eigs` over ARPACK's, generalized: largest (solves with M) / smallest (matvecs)",
+        "`eigs` over ARPACK, A x = lambda B x: solves with B for the largest / matvecs for the smallest eigenvalues",
         "eigs_shifts",
         lambda rows: " / ".join(map(number, column(where(rows, n=81)[2:], "ratio"))),
     ),
     ("time of a second call of `eigs` over ARPACK's, these four problems", "eigs_shifts", span_of("time")),
     (
-        "time of a product with a sparse matrix over SciPy's, n about 100,000",
+        "time of a matvec with a sparse matrix over SciPy's, n about 100,000",
         "sparse_products",
         lambda rows: span(column(rows[:4], "product")),
     ),
     (
-        "time of a product with a sparse matrix over SciPy's, n = 1,000,000",
+        "time of a matvec with a sparse matrix over SciPy's, n = 1,000,000",
         "sparse_products",
         span_of("product", n=1000000),
     ),
@@ -132,14 +132,14 @@ MATFREE: list[Line] = [
         inverses(problem="conv", program="matfree"),
     ),
     (
-        "time of matfree's gradient of a loss of five eigenvectors over ours, dense, n = 500 / 1,000 / 2,000",
+        "time of the gradient of a loss of five eigenvectors over matfree's, dense, n = 500 / 1,000 / 2,000",
         "gradient_time",
-        listed("over_eigsh", problem="dense", method="matfree"),
+        inverses("over_eigsh", problem="dense", method="matfree"),
     ),
     (
-        "time of matfree's gradient of a loss of five eigenvectors over ours, 2-D Laplacian, n = 2,000",
+        "time of the gradient of a loss of five eigenvectors over matfree's, 2-D Laplacian, n = 2,000",
         "gradient_time",
-        listed("over_eigsh", problem="Laplacian", method="matfree"),
+        inverses("over_eigsh", problem="Laplacian", method="matfree"),
     ),
     (
         "error of `trace` and `diagonal` over that of matfree's estimators, equal matvecs",
@@ -202,7 +202,7 @@ JAX: list[Line] = [
         listed("ratio", batch="1024", program="eigenjax"),
     ),
     (
-        "finite gradients of matrices with repeated eigenvalues, all that were tried: ours / JAX's",
+        "finite gradients of `eigh` and `eig` at matrices with repeated eigenvalues, ours / JAX's",
         "dense_batches",
         finite,
     ),
@@ -217,14 +217,14 @@ JAX: list[Line] = [
         span_of("first_over_jax"),
     ),
     (
-        "time of the gradient of a loss of five eigenvectors by `jnp.linalg.eigh` over ours, n = 500 / 1,000 / 2,000",
+        "time of the gradient of a loss of five eigenvectors over that by `jnp.linalg.eigh`, n = 500 / 1,000 / 2,000",
         "gradient_time",
-        listed("over_eigsh", problem="dense", method="eigh"),
+        inverses("over_eigsh", problem="dense", method="eigh"),
     ),
     (
-        "time of the gradient by backpropagation through a Lanczos iteration over ours, n = 500 / 1,000 / 2,000",
+        "time of this gradient over backpropagation through a Lanczos iteration, n = 500 / 1,000 / 2,000",
         "gradient_time",
-        listed("over_eigsh", problem="dense", method="unrolled"),
+        inverses("over_eigsh", problem="dense", method="unrolled"),
     ),
 ]
 
