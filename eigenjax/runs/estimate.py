@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
 
     operator_bytes: int
     """Parameters and data."""
-    product_bytes: int
+    matvec_bytes: int
     """Temporaries that the compiler allocates for a matvec, besides its argument and its result."""
     solver_bytes: int
     """The Krylov basis and the other vectors of the solver."""
@@ -121,13 +121,13 @@ def estimate(
     count = m + plan.block_size + max(k, -(-m // _SHARE_OF_BASIS)) + _VECTORS_BESIDE
     operator_bytes = sum(map(_bytes, jax.tree.leaves(placed)))
     memory = compiled.memory_analysis()
-    product_bytes = 0 if memory is None else int(memory.temp_size_in_bytes)
+    matvec_bytes = 0 if memory is None else int(memory.temp_size_in_bytes)
     solver_bytes = count * per_vector
     return Estimate(
         operator_bytes=operator_bytes,
-        product_bytes=product_bytes,
+        matvec_bytes=matvec_bytes,
         solver_bytes=solver_bytes,
-        total_bytes=operator_bytes + product_bytes + solver_bytes,
+        total_bytes=operator_bytes + matvec_bytes + solver_bytes,
         network_bytes=moved_bytes(compiled.as_text() or "") // plan.block_size,
         num_matvecs=(min(_FEWEST_PER_PAIR * k, plan.spec.max_matvecs), plan.spec.max_matvecs),
     )
