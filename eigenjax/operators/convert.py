@@ -165,7 +165,7 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
         raise ValueError(f"the operator is a batch of matrices, shape {shape}: use jax.vmap over the leading axes")
     if len(shape) != 2 or shape[0] != shape[1] or 0 in shape:
         raise ValueError(
-            f"the operator must be a square matrix (n, n) with n > 0, and its shape is {shape}: svds takes "
+            f"the operator must be a square matrix (n, n) with n > 0, and got the shape {shape}: svds takes "
             "rectangular ones"
         )
     return MatrixOperator(matrix)
@@ -174,7 +174,7 @@ def _from_matrix(matrix: Any) -> MatrixOperator:
 def _from_host(product: HostProduct) -> HostOperator:
     rows, columns = product.operator.shape
     if rows != columns:
-        raise ValueError(f"the operator must be square (n, n), and its shape is {(rows, columns)}: svds takes it")
+        raise ValueError(f"the operator must be square (n, n), and got the shape {(rows, columns)}: svds takes it")
     return HostOperator(product)
 
 
