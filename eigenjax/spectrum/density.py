@@ -10,6 +10,7 @@ midpoints between it and its neighbors.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,17 +23,21 @@ from eigenjax.operators.base import LinearOperator
 from eigenjax.result import EigenResult
 from eigenjax.solvers.symmetric.lanczos import LanczosState
 from eigenjax.spectrum.probing.deflation import check_result, deflated_pairs
+from eigenjax.spectrum.probing.derivatives import frozen, slope
 from eigenjax.spectrum.probing.host import HostOperator, Plan, operator_on_host, operator_or_host
 from eigenjax.spectrum.probing.krylov_stages import krylov_estimator
 from eigenjax.spectrum.probing.node_widths import Bars, bars
 from eigenjax.spectrum.probing.probes import checked_ints, mean_and_error
-from eigenjax.spectrum.probing.quadrature import gauss_quadrature, tridiagonals
+from eigenjax.spectrum.probing.quadrature import Quadrature, each_probe, gauss_quadrature, without_vectors
+from eigenjax.spectrum.probing.quadrature_slopes import quadrature_slopes
 from eigenjax.spectrum.probing.stages import Inputs
 
 # On a grid, a line is as wide as the grid spacing, but at most this fraction of the gap to its neighbor.
 _SHARE_OF_GAP = 0.25
 # Nodes within c * eps * ||A|| of each other coincide; a node so close above x counts as at x.
 _NODE_ROUNDING = 4.0
+# Standard deviations at which the normal density is zero in every dtype.
+_FAR = 50.0
 
 
 class SpectralDensity(NamedTuple):
@@ -112,7 +117,9 @@ def spectral_density(
     the middle of a spread-out spectrum, and less at its ends.
 
     Args:
-        op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian.
+        op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian. The nodes, the weights and what follows
+            from them are differentiable once, forward and in reverse, in the parameters of an operator in memory. Use
+            smooth functions of them, such as a density with a `width`: lines are steep.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken. More steps improve the resolution.
@@ -129,8 +136,9 @@ def spectral_density(
         ValueError: if num_probes, krylov_dim or probe_batch is less than 1.
         TypeError: if they are not ints, `key` is not a typed key, or `deflate` is not an `EigenResult`.
 
-    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. Not
-    differentiable in reverse mode.
+    Cost: p m matvecs, and one more with `deflate`; m + 4 vectors of memory for each of the `probe_batch` probes. A
+    derivative costs p m products with A and with dA (in reverse mode, with their adjoints and p m matvecs more), and
+    2 m + 10 vectors for each of the `probe_batch` probes.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -170,16 +178,26 @@ def _density(
     krylov_dim: int,
     probe_batch: int,
 ) -> SpectralDensity:
-    deflated = deflated_pairs(op, deflate)
-    states = tridiagonals(op, key, deflated, num_probes=num_probes, krylov_dim=krylov_dim, probe_batch=probe_batch)
-    return _from_states(op, Inputs(key, deflated), states)
+    name = "spectral_density"
+    constant, deflated = frozen(name, op), frozen(name, deflated_pairs(op, deflate))
+    use = lambda state, deflated_op: (without_vectors(state), quadrature_slopes(deflated_op(op), state))
+    states, slopes = each_probe(use, constant, key, deflated, num_probes, krylov_dim, probe_batch, repeated=True)
+    if deflated is not None:
+        of_value = lambda pair: slope(op, *pair)
+        deflated = deflated._replace(values=deflated.values + jax.lax.map(of_value, (deflated.mass, deflated.vectors)))
+    return _from_states(op, Inputs(key, deflated), states, slopes)
 
 
 @jax.jit
-def _from_states(op: LinearOperator, inputs: Inputs, states: LanczosState) -> SpectralDensity:
-    """Compute the density from the Lanczos states of all probes."""
+def _from_states(
+    op: LinearOperator, inputs: Inputs, states: LanczosState, slopes: Quadrature | None = None
+) -> SpectralDensity:
+    """Compute the density from the Lanczos states of all probes; the slopes are zeros with the derivatives."""
     (num_probes, krylov_dim), deflated = states.diagonal.shape, inputs.deflated
-    nodes, weights, residuals = jax.vmap(gauss_quadrature)(states)
+    quadrature = jax.vmap(gauss_quadrature)(states)
+    if slopes is not None:
+        quadrature = jax.tree.map(jnp.add, quadrature, slopes)
+    nodes, weights, residuals = quadrature
     if deflated is not None:
         mass = deflated.mass / float(op.size)
         weights = weights * (1 - jnp.sum(mass))
@@ -191,7 +209,8 @@ def _from_states(op: LinearOperator, inputs: Inputs, states: LanczosState) -> Sp
 
 @jax.jit
 def _density_at(found: SpectralDensity, grid: jax.Array, width: Any) -> jax.Array:
-    grid = grid.astype(found.nodes.dtype)
+    found, unit = _scaled(found)
+    grid, width = grid.astype(unit.dtype) / unit, None if width is None else width / unit
     around = _bars(found)
     widths = (around.left + around.right) / 2
     if width is not None:
@@ -200,22 +219,29 @@ def _density_at(found: SpectralDensity, grid: jax.Array, width: Any) -> jax.Arra
         points = jnp.sort(grid.reshape(-1))
         spacing = jnp.interp(found.nodes, points, jnp.asarray(jnp.gradient(points)))
         widths = jnp.maximum(widths, jnp.minimum(spacing, _SHARE_OF_GAP * around.gap))
-    kernel = lambda x: jax.scipy.stats.norm.pdf(x, found.nodes, widths)
+    kernel = lambda x: _normal(x, found.nodes, widths)
     at = lambda x: jnp.mean(jnp.sum(found.weights * kernel(x), axis=1))
-    return jax.lax.map(at, grid.reshape(-1)).reshape(grid.shape)
+    return jax.lax.map(at, grid.reshape(-1)).reshape(grid.shape) / unit
+
+
+def _normal(x: jax.Array, mean: jax.Array, width: jax.Array) -> jax.Array:
+    """Compute the density of normal distributions; in the far tails its derivatives are zero, and not NaN."""
+    z = jnp.clip(x - mean, -_FAR * width, _FAR * width) / width
+    return jnp.exp(-z * z / 2) / (math.sqrt(2 * math.pi) * width)
 
 
 @jax.jit
 def _cdf(found: SpectralDensity, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute the mean over the probes, and its standard error."""
-    x = x.astype(found.nodes.dtype)
-    points = x.reshape(-1) + _rounding(found)
+    found, unit = _scaled(found)
+    points = x.astype(unit.dtype).reshape(-1) / unit + _rounding(found)
 
     def one(probe):
         nodes, weights, around = jax.tree.map(lambda x: x[None, :], probe)
         past = points[:, None] - nodes
-        left = around.share * jnp.clip(1 + past / around.left, 0, 1)
-        right = (1 - around.share) * jnp.clip(past / around.right, 0, 1)
+        # Clipped before the division: the ratio of a distance to the width of a line may overflow.
+        left = around.share * (1 + jnp.clip(past, -around.left, 0) / around.left)
+        right = (1 - around.share) * (jnp.clip(past, 0, around.right) / around.right)
         # Weights add up to 1 only to rounding.
         return jnp.clip(jnp.sum(weights * (left + right), axis=1), 0, 1)
 
@@ -231,10 +257,19 @@ def _bars(found: SpectralDensity) -> Bars:
     )
 
 
-def _rounding(found: SpectralDensity) -> jax.Array:
-    """Return the distance below which two nodes coincide, ()."""
+def _scaled(found: SpectralDensity) -> tuple[SpectralDensity, jax.Array]:
+    """Divide nodes and residuals by a power of two, (), so that squares of widths neither overflow nor underflow."""
     limits = jnp.finfo(found.nodes.dtype)
-    return jnp.maximum(_NODE_ROUNDING * limits.eps * jnp.max(jnp.abs(found.nodes)), limits.tiny / limits.eps)
+    largest = jnp.maximum(jax.lax.stop_gradient(jnp.max(jnp.abs(found.nodes))), limits.tiny / limits.eps**2)
+    unit = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    return found._replace(nodes=found.nodes / unit, residuals=found.residuals / unit), unit
+
+
+def _rounding(found: SpectralDensity) -> jax.Array:
+    """Return the distance below which two nodes coincide, (); of a zero matrix, in the unit of scaled nodes."""
+    eps = jnp.finfo(found.nodes.dtype).eps
+    largest = jnp.max(jnp.abs(found.nodes))
+    return _NODE_ROUNDING * eps * jnp.where(largest > eps, largest, 1)
 
 
 def _check_width(width: Any) -> None:

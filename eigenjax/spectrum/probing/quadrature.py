@@ -57,8 +57,13 @@ def tridiagonals(
 
     Cost: p m matvecs, and one more with known pairs; m + 4 vectors for each of the `probe_batch` probes.
     """
-    keep = lambda state: state._replace(basis=None, direction=None)
-    return _each_probe(keep, op, key, deflated, num_probes, krylov_dim, probe_batch)
+    keep = lambda state, _: without_vectors(state)
+    return each_probe(keep, op, key, deflated, num_probes, krylov_dim, probe_batch)
+
+
+def without_vectors(state: LanczosState) -> LanczosState:
+    """Return the state without its basis and its direction."""
+    return state._replace(basis=None, direction=None)
 
 
 @functools.partial(jax.jit, static_argnames=("num_probes", "krylov_dim", "probe_batch"))
@@ -82,37 +87,43 @@ def tridiagonals_and_slopes(
     A derivative takes six products with dA for each probe, and six vectors.
     """
 
-    def use(state):
+    def use(state, _):
         values, vectors, valid = tridiagonal_ritz_pairs(state, steps_before_breakdown(state))
         coefficients, columns = derivatives.terms(values, vectors[0], valid, vectors, f)
         slope = derivatives.slopes(op, coefficients, tree.combine(columns, state.basis))
-        return state._replace(basis=None, direction=None), slope
+        return without_vectors(state), slope
 
-    states, slopes = _each_probe(use, constant, key, deflated, num_probes, krylov_dim, probe_batch)
+    states, slopes = each_probe(use, constant, key, deflated, num_probes, krylov_dim, probe_batch)
     of_pairs = jnp.zeros((), slopes.dtype) if deflated is None else derivatives.slope_of_pairs(op, f, deflated)
     return states, (slopes, of_pairs)
 
 
-def _each_probe(
-    use: Callable[[LanczosState], Any],
+def each_probe(
+    use: Callable[[LanczosState, Callable[[LinearOperator], LinearOperator]], Any],
     op: LinearOperator,
     key: jax.Array,
     deflated: DeflatedPairs | None,
     num_probes: int,
     krylov_dim: int,
     probe_batch: int,
+    *,
+    repeated: bool = False,
 ) -> Any:
-    """Apply a function to the state after m steps from each random vector."""
-    inner = op
+    """Apply a function to the state after m steps from each random vector, and to the deflation of an operator.
+
+    In reverse mode, the steps of a probe are repeated if `repeated`; otherwise what they need is stored.
+    """
+    deflate = lambda op: op
     if deflated is not None:
         vector = random_start(op, jax.random.fold_in(key, num_probes), deflated)
-        inner = ComplementOperator(op, deflated.vectors, value_inside(vector, matvec(op, vector)))
+        inside = value_inside(vector, matvec(op, vector))
+        deflate = lambda op: ComplementOperator(op, deflated.vectors, inside)
 
     def run(key):
         start = random_start(op, key, deflated)
-        return use(follow(inner, start, krylov_dim, seed_of(key)))
+        return use(follow(deflate(op), start, krylov_dim, seed_of(key)), deflate)
 
-    return each(run, jax.random.split(key, num_probes), probe_batch)
+    return each(jax.checkpoint(run) if repeated else run, jax.random.split(key, num_probes), probe_batch)
 
 
 def random_start(op: LinearOperator, key: jax.Array, deflated: DeflatedPairs | None) -> PyTree:
