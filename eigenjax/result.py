@@ -54,9 +54,9 @@ _ADVICE = {
         "fewer pairs"
     ),
     Status.STAGNATED: (
-        "the residuals stand at the rounding of the working precision, above tol: loosen tol, or compute in a "
-        "wider dtype; a tol that is zero, negative or NaN is never reached, so give a positive one, or atol; with an "
-        "inverse, sigma may be an eigenvalue to rounding: shift it a little"
+        "the residuals stand at the rounding of the matvecs, above tol: loosen tol (to 0.03 if products are in "
+        "bfloat16), or compute in a wider dtype; a tol that is zero, negative or NaN is never reached, so give a "
+        "positive one, or atol; with an inverse, sigma may be an eigenvalue to rounding: shift it a little"
     ),
     Status.INCONSISTENT: (
         "the operator is not symmetric (of svds: the adjoint is not that of the operator), or not the same at every "

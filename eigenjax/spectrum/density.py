@@ -81,6 +81,9 @@ class SpectralDensity(NamedTuple):
     def cdf(self, x: Any) -> jax.Array:
         """Compute the fraction of eigenvalues at or below x; values above x by rounding (4 eps ||A||) count as at x.
 
+        The mass of a node rises linearly over an interval that reaches at most to the midpoints between it and its
+        neighbors, and is narrower for a node that has converged.
+
         Args:
             x: numbers of any shape.
 
@@ -118,8 +121,9 @@ def spectral_density(
 
     Args:
         op: whatever `as_operator` takes, or a `stream`. Symmetric or Hermitian. The nodes, the weights and what follows
-            from them are differentiable once, forward and in reverse, in the parameters of an operator in memory. Use
-            smooth functions of them, such as a density with a `width`: lines are steep.
+            from them are differentiable once, forward and in reverse, in the parameters of an operator in memory: the
+            derivatives are those of the estimate, with a random error that is small for smooth functions only. For a
+            fraction of eigenvalues, differentiate a smooth step with `trace_of_function`.
         key: typed key of the probes.
         num_probes: p, static. More probes reduce the random error.
         krylov_dim: m, steps from each probe, static; at most n are taken. More steps improve the resolution.
