@@ -43,7 +43,7 @@ def estimated(num_devices: int, shape: Shape) -> dict[str, Any]:
         "parameters": size(structure(shape)),
         "devices": num_devices,
         "operator": needed.operator_bytes / _GB,
-        "matvec": needed.matvec_bytes / _GB,
+        "product": needed.matvec_bytes / _GB,
         "solver": needed.solver_bytes / _GB,
         "total": needed.total_bytes / _GB,
         "network": needed.network_bytes / _GB,
