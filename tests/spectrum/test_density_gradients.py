@@ -160,6 +160,10 @@ def test_units_do_not_matter():
     exact = spectral_density(matrix, key=KEY, num_probes=2, krylov_dim=10)
     for unit in (2.0**-100, 2.0**100):
         found = spectral_density(unit * matrix, key=KEY, num_probes=2, krylov_dim=10)
+        distances = (np.asarray(unit * grid, float)[:, None, None] - np.asarray(found.nodes, float)) / (0.2 * unit)
+        kernels = np.exp(-(distances**2) / 2) / (0.2 * unit * np.sqrt(2 * np.pi))
+        truth = np.mean(np.sum(np.asarray(found.weights, float) * kernels, axis=2), axis=1)
+        assert_allclose(found.density(unit * grid, 0.2 * unit), truth, rtol=1e-4, atol=1e-6 / unit)
         for width in (None, 0.2):
             scaled = found.density(unit * grid, None if width is None else unit * width)
             assert_allclose(unit * scaled, exact.density(grid, width), rtol=1e-4, atol=1e-6)

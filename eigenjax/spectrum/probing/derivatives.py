@@ -38,8 +38,7 @@ _NEAR_POWER = 0.25
 def slope(op: LinearOperator, factor: jax.Array, vector: PyTree) -> jax.Array:
     """Return zero, with the derivative of c <z, A z> in A for a number c and a vector z held constant."""
     del op, vector
-    # Not a constant: under vmap the value has to be batched like its derivative.
-    return jnp.where(factor == 0, factor, jnp.zeros_like(factor))
+    return batched_zeros(factor)
 
 
 @slope.defjvp
@@ -47,6 +46,11 @@ def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     op, factor, vector = primals
     _, change = jax.jvp(lambda op: matvec(op, vector), (op,), (tangents[0],))
     return slope(op, factor, vector), factor * tree.inner(vector, change).real
+
+
+def batched_zeros(x: jax.Array) -> jax.Array:
+    """Return zeros that are no constant: under vmap a value has to be batched like its derivative."""
+    return jnp.where(x == 0, x, jnp.zeros_like(x))
 
 
 def slopes(op: LinearOperator, factors: jax.Array, vectors: PyTree) -> jax.Array:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from eigenjax.implicit.systems.tangents import symmetrized
 from eigenjax.operators.base import LinearOperator, matvec
 from eigenjax.solvers.symmetric.lanczos import LanczosState
+from eigenjax.spectrum.probing.derivatives import batched_zeros
 from eigenjax.spectrum.probing.quadrature import Quadrature, steps_before_breakdown, tridiagonal_ritz_pairs
 from eigenjax.vectors import tree
 from eigenjax.vectors.arithmetic import matmul, safe_divide
@@ -65,8 +66,7 @@ def quadrature_slopes(op: LinearOperator, state: LanczosState) -> Quadrature:
     A derivative costs m products with A and with dA, and two reads of the basis for each; 4 vectors.
     """
     del op
-    # Not a constant: under vmap the value has to be batched like its derivative.
-    zeros = jnp.where(state.diagonal == 0, state.diagonal, jnp.zeros_like(state.diagonal))
+    zeros = batched_zeros(state.diagonal)
     return Quadrature(zeros, zeros, zeros)
 
 
